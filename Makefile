@@ -1,0 +1,61 @@
+# `make demo` and `make test` do all their own set-up: a virtual environment in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
+DEMO_DIR ?= runs/quickstart
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-full check format lint types docs clean
+
+help:
+	@echo "make demo       corpus, tokens, difficulty index, four trainings, one table and one picture"
+	@echo "make test       the tests of every push (8 minutes at most on 2 cores)"
+	@echo "make test-full  all matrices, all kills, all recipes"
+	@echo "make check      what CI runs: format, lint, types, make test, docs are current"
+	@echo "make format     rewrite files as the formatter wants them"
+	@echo "make docs       regenerate docs/config.md"
+	@echo "make clean      remove the virtual environment and caches; runs/ stays"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with PYTHON=python3.x" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+# One stamp file an extra: an install runs again only when the requirements change.
+$(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Setting up $(VENV) with the [$*] packages ..."
+	@start=$$(date +%s); $(BIN)/pip install $(PIP_FLAGS) --editable '.[$*]' && \
+		echo "Set-up and downloads took $$(( $$(date +%s) - start )) s."
+	@touch $@
+
+demo: $(VENV)/installed-report
+	@PATH="$(abspath $(BIN)):$$PATH" RUN_DIR="$(DEMO_DIR)" \
+		bash examples_deepspeed/data_efficiency/gpt/quickstart.sh
+
+test: $(VENV)/installed-dev
+	@$(BIN)/python -m pytest -m "not full" --numprocesses 2 --dist worksteal
+
+test-full: $(VENV)/installed-dev
+	@$(BIN)/python -m pytest
+
+format: $(VENV)/installed-dev
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lint: $(VENV)/installed-dev
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+types: $(VENV)/installed-dev
+	@$(BIN)/mypy
+
+docs: $(VENV)/installed-dev
+	@$(BIN)/python tools/generate_docs.py
+
+check: lint types test
+	@$(BIN)/python tools/generate_docs.py --check
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
