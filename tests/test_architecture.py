@@ -1,0 +1,352 @@
+"""Who may import whom, and which outside package belongs where.
+
+Each rule is a function from sources to a list of violations, so it can be tried on a small source
+that breaks it. The rules read the syntax tree and import nothing.
+"""
+
+import ast
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A module takes the level of its longest listed prefix. Imports go to the same level or below.
+LEVELS = {
+    "data_efficiency.config": 0,
+    "data_efficiency.schedule": 0,
+    "data_efficiency.difficulty_index": 0,
+    "data_efficiency.deepspeed_format": 0,
+    "data_efficiency.accounting": 0,
+    "data_efficiency.analysis": 1,
+    "data_efficiency.sampling": 1,
+    "data_efficiency.routing": 1,
+    "data_efficiency.engine": 2,
+    "data_efficiency": 2,
+    "megatron.config": 3,
+    "megatron.tokenizer": 3,
+    "megatron.model": 3,
+    "megatron.data": 3,
+    "megatron": 3,
+    "megatron.arguments": 4,
+    "megatron.checkpointing": 4,
+    "megatron.optimizer_param_scheduler": 4,
+    "megatron.reporting": 4,
+    "megatron.training": 4,
+    "megatron.tasks": 4,
+    "pretrain_gpt": 5,
+    "pretrain_bert": 5,
+    "tools": 5,
+    "examples_deepspeed": 6,
+    "benchmarks": 6,
+    "tests.end_to_end": 6,
+}
+# `data_efficiency.something_else` must not pass as the package itself: it needs a line above.
+CLOSED_PACKAGES = ("data_efficiency", "megatron")
+
+# Rooms of one level that do not know each other.
+STRANGERS = (
+    {"data_efficiency.analysis", "data_efficiency.sampling"},
+    {"data_efficiency.analysis", "data_efficiency.routing"},
+    {"data_efficiency.sampling", "data_efficiency.routing"},
+    {"megatron.model", "megatron.data"},
+)
+
+COMMANDS = ("tools", "pretrain_gpt", "pretrain_bert", "benchmarks", "examples_deepspeed")
+# Package -> the only places that may import it. The longest listed package counts.
+OUTSIDE_PACKAGES = {
+    "numpy": ("data_efficiency", "megatron", "tests.end_to_end", *COMMANDS),
+    "torch": (
+        "data_efficiency.routing",
+        "data_efficiency.sampling.loader",
+        "data_efficiency.sampling.sequence_length",
+        "data_efficiency.analysis.dataset_reader",
+        "data_efficiency.engine",
+        "megatron",
+        "tests.end_to_end",
+        *COMMANDS,
+    ),
+    "torch.distributed": ("data_efficiency.engine", "megatron", "tests.end_to_end", *COMMANDS),
+    "torch.utils.tensorboard": ("megatron.reporting",),
+    "tensorboard": ("megatron.reporting",),
+    "matplotlib": ("data_efficiency.analysis.summary", "megatron.reporting"),
+    "tokenizers": ("megatron.tokenizer",),
+    "nltk": ("tools.preprocess_data",),
+    "lm_eval": ("megatron.tasks.eval_harness",),
+    "deepspeed": ("data_efficiency.engine.deepspeed_engine",),
+    "safetensors": ("megatron.checkpointing",),
+    "regex": ("tools.prepare_demo_corpus",),
+    "zstandard": ("tools",),
+    "tqdm": ("data_efficiency.analysis", "megatron", "tools"),
+    "hypothesis": ("tests.end_to_end",),
+    "pytest": ("tests.end_to_end",),
+}
+UNPICKLING_PACKAGES = ("pickle", "marshal", "shelve")
+
+Sources = Mapping[str, str]
+
+
+class Import(NamedTuple):
+    """One imported thing: `from torch import nn` in module a.b is (a.b, torch, nn, line)."""
+
+    importer: str
+    module: str
+    name: str | None
+    line: int
+
+
+def inside(module: str, *places: str) -> bool:
+    """Whether `module` is one of the places or lies in one."""
+    return any(module == place or module.startswith(place + ".") for place in places)
+
+
+def longest_prefix(module: str, places: Mapping[str, object]) -> str | None:
+    """The most specific listed place that `module` lies in."""
+    return max((place for place in places if inside(module, place)), key=len, default=None)
+
+
+def imports_of(importer: str, sources: Sources) -> Iterator[Import]:
+    """All imports of a module: at its top, inside functions and by `import_module("name")`."""
+    is_package = any(module.startswith(importer + ".") for module in sources)
+    for node in ast.walk(ast.parse(sources[importer])):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(importer, alias.name, None, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            parts = importer.split(".")
+            base = parts[: len(parts) + is_package - node.level] if node.level else []
+            module = ".".join([*base, node.module] if node.module else base)
+            for alias in node.names:
+                yield Import(importer, module, alias.name, node.lineno)
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func).endswith(("import_module", "__import__"))
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            yield Import(importer, str(node.args[0].value), None, node.lineno)
+
+
+def project_imports(sources: Sources) -> Iterator[tuple[Import, str]]:
+    """Imports of the project's own modules, each with the module it really reaches."""
+    for importer in sources:
+        for found in imports_of(importer, sources):
+            submodule = f"{found.module}.{found.name}"
+            target = submodule if submodule in sources else found.module
+            if longest_prefix(target, LEVELS) is not None:
+                yield found, target
+
+
+def level_of(module: str) -> int | None:
+    """The level of a module, None where the table doesn't name it."""
+    place = longest_prefix(module, LEVELS)
+    if place is None or (place in CLOSED_PACKAGES and module != place):
+        return None
+    return LEVELS[place]
+
+
+def upward_imports(sources: Sources) -> list[str]:
+    """Modules without a level, imports that go up and imports between strangers."""
+    found = [
+        f"{module}: no level; add it to the table" for module in sources if level_of(module) is None
+    ]
+    for imported, target in project_imports(sources):
+        here, there = level_of(imported.importer), level_of(target)
+        where = f"{imported.importer}:{imported.line} imports {target}"
+        if here is not None and there is not None and there > here:
+            found.append(f"{where}: level {here} must not use level {there}")
+        rooms = {longest_prefix(imported.importer, LEVELS), longest_prefix(target, LEVELS)}
+        if rooms in STRANGERS:
+            found.append(f"{where}: these two do not know each other")
+    return found
+
+
+def import_cycles(sources: Sources) -> list[str]:
+    """One line for each import that closes a cycle; imports inside functions count."""
+    graph: dict[str, set[str]] = {module: set() for module in sources}
+    for imported, target in project_imports(sources):
+        if target in graph and target != imported.importer:
+            graph[imported.importer].add(target)
+    found: list[str] = []
+    finished: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        if module in path:
+            found.append(" -> ".join([*path[path.index(module) :], module]))
+        elif module not in finished:
+            for target in sorted(graph[module]):
+                visit(target, (*path, module))
+            finished.add(module)
+
+    for module in graph:
+        visit(module, ())
+    return found
+
+
+def misplaced_packages(sources: Sources) -> list[str]:
+    """Outside packages imported where they do not belong, or that the table does not know."""
+    found = []
+    for importer in sources:
+        for imported in imports_of(importer, sources):
+            whole = f"{imported.module}.{imported.name}"
+            top = whole.split(".")[0]
+            if top in UNPICKLING_PACKAGES:
+                found.append(f"{importer}:{imported.line}: {top} unpickles; nothing here does")
+            if top in sys.stdlib_module_names or longest_prefix(whole, LEVELS) is not None:
+                continue
+            package = longest_prefix(whole, OUTSIDE_PACKAGES)
+            if package is None:
+                found.append(f"{importer}:{imported.line}: {top} has no place in the table")
+            elif not inside(importer, *OUTSIDE_PACKAGES[package]):
+                found.append(f"{importer}:{imported.line}: {package} does not belong here")
+    return found
+
+
+def misplaced_argparse(sources: Sources) -> list[str]:
+    """argparse outside the commands and megatron/arguments.py."""
+    return [
+        f"{module}:{imported.line}: argparse belongs to commands and megatron/arguments.py"
+        for module in sources
+        for imported in imports_of(module, sources)
+        if imported.module == "argparse"
+        and not inside(module, "megatron.arguments", "tests.end_to_end", *COMMANDS)
+    ]
+
+
+def private_library_imports(sources: Sources) -> list[str]:
+    """Uses of the library by the trainer and by examples that bypass its public names."""
+    found = []
+    for imported, target in project_imports(sources):
+        users = (
+            "megatron",
+            "pretrain_gpt",
+            "pretrain_bert",
+            "benchmarks",
+            "examples_deepspeed",
+            "tests.end_to_end",
+        )
+        if not inside(target, "data_efficiency") or not inside(imported.importer, *users):
+            continue
+        if target != "data_efficiency" or (imported.name or "").startswith("_"):
+            where = f"{imported.importer}:{imported.line}"
+            found.append(f"{where}: import from data_efficiency itself, not {target}")
+    return found
+
+
+def read_project() -> dict[str, str]:
+    """Source text of each module that has a level, by dotted name."""
+    files = [*ROOT.glob("pretrain_*.py")]
+    for folder in ("data_efficiency", "megatron", "tools", "examples_deepspeed", "benchmarks"):
+        files += (ROOT / folder).rglob("*.py")
+    files += (ROOT / "tests" / "end_to_end").rglob("*.py")
+    return {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): file.read_text()
+        for file in files
+    }
+
+
+RULES = (
+    upward_imports,
+    import_cycles,
+    misplaced_packages,
+    misplaced_argparse,
+    private_library_imports,
+)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_project_follows_the_rule(rule: Callable[[Sources], list[str]]) -> None:
+    assert rule(read_project()) == []
+
+
+def test_project_is_found() -> None:
+    assert {"data_efficiency.config", "megatron.config"} <= read_project().keys()
+
+
+VIOLATIONS = [
+    (upward_imports, "data_efficiency.config", "import data_efficiency.engine"),
+    (upward_imports, "data_efficiency.engine.torch_engine", "from megatron import config"),
+    (upward_imports, "data_efficiency.schedule", "def f():\n    from . import sampling"),
+    (
+        upward_imports,
+        "data_efficiency.sampling.sampler",
+        "from data_efficiency.routing import router",
+    ),
+    (upward_imports, "megatron.model.gpt_model", "import megatron.data.gpt_dataset"),
+    (upward_imports, "megatron.data.gpt_dataset", "from megatron.training import train"),
+    (upward_imports, "data_efficiency.routing", "from .. import engine"),
+    (upward_imports, "data_efficiency.surprise", ""),
+    (upward_imports, "megatron.surprise", ""),
+    (misplaced_packages, "megatron.training", "import tokenizers"),
+    (misplaced_packages, "megatron.training", "def f():\n    from matplotlib import pyplot"),
+    (misplaced_packages, "megatron.training", "from torch.utils.tensorboard import SummaryWriter"),
+    (misplaced_packages, "megatron.training", "from torch.utils import tensorboard"),
+    (misplaced_packages, "data_efficiency.engine", "import deepspeed"),
+    (
+        misplaced_packages,
+        "data_efficiency.engine",
+        "from importlib import import_module\nimport_module('deepspeed')",
+    ),
+    (misplaced_packages, "data_efficiency.schedule", "import torch"),
+    (misplaced_packages, "data_efficiency.sampling.sampler", "import torch"),
+    (misplaced_packages, "data_efficiency.sampling.loader", "import torch.distributed as dist"),
+    (misplaced_packages, "data_efficiency.routing.router", "from torch import distributed"),
+    (misplaced_packages, "tools.preprocess_data", "import pandas"),
+    (misplaced_packages, "tools.report", "from pickle import loads"),
+    (misplaced_argparse, "megatron.training", "import argparse"),
+    (misplaced_argparse, "data_efficiency.analysis.map_reduce", "from argparse import Namespace"),
+    (private_library_imports, "megatron.training", "from data_efficiency.sampling import sampler"),
+    (private_library_imports, "megatron.training", "from data_efficiency import _secret"),
+    (private_library_imports, "benchmarks.sampling", "import data_efficiency.schedule"),
+]
+
+
+@pytest.mark.parametrize(("rule", "module", "source"), VIOLATIONS)
+def test_rule_catches_a_violation(
+    rule: Callable[[Sources], list[str]], module: str, source: str
+) -> None:
+    bystanders = dict.fromkeys(("data_efficiency.sampling", "data_efficiency.routing.router"), "")
+    violations = rule({**bystanders, module: source})
+    assert len(violations) == 1
+    assert violations[0].startswith(module)
+
+
+ALLOWED = [
+    ("data_efficiency.sampling.sampler", "import numpy as np\nfrom data_efficiency import config"),
+    ("data_efficiency.routing.router", "import torch\nfrom . import token_ops"),
+    ("data_efficiency.engine.deepspeed_engine", "import deepspeed\nimport torch.distributed"),
+    (
+        "megatron.training",
+        "import json\nfrom data_efficiency import initialize\nimport megatron.model",
+    ),
+    ("megatron.arguments", "import argparse"),
+    ("data_efficiency.routing", "from . import router\nfrom ..config import load_config"),
+    ("tools.report", "import argparse\nfrom data_efficiency.config import JSON_KEYS"),
+]
+
+
+@pytest.mark.parametrize(("module", "source"), ALLOWED)
+def test_rules_leave_honest_code_alone(module: str, source: str) -> None:
+    sources = {
+        "data_efficiency.config": "",
+        "data_efficiency.routing.token_ops": "",
+        module: source,
+    }
+    assert [line for rule in RULES for line in rule(sources)] == []
+
+
+def test_cycle_is_found_and_named_once() -> None:
+    sources = {
+        "megatron.data.a": "from megatron.data.b import x",
+        "megatron.data.b": "def f():\n    from . import c",
+        "megatron.data.c": "import megatron.data.a",
+        "megatron.data.d": "import megatron.data.a",
+    }
+    assert import_cycles(sources) == [
+        "megatron.data.a -> megatron.data.b -> megatron.data.c -> megatron.data.a"
+    ]

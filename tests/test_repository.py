@@ -1,0 +1,156 @@
+"""What the tree must look like: mirrored tests, telling file names, no machine's paths, true README."""
+
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+MIRRORED_FOLDERS = ("data_efficiency", "megatron", "tools")
+# Source file without a test file of its own -> the reason.
+WITHOUT_TEST: dict[str, str] = {}
+
+VAGUE_NAMES = {"utils", "util", "helpers", "helper", "misc", "common"}
+# Written in halves, so that this file does not accuse itself.
+MACHINE_PATH = re.compile(
+    r"(?<![\w.}])/(?:" + "ho" + r"me/\w|Us" + r"ers/\w|ro" + r"ot/|wo" + r"rk/)"
+)
+
+
+def tracked_files() -> list[str]:
+    """Files that git knows or would add; all files where there is no git checkout."""
+    if (ROOT / ".git").exists():
+        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        listing = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+        return [path for path in listing.stdout.splitlines() if (ROOT / path).is_file()]
+    folders = (*MIRRORED_FOLDERS, "tests", "examples_deepspeed", "benchmarks", "docs")
+    return [
+        file.relative_to(ROOT).as_posix()
+        for folder in folders
+        for file in (ROOT / folder).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    ]
+
+
+def sources_without_test(files: Iterable[str], exceptions: Mapping[str, str]) -> Iterator[str]:
+    """Sources a/b/c.py whose test tests/a/b/test_c.py is missing, and exceptions without need."""
+    present = set(files)
+    for path in map(PurePosixPath, sorted(present)):
+        if path.suffix != ".py" or path.parts[0] not in MIRRORED_FOLDERS or path.stem == "__init__":
+            continue
+        test = str(PurePosixPath("tests") / path.parent / f"test_{path.name}")
+        if test not in present and str(path) not in exceptions:
+            yield f"{path}: write {test}"
+        if test in present and str(path) in exceptions:
+            yield f"{path}: has a test, take it out of the exceptions"
+    yield from (f"{path}: excepted, but gone" for path in exceptions if path not in present)
+
+
+def vague_names(files: Iterable[str]) -> Iterator[str]:
+    """Files and folders whose name does not say what is in them."""
+    for path in map(PurePosixPath, files):
+        for part in (*path.parent.parts, path.stem.removeprefix("test_")):
+            if part.lower() in VAGUE_NAMES:
+                yield f"{path}: {part} says nothing; name the one idea in it"
+
+
+def machine_paths(path: str, text: str) -> Iterator[str]:
+    """Absolute paths that exist on one machine only."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        for match in MACHINE_PATH.finditer(line):
+            yield f"{path}:{number}: {match.group()}..."
+
+
+def unknown_make_targets(text: str, makefile: str) -> list[str]:
+    """Targets a text tells the reader to make that the Makefile does not have."""
+    named = set(re.findall(r"(?:^|[`$]\s?)make ([a-z][\w-]*)", text, flags=re.MULTILINE))
+    return sorted(named - set(re.findall(r"^([a-z][\w-]*):", makefile, flags=re.MULTILINE)))
+
+
+def test_every_source_has_its_test() -> None:
+    assert list(sources_without_test(tracked_files(), WITHOUT_TEST)) == []
+
+
+def test_every_name_says_something() -> None:
+    assert list(vague_names(tracked_files())) == []
+
+
+def test_no_tracked_file_holds_a_machine_path() -> None:
+    found = []
+    for path in tracked_files():
+        content = (ROOT / path).read_bytes()
+        if b"\0" not in content[:4096]:
+            found += machine_paths(path, content.decode("utf-8", errors="replace"))
+    assert found == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_pages_name_existing_make_targets(page: str) -> None:
+    assert unknown_make_targets((ROOT / page).read_text(), (ROOT / "Makefile").read_text()) == []
+
+
+def test_quick_start_is_in_readme_and_makefile() -> None:
+    readme = (ROOT / "README.md").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("demo", "test"):
+        assert re.search(rf"^make {target}\b", readme, flags=re.MULTILINE)
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+def test_continuous_integration_runs_make_check() -> None:
+    assert re.search(r"^make check$", (ROOT / ".ci" / "run").read_text(), flags=re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(r"^check:.*\btest\b", makefile, flags=re.MULTILINE)
+
+
+def test_missing_test_is_caught() -> None:
+    files = [
+        "megatron/data/__init__.py",
+        "megatron/data/a.py",
+        "tools/b.py",
+        "tests/tools/test_b.py",
+    ]
+    assert list(sources_without_test(files, {})) == [
+        "megatron/data/a.py: write tests/megatron/data/test_a.py"
+    ]
+    assert list(sources_without_test(files, {"megatron/data/a.py": "reason"})) == []
+
+
+def test_needless_exception_is_caught() -> None:
+    files = ["tools/b.py", "tests/tools/test_b.py"]
+    needless = {"tools/b.py": "reason", "tools/gone.py": "reason"}
+    assert list(sources_without_test(files, needless)) == [
+        "tools/b.py: has a test, take it out of the exceptions",
+        "tools/gone.py: excepted, but gone",
+    ]
+
+
+@pytest.mark.parametrize("path", ["a/utils.py", "helpers/b.py", "tests/test_misc.py", "Common.sh"])
+def test_vague_name_is_caught(path: str) -> None:
+    assert len(list(vague_names([path]))) == 1
+
+
+def test_telling_name_is_left_alone() -> None:
+    assert list(vague_names(["a/common_crawl.py", "a/token_ops.py"])) == []
+
+
+@pytest.mark.parametrize("folder", ["home/someone", "Users/someone", "root/x", "work/x"])
+def test_machine_path_is_caught(folder: str) -> None:
+    assert len(list(machine_paths("a.sh", f'DATA="/{folder}/data"'))) == 1
+    assert len(list(machine_paths("a.sh", f"DATA=/{folder}"))) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["https://a.org/home/x", "${BASE}/work/x", "runs/work/x", "/tmp/x"]
+)
+def test_relative_path_is_left_alone(text: str) -> None:
+    assert list(machine_paths("a.sh", text)) == []
+
+
+def test_unknown_make_target_is_caught() -> None:
+    makefile = "VAR := 1\ndemo: x\n\tmake nothing\ntest-full:\n"
+    assert unknown_make_targets("    make demo\nmake demo\n`make tset`", makefile) == ["tset"]
+    assert unknown_make_targets("$ make test-full\nto make things", makefile) == []
