@@ -1,0 +1,314 @@
+"""The difficulty index: how hard each sample is, and the samples from easy to hard.
+
+A directory of three files, memory-mapped, written once and only read afterwards:
+
+- `values.npy`: difficulty of each sample, in sample order;
+- `order.npy`: sample numbers sorted by (difficulty, sample number);
+- `manifest.json`: metric, dataset it was made from, sizes and checksums of the two arrays.
+
+The samples of a value range or of a percentile range are therefore a slice of `order`.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_efficiency.result_folder import (
+    new_folder,
+    read_manifest,
+    verify_checksums,
+    write_array,
+    write_manifest,
+)
+
+FORMAT = "difficulty index"
+VERSION = 1
+
+
+def describe_dataset(dataset: Any) -> dict[str, Any]:
+    """What a dataset says it is: its `identity`, or else its class name and length.
+
+    Raises:
+        ValueError: if `identity` holds something JSON cannot express.
+    """
+    identity = getattr(dataset, "identity", None)
+    if identity is None:
+        return {"type": type(dataset).__name__, "num_samples": len(dataset)}
+    try:
+        return json.loads(json.dumps(identity, sort_keys=True))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the identity of {type(dataset).__name__} is not plain JSON data ({error}); "
+            "use only dicts with string keys, lists, strings, numbers, booleans and None"
+        ) from error
+
+
+def fingerprint_of(identity: Mapping[str, Any]) -> str:
+    """SHA-256 (64 hex digits) of a dataset's identity, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def differing_fields(expected: Any, found: Any, name: str = "") -> list[str]:
+    """One text `field: expected X, found Y` for each leaf in which two identities differ."""
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        texts = []
+        for key in sorted(set(expected) | set(found)):
+            field = f"{name}.{key}" if name else str(key)
+            texts += differing_fields(expected.get(key), found.get(key), field)
+        return texts
+    return [] if expected == found else [f"{name}: expected {expected!r}, found {found!r}"]
+
+
+def _smallest_integer(low: int, high: int) -> str:
+    """Name of the smallest integer dtype that holds low..high, unsigned if low >= 0."""
+    kind = "int" if low < 0 else "uint"
+    names = [f"{kind}{bits}" for bits in (8, 16, 32, 64)]
+    return next(x for x in names if np.iinfo(x).min <= low and high <= np.iinfo(x).max)
+
+
+def _storable(values: np.ndarray) -> np.ndarray:
+    """Difficulties in the dtype they are stored in: smallest integer that fits, float32, float64."""
+    array = np.asarray(values)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"difficulties have shape {array.shape}: one number for each sample, [N]")
+    if array.dtype.kind in "biu":
+        return np.ascontiguousarray(array, dtype=_smallest_integer(array.min(), array.max()))
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        raise ValueError(f"difficulties have dtype {array.dtype}: integers, float32 or float64")
+    if not np.isfinite(array).all():
+        sample = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise ValueError(f"the difficulty of sample {sample} is {array[sample]}: must be finite")
+    return np.ascontiguousarray(
+        array, dtype=np.float64 if array.dtype.itemsize == 8 else np.float32
+    )
+
+
+def _order_of(values: np.ndarray) -> np.ndarray:
+    """Sample numbers sorted by (difficulty, sample number), smallest unsigned dtype."""
+    keys = values
+    if values.dtype.kind in "iu" and int(values.max()) - int(values.min()) < 2**16:
+        # numpy's stable sort is a radix sort for 16-bit keys only, many times faster. A difference
+        # that wraps around in a signed dtype is right again when read as unsigned.
+        keys = (values - values.min()).view(f"u{values.itemsize}").astype(np.uint16)
+    order = np.argsort(keys, kind="stable")
+    return order.astype(np.min_scalar_type(len(values) - 1))
+
+
+@dataclass(frozen=True)
+class DifficultyIndex:
+    """The difficulty of every sample of one dataset under one metric, from easy to hard.
+
+    Made by `write` and `open`. `values` and `order` are read-only memory maps of shape [num_samples].
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> folder = tempfile.mkdtemp() + "/length"
+        >>> index = DifficultyIndex.write(
+        ...     folder, np.array([30, 10, 20, 10]), metric="length", dataset_identity={"name": "x"})
+        >>> index.order.tolist(), index.num_at_most(20), index.num_in_percentile(50, 100)
+        ([1, 3, 2, 0], 3, 0)
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    values: np.ndarray
+    order: np.ndarray
+
+    @classmethod
+    def write(
+        cls,
+        path: str | os.PathLike[str],
+        values: np.ndarray,
+        *,
+        metric: str,
+        dataset_identity: Mapping[str, Any],
+        overwrite: bool = False,
+    ) -> "DifficultyIndex":
+        """The index of `values`, written to the directory `path` in one step, and opened.
+
+        Args:
+            path: directory to make.
+            values: difficulty of sample i at place i, shape [N], N >= 1, integer or float, finite.
+            metric: name of the metric.
+            dataset_identity: what `describe_dataset` says of the dataset.
+            overwrite: replace an index that is there already.
+
+        Raises:
+            ValueError: if `values` are not N finite numbers.
+            FileExistsError: if `path` is taken and `overwrite` is not set, or is no index.
+        """
+        stored = _storable(values)
+        order = _order_of(stored)
+        in_order = stored[order]
+        with new_folder(path, overwrite=overwrite) as folder:
+            manifest = {
+                "format": FORMAT,
+                "version": VERSION,
+                "metric": metric,
+                "num_samples": len(stored),
+                "min_value": in_order[0].item(),
+                "max_value": in_order[-1].item(),
+                "num_distinct_values": int(np.count_nonzero(in_order[1:] != in_order[:-1])) + 1,
+                "files": {
+                    "values.npy": write_array(folder / "values.npy", stored),
+                    "order.npy": write_array(folder / "order.npy", order),
+                },
+                "dataset": dict(dataset_identity),
+                "dataset_fingerprint": fingerprint_of(dataset_identity),
+            }
+            write_manifest(folder, manifest)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "DifficultyIndex":
+        """The index in the directory `path`, memory-mapped; sizes are checked, checksums are not.
+
+        Raises:
+            FileNotFoundError: if there is no index or a file of it is missing.
+            ValueError: if it is something else, of another version, or a file has another size.
+        """
+        folder = Path(path)
+        manifest = read_manifest(folder, FORMAT, VERSION)
+        arrays = {}
+        for name in ("values.npy", "order.npy"):
+            arrays[name] = np.load(folder / name, mmap_mode="r", allow_pickle=False)
+            if arrays[name].shape != (manifest["num_samples"],):
+                raise ValueError(
+                    f"{folder / name} has shape {arrays[name].shape} but the manifest says "
+                    f"{manifest['num_samples']} samples; analyze the dataset again"
+                )
+        return cls(folder, manifest, arrays["values.npy"], arrays["order.npy"])
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric."""
+        return self.manifest["metric"]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in the dataset."""
+        return self.manifest["num_samples"]
+
+    @property
+    def num_distinct_values(self) -> int:
+        """Different difficulties that occur."""
+        return self.manifest["num_distinct_values"]
+
+    @property
+    def min_value(self) -> int | float:
+        """Difficulty of the easiest sample."""
+        return self.manifest["min_value"]
+
+    @property
+    def max_value(self) -> int | float:
+        """Difficulty of the hardest sample."""
+        return self.manifest["max_value"]
+
+    @property
+    def dataset_identity(self) -> Mapping[str, Any]:
+        """What the dataset said it was when it was analyzed."""
+        return self.manifest["dataset"]
+
+    @property
+    def dataset_fingerprint(self) -> str:
+        """SHA-256 (64 hex digits) of the dataset's identity."""
+        return self.manifest["dataset_fingerprint"]
+
+    def num_at_most(self, value: Any) -> Any:
+        """How many samples have a difficulty <= `value`: the end of a value range in `order`.
+
+        Args:
+            value: a number, or an array of numbers.
+
+        Returns:
+            An int, or an int64 array of the same shape.
+        """
+        bounds = np.asarray(value)
+        low = np.zeros(bounds.shape, dtype=np.int64)
+        high = np.full(bounds.shape, self.num_samples, dtype=np.int64)
+        # Binary search through `order`: a sorted copy of the values would cost as much memory again.
+        while np.any(low < high):
+            middle = (low + high) // 2
+            place = np.minimum(middle, self.num_samples - 1)
+            open_range = low < high
+            is_below = self.values[self.order[place]] <= bounds
+            low = np.where(open_range & is_below, middle + 1, low)
+            high = np.where(open_range & ~is_below, middle, high)
+        return low if bounds.ndim else int(low)
+
+    def num_in_percentile(self, percentile: Any, max_percentile: int) -> Any:
+        """How many of the easiest samples the first `percentile` of `max_percentile` parts hold.
+
+        Parts have num_samples // max_percentile samples each; the last one also has the rest.
+
+        Args:
+            percentile: an integer >= 0, or an array of them.
+            max_percentile: the integer >= 1 that stands for the whole dataset.
+
+        Returns:
+            An int, or an int64 array of the same shape.
+
+        Raises:
+            ValueError: if one of the two is not such an integer.
+
+        Source: DeepSpeed's sampler, difficulty type "percentile", whose scale ends at the
+            metric's `max_difficulty`.
+        """
+        parts = np.asarray(percentile)
+        if parts.dtype.kind not in "iu" or np.any(parts < 0):
+            raise ValueError(f"percentile is {percentile!r}: integers >= 0 are needed")
+        if max_percentile < 1:
+            raise ValueError(f"max_percentile is {max_percentile!r}: an integer >= 1 is needed")
+        per_part = self.num_samples // max_percentile
+        num = np.where(parts >= max_percentile, self.num_samples, per_part * parts.astype(np.int64))
+        return num if parts.ndim else int(num)
+
+    def check_dataset(self, dataset: Any) -> None:
+        """Nothing, if the index was made from this dataset.
+
+        Raises:
+            ValueError: naming the fields in which the dataset differs.
+        """
+        found = describe_dataset(dataset)
+        differences = differing_fields(self.dataset_identity, found)
+        if len(dataset) != self.num_samples:
+            differences.append(f"samples: expected {self.num_samples}, found {len(dataset)}")
+        if differences:
+            raise ValueError(
+                f"the difficulty index {self.path} was made from another dataset "
+                f"({'; '.join(differences)}); analyze this dataset or name its own index"
+            )
+
+    def verify(self) -> None:
+        """Nothing, if the files are what was written and `order` is the right order.
+
+        Raises:
+            ValueError: naming what is wrong.
+        """
+        verify_checksums(self.path, self.manifest)
+        if fingerprint_of(self.dataset_identity) != self.dataset_fingerprint:
+            raise ValueError(f"{self.path}: the dataset in the manifest has another fingerprint")
+        seen = np.zeros(self.num_samples, dtype=bool)
+        if int(self.order.max()) < self.num_samples:
+            seen[self.order] = True
+        if not seen.all():
+            raise ValueError(f"{self.path / 'order.npy'} does not hold every sample number once")
+        values = self.values[self.order]
+        is_next = (values[1:] > values[:-1]) | (
+            (values[1:] == values[:-1]) & (self.order[1:] > self.order[:-1])
+        )
+        if not is_next.all():
+            place = int(np.flatnonzero(~is_next)[0]) + 1
+            raise ValueError(
+                f"{self.path / 'order.npy'} is not sorted by (difficulty, sample number) at place "
+                f"{place}"
+            )
+        found = (values[0].item(), values[-1].item())
+        if found != (self.min_value, self.max_value):
+            raise ValueError(f"{self.path}: the manifest's smallest and largest value are wrong")

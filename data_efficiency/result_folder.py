@@ -1,0 +1,141 @@
+"""Result folders: a handful of files and a manifest that appear together or not at all.
+
+`manifest.json` names the kind of result, its version, and size and SHA-256 of every other file.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MANIFEST_FILE = "manifest.json"
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 (64 hex digits) of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_to_disk(path: Path) -> None:
+    """Nothing; afterwards a file's bytes, or a folder's list of names, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary folder that becomes `path`, synced to disk, if the block ends without error.
+
+    `overwrite` replaces an older folder that holds a manifest; readers that have mapped the old
+    files keep them.
+
+    Raises:
+        FileExistsError: if `path` is taken and may not be replaced.
+    """
+    target = Path(path)
+    taken = target.exists() and not (target.is_dir() and not any(target.iterdir()))
+    if taken and not overwrite:
+        raise FileExistsError(f"{target} already exists; remove it or pass overwrite=True")
+    if taken and not (target / MANIFEST_FILE).is_file():
+        raise FileExistsError(f"{target} is not a finished result and will not be overwritten")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    suffix = secrets.token_hex(4)
+    temporary = target.with_name(f".{target.name}.{suffix}.partial")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            sync_to_disk(file)
+        sync_to_disk(temporary)
+        if taken:
+            replaced = target.with_name(f".{target.name}.{suffix}.replaced")
+            target.rename(replaced)
+            try:
+                temporary.rename(target)
+            except OSError:
+                replaced.rename(target)
+                raise
+            shutil.rmtree(replaced)
+        else:
+            temporary.rename(target)
+        sync_to_disk(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_array(path: Path, array: np.ndarray) -> dict[str, Any]:
+    """Manifest entry of an array just saved as `.npy`: dtype, size in bytes, SHA-256."""
+    np.save(path, array, allow_pickle=False)
+    return {
+        "dtype": array.dtype.name,
+        "num_bytes": path.stat().st_size,
+        "sha256": sha256_of_file(path),
+    }
+
+
+def read_manifest(folder: Path, format_name: str, version: int) -> dict[str, Any]:
+    """The manifest of a folder, after checking its kind, version and the sizes of its files.
+
+    Args:
+        folder: directory with a `manifest.json`.
+        format_name: value its field `format` must have, words for the error messages as well.
+        version: value its field `version` must have.
+
+    Raises:
+        FileNotFoundError: if the folder, its manifest or one of its files is missing.
+        ValueError: if it is something else, of another version, or a file has another size.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(
+            f"{folder} is not a {format_name}: {MANIFEST_FILE} is missing; analyze the dataset first"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{folder / MANIFEST_FILE} is not valid JSON ({error})") from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != format_name:
+        raise ValueError(f"{folder} is not a {format_name}: its manifest says format {found!r}")
+    if manifest["version"] != version:
+        raise ValueError(
+            f"{folder} is a {format_name} of version {manifest['version']}, this program reads "
+            f"version {version}; analyze the dataset again"
+        )
+    for name, entry in manifest["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing; analyze the dataset again")
+        if file.stat().st_size != entry["num_bytes"]:
+            raise ValueError(
+                f"{file} has {file.stat().st_size} bytes instead of {entry['num_bytes']}: "
+                "truncated or changed; analyze the dataset again"
+            )
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Nothing; writes `manifest.json` into a folder."""
+    text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+    (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
+
+
+def verify_checksums(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Nothing, if every file of a folder has the checksum its manifest names.
+
+    Raises:
+        ValueError: naming the first file that was changed.
+    """
+    for name, entry in manifest["files"].items():
+        if sha256_of_file(folder / name) != entry["sha256"]:
+            raise ValueError(f"{folder / name} was changed after it was written: other SHA-256")
