@@ -1,0 +1,120 @@
+"""Exact integers of what was really computed, and the published averages made of them.
+
+Three token counts are kept apart, since curricula and token dropping change each one differently:
+
+- corpus tokens: input positions given to the model, after any truncation;
+- loss tokens: positions whose label is in the loss;
+- layer tokens: the sum over layers of the positions that the layer processed.
+
+Effective tokens are layer tokens divided by layers. A worked example: 2 rows of 8 tokens through 4
+layers, the middle 2 of which keep 3 tokens of each row: 16 corpus tokens, 2 x (2 x 8 + 2 x 3) = 44
+layer tokens, 11 effective tokens; the layer-averaged length is floor(22 / 4) = 5.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+TokenCounter = Literal["corpus", "loss", "effective"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """What the number of operations depends on; `vocab_size` counts the rows really multiplied."""
+
+    num_layers: int
+    hidden_size: int
+    query_size: int
+    key_value_size: int
+    ffn_size: int
+    num_ffn_matrices: int
+    vocab_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepShape:
+    """Rows and lengths that one forward pass saw; `kept_length` None means nothing was dropped."""
+
+    num_rows: int
+    sequence_length: int
+    num_dropping_layers: int = 0
+    kept_length: int | None = None
+
+    @property
+    def dropped_sequence_length(self) -> int:
+        """Positions of a row that a dropping layer processes."""
+        if self.kept_length is None:
+            return self.sequence_length
+        return min(self.kept_length, self.sequence_length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counters:
+    """Totals of a run up to the end of a step."""
+
+    steps: int = 0
+    consumed_samples: int = 0
+    corpus_tokens: int = 0
+    loss_tokens: int = 0
+    layer_tokens: int = 0
+    flops: int = 0
+
+    def plus(self, other: "Counters") -> "Counters":
+        """The field-wise sum."""
+        total = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        return replace(self, **total)
+
+    def tokens(self, counter: TokenCounter, num_layers: int) -> float:
+        """Tokens so far by the named counter; effective tokens may be a fraction."""
+        if counter == "corpus":
+            return self.corpus_tokens
+        if counter == "loss":
+            return self.loss_tokens
+        return self.layer_tokens / num_layers
+
+
+def layer_tokens(shape: StepShape, num_layers: int) -> int:
+    """Positions processed by all layers together in one forward pass.
+
+    Example:
+        >>> rows = StepShape(
+        ...     num_rows=2, sequence_length=8, num_dropping_layers=2, kept_length=3
+        ... )
+        >>> layer_tokens(rows, num_layers=4)
+        44
+    """
+    full_layers = num_layers - shape.num_dropping_layers
+    in_row = full_layers * shape.sequence_length
+    in_row += shape.num_dropping_layers * shape.dropped_sequence_length
+    return shape.num_rows * in_row
+
+
+def actual_seq_length(shape: StepShape, num_layers: int) -> int:
+    """The layer-averaged length of a row, rounded down.
+
+    Source: the `actual_seq_length` of the published training loop,
+    floor((length * (layers - dropping layers) + kept * dropping layers) / layers).
+    """
+    return layer_tokens(replace(shape, num_rows=1), num_layers) // num_layers
+
+
+def training_flops(shape: StepShape, model: ModelShape) -> int:
+    """Floating-point operations of the model's forward and backward pass over some rows.
+
+    Multiplications and additions of the matrix products only, the backward pass counted as twice
+    the forward pass, attention as the full square of the length, recomputation not counted.
+
+    Source: the model FLOPs of Narayanan et al. 2021 (arXiv 2104.04473), section 5.1.
+    """
+    full_layers = model.num_layers - shape.num_dropping_layers
+    forward = full_layers * _layer_flops(shape.sequence_length, model)
+    forward += shape.num_dropping_layers * _layer_flops(shape.dropped_sequence_length, model)
+    forward += 2 * shape.sequence_length * model.hidden_size * model.vocab_size
+    return 3 * shape.num_rows * forward
+
+
+def _layer_flops(length: int, model: ModelShape) -> int:
+    """Operations of one layer's forward pass over one row of `length` positions."""
+    projections = model.hidden_size * (2 * model.query_size + 2 * model.key_value_size)
+    feed_forward = model.num_ffn_matrices * model.hidden_size * model.ffn_size
+    attention = 2 * length * model.query_size
+    return 2 * length * (projections + feed_forward + attention)

@@ -1,0 +1,390 @@
+"""The DeepSpeed JSON file <-> frozen dataclasses.
+
+Our sections are parsed whole: an unknown or misspelled key is an error that names the nearest key, a
+wrong value one that names the key's path, the value and the rule. Published files load unchanged;
+`json_keys.py` lists every key we understand. Sections that only DeepSpeed understands are kept as they
+are for the engine, which checks them.
+
+Source: DeepSpeed's `data_efficiency` section. Differs: the four outer `enabled` switches, which
+DeepSpeed never reads, are checked against the inner ones; `index_path` and `sequence_length` are new.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from data_efficiency.json_keys import DEEPSPEED_SECTIONS
+from data_efficiency.json_section import ConfigError, Section
+from data_efficiency.schedule import CustomSchedule, DiscreteSchedule, RootSchedule, Schedule
+
+logger = logging.getLogger(__name__)
+
+ClusteringType = Literal["schedule_based", "single_cluster"]
+SequenceLengthAction = Literal["truncate", "reshape", "user"]
+PUBLISHED_ACTIONS: dict[str, SequenceLengthAction] = {
+    "seqlen_truncate": "truncate",
+    "seqlen_reshape": "reshape",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricConfig:
+    """One difficulty metric: how it selects samples or what it does to the sequence length."""
+
+    name: str
+    difficulty_type: Literal["value", "percentile"]
+    clustering_type: ClusteringType
+    min_difficulty: int
+    max_difficulty: int
+    schedule: Schedule
+    index_path: str | None = None
+    sequence_length: SequenceLengthAction | None = None
+
+    @property
+    def selects_samples(self) -> bool:
+        """Whether the metric decides which samples may be drawn."""
+        return self.clustering_type == "schedule_based"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomLTDConfig:
+    """Random layerwise token dropping: which layers drop, how they are called, the kept length."""
+
+    total_layer_num: int
+    random_ltd_layer_num: int
+    random_ltd_layer_id: tuple[int, ...]
+    model_mask_name: str | None
+    model_type: Literal["decoder", "encoder"]
+    hidden_state_order: Literal["batch_seq_dim", "seq_batch_dim"]
+    schedule: Schedule
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataEfficiencyConfig:
+    """The `data_efficiency` section."""
+
+    seed: int = 1234
+    num_epochs: int = 1000
+    num_workers: int = 0
+    pin_memory: bool = False
+    metrics: tuple[MetricConfig, ...] = ()
+    """Empty: samples are drawn uniformly."""
+    random_ltd: RandomLTDConfig | None = None
+    """None: no token is dropped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole DeepSpeed JSON file, our section parsed."""
+
+    train_batch_size: int | None = None
+    train_micro_batch_size_per_gpu: int | None = None
+    gradient_accumulation_steps: int | None = None
+    gradient_clipping: float = 0.0
+    dataloader_drop_last: bool = False
+    data_efficiency: DataEfficiencyConfig = field(default_factory=DataEfficiencyConfig)
+    data_efficiency_json: dict[str, Any] = field(default_factory=dict)
+    """The section as it was written, for logs and checkpoints."""
+    engine_sections: dict[str, Any] = field(default_factory=dict)
+    """What is left for the engine: optimizer, precision, ZeRO and the like."""
+
+    def batch_sizes(self, data_parallel_size: int) -> tuple[int, int]:
+        """Micro batch size and accumulation steps, the one that is not given derived.
+
+        Raises:
+            ConfigError: if micro batch x accumulation x data-parallel size is not the global batch.
+        """
+        total, micro = self.train_batch_size, self.train_micro_batch_size_per_gpu
+        steps = self.gradient_accumulation_steps
+        if micro is None and total is None:
+            raise ConfigError("train_batch_size or train_micro_batch_size_per_gpu must be given")
+        if micro is None and total is not None:
+            micro = total // (data_parallel_size * (steps or 1))
+        assert micro is not None
+        if steps is None:
+            steps = 1 if total is None else max(1, total // max(1, micro * data_parallel_size))
+        if total is not None and micro * steps * data_parallel_size != total:
+            raise ConfigError(
+                f"train_batch_size is {total}, but train_micro_batch_size_per_gpu ({micro}) x "
+                f"gradient_accumulation_steps ({steps}) x data-parallel size "
+                f"({data_parallel_size}) is {micro * steps * data_parallel_size}"
+            )
+        return micro, steps
+
+
+def load_config(source: str | Path | Mapping[str, Any] | Config) -> Config:
+    """The parsed configuration of a JSON file's path or of an already read JSON object.
+
+    Raises:
+        ConfigError: with the key's path, its value and the rule, for anything not understood.
+        FileNotFoundError: if the file does not exist.
+    """
+    if isinstance(source, Config):
+        return source
+    section = Section(read_json(source), "")
+    engine_sections = {name: section.take(name) for name in DEEPSPEED_SECTIONS if name in section}
+    if section.take("curriculum_learning", None):
+        raise ConfigError(
+            "curriculum_learning at the top level is the retired form: move it to "
+            "data_efficiency.data_sampling.curriculum_learning"
+        )
+    raw = section.take("data_efficiency", None) or {}
+    config = Config(
+        train_batch_size=section.optional_int("train_batch_size"),
+        train_micro_batch_size_per_gpu=section.optional_int("train_micro_batch_size_per_gpu"),
+        gradient_accumulation_steps=section.optional_int("gradient_accumulation_steps"),
+        gradient_clipping=section.number("gradient_clipping", 0.0, at_least=0.0),
+        dataloader_drop_last=section.boolean("dataloader_drop_last", False),
+        data_efficiency=_data_efficiency(Section(raw, "data_efficiency")),
+        data_efficiency_json=json.loads(json.dumps(raw)),
+        engine_sections=engine_sections,
+    )
+    section.close(also_known=DEEPSPEED_SECTIONS)
+    return config
+
+
+def read_json(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """A fresh copy of the JSON object, which nobody else holds."""
+    if isinstance(source, Mapping):
+        return dict(source)
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"configuration file {path} does not exist")
+    try:
+        content = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a JSON object, not {type(content).__name__}")
+    return content
+
+
+def fill_from_flags(raw: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON object with values that also exist as flags filled in.
+
+    Args:
+        raw: the JSON object.
+        flags: JSON key -> value of the flag; dotted keys reach into sections.
+
+    Raises:
+        ConfigError: if the JSON says something else than the flag, unless it says "auto".
+    """
+    filled: dict[str, Any] = json.loads(json.dumps(raw))
+    for path, value in flags.items():
+        *parents, key = path.split(".")
+        section = filled
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        written = section.get(key, "auto")
+        if written != "auto" and written != value:
+            raise ConfigError(
+                f"{path} is {written!r} in the JSON file but {value!r} by the command line: "
+                'make them equal, or write "auto" in the file'
+            )
+        section[key] = value
+    return filled
+
+
+def _data_efficiency(section: Section) -> DataEfficiencyConfig:
+    seed = section.integer("seed", 1234, at_least=0)
+    sampling = section.section("data_sampling")
+    curriculum = sampling.section("curriculum_learning")
+    routing = section.section("data_routing")
+    random_ltd = routing.section("random_ltd")
+    metrics = _metrics(curriculum)
+    dropping = _random_ltd(random_ltd, seed)
+    outer_on = bool(metrics or dropping)
+    _check_switch(section, on=outer_on, inner="any technique in it")
+    _check_switch(sampling, on=bool(metrics), inner="curriculum_learning")
+    _check_switch(routing, on=dropping is not None, inner="random_ltd")
+    dynamic_batching = sampling.section("dynamic_batching")
+    if dynamic_batching.boolean("enabled", False):
+        raise ConfigError(
+            f"{dynamic_batching.path}.enabled is true: batches of varying size cannot be composed "
+            "with the curriculum sampler; remove the section"
+        )
+    config = DataEfficiencyConfig(
+        seed=seed,
+        num_epochs=sampling.integer("num_epochs", 1000, at_least=1),
+        num_workers=sampling.integer("num_workers", 0, at_least=0),
+        pin_memory=sampling.boolean("pin_memory", False),
+        metrics=metrics,
+        random_ltd=dropping,
+    )
+    for part in (section, sampling, routing):
+        part.close()
+    return config
+
+
+def _check_switch(section: Section, *, on: bool, inner: str) -> None:
+    """A warning where an outer `enabled` contradicts the switches that count."""
+    if "enabled" not in section:
+        return
+    enabled = section.boolean("enabled", False)
+    if enabled != on:
+        logger.warning(
+            "%s.enabled is %s but %s is %s; only the inner switch counts",
+            section.path,
+            str(enabled).lower(),
+            inner,
+            "on" if on else "off",
+        )
+
+
+def _metrics(section: Section) -> tuple[MetricConfig, ...]:
+    enabled = section.boolean("enabled", False)
+    if section.take("data_cluster_path", None) is not None:
+        logger.info("%s.data_cluster_path is not needed: no cluster is written", section.path)
+    named = section.take("curriculum_metrics", {})
+    section.close()
+    if not enabled:
+        return ()
+    if not isinstance(named, Mapping) or not named:
+        raise ConfigError(f"{section.path}.curriculum_metrics must name at least one metric")
+    return tuple(
+        _metric(name, Section(entry, f"{section.path}.curriculum_metrics.{name}"))
+        for name, entry in named.items()
+    )
+
+
+def _metric(name: str, section: Section) -> MetricConfig:
+    index_path = section.optional_string("index_path")
+    published_path = section.optional_string("index_to_sample_path")
+    section.optional_string("index_to_metric_path")
+    clustering: ClusteringType = section.choice(
+        "clustering_type", ("single_cluster", "schedule_based")
+    )
+    action: SequenceLengthAction | None = section.optional_choice(
+        "sequence_length", ("truncate", "reshape", "user")
+    )
+    action = action or PUBLISHED_ACTIONS.get(name)
+    if clustering == "single_cluster" and action is None:
+        raise ConfigError(
+            f"{section.path} selects no samples (single_cluster) and does nothing to the sequence "
+            'length; say "sequence_length": "truncate", "reshape" or, if your own post-process '
+            'function reads it, "user"'
+        )
+    if clustering == "schedule_based" and not (index_path or published_path):
+        raise ConfigError(f"{section.path}.index_path is missing: name the difficulty index folder")
+    schedule_type = section.choice(
+        "schedule_type", ("fixed_linear", "fixed_root", "fixed_discrete", "custom")
+    )
+    low = section.integer("min_difficulty", at_least=0)
+    high = section.integer("max_difficulty", at_least=1)
+    if low > high:
+        raise ConfigError(f"{section.path}.min_difficulty is {low}: above max_difficulty ({high})")
+    metric = MetricConfig(
+        name=name,
+        difficulty_type=section.choice("difficulty_type", ("value", "percentile")),
+        clustering_type=clustering,
+        min_difficulty=low,
+        max_difficulty=high,
+        schedule=_schedule(schedule_type, low, high, section),
+        index_path=index_path or published_path,
+        sequence_length=action,
+    )
+    section.close()
+    return metric
+
+
+def _schedule(kind: str, low: int, high: int, parent: Section) -> Schedule:
+    section = parent.section("schedule_config")
+    if kind == "custom":
+        section.close()
+        return CustomSchedule()
+    if kind == "fixed_discrete":
+        difficulties = section.integers("difficulty")
+        max_steps = section.integers("max_step")
+        if not max_steps or len(difficulties) != len(max_steps) + 1:
+            raise ConfigError(
+                f"{section.path}.difficulty has {len(difficulties)} entries and max_step "
+                f"{len(max_steps)}: there must be one difficulty more than steps"
+            )
+        if list(max_steps) != sorted(set(max_steps)):
+            raise ConfigError(f"{section.path}.max_step is {list(max_steps)}: must increase")
+        section.close()
+        return DiscreteSchedule(difficulties=difficulties, max_steps=max_steps, max_difficulty=high)
+    degree = section.integer("root_degree", 1, at_least=1) if kind == "fixed_root" else 1
+    schedule = RootSchedule(
+        min_difficulty=low,
+        max_difficulty=high,
+        total_curriculum_step=section.integer("total_curriculum_step", at_least=1),
+        difficulty_step=section.integer("difficulty_step", at_least=1),
+        root_degree=degree,
+    )
+    section.close()
+    return _checked(schedule, section.path)
+
+
+def _checked(schedule: RootSchedule, path: str) -> RootSchedule:
+    """The schedule, with a warning where its first value is not the minimum that was written."""
+    if schedule.first_difficulty != schedule.min_difficulty:
+        logger.warning(
+            "%s: the minimum %d is no multiple of the step %d; the schedule starts at %d",
+            path,
+            schedule.min_difficulty,
+            schedule.difficulty_step,
+            min(schedule.first_difficulty, schedule.max_difficulty),
+        )
+    return schedule
+
+
+def _random_ltd(section: Section, seed: int) -> RandomLTDConfig | None:
+    enabled = section.boolean("enabled", False)
+    if not enabled:
+        return None
+    layer_token = section.section("layer_token_lr_schedule")
+    if layer_token.boolean("enabled", False):
+        raise ConfigError(
+            f"{layer_token.path}.enabled is true: let the learning rate follow effective tokens "
+            "instead (--train-tokens with --token-counter effective)"
+        )
+    for name in ("global_batch_size", "micro_batch_size"):
+        section.take(name, None)
+    layer_ids = section.integers("random_ltd_layer_id")
+    num_layers = section.integer("random_ltd_layer_num", at_least=1)
+    total = section.integer("total_layer_num", at_least=1)
+    if len(set(layer_ids)) != len(layer_ids) or len(layer_ids) != num_layers:
+        raise ConfigError(
+            f"{section.path}.random_ltd_layer_id has {len(set(layer_ids))} different layers, but "
+            f"random_ltd_layer_num is {num_layers}"
+        )
+    if not all(0 <= layer < total for layer in layer_ids):
+        raise ConfigError(
+            f"{section.path}.random_ltd_layer_id is {list(layer_ids)}: each must be at least 0 and "
+            f"below total_layer_num ({total})"
+        )
+    config = RandomLTDConfig(
+        total_layer_num=total,
+        random_ltd_layer_num=num_layers,
+        random_ltd_layer_id=tuple(sorted(layer_ids)),
+        model_mask_name=section.optional_string("model_mask_name"),
+        model_type=section.choice("model_type", ("decoder", "encoder")),
+        hidden_state_order=section.choice("hidden_state_order", ("batch_seq_dim", "seq_batch_dim")),
+        schedule=_kept_length_schedule(section.section("random_ltd_schedule")),
+        seed=seed,
+    )
+    section.close()
+    return config
+
+
+def _kept_length_schedule(section: Section) -> RootSchedule:
+    low = section.integer("min_value", at_least=1)
+    high = section.integer("max_value", at_least=1)
+    if low > high:
+        raise ConfigError(f"{section.path}.min_value is {low}: above max_value ({high})")
+    section.choice("schedule_type", ("fixed_linear",))
+    details = section.section("schedule_config")
+    schedule = RootSchedule(
+        min_difficulty=low,
+        max_difficulty=high,
+        total_curriculum_step=details.integer("require_steps", at_least=1),
+        difficulty_step=details.integer("seq_per_step", at_least=1),
+    )
+    details.close()
+    section.close()
+    return _checked(schedule, section.path)

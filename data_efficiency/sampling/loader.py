@@ -1,0 +1,150 @@
+"""The training data loader: reads ahead with any number of workers, and never loses its place.
+
+A queue in the main process keeps the plan of each micro-batch (step, difficulties, sampler state
+after its step) in the order in which the DataLoader returns them. So a batch always carries its own
+difficulties, and the saved state is that of the last global batch consumed, whatever was read ahead.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from data_efficiency.sampling.sampler import CurriculumSampler, GlobalBatch, SamplerState
+from data_efficiency.sampling.sequence_length import apply_actions, check_actions
+
+PostProcess = Callable[[Any, dict[str, Any]], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatchPlan:
+    """Where a micro-batch stands: its global batch, its number and first row in it."""
+
+    batch: GlobalBatch
+    number: int
+    first_row: int
+    is_last: bool
+    """Whether it is the last of its step on this rank."""
+    state_after: SamplerState
+    """The sampler's state once the whole step is consumed."""
+
+
+class CurriculumDataLoader:
+    """Yields this rank's micro-batches, cut to the length their own step asks for.
+
+    Args:
+        dataset: map-style. With a method `get_batch(samples, visits)` (two int64 arrays) whole
+            batches are read at once; otherwise its items are collated.
+        sampler: says which samples; its state is owned by the loader from here on.
+        collate_fn: items -> batch; PyTorch's default if None.
+        num_workers: processes that read ahead; 0 reads in the main process.
+        pin_memory: page-locked batches, where there is an accelerator.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        sampler: CurriculumSampler,
+        *,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        check_actions(sampler.metrics)
+        self.sampler = sampler
+        self.plan: MicroBatchPlan | None = None
+        """Plan of the micro-batch returned last."""
+        self._consumed = sampler.state
+        self._post_process: PostProcess | None = None
+        self._reader = _BatchReader(dataset, collate_fn or default_collate)
+        self._num_workers = num_workers
+        self._pin_memory = pin_memory and torch.accelerator.is_available()
+
+    def __len__(self) -> int:
+        """Micro-batches of this rank from the beginning to the end."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Micro-batches from the first step that was not consumed whole."""
+        self.sampler.state = self._consumed
+        queue: deque[MicroBatchPlan] = deque()
+        loader = DataLoader(
+            self._reader,
+            batch_size=None,
+            sampler=_PlannedIndices(self.sampler, queue),
+            num_workers=self._num_workers,
+            pin_memory=self._pin_memory,
+            generator=torch.Generator().manual_seed(self.sampler.seed),
+        )
+        for batch in loader:
+            self.plan = queue.popleft()
+            if self.plan.is_last:
+                self._consumed = self.plan.state_after
+            yield self._processed(batch, self.plan)
+
+    def set_post_process(self, function: PostProcess) -> None:
+        """From now on `function(batch, state)` shapes each batch, instead of the declared actions.
+
+        `state` has the keys `current_difficulties`, `curriculum_step` and `consumed_samples` (before
+        this step), as the published post-process functions read them.
+        """
+        self._post_process = function
+
+    def state_dict(self) -> dict[str, Any]:
+        """State after the last global batch that was consumed whole, as plain JSON data."""
+        return self.sampler.state_dict(self._consumed)
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Goes to a saved state; the next iteration starts there."""
+        self.sampler.load_state_dict(saved)
+        self._consumed = self.sampler.state
+
+    def _processed(self, batch: Any, plan: MicroBatchPlan) -> Any:
+        if self._post_process is None:
+            return apply_actions(batch, self.sampler.metrics, plan.batch.difficulties)
+        state = {
+            "current_difficulties": dict(plan.batch.difficulties),
+            "curriculum_step": plan.batch.step,
+            "consumed_samples": (plan.batch.step - 1) * self.sampler.global_batch_size,
+        }
+        return self._post_process(batch, state)
+
+
+class _PlannedIndices:
+    """What the DataLoader draws from: (samples, visits) of each micro-batch; plans go to the queue."""
+
+    def __init__(self, sampler: CurriculumSampler, queue: deque[MicroBatchPlan]) -> None:
+        self._sampler, self._queue = sampler, queue
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        sampler = self._sampler
+        while sampler.state.step < sampler.num_steps:
+            batch = sampler.next_global_batch()
+            state_after = sampler.state
+            for number in range(sampler.gradient_accumulation_steps):
+                rows = sampler.micro_batch_rows(number)
+                plan = MicroBatchPlan(
+                    batch=batch,
+                    number=number,
+                    first_row=rows.start,
+                    is_last=number == sampler.gradient_accumulation_steps - 1,
+                    state_after=state_after,
+                )
+                self._queue.append(plan)
+                yield batch.samples[rows], batch.visits[rows]
+
+
+class _BatchReader(Dataset[Any]):
+    """Turns (samples, visits) into a batch, inside the worker."""
+
+    def __init__(self, dataset: Any, collate_fn: Callable[[list[Any]], Any]) -> None:
+        self._dataset, self._collate_fn = dataset, collate_fn
+
+    def __getitem__(self, wanted: tuple[Any, Any]) -> Any:
+        samples, visits = wanted
+        if hasattr(self._dataset, "get_batch"):
+            return self._dataset.get_batch(samples, visits)
+        return self._collate_fn([self._dataset[sample] for sample in samples.tolist()])
