@@ -120,3 +120,193 @@ class ModelConfig:
         """Rows of the embedding matrix."""
         multiple = self.make_vocab_size_divisible_by
         return -(-self.vocab_size // multiple) * multiple
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Corpus, tokenizer and how samples are read."""
+
+    data_path: str
+    """Corpus made by tools/preprocess_data.py: its path without .bin and .idx."""
+    split: str = "969,30,1"
+    """Proportions of training, validation and test documents."""
+    seq_length: int = 1024
+    """Tokens of a sample."""
+    tokenizer_file: str | None = None
+    """tokenizer.json of the corpus."""
+    vocab_file: str | None = None
+    """vocab.json of a GPT-2 tokenizer, instead of --tokenizer-file."""
+    merge_file: str | None = None
+    """merges.txt of a GPT-2 tokenizer, together with --vocab-file."""
+    num_workers: int = 2
+    """Processes that read training batches ahead; 0 reads in the main process."""
+
+    def __post_init__(self) -> None:
+        """Checks the fields against each other."""
+        require(self.seq_length >= 1, "seq_length", self.seq_length, "must be at least 1")
+        require(self.num_workers >= 0, "num_workers", self.num_workers, "must be at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Batches, duration, optimizer and learning rate."""
+
+    micro_batch_size: int = 4
+    """Samples of one forward pass on one process."""
+    global_batch_size: int | None = None
+    """Samples of one optimizer step. Not given: one micro-batch a process."""
+    train_iters: int | None = None
+    """Stop after this many steps."""
+    train_samples: int | None = None
+    """Stop once this many samples were consumed."""
+    train_tokens: int | None = None
+    """Stop once this many tokens were consumed, by --token-counter."""
+    token_counter: Literal["effective", "corpus", "loss"] = "effective"
+    """What --train-tokens and the token-based learning rate count: effective (layer-averaged)
+    tokens, corpus tokens given to the model, or tokens in the loss."""
+    seed: int = 1234
+    """Seed of initialization and dropout."""
+    bf16: bool = False
+    """Forward and backward pass under bfloat16 autocast; weights stay in fp32."""
+    lr: float = 3e-4
+    """Peak learning rate."""
+    min_lr: float = 0.0
+    """Learning rate after the decay."""
+    lr_decay_style: Literal["cosine", "linear", "constant", "inverse-square-root"] = "cosine"
+    """Shape of the decay after the warm-up."""
+    lr_decay_iters: int | None = None
+    """Steps until the minimum is reached. None of the three given: the whole training."""
+    lr_decay_samples: int | None = None
+    """Samples until the minimum is reached."""
+    lr_decay_tokens: int | None = None
+    """Tokens until the minimum is reached, by --token-counter."""
+    lr_warmup_iters: int = 0
+    """Steps of linear warm-up; must be in the unit of the decay."""
+    lr_warmup_samples: int = 0
+    """Samples of linear warm-up; must be in the unit of the decay."""
+    lr_warmup_tokens: int = 0
+    """Tokens of linear warm-up; must be in the unit of the decay."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of matrices; biases and normalization weights have none."""
+    adam_beta1: float = 0.9
+    """Decay of the gradient's running mean."""
+    adam_beta2: float = 0.999
+    """Decay of the squared gradient's running mean."""
+    adam_eps: float = 1e-8
+    """Added to the denominator of Adam's update."""
+    clip_grad: float = 1.0
+    """Largest norm of the whole gradient; 0 does not clip."""
+    deepspeed_config: str | None = None
+    """JSON file in DeepSpeed's form with the `data_efficiency` section."""
+    data_efficiency_curriculum_learning: bool = False
+    """Draw training samples by the curriculum of the JSON file; must agree with the file."""
+    random_ltd: bool = False
+    """Drop tokens layerwise as the JSON file says; must agree with the file."""
+    eval_interval: int = 1000
+    """Steps between evaluations; there is one at the end as well."""
+    eval_iters: int = 100
+    """Micro-batches of an evaluation; 0 evaluates on the whole validation split."""
+    exit_duration_in_mins: float | None = None
+    """Save and stop after this many minutes."""
+
+    def __post_init__(self) -> None:
+        """Checks the fields against each other."""
+        require(self.micro_batch_size > 0, "micro_batch_size", self.micro_batch_size, "must be > 0")
+        require(
+            self.batch_size % self.micro_batch_size == 0,
+            "global_batch_size",
+            self.global_batch_size,
+            f"must be a multiple of --micro-batch-size ({self.micro_batch_size})",
+        )
+        ends = (self.train_iters, self.train_samples, self.train_tokens)
+        require(
+            any(end is not None for end in ends),
+            "train_iters",
+            None,
+            "give --train-iters, --train-samples or --train-tokens",
+        )
+        decays = (self.lr_decay_iters, self.lr_decay_samples, self.lr_decay_tokens)
+        require(
+            sum(decay is not None for decay in decays) <= 1,
+            "lr_decay_iters",
+            self.lr_decay_iters,
+            "give one of --lr-decay-iters, --lr-decay-samples and --lr-decay-tokens",
+        )
+        require(
+            0 <= self.min_lr <= self.lr, "min_lr", self.min_lr, f"must be 0 to --lr ({self.lr})"
+        )
+        require(self.eval_interval > 0, "eval_interval", self.eval_interval, "must be positive")
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of one optimizer step."""
+        return self.micro_batch_size if self.global_batch_size is None else self.global_batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Where checkpoints are written and read."""
+
+    save: str | None = None
+    """Folder of the run: log and checkpoints."""
+    save_interval: int | None = None
+    """Steps between checkpoints; there is one at the end as well."""
+    keep_last: int = 2
+    """Newest checkpoints to keep; 0 keeps all."""
+    load: str | None = None
+    """Folder of a run to continue."""
+    exit_on_missing_checkpoint: bool = True
+    """Whether --load of a folder without a checkpoint is an error or a fresh start."""
+
+    def __post_init__(self) -> None:
+        """Checks the fields against each other."""
+        require(
+            self.save_interval is None or self.save_interval > 0,
+            "save_interval",
+            self.save_interval,
+            "must be positive",
+        )
+        require(self.keep_last >= 0, "keep_last", self.keep_last, "must be at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """What is printed and recorded."""
+
+    log_interval: int = 10
+    """Steps between lines on the console and in log.jsonl."""
+    tensorboard: bool = False
+    """Write TensorBoard events into the run's folder."""
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        require(self.log_interval > 0, "log_interval", self.log_interval, "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All settings of a run; only entry scripts and `training.py` see it whole."""
+
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig
+    checkpoint: CheckpointConfig
+    logging: LoggingConfig
+
+    def __post_init__(self) -> None:
+        """Checks the groups against each other."""
+        require(
+            self.data.seq_length <= self.model.max_position_embeddings,
+            "seq_length",
+            self.data.seq_length,
+            f"must not exceed --max-position-embeddings ({self.model.max_position_embeddings})",
+        )
+
+
+CONFIG_GROUPS: tuple[type, ...] = (
+    ModelConfig,
+    DataConfig,
+    TrainingConfig,
+    CheckpointConfig,
+    LoggingConfig,
+)

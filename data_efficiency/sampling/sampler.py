@@ -112,6 +112,7 @@ class CurriculumSampler:
         self._index = _open_index(self.metrics, dataset)
         self._clusters = Clusters(num_samples, self._selecting_metric, self._index)
         self.state = SamplerState()
+        self._has_drawn = False
         if self._selecting_metric and not isinstance(
             self._selecting_metric.schedule, CustomSchedule
         ):
@@ -140,6 +141,7 @@ class CurriculumSampler:
     def next_global_batch(self) -> GlobalBatch:
         """The next step's samples; the state moves on by one step."""
         step = self.state.step + 1
+        self._has_drawn = True
         starts = self._clusters.starts[: self._clusters.num_admitted(step) + 1]
         sizes = np.diff(starts)
         positions = np.zeros(len(sizes), np.int64)
@@ -169,7 +171,7 @@ class CurriculumSampler:
         Raises:
             ValueError: for an unknown metric, one with another schedule type, or after step 1.
         """
-        if self.state.step:
+        if self._has_drawn:
             raise ValueError("custom schedules must be set before the first batch")
         custom = {
             metric.name for metric in self.metrics if isinstance(metric.schedule, CustomSchedule)

@@ -57,9 +57,13 @@ def _cut(tensor: torch.Tensor, size: int, length: int) -> torch.Tensor:
 
 
 def _leaves(batch: Any) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
-    _map(batch, lambda leaf: (found.append(leaf), leaf)[1])
-    return found
+    if isinstance(batch, torch.Tensor):
+        return [batch]
+    if isinstance(batch, Mapping):
+        return [leaf for value in batch.values() for leaf in _leaves(value)]
+    if isinstance(batch, (list, tuple)):
+        return [leaf for value in batch for leaf in _leaves(value)]
+    return []
 
 
 def _map(batch: Any, change: Any) -> Any:

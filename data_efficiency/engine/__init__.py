@@ -1,0 +1,71 @@
+"""`initialize`: model, data and JSON in; an engine and its curriculum-aware loader out."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_efficiency.config import Config, load_config
+from data_efficiency.engine.torch_engine import TorchEngine
+from data_efficiency.json_section import ConfigError
+
+
+def initialize(  # noqa: PLR0913 - the published signature
+    args: Any = None,
+    model: torch.nn.Module | None = None,
+    optimizer: torch.optim.Optimizer | Callable[[Any], torch.optim.Optimizer] | None = None,
+    model_parameters: Iterable[Any] | None = None,
+    training_data: Any = None,
+    lr_scheduler: Any = None,
+    distributed_port: int = 29500,
+    mpu: Any = None,
+    dist_init_required: bool | None = None,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    config: str | Path | Mapping[str, Any] | Config | None = None,
+    mesh_param: Any = None,
+    config_params: str | Path | Mapping[str, Any] | None = None,
+) -> tuple[TorchEngine, torch.optim.Optimizer | None, Any, Any]:
+    """The engine, its optimizer, its training data loader and its learning-rate scheduler.
+
+    Takes what `deepspeed.initialize` takes and understands the same JSON file.
+
+    Args:
+        args: an object whose attribute `deepspeed_config` names the JSON file, if `config` does not.
+        model: the module to train; it is moved to the accelerator, if there is one.
+        optimizer: an optimizer, or a function that makes one of the parameters; None makes the one
+            that the JSON's `optimizer` section describes, if any.
+        model_parameters: what to optimize; all parameters that require a gradient if None.
+        training_data: map-style dataset; the third result reads it. None: no loader is made.
+        lr_scheduler: object with `step()`, or a function that makes one of the optimizer.
+        distributed_port: not used by this engine.
+        mpu: refused: tensor and pipeline parallelism are not supported.
+        dist_init_required: not used by this engine.
+        collate_fn: items of the dataset -> batch; PyTorch's default if None.
+        config: path of the JSON file, or its content.
+        mesh_param: refused, as `mpu`.
+        config_params: older name of `config`.
+
+    Raises:
+        ConfigError: for JSON that is not understood, or that this engine would ignore.
+        ValueError: for a difficulty index of another dataset, or arguments that are refused.
+    """
+    if model is None:
+        raise ValueError("model is None: initialize needs the module to train")
+    if mpu is not None or mesh_param is not None:
+        raise ValueError("mpu and mesh_param are refused: only data parallelism is supported")
+    source = config if config is not None else config_params
+    if source is None:
+        source = getattr(args, "deepspeed_config", None)
+    if source is None:
+        raise ConfigError("no configuration: give config= or args.deepspeed_config")
+    engine = TorchEngine(
+        module=model,
+        config=load_config(source),
+        optimizer=optimizer,
+        parameters=model_parameters,
+        training_data=training_data,
+        lr_scheduler=lr_scheduler,
+        collate_fn=collate_fn,
+    )
+    return engine, engine.optimizer, engine.training_dataloader, engine.lr_scheduler

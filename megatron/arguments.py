@@ -1,0 +1,114 @@
+"""Command-line flags, generated from the dataclasses in `config.py`; the only place with argparse."""
+
+import argparse
+import ast
+import functools
+import inspect
+import types
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from megatron.config import CONFIG_GROUPS, RunConfig
+
+
+def flag_name(field_name: str) -> str:
+    """The flag of a field.
+
+    Example:
+        >>> flag_name("hidden_size")
+        '--hidden-size'
+    """
+    if field_name == "deepspeed_config":
+        return "--deepspeed_config"
+    return "--" + field_name.replace("_", "-")
+
+
+@functools.cache
+def field_docs(config_class: type) -> dict[str, str]:
+    """Field name -> the docstring written below the field, as one line."""
+    tree = ast.parse(inspect.getsource(config_class)).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    docs: dict[str, str] = {}
+    for statement, below in zip(tree.body, tree.body[1:], strict=False):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+        ):
+            docs[statement.target.id] = " ".join(str(below.value.value).split())
+    return docs
+
+
+def make_parser(
+    description: str, groups: Sequence[type] = CONFIG_GROUPS
+) -> argparse.ArgumentParser:
+    """A parser with one titled group of flags for each dataclass; abbreviations are refused."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    for config_class in groups:
+        group = parser.add_argument_group(
+            config_class.__name__.removesuffix("Config").lower(), inspect.getdoc(config_class)
+        )
+        hints = get_type_hints(config_class)
+        for field in fields(config_class):
+            _add_flag(group, field, hints[field.name], field_docs(config_class)[field.name])
+    return parser
+
+
+def parse_run_config(description: str, argv: Sequence[str] | None = None) -> RunConfig:
+    """The settings of a run from the command line.
+
+    Raises:
+        ValueError: for values that break a rule; argparse itself exits for flags it cannot read.
+    """
+    return run_config_from(make_parser(description).parse_args(argv))
+
+
+def run_config_from(values: argparse.Namespace) -> RunConfig:
+    """The settings of a run from parsed flags."""
+    parts = {
+        config_class.__name__.removesuffix("Config").lower(): config_class(
+            **{field.name: getattr(values, field.name) for field in fields(config_class)}
+        )
+        for config_class in CONFIG_GROUPS
+    }
+    return RunConfig(**parts)
+
+
+def _add_flag(group: Any, field: Field[Any], hint: Any, doc: str) -> None:
+    required = field.default is MISSING
+    if not required and field.default is not None:
+        doc += f" Default: {field.default}."
+    settings: dict[str, Any] = {"dest": field.name, "help": doc.replace("%", "%%")}
+    settings |= {"required": True} if required else {"default": field.default}
+    kind = _without_none(hint)
+    if kind is bool:
+        settings["action"] = argparse.BooleanOptionalAction
+    elif get_origin(kind) is Literal:
+        settings["choices"] = get_args(kind)
+    else:
+        settings |= {"type": _whole_number if kind is int else kind, "metavar": _metavar(kind)}
+    group.add_argument(flag_name(field.name), **settings)
+
+
+def _without_none(hint: Any) -> Any:
+    """The type besides None in an optional type."""
+    if isinstance(hint, types.UnionType):
+        return next(part for part in get_args(hint) if part is not type(None))
+    return hint
+
+
+def _metavar(kind: type) -> str:
+    return {int: "N", float: "X", str: "TEXT"}[kind]
+
+
+def _whole_number(text: str) -> int:
+    """An int; 300_000 and 3e5 are understood."""
+    try:
+        return int(text)
+    except ValueError:
+        value = float(text)
+    if not value.is_integer():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(value)
