@@ -1,0 +1,1 @@
+"""A small, readable Megatron-style trainer for transformers, built on `data_efficiency`."""

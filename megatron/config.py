@@ -138,13 +138,14 @@ class DataConfig:
     """vocab.json of a GPT-2 tokenizer, instead of --tokenizer-file."""
     merge_file: str | None = None
     """merges.txt of a GPT-2 tokenizer, together with --vocab-file."""
-    num_workers: int = 2
-    """Processes that read training batches ahead; 0 reads in the main process."""
+    num_workers: int | None = None
+    """Processes that read training batches ahead. Not given: as many as the JSON file's
+    `data_sampling.num_workers`, or none."""
 
     def __post_init__(self) -> None:
         """Checks the fields against each other."""
         require(self.seq_length >= 1, "seq_length", self.seq_length, "must be at least 1")
-        require(self.num_workers >= 0, "num_workers", self.num_workers, "must be at least 0")
+        require((self.num_workers or 0) >= 0, "num_workers", self.num_workers, "must be >= 0")
 
 
 @dataclass(frozen=True, kw_only=True)

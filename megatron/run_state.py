@@ -1,0 +1,155 @@
+"""A run in progress: what it is made of, what it has counted, and its way to disk and back."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_efficiency import Counters, ModelShape
+from megatron.checkpointing import latest_checkpoint, load_weights, read_state, save_checkpoint
+from megatron.config import CheckpointConfig, ModelConfig, RunConfig
+from megatron.optimizer_param_scheduler import LearningRate
+
+Batch = Mapping[str, torch.Tensor]
+SHAPE_NEUTRAL_FIELDS = ("attention_dropout", "hidden_dropout", "recompute_activations")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What an entry script brings: a model, its data, and its loss."""
+
+    make_model: Callable[[RunConfig], torch.nn.Module]
+    make_datasets: Callable[[RunConfig], tuple[Any, Any]]
+    """Training and validation dataset."""
+    forward_step: Callable[[Any, Batch], torch.Tensor]
+    """(engine, batch) -> summed loss, fp32 scalar."""
+    count_loss_tokens: Callable[[Batch], int]
+    layer_class: type[torch.nn.Module]
+    """The layers that random-LTD may be attached to."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A run in progress: what the loop works with and what it counts."""
+
+    config: RunConfig
+    task: Task
+    engine: Any
+    learning_rate: LearningRate
+    shape: ModelShape
+    num_dropping_layers: int
+    valid_dataset: Any
+    counters: Counters = field(default_factory=Counters)
+    seconds: float = 0.0
+    """Training time so far, without evaluation and checkpoints."""
+
+    def tokens(self) -> float:
+        """Tokens so far by the counter that budgets and learning rate follow."""
+        return self.counters.tokens(self.config.training.token_counter, self.shape.num_layers)
+
+    def clock_value(self) -> float:
+        """The learning rate's clock after all finished steps."""
+        values = {
+            "iters": self.counters.steps,
+            "samples": self.counters.consumed_samples,
+            "tokens": self.tokens(),
+        }
+        return values[self.learning_rate.clock]
+
+
+def model_shape(config: ModelConfig) -> ModelShape:
+    """What the number of operations depends on."""
+    return ModelShape(
+        num_layers=config.num_layers,
+        hidden_size=config.hidden_size,
+        query_size=config.hidden_size,
+        key_value_size=config.kv_heads * config.head_size,
+        ffn_size=config.ffn_size,
+        num_ffn_matrices=3 if config.swiglu else 2,
+        vocab_size=config.padded_vocab_size,
+    )
+
+
+def counter_record(run: Run) -> dict[str, Any]:
+    """The cumulative counters as the log writes them."""
+    counters = run.counters
+    return {
+        "step": counters.steps,
+        "consumed_samples": counters.consumed_samples,
+        "corpus_tokens": counters.corpus_tokens,
+        "loss_tokens": counters.loss_tokens,
+        "layer_tokens": counters.layer_tokens,
+        "effective_tokens": counters.tokens("effective", run.shape.num_layers),
+        "flops": counters.flops,
+        "seconds": run.seconds,
+    }
+
+
+def save(run: Run) -> None:
+    """Nothing; writes a checkpoint where the settings ask for one."""
+    checkpoint = run.config.checkpoint
+    if checkpoint.save is None:
+        return
+    save_checkpoint(
+        Path(checkpoint.save),
+        run.counters.steps,
+        module=run.engine.module,
+        optimizer=run.engine.optimizer,
+        state={
+            "counters": asdict(run.counters),
+            "seconds": run.seconds,
+            "engine": run.engine.state_dict(),
+            "model": asdict(run.config.model),
+            "settings": asdict(run.config),
+        },
+        keep_last=checkpoint.keep_last,
+    )
+
+
+def check_folders(config: CheckpointConfig) -> None:
+    """Nothing, if a checkpoint could be written and no other run would be overwritten."""
+    save, load = config.save, config.load
+    if save is None:
+        return
+    folder = Path(save)
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".writable"
+    probe.touch()
+    probe.unlink()
+    if latest_checkpoint(folder) is not None and (load is None or Path(load) != folder):
+        raise ValueError(
+            f"--save {save} holds another run's checkpoints: continue it with --load {save}, or "
+            "name another folder"
+        )
+
+
+def resume(run: Run) -> bool:
+    """Whether a checkpoint was loaded; the run then stands where it was written."""
+    settings = run.config.checkpoint
+    if settings.load is None:
+        return False
+    checkpoint = latest_checkpoint(Path(settings.load))
+    if checkpoint is None:
+        if settings.exit_on_missing_checkpoint:
+            raise FileNotFoundError(
+                f"--load {settings.load} has no checkpoint; to start afresh there, add "
+                "--no-exit-on-missing-checkpoint"
+            )
+        return False
+    state = read_state(checkpoint)
+    own = asdict(run.config.model)
+    differing = [
+        f"--{name.replace('_', '-')} is {value!r} here and {state['model'].get(name)!r} there"
+        for name, value in own.items()
+        if name not in SHAPE_NEUTRAL_FIELDS and state["model"].get(name) != value
+    ]
+    if differing:
+        raise ValueError(f"{checkpoint} is of another model: {'; '.join(differing)}")
+    load_weights(checkpoint, run.engine.module, run.engine.optimizer)
+    run.engine.load_state_dict(state["engine"])
+    run.counters = replace(Counters(), **state["counters"])
+    run.seconds = state["seconds"]
+    print(f"continuing from {checkpoint}", flush=True)
+    return True

@@ -1,0 +1,57 @@
+"""When a run stops: its budgets, its time limit, and the signals that ask it to."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+from megatron.run_state import Run
+
+
+def stop_reason(run: Run, stop: "StopSignals", minutes: float) -> str | None:
+    """Why no further step is to be taken; None while there is no reason."""
+    training, counters = run.config.training, run.counters
+    if stop.received:
+        return f"signal {stop.received}"
+    if training.train_iters is not None and counters.steps >= training.train_iters:
+        return f"--train-iters ({training.train_iters})"
+    if training.train_samples is not None and counters.consumed_samples >= training.train_samples:
+        return f"--train-samples ({training.train_samples})"
+    if training.train_tokens is not None and run.tokens() >= training.train_tokens:
+        return f"--train-tokens ({training.train_tokens} {training.token_counter})"
+    limit = training.exit_duration_in_mins
+    if limit is not None and minutes >= limit:
+        return f"--exit-duration-in-mins ({limit:g})"
+    return None
+
+
+def fraction_done(run: Run) -> float:
+    """Part of the run's budget that is used up, by the budget nearest to its end."""
+    training, counters = run.config.training, run.counters
+    parts = (
+        (counters.steps, training.train_iters),
+        (counters.consumed_samples, training.train_samples),
+        (run.tokens(), training.train_tokens),
+    )
+    return min(1.0, max(done / end for done, end in parts if end))
+
+
+class StopSignals:
+    """Remembers SIGTERM, SIGUSR1 and SIGINT, so that the loop saves and leaves; a second one kills."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number)
+        self.received = name.name
+        signal.signal(number, self._before[name])

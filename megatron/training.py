@@ -1,0 +1,329 @@
+"""Pretraining from settings to checkpoint: set-up, the loop, evaluation, and when to stop.
+
+The loop reads top to bottom in `train`. A step is one global batch: all its micro-batches are read
+first, so that the number of tokens in the loss is known before the first backward pass and the loss
+is the sum over the global batch divided by it, however it is split. Learning rate, budgets and stops
+use only the counters of finished steps; checkpoints are written between steps.
+"""
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_efficiency import (
+    Counters,
+    StepShape,
+    actual_seq_length,
+    convert_to_random_ltd,
+    fill_from_flags,
+    initialize,
+    layer_tokens,
+    load_config,
+    read_json,
+    training_flops,
+)
+from megatron.config import RunConfig, TrainingConfig, require
+from megatron.optimizer_param_scheduler import make_learning_rate
+from megatron.reporting import RunLogger, progress_line
+from megatron.run_state import (
+    Batch,
+    Run,
+    Task,
+    check_folders,
+    counter_record,
+    model_shape,
+    resume,
+    save,
+)
+from megatron.stopping import StopSignals, fraction_done, stop_reason
+
+
+def pretrain(config: RunConfig, task: Task) -> None:
+    """Nothing; trains until a budget, a time limit, a signal or the end of the data.
+
+    Raises:
+        ValueError: for settings, data or checkpoints that do not fit together.
+        FileNotFoundError: for a missing corpus, index, JSON file or checkpoint.
+    """
+    check_folders(config.checkpoint)
+    train_dataset, valid_dataset = task.make_datasets(config)
+    run = setup_model_and_optimizer(config, task, train_dataset, valid_dataset)
+    resumed = resume(run)
+    with contextlib.ExitStack() as stack:
+        logger = None
+        if config.checkpoint.save is not None:
+            logger = stack.enter_context(
+                RunLogger(
+                    config.checkpoint.save,
+                    tensorboard=config.logging.tensorboard,
+                    resume_step=run.counters.steps if resumed else None,
+                )
+            )
+            if not resumed:
+                logger.write(_start_record(run, len(train_dataset)))
+        stop = stack.enter_context(StopSignals())
+        train(run, logger, stop)
+
+
+def setup_model_and_optimizer(
+    config: RunConfig, task: Task, train_dataset: Any, valid_dataset: Any
+) -> Run:
+    """A run at its beginning: model, optimizer, engine, curriculum loader, token dropping."""
+    training = config.training
+    torch.manual_seed(training.seed)
+    model = task.make_model(config)
+    json_config = _json_config(config)
+    engine, _, _, _ = initialize(
+        model=model,
+        optimizer=lambda _: make_optimizer(model, training),
+        training_data=train_dataset,
+        config=json_config,
+    )
+    require(
+        engine.curriculum_enabled() == training.data_efficiency_curriculum_learning,
+        "data_efficiency_curriculum_learning",
+        training.data_efficiency_curriculum_learning,
+        f"the JSON file ({training.deepspeed_config}) says {engine.curriculum_enabled()}",
+    )
+    require(
+        engine.random_ltd_enabled() == training.random_ltd,
+        "random_ltd",
+        training.random_ltd,
+        f"the JSON file ({training.deepspeed_config}) says {engine.random_ltd_enabled()}",
+    )
+    num_dropping_layers = 0
+    if training.random_ltd:
+        convert_to_random_ltd(engine, task.layer_class)
+        num_dropping_layers = engine.data_efficiency_config.random_ltd.random_ltd_layer_num
+    return Run(
+        config=config,
+        task=task,
+        engine=engine,
+        learning_rate=make_learning_rate(training, config.data.seq_length),
+        shape=model_shape(config.model),
+        num_dropping_layers=num_dropping_layers,
+        valid_dataset=valid_dataset,
+    )
+
+
+def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
+    """Nothing; runs steps until `stop_reason` says why not to."""
+    config, engine = run.config, run.engine
+    micro_batches = iter(engine.training_dataloader)
+    started = last_time = time.monotonic()
+    last, last_saved = run.counters, run.counters.steps
+    while True:
+        reason = stop_reason(run, stop, minutes=(time.monotonic() - started) / 60)
+        step_started = time.monotonic()
+        batches = []
+        if reason is None:
+            batches = list(itertools.islice(micro_batches, engine.gradient_accumulation_steps()))
+            reason = None if batches else "the end of the data (num_epochs)"
+        if reason is not None:
+            break
+        record = train_step(run, batches)
+        run.seconds += time.monotonic() - step_started
+
+        step = run.counters.steps
+        if step % config.logging.log_interval == 0:
+            record |= _progress(run, last, seconds=time.monotonic() - last_time)
+            last, last_time = run.counters, time.monotonic()
+            _log(logger, record)
+            print(
+                progress_line(
+                    record,
+                    fraction_done=fraction_done(run),
+                    total_steps=config.training.train_iters,
+                ),
+                flush=True,
+            )
+        if step % config.training.eval_interval == 0:
+            paused = time.monotonic()
+            _log(logger, evaluate(run))
+            last_time += time.monotonic() - paused
+        interval = config.checkpoint.save_interval
+        if interval is not None and step % interval == 0:
+            paused = time.monotonic()
+            save(run)
+            last_saved = step
+            last_time += time.monotonic() - paused
+
+    print(f"stopped after step {run.counters.steps}: {reason}", flush=True)
+    finished = not stop.received
+    if finished and run.counters.steps % config.training.eval_interval:
+        _log(logger, evaluate(run))
+    if last_saved != run.counters.steps:
+        save(run)
+    _log(logger, {"kind": "end", "reason": reason, **counter_record(run)})
+
+
+def train_step(run: Run, batches: list[Batch]) -> dict[str, Any]:
+    """What the log says of one step; the model and all counters are one step further."""
+    engine, config = run.engine, run.config
+    loss_tokens = sum(run.task.count_loss_tokens(batch) for batch in batches)
+    plan = engine.training_dataloader.plan
+    rate = run.learning_rate.at(run.clock_value())
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+
+    engine.train()
+    kept_length = None
+    if run.num_dropping_layers:
+        kept_length = engine.random_ltd_scheduler.kept_length(engine.global_steps)
+    loss_sum = torch.zeros((), device=engine.device)
+    for number, batch in enumerate(batches):
+        _seed_dropout(config.training.seed, run.counters.steps, number)
+        loss = run.task.forward_step(engine, _to_device(batch, engine.device))
+        engine.backward(loss / loss_tokens, scale_wrt_gas=False)
+        engine.step()
+        loss_sum += loss.detach()
+
+    mean_loss = float(loss_sum) / loss_tokens
+    if not math.isfinite(mean_loss):
+        raise ValueError(
+            f"the loss of step {run.counters.steps + 1} is {mean_loss}: lower --lr, or continue "
+            "from the last checkpoint with another seed"
+        )
+    shapes = [_step_shape(run, batch, kept_length) for batch in batches]
+    run.counters = run.counters.plus(_count(run, shapes, loss_tokens))
+    length = shapes[-1].sequence_length
+    return {
+        "kind": "train",
+        "step": run.counters.steps,
+        "loss": mean_loss,
+        "learning_rate": rate,
+        "grad_norm": engine.get_global_grad_norm(),
+        "sequence_length": length,
+        "kept_length": None if kept_length is None else min(kept_length, length),
+        "actual_seq_length": actual_seq_length(shapes[-1], run.shape.num_layers),
+        "difficulties": dict(plan.batch.difficulties),
+        "pool_size": plan.batch.pool_size,
+    }
+
+
+@torch.no_grad()
+def evaluate(run: Run) -> dict[str, Any]:
+    """The log's line on the validation split, at full length and without dropping."""
+    engine, dataset = run.engine, run.valid_dataset
+    rows = run.config.training.micro_batch_size
+    num_samples = len(dataset)
+    if run.config.training.eval_iters:
+        num_samples = min(num_samples, run.config.training.eval_iters * rows)
+    engine.eval()
+    loss_sum = torch.zeros((), dtype=torch.float64, device=engine.device)
+    loss_tokens = 0
+    for first in range(0, num_samples, rows):
+        arrays = dataset.get_batch(np.arange(first, min(first + rows, num_samples)))
+        batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        loss_tokens += run.task.count_loss_tokens(batch)
+        loss_sum += run.task.forward_step(engine, _to_device(batch, engine.device))
+    loss = float(loss_sum) / loss_tokens
+    perplexity = math.exp(min(loss, 700.0))
+    print(
+        f"validation at step {run.counters.steps}: loss {loss:.4f} | perplexity {perplexity:.2f}",
+        flush=True,
+    )
+    return {"kind": "valid", "loss": loss, "perplexity": perplexity, **counter_record(run)}
+
+
+def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW with weight decay on matrices only."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=config.lr,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_eps,
+        fused=True,
+    )
+
+
+def _step_shape(run: Run, batch: Batch, kept_length: int | None) -> StepShape:
+    num_rows, length = batch["tokens"].shape
+    return StepShape(
+        num_rows=num_rows,
+        sequence_length=length,
+        num_dropping_layers=run.num_dropping_layers,
+        kept_length=kept_length,
+    )
+
+
+def _count(run: Run, shapes: list[StepShape], loss_tokens: int) -> Counters:
+    """What one step adds to the counters."""
+    return Counters(
+        steps=1,
+        consumed_samples=run.engine.train_batch_size(),
+        corpus_tokens=sum(shape.num_rows * shape.sequence_length for shape in shapes),
+        loss_tokens=loss_tokens,
+        layer_tokens=sum(layer_tokens(shape, run.shape.num_layers) for shape in shapes),
+        flops=sum(training_flops(shape, run.shape) for shape in shapes),
+    )
+
+
+def _progress(run: Run, last: Counters, seconds: float) -> dict[str, Any]:
+    """Counters, and rates since the last logged step."""
+    counters = run.counters
+    return {
+        **counter_record(run),
+        "step_seconds": seconds / (counters.steps - last.steps),
+        "tokens_per_second": (counters.corpus_tokens - last.corpus_tokens) / seconds,
+        "flops_per_second": (counters.flops - last.flops) / seconds,
+    }
+
+
+def _json_config(config: RunConfig) -> dict[str, Any]:
+    """The JSON file's content with the values that are flags filled in."""
+    training = config.training
+    raw = {} if training.deepspeed_config is None else read_json(training.deepspeed_config)
+    flags: dict[str, Any] = {
+        "train_batch_size": training.batch_size,
+        "train_micro_batch_size_per_gpu": training.micro_batch_size,
+        "gradient_accumulation_steps": training.batch_size // training.micro_batch_size,
+        "gradient_clipping": training.clip_grad,
+        "bf16.enabled": training.bf16,
+        "data_efficiency.seed": training.seed,
+    }
+    if config.data.num_workers is not None:
+        flags["data_efficiency.data_sampling.num_workers"] = config.data.num_workers
+    return fill_from_flags(raw, flags)
+
+
+def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
+    flags = {key: value for group in asdict(run.config).values() for key, value in group.items()}
+    return {
+        "kind": "start",
+        "num_parameters": sum(p.numel() for p in run.engine.module.parameters()),
+        "num_layers": run.shape.num_layers,
+        "num_random_ltd_layers": run.num_dropping_layers,
+        "sequence_length": run.config.data.seq_length,
+        "global_batch_size": run.engine.train_batch_size(),
+        "train_samples_in_dataset": num_samples,
+        "flags": flags,
+        "data_efficiency": load_config(_json_config(run.config)).data_efficiency_json,
+    }
+
+
+def _log(logger: RunLogger | None, record: Mapping[str, Any]) -> None:
+    if logger is not None:
+        logger.write(record)
+
+
+def _seed_dropout(seed: int, step: int, micro_batch: int) -> None:
+    """Makes what dropout draws a function of seed, step and micro-batch alone."""
+    state = np.random.SeedSequence([seed, step, micro_batch]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0]))
+
+
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
