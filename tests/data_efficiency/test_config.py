@@ -1,0 +1,289 @@
+import copy
+import json
+import logging
+
+import pytest
+
+from data_efficiency.config import ConfigError, fill_from_flags, load_config
+from data_efficiency.json_keys import JSON_KEYS
+from data_efficiency.schedule import CustomSchedule, DiscreteSchedule, RootSchedule
+
+PUBLISHED = {
+    "train_batch_size": 512,
+    "train_micro_batch_size_per_gpu": 8,
+    "steps_per_print": 100,
+    "zero_optimization": {"stage": 1},
+    "gradient_clipping": 1.0,
+    "prescale_gradients": False,
+    "fp16": {"enabled": True, "loss_scale": 0, "loss_scale_window": 500, "hysteresis": 2},
+    "wall_clock_breakdown": False,
+    "zero_allow_untested_optimizer": False,
+    "dataloader_drop_last": True,
+    "data_efficiency": {
+        "enabled": True,
+        "seed": 1234,
+        "data_routing": {
+            "enabled": True,
+            "random_ltd": {
+                "enabled": True,
+                "total_layer_num": 24,
+                "random_ltd_layer_num": 22,
+                "random_ltd_layer_id": list(range(1, 23)),
+                "model_mask_name": "attention_mask",
+                "model_type": "decoder",
+                "hidden_state_order": "seq_batch_dim",
+                "random_ltd_schedule": {
+                    "min_value": 128,
+                    "max_value": 2048,
+                    "schedule_type": "fixed_linear",
+                    "schedule_config": {"require_steps": 200000, "seq_per_step": 16},
+                },
+            },
+        },
+        "data_sampling": {
+            "enabled": True,
+            "num_epochs": 1,
+            "num_workers": 0,
+            "curriculum_learning": {
+                "enabled": True,
+                "data_cluster_path": "/data/clusters",
+                "curriculum_metrics": {
+                    "voc": {
+                        "index_to_sample_path": "/data/index_to_sample_percentile_merged",
+                        "index_to_metric_path": "/data/index_to_metric",
+                        "difficulty_type": "percentile",
+                        "clustering_type": "schedule_based",
+                        "min_difficulty": 1,
+                        "max_difficulty": 100,
+                        "schedule_type": "fixed_root",
+                        "schedule_config": {
+                            "total_curriculum_step": 110000,
+                            "difficulty_step": 1,
+                            "root_degree": 2,
+                        },
+                    },
+                    "seqlen_truncate": {
+                        "index_to_sample_path": "dummy",
+                        "index_to_metric_path": "dummy",
+                        "difficulty_type": "value",
+                        "clustering_type": "single_cluster",
+                        "min_difficulty": 80,
+                        "max_difficulty": 2048,
+                        "schedule_type": "fixed_linear",
+                        "schedule_config": {
+                            "total_curriculum_step": 110000,
+                            "difficulty_step": 8,
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
+METRICS = "data_efficiency.data_sampling.curriculum_learning.curriculum_metrics"
+LTD = "data_efficiency.data_routing.random_ltd"
+
+
+def changed(path, value):
+    """The published file with the value at a dotted path replaced, or removed where it is None."""
+    content = copy.deepcopy(PUBLISHED)
+    *parents, key = path.split(".")
+    section = content
+    for parent in parents:
+        section = section[parent]
+    if value is None:
+        del section[key]
+    else:
+        section[key] = value
+    return content
+
+
+def test_the_published_file_loads_unchanged(tmp_path, caplog):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(PUBLISHED))
+    with caplog.at_level(logging.WARNING):
+        config = load_config(path)
+    assert caplog.records == []
+    assert config.batch_sizes(data_parallel_size=64) == (8, 1)
+    assert config.dataloader_drop_last
+    assert config.engine_sections["fp16"]["loss_scale_window"] == 500
+    voc, length = config.data_efficiency.metrics
+    assert voc.selects_samples
+    assert voc.index_path == "/data/index_to_sample_percentile_merged"
+    assert voc.schedule == RootSchedule(
+        min_difficulty=1,
+        max_difficulty=100,
+        total_curriculum_step=110000,
+        difficulty_step=1,
+        root_degree=2,
+    )
+    assert not length.selects_samples
+    assert length.sequence_length == "truncate"
+    assert length.schedule.difficulty(110000) == 2048
+    dropping = config.data_efficiency.random_ltd
+    assert dropping.random_ltd_layer_id == tuple(range(1, 23))
+    assert dropping.schedule.difficulty(0) == 128
+    assert dropping.schedule.difficulty(200000) == 2048
+
+
+def test_loading_does_not_touch_the_given_object():
+    content = copy.deepcopy(PUBLISHED)
+    load_config(content)
+    assert content == PUBLISHED
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("gradient_cliping", 1.0, "gradient_cliping is not a known key.*gradient_clipping"),
+        ("data_efficiency.sed", 1, "data_efficiency.sed is not a known key.*'seed'"),
+        (f"{LTD}.random_ltd_layer_ids", [1], "random_ltd_layer_ids is not a known key"),
+        (f"{LTD}.random_ltd_layer_num", 3, "has 22 different layers, but random_ltd_layer_num is 3"),
+        (f"{LTD}.total_layer_num", 5, r"each must be at least 0 and below total_layer_num \(5\)"),
+        (f"{LTD}.model_type", "encoderr", "did you mean 'encoder'"),
+        (f"{LTD}.random_ltd_schedule.min_value", 4096, r"above max_value \(2048\)"),
+        (f"{LTD}.random_ltd_schedule.schedule_type", "fixed_root", "must be one of fixed_linear"),
+        (f"{LTD}.layer_token_lr_schedule", {"enabled": True}, "follow effective tokens"),
+        (f"{METRICS}.voc.difficulty_type", "percentil", "did you mean 'percentile'"),
+        (f"{METRICS}.voc.clustering_type", "single_clusters", "did you mean 'single_cluster'"),
+        (f"{METRICS}.voc.min_difficulty", 200, r"min_difficulty is 200: above max_difficulty"),
+        (f"{METRICS}.voc.index_to_sample_path", None, "index_path is missing"),
+        (f"{METRICS}.voc.schedule_config.difficulty_step", 0, "must be at least 1"),
+        (f"{METRICS}.voc.schedule_config.root_degre", 2, "root_degre is not a known key"),
+        (f"{METRICS}.seqlen_truncate.sequence_length", "cut", "must be one of truncate"),
+        (METRICS, {}, "must name at least one metric"),
+        ("data_efficiency.data_sampling.num_epochs", "many", "must be a whole number"),
+        (
+            "data_efficiency.data_sampling.dynamic_batching",
+            {"enabled": True},
+            "cannot be composed with the curriculum sampler",
+        ),
+        ("curriculum_learning", {"enabled": True}, "retired form"),
+        ("train_batch_size", 0, "must be at least 1"),
+    ],
+)
+def test_bad_values_are_refused(path, value, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(changed(path, value))
+
+
+def test_a_metric_that_does_nothing_is_refused():
+    metrics = copy.deepcopy(PUBLISHED["data_efficiency"]["data_sampling"]["curriculum_learning"])
+    metrics = metrics["curriculum_metrics"]
+    metrics["seqlen_truncated"] = metrics.pop("seqlen_truncate")
+    with pytest.raises(ConfigError, match="seqlen_truncated selects no samples .* does nothing"):
+        load_config(changed(METRICS, metrics))
+
+
+@pytest.mark.parametrize("part", ["", ".data_sampling", ".data_routing"])
+def test_outer_switches_that_contradict_are_reported(part, caplog):
+    path = f"data_efficiency{part}.enabled"
+    with caplog.at_level(logging.WARNING):
+        config = load_config(changed(path, False))
+    assert config.data_efficiency.metrics
+    assert config.data_efficiency.random_ltd is not None
+    assert f"{path} is false but" in caplog.text
+
+
+def test_switched_off_techniques_are_off():
+    content = changed(f"{LTD}.enabled", False)
+    learning = content["data_efficiency"]["data_sampling"]["curriculum_learning"]
+    learning["enabled"] = False
+    settings = load_config(content).data_efficiency
+    assert settings.metrics == ()
+    assert settings.random_ltd is None
+
+
+def test_a_minimum_off_the_step_is_reported(caplog):
+    with caplog.at_level(logging.WARNING):
+        config = load_config(changed(f"{METRICS}.seqlen_truncate.min_difficulty", 81))
+    assert "the minimum 81 is no multiple of the step 8; the schedule starts at 88" in caplog.text
+    assert config.data_efficiency.metrics[1].schedule.difficulty(1) == 88
+
+
+def discrete(difficulty, max_step):
+    metric = copy.deepcopy(
+        PUBLISHED["data_efficiency"]["data_sampling"]["curriculum_learning"]["curriculum_metrics"]
+    )["seqlen_truncate"]
+    metric["schedule_type"] = "fixed_discrete"
+    metric["schedule_config"] = {"difficulty": difficulty, "max_step": max_step}
+    return changed(METRICS, {"seqlen_truncate": metric})
+
+
+def test_discrete_and_custom_schedules():
+    schedule = load_config(discrete([1, 2], [5])).data_efficiency.metrics[0].schedule
+    assert isinstance(schedule, DiscreteSchedule)
+    assert [schedule.difficulty(step) for step in (5, 6)] == [1, 2]
+    with pytest.raises(ConfigError, match="one difficulty more than steps"):
+        load_config(discrete([1, 2], [5, 6]))
+    with pytest.raises(ConfigError, match="must increase"):
+        load_config(discrete([1, 2, 3], [5, 5]))
+    custom = changed(f"{METRICS}.voc.schedule_type", "custom")
+    del custom["data_efficiency"]["data_sampling"]["curriculum_learning"]["curriculum_metrics"][
+        "voc"
+    ]["schedule_config"]
+    metric = load_config(custom).data_efficiency.metrics[0]
+    assert isinstance(metric.schedule, CustomSchedule)
+
+
+@pytest.mark.parametrize(
+    ("given", "ranks", "expected"),
+    [
+        ({"train_batch_size": 8, "gradient_accumulation_steps": 2}, 2, (2, 2)),
+        ({"train_micro_batch_size_per_gpu": 4}, 2, (4, 1)),
+        ({"train_batch_size": 16, "train_micro_batch_size_per_gpu": 4}, 2, (4, 2)),
+        ({"train_batch_size": 16, "train_micro_batch_size_per_gpu": "auto"}, 2, (8, 1)),
+    ],
+)
+def test_batch_sizes_are_derived(given, ranks, expected):
+    assert load_config(given).batch_sizes(ranks) == expected
+
+
+def test_batch_sizes_that_do_not_divide_are_refused():
+    config = load_config({"train_batch_size": 10, "train_micro_batch_size_per_gpu": 4})
+    with pytest.raises(ConfigError, match=r"train_batch_size is 10, but .* \(4\) x .* is 8"):
+        config.batch_sizes(1)
+    with pytest.raises(ConfigError, match="must be given"):
+        load_config({}).batch_sizes(1)
+
+
+def test_flags_fill_what_is_absent_or_auto_and_refuse_what_differs():
+    raw = {"train_batch_size": "auto", "bf16": {"enabled": True}}
+    flags = {"train_batch_size": 8, "bf16.enabled": True, "data_efficiency.seed": 3}
+    assert fill_from_flags(raw, flags) == {
+        "train_batch_size": 8,
+        "bf16": {"enabled": True},
+        "data_efficiency": {"seed": 3},
+    }
+    assert raw["train_batch_size"] == "auto"
+    with pytest.raises(ConfigError, match="bf16.enabled is True in the JSON file but False by"):
+        fill_from_flags(raw, {"bf16.enabled": False})
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        load_config(tmp_path / "none.json")
+    path = tmp_path / "bad.json"
+    path.write_text("{")
+    with pytest.raises(ConfigError, match="is not valid JSON"):
+        load_config(path)
+    path.write_text("[]")
+    with pytest.raises(ConfigError, match="must hold a JSON object"):
+        load_config(path)
+
+
+def leaf_paths(content, prefix=""):
+    for key, value in content.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from leaf_paths(value, f"{path}.")
+        else:
+            yield path
+
+
+def test_every_published_key_of_our_sections_is_documented():
+    ours = {"data_efficiency": PUBLISHED["data_efficiency"]}
+    for path in leaf_paths(ours):
+        for metric in ("voc", "seqlen_truncate"):
+            path = path.replace(f"{METRICS}.{metric}", "METRIC")
+        assert path.replace(LTD, "RANDOM_LTD") in JSON_KEYS

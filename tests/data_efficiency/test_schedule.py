@@ -1,0 +1,104 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_efficiency.schedule import CustomSchedule, DiscreteSchedule, RootSchedule, growth
+
+
+def root(low, high, total, step, degree=1):
+    return RootSchedule(
+        min_difficulty=low,
+        max_difficulty=high,
+        total_curriculum_step=total,
+        difficulty_step=step,
+        root_degree=degree,
+    )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (root(8, 1024, 100, 8), [16, 24, 32, 48, 56, 64, 72, 88, 96, 104, 112, 128]),
+        (root(8, 1024, 100, 16), [16, 16, 32, 48, 48, 64, 64, 80, 96, 96, 112, 128]),
+        (root(10, 100, 10, 8), [16, 24, 32, 40, 48, 64, 72, 80, 88, 96, 100, 100]),
+        (root(1, 100, 10, 1, 2), [32, 45, 55, 63, 71, 77, 83, 89, 94, 100, 100, 100]),
+        (
+            root(80, 2048, 10, 8),
+            [272, 472, 664, 864, 1064, 1256, 1456, 1648, 1848, 2048, 2048, 2048],
+        ),
+        (root(2, 10, 8, 2), [2, 4, 4, 6, 6, 8, 8, 10, 10, 10]),
+    ],
+)
+def test_published_values(schedule, expected):
+    assert [schedule.difficulty(step) for step in range(1, len(expected) + 1)] == expected
+
+
+def test_published_kept_lengths_start_at_step_zero():
+    kept = root(4, 16, 10, 4)
+    values = [4, 4, 4, 4, 8, 8, 8, 12, 12, 12, 16, 16, 16]
+    assert [kept.difficulty(step) for step in range(13)] == values
+
+
+def test_never_below_the_first_multiple_of_the_step():
+    assert root(8, 1024, 100, 16).difficulty(0) == 16
+    assert root(1, 100, 1000, 8).difficulty(1) == 8
+
+
+schedules = st.builds(
+    lambda low, span, total, step, degree: root(low, low + span, total, step, degree),
+    st.integers(0, 50),
+    st.integers(0, 200),
+    st.integers(1, 300),
+    st.integers(1, 20),
+    st.integers(1, 4),
+)
+
+
+@given(schedules)
+def test_monotone_within_bounds_and_multiples_of_the_step(schedule):
+    values = [schedule.difficulty(step) for step in range(400)]
+    assert values == sorted(values)
+    assert max(values) <= schedule.max_difficulty
+    assert min(values) >= min(schedule.min_difficulty, schedule.max_difficulty)
+    for value in values:
+        assert value % schedule.difficulty_step == 0 or value == schedule.max_difficulty
+
+
+@given(schedules, st.integers(1, 400))
+def test_growth_of_a_root_schedule_equals_asking_every_step(schedule, until_step):
+    expected, highest = [], None
+    for step in range(1, until_step + 1):
+        value = schedule.difficulty(step)
+        if highest is None or value > highest:
+            highest = value
+            expected.append((step, value))
+    assert list(growth(schedule, 0, None, until_step)) == expected
+    everything = list(growth(schedule, 0, None, None))
+    assert everything[-1][1] == schedule.max_difficulty
+    assert everything[: len(expected)] == expected
+
+
+@given(schedules, st.integers(1, 100), st.integers(1, 100))
+def test_growth_continues_where_it_stopped(schedule, first_stop, more):
+    begin = list(growth(schedule, 0, None, first_stop))
+    rest = list(growth(schedule, first_stop, begin[-1][1], first_stop + more))
+    assert begin + rest == list(growth(schedule, 0, None, first_stop + more))
+
+
+def test_discrete_stages_stop_at_the_maximum():
+    stages = DiscreteSchedule(difficulties=(1, 2, 3), max_steps=(2, 4), max_difficulty=2)
+    assert [stages.difficulty(step) for step in range(1, 8)] == [1, 1, 2, 2, 2, 2, 2]
+    assert list(growth(stages, 0, None, None)) == [(1, 1), (3, 2)]
+
+
+def test_growth_of_a_function_that_goes_down_is_its_running_maximum():
+    custom = CustomSchedule(function=[0, 2, 5, 3, 5, 6].__getitem__)
+    assert [custom.difficulty(step) for step in range(1, 6)] == [2, 5, 3, 5, 6]
+    assert list(growth(custom, 0, None, 5)) == [(1, 2), (2, 5), (5, 6)]
+
+
+def test_custom_errors():
+    with pytest.raises(ValueError, match="no function was set"):
+        CustomSchedule().difficulty(1)
+    with pytest.raises(ValueError, match="no known end"):
+        list(growth(CustomSchedule(function=abs), 0, None, None))
