@@ -1,0 +1,246 @@
+import copy
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter, merge_corpora
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    """A corpus of two documents, [[1, 2, 3], []] and [[4, 500]]."""
+    with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
+        writer.add_documents(np.array([1, 2, 3, 4, 500]), [3, 0, 2], [2, 1])
+    return tmp_path / "corpus"
+
+
+def index_bytes(code: int, lengths: list[int], item_bytes: int) -> bytes:
+    """An index put together from the format's table, one document a sequence."""
+    starts = [item_bytes * sum(lengths[:number]) for number in range(len(lengths))]
+    return (
+        b"MMIDIDX\0\0"
+        + struct.pack("<QB", 1, code)
+        + struct.pack("<QQ", len(lengths), len(lengths) + 1)
+        + struct.pack(f"<{len(lengths)}i", *lengths)
+        + struct.pack(f"<{len(lengths)}q", *starts)
+        + struct.pack(f"<{len(lengths) + 1}q", *range(len(lengths) + 1))
+    )
+
+
+def write_foreign(folder: Path, index: bytes, tokens: bytes) -> Path:
+    (folder / "foreign.idx").write_bytes(index)
+    (folder / "foreign.bin").write_bytes(tokens)
+    return folder / "foreign"
+
+
+def test_reader_gives_back_what_was_written(prefix: Path) -> None:
+    corpus = IndexedDataset(prefix)
+    assert len(corpus) == 3
+    assert (corpus.num_documents, corpus.num_tokens, corpus.dtype.name) == (2, 5, "uint16")
+    assert [row.tolist() for row in corpus] == [[1, 2, 3], [], [4, 500]]
+    assert corpus[-1].tolist() == [4, 500]
+    assert corpus.tokens.tolist() == [1, 2, 3, 4, 500]
+    assert corpus.sequence_lengths.tolist() == [3, 0, 2]
+    assert corpus.byte_offsets.tolist() == [0, 6, 6]
+    assert corpus.token_offsets.tolist() == [0, 3, 3]
+    assert corpus.document_index.tolist() == [0, 2, 3]
+    assert corpus.metadata is None
+    with pytest.raises(IndexError, match="sequence 3 of a corpus of 3"):
+        corpus[3]
+
+
+@pytest.mark.parametrize(
+    ("code", "dtype"),
+    list(enumerate(["u1", "i1", "<i2", "<i4", "<i8", "<f8", "<f4", "<u2"], start=1)),
+)
+def test_every_dtype_code_is_read(tmp_path: Path, code: int, dtype: str) -> None:
+    tokens = np.array([5, 6, 7], dtype=dtype)
+    index = index_bytes(code, [1, 2], tokens.itemsize)
+    corpus = IndexedDataset(write_foreign(tmp_path, index, tokens.tobytes()))
+    assert [row.tolist() for row in corpus] == [[5], [6, 7]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    documents=st.lists(st.lists(st.integers(0, 65535), max_size=6), max_size=8),
+    num_calls=st.integers(1, 4),
+)
+def test_any_documents_survive_writing_in_any_number_of_calls(
+    tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]], num_calls: int
+) -> None:
+    prefix = tmp_path_factory.mktemp("corpus") / "corpus"
+    with IndexedDatasetWriter(prefix, "uint16") as writer:
+        for part in np.array_split(np.arange(len(documents)), num_calls):
+            rows = [documents[number] for number in part]
+            tokens = np.array([token for row in rows for token in row], dtype=np.int64)
+            writer.add_documents(tokens, [len(row) for row in rows])
+    corpus = IndexedDataset(prefix)
+    corpus.verify(65536)
+    assert [row.tolist() for row in corpus] == documents
+    lengths = [len(row) for row in documents]
+    assert Path(f"{prefix}.idx").read_bytes() == index_bytes(8, lengths, 2)
+    expected_tokens = struct.pack(f"<{sum(lengths)}H", *[t for row in documents for t in row])
+    assert Path(f"{prefix}.bin").read_bytes() == expected_tokens
+
+
+def test_views_outlive_the_corpus_and_cannot_be_written(prefix: Path) -> None:
+    row = IndexedDataset(prefix)[2]
+    assert row.tolist() == [4, 500]
+    assert np.shares_memory(row, row.base)
+    with pytest.raises(ValueError, match="read-only"):
+        row[0] = 9
+
+
+def test_a_copy_opens_the_files_again(prefix: Path) -> None:
+    corpus = IndexedDataset(prefix)
+    other = copy.copy(corpus)
+    assert other[0].tolist() == corpus[0].tolist()
+    assert corpus.__reduce__() == (IndexedDataset, (str(prefix),))
+
+
+def test_content_hash_sees_every_byte_of_a_small_corpus(prefix: Path) -> None:
+    before = IndexedDataset(prefix).content_hash()
+    assert IndexedDataset(prefix).content_hash() == before
+    for ending in ("bin", "idx"):
+        path = Path(f"{prefix}.{ending}")
+        content = bytearray(path.read_bytes())
+        content[50 if ending == "idx" else 3] ^= 1
+        original = path.read_bytes()
+        path.write_bytes(content)
+        assert IndexedDataset(prefix).content_hash() != before
+        path.write_bytes(original)
+
+
+def test_content_hash_of_a_large_corpus_reads_blocks_up_to_the_end(tmp_path: Path) -> None:
+    hashes = set()
+    for last in (0, 1):
+        tokens = np.zeros(3_000_000, dtype=np.uint16)
+        tokens[-1] = last
+        with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
+            writer.add_documents(tokens, [len(tokens)])
+        hashes.add(IndexedDataset(tmp_path / "corpus").content_hash())
+    assert len(hashes) == 2
+
+
+def test_merging_keeps_order_and_documents(tmp_path: Path, prefix: Path) -> None:
+    with IndexedDatasetWriter(tmp_path / "other", "uint16") as writer:
+        writer.add_documents(np.array([7]), [1])
+    merge_corpora([prefix, tmp_path / "other", prefix], tmp_path / "merged")
+    merged = IndexedDataset(tmp_path / "merged")
+    merged.verify()
+    assert [row.tolist() for row in merged] == [[1, 2, 3], [], [4, 500], [7]] + [
+        [1, 2, 3],
+        [],
+        [4, 500],
+    ]
+    assert merged.document_index.tolist() == [0, 2, 3, 4, 6, 7]
+
+
+def test_merging_refuses_two_dtypes_and_no_corpus(tmp_path: Path, prefix: Path) -> None:
+    with IndexedDatasetWriter(tmp_path / "other", "int32") as writer:
+        writer.add_documents(np.array([7]), [1])
+    with pytest.raises(ValueError, match=r"other\.idx: int32 tokens cannot join .* uint16"):
+        merge_corpora([prefix, tmp_path / "other"], tmp_path / "merged")
+    assert not list(tmp_path.glob("merged*"))
+    with pytest.raises(ValueError, match="no corpus to merge"):
+        merge_corpora([], tmp_path / "merged")
+
+
+@pytest.mark.parametrize("ending", ["bin", "idx"])
+def test_missing_file(prefix: Path, ending: str) -> None:
+    Path(f"{prefix}.{ending}").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=rf"corpus\.{ending}: no such file; .* PREFIX alone"
+    ):
+        IndexedDataset(prefix)
+
+
+def test_truncated_tokens(prefix: Path) -> None:
+    Path(f"{prefix}.bin").write_bytes(Path(f"{prefix}.bin").read_bytes()[:-2])
+    with pytest.raises(ValueError, match=r"8 bytes, .* 5 uint16 tokens \(10 bytes\).* truncated"):
+        IndexedDataset(prefix)
+
+
+def test_tokens_of_another_corpus(prefix: Path) -> None:
+    Path(f"{prefix}.bin").write_bytes(bytes(100))
+    with pytest.raises(ValueError, match=r"not the one that belongs to this \.idx"):
+        IndexedDataset(prefix)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 20, 60])
+def test_truncated_index(prefix: Path, num_bytes: int) -> None:
+    path = Path(f"{prefix}.idx")
+    path.write_bytes(path.read_bytes()[:num_bytes])
+    with pytest.raises(ValueError, match="not a Megatron index|truncated or damaged"):
+        IndexedDataset(prefix)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (0, b"TNTIDX", "not a Megatron index"),
+        (9, b"\x02", "version 2 of the format"),
+        (17, b"\x0b", "unknown dtype code 11"),
+        (34 + 12 * 3, b"\x01", r"must run from 0 to 3, not \(1, 3\)"),
+    ],
+)
+def test_foreign_index(prefix: Path, place: int, value: bytes, message: str) -> None:
+    path = Path(f"{prefix}.idx")
+    content = bytearray(path.read_bytes())
+    content[place : place + len(value)] = value
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        IndexedDataset(prefix)
+
+
+@pytest.mark.parametrize(
+    ("code", "dtype", "lengths"), [(6, "u2", [3, 2]), (8, "u8", [5]), (8, "u8", [5, 0])]
+)
+def test_index_file_of_deepspeed_is_recognised_by_its_size(
+    tmp_path: Path, code: int, dtype: str, lengths: list[int]
+) -> None:
+    tokens = np.arange(5, dtype=dtype)
+    index = index_bytes(code, lengths, tokens.itemsize)
+    with pytest.raises(ValueError, match=f"DeepSpeed's writer uses that code for {tokens.dtype}"):
+        IndexedDataset(write_foreign(tmp_path, index, tokens.tobytes()))
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (34 + 4 * 3 + 8, "sequence 1 starts at byte 7, but the lengths before it end at byte 6"),
+        (34 + 12 * 3 + 8, "document index falls after document 1"),
+    ],
+)
+def test_verify_finds_a_damaged_index(prefix: Path, place: int, message: str) -> None:
+    path = Path(f"{prefix}.idx")
+    content = bytearray(path.read_bytes())
+    content[place] = 7
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        IndexedDataset(prefix).verify()
+
+
+def test_verify_finds_a_token_outside_the_vocabulary(prefix: Path) -> None:
+    IndexedDataset(prefix).verify(501)
+    with pytest.raises(ValueError, match="token id 500 is outside the vocabulary of 500"):
+        IndexedDataset(prefix).verify(500)
+
+
+def test_damaged_sidecar(prefix: Path) -> None:
+    Path(f"{prefix}.meta.json").write_text("{")
+    with pytest.raises(ValueError, match=r"meta\.json: not valid JSON"):
+        _ = IndexedDataset(prefix).metadata
+
+
+def test_corpus_without_any_token(tmp_path: Path) -> None:
+    with IndexedDatasetWriter(tmp_path / "empty", "int32"):
+        pass
+    corpus = IndexedDataset(tmp_path / "empty")
+    corpus.verify(1)
+    assert (len(corpus), corpus.num_tokens, corpus.num_documents) == (0, 0, 0)
+    assert len(corpus.content_hash()) == 64

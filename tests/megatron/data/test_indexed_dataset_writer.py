@@ -1,0 +1,143 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megatron.data import indexed_dataset_writer
+from megatron.data.indexed_dataset import IndexedDataset
+from megatron.data.indexed_dataset_writer import IndexedDatasetWriter
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_sidecar_counts_and_checksums(tmp_path: Path) -> None:
+    with IndexedDatasetWriter(tmp_path / "corpus", "int32") as writer:
+        writer.add_documents(np.arange(70_000), [69_999, 1])
+        writer.finish({"json_key": "text"})
+    facts = json.loads((tmp_path / "corpus.meta.json").read_text())
+    assert facts == {
+        "json_key": "text",
+        "dtype": "int32",
+        "num_documents": 2,
+        "num_sequences": 2,
+        "num_tokens": 70_000,
+        "bin_sha256": hashlib.sha256((tmp_path / "corpus.bin").read_bytes()).hexdigest(),
+        "idx_sha256": hashlib.sha256((tmp_path / "corpus.idx").read_bytes()).hexdigest(),
+    }
+    assert names(tmp_path) == ["corpus.bin", "corpus.idx", "corpus.meta.json"]
+
+
+def test_large_writes_go_out_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexed_dataset_writer, "_BLOCK_TOKENS", 3)
+    tokens = np.arange(20)[::2]
+    with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
+        writer.add_documents(tokens, [10])
+    assert IndexedDataset(tmp_path / "corpus").tokens.tolist() == tokens.tolist()
+
+
+def write_and_fail(prefix: Path) -> None:
+    with IndexedDatasetWriter(prefix, "uint16") as writer:
+        writer.add_documents(np.array([2]), [1])
+        raise RuntimeError("in the middle")
+
+
+def test_failure_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="in the middle"):
+        write_and_fail(tmp_path / "corpus")
+    assert names(tmp_path) == []
+
+
+def test_failure_leaves_an_older_corpus_alone(tmp_path: Path) -> None:
+    with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
+        writer.add_documents(np.array([1]), [1])
+    with pytest.raises(RuntimeError, match="in the middle"):
+        write_and_fail(tmp_path / "corpus")
+    assert IndexedDataset(tmp_path / "corpus").tokens.tolist() == [1]
+    assert names(tmp_path) == ["corpus.bin", "corpus.idx"]
+
+
+def test_no_index_stands_while_the_tokens_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
+        writer.add_documents(np.array([1]), [1])
+        writer.finish({})
+    renamed = []
+    replace = Path.replace
+
+    def watch(self: Path, target: Path) -> Path:
+        assert not (tmp_path / "corpus.idx").exists()
+        renamed.append(Path(target).name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", watch)
+    with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
+        writer.add_documents(np.array([2, 3]), [2])
+    assert renamed == ["corpus.bin", "corpus.idx"]
+    assert IndexedDataset(tmp_path / "corpus").metadata is None
+
+
+def test_killed_writer_leaves_no_index_and_the_next_one_works(tmp_path: Path) -> None:
+    program = (
+        "import sys, numpy as np, time\n"
+        "from megatron.data.indexed_dataset_writer import IndexedDatasetWriter\n"
+        "writer = IndexedDatasetWriter(sys.argv[1], 'uint16')\n"
+        "writer.add_documents(np.arange(60000), [60000])\n"
+        "print('written', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "corpus")], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"written\n"
+        with pytest.raises(BlockingIOError, match="another process is writing this corpus"):
+            IndexedDatasetWriter(tmp_path / "corpus", "uint16")
+        os.kill(process.pid, signal.SIGKILL)
+    assert names(tmp_path) == ["corpus.bin.partial"]
+    with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
+        writer.add_documents(np.array([5]), [1])
+    assert IndexedDataset(tmp_path / "corpus").tokens.tolist() == [5]
+    assert names(tmp_path) == ["corpus.bin", "corpus.idx"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "lengths", "counts", "message"),
+    [
+        ([1, 2], [1], None, "2 tokens, but the lengths add up to 1"),
+        ([1], [2, -1], None, "must have 0 to 2147483647 tokens"),
+        ([1], [1], [2], "1 sequences cannot group as 2"),
+        ([65536], [1], None, "token id 65536 does not fit uint16"),
+        ([-1], [1], None, "token id -1 does not fit uint16"),
+    ],
+)
+def test_wrong_documents(
+    tmp_path: Path, tokens: list[int], lengths: list[int], counts: list[int] | None, message: str
+) -> None:
+    with (
+        pytest.raises(ValueError, match=message),
+        IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer,
+    ):
+        writer.add_documents(np.array(tokens), lengths, counts)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint32"])
+def test_dtype_the_format_cannot_hold(tmp_path: Path, dtype: str) -> None:
+    with pytest.raises(ValueError, match=f"dtype {dtype} cannot hold tokens; take one of"):
+        IndexedDatasetWriter(tmp_path / "corpus", dtype)
+    assert names(tmp_path) == []
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/folder: cannot be written to \("):
+        IndexedDatasetWriter(tmp_path / "file" / "folder" / "corpus", "uint16")
