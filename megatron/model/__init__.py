@@ -1,0 +1,1 @@
+"""GPT in plain PyTorch."""

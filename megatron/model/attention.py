@@ -1,0 +1,66 @@
+"""Multi-head self-attention with optional rotary positions and grouped keys and values."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from megatron.config import ModelConfig
+from megatron.model.rotary import apply_rotary
+
+
+class SelfAttention(nn.Module):
+    """Causal self-attention; one matrix product makes queries, keys and values."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_query_heads = config.num_attention_heads
+        self.num_key_value_heads = config.kv_heads
+        self.head_size = config.head_size
+        self.dropout = config.attention_dropout
+        bias = not config.disable_bias_linear
+        num_heads = self.num_query_heads + 2 * self.num_key_value_heads
+        self.query_key_value = nn.Linear(config.hidden_size, num_heads * self.head_size, bias=bias)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=bias)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        *,
+        attention_mask: torch.Tensor | None = None,
+        rotary_cos: torch.Tensor | None = None,
+        rotary_sin: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The attention's result, [batch, sequence, hidden].
+
+        Args:
+            hidden_states: [batch, sequence, hidden].
+            attention_mask: bool [batch or 1, heads or 1, sequence, sequence], True where a query
+                (third axis) may look at a key (fourth axis); it replaces the causal rule. None:
+                each token looks at itself and the tokens before it.
+            rotary_cos: [batch or 1, sequence, head_size / 2], or None without rotary positions.
+            rotary_sin: as `rotary_cos`.
+        """
+        batch_size, sequence_length, _ = hidden_states.shape
+        heads = self.query_key_value(hidden_states)
+        heads = heads.view(batch_size, sequence_length, -1, self.head_size)
+        num_rotated = self.num_query_heads + self.num_key_value_heads
+        if rotary_cos is not None and rotary_sin is not None:
+            rotated, value = heads.split((num_rotated, self.num_key_value_heads), dim=2)
+            rotated = apply_rotary(rotated, rotary_cos, rotary_sin)
+            query, key = rotated.split((self.num_query_heads, self.num_key_value_heads), dim=2)
+        else:
+            query, key, value = heads.split(
+                (self.num_query_heads, self.num_key_value_heads, self.num_key_value_heads), dim=2
+            )
+        context = functional.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=attention_mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=attention_mask is None,
+            enable_gqa=self.num_key_value_heads != self.num_query_heads,
+        )
+        context = context.transpose(1, 2).reshape(batch_size, sequence_length, -1)
+        output: torch.Tensor = self.dense(context)
+        return output

@@ -1,0 +1,71 @@
+"""GPT: the language model with its output layer and loss."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from megatron.config import ModelConfig
+from megatron.model.language_model import LanguageModel, check_ids, initialize_weights
+from megatron.model.output_loss import linear_cross_entropy_sum
+
+
+class GPTModel(nn.Module):
+    """A decoder-only language model.
+
+    Sequence lengths come from the shapes of what it is given, up to the configured maximum.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.language_model = LanguageModel(config)
+        if config.untie_embeddings_and_output_weights:
+            self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
+        initialize_weights(self, config)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The transformer layers in order."""
+        return self.language_model.layers
+
+    @property
+    def output_weight(self) -> torch.Tensor:
+        """[padded vocabulary, hidden]: the output layer's weight, or the embedding's."""
+        if self.config.untie_embeddings_and_output_weights:
+            return self.output_layer.weight
+        return self.language_model.word_embeddings.weight
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        *,
+        labels: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Logits [batch, sequence, padded vocabulary]; with labels, the sum of the token losses.
+
+        Args:
+            tokens: int64 [batch, sequence].
+            labels: int64 [batch, sequence], the id that follows each token; -100 takes a token out
+                of the loss.
+            attention_mask: bool [batch or 1, heads or 1, sequence, sequence], True where a query
+                may look at a key; it replaces the causal rule. None: causal attention.
+
+        Returns:
+            With labels a float32 scalar: the sum, not the mean, over all labels that are not -100.
+
+        Raises:
+            ValueError: if the sequence is too long, labels have another shape than tokens, or an
+                id lies outside the vocabulary.
+        """
+        if labels is not None:
+            if labels.shape != tokens.shape:
+                raise ValueError(
+                    f"labels have shape {tuple(labels.shape)}, tokens {tuple(tokens.shape)}: "
+                    "must be equal"
+                )
+            check_ids(labels, self.config.vocab_size, "label")
+        hidden_states = self.language_model(tokens, attention_mask=attention_mask)
+        if labels is None:
+            return functional.linear(hidden_states, self.output_weight)
+        return linear_cross_entropy_sum(hidden_states, self.output_weight, labels)

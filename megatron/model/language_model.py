@@ -1,0 +1,109 @@
+"""The transformer without its output layer: token ids to normalized hidden states."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from megatron.config import ModelConfig
+from megatron.model.rotary import rotary_tables
+from megatron.model.transformer import TransformerLayer, make_norm
+
+
+class LanguageModel(nn.Module):
+    """Embedding, transformer layers, final normalization."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.word_embeddings = nn.Embedding(config.padded_vocab_size, config.hidden_size)
+        if not config.use_rotary_position_embeddings:
+            self.position_embeddings = nn.Embedding(
+                config.max_position_embeddings, config.hidden_size
+            )
+        self.layers = nn.ModuleList(
+            TransformerLayer(config, layer_number)
+            for layer_number in range(1, config.num_layers + 1)
+        )
+        self.final_layernorm = make_norm(config)
+
+    def forward(
+        self, tokens: torch.Tensor, *, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Hidden states [batch, sequence, hidden] after the final normalization.
+
+        Args:
+            tokens: int64 [batch, sequence], each below the vocabulary's size.
+            attention_mask: as in `SelfAttention`; None for plain causal attention.
+
+        Raises:
+            ValueError: if the sequence is too long or not a batch, or (on a CPU, where looking
+                costs next to nothing) a token id lies outside the vocabulary.
+        """
+        self._check(tokens)
+        hidden_states = self.word_embeddings(tokens)
+        tables: dict[str, torch.Tensor] = {}
+        if self.config.use_rotary_position_embeddings:
+            tables["rotary_cos"], tables["rotary_sin"] = rotary_tables(
+                tokens.shape[1],
+                self.config.head_size,
+                self.config.rotary_position_embeddings_theta,
+                tokens.device,
+            )
+        else:
+            positions = torch.arange(tokens.shape[1], device=tokens.device)
+            hidden_states = hidden_states + self.position_embeddings(positions)
+        hidden_states = functional.dropout(hidden_states, self.config.hidden_dropout, self.training)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask=attention_mask, **tables)
+        output: torch.Tensor = self.final_layernorm(hidden_states)
+        return output
+
+    def _check(self, tokens: torch.Tensor) -> None:
+        if tokens.dim() != 2:
+            raise ValueError(f"tokens have shape {tuple(tokens.shape)}: must be [batch, sequence]")
+        longest = self.config.max_position_embeddings
+        if tokens.shape[1] > longest:
+            raise ValueError(
+                f"tokens have {tokens.shape[1]} positions: at most {longest} "
+                "(--max-position-embeddings)"
+            )
+        check_ids(tokens, self.config.vocab_size, "token")
+
+
+def check_ids(ids: torch.Tensor, vocab_size: int, kind: str) -> None:
+    """Nothing, if each id is below the vocabulary's size.
+
+    Only on a CPU: elsewhere the look would stall the device, whose own kernels assert. The rows that
+    pad the embedding make a look necessary: an id that falls on one would go through.
+
+    Raises:
+        ValueError: naming the largest id.
+    """
+    if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
+        return
+    largest = int(ids.max())
+    if largest >= vocab_size:
+        raise ValueError(
+            f"{kind} id {largest} is outside the vocabulary of {vocab_size} entries (--vocab-size): "
+            "was the corpus made with another tokenizer?"
+        )
+
+
+def initialize_weights(model: nn.Module, config: ModelConfig) -> None:
+    """Draws all weights from torch's generator, in the order of the model's modules.
+
+    Matrices and embeddings are normal with `init_method_std`; those that write into the residual
+    stream are divided by sqrt(2 x layers). Biases start at 0, normalizations at 1.
+
+    Source: GPT-2 (Radford et al., 2019), section 2.3; Megatron-LM's scaled initialization.
+    """
+    scaled = config.init_method_std / math.sqrt(2 * config.num_layers)
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear | nn.Embedding):
+            continue
+        writes_residual = name.endswith(("self_attention.dense", "dense_4h_to_h"))
+        nn.init.normal_(module.weight, std=scaled if writes_residual else config.init_method_std)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
