@@ -37,15 +37,15 @@ class Clusters:
         self.admission_steps: Int64Array = np.zeros(0, np.int64)
         """int64 [num_clusters]: the step that admits each cluster, increasing."""
         self.starts: Int64Array = np.zeros(1, np.int64)
-        """int64 [num_clusters + 1]: cluster k is order[starts[k]:starts[k + 1]]."""
+        """int64 [num_clusters + 1]: cluster k is order[starts[k]:starts[k + 1]], as far as known."""
         if metric is None:
             self.admission_steps = np.ones(1, np.int64)
             self.starts = np.array([0, num_samples], np.int64)
         elif not isinstance(metric.schedule, CustomSchedule):
             self._extend(metric.schedule, until_step=None)
 
-    def num_admitted(self, step: int) -> int:
-        """How many clusters are admitted at `step`.
+    def boundaries(self, step: int) -> Int64Array:
+        """Where the clusters admitted at `step` start in the order, and where the last one ends.
 
         Raises:
             ValueError: if none is; the message names a difficulty that would admit a sample.
@@ -55,7 +55,7 @@ class Clusters:
         count = int(np.searchsorted(self.admission_steps, step, side="right"))
         if count == 0:
             raise ValueError(self._empty_pool(step))
-        return count
+        return self.starts[: count + 1]
 
     def samples_at(self, places: Int64Array) -> Int64Array:
         """The sample numbers at some places of the order, int64 like `places`."""

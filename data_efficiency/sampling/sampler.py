@@ -116,7 +116,7 @@ class CurriculumSampler:
         if self._selecting_metric and not isinstance(
             self._selecting_metric.schedule, CustomSchedule
         ):
-            self._clusters.num_admitted(1)
+            self._clusters.boundaries(1)
 
     def __len__(self) -> int:
         """Micro-batches of this rank from the beginning to the end."""
@@ -142,7 +142,7 @@ class CurriculumSampler:
         """The next step's samples; the state moves on by one step."""
         step = self.state.step + 1
         self._has_drawn = True
-        starts = self._clusters.starts[: self._clusters.num_admitted(step) + 1]
+        starts = self._clusters.boundaries(step)
         sizes = np.diff(starts)
         positions = np.zeros(len(sizes), np.int64)
         positions[: len(self.state.positions)] = self.state.positions

@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from data_efficiency.config import load_config
+from data_efficiency.sampling.loader import CurriculumDataLoader
+from data_efficiency.sampling.sampler import CurriculumSampler
+
+LENGTH = 32
+
+
+class Rows(Dataset):
+    """Row i holds the number i throughout."""
+
+    def __len__(self):
+        return 200
+
+    def __getitem__(self, sample):
+        return torch.full((LENGTH,), sample)
+
+
+class WholeBatches(Rows):
+    """The same, read a batch at once, beside the visits it was handed."""
+
+    def get_batch(self, samples, visits):
+        return {"rows": np.repeat(samples[:, None], LENGTH, 1), "visits": visits}
+
+
+CONFIG = load_config(
+    {
+        "data_efficiency": {
+            "data_sampling": {
+                "num_epochs": 3,
+                "curriculum_learning": {
+                    "enabled": True,
+                    "curriculum_metrics": {
+                        "seqlen_truncate": {
+                            "difficulty_type": "value",
+                            "clustering_type": "single_cluster",
+                            "min_difficulty": 1,
+                            "max_difficulty": LENGTH,
+                            "schedule_type": "fixed_linear",
+                            "schedule_config": {
+                                "total_curriculum_step": LENGTH,
+                                "difficulty_step": 1,
+                            },
+                        }
+                    },
+                },
+            }
+        }
+    }
+).data_efficiency
+
+
+def make_loader(dataset=None, num_workers=0, accumulation=2):
+    dataset = dataset or Rows()
+    sampler = CurriculumSampler(
+        dataset, CONFIG, micro_batch_size=4, gradient_accumulation_steps=accumulation
+    )
+    return CurriculumDataLoader(dataset, sampler, num_workers=num_workers)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_each_batch_has_the_samples_and_the_length_of_its_own_step(num_workers):
+    loader = make_loader(num_workers=num_workers)
+    reference = CurriculumSampler(Rows(), CONFIG, micro_batch_size=8)
+    for number, batch in enumerate(loader):
+        if number % 2 == 0:
+            expected = reference.next_global_batch()
+        half = slice(4 * (number % 2), 4 * (number % 2) + 4)
+        assert batch[:, 0].tolist() == expected.samples[half].tolist()
+        assert batch.shape[1] == expected.difficulties["seqlen_truncate"]
+        assert loader.plan.batch.step == expected.step
+        assert loader.plan.first_row == half.start
+    assert number + 1 == len(loader) == 2 * 75
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_state_is_that_of_the_last_step_consumed(num_workers):
+    whole = [batch.tolist() for batch in make_loader()]
+    for num_consumed in (0, 1, 2, 5, 40):
+        loader = make_loader(num_workers=num_workers)
+        batches = iter(loader)
+        for _ in range(num_consumed):
+            next(batches)
+        saved = loader.state_dict()
+        assert saved["step"] == num_consumed // 2
+        resumed = make_loader()
+        resumed.load_state_dict(saved)
+        rest = [batch.tolist() for batch in resumed]
+        assert rest == whole[num_consumed // 2 * 2 :]
+
+
+def test_iterating_again_goes_on_where_consumption_stopped():
+    whole = [batch.tolist() for batch in make_loader()]
+    loader = make_loader(num_workers=2)
+    for number, _ in enumerate(loader):
+        if number == 3:
+            break
+    assert next(iter(loader)).tolist() == whole[4]
+
+
+def test_datasets_that_read_whole_batches_get_the_visits():
+    loader = make_loader(WholeBatches())
+    batches = list(loader)
+    visits = torch.cat([batch["visits"] for batch in batches])
+    assert visits.tolist() == [0] * 200 + [1] * 200 + [2] * 200
+    assert [batch["rows"][:, 0].tolist() for batch in batches] == [
+        batch[:, 0].tolist() for batch in make_loader()
+    ]
+
+
+def test_a_post_process_function_replaces_the_declared_action():
+    loader = make_loader(num_workers=2)
+    states = []
+
+    def halve(batch, state):
+        states.append(state)
+        return batch[:, : state["current_difficulties"]["seqlen_truncate"] // 2]
+
+    loader.set_post_process(halve)
+    batches = [batch for batch, _ in zip(loader, range(6), strict=False)]
+    assert [batch.shape[1] for batch in batches[2:]] == [1, 1, 1, 1]
+    assert states[4] == {
+        "current_difficulties": {"seqlen_truncate": 3},
+        "curriculum_step": 3,
+        "consumed_samples": 16,
+    }
+
+
+def test_nothing_is_drawn_from_global_generators():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    next(iter(make_loader()))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,284 @@
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_efficiency.config import ConfigError, DataEfficiencyConfig, load_config
+from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset
+from data_efficiency.sampling.sampler import CurriculumSampler
+from data_efficiency.schedule import CustomSchedule
+
+NUM_SAMPLES = 1000
+
+
+class Numbers:
+    """A dataset of its own sample numbers."""
+
+    def __init__(self, num_samples=NUM_SAMPLES, name="numbers"):
+        self.num_samples = num_samples
+        self.identity = {"name": name, "num_samples": num_samples}
+
+    def __len__(self):
+        return self.num_samples
+
+    def __getitem__(self, sample):
+        return sample
+
+
+def curriculum(index_path, *, total=30, kind="value", **sampling):
+    metric = {
+        "index_path": str(index_path),
+        "difficulty_type": kind,
+        "clustering_type": "schedule_based",
+        "min_difficulty": 10,
+        "max_difficulty": 100,
+        "schedule_type": "fixed_linear",
+        "schedule_config": {"total_curriculum_step": total, "difficulty_step": 10},
+    }
+    length = {
+        "difficulty_type": "value",
+        "clustering_type": "single_cluster",
+        "min_difficulty": 8,
+        "max_difficulty": 64,
+        "schedule_type": "fixed_linear",
+        "schedule_config": {"total_curriculum_step": total, "difficulty_step": 8},
+    }
+    section = {
+        "seed": 5,
+        "data_sampling": sampling
+        | {
+            "curriculum_learning": {
+                "enabled": True,
+                "curriculum_metrics": {"rarity": metric, "seqlen_truncate": length},
+            }
+        },
+    }
+    return load_config({"data_efficiency": section}).data_efficiency
+
+
+@pytest.fixture(scope="module")
+def values():
+    return np.random.default_rng(1).integers(1, 101, NUM_SAMPLES)
+
+
+@pytest.fixture(scope="module")
+def index_path(tmp_path_factory, values):
+    path = tmp_path_factory.mktemp("index") / "rarity"
+    DifficultyIndex.write(
+        path, values, metric="rarity", dataset_identity=describe_dataset(Numbers())
+    )
+    return path
+
+
+def draw(sampler, num_steps):
+    return [sampler.next_global_batch() for _ in range(num_steps)]
+
+
+def test_only_admitted_samples_are_drawn(index_path, values):
+    sampler = CurriculumSampler(Numbers(), curriculum(index_path), micro_batch_size=32)
+    for batch in draw(sampler, 60):
+        limit = batch.difficulties["rarity"]
+        assert values[batch.samples].max() <= limit
+        assert batch.pool_size == (values <= limit).sum()
+    assert batch.difficulties == {"rarity": 100, "seqlen_truncate": 64}
+
+
+def test_no_sample_twice_within_a_pass_of_its_cluster_and_none_missing(index_path):
+    sampler = CurriculumSampler(Numbers(), curriculum(index_path, total=10), micro_batch_size=64)
+    batches = draw(sampler, 200)
+    samples = np.concatenate([batch.samples for batch in batches])
+    visits = np.concatenate([batch.visits for batch in batches])
+    assert len(set(zip(samples.tolist(), visits.tolist(), strict=True))) == len(samples)
+    # A pass of a cluster that a later one has followed is complete.
+    starts = sampler._clusters.starts
+    for first, last in zip(starts, starts[1:], strict=False):
+        members = sampler._clusters.samples_at(np.arange(first, last))
+        in_cluster = np.isin(samples, members)
+        for visit in range(visits[in_cluster].max()):
+            seen = samples[in_cluster & (visits == visit)]
+            assert sorted(seen.tolist()) == sorted(members.tolist())
+
+
+def test_without_metrics_every_pass_holds_each_sample_once():
+    sampler = CurriculumSampler(Numbers(96), micro_batch_size=8)
+    for visit in range(3):
+        batches = draw(sampler, 12)
+        assert sorted(np.concatenate([batch.samples for batch in batches])) == list(range(96))
+        assert {int(v) for batch in batches for v in batch.visits} == {visit}
+
+
+def test_clusters_take_part_in_proportion_to_their_size(index_path, values):
+    sampler = CurriculumSampler(Numbers(), curriculum(index_path, total=10), micro_batch_size=100)
+    draw(sampler, 10)
+    samples = np.concatenate([batch.samples for batch in draw(sampler, 400)])
+    starts = sampler._clusters.starts
+    cluster_of = np.empty(NUM_SAMPLES, int)
+    for number, (first, last) in enumerate(zip(starts, starts[1:], strict=False)):
+        cluster_of[sampler._clusters.samples_at(np.arange(first, last))] = number
+    counts = np.bincount(cluster_of[samples], minlength=len(starts) - 1)
+    expected = np.diff(starts) / starts[-1] * len(samples)
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    freedom = len(expected) - 1
+    assert chi_square < freedom + 5 * math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize(("ranks", "accumulation"), [(1, 1), (2, 1), (1, 4), (2, 2), (8, 1)])
+def test_ranks_and_micro_batches_partition_the_same_global_batch(index_path, ranks, accumulation):
+    config = curriculum(index_path)
+    whole = CurriculumSampler(Numbers(), config, micro_batch_size=16)
+    expected = [batch.samples.tolist() for batch in draw(whole, 20)]
+    parts = [
+        iter(
+            CurriculumSampler(
+                Numbers(),
+                config,
+                micro_batch_size=16 // ranks // accumulation,
+                gradient_accumulation_steps=accumulation,
+                data_parallel_rank=rank,
+                data_parallel_size=ranks,
+            )
+        )
+        for rank in range(ranks)
+    ]
+    for batch in expected:
+        rows = [sample for part in parts for _ in range(accumulation) for sample in next(part)]
+        assert rows == batch
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 50), st.integers(1, 30))
+def test_a_resumed_sampler_goes_on_as_if_never_stopped(index_path, before, after):
+    config = curriculum(index_path)
+    unbroken = CurriculumSampler(Numbers(), config, micro_batch_size=16)
+    expected = draw(unbroken, before + after)[before:]
+    stopped = CurriculumSampler(Numbers(), config, micro_batch_size=16)
+    draw(stopped, before)
+    saved = json.loads(json.dumps(stopped.state_dict()))
+    resumed = CurriculumSampler(
+        Numbers(), config, micro_batch_size=4, data_parallel_size=4, data_parallel_rank=2
+    )
+    resumed.load_state_dict(saved)
+    for left, right in zip(expected, draw(resumed, after), strict=True):
+        assert np.array_equal(left.samples, right.samples)
+        assert np.array_equal(left.visits, right.visits)
+    assert resumed.state_dict() == unbroken.state_dict()
+
+
+def test_another_seed_gives_another_order():
+    first = CurriculumSampler(Numbers(), DataEfficiencyConfig(seed=1), micro_batch_size=64)
+    second = CurriculumSampler(Numbers(), DataEfficiencyConfig(seed=2), micro_batch_size=64)
+    same = first.next_global_batch().samples == second.next_global_batch().samples
+    assert same.sum() < 5
+
+
+@pytest.mark.parametrize(("drop_last", "expected"), [(False, 7), (True, 6)])
+def test_the_length_is_what_iteration_gives(drop_last, expected):
+    config = DataEfficiencyConfig(num_epochs=2)
+    sampler = CurriculumSampler(
+        Numbers(100),
+        config,
+        micro_batch_size=16,
+        gradient_accumulation_steps=2,
+        drop_last=drop_last,
+    )
+    assert sampler.num_steps == expected
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == 2 * expected
+    assert all(len(batch) == 16 for batch in batches)
+    assert list(sampler) == []
+
+
+def test_a_batch_larger_than_the_dataset_takes_several_passes():
+    sampler = CurriculumSampler(Numbers(5), micro_batch_size=12)
+    batch = sampler.next_global_batch()
+    assert sorted(batch.samples[batch.visits == 0].tolist()) == list(range(5))
+    assert sorted(batch.samples[batch.visits == 1].tolist()) == list(range(5))
+    assert (batch.visits == 2).sum() == 2
+
+
+def test_custom_schedules():
+    config = load_config(
+        {
+            "data_efficiency": {
+                "data_sampling": {
+                    "curriculum_learning": {
+                        "enabled": True,
+                        "curriculum_metrics": {
+                            "seqlen_truncate": {
+                                "difficulty_type": "value",
+                                "clustering_type": "single_cluster",
+                                "min_difficulty": 8,
+                                "max_difficulty": 64,
+                                "schedule_type": "custom",
+                            }
+                        },
+                    }
+                }
+            }
+        }
+    ).data_efficiency
+    sampler = CurriculumSampler(Numbers(), config, micro_batch_size=4)
+    with pytest.raises(ValueError, match="no metric with schedule_type custom"):
+        sampler.set_custom_schedules({"seqlen": lambda step: step})
+    sampler.set_custom_schedules({"seqlen_truncate": lambda step: 100 - step})
+    assert [batch.difficulties["seqlen_truncate"] for batch in draw(sampler, 3)] == [99, 98, 97]
+    with pytest.raises(ValueError, match="before the first batch"):
+        sampler.set_custom_schedules({"seqlen_truncate": lambda step: step})
+
+
+def test_a_custom_schedule_may_select_samples_and_resume(index_path, values):
+    def limit(step):
+        return [20, 60, 40, 80][step % 4]
+
+    def make():
+        config = curriculum(index_path)
+        custom = replace(config.metrics[0], schedule=CustomSchedule())
+        sampler = CurriculumSampler(
+            Numbers(), replace(config, metrics=(custom,)), micro_batch_size=64
+        )
+        sampler.set_custom_schedules({"rarity": limit})
+        return sampler
+
+    unbroken = make()
+    expected = draw(unbroken, 8)
+    pools = [max(limit(earlier) for earlier in range(1, step + 1)) for step in range(1, 9)]
+    assert [batch.pool_size for batch in expected] == [(values <= d).sum() for d in pools]
+    stopped = make()
+    draw(stopped, 3)
+    resumed = make()
+    resumed.load_state_dict(stopped.state_dict())
+    for left, right in zip(expected[3:], draw(resumed, 5), strict=True):
+        assert np.array_equal(left.samples, right.samples)
+
+
+def test_what_cannot_be_sampled_from_is_refused(index_path):
+    with pytest.raises(ValueError, match="dataset"):
+        CurriculumSampler(Numbers(name="other"), curriculum(index_path), micro_batch_size=4)
+    with pytest.raises(ValueError, match="the dataset is empty"):
+        CurriculumSampler(Numbers(0), micro_batch_size=4)
+    with pytest.raises(ValueError, match="data_parallel_rank is 2: must be at least 0 and below"):
+        CurriculumSampler(Numbers(), micro_batch_size=4, data_parallel_rank=2, data_parallel_size=2)
+    config = curriculum(index_path)
+    twice = DataEfficiencyConfig(metrics=(config.metrics[0], config.metrics[0]))
+    with pytest.raises(ConfigError, match="2 metrics that select samples"):
+        CurriculumSampler(Numbers(), twice, micro_batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 6}, "seed: expected 6, found 5"),
+        ({"dataset": "other"}, "dataset: expected 'other'"),
+        ({"metric": {}}, "metric.name"),
+    ],
+)
+def test_a_state_of_another_run_is_refused(index_path, change, message):
+    sampler = CurriculumSampler(Numbers(), curriculum(index_path), micro_batch_size=4)
+    saved = sampler.state_dict()
+    saved["depends_on"] |= change
+    with pytest.raises(ValueError, match=f"another run: .*{message}"):
+        sampler.load_state_dict(saved)
