@@ -32,7 +32,7 @@ def make_datasets(config: RunConfig) -> tuple[GPTDataset, GPTDataset]:
     ]
     vocab_size = datasets[0].vocab_size
     require(
-        vocab_size is None or vocab_size <= config.model.padded_vocab_size,
+        vocab_size is None or vocab_size <= config.model.vocab_size,
         "vocab_size",
         config.model.vocab_size,
         f"the corpus {data.data_path} was made with a vocabulary of {vocab_size}",

@@ -36,7 +36,9 @@ def test_layer_tokens_equal_a_count_layer_by_layer(shape):
     for layer in range(num_layers):
         for _ in range(shape.num_rows):
             drops = layer < shape.num_dropping_layers and shape.kept_length is not None
-            total += min(shape.kept_length, shape.sequence_length) if drops else shape.sequence_length
+            total += (
+                min(shape.kept_length, shape.sequence_length) if drops else shape.sequence_length
+            )
     assert layer_tokens(shape, num_layers) == total
 
 
@@ -59,9 +61,7 @@ def test_flops_equal_the_published_formula_for_a_gpt():
 
 def test_flops_of_dropping_layers_are_those_of_the_kept_length():
     full = StepShape(num_rows=2, sequence_length=64)
-    all_dropping = StepShape(
-        num_rows=2, sequence_length=64, num_dropping_layers=24, kept_length=16
-    )
+    all_dropping = StepShape(num_rows=2, sequence_length=64, num_dropping_layers=24, kept_length=16)
     head = 3 * 2 * 2 * 64 * GPT.hidden_size * GPT.vocab_size
     short = training_flops(replace(full, sequence_length=16), GPT) - head // 4
     assert training_flops(all_dropping, GPT) - head == short

@@ -138,7 +138,11 @@ def test_loading_does_not_touch_the_given_object():
         ("gradient_cliping", 1.0, "gradient_cliping is not a known key.*gradient_clipping"),
         ("data_efficiency.sed", 1, "data_efficiency.sed is not a known key.*'seed'"),
         (f"{LTD}.random_ltd_layer_ids", [1], "random_ltd_layer_ids is not a known key"),
-        (f"{LTD}.random_ltd_layer_num", 3, "has 22 different layers, but random_ltd_layer_num is 3"),
+        (
+            f"{LTD}.random_ltd_layer_num",
+            3,
+            "has 22 different layers, but random_ltd_layer_num is 3",
+        ),
         (f"{LTD}.total_layer_num", 5, r"each must be at least 0 and below total_layer_num \(5\)"),
         (f"{LTD}.model_type", "encoderr", "did you mean 'encoder'"),
         (f"{LTD}.random_ltd_schedule.min_value", 4096, r"above max_value \(2048\)"),

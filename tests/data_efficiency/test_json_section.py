@@ -38,5 +38,7 @@ def test_values_that_are_understood():
 def test_close_names_the_nearest_known_key():
     section = Section({"gradient_cliping": 1.0}, "")
     section.number("gradient_clipping", 0.0, at_least=0.0)
-    with pytest.raises(ConfigError, match="gradient_cliping is not a known key.*'gradient_clipping'"):
+    with pytest.raises(
+        ConfigError, match="gradient_cliping is not a known key.*'gradient_clipping'"
+    ):
         section.close()

@@ -85,7 +85,7 @@ def test_a_custom_schedule_asked_late_equals_one_asked_at_every_step(index):
 
 def test_without_a_metric_everything_is_admitted_at_once():
     clusters = Clusters(7, None, None)
-    assert clusters.boundaries(1) == 1
+    assert clusters.boundaries(1).tolist() == [0, 7]
     assert pool(clusters, 1) == set(range(7))
 
 
