@@ -65,6 +65,19 @@ def differing_fields(expected: Any, found: Any, name: str = "") -> list[str]:
     return [] if expected == found else [f"{name}: expected {expected!r}, found {found!r}"]
 
 
+def refuse_differences(result: str, differences: list[str]) -> None:
+    """Nothing, if there are no differences between a result's dataset and the one at hand.
+
+    Raises:
+        ValueError: naming the result and the differences.
+    """
+    if differences:
+        raise ValueError(
+            f"{result} was made from another dataset ({'; '.join(differences)}); "
+            "analyze this dataset or name its own result"
+        )
+
+
 def _smallest_integer(low: int, high: int) -> str:
     """Name of the smallest integer dtype that holds low..high, unsigned if low >= 0."""
     kind = "int" if low < 0 else "uint"
@@ -275,15 +288,10 @@ class DifficultyIndex:
         Raises:
             ValueError: naming the fields in which the dataset differs.
         """
-        found = describe_dataset(dataset)
-        differences = differing_fields(self.dataset_identity, found)
+        differences = differing_fields(self.dataset_identity, describe_dataset(dataset))
         if len(dataset) != self.num_samples:
             differences.append(f"samples: expected {self.num_samples}, found {len(dataset)}")
-        if differences:
-            raise ValueError(
-                f"the difficulty index {self.path} was made from another dataset "
-                f"({'; '.join(differences)}); analyze this dataset or name its own index"
-            )
+        refuse_differences(f"the {FORMAT} {self.path}", differences)
 
     def verify(self) -> None:
         """Nothing, if the files are what was written and `order` is the right order.

@@ -84,13 +84,16 @@ def write_array(path: Path, array: np.ndarray) -> dict[str, Any]:
     }
 
 
-def read_manifest(folder: Path, format_name: str, version: int) -> dict[str, Any]:
+def read_manifest(
+    folder: Path, format_name: str, version: int, *, remedy: str = "analyze the dataset again"
+) -> dict[str, Any]:
     """The manifest of a folder, after checking its kind, version and the sizes of its files.
 
     Args:
         folder: directory with a `manifest.json`.
         format_name: value its field `format` must have, words for the error messages as well.
         version: value its field `version` must have.
+        remedy: what to do about a folder that cannot be read, last words of the error messages.
 
     Raises:
         FileNotFoundError: if the folder, its manifest or one of its files is missing.
@@ -100,7 +103,7 @@ def read_manifest(folder: Path, format_name: str, version: int) -> dict[str, Any
         manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
-            f"{folder} is not a {format_name}: {MANIFEST_FILE} is missing; analyze the dataset first"
+            f"{folder} is not a {format_name}: {MANIFEST_FILE} is missing; {remedy}"
         ) from error
     except ValueError as error:
         raise ValueError(f"{folder / MANIFEST_FILE} is not valid JSON ({error})") from error
@@ -110,16 +113,16 @@ def read_manifest(folder: Path, format_name: str, version: int) -> dict[str, Any
     if manifest["version"] != version:
         raise ValueError(
             f"{folder} is a {format_name} of version {manifest['version']}, this program reads "
-            f"version {version}; analyze the dataset again"
+            f"version {version}; {remedy}"
         )
     for name, entry in manifest["files"].items():
         file = folder / name
         if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; analyze the dataset again")
+            raise FileNotFoundError(f"{file} is missing; {remedy}")
         if file.stat().st_size != entry["num_bytes"]:
             raise ValueError(
                 f"{file} has {file.stat().st_size} bytes instead of {entry['num_bytes']}: "
-                "truncated or changed; analyze the dataset again"
+                f"truncated or changed; {remedy}"
             )
     return manifest
 
@@ -139,3 +142,13 @@ def verify_checksums(folder: Path, manifest: Mapping[str, Any]) -> None:
     for name, entry in manifest["files"].items():
         if sha256_of_file(folder / name) != entry["sha256"]:
             raise ValueError(f"{folder / name} was changed after it was written: other SHA-256")
+
+
+def remove_leftovers(target: Path) -> None:
+    """Nothing; removes the temporary folders that killed writers of `target` left beside it.
+
+    Call it only while nobody writes there and `target` is finished.
+    """
+    for pattern in ("partial", "replaced"):
+        for folder in target.parent.glob(f".{target.name}.*.{pattern}"):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Difficulty analysis: metrics, map-reduce over a dataset, and what an index looks like."""

@@ -1,0 +1,117 @@
+"""Two ways to read a dataset in batches. Sample numbers come from the range that was asked for.
+
+`TokenSpanReader` reads token corpora without touching single samples; `ItemReader` reads any
+map-style PyTorch dataset.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from torch.utils.data import default_collate
+
+from data_efficiency.analysis.metrics import TokenBatch
+
+# The arrays of a batch stay in the processor's cache, and below the size at which the C library
+# hands freed memory back to the system, only to fault it in again for the next batch.
+TOKENS_PER_BATCH = 2**16
+TOKENS_PER_SHARD = 2**22
+ITEMS_PER_SHARD = 1024
+MAX_NUM_SHARDS = 1024
+
+
+class Batch(NamedTuple):
+    """Samples read together: their numbers, int64 [B], and what the metrics get."""
+
+    sample_numbers: np.ndarray
+    content: Any
+    num_tokens: int
+
+
+class DatasetReader(Protocol):
+    """What the analysis needs of a reader."""
+
+    dataset: Any
+    delivers: str
+    num_samples: int
+    num_shards: int
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """The samples first..last-1, in order."""
+        ...
+
+
+def _length_of(dataset: Any) -> int:
+    """Samples in a dataset, at least one."""
+    if not hasattr(dataset, "__len__"):
+        raise ValueError(f"{type(dataset).__name__} has no length; a map-style dataset is needed")
+    if len(dataset) == 0:
+        raise ValueError(f"{type(dataset).__name__} has no samples to analyze")
+    return len(dataset)
+
+
+class TokenSpanReader:
+    """Reads a dataset with `token_spans(first, last) -> (tokens, starts, lengths)`."""
+
+    delivers = "token_spans"
+
+    def __init__(self, dataset: Any, *, tokens_per_batch: int = TOKENS_PER_BATCH) -> None:
+        if not hasattr(dataset, "token_spans"):
+            raise ValueError(
+                f"{type(dataset).__name__} has no token_spans(first, last); "
+                "metrics on tokens need a dataset that has"
+            )
+        self.dataset = dataset
+        self.num_samples = _length_of(dataset)
+        lengths = dataset.token_spans(0, min(self.num_samples, 1024))[2]
+        mean_length = max(1.0, float(np.mean(lengths)))
+        self.samples_per_batch = max(1, int(tokens_per_batch / mean_length))
+        wanted = int(np.ceil(self.num_samples * mean_length / TOKENS_PER_SHARD))
+        self.num_shards = min(wanted, self.num_samples, MAX_NUM_SHARDS)
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """The samples first..last-1 in order, about `tokens_per_batch` tokens at a time."""
+        for start in range(first, last, self.samples_per_batch):
+            stop = min(start + self.samples_per_batch, last)
+            content = TokenBatch(*self.dataset.token_spans(start, stop))
+            if len(content.starts) != stop - start or len(content.lengths) != stop - start:
+                raise ValueError(
+                    f"token_spans({start}, {stop}) of {type(self.dataset).__name__} gave "
+                    f"{len(content.starts)} starts and {len(content.lengths)} lengths"
+                )
+            yield Batch(np.arange(start, stop), content, len(content.tokens))
+
+
+class ItemReader:
+    """Reads the items of any dataset with `__len__` and `__getitem__`, batch by batch.
+
+    Args:
+        dataset: the dataset; item i is sample i.
+        batch_size: items a batch; the last batch of a shard may be smaller.
+        collate_fn: makes a batch from a list of items. Not given: PyTorch's default.
+    """
+
+    delivers = "items"
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        batch_size: int = 1,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: at least 1 is needed")
+        self.dataset = dataset
+        self.num_samples = _length_of(dataset)
+        self.batch_size = batch_size
+        self.collate_fn = collate_fn or default_collate
+        wanted = -(-self.num_samples // max(ITEMS_PER_SHARD, batch_size))
+        self.num_shards = min(wanted, MAX_NUM_SHARDS)
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """The samples first..last-1 in order, `batch_size` at a time."""
+        for start in range(first, last, self.batch_size):
+            sample_numbers = range(start, min(start + self.batch_size, last))
+            content = self.collate_fn([self.dataset[number] for number in sample_numbers])
+            yield Batch(np.array(sample_numbers), content, 0)

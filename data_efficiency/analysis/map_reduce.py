@@ -1,0 +1,263 @@
+"""Map-reduce on files: metrics are computed shard by shard, then put together into results.
+
+The shards depend on the dataset alone, so the result is the same for any number of processes, and
+what an interrupted run has finished is used by the next one.
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_efficiency.analysis.accumulated_value import AccumulatedValue
+from data_efficiency.analysis.collectors import SumCollector, new_collector, numpy_dtype
+from data_efficiency.analysis.dataset_reader import DatasetReader
+from data_efficiency.analysis.executors import (
+    Counts,
+    Executor,
+    InProcessExecutor,
+    LocalProcessExecutor,
+    TaskError,
+    sigterm_as_interrupt,
+)
+from data_efficiency.analysis.folder_lock import folder_lock
+from data_efficiency.analysis.metrics import Metric
+from data_efficiency.analysis.progress import Progress
+from data_efficiency.analysis.shards import ShardFolder
+from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
+from data_efficiency.result_folder import remove_leftovers
+
+logger = logging.getLogger(__name__)
+
+Result = DifficultyIndex | AccumulatedValue
+KINDS = ("single_value_per_sample", "accumulate_value_over_samples")
+
+
+class AnalysisError(RuntimeError):
+    """The analysis cannot go on; what is finished is kept."""
+
+
+def executor_for(num_processes: int) -> Executor:
+    """The executor for so many processes on this machine."""
+    return InProcessExecutor() if num_processes == 1 else LocalProcessExecutor(num_processes)
+
+
+class MapReduce:
+    """Computes metrics of a dataset into `<save_path>/<metric>/`.
+
+    Args:
+        reader: reads the dataset, as the metrics want it.
+        metrics: at least one, with different names.
+        save_path: folder of the results; made if needed.
+        num_shards: parts to compute apart. Not given: what the reader says.
+        overwrite: compute everything anew and replace results that are there.
+
+    Raises:
+        ValueError: if a metric does not fit.
+    """
+
+    def __init__(
+        self,
+        reader: DatasetReader,
+        metrics: Sequence[Metric],
+        save_path: str | PathLike[str],
+        *,
+        num_shards: int | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        _check_metrics(metrics, reader.delivers)
+        self.reader = reader
+        self.metrics = {metric.name: metric for metric in metrics}
+        self.save_path = Path(save_path)
+        self.overwrite = overwrite
+        self.identity = describe_dataset(reader.dataset)
+        num_shards = num_shards or reader.num_shards
+        bounds = tuple(reader.num_samples * i // num_shards for i in range(num_shards + 1))
+        self.folders = {
+            metric.name: ShardFolder(
+                self.save_path / f"{metric.name}.parts",
+                bounds,
+                {
+                    "dataset_fingerprint": fingerprint_of(self.identity),
+                    "metric": metric.name,
+                    "kind": metric.kind,
+                    "dtype": numpy_dtype(metric.dtype).name,
+                    "parameters": dict(metric.parameters),
+                },
+            )
+            for metric in metrics
+        }
+        self.bounds = bounds
+
+    def run_map(self, executor: Executor, worker_id: int = 0, num_workers: int = 1) -> None:
+        """Nothing; computes the shards of one of several workers that are not there yet.
+
+        Args:
+            executor: runs the shards.
+            worker_id: 0..num_workers - 1.
+            num_workers: machines or jobs that share the shards; each calls this once.
+
+        Raises:
+            FileExistsError: if a result is there and may not be replaced.
+            BlockingIOError: if another process does this worker's part.
+            AnalysisError: if a shard fails, with shard, metric and cause.
+            KeyboardInterrupt: after Ctrl-C or SIGTERM, with a word on how to continue.
+        """
+        num_shards = len(self.bounds) - 1
+        shards = range(
+            num_shards * worker_id // num_workers, num_shards * (worker_id + 1) // num_workers
+        )
+        with folder_lock(self.save_path / f".map_{worker_id}_of_{num_workers}.lock"):
+            self._check_places()
+            for folder in self.folders.values():
+                folder.path.mkdir(exist_ok=True)
+                if self.overwrite:
+                    for shard in shards:
+                        folder.remove(shard)
+            missing = [shard for shard in shards if self._metrics_to_do(shard)]
+            self._map(executor, missing)
+
+    def run_reduce(self, sample_order: np.ndarray | None = None) -> dict[str, Result]:
+        """The result of each metric by its name, written from the shards, which are then removed.
+
+        Args:
+            sample_order: number of the sample that item i of the dataset is, a permutation [N].
+                Not given: i.
+
+        Raises:
+            BlockingIOError: if another process is at it.
+            AnalysisError: naming shards that are missing or not right.
+        """
+        with folder_lock(self.save_path / ".reduce.lock"):
+            self._check_places()
+            for name, folder in self.folders.items():
+                _check_shards(name, folder)
+            results = {name: self._reduce(name, sample_order) for name in self.metrics}
+            for name, folder in self.folders.items():
+                folder.remove_all()
+                remove_leftovers(self.save_path / name)
+        return results
+
+    def _check_places(self) -> None:
+        """Refuses to replace a result, unless asked to or the same work had been started."""
+        for name, folder in self.folders.items():
+            target = self.save_path / name
+            if target.exists() and not self.overwrite and not folder.path.exists():
+                raise FileExistsError(
+                    f"{target} already exists; remove it, ask to overwrite it, or save elsewhere"
+                )
+
+    def _metrics_to_do(self, shard: int) -> list[str]:
+        """Names of the metrics for which a shard has yet to be computed."""
+        names = []
+        for name, folder in self.folders.items():
+            fault = folder.fault(shard)
+            if fault is not None:
+                names.append(name)
+                if fault != "is missing":
+                    logger.warning(
+                        "%s: %s %s; computing it again", name, folder.describe(shard), fault
+                    )
+        return names
+
+    def _map(self, executor: Executor, shards: list[int]) -> None:
+        """Runs the executor over shards, with progress and readable failures."""
+        total = sum(self.bounds[shard + 1] - self.bounds[shard] for shard in shards)
+        names = ", ".join(self.metrics)
+        state = f"the finished shards are kept in {self.save_path}; run the same again to continue"
+        try:
+            with sigterm_as_interrupt(), Progress(names, total) as progress:
+                for num_samples, num_tokens in executor.run(self._compute_shard, shards):
+                    progress.update(num_samples, num_tokens)
+        except TaskError as error:
+            shard = next(iter(self.folders.values())).describe(error.item)
+            raise AnalysisError(f"{names}: {shard} failed: {error.cause}; {state}") from error
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(f"{names}: stopped; {state}") from error
+
+    def _compute_shard(self, shard: int) -> Iterator[Counts]:
+        """Samples and tokens of each batch, while all missing metrics of a shard are computed."""
+        first, last = self.bounds[shard : shard + 2]
+        collectors = {
+            name: new_collector(metric, first, last)
+            for name, metric in self.metrics.items()
+            if self.folders[name].fault(shard) is not None
+        }
+        for batch in self.reader.batches(first, last):
+            for name, collector in collectors.items():
+                try:
+                    collector.add(batch)
+                except Exception as error:
+                    samples = f"samples {batch.sample_numbers[0]}..{batch.sample_numbers[-1]}"
+                    cause = f"metric {name}, {samples}: {type(error).__name__}: {error}"
+                    raise TaskError(shard, cause) from error
+            yield len(batch.sample_numbers), batch.num_tokens
+        for name, collector in collectors.items():
+            self.folders[name].write(shard, collector.result())
+
+    def _reduce(self, name: str, sample_order: np.ndarray | None) -> Result:
+        """One metric's result from its shards, written and opened."""
+        metric, folder = self.metrics[name], self.folders[name]
+        shards = (folder.read(shard) for shard in range(folder.num_shards))
+        target = self.save_path / name
+        place: dict[str, Any] = {
+            "metric": name,
+            "dataset_identity": self.identity,
+            "overwrite": target.exists(),
+        }
+        if metric.kind == "accumulate_value_over_samples":
+            total = SumCollector(metric)
+            try:
+                for array in shards:
+                    total.add_array(array)
+                value = total.result()
+            except ValueError as error:
+                raise AnalysisError(f"metric {name}: {error}") from error
+            return AccumulatedValue.write(target, value, **place)
+        values = np.concatenate(list(shards))
+        if sample_order is not None:
+            in_reading_order, values = values, np.empty_like(values)
+            values[sample_order] = in_reading_order
+        return DifficultyIndex.write(target, values, **place)
+
+
+def _check_metrics(metrics: Sequence[Metric], delivered: str) -> None:
+    """Nothing, if the metrics can be computed together from what the reader delivers."""
+    if not metrics:
+        raise ValueError("no metric is given: at least one is needed")
+    names = [metric.name for metric in metrics]
+    for metric in metrics:
+        if not re.fullmatch(r"\w[\w.+-]*", metric.name) or metric.name.endswith(".parts"):
+            raise ValueError(f"metric name {metric.name!r} cannot be the name of a folder")
+        if names.count(metric.name) > 1:
+            raise ValueError(f"metric {metric.name} is given twice")
+        if metric.kind not in KINDS:
+            raise ValueError(f"metric {metric.name} is of kind {metric.kind!r}: one of {KINDS}")
+        if metric.reads != delivered:
+            raise ValueError(
+                f"metric {metric.name} reads {metric.reads}, the reader delivers {delivered}"
+            )
+        numpy_dtype(metric.dtype)
+
+
+def _check_shards(name: str, folder: ShardFolder) -> None:
+    """Nothing, if all shards of a metric are there and right.
+
+    Raises:
+        AnalysisError: naming those that are not.
+    """
+    faults = [
+        f"{folder.describe(shard)} {fault}"
+        for shard in range(folder.num_shards)
+        if (fault := folder.fault(shard)) is not None
+    ]
+    if faults:
+        rest = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise AnalysisError(
+            f"metric {name}, {len(faults)} of {folder.num_shards} shards cannot be used: "
+            f"{', '.join(faults[:5])}{rest}; run the map again, it computes only these"
+        )
