@@ -13,16 +13,16 @@ Clock = Literal["iters", "samples", "tokens"]
 class LearningRate:
     """Linear warm-up, then a decay, both measured by one clock.
 
-    The rate of a step is taken at the clock's value after all finished steps plus one step's nominal
-    share, so that the first step of a warm-up learns too. Nothing is stored: a resumed run and one
-    that was never stopped agree.
+    The rate of a step follows the clock's value after all finished steps. The warm-up looks one
+    step's nominal share ahead, so that its first step learns too. Nothing is stored: a resumed run
+    and one that was never stopped agree.
 
     Example:
         >>> rate = LearningRate(
         ...     peak=1.0, minimum=0.0, style="linear", clock="iters", warmup=2, decay=4, share=1
         ... )
         >>> [rate.at(finished_steps) for finished_steps in range(5)]
-        [0.5, 1.0, 0.5, 0.0, 0.0]
+        [0.5, 1.0, 1.0, 0.5, 0.0]
     """
 
     peak: float
@@ -38,17 +38,16 @@ class LearningRate:
 
     def at(self, finished: float) -> float:
         """The rate of the step after `finished`, 0 at the start, was counted."""
-        value = finished + self.share
-        if value < self.warmup:
-            return self.peak * value / self.warmup
+        if finished < self.warmup:
+            return self.peak * min(1.0, (finished + self.share) / self.warmup)
         if self.style == "constant":
             return self.peak
-        if value >= self.decay:
+        if finished >= self.decay:
             return self.minimum
         if self.style == "inverse-square-root":
             start = max(self.warmup, self.share)
-            return max(self.minimum, self.peak * math.sqrt(start / max(value, start)))
-        progress = (value - self.warmup) / (self.decay - self.warmup)
+            return max(self.minimum, self.peak * math.sqrt(start / max(finished, start)))
+        progress = (finished - self.warmup) / (self.decay - self.warmup)
         if self.style == "linear":
             remaining = 1.0 - progress
         else:

@@ -89,7 +89,7 @@ def test_no_checkpoint_yet(tmp_path):
 def test_what_cannot_be_continued_from(saved):
     run, _, _ = saved
     checkpoint = run / "global_step1"
-    with pytest.raises(ValueError, match="another model shape: 0.bias does not fit"):
+    with pytest.raises(ValueError, match="another model shape: 0.weight does not fit"):
         load_weights(checkpoint, make(width=8)[0])
     with pytest.raises(ValueError, match="another model shape"):
         load_weights(checkpoint, nn.Linear(3, 4))

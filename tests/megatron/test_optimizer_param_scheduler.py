@@ -36,8 +36,8 @@ def test_warm_up_is_linear_and_the_first_step_learns():
 )
 def test_closed_forms(style, middle, end):
     rate = make(style)
-    assert rate.at(59) == pytest.approx(middle)
-    assert rate.at(109) == pytest.approx(end)
+    assert rate.at(60) == pytest.approx(middle)
+    assert rate.at(110) == pytest.approx(end)
     assert rate.at(10_000) == pytest.approx(end)
 
 

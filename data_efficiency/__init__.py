@@ -1,0 +1,52 @@
+"""Data-efficient training of transformers: curriculum sampling and random layerwise token dropping.
+
+The three steps of a run, each usable alone:
+
+    DataAnalyzer(dataset, ...).run_map_reduce()           how hard is each sample? -> DifficultyIndex
+    engine, _, loader, _ = initialize(model=model, training_data=dataset, config="config.json")
+    convert_to_random_ltd(engine, TransformerLayer)       chosen layers see a random part of the tokens
+"""
+
+from data_efficiency import result_folder
+from data_efficiency.accounting import (
+    Counters,
+    ModelShape,
+    StepShape,
+    actual_seq_length,
+    layer_tokens,
+    training_flops,
+)
+from data_efficiency.analysis.data_analyzer import DataAnalyzer
+from data_efficiency.config import fill_from_flags, load_config, read_json
+from data_efficiency.difficulty_index import DifficultyIndex
+from data_efficiency.engine import initialize
+from data_efficiency.json_section import ConfigError
+from data_efficiency.routing.random_ltd import (
+    convert_to_random_ltd,
+    remove_random_ltd_state_dict,
+    save_without_random_ltd,
+)
+from data_efficiency.sampling.loader import CurriculumDataLoader
+from data_efficiency.sampling.sampler import CurriculumSampler
+
+__all__ = [
+    "ConfigError",
+    "Counters",
+    "CurriculumDataLoader",
+    "CurriculumSampler",
+    "DataAnalyzer",
+    "DifficultyIndex",
+    "ModelShape",
+    "StepShape",
+    "actual_seq_length",
+    "convert_to_random_ltd",
+    "fill_from_flags",
+    "initialize",
+    "layer_tokens",
+    "load_config",
+    "read_json",
+    "remove_random_ltd_state_dict",
+    "result_folder",
+    "save_without_random_ltd",
+    "training_flops",
+]

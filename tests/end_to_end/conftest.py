@@ -1,0 +1,48 @@
+"""A small corpus, its difficulty index, and a JSON file with both techniques on."""
+
+import json
+
+import pytest
+
+from tests.end_to_end.tiny_runs import (
+    SEQ_LENGTH,
+    curriculum_section,
+    random_ltd_section,
+    run_command,
+    write_text,
+)
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory):
+    """A folder with tokenizer.json, corpus_text_document.* and the index difficulty/vocab_rarity."""
+    folder = tmp_path_factory.mktemp("workspace")
+    write_text(folder / "text.jsonl")
+    run_command(
+        *("tools/train_tokenizer.py", "--input", folder / "text.jsonl"),
+        *("--vocab-size", 400, "--output", folder / "tokenizer.json"),
+    )
+    run_command(
+        *("tools/preprocess_data.py", "--input", folder / "text.jsonl", "--workers", 1),
+        *("--tokenizer-file", folder / "tokenizer.json", "--append-eod"),
+        *("--output-prefix", folder / "corpus"),
+    )
+    run_command(
+        *("tools/analyze_data.py", "run", "--data-path", folder / "corpus_text_document"),
+        *("--split", "9,1,0", "--seq-length", SEQ_LENGTH, "--metric", "vocab_rarity"),
+        *("--save", folder / "difficulty", "--num-processes", 1),
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def composed_config(workspace):
+    """Path of a JSON file with curriculum and random-LTD on, two loader workers."""
+    path = workspace / "composed.json"
+    sampling = {"num_workers": 2, "curriculum_learning": curriculum_section(workspace)}
+    section = {
+        "data_sampling": sampling,
+        "data_routing": {"random_ltd": random_ltd_section()},
+    }
+    path.write_text(json.dumps({"data_efficiency": section}))
+    return path

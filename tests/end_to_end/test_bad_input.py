@@ -1,0 +1,139 @@
+"""Wrong input to pretrain_gpt.py: one clear line, exit code 1, nothing half-written."""
+
+import json
+import shutil
+
+import pytest
+
+import pretrain_gpt
+from tests.end_to_end.tiny_runs import composed_flags, run_command, training_flags, write_text
+
+
+def failure(flags, capsys):
+    """The one line a refused run prints."""
+    assert pretrain_gpt.main(flags) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def changed_config(path, target, change):
+    content = json.loads(path.read_text())
+    change(content["data_efficiency"])
+    target.write_text(json.dumps(content))
+    return target
+
+
+def test_missing_corpus(workspace, tmp_path, capsys):
+    flags = training_flags(workspace, data_path=tmp_path / "none", save=tmp_path / "run")
+    assert "no such file" in failure(flags, capsys)
+
+
+def test_truncated_corpus(workspace, tmp_path, capsys):
+    for ending in ("bin", "idx"):
+        shutil.copy(workspace / f"corpus_text_document.{ending}", tmp_path / f"cut.{ending}")
+    content = (tmp_path / "cut.bin").read_bytes()
+    (tmp_path / "cut.bin").write_bytes(content[:-100])
+    assert "truncated" in failure(training_flags(workspace, data_path=tmp_path / "cut"), capsys)
+
+
+def test_wrong_tokenizer(workspace, tmp_path, capsys):
+    write_text(tmp_path / "other.jsonl", seed=9)
+    run_command(
+        *("tools/train_tokenizer.py", "--input", tmp_path / "other.jsonl"),
+        *("--vocab-size", 350, "--output", tmp_path / "tokenizer.json"),
+    )
+    flags = training_flags(workspace, tokenizer_file=tmp_path / "tokenizer.json")
+    assert "was made with another tokenizer" in failure(flags, capsys)
+
+
+def test_vocabulary_smaller_than_the_corpus(workspace, capsys):
+    assert "was made with a vocabulary of" in failure(
+        training_flags(workspace, vocab_size=200), capsys
+    )
+
+
+def test_unknown_json_key(workspace, composed_config, tmp_path, capsys):
+    def change(section):
+        section["data_sampling"]["curiculum_learning"] = {}
+
+    path = changed_config(composed_config, tmp_path / "config.json", change)
+    line = failure(composed_flags(workspace, path), capsys)
+    assert "curiculum_learning is not a known key" in line
+    assert "'curriculum_learning'" in line
+
+
+def test_index_of_another_dataset(workspace, composed_config, capsys):
+    line = failure(composed_flags(workspace, composed_config, split="8,2,0"), capsys)
+    assert "split" in line
+    assert "9,1,0" in line
+
+
+def test_missing_index(workspace, composed_config, tmp_path, capsys):
+    def change(section):
+        metrics = section["data_sampling"]["curriculum_learning"]["curriculum_metrics"]
+        metrics["vocab_rarity"]["index_path"] = str(tmp_path / "nowhere")
+
+    path = changed_config(composed_config, tmp_path / "config.json", change)
+    assert "is not a difficulty index" in failure(composed_flags(workspace, path), capsys)
+
+
+def test_batch_sizes_that_do_not_divide(workspace, capsys):
+    line = failure(training_flags(workspace, global_batch_size=10), capsys)
+    assert "--global-batch-size is 10: must be a multiple of --micro-batch-size (4)" in line
+
+
+def test_flag_against_json(workspace, composed_config, tmp_path, capsys):
+    content = json.loads(composed_config.read_text()) | {"gradient_clipping": 0.5}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(content))
+    line = failure(composed_flags(workspace, path), capsys)
+    assert "gradient_clipping is 0.5 in the JSON file but 1.0 by the command line" in line
+    line = failure(composed_flags(workspace, composed_config) + ["--no-random-ltd"], capsys)
+    assert "--random-ltd is False" in line
+
+
+def test_wrong_number_of_layers(workspace, composed_config, capsys):
+    line = failure(composed_flags(workspace, composed_config, num_layers=5), capsys)
+    assert "total_layer_num" in line
+
+
+def test_unwritable_output(workspace, tmp_path, capsys):
+    (tmp_path / "file").write_text("not a folder")
+    flags = training_flags(workspace, save=tmp_path / "file" / "run")
+    assert str(tmp_path / "file") in failure(flags, capsys)
+
+
+@pytest.fixture(scope="module")
+def finished(workspace, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    assert pretrain_gpt.main(training_flags(workspace, train_iters=2, save=folder)) == 0
+    return folder
+
+
+def test_checkpoint_of_another_model(workspace, finished, tmp_path, capsys):
+    before = sorted(path.name for path in finished.rglob("*"))
+    flags = training_flags(workspace, load=finished, hidden_size=64, save=tmp_path / "new")
+    line = failure(flags, capsys)
+    assert "another model: --hidden-size is 64 here and 32 there" in line
+    assert sorted(path.name for path in finished.rglob("*")) == before
+    assert not (tmp_path / "new" / "latest").exists()
+
+
+def test_checkpoint_of_another_seed(workspace, finished, capsys):
+    line = failure(training_flags(workspace, load=finished, seed=4321), capsys)
+    assert "another run: seed" in line
+
+
+def test_missing_checkpoint(workspace, tmp_path, capsys):
+    assert "has no checkpoint" in failure(training_flags(workspace, load=tmp_path), capsys)
+
+
+def test_saving_over_another_run(workspace, finished, capsys):
+    line = failure(training_flags(workspace, save=finished), capsys)
+    assert "holds another run's checkpoints" in line
+
+
+def test_a_loss_that_is_not_finite(workspace, tmp_path, capsys):
+    flags = training_flags(workspace, lr=1e30, clip_grad=0, save=tmp_path)
+    assert "lower --lr" in failure(flags, capsys)

@@ -1,0 +1,116 @@
+"""A run that is killed and continued ends in the same bytes as one that was never stopped."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.end_to_end.tiny_runs import ROOT, composed_flags
+
+NUM_STEPS = 40
+
+
+def start(workspace, config, folder):
+    """A running process; its loader workers are in its process group."""
+    flags = composed_flags(
+        workspace,
+        config,
+        train_iters=NUM_STEPS,
+        hidden_dropout=0.1,
+        save_interval=3,
+        save=folder,
+        load=folder,
+        no_exit_on_missing_checkpoint=True,
+    )
+    return subprocess.Popen(
+        [sys.executable, "pretrain_gpt.py", *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return output
+
+
+def last_step(folder):
+    path = folder / "log.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return max((json.loads(line).get("step", 0) for line in lines), default=0)
+
+
+def wait_for_step(process, folder, step):
+    deadline = time.monotonic() + 120
+    while last_step(folder) < step and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def result(folder):
+    """What a run ends with: weights, optimizer, counters, the place in the data, the log."""
+    checkpoint = folder / f"global_step{NUM_STEPS}"
+    state = json.loads((checkpoint / "state.json").read_text())
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    timing = ("seconds", "step_seconds", "tokens_per_second", "flops_per_second")
+    log = [
+        {key: value for key, value in line.items() if key not in timing}
+        for line in lines
+        if line["kind"] in ("train", "valid")
+    ]
+    return {
+        "model": (checkpoint / "model.safetensors").read_bytes(),
+        "optimizer": (checkpoint / "optimizer.safetensors").read_bytes(),
+        "counters": state["counters"],
+        "engine": state["engine"],
+        "log": log,
+    }
+
+
+@pytest.fixture(scope="module")
+def unbroken(workspace, composed_config):
+    folder = workspace / "unbroken"
+    finish(start(workspace, composed_config, folder))
+    return result(folder)
+
+
+def continue_to_the_end(workspace, config, folder, expected):
+    finish(start(workspace, config, folder))
+    found = result(folder)
+    for part, content in expected.items():
+        assert found[part] == content, part
+
+
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(1, 6))]
+)
+def test_killed_at_random_steps(workspace, composed_config, unbroken, tmp_path, seed):
+    generator = random.Random(seed)
+    for _ in range(1 if seed == 0 else 2):
+        process = start(workspace, composed_config, tmp_path)
+        target = min(NUM_STEPS - 2, last_step(tmp_path) + generator.randint(1, 15))
+        wait_for_step(process, tmp_path, target)
+        time.sleep(generator.random() / 20)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    continue_to_the_end(workspace, composed_config, tmp_path, unbroken)
+
+
+def test_asked_to_leave_it_saves_first(workspace, composed_config, unbroken, tmp_path):
+    process = start(workspace, composed_config, tmp_path)
+    wait_for_step(process, tmp_path, 5)
+    os.kill(process.pid, signal.SIGTERM)
+    output = finish(process)
+    assert "signal SIGTERM" in output
+    saved = (tmp_path / "latest").read_text().strip()
+    assert saved == f"global_step{last_step(tmp_path)}"
+    continue_to_the_end(workspace, composed_config, tmp_path, unbroken)

@@ -1,0 +1,122 @@
+"""Tiny runs of the commands: made-up text, JSON sections, command lines."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SEQ_LENGTH = 32
+NUM_LAYERS = 4
+
+
+def run_command(*arguments, check=True, **options):
+    """A finished process of this Python, run from the repository's root."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        check=check,
+        capture_output=True,
+        text=True,
+        **options,
+    )
+
+
+def write_text(path, num_documents=240, seed=0):
+    """JSON lines of made-up sentences; later documents use rarer words."""
+    generator = random.Random(seed)
+    words = ["".join(generator.choices("abcdefghijklmnop", k=4)) for _ in range(300)]
+    lines = []
+    for number in range(num_documents):
+        known = words[: 10 + number]
+        text = " ".join(generator.choice(known) for _ in range(generator.randint(20, 60)))
+        lines.append(json.dumps({"text": text}))
+    generator.shuffle(lines)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def curriculum_section(workspace, total_steps=12):
+    return {
+        "enabled": True,
+        "curriculum_metrics": {
+            "vocab_rarity": {
+                "index_path": str(workspace / "difficulty" / "vocab_rarity"),
+                "difficulty_type": "percentile",
+                "clustering_type": "schedule_based",
+                "min_difficulty": 10,
+                "max_difficulty": 100,
+                "schedule_type": "fixed_root",
+                "schedule_config": {
+                    "total_curriculum_step": total_steps,
+                    "difficulty_step": 1,
+                    "root_degree": 2,
+                },
+            },
+            "seqlen_truncate": {
+                "difficulty_type": "value",
+                "clustering_type": "single_cluster",
+                "min_difficulty": 8,
+                "max_difficulty": SEQ_LENGTH,
+                "schedule_type": "fixed_linear",
+                "schedule_config": {"total_curriculum_step": total_steps, "difficulty_step": 8},
+            },
+        },
+    }
+
+
+def random_ltd_section(total_steps=16, mask_name=None, num_layers=NUM_LAYERS):
+    return {
+        "enabled": True,
+        "total_layer_num": num_layers,
+        "random_ltd_layer_num": num_layers - 2,
+        "random_ltd_layer_id": list(range(1, num_layers - 1)),
+        "model_mask_name": mask_name,
+        "model_type": "decoder",
+        "hidden_state_order": "batch_seq_dim",
+        "random_ltd_schedule": {
+            "min_value": 4,
+            "max_value": SEQ_LENGTH,
+            "schedule_type": "fixed_linear",
+            "schedule_config": {"require_steps": total_steps, "seq_per_step": 4},
+        },
+    }
+
+
+def training_flags(workspace, **flags):
+    """The command line of a tiny run; keyword arguments are flags, True and None ones bare or out."""
+    values = {
+        "data_path": workspace / "corpus_text_document",
+        "tokenizer_file": workspace / "tokenizer.json",
+        "split": "9,1,0",
+        "seq_length": SEQ_LENGTH,
+        "num_layers": NUM_LAYERS,
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "vocab_size": 400,
+        "max_position_embeddings": SEQ_LENGTH,
+        "micro_batch_size": 4,
+        "global_batch_size": 8,
+        "train_iters": 20,
+        "lr": 1e-3,
+        "eval_interval": 10,
+        "eval_iters": 2,
+        "log_interval": 1,
+    } | flags
+    arguments = []
+    for name, value in values.items():
+        if value is None:
+            continue
+        flag = "--deepspeed_config" if name == "deepspeed_config" else f"--{name.replace('_', '-')}"
+        arguments += [flag] if value is True else [flag, str(value)]
+    return arguments
+
+
+def composed_flags(workspace, config, **flags):
+    return training_flags(
+        workspace,
+        deepspeed_config=config,
+        random_ltd=True,
+        data_efficiency_curriculum_learning=True,
+        **flags,
+    )
