@@ -1,0 +1,81 @@
+from types import SimpleNamespace
+
+import pytest
+
+from data_efficiency import Counters, StepShape, training_flops
+from megatron.config import CheckpointConfig, ModelConfig, TrainingConfig
+from megatron.model.gpt_model import GPTModel
+from megatron.optimizer_param_scheduler import LearningRate
+from megatron.run_state import Run, check_folders, counter_record, model_shape
+
+
+def make_run(clock="tokens"):
+    return Run(
+        config=SimpleNamespace(training=TrainingConfig(train_iters=1, token_counter="corpus")),
+        task=None,
+        engine=None,
+        learning_rate=LearningRate(
+            peak=1, minimum=0, style="linear", clock=clock, warmup=0, decay=1, share=1
+        ),
+        shape=model_shape(ModelConfig()),
+        num_dropping_layers=0,
+        valid_dataset=None,
+        counters=Counters(steps=2, consumed_samples=16, corpus_tokens=640, layer_tokens=6000),
+    )
+
+
+@pytest.mark.parametrize(("clock", "value"), [("iters", 2), ("samples", 16), ("tokens", 640)])
+def test_the_clock_of_the_learning_rate(clock, value):
+    assert make_run(clock).clock_value() == value
+
+
+def test_the_record_of_counters():
+    record = counter_record(make_run())
+    assert record["step"] == 2
+    assert record["effective_tokens"] == 6000 / 12
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"swiglu": True, "num_key_value_heads": 2, "normalization": "rmsnorm"},
+        {"untie_embeddings_and_output_weights": True, "ffn_hidden_size": 80},
+    ],
+)
+def test_flops_without_attention_are_six_for_each_weight_of_a_matrix(settings):
+    config = ModelConfig(
+        num_layers=3,
+        hidden_size=64,
+        num_attention_heads=4,
+        vocab_size=256,
+        max_position_embeddings=8,
+        use_rotary_position_embeddings=True,
+        disable_bias_linear=True,
+        **settings,
+    )
+    model = GPTModel(config)
+    weights = sum(p.numel() for p in model.parameters() if p.ndim == 2)
+    if config.untie_embeddings_and_output_weights:
+        weights -= config.padded_vocab_size * config.hidden_size  # the look-up multiplies nothing
+    length = 8
+    attention = 12 * config.num_layers * length**2 * config.hidden_size
+    found = training_flops(StepShape(num_rows=1, sequence_length=length), model_shape(config))
+    assert found == 6 * weights * length + attention
+
+
+def test_folders(tmp_path):
+    check_folders(CheckpointConfig())
+    check_folders(CheckpointConfig(save=str(tmp_path / "new" / "run")))
+    assert list((tmp_path / "new" / "run").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        check_folders(CheckpointConfig(save=str(tmp_path / "file" / "run")))
+    old = tmp_path / "old"
+    (old / "global_step1").mkdir(parents=True)
+    (old / "latest").write_text("global_step1\n")
+    with pytest.raises(
+        ValueError, match="holds another run's checkpoints: continue it with --load"
+    ):
+        check_folders(CheckpointConfig(save=str(old)))
+    check_folders(CheckpointConfig(save=str(old), load=str(old)))

@@ -1,0 +1,57 @@
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from data_efficiency import Counters
+from megatron.config import TrainingConfig
+from megatron.stopping import StopSignals, fraction_done, stop_reason
+
+NO_SIGNAL = SimpleNamespace(received=None)
+
+
+def run(*, steps=0, samples=0, tokens=0.0, **settings):
+    settings = {"train_iters": 1000} | settings
+    return SimpleNamespace(
+        config=SimpleNamespace(training=TrainingConfig(**settings)),
+        counters=Counters(steps=steps, consumed_samples=samples),
+        tokens=lambda: tokens,
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (run(steps=999), None),
+        (run(steps=1000), "--train-iters (1000)"),
+        (run(train_samples=64, samples=63), None),
+        (run(train_samples=64, samples=64), "--train-samples (64)"),
+        (run(train_tokens=500, tokens=499.5), None),
+        (run(train_tokens=500, tokens=500.0), "--train-tokens (500 effective)"),
+        (run(exit_duration_in_mins=3.0), "--exit-duration-in-mins (3)"),
+        (run(exit_duration_in_mins=3.1), None),
+    ],
+)
+def test_budgets(state, reason):
+    assert stop_reason(state, NO_SIGNAL, minutes=3.0) == reason
+
+
+def test_the_nearest_budget_tells_how_far_the_run_is():
+    assert fraction_done(run(steps=250)) == 0.25
+    assert fraction_done(run(steps=250, train_tokens=100, tokens=80.0)) == 0.8
+    assert fraction_done(run(steps=2000)) == 1.0
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_signals_are_remembered_and_handlers_given_back(name):
+    number = signal.Signals[name]
+    before = signal.getsignal(number)
+    with StopSignals() as stop:
+        assert stop.received is None
+        os.kill(os.getpid(), number)
+        assert stop.received == name
+        assert stop_reason(run(), stop, minutes=0) == f"signal {name}"
+        # A second one is not held back any more.
+        assert signal.getsignal(number) == before
+    assert signal.getsignal(number) == before
