@@ -79,11 +79,12 @@ class _LinearCrossEntropySum(torch.autograd.Function):
             for start in range(0, len(labels), _CHUNK_TOKENS):
                 rows = slice(start, start + _CHUNK_TOKENS)
                 inputs = hidden_states[rows].to(dtype)
-                loss, gradient = _loss_and_gradient(
-                    functional.linear(inputs, cast_weight), labels[rows]
-                )
+                counted = (labels[rows] != IGNORED_LABEL).unsqueeze(1)
+                logits = functional.linear(inputs, cast_weight)
+                loss, gradient = _loss_and_gradient(logits, labels[rows], counted)
                 total += loss
-                hidden_gradient[rows] = gradient @ cast_weight
+                hidden_gradient[rows] = (gradient @ cast_weight) * counted
+                inputs = inputs * counted
                 if dtype == sum_dtype:
                     weight_gradient.addmm_(gradient.t(), inputs)
                 else:
@@ -106,14 +107,23 @@ class _LinearCrossEntropySum(torch.autograd.Function):
 
 
 def _loss_and_gradient(
-    logits: torch.Tensor, labels: torch.Tensor
+    logits: torch.Tensor, labels: torch.Tensor, counted: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A chunk's summed loss and its gradient, in the dtype of the logits [tokens, vocabulary]."""
-    counted = (labels != IGNORED_LABEL).unsqueeze(1)
+    """A chunk's summed loss over the counted tokens, and each token's gradient as if it counted.
+
+    The caller takes the gradient of the others out after the matrix products, where rows are short.
+
+    Args:
+        logits: [tokens, vocabulary].
+        labels: int64 [tokens].
+        counted: bool [tokens, 1].
+
+    Returns:
+        A scalar, and a tensor of the logits' shape and dtype.
+    """
     targets = labels.unsqueeze(1).masked_fill(~counted, 0)
     log_probabilities = torch.log_softmax(logits, dim=-1, dtype=_sum_dtype(logits.dtype))
     loss = -log_probabilities.gather(1, targets).masked_fill(~counted, 0).sum()
     gradient = log_probabilities.exp_()
     gradient.scatter_add_(1, targets, gradient.new_full((), -1).expand(targets.shape))
-    gradient *= counted
     return loss, gradient.to(logits.dtype)

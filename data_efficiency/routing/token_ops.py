@@ -1,0 +1,136 @@
+"""Which tokens are kept, and moving them out of and back into a sequence: plain tensor operations.
+
+They run on every device, never wait for it, and autograd differentiates them as they stand.
+"""
+
+import torch
+
+_WORD = (1 << 64) - 1
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+
+
+def sample_kept_positions(
+    *,
+    seed: int,
+    step: int,
+    first_row: int,
+    num_rows: int,
+    num_layers: int,
+    sequence_length: int,
+    kept_length: int,
+    device: torch.device,
+) -> torch.Tensor:
+    """A uniformly random subset of positions for each layer and row, independent of each other.
+
+    Each position gets a pseudo-random key, a function of (seed, step, layer, row, position) alone, and
+    the positions with the smallest keys are kept. So a row's subset does not depend on the split
+    of the global batch into micro-batches and ranks, and no generator has a state to save.
+
+    Args:
+        seed: of the run.
+        step: optimizer step.
+        first_row: number of the first row in the global batch.
+        num_rows: rows to draw for.
+        num_layers: layers to draw for.
+        sequence_length: positions to choose from.
+        kept_length: positions to choose, 1 <= kept_length <= sequence_length.
+        device: where the result lies.
+
+    Returns:
+        int64 [num_layers, num_rows, kept_length], ascending along the last axis.
+
+    Source: the keys are SplitMix64 streams (Steele, Lea and Flood, 2014).
+    """
+    run = _signed(_mix_integer(_mix_integer(seed & _WORD) + step))
+    layers = torch.arange(num_layers, device=device).view(-1, 1, 1)
+    rows = torch.arange(first_row, first_row + num_rows, device=device).view(1, -1, 1)
+    positions = torch.arange(sequence_length, device=device)
+    streams = _mix(_mix(layers * _signed(_GOLDEN_GAMMA) + run) + rows)
+    keys = _mix(streams + (positions + 1) * _signed(_GOLDEN_GAMMA))
+    # The position in the lowest bits makes keys unique, so that no device breaks ties in its own
+    # way, and the smallest keys tell their positions.
+    position_bits = (1 << sequence_length.bit_length()) - 1
+    keys = (keys & ~position_bits) | positions
+    smallest = keys.topk(kept_length, dim=-1, largest=False, sorted=False).values
+    return (smallest & position_bits).sort(dim=-1).values
+
+
+def _mix_integer(value: int) -> int:
+    """SplitMix64's finalizer on a Python integer, modulo 2**64."""
+    value &= _WORD
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _WORD
+    return value ^ (value >> 31)
+
+
+def _mix(values: torch.Tensor) -> torch.Tensor:
+    """SplitMix64's finalizer on int64, whose products wrap around modulo 2**64."""
+    values = (values ^ _logical_shift(values, 30)) * _signed(0xBF58476D1CE4E5B9)
+    values = (values ^ _logical_shift(values, 27)) * _signed(0x94D049BB133111EB)
+    return values ^ _logical_shift(values, 31)
+
+
+def _logical_shift(values: torch.Tensor, num_bits: int) -> torch.Tensor:
+    """A right shift of int64 that fills with zeros instead of the sign."""
+    return (values >> num_bits) & ((1 << (64 - num_bits)) - 1)
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same 64 bits."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+def gather_tokens(
+    tokens: torch.Tensor, positions: torch.Tensor, axis: int, batch_axis: int = 0
+) -> torch.Tensor:
+    """`tokens` at the kept positions of each row, as a new tensor.
+
+    Args:
+        tokens: any dtype; `batch_axis` has one entry a row, or one entry for all rows.
+        positions: int64 [num_rows, kept_length].
+        axis: sequence axis, from the front or the end.
+        batch_axis: axis of the rows.
+
+    Returns:
+        `tokens` with `axis` shortened to kept_length and as many rows as `positions`.
+    """
+    axis, batch_axis = axis % tokens.dim(), batch_axis % tokens.dim()
+    num_rows, kept_length = positions.shape
+    if tokens.shape[batch_axis] == 1:
+        shared = tokens.squeeze(batch_axis)
+        axis -= batch_axis < axis
+        chosen = shared.index_select(axis, positions.flatten())
+        return chosen.unflatten(axis, (num_rows, kept_length)).movedim(axis, batch_axis)
+    if {axis, batch_axis} == {0, 1}:
+        chosen = tokens.flatten(0, 1).index_select(0, _flat_positions(tokens, positions, axis))
+        leading = (num_rows, kept_length) if axis == 1 else (kept_length, num_rows)
+        return chosen.view(*leading, *tokens.shape[2:])
+    rows_first = tokens.movedim((batch_axis, axis), (0, 1))
+    rows = torch.arange(num_rows, device=positions.device).unsqueeze(1)
+    return rows_first[rows, positions].movedim((0, 1), (batch_axis, axis))
+
+
+def scatter_tokens(
+    tokens: torch.Tensor, kept: torch.Tensor, positions: torch.Tensor, axis: int
+) -> torch.Tensor:
+    """`tokens` with the kept positions of each row replaced by `kept`, as a new tensor.
+
+    Args:
+        tokens: [num_rows, sequence, ...] or [sequence, num_rows, ...].
+        kept: as `tokens`, but kept_length long; another floating dtype widens the result.
+        positions: int64 [num_rows, kept_length], different ones in each row.
+        axis: sequence axis, 0 or 1; the other one is the batch axis.
+    """
+    dtype = torch.promote_types(tokens.dtype, kept.dtype)
+    flat = tokens.to(dtype).flatten(0, 1)
+    index = _flat_positions(tokens, positions, axis)
+    return flat.index_copy(0, index, kept.to(dtype).flatten(0, 1)).view(tokens.shape)
+
+
+def _flat_positions(tokens: torch.Tensor, positions: torch.Tensor, axis: int) -> torch.Tensor:
+    """int64 [num_rows x kept_length]: the kept positions in the first two axes taken as one."""
+    num_rows = positions.shape[0]
+    rows = torch.arange(num_rows, device=positions.device).unsqueeze(1)
+    if axis == 1:
+        return (positions + rows * tokens.shape[1]).flatten()
+    return (positions * num_rows + rows).t().flatten()
