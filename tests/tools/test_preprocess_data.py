@@ -1,0 +1,125 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from megatron.data.indexed_dataset import IndexedDataset
+from megatron.tokenizer import build_tokenizer, train_bpe
+from tools import preprocess_data
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXTS = ["the first document", "", "the second, naïve ☃", "third"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    train_bpe(TEXTS, 270).save(path)
+    return path
+
+
+@pytest.fixture
+def arguments(tmp_path: Path, tokenizer_file: Path) -> list[str]:
+    (tmp_path / "in").mkdir()
+    content = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
+    (tmp_path / "in" / "a.jsonl").write_text(content)
+    (tmp_path / "in" / "b.txt").write_text("a whole file\nof two lines")
+    (tmp_path / "in" / "c.csv").touch()
+    return [
+        *("--input", str(tmp_path / "in")),
+        *("--output-prefix", str(tmp_path / "out" / "corpus")),
+        *("--tokenizer-file", str(tokenizer_file)),
+        *("--workers", "1"),
+    ]
+
+
+def test_folder_becomes_a_verified_corpus(
+    tmp_path: Path, arguments: list[str], tokenizer_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert preprocess_data.main([*arguments, "--append-eod", "--verify"]) == 0
+    tokenizer = build_tokenizer(tokenizer_file=tokenizer_file)
+    corpus = IndexedDataset(tmp_path / "out" / "corpus_text_document")
+    texts = [text for text in TEXTS if text] + ["a whole file\nof two lines"]
+    assert [row.tolist() for row in corpus] == [
+        [*tokenizer.encode(text), tokenizer.eod] for text in texts
+    ]
+    output = capsys.readouterr()
+    assert "left out 1 files with other endings" in output.out
+    assert f"4 documents, {corpus.num_tokens} tokens, 1 empty documents left out" in output.out
+    assert "verified, 4 documents tokenized again" in output.out
+    assert output.err == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--input", "/nowhere/a.jsonl"], "error: /nowhere/a.jsonl: no such input file or folder"),
+        (["--tokenizer-file", "/nowhere/t.json"], "error: /nowhere/t.json: no such tokenizer"),
+        (["--merge-file", "merges.txt"], "error: give either --tokenizer-file, or --vocab-file"),
+        (["--output-prefix", "/dev/null/x"], "error: /dev/null: cannot be written to"),
+        (["--workers", "0"], "error: --workers is 0"),
+        (["--json-keys", "a", "b"], "a text file has no keys"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line(
+    tmp_path: Path,
+    arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    changes: list[str],
+    message: str,
+) -> None:
+    assert preprocess_data.main([*arguments, *changes]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        preprocess_data.main(["--input", "a"])
+    assert exit_info.value.code == 2
+    assert "--output-prefix" in capsys.readouterr().err
+
+
+def start_long_run(folder: Path, tokenizer_file: Path) -> subprocess.Popen[bytes]:
+    """A run of many seconds, of which the first tokens are written."""
+    line = json.dumps({"text": "the first document " * 40}) + "\n"
+    (folder / "input.jsonl").write_text(line * (32 * 1024 * 1024 // len(line)))
+    process = subprocess.Popen(
+        [
+            *(sys.executable, str(ROOT / "tools" / "preprocess_data.py")),
+            *("--input", str(folder / "input.jsonl"), "--output-prefix", str(folder / "corpus")),
+            *("--tokenizer-file", str(tokenizer_file), "--workers", "1"),
+        ],
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    partial = folder / "corpus_text_document.bin.partial"
+    while process.poll() is None and not (partial.exists() and partial.stat().st_size):
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "left"),
+    [
+        (signal.SIGKILL, -9, ["corpus_text_document.bin.partial", "input.jsonl"]),
+        (signal.SIGTERM, 143, ["input.jsonl"]),
+    ],
+)
+def test_ended_run_leaves_no_index(
+    tmp_path: Path, tokenizer_file: Path, number: signal.Signals, code: int, left: list[str]
+) -> None:
+    with start_long_run(tmp_path, tokenizer_file) as process:
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    if number == signal.SIGTERM:
+        assert error == b"interrupted; nothing half-written is left\n"

@@ -1,0 +1,63 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from megatron.tokenizer import build_tokenizer
+from tools import train_tokenizer
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "a.jsonl"
+    texts = ["the lowest of the low and the newest and the widest", "naïve ☃"] * 3
+    path.write_text("".join(json.dumps({"body": text}) + "\n" for text in texts))
+    return path
+
+
+def arguments(source: Path, output: Path, *more: str) -> list[str]:
+    flags = ["--input", str(source), "--output", str(output), "--json-key", "body"]
+    return [*flags, "--vocab-size", "270", *more]
+
+
+def test_the_same_text_gives_the_same_file(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("1.json", "2.json"):
+        assert train_tokenizer.main(arguments(source, tmp_path / name)) == 0
+    assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
+    tokenizer = build_tokenizer(tokenizer_file=tmp_path / "1.json")
+    assert (tokenizer.vocab_size, tokenizer.eod) == (270, 0)
+    assert len(tokenizer.encode("the low")) < 6
+    assert "1.json: 270 entries" in capsys.readouterr().out
+
+
+def test_existing_file_is_replaced_only_when_asked(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "t.json"
+    output.write_text("old")
+    assert train_tokenizer.main(arguments(source, output)) == 1
+    assert "t.json: exists; give --overwrite" in capsys.readouterr().err
+    assert output.read_text() == "old"
+    assert train_tokenizer.main(arguments(source, output, "--overwrite")) == 0
+    assert output.read_text() != "old"
+
+
+def test_little_text_is_said(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_tokenizer.main(arguments(source, tmp_path / "t.json", "--vocab-size", "5000")) == 0
+    assert "no more merges to learn; 5,000 were wanted" in capsys.readouterr().out
+
+
+def test_errors_are_one_line_and_leave_nothing(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "t.json"
+    assert train_tokenizer.main(arguments(source, output, "--json-key", "text")) == 1
+    assert train_tokenizer.main(arguments(source, output, "--vocab-size", "9")) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert "a.jsonl:1: no key 'text'" in first
+    assert "--vocab-size is 9: must be at least 257" in second
+    assert not output.exists()
