@@ -184,10 +184,13 @@ class _DroppingForward:
         ]
         keywords = {name: self._shorten(name, value, positions) for name, value in kwargs.items()}
         result = self.original(kept, *others, **keywords)
-        first, *rest = result if isinstance(result, tuple) else (result,)
+        first = (*result, None)[0] if isinstance(result, tuple) else result
         self._check_result(result, first, kept)
         merged = scatter_tokens(hidden_states, first, positions, axis)
-        return (merged, *rest) if isinstance(result, tuple) else merged
+        if not isinstance(result, tuple):
+            return merged
+        parts = (merged, *result[1:])
+        return type(result)(*parts) if hasattr(result, "_fields") else parts
 
     def _shorten(self, name: str, value: Any, positions: torch.Tensor) -> Any:
         return self.interface.shorten(name, value, positions, self.router.sequence_length)

@@ -1,0 +1,474 @@
+import copy
+import json
+from collections import namedtuple
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from data_efficiency.config import DataEfficiencyConfig, RandomLTDConfig
+from data_efficiency.routing.random_ltd import (
+    convert_to_random_ltd,
+    remove_random_ltd_state_dict,
+    save_without_random_ltd,
+)
+from data_efficiency.schedule import RootSchedule
+from megatron.config import ModelConfig
+from megatron.model.gpt_model import GPTModel
+from megatron.model.rotary import rotary_tables
+from megatron.model.transformer import TransformerLayer
+
+NUM_LAYERS, LENGTH, KEPT, ROWS = 4, 12, 5, 3
+DROPPING = (1, 2)
+
+
+def settings(kept=KEPT, **changes) -> RandomLTDConfig:
+    fields = {
+        "total_layer_num": NUM_LAYERS,
+        "random_ltd_layer_num": 2,
+        "random_ltd_layer_id": DROPPING,
+        "model_mask_name": None,
+        "model_type": "decoder",
+        "hidden_state_order": "batch_seq_dim",
+        "schedule": RootSchedule(
+            min_difficulty=kept, max_difficulty=kept, total_curriculum_step=1, difficulty_step=1
+        ),
+        "seed": 11,
+    }
+    return RandomLTDConfig(**(fields | changes))
+
+
+def make_model(**changes) -> GPTModel:
+    torch.manual_seed(0)
+    fields = {
+        "num_layers": NUM_LAYERS,
+        "hidden_size": 16,
+        "num_attention_heads": 4,
+        "vocab_size": 50,
+        "make_vocab_size_divisible_by": 10,
+        "max_position_embeddings": 16,
+        "init_method_std": 0.3,
+    }
+    return GPTModel(ModelConfig(**(fields | changes))).double()
+
+
+MODERN = {
+    "use_rotary_position_embeddings": True,
+    "normalization": "rmsnorm",
+    "swiglu": True,
+    "num_key_value_heads": 2,
+    "disable_bias_linear": True,
+}
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    tokens, labels = torch.randint(0, 50, (2, ROWS, LENGTH), generator=generator)
+    return tokens, labels
+
+
+def dense_reference(model: GPTModel, positions, tokens, labels, mask=None) -> torch.Tensor:
+    """The loss of a forward that treats each row and token subset by itself, with explicit masks."""
+    parts = model.language_model
+    hidden = parts.word_embeddings(tokens)
+    rotary = {}
+    if model.config.use_rotary_position_embeddings:
+        size, theta = model.config.head_size, model.config.rotary_position_embeddings_theta
+        rotary["cos"], rotary["sin"] = rotary_tables(tokens.shape[1], size, theta, tokens.device)
+    else:
+        hidden = hidden + parts.position_embeddings.weight[: tokens.shape[1]]
+    everyone = torch.arange(tokens.shape[1])
+    may_look = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
+    for number, layer in enumerate(model.layers):
+        rows = []
+        for row in range(len(tokens)):
+            chosen = positions[DROPPING.index(number), row] if number in DROPPING else everyone
+            allowed = may_look if mask is None else mask[row, 0]
+            result = layer._compute(
+                hidden[row : row + 1, chosen],
+                allowed[chosen][:, chosen][None, None],
+                rotary["cos"][:, chosen] if rotary else None,
+                rotary["sin"][:, chosen] if rotary else None,
+            )
+            full = hidden[row].clone()
+            full[chosen] = result[0]
+            rows.append(full)
+        hidden = torch.stack(rows)
+    hidden = parts.final_layernorm(hidden)
+    logits = hidden @ model.output_weight.T
+    return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def padding_mask() -> torch.Tensor:
+    """Causal, and the first tokens of row 1 are padding that sees only itself."""
+    mask = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril().repeat(ROWS, 1, 1, 1)
+    mask[1, :, 4:, :4] = False
+    return mask
+
+
+@pytest.mark.parametrize("mask", [None, padding_mask()], ids=["causal", "padding"])
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("architecture", [{}, MODERN], ids=["gpt2", "modern"])
+def test_loss_and_gradients_are_those_of_a_slow_reference(architecture, recompute, mask):
+    model = make_model(**architecture, recompute_activations=recompute)
+    convert_to_random_ltd(model, TransformerLayer, settings())
+    tokens, labels = batch()
+    model.random_ltd_scheduler.set_position(9, 4)
+    loss = model(tokens, labels=labels, attention_mask=mask)
+    positions = model.random_ltd_scheduler.positions.clone()
+    assert positions.shape == (2, ROWS, KEPT)
+    # A second forward before the backward: recomputation must not take its subset.
+    model.random_ltd_scheduler.set_position(10, 0)
+    model(tokens, labels=labels)
+    loss.backward()
+    found = gradients(model)
+    expected = dense_reference(model, positions, tokens, labels, mask)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
+    expected.backward()
+    for name, gradient in gradients(model).items():
+        # Rotary tables are float32, turned alike in both.
+        torch.testing.assert_close(found[name], gradient, rtol=1e-7, atol=1e-9, msg=name)
+
+
+def test_the_split_into_micro_batches_changes_nothing():
+    model = convert_to_random_ltd(make_model(), TransformerLayer, settings())
+    tokens, labels = batch()
+
+    def loss_of(rows: slice) -> torch.Tensor:
+        model.random_ltd_scheduler.set_position(2, 8 + rows.start)
+        return model(tokens[rows], labels=labels[rows])
+
+    whole = loss_of(slice(0, 3))
+    parts = loss_of(slice(0, 1)) + loss_of(slice(1, 3))
+    torch.testing.assert_close(whole, parts, rtol=1e-12, atol=0)
+
+
+def operators(model: nn.Module, tokens: torch.Tensor, labels: torch.Tensor) -> list[str]:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as recorded:
+        model(tokens, labels=labels).backward()
+    return sorted(event.name for event in recorded.events() if event.name.startswith("aten::"))
+
+
+@pytest.mark.parametrize("kept", [LENGTH, LENGTH + 1])
+def test_without_dropping_everything_is_bit_equal(kept):
+    plain = make_model()
+    converted = convert_to_random_ltd(make_model(), TransformerLayer, settings(kept))
+    tokens, labels = batch()
+    converted.random_ltd_scheduler.set_position(0, 0)
+    assert operators(plain, tokens, labels) == operators(converted, tokens, labels)
+    expected = gradients(plain)
+    found = gradients(converted)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    converted.random_ltd_scheduler.set_position(1, 0)
+    assert torch.equal(plain(tokens), converted(tokens))
+
+
+def test_evaluation_drops_nothing_and_needs_no_position():
+    model = convert_to_random_ltd(make_model(), TransformerLayer, settings())
+    tokens, _ = batch()
+    model.random_ltd_scheduler.set_position(0, 0)
+    dropped = model(tokens)
+    model.eval()
+    assert torch.equal(model(tokens), make_model()(tokens))
+    assert not torch.equal(dropped, model(tokens))
+    model.train()
+    with pytest.raises(RuntimeError, match="set_position"):
+        model(tokens)
+
+
+def test_a_frozen_layer_in_evaluation_mode_drops_nothing():
+    model = convert_to_random_ltd(make_model(), TransformerLayer, settings())
+    tokens, _ = batch()
+    for layer in model.layers:
+        layer.eval()
+    model.random_ltd_scheduler.set_position(0, 0)
+    assert torch.equal(model(tokens), make_model()(tokens))
+
+
+def test_bfloat16_autocast_trains():
+    model = convert_to_random_ltd(make_model().float(), TransformerLayer, settings())
+    tokens, labels = batch()
+    model.random_ltd_scheduler.set_position(0, 0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(tokens, labels=labels)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert all(gradient.isfinite().all() for gradient in gradients(model).values())
+
+
+def test_state_dict_is_that_of_the_plain_model():
+    plain, converted = make_model(), make_model()
+    convert_to_random_ltd(converted, TransformerLayer, settings())
+    assert list(converted.state_dict()) == list(plain.state_dict())
+    assert list(save_without_random_ltd(converted)) == list(plain.state_dict())
+    plain.load_state_dict(save_without_random_ltd(SimpleNamespace(module=converted)))
+
+
+def test_a_deep_copy_is_a_converted_model_of_its_own():
+    model = convert_to_random_ltd(make_model(), TransformerLayer, settings())
+    twin = copy.deepcopy(model)
+    tokens, _ = batch()
+    twin.random_ltd_scheduler.set_position(3, 0)
+    dropped = twin(tokens)
+    assert model.random_ltd_scheduler.positions is None
+    with torch.no_grad():
+        twin.layers[1].mlp.dense_h_to_4h.weight.add_(1.0)
+    model.random_ltd_scheduler.set_position(3, 0)
+    assert torch.equal(model(tokens), dropped)
+    twin.random_ltd_scheduler.set_position(3, 0)
+    assert not torch.equal(twin(tokens), dropped)
+
+
+class Layer(nn.Module):
+    """A layer as users write them, its call recorded."""
+
+    def __init__(self, result=lambda hidden: hidden * 2):
+        super().__init__()
+        self.result = result
+        self.calls: list[dict] = []
+
+    def forward(self, hidden, mask=None, scale=1.0, **others):
+        self.calls.append({"hidden": hidden, "mask": mask, "scale": scale, **others})
+        return self.result(hidden)
+
+
+class Stack(nn.Module):
+    def __init__(self, layers, **arguments):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.arguments = arguments
+        self.positional: tuple = ()
+
+    def forward(self, hidden):
+        for layer in self.layers:
+            output = layer(self.enter(hidden), *self.positional, **self.arguments)
+            hidden = output[0] if isinstance(output, tuple) else output
+        return hidden
+
+    def enter(self, hidden):
+        return hidden
+
+
+def one_layer(**changes) -> RandomLTDConfig:
+    only = {"total_layer_num": 1, "random_ltd_layer_num": 1, "random_ltd_layer_id": (0,)}
+    return settings(**(only | changes))
+
+
+def run(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    model.random_ltd_scheduler.set_position(0, 0)
+    return model(hidden)
+
+
+def test_layers_are_chosen_by_their_order_not_by_their_name():
+    layers = [Layer() for _ in range(12)]
+    config = settings(total_layer_num=12, random_ltd_layer_id=(2, 10))
+    run(convert_to_random_ltd(Stack(layers), Layer, config), torch.ones(ROWS, LENGTH, 2))
+    lengths = [layer.calls[0]["hidden"].shape[1] for layer in layers]
+    assert [number for number, length in enumerate(lengths) if length == KEPT] == [2, 10]
+    assert set(lengths) == {KEPT, LENGTH}
+
+
+def test_an_instance_inside_another_belongs_to_it():
+    outer = Layer()
+    outer.inner = Layer()
+    model = convert_to_random_ltd(Stack([outer]), Layer, one_layer())
+    run(model, torch.ones(ROWS, LENGTH, 2))
+    assert outer.calls[0]["hidden"].shape[1] == KEPT
+    assert "forward" not in vars(outer.inner)
+
+
+def test_positional_arguments_are_bound_by_the_signature():
+    layer = Layer()
+    model = Stack([layer])
+    mask = torch.rand(ROWS, 1, LENGTH, LENGTH)
+    model.positional = (mask, 0.5)
+    convert_to_random_ltd(model, Layer, one_layer(model_mask_name="mask"))
+    run(model, torch.ones(ROWS, LENGTH, 2))
+    call = layer.calls[0]
+    positions = model.random_ltd_scheduler.positions[0]
+    assert call["scale"] == 0.5
+    assert torch.equal(call["mask"][2, 0], mask[2, 0][positions[2]][:, positions[2]])
+
+
+def test_sequence_first_layers_obey_the_json():
+    class SequenceFirst(Stack):
+        def forward(self, hidden):
+            return super().forward(hidden.transpose(0, 1)).transpose(0, 1)
+
+    layer = Layer()
+    model = SequenceFirst([layer])
+    convert_to_random_ltd(model, Layer, one_layer(hidden_state_order="seq_batch_dim"))
+    hidden = torch.rand(ROWS, LENGTH, 2)
+    result = run(model, hidden)
+    assert layer.calls[0]["hidden"].shape == (KEPT, ROWS, 2)
+    doubled = (result == hidden * 2).all(-1)
+    positions = model.random_ltd_scheduler.positions[0]
+    assert torch.equal(doubled.nonzero()[:, 1].view(ROWS, KEPT), positions)
+
+
+def test_layers_may_return_tuples():
+    Output = namedtuple("Output", "hidden extra")
+    for result in (
+        lambda hidden: (hidden * 2, "extra"),
+        lambda hidden: Output(hidden * 2, "extra"),
+    ):
+        layer = Layer(result)
+        model = convert_to_random_ltd(Stack([layer]), Layer, one_layer())
+        hidden = torch.ones(ROWS, LENGTH, 2)
+        assert run(model, hidden).sum() == hidden.sum() + ROWS * KEPT * 2
+        output = layer(hidden)
+        assert type(output) is type(result(hidden))
+        assert output[1] == "extra"
+
+
+def test_the_batch_may_come_by_keyword():
+    model = convert_to_random_ltd(Stack([Layer()]), Layer, one_layer())
+    model.random_ltd_scheduler.set_position(0, 0)
+    assert model(hidden=torch.ones(ROWS, LENGTH, 2)).sum() == (LENGTH + KEPT) * ROWS * 2
+
+
+def test_configuration_in_every_form(tmp_path):
+    section = {
+        "data_routing": {
+            "random_ltd": {
+                "enabled": True,
+                "total_layer_num": 1,
+                "random_ltd_layer_num": 1,
+                "random_ltd_layer_id": [0],
+                "model_mask_name": None,
+                "model_type": "decoder",
+                "hidden_state_order": "batch_seq_dim",
+                "random_ltd_schedule": {
+                    "min_value": KEPT,
+                    "max_value": KEPT,
+                    "schedule_type": "fixed_linear",
+                    "schedule_config": {"require_steps": 1, "seq_per_step": 1},
+                },
+            }
+        }
+    }
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"data_efficiency": section}))
+    in_section = DataEfficiencyConfig(random_ltd=one_layer())
+    for config in (one_layer(), in_section, {"data_efficiency": section}, path, str(path)):
+        model = Stack([Layer()])
+        assert convert_to_random_ltd(model, Layer, config) is model
+        assert run(model, torch.ones(ROWS, LENGTH, 2)).sum() == (LENGTH + KEPT) * ROWS * 2
+
+
+def test_an_engine_brings_its_configuration_and_gets_the_router():
+    model = Stack([Layer()])
+    engine = SimpleNamespace(
+        module=model,
+        data_efficiency_config=DataEfficiencyConfig(random_ltd=one_layer()),
+        random_ltd_scheduler=None,
+    )
+    assert convert_to_random_ltd(engine, Layer) is engine
+    assert engine.random_ltd_scheduler is model.random_ltd_scheduler
+    assert run(model, torch.ones(ROWS, LENGTH, 2)).sum() == (LENGTH + KEPT) * ROWS * 2
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "config is missing: a bare GPTModel"),
+        (DataEfficiencyConfig(), "random_ltd is missing or not enabled"),
+        (settings(total_layer_num=5), "total_layer_num is 5, but the model has 4 layers of class"),
+        (settings(random_ltd_layer_num=3), "random_ltd_layer_num is 3, but .* has 2 entries"),
+        (settings(random_ltd_layer_id=(1, 1)), r"\[1, 1\]: names a layer twice"),
+        (settings(random_ltd_layer_id=(1, 4)), r"\[1, 4\]: each must be at least 0 and below 4"),
+        (settings(random_ltd_layer_id=(-1, 2)), r"\[-1, 2\]: each must be"),
+        (
+            settings(model_mask_name="mask"),
+            "model_mask_name is 'mask', but TransformerLayer.forward",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(config, message):
+    model = make_model()
+    with pytest.raises(ValueError, match=message):
+        convert_to_random_ltd(model, TransformerLayer, config)
+    assert model(batch()[0]).shape == (ROWS, LENGTH, 50)
+
+
+def test_converting_twice_is_refused():
+    model = convert_to_random_ltd(make_model(), TransformerLayer, settings())
+    for again in (model, copy.deepcopy(model)):
+        with pytest.raises(ValueError, match="converted to random-LTD already"):
+            convert_to_random_ltd(again, TransformerLayer, settings())
+
+
+def test_only_modules_can_be_converted():
+    with pytest.raises(TypeError, match="neither a module nor has one"):
+        convert_to_random_ltd("model", TransformerLayer, settings())
+
+
+class ByKeyword(Stack):
+    def forward(self, hidden):
+        return self.layers[0](hidden=hidden)
+
+
+class Shortening(Stack):
+    def enter(self, hidden):
+        return hidden[:, :-1]
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (Stack([Layer(lambda hidden: {"hidden": hidden})]), TypeError, "Layer returned a dict"),
+        (Stack([Layer(lambda hidden: ())]), TypeError, "Layer returned a tuple"),
+        (Stack([Layer(lambda hidden: hidden[:, 1:])]), ValueError, "returned shape"),
+        (ByKeyword([Layer()]), TypeError, "without its hidden states as first positional"),
+        (
+            Shortening([Layer()]),
+            ValueError,
+            r"got hidden states of shape \(3, 11, 2\), but the model",
+        ),
+        (Stack([Layer()], bias=torch.ones(LENGTH)), ValueError, "argument bias holds a tensor"),
+        (
+            Stack([Layer()], mask=torch.ones(ROWS, LENGTH)),
+            ValueError,
+            "argument mask holds a tensor",
+        ),
+    ],
+)
+def test_calls_that_cannot_be_right_are_refused(model, error, message):
+    convert_to_random_ltd(model, Layer, one_layer())
+    with pytest.raises(error, match=message):
+        run(model, torch.ones(ROWS, LENGTH, 2))
+
+
+def test_unnamed_arguments_are_checked_too():
+    class Starred(Layer):
+        def forward(self, hidden, *others):
+            return hidden
+
+    model = Stack([Starred()])
+    model.positional = (torch.ones(LENGTH),)
+    convert_to_random_ltd(model, Starred, one_layer())
+    with pytest.raises(ValueError, match="argument number 1 holds a tensor"):
+        run(model, torch.ones(ROWS, LENGTH, 2))
+
+
+def test_a_model_called_without_a_batch_is_refused():
+    model = convert_to_random_ltd(Stack([Layer()]), Layer, one_layer())
+    model.random_ltd_scheduler.set_position(0, 0)
+    with pytest.raises(ValueError, match="Stack was called without a tensor"):
+        model("text")
+
+
+def test_wrapped_names_become_plain_in_the_same_order():
+    wrapped = {"b.random_ltd_layer.weight": 1, "a.weight": 2, "c.0.random_ltd_layer.d": 3}
+    plain = remove_random_ltd_state_dict(wrapped)
+    assert list(plain.items()) == [("b.weight", 1), ("a.weight", 2), ("c.0.d", 3)]
+    with pytest.raises(ValueError, match=r"'b\.weight' twice"):
+        remove_random_ltd_state_dict({"b.weight": 1, "b.random_ltd_layer.weight": 1})
