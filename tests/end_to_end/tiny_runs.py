@@ -11,16 +11,11 @@ SEQ_LENGTH = 32
 NUM_LAYERS = 4
 
 
-def run_command(*arguments, check=True, **options):
-    """A finished process of this Python, run from the repository's root."""
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        check=check,
-        capture_output=True,
-        text=True,
-        **options,
-    )
+def run_command(*arguments):
+    """Runs a command of this Python from the repository's root; its error output if it fails."""
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def write_text(path, num_documents=240, seed=0):
