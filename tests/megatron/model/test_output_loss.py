@@ -1,0 +1,100 @@
+import pytest
+import torch
+
+from megatron.model.output_loss import IGNORED_LABEL, linear_cross_entropy_sum
+
+
+def make_inputs(num_tokens: int, dtype=torch.float64) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(num_tokens)
+    hidden = torch.randn(num_tokens, 8, generator=generator, dtype=torch.float64)
+    weight = torch.randn(11, 8, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 11, (num_tokens,), generator=generator)
+    labels[::3] = IGNORED_LABEL
+    return hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_(), labels
+
+
+def plain(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    logits = torch.nn.functional.linear(hidden, weight)
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, -2), labels.flatten(), reduction="sum"
+    )
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 255, 256, 257, 700])
+def test_loss_and_gradients_are_those_of_the_plain_computation(num_tokens):
+    inputs = make_inputs(num_tokens)
+    expected = plain(*inputs)
+    loss = linear_cross_entropy_sum(*inputs)
+    torch.testing.assert_close(loss, expected)
+    wanted = torch.autograd.grad(expected / 7, inputs[:2])
+    found = torch.autograd.grad(loss / 7, inputs[:2])
+    torch.testing.assert_close(found, wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(linear_cross_entropy_sum(*inputs), expected.detach())
+
+
+def test_leading_axes_are_free_and_the_backward_pass_may_come_twice():
+    hidden, weight, labels = make_inputs(24)
+    shaped = hidden.detach().view(2, 3, 4, 8).requires_grad_()
+    loss = linear_cross_entropy_sum(shaped, weight, labels.view(2, 3, 4))
+    first = torch.autograd.grad(loss, shaped, retain_graph=True)[0]
+    assert first.shape == (2, 3, 4, 8)
+    assert torch.equal(first, torch.autograd.grad(loss, shaped)[0])
+
+
+def test_without_a_counted_label_all_is_zero():
+    hidden, weight, labels = make_inputs(5)
+    loss = linear_cross_entropy_sum(hidden, weight, torch.full_like(labels, IGNORED_LABEL))
+    loss.backward()
+    assert loss == 0
+    assert (hidden.grad == 0).all()
+    assert (weight.grad == 0).all()
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_sums_are_float32_under_autocast(grad):
+    hidden, weight, labels = make_inputs(700, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.set_grad_enabled(grad):
+        loss = linear_cross_entropy_sum(hidden, weight, labels)
+    assert loss.dtype == torch.float32
+    expected = plain(hidden, weight, labels)
+    torch.testing.assert_close(loss, expected, rtol=5e-3, atol=0)
+    if grad:
+        wanted = torch.autograd.grad(expected, (hidden, weight))
+        for found, exact in zip(torch.autograd.grad(loss, (hidden, weight)), wanted, strict=True):
+            assert found.dtype == torch.float32
+            assert (found - exact).norm() < 0.02 * exact.norm()
+
+
+def test_bfloat16_weights_get_bfloat16_gradients():
+    hidden, weight, labels = make_inputs(300, torch.bfloat16)
+    linear_cross_entropy_sum(hidden, weight, labels).backward()
+    assert hidden.grad.dtype == weight.grad.dtype == torch.bfloat16
+
+
+def test_the_logits_of_all_tokens_are_never_in_memory():
+    hidden = torch.randn(2048, 4, requires_grad=True)
+    weight = torch.randn(512, 4, requires_grad=True)
+    labels = torch.randint(0, 512, (2048,))
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                largest = max(largest, result.numel())
+            return result
+
+    with Watch():
+        linear_cross_entropy_sum(hidden, weight, labels).backward()
+    assert 512 * 128 <= largest <= 512 * 256
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("label", [-5, 11])
+def test_impossible_labels_are_refused(label, grad):
+    hidden, weight, labels = make_inputs(6)
+    labels[1] = label
+    with torch.set_grad_enabled(grad), pytest.raises((IndexError, RuntimeError), match="out of b"):
+        linear_cross_entropy_sum(hidden, weight, labels)

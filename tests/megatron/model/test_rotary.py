@@ -1,0 +1,47 @@
+import cmath
+
+import pytest
+import torch
+
+from megatron.model.rotary import apply_rotary, rotary_tables
+
+CPU = torch.device("cpu")
+
+
+def test_tables_hold_the_published_angles():
+    cos, sin = rotary_tables(5, 8, 100.0, CPU)
+    assert cos.shape == sin.shape == (1, 5, 4)
+    assert cos.dtype == sin.dtype == torch.float32
+    for position in range(5):
+        for pair in range(4):
+            unit = cmath.exp(1j * position * 100.0 ** (-2 * pair / 8))
+            assert cos[0, position, pair].item() == pytest.approx(unit.real, abs=1e-6)
+            assert sin[0, position, pair].item() == pytest.approx(unit.imag, abs=1e-6)
+
+
+def test_rotation_turns_channel_pairs_as_complex_numbers():
+    heads = torch.randn(2, 5, 3, 8)
+    cos, sin = rotary_tables(5, 8, 100.0, CPU)
+    turned = torch.complex(heads[..., :4], heads[..., 4:]) * torch.complex(cos, sin).unsqueeze(2)
+    expected = torch.cat((turned.real, turned.imag), dim=-1)
+    torch.testing.assert_close(apply_rotary(heads, cos, sin), expected)
+
+
+def test_products_depend_on_the_distance_alone():
+    query, key = torch.randn(2, 1, 1, 1, 16)
+    cos, sin = rotary_tables(40, 16, 10000.0, CPU)
+    queries = apply_rotary(query.expand(1, 40, 1, 16), cos, sin)[0, :, 0]
+    keys = apply_rotary(key.expand(1, 40, 1, 16), cos, sin)[0, :, 0]
+    products = queries @ keys.T
+    for distance in (0, 7, -12):
+        torch.testing.assert_close(
+            products.diagonal(distance),
+            products.diagonal(distance)[:1].expand(40 - abs(distance)),
+            rtol=1e-4,
+            atol=1e-4,
+        )
+
+
+def test_the_dtype_stays():
+    heads = torch.randn(1, 4, 1, 8).to(torch.bfloat16)
+    assert apply_rotary(heads, *rotary_tables(4, 8, 100.0, CPU)).dtype == torch.bfloat16
