@@ -110,9 +110,9 @@ def read_manifest(
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != format_name:
         raise ValueError(f"{folder} is not a {format_name}: its manifest says format {found!r}")
-    if manifest["version"] != version:
+    if manifest.get("version") != version:
         raise ValueError(
-            f"{folder} is a {format_name} of version {manifest['version']}, this program reads "
+            f"{folder} is a {format_name} of version {manifest.get('version')}, this program reads "
             f"version {version}; {remedy}"
         )
     for name, entry in manifest["files"].items():

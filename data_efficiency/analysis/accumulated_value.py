@@ -22,7 +22,7 @@ from data_efficiency.result_folder import (
     write_manifest,
 )
 
-FORMAT = "accumulated value"
+FORMAT = "metric sum"
 VERSION = 1
 
 

@@ -168,16 +168,29 @@ class MapReduce:
         """Runs the executor over shards, with progress and readable failures."""
         total = sum(self.bounds[shard + 1] - self.bounds[shard] for shard in shards)
         names = ", ".join(self.metrics)
-        state = f"the finished shards are kept in {self.save_path}; run the same again to continue"
         try:
             with sigterm_as_interrupt(), Progress(names, total) as progress:
                 for num_samples, num_tokens in executor.run(self._compute_shard, shards):
                     progress.update(num_samples, num_tokens)
         except TaskError as error:
             shard = next(iter(self.folders.values())).describe(error.item)
-            raise AnalysisError(f"{names}: {shard} failed: {error.cause}; {state}") from error
+            message = f"{names}: {shard} failed: {error.cause}; {self._state()}"
+            raise AnalysisError(message) from error
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(f"{names}: stopped; {state}") from error
+            raise KeyboardInterrupt(f"{names}: stopped; {self._state()}") from error
+
+    def _state(self) -> str:
+        """What is left of an unfinished run, in words; folders without a shard are not left."""
+        num_finished = sum(folder.num_finished() for folder in self.folders.values())
+        for folder in self.folders.values():
+            folder.remove_if_empty()
+        if num_finished == 0:
+            return "no shard was finished"
+        num_shards = len(self.folders) * (len(self.bounds) - 1)
+        return (
+            f"{num_finished} of {num_shards} shards are kept in {self.save_path}; "
+            "run the same again to continue"
+        )
 
     def _compute_shard(self, shard: int) -> Iterator[Counts]:
         """Samples and tokens of each batch, while all missing metrics of a shard are computed."""

@@ -70,12 +70,18 @@ class ShardFolder:
             return "is missing"
         except ValueError:
             return "has a damaged marker"
-        expected = self._expected_marker(shard)
-        names = {"samples": "other samples", "dataset_fingerprint": "another dataset"}
-        for field, value in expected.items():
+        if not isinstance(marker, dict):
+            return "has a damaged marker"
+        names = {
+            "samples": "other samples",
+            "dataset_fingerprint": "another dataset",
+            "parameters": "other parameters",
+        }
+        for field, value in self._expected_marker(shard).items():
             if marker.get(field) != value:
                 return f"was made from {names.get(field, 'another ' + field)}"
-        return None if checksum == marker["sha256"] else "has a damaged array (other SHA-256)"
+        is_whole = checksum == marker.get("sha256")
+        return None if is_whole else "has a damaged array (other SHA-256)"
 
     def read(self, shard: int) -> np.ndarray:
         """The array of a shard."""
@@ -85,6 +91,15 @@ class ShardFolder:
         """Nothing; forgets a shard."""
         self._marker_file(shard).unlink(missing_ok=True)
         self._array_file(shard).unlink(missing_ok=True)
+
+    def num_finished(self) -> int:
+        """Shards that have a marker."""
+        return len(list(self.path.glob("*.json")))
+
+    def remove_if_empty(self) -> None:
+        """Nothing; removes the folder if no shard is in it."""
+        if not any(self.path.glob("*.npy")):
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def remove_all(self) -> None:
         """Nothing; removes the folder, so that it is never seen half empty."""

@@ -67,9 +67,24 @@ def write_histogram(index: DifficultyIndex, path: str | PathLike[str]) -> Path:
     axes = figure.add_subplot()
     counts, edges = np.histogram(index.values, bins=_bin_edges(index))
     axes.stairs(counts, edges, fill=True, color="#4477aa")
-    for percentile, value in summarize(index)["percentiles"].items():
-        if percentile in (1, 10, 50, 90, 99):
-            axes.axvline(value, color="#222222", linewidth=0.8, linestyle=":")
+    _mark_percentiles(axes, index, float(edges[-1] - edges[0]))
+    axes.set_xlabel(f"difficulty ({index.metric})")
+    axes.set_ylabel("samples")
+    axes.set_title(f"{index.num_samples:,} samples", pad=16)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path, dpi=120)
+    return Path(path)
+
+
+def _mark_percentiles(axes: Any, index: DifficultyIndex, width: float) -> None:
+    """Draws a line at some percentiles, with a label where there is room for it."""
+    last_label = -np.inf
+    for percentile in (1, 10, 50, 90, 99):
+        value = float(index.values[sample_at_percentile(index, percentile)])
+        axes.axvline(value, color="#222222", linewidth=0.8, linestyle=":")
+        if value - last_label > 0.05 * width:
+            last_label = value
             axes.annotate(
                 f"{percentile} %",
                 (value, 1.0),
@@ -79,13 +94,6 @@ def write_histogram(index: DifficultyIndex, path: str | PathLike[str]) -> Path:
                 horizontalalignment="center",
                 fontsize=8,
             )
-    axes.set_xlabel(f"difficulty ({index.metric})")
-    axes.set_ylabel("samples")
-    axes.set_title(f"{index.num_samples:,} samples", pad=16)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(path, dpi=120)
-    return Path(path)
 
 
 def _bin_edges(index: DifficultyIndex) -> np.ndarray:

@@ -1,0 +1,290 @@
+"""The same bytes however the work is cut, and nothing wrong is ever used."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_efficiency.analysis.accumulated_value import AccumulatedValue
+from data_efficiency.analysis.dataset_reader import ItemReader, TokenSpanReader
+from data_efficiency.analysis.executors import InProcessExecutor, LocalProcessExecutor
+from data_efficiency.analysis.map_reduce import AnalysisError, MapReduce, executor_for
+from data_efficiency.analysis.metrics import Metric, count_tokens, total_vocab_freq
+from data_efficiency.difficulty_index import DifficultyIndex
+
+
+def token_sums(batch):
+    """Sum of each sample's token numbers."""
+    sums = np.concatenate([[0], np.cumsum(batch.tokens, dtype=np.int64)])
+    return sums[batch.starts + batch.lengths] - sums[batch.starts]
+
+
+def sums_metric(function=token_sums, **changes):
+    return Metric(name="sums", kind="single_value_per_sample", function=function, **changes)
+
+
+def expected_sums(dataset):
+    return [int(dataset[sample].sum()) for sample in range(len(dataset))]
+
+
+def checksums(folder):
+    """Name and SHA-256 of all files below a folder."""
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in Path(folder).rglob("*")
+        if file.is_file()
+    }
+
+
+def run(reader, metrics, folder, executor=None, **options):
+    job = MapReduce(reader, metrics, folder, **options)
+    job.run_map(executor or InProcessExecutor())
+    return job.run_reduce()
+
+
+METRICS = [sums_metric(), total_vocab_freq(60)]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 7])
+@pytest.mark.parametrize("num_processes", [1, 3])
+@pytest.mark.parametrize("num_shards", [1, 5, 60])
+def test_same_bytes_for_any_division(
+    tmp_path, windows, small_batches, num_workers, num_processes, num_shards
+):
+    job = MapReduce(small_batches(windows), METRICS, tmp_path / "a", num_shards=num_shards)
+    for worker in reversed(range(num_workers)):
+        job.run_map(executor_for(num_processes), worker, num_workers)
+    results = job.run_reduce()
+    assert results["sums"].values.tolist() == expected_sums(windows)
+    results["sums"].verify()
+    everything = windows.token_spans(0, len(windows))
+    counts = count_tokens(type(next(small_batches(windows).batches(0, 1)).content)(*everything), 60)
+    assert results["total_vocab_freq"].value.tolist() == counts.tolist()
+    run(TokenSpanReader(windows), METRICS, tmp_path / "b")
+    assert checksums(tmp_path / "a") == checksums(tmp_path / "b")
+    assert all(len(list((tmp_path / "a" / name).iterdir())) <= 5 for name in results)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["sums", "total_vocab_freq"]
+
+
+def test_spawned_processes(tmp_path):
+    """Nothing but plain functions and data is handed to them."""
+    metric = Metric(name="x", kind="single_value_per_sample", function=np.abs, reads="items")
+    reader = ItemReader(np.arange(-9, 0), batch_size=2, collate_fn=np.array)
+    executor = LocalProcessExecutor(1, start_method="spawn")
+    result = run(reader, [metric], tmp_path, executor, num_shards=2)["x"]
+    assert result.values.tolist() == list(range(9, 0, -1))
+
+
+def test_only_what_is_missing_is_computed(tmp_path, windows):
+    job = MapReduce(TokenSpanReader(windows), [sums_metric()], tmp_path, num_shards=10)
+    job.run_map(InProcessExecutor(), 0, 2)
+    parts = tmp_path / "sums.parts"
+    (parts / "000003.json").unlink()
+    before = {file.name: file.stat().st_mtime_ns for file in parts.iterdir()}
+    with pytest.raises(AnalysisError, match=r"metric sums, 6 of 10 shards cannot be used: shard 3"):
+        job.run_reduce()
+    job.run_map(InProcessExecutor())
+    after = {file.name: file.stat().st_mtime_ns for file in parts.iterdir()}
+    assert {name for name in before if before[name] == after[name]} == {
+        f"00000{shard}.{kind}" for shard in (0, 1, 2, 4) for kind in ("json", "npy")
+    }
+    assert job.run_reduce()["sums"].values.tolist() == expected_sums(windows)
+
+
+def test_damaged_shard_is_named_and_then_mended(tmp_path, windows, caplog):
+    job = MapReduce(TokenSpanReader(windows), [sums_metric()], tmp_path, num_shards=4)
+    job.run_map(InProcessExecutor())
+    file = tmp_path / "sums.parts" / "000002.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
+    message = r"1 of 4 shards .* shard 2 \(samples 250..374\) has a damaged array .* run the map"
+    with pytest.raises(AnalysisError, match=message):
+        job.run_reduce()
+    assert not (tmp_path / "sums").exists()
+    job.run_map(InProcessExecutor())
+    assert "sums: shard 2 (samples 250..374) has a damaged array" in caplog.text
+    assert job.run_reduce()["sums"].values.tolist() == expected_sums(windows)
+
+
+def test_dataset_changed_between_map_and_reduce(tmp_path, windows, make_windows):
+    MapReduce(TokenSpanReader(windows), [sums_metric()], tmp_path).run_map(InProcessExecutor())
+    changed = MapReduce(TokenSpanReader(make_windows(name="new")), [sums_metric()], tmp_path)
+    with pytest.raises(AnalysisError, match=r"shard 0 .* was made from another dataset"):
+        changed.run_reduce()
+
+
+def test_killed_worker_is_reported_and_the_rest_is_kept(tmp_path, windows, small_batches):
+    """The metric kills its process at sample 250, once."""
+
+    def deadly(batch):
+        if batch.tokens[0] == windows.tokens[250 * 16] and len(batch.starts) == 7:
+            (tmp_path / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return token_sums(batch)
+
+    windows.tokens[250 * 16] = 61
+    reader = TokenSpanReader(windows, tokens_per_batch=7 * 17)
+    message = r"sums: shard 5 \(samples 250..299\) failed: its process was killed by SIGKILL; "
+    job = MapReduce(reader, [sums_metric(deadly)], tmp_path / "a", num_shards=10)
+    with pytest.raises(
+        AnalysisError, match=message + r"\d of 10 shards are kept in .*run the same"
+    ):
+        job.run_map(LocalProcessExecutor(2))
+    assert (tmp_path / "killed").exists()
+    kept = checksums(tmp_path / "a" / "sums.parts")
+    assert len(kept) >= 10
+    times = {name: (tmp_path / "a" / "sums.parts" / name).stat().st_mtime_ns for name in kept}
+    again = MapReduce(reader, [sums_metric()], tmp_path / "a", num_shards=10)
+    again.run_map(LocalProcessExecutor(2))
+    for name, written in times.items():
+        assert (tmp_path / "a" / "sums.parts" / name).stat().st_mtime_ns == written
+    again.run_reduce()
+    run(reader, [sums_metric()], tmp_path / "b")
+    assert checksums(tmp_path / "a") == checksums(tmp_path / "b")
+
+
+@pytest.mark.parametrize("executor", [InProcessExecutor(), LocalProcessExecutor(2)])
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda batch: np.full(len(batch.starts), np.nan), "the value for sample 0 is nan"),
+        (lambda batch: np.zeros(len(batch.starts) - 1), r"an array of shape \(499,\)"),
+        (lambda batch: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda batch: np.full(len(batch.starts), 300), "sample 0 is 300: no finite uint8"),
+    ],
+)
+def test_bad_metric_is_named(tmp_path, windows, executor, function, message):
+    job = MapReduce(TokenSpanReader(windows), [sums_metric(function, dtype="uint8")], tmp_path)
+    start = r"sums: shard 0 \(samples 0..499\) failed: metric sums, samples 0..499: "
+    with pytest.raises(AnalysisError, match=f"{start}.*{message}.*no shard was finished"):
+        job.run_map(executor)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sum_beyond_its_dtype_is_named_in_the_reduce(tmp_path, windows):
+    metric = Metric(
+        name="count",
+        kind="accumulate_value_over_samples",
+        function=lambda batch: np.array([len(batch.starts)]),
+        dtype="uint8",
+    )
+    job = MapReduce(TokenSpanReader(windows), [metric], tmp_path, num_shards=5)
+    job.run_map(InProcessExecutor())
+    with pytest.raises(AnalysisError, match="metric count: the sum at place 0 is 500: no finite"):
+        job.run_reduce()
+
+
+def test_finished_results_are_replaced_on_request_only(tmp_path, windows):
+    reader = TokenSpanReader(windows)
+    run(reader, [sums_metric()], tmp_path)
+    with pytest.raises(FileExistsError, match="sums already exists; remove it, ask to overwrite"):
+        MapReduce(reader, [sums_metric()], tmp_path).run_map(InProcessExecutor())
+    negative = sums_metric(lambda batch: -token_sums(batch))
+    stale = MapReduce(reader, [sums_metric()], tmp_path, overwrite=True)
+    stale.run_map(InProcessExecutor())
+    result = run(reader, [negative], tmp_path, overwrite=True)["sums"]
+    assert result.values.tolist() == [-value for value in expected_sums(windows)]
+    assert [path.name for path in tmp_path.iterdir()] == ["sums"]
+
+
+def test_interrupted_reduce_goes_on(tmp_path, windows, monkeypatch):
+    """The first result is there and its shards too: the same work, not somebody else's."""
+    job = MapReduce(TokenSpanReader(windows), METRICS, tmp_path)
+    job.run_map(InProcessExecutor())
+    write = AccumulatedValue.write
+
+    def fail(*arguments, **options):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(AccumulatedValue, "write", fail)
+    with pytest.raises(OSError, match="No space"):
+        job.run_reduce()
+    assert DifficultyIndex.open(tmp_path / "sums").num_samples == 500
+    monkeypatch.setattr(AccumulatedValue, "write", write)
+    (tmp_path / ".sums.0123.partial").mkdir()
+    job.run_map(InProcessExecutor())
+    job.run_reduce()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sums", "total_vocab_freq"]
+
+
+def test_sample_order_is_applied_in_the_reduce(tmp_path):
+    order = np.random.default_rng(0).permutation(50)
+    metric = Metric(
+        name="x", kind="single_value_per_sample", function=lambda batch: batch, reads="items"
+    )
+    job = MapReduce(ItemReader(order, batch_size=7), [metric], tmp_path, num_shards=3)
+    job.run_map(InProcessExecutor())
+    result = job.run_reduce(order)["x"]
+    assert result.values.tolist() == list(range(50)), "item i is the number of sample i"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ([], "no metric is given"),
+        ([sums_metric(), sums_metric()], "metric sums is given twice"),
+        ([sums_metric(reads="items")], "metric sums reads items, the reader delivers token_spans"),
+        ([sums_metric(dtype="bool")], "metric dtype 'bool'"),
+        ([Metric(name="a/b", kind="single_value_per_sample", function=len)], "name 'a/b' cannot"),
+        ([Metric(name="..", kind="single_value_per_sample", function=len)], "name '..' cannot"),
+        ([Metric(name="m", kind="sum", function=len)], "metric m is of kind 'sum'"),
+    ],
+)
+def test_metrics_that_do_not_fit(tmp_path, windows, metrics, message):
+    with pytest.raises(ValueError, match=message):
+        MapReduce(TokenSpanReader(windows), metrics, tmp_path)
+
+
+STOPPABLE = """
+import sys, time
+import numpy as np
+from data_efficiency.analysis.dataset_reader import ItemReader
+from data_efficiency.analysis.map_reduce import MapReduce, executor_for
+from data_efficiency.analysis.metrics import Metric
+
+def slow(batch):
+    time.sleep(0.05)
+    return batch
+
+metric = Metric(name="slow", kind="single_value_per_sample", function=slow, reads="items")
+job = MapReduce(ItemReader(np.arange(200)), [metric], sys.argv[1], num_shards=50)
+try:
+    job.run_map(executor_for(int(sys.argv[2])))
+    job.run_reduce()
+except KeyboardInterrupt as error:
+    print(error)
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("num_processes", ["1", "2"])
+def test_signals_stop_cleanly_and_a_second_run_is_kept_out(tmp_path, num_processes):
+    command = [sys.executable, "-c", STOPPABLE, str(tmp_path), num_processes]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("slow.parts/*.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        second = MapReduce(
+            ItemReader(np.arange(200)),
+            [Metric(name="y", kind="single_value_per_sample", function=abs, reads="items")],
+            tmp_path,
+        )
+        with pytest.raises(BlockingIOError, match=f"process {first.pid} on .* is at work on"):
+            second.run_map(InProcessExecutor())
+        first.send_signal(signal.SIGTERM if num_processes == "1" else signal.SIGINT)
+        output = first.communicate()[0]
+    assert first.returncode == 130
+    assert "slow: stopped; " in output
+    assert "of 50 shards are kept in" in output
+    assert {file.suffix for file in (tmp_path / "slow.parts").iterdir()} == {".json", ".npy"}
+    metric = Metric(
+        name="slow", kind="single_value_per_sample", function=lambda batch: batch, reads="items"
+    )
+    result = run(ItemReader(np.arange(200)), [metric], tmp_path, num_shards=50)["slow"]
+    assert result.values.tolist() == list(range(200))

@@ -1,0 +1,116 @@
+"""Token counts and rarities against loops over single samples."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_efficiency.analysis.metrics import (
+    TokenBatch,
+    count_tokens,
+    negative_log_probabilities,
+    rarities,
+    sum_over_spans,
+    total_vocab_freq,
+    vocab_rarity,
+)
+
+VOCAB_SIZE = 12
+
+
+@st.composite
+def batches(draw):
+    """Spans anywhere in some tokens: overlapping, empty, out of order, with gaps."""
+    tokens = draw(st.lists(st.integers(0, VOCAB_SIZE), max_size=60))
+    spans = st.tuples(st.integers(0, len(tokens)), st.integers(0, len(tokens))).map(sorted)
+    chosen = draw(st.lists(spans, max_size=12))
+    dtype = draw(st.sampled_from(["uint16", "int32", "int64", "uint8"]))
+    starts = np.array([first for first, _ in chosen], dtype=np.int64)
+    lengths = np.array([last - first for first, last in chosen], dtype=np.int64)
+    return TokenBatch(np.array(tokens, dtype=dtype), starts, lengths)
+
+
+def samples_of(batch):
+    return [
+        batch.tokens[start : start + length].tolist()
+        for start, length in zip(batch.starts.tolist(), batch.lengths.tolist(), strict=True)
+    ]
+
+
+@settings(max_examples=300, deadline=None)
+@given(batches())
+def test_counts_equal_a_loop(batch):
+    expected = [0] * (VOCAB_SIZE + 1)
+    for sample in samples_of(batch):
+        for token in sample:
+            expected[token] += 1
+    counts = count_tokens(batch, VOCAB_SIZE)
+    assert counts.dtype == np.int64
+    assert counts.tolist() == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(batches(), st.lists(st.integers(0, 1000), min_size=13, max_size=13))
+def test_rarities_equal_a_loop(batch, frequency):
+    total = sum(max(1, count) for count in frequency)
+    sums = [
+        math.fsum(-math.log(max(1, frequency[token]) / total) for token in sample)
+        for sample in samples_of(batch)
+    ]
+    table = negative_log_probabilities(np.array(frequency))
+    found = sum_over_spans(batch, table)
+    assert np.allclose(found, sums, rtol=1e-12, atol=1e-12)
+    values = rarities(batch, table)
+    assert values.dtype == np.int64
+    for value, expected in zip(values.tolist(), sums, strict=True):
+        is_near_integer = abs(expected - round(expected)) < 1e-9
+        assert value == math.floor(expected) or (
+            is_near_integer and abs(value - expected) < 1.0 + 1e-9
+        )
+
+
+def test_tokens_shared_by_windows_count_for_each():
+    batch = TokenBatch(np.array([3, 5, 7], np.uint16), np.array([0, 1]), np.array([2, 2]))
+    assert count_tokens(batch, 7).tolist() == [0, 0, 0, 1, 0, 2, 0, 1]
+
+
+def test_precision_over_long_samples():
+    """A million tokens: single precision would be off by several units."""
+    tokens = np.random.default_rng(1).integers(0, 1000, 2_000_000).astype(np.uint16)
+    batch = TokenBatch(tokens, np.array([0, 500_000]), np.array([1_500_000, 1_500_000]))
+    table = negative_log_probabilities(np.arange(1001))
+    expected = [math.fsum(table[tokens[s : s + 1_500_000]]) for s in (0, 500_000)]
+    assert np.allclose(sum_over_spans(batch, table), expected, rtol=0, atol=1e-5)
+
+
+def test_unseen_tokens_count_as_seen_once():
+    table = negative_log_probabilities(np.array([0, 7, 2]))
+    assert np.allclose(table, -np.log(np.array([1, 7, 2]) / 10))
+
+
+@pytest.mark.parametrize(("token", "dtype"), [(9, "uint16"), (-1, "int32")])
+def test_tokens_outside_the_vocabulary_are_refused(token, dtype):
+    batch = TokenBatch(np.array([1, token], dtype=dtype), np.array([0]), np.array([2]))
+    message = rf"token {token} is outside the vocabulary of 8 entries; give the size"
+    with pytest.raises(ValueError, match=message):
+        count_tokens(batch, 8)
+    with pytest.raises(ValueError, match=message):
+        rarities(batch, np.zeros(9))
+
+
+def test_metrics_as_published():
+    batch = TokenBatch(np.array([1, 2, 2, 0]), np.array([0, 2]), np.array([2, 2]))
+    frequency = total_vocab_freq(4)
+    assert frequency.kind == "accumulate_value_over_samples"
+    counts = frequency.function(batch)
+    assert counts.tolist() == [1, 1, 2, 0, 0]
+    rarity = vocab_rarity(counts, {"origin": "x"})
+    assert (rarity.kind, rarity.reads) == ("single_value_per_sample", "token_spans")
+    assert rarity.parameters == {"origin": "x"}
+    # p = 1/6, 1/6, 2/6, 1/6, 1/6
+    assert rarity.function(batch).tolist() == [
+        math.floor(math.log(6) + math.log(3)),
+        math.floor(math.log(3) + math.log(6)),
+    ]

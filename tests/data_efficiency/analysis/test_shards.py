@@ -1,0 +1,88 @@
+"""Shards are used only if they are what the run would compute."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data_efficiency.analysis.shards import ShardFolder
+
+ORIGIN = {"dataset_fingerprint": "f", "metric": "m", "dtype": "int64", "parameters": {"a": 1}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = ShardFolder(tmp_path / "m.parts", (0, 3, 6), ORIGIN)
+    folder.write(0, np.array([1, 2, 3]))
+    return folder
+
+
+def test_written_shard_can_be_read(folder):
+    assert (folder.num_shards, folder.num_finished()) == (2, 1)
+    assert folder.fault(0) is None
+    assert folder.read(0).tolist() == [1, 2, 3]
+    assert folder.fault(1) == "is missing"
+    assert folder.describe(1) == "shard 1 (samples 3..5)"
+    assert sorted(file.name for file in folder.path.iterdir()) == ["000000.json", "000000.npy"]
+
+
+def test_a_shard_can_be_written_again(folder):
+    folder.write(0, np.array([4, 5, 6]))
+    assert folder.fault(0) is None
+    assert folder.read(0).tolist() == [4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("origin", "bounds", "fault"),
+    [
+        ({"dataset_fingerprint": "g"}, (0, 3, 6), "was made from another dataset"),
+        ({"parameters": {"a": 2}}, (0, 3, 6), "was made from other parameters"),
+        ({"dtype": "int32"}, (0, 3, 6), "was made from another dtype"),
+        ({}, (0, 4, 6), "was made from other samples"),
+    ],
+)
+def test_shards_of_other_work(folder, origin, bounds, fault):
+    assert ShardFolder(folder.path, bounds, {**ORIGIN, **origin}).fault(0) == fault
+
+
+def test_damaged_shards(folder):
+    array, marker = folder.path / "000000.npy", folder.path / "000000.json"
+    whole = array.read_bytes()
+    array.write_bytes(whole[:-1])
+    assert folder.fault(0) == "has a damaged array (other SHA-256)"
+    array.write_bytes(whole[:-1] + b"\x01")
+    assert folder.fault(0) == "has a damaged array (other SHA-256)"
+    array.write_bytes(whole)
+    assert folder.fault(0) is None
+    text = marker.read_text()
+    marker.write_text(text[:20])
+    assert folder.fault(0) == "has a damaged marker"
+    marker.write_text(json.dumps({**json.loads(text), "version": 0}))
+    assert folder.fault(0) == "was made from another version"
+    marker.write_text("[]")
+    assert folder.fault(0) == "has a damaged marker"
+    marker.write_text(text)
+    array.unlink()
+    assert folder.fault(0) == "is missing"
+
+
+def test_removal(folder):
+    folder.remove_if_empty()
+    assert folder.num_finished() == 1
+    folder.remove(0)
+    assert folder.fault(0) == "is missing"
+    folder.remove_if_empty()
+    assert not folder.path.exists()
+    folder.write(1, np.arange(3))
+    folder.remove_all()
+    assert list(folder.path.parent.iterdir()) == []
+
+
+def test_failed_write_leaves_nothing(folder, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        folder.write(1, np.arange(3))
+    assert sorted(file.name for file in folder.path.iterdir()) == ["000000.json", "000000.npy"]

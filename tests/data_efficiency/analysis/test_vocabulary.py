@@ -1,0 +1,58 @@
+"""Frequency and rarity from start to finish."""
+
+import math
+
+import numpy as np
+import pytest
+
+from data_efficiency.analysis.map_reduce import AnalysisError
+from data_efficiency.analysis.vocabulary import analyze_vocab_frequency, analyze_vocab_rarity
+
+VOCAB_SIZE = 60
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_rarity_equals_a_loop_over_samples(tmp_path, windows, num_processes):
+    counts = [0] * (VOCAB_SIZE + 1)
+    for sample in range(len(windows)):
+        for token in windows[sample].tolist():
+            counts[token] += 1
+    total = sum(max(1, count) for count in counts)
+    cost = [-math.log(max(1, count) / total) for count in counts]
+    expected = [
+        math.floor(math.fsum(cost[token] for token in windows[sample].tolist()))
+        for sample in range(len(windows))
+    ]
+    index = analyze_vocab_rarity(windows, tmp_path, VOCAB_SIZE, num_processes=num_processes)
+    index.verify()
+    index.check_dataset(windows)
+    assert index.values.tolist() == expected
+    frequency = analyze_vocab_frequency(windows, tmp_path, VOCAB_SIZE)
+    assert frequency.value.tolist() == counts
+    assert frequency.value.dtype == np.int64
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["total_vocab_freq", "vocab_rarity"]
+
+
+def test_second_call_uses_what_is_there(tmp_path, windows, monkeypatch):
+    analyze_vocab_rarity(windows, tmp_path, VOCAB_SIZE)
+    written = (tmp_path / "vocab_rarity" / "values.npy").stat().st_mtime_ns
+    analyze_vocab_rarity(windows, tmp_path, VOCAB_SIZE)
+    assert (tmp_path / "vocab_rarity" / "values.npy").stat().st_mtime_ns == written
+    analyze_vocab_rarity(windows, tmp_path, VOCAB_SIZE, overwrite=True)
+    assert (tmp_path / "vocab_rarity" / "values.npy").stat().st_mtime_ns > written
+
+
+def test_results_of_other_data_are_not_used(tmp_path, windows, make_windows):
+    analyze_vocab_rarity(windows, tmp_path, VOCAB_SIZE)
+    with pytest.raises(ValueError, match="name: expected 'corpus', found 'other'"):
+        analyze_vocab_rarity(make_windows(name="other"), tmp_path, VOCAB_SIZE)
+    with pytest.raises(ValueError, match="counts a vocabulary of 60 entries, not 70; overwrite"):
+        analyze_vocab_rarity(windows, tmp_path, 70)
+
+
+def test_too_small_vocabulary_leaves_nothing(tmp_path, windows):
+    message = r"metric total_vocab_freq, samples 0..499: ValueError: token 59 is outside"
+    with pytest.raises(AnalysisError, match=message):
+        analyze_vocab_rarity(windows, tmp_path, 30)
+    assert list(tmp_path.iterdir()) == []
