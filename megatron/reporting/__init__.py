@@ -1,0 +1,20 @@
+"""What a run says while it trains, and what several runs say beside each other.
+
+`RunLogger` writes `<run>/log.jsonl`, the one record of a run; `progress_line` is its line on the
+console. `read_log`, `compare_runs`, `format_comparison` and `plot_report` read finished logs.
+"""
+
+from megatron.reporting.comparison import compare_runs, format_comparison
+from megatron.reporting.picture import plot_report
+from megatron.reporting.progress_line import progress_line
+from megatron.reporting.run_log import RunLog, RunLogger, read_log
+
+__all__ = [
+    "RunLog",
+    "RunLogger",
+    "compare_runs",
+    "format_comparison",
+    "plot_report",
+    "progress_line",
+    "read_log",
+]

@@ -1,0 +1,68 @@
+"""Numbers for the eye: short counts and times, and a run's line on the console."""
+
+from collections.abc import Mapping
+from typing import Any
+
+PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def format_count(number: float) -> str:
+    """A number in at most five characters and a prefix, three digits shown.
+
+    >>> [format_count(number) for number in (0, 12, 999.96, 1234, 56_789, 1.3e12)]
+    ['0', '12', '1k', '1.23k', '56.8k', '1.3T']
+    """
+    for size, prefix in PREFIXES:
+        # 999.5 of one prefix would be printed as 1000: it takes the next.
+        if abs(number) >= 0.9995 * size:
+            return f"{number / size:.3g}{prefix}"
+    return f"{number:.3g}"
+
+
+def format_seconds(seconds: float) -> str:
+    """A time span in the two largest units that matter.
+
+    >>> [format_seconds(seconds) for seconds in (0.4, 59.7, 61, 7_325, 200_000)]
+    ['0s', '1m 00s', '1m 01s', '2h 02m', '2d 07h']
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole // 60 % 60:02d}m"
+    return f"{whole // 86400}d {whole // 3600 % 24:02d}h"
+
+
+def progress_line(
+    record: Mapping[str, Any], *, fraction_done: float, total_steps: int | None = None
+) -> str:
+    """The console's line for a training line of the log.
+
+    Args:
+        record: A line of kind "train".
+        fraction_done: Part of the run's budget that is used up, 0 < fraction <= 1; the time left
+            is the time used so far, scaled.
+        total_steps: Steps of the whole run; None where a token budget ends it.
+    """
+    steps = f"step {record['step']}" + (f"/{total_steps}" if total_steps is not None else "")
+    loss = "nan" if record["loss"] is None else f"{record['loss']:.4f}"
+    parts = [
+        steps,
+        f"{100 * fraction_done:3.0f}%",
+        f"loss {loss}",
+        f"lr {record['learning_rate']:.2e}",
+        f"length {record['sequence_length']}",
+    ]
+    if record.get("kept_length") is not None:
+        parts.append(f"kept {record['kept_length']}")
+    parts += [
+        f"effective tokens {format_count(record['effective_tokens'])}",
+        f"{format_count(record['tokens_per_second'])} tokens/s",
+        f"{format_count(record['flops_per_second'])}FLOP/s",
+    ]
+    if fraction_done > 0:
+        left = record["seconds"] * max(0.0, 1 - fraction_done) / fraction_done
+        parts.append(f"{format_seconds(left)} left")
+    return " | ".join(parts)

@@ -1,0 +1,191 @@
+"""The log of a run: one JSON object a line in `<run>/log.jsonl`, written here and read back here.
+
+Kinds of lines: "start" (what the run is), "train" (one a logged step), "valid" (one an evaluation)
+and "end" (why it stopped). A line is flushed as soon as it is written, so a killed run loses one
+line at most. A resumed run cuts its log back to the checkpoint's step first: each step stands in
+the log once, whatever happened in between.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+Record = Mapping[str, Any]
+
+LOG_FILE = "log.jsonl"
+EARLIER_LOG_FILE = "log.earlier.jsonl"
+
+# What TensorBoard shows of each kind of line, and the counters it shows them against.
+SCALARS = {
+    "train": (
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "sequence_length",
+        "kept_length",
+        "actual_seq_length",
+        "pool_size",
+        "tokens_per_second",
+        "flops_per_second",
+    ),
+    "valid": ("loss", "perplexity"),
+}
+CLOCKS = ("step", "corpus_tokens", "effective_tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLog:
+    """The lines of one run, in order of their step."""
+
+    start: Record
+    train: tuple[Record, ...]
+    valid: tuple[Record, ...]
+    end: Record | None
+
+
+class RunLogger:
+    """Writer of one run's log, and of TensorBoard scalars where asked.
+
+    Args:
+        folder: The run's folder; made where missing.
+        tensorboard: Also write scalars below `<folder>/tensorboard`, one sub-folder for each of
+            step, corpus tokens and effective tokens as the horizontal axis.
+        resume_step: Step of the checkpoint the run continues from: later lines are cut off. None
+            starts a new log; a log already there is kept as `log.earlier.jsonl`.
+
+    Raises:
+        ModuleNotFoundError: `tensorboard` is asked for, but not installed.
+        ValueError: The log to continue has a broken line before its last.
+    """
+
+    def __init__(
+        self, folder: str | Path, tensorboard: bool = False, resume_step: int | None = None
+    ) -> None:
+        self.path = Path(folder) / LOG_FILE
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        last_counters: Record = {}
+        if self.path.exists():
+            if resume_step is None:
+                os.replace(self.path, self.path.with_name(EARLIER_LOG_FILE))
+            else:
+                last_counters = cut_log(self.path, resume_step)
+        self._writers = (
+            open_tensorboard(self.path.parent / "tensorboard", last_counters) if tensorboard else {}
+        )
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def write(self, record: Record) -> None:
+        """Appends one line, on disk for other processes to read when this returns.
+
+        Numbers that are not finite become null, as JSON has no word for them.
+        """
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in record.items()
+        }
+        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
+        self._file.flush()
+        for clock, writer in self._writers.items():
+            for name in SCALARS.get(record["kind"], ()):
+                if finite.get(name) is not None:
+                    tag = f"{record['kind']}/{name} by {clock.replace('_', ' ')}"
+                    writer.add_scalar(tag, finite[name], int(record[clock]))
+
+    def close(self) -> None:
+        """Closes all files; the logger is of no use afterwards."""
+        self._file.close()
+        for writer in self._writers.values():
+            writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_tensorboard(folder: Path, last_counters: Record) -> dict[str, Any]:
+    """A summary writer for each clock, with what comes after `last_counters` taken out of view."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  an optional extra
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            "TensorBoard is asked for, but not installed: pip install 'data-efficiency[report]', "
+            "or leave the flag out"
+        ) from error
+    return {
+        clock: SummaryWriter(
+            str(folder / clock),
+            purge_step=int(last_counters[clock]) + 1 if clock in last_counters else None,
+        )
+        for clock in CLOCKS
+    }
+
+
+def cut_log(path: Path, last_step: int) -> Record:
+    """Takes all lines after `last_step` out of a log; gives back the last training line left.
+
+    Lines that say a run ended go too, since it continues.
+    """
+    kept = [
+        record
+        for record in read_lines(path)
+        if record["kind"] != "end" and record.get("step", 0) <= last_step
+    ]
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record) + "\n" for record in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    return next((record for record in reversed(kept) if record["kind"] == "train"), {})
+
+
+def read_lines(path: Path) -> Iterator[Record]:
+    """The records of a log; a torn last line, as a kill leaves it, is passed over."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                return
+            raise ValueError(
+                f"{path}, line {number} is not JSON ({error}): the log was edited or damaged; "
+                "mend or remove that line"
+            ) from error
+        yield record
+
+
+def read_log(folder: str | Path) -> RunLog:
+    """The log of the run in `folder`, one line a step of each kind.
+
+    Raises:
+        FileNotFoundError: The folder holds no log.
+        ValueError: A line is broken, or the log does not say what run it is of.
+    """
+    path = Path(folder) / LOG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: give the folder a run was saved to")
+    last: dict[str, dict[int, Record]] = {"start": {}, "train": {}, "valid": {}, "end": {}}
+    for record in read_lines(path):
+        step = 0 if record["kind"] in ("start", "end") else record["step"]
+        last.setdefault(record["kind"], {})[step] = record
+    if not last["start"]:
+        raise ValueError(f"{path} has no line of kind 'start': it is not the log of a run")
+    return RunLog(
+        start=last["start"][0],
+        train=tuple(last["train"][step] for step in sorted(last["train"])),
+        valid=tuple(last["valid"][step] for step in sorted(last["valid"])),
+        end=last["end"].get(0),
+    )
