@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from megatron.model.gpt_model import GPTModel
-from megatron.model.transformer import TransformerLayer
 
 from megatron.arguments import parse_run_config
 from megatron.config import RunConfig, require
 from megatron.data.gpt_dataset import GPTDataset
+from megatron.model.gpt_model import GPTModel
+from megatron.model.transformer import TransformerLayer
 from megatron.run_state import Batch, Task
 from megatron.tokenizer import build_tokenizer
 from megatron.training import pretrain

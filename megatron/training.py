@@ -98,17 +98,16 @@ def setup_model_and_optimizer(
         training.random_ltd,
         f"the JSON file ({training.deepspeed_config}) says {engine.random_ltd_enabled()}",
     )
-    num_dropping_layers = 0
-    if training.random_ltd:
+    dropping = engine.data_efficiency_config.random_ltd
+    if dropping is not None:
         convert_to_random_ltd(engine, task.layer_class)
-        num_dropping_layers = engine.data_efficiency_config.random_ltd.random_ltd_layer_num
     return Run(
         config=config,
         task=task,
         engine=engine,
         learning_rate=make_learning_rate(training, config.data.seq_length),
         shape=model_shape(config.model),
-        num_dropping_layers=num_dropping_layers,
+        num_dropping_layers=0 if dropping is None else dropping.random_ltd_layer_num,
         valid_dataset=valid_dataset,
     )
 

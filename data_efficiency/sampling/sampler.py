@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_efficiency.config import ConfigError, DataEfficiencyConfig, MetricConfig
+from data_efficiency.config import DataEfficiencyConfig, MetricConfig
 from data_efficiency.difficulty_index import (
     DifficultyIndex,
     describe_dataset,
     differing_fields,
     fingerprint_of,
 )
+from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.clusters import Clusters
 from data_efficiency.sampling.permutation import make_keys, permute
 from data_efficiency.schedule import CustomSchedule

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from data_efficiency.config import ConfigError, MetricConfig
+from data_efficiency.config import MetricConfig
+from data_efficiency.json_section import ConfigError
 
 
 def check_actions(metrics: tuple[MetricConfig, ...]) -> None:

@@ -4,8 +4,9 @@ import logging
 
 import pytest
 
-from data_efficiency.config import ConfigError, fill_from_flags, load_config
+from data_efficiency.config import fill_from_flags, load_config
 from data_efficiency.json_keys import JSON_KEYS
+from data_efficiency.json_section import ConfigError
 from data_efficiency.schedule import CustomSchedule, DiscreteSchedule, RootSchedule
 
 PUBLISHED = {

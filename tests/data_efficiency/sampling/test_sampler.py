@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_efficiency.config import ConfigError, DataEfficiencyConfig, load_config
+from data_efficiency.config import DataEfficiencyConfig, load_config
 from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset
+from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.schedule import CustomSchedule
 

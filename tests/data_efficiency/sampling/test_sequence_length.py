@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from data_efficiency.config import ConfigError, MetricConfig
+from data_efficiency.config import MetricConfig
+from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.sequence_length import apply_actions, check_actions, truncate
 from data_efficiency.schedule import CustomSchedule
 
