@@ -106,9 +106,9 @@ def _order_of(values: np.ndarray) -> np.ndarray:
     """Sample numbers sorted by (difficulty, sample number), smallest unsigned dtype."""
     keys = values
     if values.dtype.kind in "iu" and int(values.max()) - int(values.min()) < 2**16:
-        # numpy's stable sort is a radix sort for 16-bit keys only, many times faster. A difference
-        # that wraps around in a signed dtype is right again when read as unsigned.
-        keys = (values - values.min()).view(f"u{values.itemsize}").astype(np.uint16)
+        # numpy's stable sort is a radix sort for 16-bit keys only, many times faster. Differences
+        # that wrap around in a narrow signed dtype are in the right order again as uint16.
+        keys = (values - values.min()).astype(np.uint16)
     order = np.argsort(keys, kind="stable")
     return order.astype(np.min_scalar_type(len(values) - 1))
 
