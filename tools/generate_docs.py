@@ -1,0 +1,113 @@
+"""Writes docs/config.md from the settings' dataclasses and the JSON file's key table.
+
+With --check nothing is written: the exit code says whether the page is current.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from data_efficiency.json_keys import JSON_KEYS
+from megatron.arguments import field_docs, flag_name
+from megatron.config import CONFIG_GROUPS
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
+
+INTRODUCTION = """\
+# Configuration reference
+
+Made by `tools/generate_docs.py` from `megatron/config.py` and `data_efficiency/json_keys.py`: change
+those, then run `make docs`. A run is described by the flags of `pretrain_gpt.py` and, for everything
+about data efficiency, by one JSON file in DeepSpeed's form (`--deepspeed_config FILE`).
+"""
+
+JSON_INTRODUCTION = """\
+## The JSON file
+
+Unknown keys in these sections are errors that name the nearest key. `METRIC` stands for
+`data_efficiency.data_sampling.curriculum_learning.curriculum_metrics.<name>` and `RANDOM_LTD` for
+`data_efficiency.data_routing.random_ltd`.
+"""
+
+
+def render_page(groups: Sequence[type], json_keys: dict[str, str]) -> str:
+    """The whole page as Markdown."""
+    parts = [INTRODUCTION, *(render_group(group) for group in groups), JSON_INTRODUCTION]
+    rows = [(f"`{key}`", meaning) for key, meaning in json_keys.items()]
+    parts[-1] += "\n" + render_table(("key", "meaning"), rows)
+    return "\n".join(parts)
+
+
+def render_group(group: type) -> str:
+    """Heading, first sentence and flag table of one settings class.
+
+    Raises:
+        ValueError: A field has no docstring below it.
+    """
+    hints = get_type_hints(group)
+    docs = field_docs(group)
+    rows = []
+    for field in dataclasses.fields(group):
+        if not docs.get(field.name):
+            raise ValueError(f"{group.__name__}.{field.name} has no docstring below it: write one")
+        kind = describe_type(hints[field.name])
+        flag = flag_name(field.name)
+        if kind == "switch":
+            flag += f" / --no-{flag.removeprefix('--')}"
+        rows.append((f"`{flag}`", kind, describe_default(field.default), docs[field.name]))
+    heading = group.__name__.removesuffix("Config")
+    table = render_table(("flag", "values", "default", "meaning"), rows)
+    return f"## {heading}\n\n{inspect.getdoc(group)}\n\n{table}"
+
+
+def describe_type(hint: Any) -> str:
+    """What one may write after a flag."""
+    if isinstance(hint, types.UnionType):
+        return describe_type(next(part for part in get_args(hint) if part is not type(None)))
+    if get_origin(hint) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(hint))
+    return {bool: "switch", int: "whole number", float: "number", str: "text"}[hint]
+
+
+def describe_default(default: object) -> str:
+    """A default as the reader would write it."""
+    if default is dataclasses.MISSING:
+        return "required"
+    if default is None:
+        return "not given"
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return f"`{default}`"
+
+
+def render_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; a bar inside a cell is escaped."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
+    )
+
+
+def main(argv: Sequence[str] | None = None, page: Path = PAGE) -> int:
+    """Exit code: 0 when the page is written or current, 1 when --check finds it stale."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    check = parser.parse_args(argv).check
+    text = render_page(CONFIG_GROUPS, JSON_KEYS)
+    if not check:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(text, encoding="utf-8")
+        return 0
+    if not page.is_file() or page.read_text(encoding="utf-8") != text:
+        print(f"error: {page.name} is not current: run `make docs`", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
