@@ -98,6 +98,7 @@ def start_long_run(folder: Path, tokenizer_file: Path) -> subprocess.Popen[bytes
             *("--tokenizer-file", str(tokenizer_file), "--workers", "1"),
         ],
         stderr=subprocess.PIPE,
+        start_new_session=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     partial = folder / "corpus_text_document.bin.partial"
@@ -111,15 +112,20 @@ def start_long_run(folder: Path, tokenizer_file: Path) -> subprocess.Popen[bytes
     [
         (signal.SIGKILL, -9, ["corpus_text_document.bin.partial", "input.jsonl"]),
         (signal.SIGTERM, 143, ["input.jsonl"]),
+        (signal.SIGINT, 130, ["input.jsonl"]),
     ],
 )
 def test_ended_run_leaves_no_index(
     tmp_path: Path, tokenizer_file: Path, number: signal.Signals, code: int, left: list[str]
 ) -> None:
     with start_long_run(tmp_path, tokenizer_file) as process:
-        process.send_signal(number)
+        if number == signal.SIGINT:
+            # As a terminal does on Ctrl-C: to the workers as well.
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
         _, error = process.communicate(timeout=60)
     assert process.returncode == code
     assert sorted(path.name for path in tmp_path.iterdir()) == left
-    if number == signal.SIGTERM:
+    if number != signal.SIGKILL:
         assert error == b"interrupted; nothing half-written is left\n"

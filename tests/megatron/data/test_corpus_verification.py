@@ -86,6 +86,14 @@ def test_other_input_is_found(tmp_path: Path, corpus: Path, texts: list[str], me
         verify_corpus(corpus, sources, LetterTokenizer())
 
 
+def test_short_input_is_found_even_where_no_sampled_document_is_missing(
+    tmp_path: Path, corpus: Path
+) -> None:
+    sources = write_input(tmp_path / "a.jsonl", ["abc", "de", "fgh"])
+    with pytest.raises(ValueError, match="4 documents, but the input has only 3"):
+        verify_corpus(corpus, sources, LetterTokenizer(), num_sampled_documents=0)
+
+
 def change_metadata(corpus: Path, change: Callable[[dict[str, object]], None]) -> None:
     path = Path(f"{corpus}.meta.json")
     facts = json.loads(path.read_text())
