@@ -21,6 +21,9 @@ LEVELS = {
     "data_efficiency.difficulty_index": 0,
     "data_efficiency.deepspeed_format": 0,
     "data_efficiency.accounting": 0,
+    "data_efficiency.json_keys": 0,
+    "data_efficiency.json_section": 0,
+    "data_efficiency.result_folder": 0,
     "data_efficiency.analysis": 1,
     "data_efficiency.sampling": 1,
     "data_efficiency.routing": 1,
@@ -35,6 +38,8 @@ LEVELS = {
     "megatron.checkpointing": 4,
     "megatron.optimizer_param_scheduler": 4,
     "megatron.reporting": 4,
+    "megatron.run_state": 4,
+    "megatron.stopping": 4,
     "megatron.training": 4,
     "megatron.tasks": 4,
     "pretrain_gpt": 5,
@@ -55,6 +60,14 @@ STRANGERS = (
     {"megatron.model", "megatron.data"},
 )
 
+PUBLIC_NAME_USERS = (
+    "megatron",
+    "pretrain_gpt",
+    "pretrain_bert",
+    "benchmarks",
+    "examples_deepspeed",
+    "tests.end_to_end",
+)
 COMMANDS = ("tools", "pretrain_gpt", "pretrain_bert", "benchmarks", "examples_deepspeed")
 # Package -> the only places that may import it. The longest listed package counts.
 OUTSIDE_PACKAGES = {
@@ -79,7 +92,7 @@ OUTSIDE_PACKAGES = {
     "deepspeed": ("data_efficiency.engine.deepspeed_engine",),
     "safetensors": ("megatron.checkpointing",),
     "regex": ("tools.prepare_demo_corpus",),
-    "zstandard": ("tools",),
+    "zstandard": ("megatron.data.text_sources",),
     "tqdm": ("data_efficiency.analysis", "megatron", "tools"),
     "hypothesis": ("tests.end_to_end",),
     "pytest": ("tests.end_to_end",),
@@ -216,24 +229,26 @@ def misplaced_argparse(sources: Sources) -> list[str]:
     ]
 
 
+def public_names(sources: Sources) -> set[str]:
+    """The names in `data_efficiency.__all__`."""
+    for node in ast.parse(sources.get("data_efficiency", "")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
 def private_library_imports(sources: Sources) -> list[str]:
     """Uses of the library by the trainer and by examples that bypass its public names."""
-    found = []
-    for imported, target in project_imports(sources):
-        users = (
-            "megatron",
-            "pretrain_gpt",
-            "pretrain_bert",
-            "benchmarks",
-            "examples_deepspeed",
-            "tests.end_to_end",
-        )
-        if not inside(target, "data_efficiency") or not inside(imported.importer, *users):
-            continue
-        if target != "data_efficiency" or (imported.name or "").startswith("_"):
-            where = f"{imported.importer}:{imported.line}"
-            found.append(f"{where}: import from data_efficiency itself, not {target}")
-    return found
+    public = public_names(sources)
+    return [
+        f"{imported.importer}:{imported.line}: {imported.name or target} is no public name of "
+        "data_efficiency"
+        for imported, target in project_imports(sources)
+        if inside(target, "data_efficiency")
+        and inside(imported.importer, *PUBLIC_NAME_USERS)
+        and (imported.module, imported.name) != ("data_efficiency", None)
+        and not (imported.module == "data_efficiency" and imported.name in public)
+    ]
 
 
 def read_project() -> dict[str, str]:
@@ -302,6 +317,7 @@ VIOLATIONS = [
     (misplaced_argparse, "data_efficiency.analysis.map_reduce", "from argparse import Namespace"),
     (private_library_imports, "megatron.training", "from data_efficiency.sampling import sampler"),
     (private_library_imports, "megatron.training", "from data_efficiency import _secret"),
+    (private_library_imports, "megatron.training", "from data_efficiency import sampling"),
     (private_library_imports, "benchmarks.sampling", "import data_efficiency.schedule"),
 ]
 
@@ -335,6 +351,7 @@ def test_rules_leave_honest_code_alone(module: str, source: str) -> None:
     sources = {
         "data_efficiency.config": "",
         "data_efficiency.routing.token_ops": "",
+        "data_efficiency": '__all__ = ["initialize"]',
         module: source,
     }
     assert [line for rule in RULES for line in rule(sources)] == []
