@@ -35,6 +35,13 @@ def touch_unless(folder, bad_item, failure, item):
     yield from touch(folder, item)
 
 
+@pytest.mark.parametrize("executor", EXECUTORS[:2])
+def test_nothing_new_is_started_after_a_failure(tmp_path, executor):
+    with pytest.raises(TaskError):
+        list(executor.run(partial(touch_unless, tmp_path, 2, raise_error), range(9)))
+    assert {file.name for file in tmp_path.iterdir()} == {"0", "1"}
+
+
 def raise_error():
     raise ValueError("no such word")
 
