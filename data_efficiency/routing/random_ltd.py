@@ -144,7 +144,8 @@ class _BeginForward:
         for value in (*args, *kwargs.values()):
             if isinstance(value, torch.Tensor) and value.dim() >= 2:
                 num_rows, sequence_length = value.shape[:2]
-                self.router.begin_forward(num_rows, sequence_length, value.device)
+                begin = torch.compiler.disable(self.router.begin_forward)
+                begin(num_rows, sequence_length, value.device)
                 return
         raise ValueError(
             f"{type(module).__name__} was called without a tensor [batch, sequence, ...]: random-LTD "

@@ -78,7 +78,7 @@ class Router:
             kept_length=kept,
             device=device,
         )
-        # Only where a compiler is loaded: a layer compiled once then serves every kept length.
+        # Code compiled once then serves every kept length; nothing to do where no compiler is loaded.
         if "torch._dynamo" in sys.modules:
             sys.modules["torch._dynamo"].maybe_mark_dynamic(self.positions, 2)
 

@@ -14,7 +14,7 @@ from data_efficiency.routing.random_ltd import (
     remove_random_ltd_state_dict,
     save_without_random_ltd,
 )
-from data_efficiency.schedule import RootSchedule
+from data_efficiency.schedule import CustomSchedule, RootSchedule
 from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
 from megatron.model.rotary import rotary_tables
@@ -191,6 +191,44 @@ def test_a_frozen_layer_in_evaluation_mode_drops_nothing():
         layer.eval()
     model.random_ltd_scheduler.set_position(0, 0)
     assert torch.equal(model(tokens), make_model()(tokens))
+
+
+def test_a_model_in_evaluation_mode_drops_nothing_though_layers_train():
+    model = convert_to_random_ltd(make_model(), TransformerLayer, settings())
+    tokens, _ = batch()
+    model.random_ltd_scheduler.set_position(0, 0)
+    model(tokens)
+    model.training = False
+    assert torch.equal(model(tokens), make_model()(tokens))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+@pytest.mark.filterwarnings("ignore:.* should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("whole", [False, True], ids=["layers", "model"])
+def test_compiled_code_serves_every_kept_length(whole):
+    schedule = CustomSchedule(function=lambda step: 3 + step)
+    converted, compiled = (
+        convert_to_random_ltd(make_model(), TransformerLayer, settings(schedule=schedule))
+        for _ in range(2)
+    )
+    num_graphs = 0
+
+    def backend(graph, inputs):
+        nonlocal num_graphs
+        num_graphs += 1
+        return graph
+
+    call = torch.compile(compiled, backend=backend) if whole else compiled
+    for layer in () if whole else compiled.layers:
+        layer.compile(backend=backend)
+    tokens, labels = batch()
+    for step in range(6):
+        for model in (converted, compiled):
+            model.random_ltd_scheduler.set_position(step, 0)
+        expected = converted(tokens, labels=labels)
+        torch.testing.assert_close(call(tokens, labels=labels), expected)
+    torch.compiler.reset()
+    assert 1 <= num_graphs <= 4
 
 
 def test_bfloat16_autocast_trains():

@@ -39,6 +39,20 @@ def test_the_layer_adds_both_branches_to_the_stream():
     torch.testing.assert_close(layer(hidden), expected)
 
 
+def test_both_branches_are_dropped_out_in_training():
+    layer = TransformerLayer(make_config(hidden_dropout=0.5), layer_number=1)
+    hidden = torch.randn(2, 5, 24)
+    torch.manual_seed(5)
+    result = layer(hidden)
+    torch.manual_seed(5)
+    dropped = nn.functional.dropout(layer.self_attention(layer.input_layernorm(hidden)), 0.5)
+    middle = hidden + dropped
+    dropped = nn.functional.dropout(layer.mlp(layer.post_attention_layernorm(middle)), 0.5)
+    assert torch.equal(result, middle + dropped)
+    layer.eval()
+    assert torch.equal(layer(hidden), layer(hidden))
+
+
 def test_everything_but_hidden_states_goes_by_keyword():
     layer = TransformerLayer(make_config(), layer_number=1)
     with pytest.raises(TypeError, match="positional"):
