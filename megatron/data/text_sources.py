@@ -14,8 +14,10 @@ from typing import BinaryIO, Protocol
 
 import zstandard
 
-JSON_LINES_ENDINGS = (".jsonl", ".ndjson", ".json")
 TEXT_ENDINGS = (".txt", ".text", ".md", ".rst")
+# In a folder, a ".json" is more likely a manifest or a tokenizer; it is read when given by name.
+SEARCHED_ENDINGS = (".jsonl", ".ndjson", *TEXT_ENDINGS)
+EXPLICIT_ENDINGS = (*SEARCHED_ENDINGS, ".json")
 COMPRESSED_ENDINGS = (".gz", ".zst")
 BLOCK_BYTES = 512 * 1024
 _READ_BYTES = 64 * 1024
@@ -64,7 +66,7 @@ def find_sources(inputs: Sequence[str | os.PathLike[str]]) -> tuple[list[SourceF
 
     Args:
         inputs: files, and folders that are searched through all levels for the known endings;
-            hidden files are left out.
+            hidden files and `.json` are left out.
 
     Raises:
         FileNotFoundError: if an input does not exist.
@@ -79,7 +81,7 @@ def find_sources(inputs: Sequence[str | os.PathLike[str]]) -> tuple[list[SourceF
         num_before = len(sources)
         for file in candidates:
             ending = _ending(file)
-            if ending in (*JSON_LINES_ENDINGS, *TEXT_ENDINGS):
+            if ending in (SEARCHED_ENDINGS if path.is_dir() else EXPLICIT_ENDINGS):
                 if file.resolve() in sources:
                     raise ValueError(f"{file}: given twice among the inputs")
                 size = file.stat().st_size
@@ -110,7 +112,7 @@ def _ending(path: Path) -> str:
 
 
 def _known_endings() -> str:
-    names = ", ".join((*JSON_LINES_ENDINGS, *TEXT_ENDINGS))
+    names = ", ".join(EXPLICIT_ENDINGS)
     return f"{names}, each also with {' or '.join(COMPRESSED_ENDINGS)}"
 
 

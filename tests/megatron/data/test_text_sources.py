@@ -32,10 +32,11 @@ def test_all_forms_in_a_folder_are_found_in_a_fixed_order(tmp_path: Path) -> Non
     (tmp_path / "c.txt.zst").write_bytes(zstandard.compress("vier\nfünf".encode()))
     (tmp_path / "d.md").write_text("five")
     (tmp_path / "picture.png").touch()
+    (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / ".git" / "hidden.txt").write_text("hidden")
     assert all_texts(tmp_path) == ["one", "two", "three", "vier\nfünf", "five"]
     sources, skipped = find_sources([tmp_path])
-    assert [path.name for path in skipped] == ["picture.png"]
+    assert [path.name for path in skipped] == ["manifest.json", "picture.png"]
     assert [source.is_text for source in sources] == [False, False, True, True]
     *_, last = read_blocks(sources)
     assert last.num_bytes_done == sum(source.num_bytes for source in sources)
@@ -82,6 +83,11 @@ def test_no_cut_loses_a_document_or_a_line_number(
 def test_several_keys_blank_lines_and_a_byte_order_mark() -> None:
     content = "\ufeff".encode() + b'{"a": "1", "b": "x"}\r\n\n  \n{"b": "y", "c": 0, "a": "2"}'
     assert texts_of(block_of(content), ["b", "a"]) == [("x", "1"), ("y", "2")]
+
+
+def test_json_file_given_by_name_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(lines("one"))
+    assert all_texts(tmp_path / "a.json") == ["one"]
 
 
 def test_unpaired_surrogate_becomes_the_replacement_character() -> None:
