@@ -37,7 +37,7 @@ class SelfAttention(nn.Module):
             attention_mask: bool [batch or 1, heads or 1, sequence, sequence], True where a query
                 (third axis) may look at a key (fourth axis); it replaces the causal rule. None:
                 each token looks at itself and the tokens before it.
-            rotary_cos: [batch or 1, sequence, head_size / 2], or None without rotary positions.
+            rotary_cos: [batch or 1, sequence, head_size], or None without rotary positions.
             rotary_sin: as `rotary_cos`.
         """
         batch_size, sequence_length, _ = hidden_states.shape

@@ -10,19 +10,21 @@ import torch
 def rotary_tables(
     sequence_length: int, head_size: int, theta: float, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines of positions 0 ... sequence_length - 1.
+    """Factors of positions 0 ... sequence_length - 1: for a channel, and for the one paired with it.
 
     They are made anew for each forward pass: a buffer would be rounded by a model-wide change of
     dtype, and the cost is negligible.
 
     Returns:
-        Two float32 tensors [1, sequence_length, head_size / 2]. The first axis is the batch, for
-        token routing, which gives each row tables of its own.
+        Cosines, and sines that are negative in the first half of the channels: float32
+        [1, sequence_length, head_size]. The first axis is the batch, for token routing, which gives
+        each row tables of its own.
     """
     exponents = torch.arange(0, head_size, 2, device=device, dtype=torch.float32) / head_size
     positions = torch.arange(sequence_length, device=device, dtype=torch.float32)
     angles = torch.outer(positions, theta**-exponents).unsqueeze(0)
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def apply_rotary(
@@ -30,15 +32,17 @@ def apply_rotary(
 ) -> torch.Tensor:
     """The channels of each head turned by the angle of their token's position.
 
+    Rolling by half a head brings each channel's partner to its place; on a CPU this takes half the
+    time of splitting the channels and joining them again.
+
     Args:
         heads: [batch, sequence, heads, head_size].
-        rotary_cos: [batch or 1, sequence, head_size / 2].
-        rotary_sin: [batch or 1, sequence, head_size / 2].
+        rotary_cos: [batch or 1, sequence, head_size], from `rotary_tables`.
+        rotary_sin: as `rotary_cos`.
 
     Returns:
         Shape and dtype of `heads`; the products are formed in the wider of the two dtypes.
     """
-    cos, sin = rotary_cos.unsqueeze(2), rotary_sin.unsqueeze(2)
-    first, second = heads.chunk(2, dim=-1)
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    partners = heads.roll(heads.shape[-1] // 2, dims=-1)
+    turned = heads * rotary_cos.unsqueeze(2) + partners * rotary_sin.unsqueeze(2)
     return turned.to(heads.dtype)

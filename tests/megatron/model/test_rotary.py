@@ -10,19 +10,21 @@ CPU = torch.device("cpu")
 
 def test_tables_hold_the_published_angles():
     cos, sin = rotary_tables(5, 8, 100.0, CPU)
-    assert cos.shape == sin.shape == (1, 5, 4)
+    assert cos.shape == sin.shape == (1, 5, 8)
     assert cos.dtype == sin.dtype == torch.float32
     for position in range(5):
         for pair in range(4):
             unit = cmath.exp(1j * position * 100.0 ** (-2 * pair / 8))
-            assert cos[0, position, pair].item() == pytest.approx(unit.real, abs=1e-6)
-            assert sin[0, position, pair].item() == pytest.approx(unit.imag, abs=1e-6)
+            found = [table[0, position, [pair, pair + 4]].tolist() for table in (cos, sin)]
+            assert found[0] == pytest.approx([unit.real, unit.real], abs=1e-6)
+            assert found[1] == pytest.approx([-unit.imag, unit.imag], abs=1e-6)
 
 
 def test_rotation_turns_channel_pairs_as_complex_numbers():
     heads = torch.randn(2, 5, 3, 8)
     cos, sin = rotary_tables(5, 8, 100.0, CPU)
-    turned = torch.complex(heads[..., :4], heads[..., 4:]) * torch.complex(cos, sin).unsqueeze(2)
+    units = torch.complex(cos[..., 4:], sin[..., 4:]).unsqueeze(2)
+    turned = torch.complex(heads[..., :4], heads[..., 4:]) * units
     expected = torch.cat((turned.real, turned.imag), dim=-1)
     torch.testing.assert_close(apply_rotary(heads, cos, sin), expected)
 
