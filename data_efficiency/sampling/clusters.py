@@ -74,7 +74,7 @@ class Clusters:
         steps = np.array([step for step, _ in rises], np.int64)
         difficulties = np.array([difficulty for _, difficulty in rises], np.int64)
         self._last_difficulty = int(difficulties[-1])
-        ends = np.maximum.accumulate(np.append(self.starts[-1], self._pool_sizes(difficulties)))
+        ends = np.append(self.starts[-1], self._pool_sizes(difficulties))
         grows = ends[1:] > ends[:-1]
         self.admission_steps = np.append(self.admission_steps, steps[grows])
         self.starts = np.append(self.starts, ends[1:][grows])
