@@ -265,7 +265,8 @@ except KeyboardInterrupt as error:
 @pytest.mark.parametrize("num_processes", ["1", "2"])
 def test_signals_stop_cleanly_and_a_second_run_is_kept_out(tmp_path, num_processes):
     command = [sys.executable, "-c", STOPPABLE, str(tmp_path), num_processes]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as first:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("slow.parts/*.json")):
             assert time.monotonic() < deadline
@@ -278,8 +279,9 @@ def test_signals_stop_cleanly_and_a_second_run_is_kept_out(tmp_path, num_process
         with pytest.raises(BlockingIOError, match=f"process {first.pid} on .* is at work on"):
             second.run_map(InProcessExecutor())
         first.send_signal(signal.SIGTERM if num_processes == "1" else signal.SIGINT)
-        output = first.communicate()[0]
+        output, errors = first.communicate()
     assert first.returncode == 130
+    assert "Traceback" not in errors, "workers go without a word"
     assert "slow: stopped; " in output
     assert "of 50 shards are kept in" in output
     assert {file.suffix for file in (tmp_path / "slow.parts").iterdir()} == {".json", ".npy"}

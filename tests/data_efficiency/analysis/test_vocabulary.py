@@ -46,6 +46,8 @@ def test_second_call_uses_what_is_there(tmp_path, windows, monkeypatch):
 def test_results_of_other_data_are_not_used(tmp_path, windows, make_windows):
     analyze_vocab_rarity(windows, tmp_path, VOCAB_SIZE)
     with pytest.raises(ValueError, match="name: expected 'corpus', found 'other'"):
+        analyze_vocab_frequency(make_windows(name="other"), tmp_path, VOCAB_SIZE)
+    with pytest.raises(ValueError, match="name: expected 'corpus', found 'other'"):
         analyze_vocab_rarity(make_windows(name="other"), tmp_path, VOCAB_SIZE)
     with pytest.raises(ValueError, match="counts a vocabulary of 60 entries, not 70; overwrite"):
         analyze_vocab_rarity(windows, tmp_path, 70)
