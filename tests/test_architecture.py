@@ -91,7 +91,7 @@ OUTSIDE_PACKAGES = {
     "lm_eval": ("megatron.tasks.eval_harness",),
     "deepspeed": ("data_efficiency.engine.deepspeed_engine",),
     "safetensors": ("megatron.checkpointing",),
-    "regex": ("tools.prepare_demo_corpus",),
+    "regex": ("megatron.data.wiki_markup",),
     "zstandard": ("megatron.data.text_sources",),
     "tqdm": ("data_efficiency.analysis", "megatron", "tools"),
     "hypothesis": ("tests.end_to_end",),
