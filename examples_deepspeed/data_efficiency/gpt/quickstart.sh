@@ -53,12 +53,9 @@ CONFIGS="$RUN_DIR/configs"
 mkdir -p "$STAGES" "$CONFIGS" "$RUN_DIR/corpus" "$RUN_DIR/tokens"
 trap 'echo "Stopped; the same command goes on from here." >&2; exit 130' INT TERM
 
-# key FILE-OR-TEXT...: a short text that changes with any of the texts and of the files' contents
+# key FILE...: a short text that changes with the files' contents
 key() {
-    local item
-    for item in "$@"; do
-        if [[ -f "$item" ]]; then cat "$item"; else printf '%s\n' "$item"; fi
-    done | cksum
+    cat "$@" 2>/dev/null | cksum
 }
 
 # stage NAME OUTPUT INPUTS_KEY COMMAND...: runs a command unless it has finished with these inputs.
@@ -66,7 +63,7 @@ key() {
 # training with unchanged inputs does. stages/NAME.started and .finished hold the key of a run.
 stage() {
     local name="$1" output="$2" now number started seconds
-    now="$(key "${@:3}")"
+    now="$(printf '%s\n' "${@:3}" | cksum)"
     number=$((++STAGE))
     shift 3
     if [[ -n "$DRY_RUN" ]]; then
@@ -99,18 +96,28 @@ stage() {
     echo "[$number/$NUM_STAGES] $name: ${seconds}s"
 }
 
-# write_config NAME CURRICULUM RANDOM_LTD: the DeepSpeed JSON file of a variant, switches true or false
+# The DeepSpeed JSON file of a variant: write_config NAME; both techniques are in its name, or not.
 write_config() {
-    local sampling="$2" routing="$3" layers
-    layers="$(seq -s ', ' 1 $((NUM_LAYERS - 2)))"
+    local sampling='{ "enabled": false }' routing='{ "enabled": false }'
+    if [[ "$1" == *curriculum* ]]; then sampling="$(curriculum_section)"; fi
+    if [[ "$1" == *random_ltd* ]]; then routing="$(random_ltd_section)"; fi
     cat >"$CONFIGS/$1.json" <<JSON
 {
   "data_efficiency": {
-    "enabled": $([[ "$sampling$routing" == *true* ]] && echo true || echo false),
-    "data_sampling": {
-      "enabled": $sampling,
+    "data_sampling": $sampling,
+    "data_routing": $routing
+  }
+}
+JSON
+}
+
+# Samples with common words first (a growing percentile of the index), and short sequences first.
+curriculum_section() {
+    cat <<JSON
+{
+      "enabled": true,
       "curriculum_learning": {
-        "enabled": $sampling,
+        "enabled": true,
         "curriculum_metrics": {
           "vocab_rarity": {
             "index_path": "$RUN_DIR/difficulty/vocab_rarity",
@@ -138,14 +145,20 @@ write_config() {
           }
         }
       }
-    },
-    "data_routing": {
-      "enabled": $routing,
+    }
+JSON
+}
+
+# All layers but the first and the last see a random part of the tokens, which grows to all.
+random_ltd_section() {
+    cat <<JSON
+{
+      "enabled": true,
       "random_ltd": {
-        "enabled": $routing,
+        "enabled": true,
         "total_layer_num": $NUM_LAYERS,
         "random_ltd_layer_num": $((NUM_LAYERS - 2)),
-        "random_ltd_layer_id": [$layers],
+        "random_ltd_layer_id": [$(seq -s ', ' 1 $((NUM_LAYERS - 2)))],
         "model_mask_name": "attention_mask",
         "model_type": "decoder",
         "hidden_state_order": "batch_seq_dim",
@@ -160,23 +173,15 @@ write_config() {
         }
       }
     }
-  }
-}
 JSON
 }
 
 # train NAME: pretrains one variant; what differs between variants is its configuration alone
 train() {
     local name="$1" run="$RUN_DIR/$1" flags=()
-    case "$name" in
-        baseline) write_config "$name" false false ;;
-        curriculum) write_config "$name" true false ;;
-        random_ltd) write_config "$name" false true ;;
-        curriculum_random_ltd) write_config "$name" true true ;;
-        *) echo "error: VARIANTS names $name, which is none of the four" >&2; exit 1 ;;
-    esac
-    [[ "$name" == *curriculum* ]] && flags+=(--data-efficiency-curriculum-learning)
-    [[ "$name" == *random_ltd* ]] && flags+=(--random-ltd)
+    write_config "$name"
+    if [[ "$name" == *curriculum* ]]; then flags+=(--data-efficiency-curriculum-learning); fi
+    if [[ "$name" == *random_ltd* ]]; then flags+=(--random-ltd); fi
     stage "train-$name" "$run" \
         "$(key "$CONFIGS/$name.json" "$STAGES/difficulty.finished")" \
         "$PYTHON" "$REPOSITORY/pretrain_gpt.py" \
@@ -197,6 +202,12 @@ train() {
 
 STAGE=0
 read -r -a variants <<<"$VARIANTS"
+for variant in "${variants[@]}"; do
+    if [[ ! "$variant" =~ ^(baseline|curriculum|random_ltd|curriculum_random_ltd)$ ]]; then
+        echo "error: VARIANTS names $variant, which is none of the four" >&2
+        exit 1
+    fi
+done
 NUM_STAGES=$((5 + ${#variants[@]}))
 TEXT="$RUN_DIR/corpus/corpus.jsonl"
 TOKENIZER="$RUN_DIR/tokenizer.json"
@@ -205,6 +216,10 @@ TOKENS="$RUN_DIR/tokens/demo_text_document"
 own_text=()
 own_text_key=""
 if [[ -n "$CORPUS" ]]; then
+    if [[ ! -e "$CORPUS" ]]; then
+        echo "error: CORPUS is $CORPUS: no such file or folder" >&2
+        exit 1
+    fi
     own_text=(--input "$CORPUS")
     own_text_key="$(ls -l "$CORPUS")" # size and date: reading all of a large corpus takes long
 fi

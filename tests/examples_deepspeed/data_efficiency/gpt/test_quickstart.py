@@ -1,0 +1,241 @@
+"""The quick start script: its commands parse, and a second start does only what is missing.
+
+The stages themselves are replaced by a stand-in for `python` that records its command and leaves the
+files a stage would leave.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_efficiency import load_config
+from megatron.arguments import parse_run_config
+from tools import analyze_data, prepare_demo_corpus, preprocess_data, report, train_tokenizer
+
+ROOT = Path(__file__).resolve().parents[4]
+SCRIPT = ROOT / "examples_deepspeed" / "data_efficiency" / "gpt" / "quickstart.sh"
+VARIANTS = ["baseline", "curriculum", "random_ltd", "curriculum_random_ltd"]
+STAGES = [
+    "prepare_demo_corpus.py",
+    "train_tokenizer.py",
+    "preprocess_data.py",
+    "analyze_data.py",
+    *["pretrain_gpt.py"] * 4,
+    "report.py",
+]
+
+STAND_IN = """#!{python}
+import json, os, pathlib, sys
+if sys.argv[1] == "-c":
+    print(2)
+    sys.exit()
+tool = pathlib.Path(sys.argv[1]).name
+with open(os.environ["CALLS"], "a") as file:
+    file.write(json.dumps([tool, *sys.argv[2:]]) + "\\n")
+if tool == "prepare_demo_corpus.py":
+    print("download 7.6 s, processing 1.0 s")
+flags = dict(zip(sys.argv[2:], sys.argv[3:]))
+output = flags.get("--save", flags.get("--output", flags.get("--output-prefix")))
+output = pathlib.Path(output + "_text_document.idx" if "--output-prefix" in flags else output)
+interrupted = os.environ.get("INTERRUPT", "nothing") in output.name
+if tool in ("pretrain_gpt.py", "analyze_data.py", "report.py"):
+    output.mkdir(exist_ok=True)
+    (output / "kept").touch()
+    output = output / "log.jsonl"
+reason = "signal SIGTERM" if interrupted else "--train-tokens"
+output.write_text(json.dumps({{"kind": "end", "reason": reason}}) + "\\n")
+sys.exit(interrupted and tool != "pretrain_gpt.py")
+"""
+
+
+class QuickStart:
+    """Starts the script in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run_dir = folder / "a run"
+        self.calls_file = folder / "calls"
+        self.stand_in = folder / "python"
+        self.stand_in.write_text(STAND_IN.format(python=sys.executable))
+        self.stand_in.chmod(0o755)
+
+    def start(self, **settings: str) -> subprocess.CompletedProcess[str]:
+        self.calls_file.write_text("")
+        environment = os.environ | {
+            "RUN_DIR": str(self.run_dir),
+            "PYTHON": str(self.stand_in),
+            "CALLS": str(self.calls_file),
+            **settings,
+        }
+        return subprocess.run(
+            ["bash", str(SCRIPT)], env=environment, capture_output=True, text=True, check=False
+        )
+
+    def tools(self) -> list[str]:
+        """The tools that were called since the last start."""
+        return [json.loads(line)[0] for line in self.calls_file.read_text().splitlines()]
+
+    def trained(self) -> list[str]:
+        """The variants that were trained since the last start."""
+        calls = [json.loads(line) for line in self.calls_file.read_text().splitlines()]
+        return [
+            Path(call[call.index("--save") + 1]).name
+            for call in calls
+            if call[0] == "pretrain_gpt.py"
+        ]
+
+
+@pytest.fixture
+def quick_start(tmp_path: Path) -> QuickStart:
+    return QuickStart(tmp_path)
+
+
+def dry_run(quick_start: QuickStart, **settings: str) -> list[list[str]]:
+    """The commands the script would run, as argument lists without the interpreter."""
+    result = quick_start.start(DRY_RUN="1", **settings)
+    assert result.returncode == 0, result.stderr
+    return [shlex.split(line)[1:] for line in result.stdout.splitlines()]
+
+
+def test_dry_run_prints_every_stage_and_runs_none(quick_start: QuickStart) -> None:
+    commands = dry_run(quick_start)
+    assert [Path(command[0]).name for command in commands] == STAGES
+    assert all(Path(command[0]).is_file() for command in commands)
+    assert quick_start.tools() == []
+
+
+def test_commands_parse(quick_start: QuickStart) -> None:
+    commands = dry_run(quick_start, CORPUS=str(SCRIPT))
+    parsers = [prepare_demo_corpus, train_tokenizer, preprocess_data, analyze_data]
+    for command, tool in zip(commands, parsers, strict=False):
+        tool.parse_arguments(command[1:])
+    assert commands[0][commands[0].index("--input") + 1] == str(SCRIPT)
+    report.parse_arguments(commands[-1][1:])
+
+
+def test_variants_differ_in_their_configuration_alone(quick_start: QuickStart) -> None:
+    runs = [parse_run_config("", command[1:]) for command in dry_run(quick_start)[4:8]]
+    settings = [run.training for run in runs]
+    assert [run.data_efficiency_curriculum_learning for run in settings] == [0, 1, 0, 1]
+    assert [run.random_ltd for run in settings] == [0, 0, 1, 1]
+    assert len({(run.train_tokens, run.token_counter, run.seed, run.lr) for run in settings}) == 1
+    assert len({run.model for run in runs}) == 1
+    assert len({run.data for run in runs}) == 1
+    for run, name in zip(runs, VARIANTS, strict=True):
+        assert run.checkpoint.save == run.checkpoint.load == str(quick_start.run_dir / name)
+
+
+@pytest.mark.parametrize("num_layers", [3, 6])
+def test_configurations_are_read_without_complaint(
+    quick_start: QuickStart, caplog: pytest.LogCaptureFixture, num_layers: int
+) -> None:
+    commands = dry_run(quick_start, NUM_LAYERS=str(num_layers))
+    for command in commands[4:8]:
+        flags = parse_run_config("", command[1:])
+        assert flags.training.deepspeed_config is not None
+        config = load_config(flags.training.deepspeed_config).data_efficiency
+        assert bool(config.metrics) == flags.training.data_efficiency_curriculum_learning
+        assert (config.random_ltd is not None) == flags.training.random_ltd
+        if config.random_ltd is not None:
+            assert config.random_ltd.random_ltd_layer_id == tuple(range(1, num_layers - 1))
+            assert config.random_ltd.schedule.difficulty(10**6) == flags.data.seq_length
+        for metric in config.metrics:
+            end = flags.data.seq_length if metric.name == "seqlen_truncate" else 100
+            assert metric.schedule.difficulty(10**6) == end
+    assert caplog.text == ""
+
+
+def test_second_start_repeats_only_the_table(quick_start: QuickStart) -> None:
+    first = quick_start.start()
+    assert first.returncode == 0, first.stderr
+    assert quick_start.tools() == STAGES
+    assert quick_start.trained() == VARIANTS
+    assert "7s of downloads" in first.stdout
+    assert "What to try next" in first.stdout
+    second = quick_start.start()
+    assert second.returncode == 0, second.stderr
+    assert quick_start.tools() == ["report.py"]
+    assert second.stdout.count("done before") == len(STAGES) - 1
+
+
+def test_changed_setting_redoes_what_depends_on_it(quick_start: QuickStart) -> None:
+    quick_start.start()
+    quick_start.start(SEED="2")
+    assert quick_start.tools() == STAGES[4:]
+    quick_start.start(SEED="2", CURRICULUM_STEPS="17")
+    assert quick_start.trained() == ["curriculum", "curriculum_random_ltd"]
+    quick_start.start(SEED="2", CURRICULUM_STEPS="17", SEQ_LENGTH="128")
+    assert quick_start.tools() == STAGES[3:]
+    quick_start.start(SEED="2", CURRICULUM_STEPS="17", SEQ_LENGTH="128", VOCAB_SIZE="512")
+    assert quick_start.tools() == STAGES[1:]
+
+
+def test_changed_corpus_redoes_all(quick_start: QuickStart, tmp_path: Path) -> None:
+    text = tmp_path / "text.jsonl"
+    text.write_text("one")
+    quick_start.start(CORPUS=str(text))
+    quick_start.start(CORPUS=str(text))
+    assert quick_start.tools() == ["report.py"]
+    text.write_text("longer")
+    quick_start.start(CORPUS=str(text))
+    assert quick_start.tools()[0] == "prepare_demo_corpus.py"
+
+
+def test_missing_corpus_is_one_clear_line(quick_start: QuickStart) -> None:
+    result = quick_start.start(CORPUS="nowhere.jsonl")
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == ["error: CORPUS is nowhere.jsonl: no such file or folder"]
+    assert quick_start.tools() == []
+
+
+def test_lost_output_is_made_again(quick_start: QuickStart) -> None:
+    quick_start.start()
+    shutil.rmtree(quick_start.run_dir / "random_ltd")
+    quick_start.start()
+    assert quick_start.trained() == ["random_ltd"]
+
+
+def test_failed_stage_stops_and_is_redone(quick_start: QuickStart) -> None:
+    failed = quick_start.start(INTERRUPT="tokenizer")
+    assert failed.returncode == 1
+    assert quick_start.tools() == STAGES[:2]
+    assert quick_start.start().returncode == 0
+    assert quick_start.tools() == STAGES[1:]
+
+
+def test_stopped_training_is_continued_from_its_checkpoint(quick_start: QuickStart) -> None:
+    stopped = quick_start.start(INTERRUPT="random_ltd")
+    assert stopped.returncode == 130
+    assert quick_start.trained() == ["baseline", "curriculum", "random_ltd"]
+    checkpoint = quick_start.run_dir / "random_ltd" / "checkpoint"
+    checkpoint.touch()
+    assert quick_start.start().returncode == 0
+    assert quick_start.trained() == ["random_ltd", "curriculum_random_ltd"]
+    assert checkpoint.exists()
+
+
+def test_outdated_checkpoint_is_not_continued(quick_start: QuickStart) -> None:
+    quick_start.start(INTERRUPT="random_ltd")
+    checkpoint = quick_start.run_dir / "random_ltd" / "checkpoint"
+    checkpoint.touch()
+    quick_start.start(LEARNING_RATE="1e-3")
+    assert not checkpoint.exists()
+
+
+def test_unknown_variant_is_refused(quick_start: QuickStart) -> None:
+    result = quick_start.start(VARIANTS="baseline fast", DRY_RUN="1")
+    assert result.returncode == 1
+    assert "VARIANTS names fast" in result.stderr
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_has_no_complaint() -> None:
+    result = subprocess.run(
+        ["shellcheck", str(SCRIPT)], capture_output=True, text=True, check=False
+    )
+    assert result.stdout == ""
