@@ -12,7 +12,10 @@ import torch
 from torch.nn import functional
 
 IGNORED_LABEL = -100
-_CHUNK_TOKENS = 256
+_CHUNK_LOGITS = 2**23
+"""Logits in memory at once, where that leaves each chunk enough tokens for fast matrix products. Small
+chunks lose time where the threads of an operator wait for each other on a busy machine."""
+_MIN_CHUNK_TOKENS = 256
 
 
 def linear_cross_entropy_sum(
@@ -39,9 +42,8 @@ def linear_cross_entropy_sum(
         total: torch.Tensor = _LinearCrossEntropySum.apply(hidden_states, weight, labels, dtype)
         return total
     with torch.autocast(device, enabled=False):
-        chunks = zip(
-            hidden_states.to(dtype).split(_CHUNK_TOKENS), labels.split(_CHUNK_TOKENS), strict=True
-        )
+        size = _chunk_tokens(weight)
+        chunks = zip(hidden_states.to(dtype).split(size), labels.split(size), strict=True)
         cast_weight = weight.to(dtype)
         losses = [
             functional.cross_entropy(
@@ -53,6 +55,10 @@ def linear_cross_entropy_sum(
             for chunk, chunk_labels in chunks
         ]
         return torch.stack(losses).sum()
+
+
+def _chunk_tokens(weight: torch.Tensor) -> int:
+    return max(_MIN_CHUNK_TOKENS, _CHUNK_LOGITS // weight.shape[0])
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -76,8 +82,8 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         weight_gradient = torch.zeros_like(weight, dtype=sum_dtype)
         with torch.autocast(hidden_states.device.type, enabled=False):
             cast_weight = weight.to(dtype)
-            for start in range(0, len(labels), _CHUNK_TOKENS):
-                rows = slice(start, start + _CHUNK_TOKENS)
+            for start in range(0, len(labels), _chunk_tokens(weight)):
+                rows = slice(start, start + _chunk_tokens(weight))
                 inputs = hidden_states[rows].to(dtype)
                 counted = (labels[rows] != IGNORED_LABEL).unsqueeze(1)
                 logits = functional.linear(inputs, cast_weight)

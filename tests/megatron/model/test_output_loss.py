@@ -1,7 +1,13 @@
 import pytest
 import torch
 
+from megatron.model import output_loss
 from megatron.model.output_loss import IGNORED_LABEL, linear_cross_entropy_sum
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(output_loss, "_CHUNK_LOGITS", 0)
 
 
 def make_inputs(num_tokens: int, dtype=torch.float64) -> tuple[torch.Tensor, ...]:
