@@ -51,6 +51,13 @@ def test_resumed_log_has_each_step_once(tmp_path: Path) -> None:
     assert lines_of(tmp_path / "broken") == lines_of(tmp_path / "whole")
 
 
+def test_run_that_stopped_at_its_checkpoint_goes_on_without_an_end(tmp_path: Path) -> None:
+    write_steps(tmp_path / "broken", range(1, 5))
+    write_steps(tmp_path / "broken", range(5, 11), resume_step=4)
+    write_steps(tmp_path / "whole", range(1, 11))
+    assert lines_of(tmp_path / "broken") == lines_of(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("num_bytes", [1, 2, 20])
 def test_resume_and_reading_bear_a_torn_last_line(tmp_path: Path, num_bytes: int) -> None:
     write_steps(tmp_path, range(1, 4))

@@ -208,6 +208,15 @@ def test_failed_stage_stops_and_is_redone(quick_start: QuickStart) -> None:
     assert quick_start.tools() == STAGES[1:]
 
 
+def test_half_made_output_of_a_failed_stage_is_removed(quick_start: QuickStart) -> None:
+    quick_start.start(INTERRUPT="difficulty")
+    assert quick_start.tools() == STAGES[:4]
+    leftover = quick_start.run_dir / "difficulty" / "leftover"
+    leftover.touch()
+    assert quick_start.start().returncode == 0
+    assert not leftover.exists()
+
+
 def test_stopped_training_is_continued_from_its_checkpoint(quick_start: QuickStart) -> None:
     stopped = quick_start.start(INTERRUPT="random_ltd")
     assert stopped.returncode == 130
