@@ -33,11 +33,14 @@ demo: $(VENV)/installed-report
 	@PATH="$(abspath $(BIN)):$$PATH" RUN_DIR="$(DEMO_DIR)" \
 		bash examples_deepspeed/data_efficiency/gpt/quickstart.sh
 
+# Two test processes of one thread each: threads that wait for a busy core are many times slower.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
 test: $(VENV)/installed-dev
-	@$(BIN)/python -m pytest -m "not full" --numprocesses 2 --dist worksteal
+	@$(PYTEST) -m "not full"
 
 test-full: $(VENV)/installed-dev
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 format: $(VENV)/installed-dev
 	@$(BIN)/ruff format .
