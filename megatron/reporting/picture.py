@@ -120,10 +120,11 @@ def draw_loss(
         axes.set_ylim(loss_limits(runs))
         axes.annotate(
             f"baseline's last loss {target:.3f}",
-            xy=(0.01, target),
+            xy=(0.99, target),
             xycoords=("axes fraction", "data"),
-            xytext=(2, -4),
+            xytext=(-2, -4),
             textcoords="offset points",
+            horizontalalignment="right",
             verticalalignment="top",
             color=GREY,
             fontsize=9,
