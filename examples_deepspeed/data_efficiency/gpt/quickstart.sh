@@ -17,7 +17,7 @@ CORPUS="${CORPUS:-}"                      # your own text instead of Wikipedia: 
 SEED="${SEED:-1234}"
 VARIANTS="${VARIANTS:-baseline curriculum random_ltd curriculum_random_ltd}"
 
-# The size: about 15 minutes on two cores. Larger values here are the first thing to try next.
+# The size: about 10 minutes on two cores. Larger values here are the first thing to try next.
 VOCAB_SIZE="${VOCAB_SIZE:-4096}"
 NUM_LAYERS="${NUM_LAYERS:-6}"             # random-LTD leaves the first and the last layer alone
 HIDDEN_SIZE="${HIDDEN_SIZE:-192}"
