@@ -1,0 +1,81 @@
+"""The README's Python examples, run as they stand on a small model and dataset of a user's own."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from data_efficiency import DifficultyIndex
+from tests.end_to_end.tiny_runs import NUM_LAYERS, ROOT, SEQ_LENGTH, random_ltd_section
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Linear(8, 8)
+
+    def forward(self, hidden_states, *, attention_mask=None):
+        return hidden_states + self.dense(hidden_states)
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 8)
+        self.layers = nn.ModuleList(Layer() for _ in range(NUM_LAYERS))
+
+    def forward(self, tokens, labels):
+        hidden_states = self.embedding(tokens)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask=None)
+        logits = hidden_states @ self.embedding.weight.T
+        return functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
+def make_dataset():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(0, 20, (64, SEQ_LENGTH + 1), generator=generator)
+    return [
+        {"tokens": row[:-1], "labels": row[1:], "attention_mask": (row[:-1] > 3).long()}
+        for row in rows
+    ]
+
+
+@pytest.fixture
+def names(tmp_path, monkeypatch):
+    """What the examples take for granted, in a folder with their ds_config.json."""
+    monkeypatch.chdir(tmp_path)
+    config = {
+        "train_batch_size": 8,
+        "optimizer": {"type": "AdamW", "params": {"lr": 0.01}},
+        "data_efficiency": {
+            "data_sampling": {"num_epochs": 2},
+            "data_routing": {"random_ltd": random_ltd_section()},
+        },
+    }
+    (tmp_path / "ds_config.json").write_text(json.dumps(config))
+    return {"model": Model(), "dataset": make_dataset(), "MyTransformerLayer": Layer}
+
+
+def test_training(names):
+    exec(EXAMPLES[0], names)
+    assert names["engine"].global_steps == 16
+    weights = torch.load("model.pt", weights_only=True)
+    assert list(weights) == list(Model().state_dict())
+    assert names["place"]["loader"]["step"] == 16
+
+
+def test_analysis(names):
+    exec(EXAMPLES[1].replace("num_threads=8", "num_threads=2"), names)
+    expected = [int(item["attention_mask"].sum()) for item in names["dataset"]]
+    assert np.array_equal(DifficultyIndex.open("analysis/length").values, expected)
+
+
+def test_every_example_is_run():
+    assert len(EXAMPLES) == 2
