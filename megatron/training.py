@@ -55,6 +55,12 @@ def pretrain(config: RunConfig, task: Task) -> None:
     check_folders(config.checkpoint)
     train_dataset, valid_dataset = task.make_datasets(config)
     run = setup_model_and_optimizer(config, task, train_dataset, valid_dataset)
+    print(
+        f"{num_parameters(run):,} parameters | {len(train_dataset):,} training and "
+        f"{len(valid_dataset):,} validation samples of {config.data.seq_length} tokens | "
+        f"{run.engine.train_batch_size()} samples a step | device {run.engine.device}",
+        flush=True,
+    )
     resumed = resume(run)
     with contextlib.ExitStack() as stack:
         logger = None
@@ -298,11 +304,16 @@ def _json_config(config: RunConfig) -> dict[str, Any]:
     return fill_from_flags(raw, flags)
 
 
+def num_parameters(run: Run) -> int:
+    """Numbers in all weights of the model."""
+    return sum(parameter.numel() for parameter in run.engine.module.parameters())
+
+
 def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
     flags = {key: value for group in asdict(run.config).values() for key, value in group.items()}
     return {
         "kind": "start",
-        "num_parameters": sum(p.numel() for p in run.engine.module.parameters()),
+        "num_parameters": num_parameters(run),
         "num_layers": run.shape.num_layers,
         "num_random_ltd_layers": run.num_dropping_layers,
         "sequence_length": run.config.data.seq_length,

@@ -105,6 +105,7 @@ def test_training_learns_and_logs(prefix, tmp_path, capsys):
     checkpoints = sorted(path.name for path in (tmp_path / "run").glob("global_step*"))
     assert checkpoints == ["global_step20", "global_step30"]
     output = capsys.readouterr().out
+    assert output.startswith(f"{lines[0]['num_parameters']:,} parameters | 149 training and ")
     assert "stopped after step 30: --train-iters (30)" in output
     assert "validation at step 30" in output
 
