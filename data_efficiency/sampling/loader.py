@@ -21,11 +21,9 @@ PostProcess = Callable[[Any, dict[str, Any]], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatchPlan:
-    """Where a micro-batch stands: its global batch, its number and first row in it."""
+    """Which global batch a micro-batch belongs to, and what is true once it is consumed."""
 
     batch: GlobalBatch
-    number: int
-    first_row: int
     is_last: bool
     """Whether it is the last of its step on this rank."""
     state_after: SamplerState
@@ -128,8 +126,6 @@ class _PlannedIndices:
                 rows = sampler.micro_batch_rows(number)
                 plan = MicroBatchPlan(
                     batch=batch,
-                    number=number,
-                    first_row=rows.start,
                     is_last=number == sampler.gradient_accumulation_steps - 1,
                     state_after=state_after,
                 )
