@@ -20,6 +20,7 @@ from data_efficiency.analysis.data_analyzer import DataAnalyzer
 from data_efficiency.config import fill_from_flags, load_config, read_json
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
+from data_efficiency.engine.processes import start_processes
 from data_efficiency.json_section import ConfigError
 from data_efficiency.routing.random_ltd import (
     convert_to_random_ltd,
@@ -48,5 +49,6 @@ __all__ = [
     "remove_random_ltd_state_dict",
     "result_folder",
     "save_without_random_ltd",
+    "start_processes",
     "training_flops",
 ]

@@ -6,7 +6,8 @@
     <run>/global_step100/manifest.json           sizes and checksums of the three
     <run>/latest                                 the text global_step100, replaced last
 
-Nothing is pickled. Source: the folder and pointer names are DeepSpeed's.
+Whole tensors, whatever engine, ZeRO stage or number of processes wrote them. Nothing is pickled.
+Source: the folder and pointer names are DeepSpeed's.
 """
 
 import json
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from data_efficiency import result_folder, save_without_random_ltd
+from data_efficiency import result_folder
 
 FORMAT = "checkpoint"
 VERSION = 1
@@ -32,8 +33,8 @@ def save_checkpoint(
     run: Path,
     step: int,
     *,
-    module: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    weights: Mapping[str, torch.Tensor],
+    optimizer_state: Mapping[str, torch.Tensor],
     state: Mapping[str, Any],
     keep_last: int,
 ) -> Path:
@@ -42,15 +43,15 @@ def save_checkpoint(
     Args:
         run: folder of the run.
         step: finished steps.
-        module: its weights are saved.
-        optimizer: its state is saved.
+        weights: by their plain names.
+        optimizer_state: by `<weight>.<name of the state>`.
         state: plain JSON data.
         keep_last: older checkpoints than this many are removed; 0 keeps all.
     """
     target = run / f"{_PREFIX}{step}"
     with result_folder.new_folder(target, overwrite=True) as folder:
-        save_file(_contiguous(save_without_random_ltd(module)), folder / _MODEL)
-        save_file(_contiguous(_optimizer_tensors(module, optimizer)), folder / _OPTIMIZER)
+        save_file(_contiguous(weights), folder / _MODEL)
+        save_file(_contiguous(optimizer_state), folder / _OPTIMIZER)
         (folder / _STATE).write_text(json.dumps(state, indent=1) + "\n")
         files = {
             path.name: {
@@ -102,51 +103,11 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def load_weights(
-    checkpoint: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None
-) -> None:
-    """Nothing; the module, and the optimizer if given, hold the checkpoint's tensors.
-
-    Raises:
-        ValueError: if names or shapes are not those of the module.
-    """
-    tensors = load_file(checkpoint / _MODEL)
-    own = module.state_dict()
-    wrong = sorted(set(tensors) ^ set(own)) or [
-        name for name, tensor in own.items() if tensors[name].shape != tensor.shape
-    ]
-    if wrong:
-        raise ValueError(f"{checkpoint} is of another model shape: {wrong[0]} does not fit")
-    module.load_state_dict(tensors)
-    if optimizer is not None:
-        _load_optimizer(load_file(checkpoint / _OPTIMIZER), module, optimizer)
-
-
-def _optimizer_tensors(
-    module: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, torch.Tensor]:
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
-    return {
-        f"{names[id(parameter)]}.{key}": value
-        for parameter, states in optimizer.state.items()
-        for key, value in states.items()
-    }
-
-
-def _load_optimizer(
-    tensors: Mapping[str, torch.Tensor],
-    module: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    parameters = dict(module.named_parameters())
-    for full_name, tensor in tensors.items():
-        name, _, key = full_name.rpartition(".")
-        parameter = parameters[name]
-        # The step count stays where the optimizer keeps it, on the host unless it is fused there.
-        device = parameter.device if tensor.ndim else torch.device("cpu")
-        if optimizer.defaults.get("fused") or optimizer.defaults.get("capturable"):
-            device = parameter.device
-        optimizer.state[parameter][key] = tensor.to(device)
+def read_tensors(
+    checkpoint: Path,
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The weights and the optimizer's state of a checkpoint, on the host."""
+    return load_file(checkpoint / _MODEL), load_file(checkpoint / _OPTIMIZER)
 
 
 def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

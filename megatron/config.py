@@ -168,7 +168,9 @@ class TrainingConfig:
     seed: int = 1234
     """Seed of initialization and dropout."""
     bf16: bool = False
-    """Forward and backward pass under bfloat16 autocast; weights stay in fp32."""
+    """Forward and backward pass in bfloat16; the optimizer updates fp32 weights."""
+    fp16: bool = False
+    """Forward and backward pass in float16 with loss scaling, as the JSON file's fp16 section says."""
     lr: float = 3e-4
     """Peak learning rate."""
     min_lr: float = 0.0
@@ -197,6 +199,8 @@ class TrainingConfig:
     """Added to the denominator of Adam's update."""
     clip_grad: float = 1.0
     """Largest norm of the whole gradient; 0 does not clip."""
+    deepspeed: bool = False
+    """Train with the DeepSpeed engine (ZeRO and the rest of its JSON file) instead of plain PyTorch."""
     deepspeed_config: str | None = None
     """JSON file in DeepSpeed's form with the `data_efficiency` section."""
     data_efficiency_curriculum_learning: bool = False
@@ -206,7 +210,7 @@ class TrainingConfig:
     eval_interval: int = 1000
     """Steps between evaluations; there is one at the end as well."""
     eval_iters: int = 100
-    """Micro-batches of an evaluation; 0 evaluates on the whole validation split."""
+    """Global batches of an evaluation; 0 evaluates on the whole validation split."""
     exit_duration_in_mins: float | None = None
     """Save and stop after this many minutes."""
 
@@ -219,6 +223,7 @@ class TrainingConfig:
             self.global_batch_size,
             f"must be a multiple of --micro-batch-size ({self.micro_batch_size})",
         )
+        require(not (self.bf16 and self.fp16), "fp16", self.fp16, "--bf16 is given too: choose one")
         ends = (self.train_iters, self.train_samples, self.train_tokens)
         require(
             any(end is not None for end in ends),

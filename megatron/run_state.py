@@ -1,5 +1,6 @@
 """A run in progress: what it is made of, what it has counted, and its way to disk and back."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 import torch
 
 from data_efficiency import Counters, ModelShape
-from megatron.checkpointing import latest_checkpoint, load_weights, read_state, save_checkpoint
+from megatron.checkpointing import latest_checkpoint, read_state, read_tensors, save_checkpoint
 from megatron.config import CheckpointConfig, ModelConfig, RunConfig
 from megatron.optimizer_param_scheduler import LearningRate
+from megatron.step_totals import StopRequest
 
 Batch = Mapping[str, torch.Tensor]
 SHAPE_NEUTRAL_FIELDS = ("attention_dropout", "hidden_dropout", "recompute_activations")
@@ -44,6 +46,18 @@ class Run:
     counters: Counters = field(default_factory=Counters)
     seconds: float = 0.0
     """Training time so far, without evaluation and checkpoints."""
+    stop_request: StopRequest = field(default_factory=StopRequest)
+    """What all processes agreed on at the end of the last step."""
+
+    @property
+    def is_first_process(self) -> bool:
+        """Whether this process prints, logs and writes checkpoints for all."""
+        return bool(self.engine.global_rank == 0)
+
+    def say(self, text: str) -> None:
+        """Prints a line, once for all processes."""
+        if self.is_first_process:
+            print(text, flush=True)
 
     def tokens(self) -> float:
         """Tokens so far by the counter that budgets and learning rate follow."""
@@ -88,24 +102,27 @@ def counter_record(run: Run) -> dict[str, Any]:
 
 
 def save(run: Run) -> None:
-    """Nothing; writes a checkpoint where the settings ask for one."""
+    """Nothing; writes a checkpoint where the settings ask for one. All processes must call it."""
     checkpoint = run.config.checkpoint
     if checkpoint.save is None:
         return
-    save_checkpoint(
-        Path(checkpoint.save),
-        run.counters.steps,
-        module=run.engine.module,
-        optimizer=run.engine.optimizer,
-        state={
-            "counters": asdict(run.counters),
-            "seconds": run.seconds,
-            "engine": run.engine.state_dict(),
-            "model": asdict(run.config.model),
-            "settings": asdict(run.config),
-        },
-        keep_last=checkpoint.keep_last,
-    )
+    weights, optimizer_state = run.engine.full_weights(), run.engine.full_optimizer_state()
+    state = {
+        "counters": asdict(run.counters),
+        "seconds": run.seconds,
+        "engine": run.engine.progress_state(),
+        "model": asdict(run.config.model),
+        "settings": asdict(run.config),
+    }
+    if run.is_first_process:
+        save_checkpoint(
+            Path(checkpoint.save),
+            run.counters.steps,
+            weights=weights,
+            optimizer_state=optimizer_state,
+            state=state,
+            keep_last=checkpoint.keep_last,
+        )
 
 
 def check_folders(config: CheckpointConfig) -> None:
@@ -115,7 +132,7 @@ def check_folders(config: CheckpointConfig) -> None:
         return
     folder = Path(save)
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / ".writable"
+    probe = folder / f".writable.{os.getpid()}"
     probe.touch()
     probe.unlink()
     if latest_checkpoint(folder) is not None and (load is None or Path(load) != folder):
@@ -147,9 +164,11 @@ def resume(run: Run) -> bool:
     ]
     if differing:
         raise ValueError(f"{checkpoint} is of another model: {'; '.join(differing)}")
-    load_weights(checkpoint, run.engine.module, run.engine.optimizer)
-    run.engine.load_state_dict(state["engine"])
+    weights, optimizer_state = read_tensors(checkpoint)
+    run.engine.load_full_weights(weights)
+    run.engine.load_full_optimizer_state(optimizer_state)
+    run.engine.load_progress_state(state["engine"])
     run.counters = replace(Counters(), **state["counters"])
     run.seconds = state["seconds"]
-    print(f"continuing from {checkpoint}", flush=True)
+    run.say(f"continuing from {checkpoint}")
     return True

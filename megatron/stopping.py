@@ -7,20 +7,22 @@ from typing import Any
 from megatron.run_state import Run
 
 
-def stop_reason(run: Run, stop: "StopSignals", minutes: float) -> str | None:
-    """Why no further step is to be taken; None while there is no reason."""
-    training, counters = run.config.training, run.counters
-    if stop.received:
-        return f"signal {stop.received}"
+def stop_reason(run: Run) -> str | None:
+    """Why no further step is to be taken; None while there is no reason.
+
+    Only values that all processes agree on count, so all stop after the same step.
+    """
+    training, counters, asked = run.config.training, run.counters, run.stop_request
+    if asked.signal:
+        return f"signal {signal.Signals(asked.signal).name}"
     if training.train_iters is not None and counters.steps >= training.train_iters:
         return f"--train-iters ({training.train_iters})"
     if training.train_samples is not None and counters.consumed_samples >= training.train_samples:
         return f"--train-samples ({training.train_samples})"
     if training.train_tokens is not None and run.tokens() >= training.train_tokens:
         return f"--train-tokens ({training.train_tokens} {training.token_counter})"
-    limit = training.exit_duration_in_mins
-    if limit is not None and minutes >= limit:
-        return f"--exit-duration-in-mins ({limit:g})"
+    if asked.out_of_time:
+        return f"--exit-duration-in-mins ({training.exit_duration_in_mins:g})"
     return None
 
 
@@ -39,7 +41,8 @@ class StopSignals:
     """Remembers SIGTERM, SIGUSR1 and SIGINT, so that the loop saves and leaves; a second one kills."""
 
     def __init__(self) -> None:
-        self.received: str | None = None
+        self.received = 0
+        """Number of the signal; 0 while there was none."""
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -52,6 +55,5 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
-        name = signal.Signals(number)
-        self.received = name.name
-        signal.signal(number, self._before[name])
+        self.received = number
+        signal.signal(number, self._before[signal.Signals(number)])

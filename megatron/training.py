@@ -11,11 +11,12 @@ import itertools
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed
 
 from data_efficiency import (
     Counters,
@@ -27,6 +28,7 @@ from data_efficiency import (
     layer_tokens,
     load_config,
     read_json,
+    start_processes,
     training_flops,
 )
 from megatron.config import RunConfig, TrainingConfig, require
@@ -42,6 +44,13 @@ from megatron.run_state import (
     resume,
     save,
 )
+from megatron.step_totals import (
+    NO_STOP,
+    StopRequest,
+    loss_over_processes,
+    step_over_processes,
+    sum_over_processes,
+)
 from megatron.stopping import StopSignals, fraction_done, stop_reason
 
 
@@ -52,19 +61,21 @@ def pretrain(config: RunConfig, task: Task) -> None:
         ValueError: for settings, data or checkpoints that do not fit together.
         FileNotFoundError: for a missing corpus, index, JSON file or checkpoint.
     """
+    processes = start_processes()
+    config = with_batch_size(config, processes.size)
     check_folders(config.checkpoint)
     train_dataset, valid_dataset = task.make_datasets(config)
     run = setup_model_and_optimizer(config, task, train_dataset, valid_dataset)
-    print(
+    run.say(
         f"{num_parameters(run):,} parameters | {len(train_dataset):,} training and "
         f"{len(valid_dataset):,} validation samples of {config.data.seq_length} tokens | "
-        f"{run.engine.train_batch_size()} samples a step | device {run.engine.device}",
-        flush=True,
+        f"{run.engine.train_batch_size()} samples a step | "
+        f"{processes.size} x {run.engine.device.type}"
     )
     resumed = resume(run)
     with contextlib.ExitStack() as stack:
         logger = None
-        if config.checkpoint.save is not None:
+        if config.checkpoint.save is not None and run.is_first_process:
             logger = stack.enter_context(
                 RunLogger(
                     config.checkpoint.save,
@@ -76,6 +87,27 @@ def pretrain(config: RunConfig, task: Task) -> None:
                 logger.write(_start_record(run, len(train_dataset)))
         stop = stack.enter_context(StopSignals())
         train(run, logger, stop)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def with_batch_size(config: RunConfig, num_processes: int) -> RunConfig:
+    """The settings with the global batch size written out.
+
+    Raises:
+        ValueError: if the processes cannot share it evenly.
+    """
+    training = config.training
+    smallest = training.micro_batch_size * num_processes
+    batch_size = training.global_batch_size or smallest
+    require(
+        batch_size % smallest == 0,
+        "global_batch_size",
+        batch_size,
+        f"must be a multiple of --micro-batch-size ({training.micro_batch_size}) x processes "
+        f"({num_processes})",
+    )
+    return replace(config, training=replace(training, global_batch_size=batch_size))
 
 
 def setup_model_and_optimizer(
@@ -85,18 +117,19 @@ def setup_model_and_optimizer(
     training = config.training
     torch.manual_seed(training.seed)
     model = task.make_model(config)
-    json_config = _json_config(config)
+    json_config = _json_config(config, start_processes().size)
     engine, _, _, _ = initialize(
         model=model,
         optimizer=lambda _: make_optimizer(model, training),
         training_data=train_dataset,
         config=json_config,
+        engine="deepspeed" if training.deepspeed else "torch",
     )
     require(
-        engine.curriculum_enabled() == training.data_efficiency_curriculum_learning,
+        engine.curriculum_learning_enabled() == training.data_efficiency_curriculum_learning,
         "data_efficiency_curriculum_learning",
         training.data_efficiency_curriculum_learning,
-        f"the JSON file ({training.deepspeed_config}) says {engine.curriculum_enabled()}",
+        f"the JSON file ({training.deepspeed_config}) says {engine.curriculum_learning_enabled()}",
     )
     require(
         engine.random_ltd_enabled() == training.random_ltd,
@@ -123,9 +156,10 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
     config, engine = run.config, run.engine
     micro_batches = iter(engine.training_dataloader)
     started = last_time = time.monotonic()
+    limit = config.training.exit_duration_in_mins
     last, last_saved = run.counters, run.counters.steps
     while True:
-        reason = stop_reason(run, stop, minutes=(time.monotonic() - started) / 60)
+        reason = stop_reason(run)
         step_started = time.monotonic()
         batches = []
         if reason is None:
@@ -133,7 +167,9 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
             reason = None if batches else "the end of the data (num_epochs)"
         if reason is not None:
             break
-        record = train_step(run, batches)
+        out_of_time = limit is not None and time.monotonic() - started >= 60 * limit
+        request = StopRequest(signal=stop.received, out_of_time=out_of_time)
+        record = train_step(run, batches, request)
         run.seconds += time.monotonic() - step_started
 
         step = run.counters.steps
@@ -141,13 +177,12 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
             record |= _progress(run, last, seconds=time.monotonic() - last_time)
             last, last_time = run.counters, time.monotonic()
             _log(logger, record)
-            print(
+            run.say(
                 progress_line(
                     record,
                     fraction_done=fraction_done(run),
                     total_steps=config.training.train_iters,
-                ),
-                flush=True,
+                )
             )
         if step % config.training.eval_interval == 0:
             paused = time.monotonic()
@@ -160,8 +195,8 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
             last_saved = step
             last_time += time.monotonic() - paused
 
-    print(f"stopped after step {run.counters.steps}: {reason}", flush=True)
-    finished = not stop.received
+    run.say(f"stopped after step {run.counters.steps}: {reason}")
+    finished = not run.stop_request.signal
     if finished and run.counters.steps % config.training.eval_interval:
         _log(logger, evaluate(run))
     if last_saved != run.counters.steps:
@@ -169,10 +204,19 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
     _log(logger, {"kind": "end", "reason": reason, **counter_record(run)})
 
 
-def train_step(run: Run, batches: list[Batch]) -> dict[str, Any]:
-    """What the log says of one step; the model and all counters are one step further."""
+def train_step(run: Run, batches: list[Batch], request: StopRequest = NO_STOP) -> dict[str, Any]:
+    """What the log says of one step; the model and all counters are one step further.
+
+    Args:
+        run: the run.
+        batches: this process's micro-batches of the step.
+        request: whether this process asks all to stop after the step.
+    """
     engine, config = run.engine, run.config
-    loss_tokens = sum(run.task.count_loss_tokens(batch) for batch in batches)
+    own_loss_tokens = sum(run.task.count_loss_tokens(batch) for batch in batches)
+    loss_tokens = sum_over_processes(own_loss_tokens, engine.device)
+    # The engine averages over the processes; a share of the global batch's loss must be summed.
+    num_processes = engine.dp_world_size
     plan = engine.training_dataloader.plan
     rate = run.learning_rate.at(run.clock_value())
     for group in engine.optimizer.param_groups:
@@ -184,20 +228,24 @@ def train_step(run: Run, batches: list[Batch]) -> dict[str, Any]:
         kept_length = engine.random_ltd_scheduler.kept_length(engine.global_steps)
     loss_sum = torch.zeros((), device=engine.device)
     for number, batch in enumerate(batches):
-        _seed_dropout(config.training.seed, run.counters.steps, number)
+        place = engine.global_rank * len(batches) + number
+        _seed_dropout(config.training.seed, run.counters.steps, place)
         loss = run.task.forward_step(engine, _to_device(batch, engine.device))
-        engine.backward(loss / loss_tokens, scale_wrt_gas=False)
+        engine.backward(num_processes * loss / loss_tokens, scale_wrt_gas=False)
         engine.step()
         loss_sum += loss.detach()
 
-    mean_loss = float(loss_sum) / loss_tokens
-    if not math.isfinite(mean_loss):
+    shapes = [_step_shape(run, batch, kept_length) for batch in batches]
+    total, step_counters, run.stop_request = step_over_processes(
+        float(loss_sum), _count(run, shapes, loss_tokens), request, engine.device
+    )
+    mean_loss = total / loss_tokens
+    if not math.isfinite(mean_loss) and not config.training.fp16:
         raise ValueError(
             f"the loss of step {run.counters.steps + 1} is {mean_loss}: lower --lr, or continue "
             "from the last checkpoint with another seed"
         )
-    shapes = [_step_shape(run, batch, kept_length) for batch in batches]
-    run.counters = run.counters.plus(_count(run, shapes, loss_tokens))
+    run.counters = run.counters.plus(step_counters)
     length = shapes[-1].sequence_length
     return {
         "kind": "train",
@@ -205,6 +253,7 @@ def train_step(run: Run, batches: list[Batch]) -> dict[str, Any]:
         "loss": mean_loss,
         "learning_rate": rate,
         "grad_norm": engine.get_global_grad_norm(),
+        "skipped_steps": engine.skipped_steps,
         "sequence_length": length,
         "kept_length": None if kept_length is None else min(kept_length, length),
         "actual_seq_length": actual_seq_length(shapes[-1], run.shape.num_layers),
@@ -218,22 +267,28 @@ def evaluate(run: Run) -> dict[str, Any]:
     """The log's line on the validation split, at full length and without dropping."""
     engine, dataset = run.engine, run.valid_dataset
     rows = run.config.training.micro_batch_size
+    share = rows * engine.dp_world_size
     num_samples = len(dataset)
     if run.config.training.eval_iters:
-        num_samples = min(num_samples, run.config.training.eval_iters * rows)
+        num_samples = min(num_samples, run.config.training.eval_iters * engine.train_batch_size())
     engine.eval()
     loss_sum = torch.zeros((), dtype=torch.float64, device=engine.device)
     loss_tokens = 0
-    for first in range(0, num_samples, rows):
-        arrays = dataset.get_batch(np.arange(first, min(first + rows, num_samples)))
+    for start in range(0, num_samples, share):
+        first = start + engine.global_rank * rows
+        samples = np.arange(first, first + rows)
+        # A process beyond the last sample repeats it, uncounted: sharded weights need every forward.
+        counted = samples[samples < num_samples]
+        arrays = dataset.get_batch(counted if len(counted) else np.array([num_samples - 1]))
         batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        loss_tokens += run.task.count_loss_tokens(batch)
-        loss_sum += run.task.forward_step(engine, _to_device(batch, engine.device))
-    loss = float(loss_sum) / loss_tokens
+        batch_loss = run.task.forward_step(engine, _to_device(batch, engine.device))
+        if len(counted):
+            loss_tokens += run.task.count_loss_tokens(batch)
+            loss_sum += batch_loss
+    loss = loss_over_processes(float(loss_sum), loss_tokens, engine.device)
     perplexity = math.exp(min(loss, 700.0))
-    print(
-        f"validation at step {run.counters.steps}: loss {loss:.4f} | perplexity {perplexity:.2f}",
-        flush=True,
+    run.say(
+        f"validation at step {run.counters.steps}: loss {loss:.4f} | perplexity {perplexity:.2f}"
     )
     return {"kind": "valid", "loss": loss, "perplexity": perplexity, **counter_record(run)}
 
@@ -287,16 +342,24 @@ def _progress(run: Run, last: Counters, seconds: float) -> dict[str, Any]:
     }
 
 
-def _json_config(config: RunConfig) -> dict[str, Any]:
+def _json_config(config: RunConfig, num_processes: int) -> dict[str, Any]:
     """The JSON file's content with the values that are flags filled in."""
     training = config.training
     raw = {} if training.deepspeed_config is None else read_json(training.deepspeed_config)
+    for section in ("optimizer", "scheduler"):
+        if raw.get(section):
+            raise ValueError(
+                f"{training.deepspeed_config} has the section {section!r}: optimizer and learning "
+                "rate are set by flags here (--lr and the like); remove it"
+            )
     flags: dict[str, Any] = {
         "train_batch_size": training.batch_size,
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
-        "gradient_accumulation_steps": training.batch_size // training.micro_batch_size,
+        "gradient_accumulation_steps": training.batch_size
+        // (training.micro_batch_size * num_processes),
         "gradient_clipping": training.clip_grad,
         "bf16.enabled": training.bf16,
+        "fp16.enabled": training.fp16,
         "data_efficiency.seed": training.seed,
     }
     if config.data.num_workers is not None:
@@ -306,7 +369,9 @@ def _json_config(config: RunConfig) -> dict[str, Any]:
 
 def num_parameters(run: Run) -> int:
     """Numbers in all weights of the model."""
-    return sum(parameter.numel() for parameter in run.engine.module.parameters())
+    # Where ZeRO keeps parts, `ds_numel` is the whole.
+    parameters = run.engine.module.parameters()
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
 
 
 def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
@@ -318,9 +383,12 @@ def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
         "num_random_ltd_layers": run.num_dropping_layers,
         "sequence_length": run.config.data.seq_length,
         "global_batch_size": run.engine.train_batch_size(),
+        "num_processes": run.engine.dp_world_size,
         "train_samples_in_dataset": num_samples,
         "flags": flags,
-        "data_efficiency": load_config(_json_config(run.config)).data_efficiency_json,
+        "data_efficiency": load_config(
+            _json_config(run.config, run.engine.dp_world_size)
+        ).data_efficiency_json,
     }
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from data_efficiency.config import Config, load_config
+from data_efficiency.engine.processes import start_processes
 from data_efficiency.engine.torch_engine import TorchEngine
 from data_efficiency.json_section import ConfigError
 
@@ -25,7 +26,9 @@ def initialize(  # noqa: PLR0913 - the published signature
     config: str | Path | Mapping[str, Any] | Config | None = None,
     mesh_param: Any = None,
     config_params: str | Path | Mapping[str, Any] | None = None,
-) -> tuple[TorchEngine, torch.optim.Optimizer | None, Any, Any]:
+    *,
+    engine: Literal["torch", "deepspeed"] | None = None,
+) -> tuple[Any, Any, Any, Any]:
     """The engine, its optimizer, its training data loader and its learning-rate scheduler.
 
     Takes what `deepspeed.initialize` takes and understands the same JSON file.
@@ -38,16 +41,18 @@ def initialize(  # noqa: PLR0913 - the published signature
         model_parameters: what to optimize; all parameters that require a gradient if None.
         training_data: map-style dataset; the third result reads it. None: no loader is made.
         lr_scheduler: object with `step()`, or a function that makes one of the optimizer.
-        distributed_port: not used by this engine.
+        distributed_port: not used: launchers set MASTER_PORT.
         mpu: refused: tensor and pipeline parallelism are not supported.
-        dist_init_required: not used by this engine.
+        dist_init_required: not used: a process group that exists is taken, a missing one made.
         collate_fn: items of the dataset -> batch; PyTorch's default if None.
         config: path of the JSON file, or its content.
         mesh_param: refused, as `mpu`.
         config_params: older name of `config`.
+        engine: "torch" (one process, or data-parallel under a launcher) or "deepspeed". None:
+            DeepSpeed if the attribute `deepspeed` of `args` is true, as its own flag sets it.
 
     Raises:
-        ConfigError: for JSON that is not understood, or that this engine would ignore.
+        ConfigError: for JSON that is not understood, or that the engine would ignore.
         ValueError: for a difficulty index of another dataset, or arguments that are refused.
     """
     if model is None:
@@ -59,13 +64,32 @@ def initialize(  # noqa: PLR0913 - the published signature
         source = getattr(args, "deepspeed_config", None)
     if source is None:
         raise ConfigError("no configuration: give config= or args.deepspeed_config")
-    engine = TorchEngine(
+    if engine is None:
+        engine = "deepspeed" if getattr(args, "deepspeed", False) else "torch"
+    if engine not in ("torch", "deepspeed"):
+        raise ValueError(f'engine is {engine!r}: must be "torch" or "deepspeed"')
+    made: Any = _maker(engine)(
         module=model,
         config=load_config(source),
+        processes=start_processes(always_join=engine == "deepspeed"),
         optimizer=optimizer,
         parameters=model_parameters,
         training_data=training_data,
         lr_scheduler=lr_scheduler,
         collate_fn=collate_fn,
     )
-    return engine, engine.optimizer, engine.training_dataloader, engine.lr_scheduler
+    return made, made.optimizer, made.training_dataloader, made.lr_scheduler
+
+
+def _maker(engine: str) -> Callable[..., Any]:
+    if engine == "torch":
+        return TorchEngine
+    try:
+        # Imported here, so that nobody needs DeepSpeed who does not ask for it.
+        from data_efficiency.engine.deepspeed_engine import make_deepspeed_engine  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"the DeepSpeed engine needs a package that is not installed ({error.name}): "
+            "pip install 'data-efficiency[deepspeed]'"
+        ) from error
+    return make_deepspeed_engine

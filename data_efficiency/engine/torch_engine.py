@@ -1,29 +1,26 @@
-"""The engine on plain PyTorch: one process, any device, nothing else needed.
+"""The engine on plain PyTorch: one process or several data-parallel ones, any device.
 
 It follows the calls of a DeepSpeed engine: `loss = engine(batch)`, `engine.backward(loss)`,
 `engine.step()` for every micro-batch; the optimizer steps at the end of an accumulation.
 """
 
-import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+import contextlib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from data_efficiency.config import Config
+from data_efficiency.engine.data_side import Collate, DataSide, make_loader
+from data_efficiency.engine.processes import Processes
+from data_efficiency.engine.sections import check_torch_sections
 from data_efficiency.json_section import ConfigError, Section
-from data_efficiency.sampling.loader import CurriculumDataLoader, PostProcess
-from data_efficiency.sampling.sampler import CurriculumSampler
+from data_efficiency.routing.random_ltd import save_without_random_ltd
 
 
-class TokenRouter(Protocol):
-    """What the engine asks of a token router."""
-
-    def set_position(self, step: int, first_row: int) -> None:
-        """Says which step, and which row of the global batch, the next forward starts at."""
-
-
-class TorchEngine:
+class TorchEngine(DataSide):
     """A module with its optimizer, loader, precision and step counters; made by `initialize`."""
 
     def __init__(
@@ -31,97 +28,106 @@ class TorchEngine:
         *,
         module: torch.nn.Module,
         config: Config,
+        processes: Processes,
         optimizer: Any,
         parameters: Iterable[Any] | None,
         training_data: Any,
         lr_scheduler: Any,
-        collate_fn: Callable[[list[Any]], Any] | None,
+        collate_fn: Collate | None,
     ) -> None:
-        num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-        if num_processes != 1:
-            raise ValueError(
-                f"WORLD_SIZE is {num_processes}: the PyTorch engine runs in one process"
-            )
-        sections = check_sections(config.engine_sections)
-        self.config = config
-        self.data_efficiency_config = config.data_efficiency
-        self._micro_batch_size, self._accumulation = config.batch_sizes(data_parallel_size=1)
-        self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        sections = check_torch_sections(config.engine_sections)
+        self.json_config = config
+        self._micro_batch_size, self._accumulation = config.batch_sizes(processes.size)
+        self._rank = self.global_rank = processes.rank
+        self.dp_world_size = processes.size
+        self.device = processes.device
         self.module = module.to(self.device)
-        self._autocast = torch.bfloat16 if sections["bf16"] else None
-        self.optimizer = _make_optimizer(module, optimizer, parameters, sections["optimizer"])
+        self._parallel: torch.nn.Module = self.module
+        if processes.size > 1:
+            self._parallel = DistributedDataParallel(self.module, gradient_as_bucket_view=True)
+        self._autocast = torch.bfloat16 if sections.bf16 else None
+        self.loss_scale = sections.loss_scale
+        """For float16; None in other precisions."""
+        if self.loss_scale is not None:
+            self._autocast = torch.float16
+        self.optimizer = _make_optimizer(module, optimizer, parameters, sections.optimizer)
         self.lr_scheduler = lr_scheduler(self.optimizer) if callable(lr_scheduler) else lr_scheduler
-        self.training_dataloader: CurriculumDataLoader | None = None
+        self.training_dataloader = None
         if training_data is not None:
-            self.training_dataloader = self._make_loader(training_data, collate_fn)
-        self.random_ltd_scheduler: TokenRouter | None = None
+            self.training_dataloader = make_loader(training_data, config, processes, collate_fn)
+        self.random_ltd_scheduler = None
         self.global_steps = 0
         self.micro_steps = 0
+        self.skipped_steps = 0
+        """Steps whose float16 gradients overflowed: their samples are consumed, weights unchanged."""
         self._grad_norm: float | None = None
-
-    def _make_loader(
-        self, dataset: Any, collate_fn: Callable[[list[Any]], Any] | None
-    ) -> CurriculumDataLoader:
-        settings = self.data_efficiency_config
-        sampler = CurriculumSampler(
-            dataset,
-            settings,
-            micro_batch_size=self._micro_batch_size,
-            gradient_accumulation_steps=self._accumulation,
-            drop_last=self.config.dataloader_drop_last,
-        )
-        return CurriculumDataLoader(
-            dataset,
-            sampler,
-            collate_fn=collate_fn,
-            num_workers=settings.num_workers,
-            pin_memory=settings.pin_memory,
-        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's result; in training, token dropping is told where this micro-batch stands."""
-        if self.module.training and self.random_ltd_scheduler is not None:
-            number = self.micro_steps % self._accumulation
-            self.random_ltd_scheduler.set_position(
-                self.global_steps, number * self._micro_batch_size
+        module = self.module
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(
+                torch.autocast(
+                    self.device.type, dtype=self._autocast, enabled=self._autocast is not None
+                )
             )
-        with torch.autocast(
-            self.device.type, dtype=self._autocast, enabled=self._autocast is not None
-        ):
-            return self.module(*args, **kwargs)
+            if module.training:
+                self._place_forward()
+                module = self._parallel
+                is_parallel = isinstance(module, DistributedDataParallel)
+                if is_parallel and not self.is_gradient_accumulation_boundary():
+                    # Gradients travel once a step: with the last micro-batch, as the sum of all.
+                    stack.enter_context(module.no_sync())
+            return module(*args, **kwargs)
 
     forward = __call__
 
     def backward(self, loss: torch.Tensor, *, scale_wrt_gas: bool = True) -> torch.Tensor:
         """Adds the loss's gradients; returns the loss.
 
+        Gradients are averaged over the processes, as a DeepSpeed engine does.
+
         Args:
             loss: scalar.
             scale_wrt_gas: divide by the accumulation steps, for losses that are a mean over their
-                micro-batch; False for a loss that is already a share of the global batch's.
+                micro-batch; False for a loss that is already a share of this process's batch.
         """
-        (loss / self._accumulation if scale_wrt_gas else loss).backward()
+        share = loss / self._accumulation if scale_wrt_gas else loss
+        scaled = share if self.loss_scale is None else share * self.loss_scale.value
+        scaled.backward()
         return loss
 
     def step(self) -> None:
-        """Counts a micro-batch; at the end of an accumulation clips, steps and clears gradients."""
+        """Counts a micro-batch; at the end of an accumulation clips, steps and clears gradients.
+
+        Gradients that overflowed float16 are thrown away, and the step counted in `skipped_steps`.
+        """
         at_boundary = self.is_gradient_accumulation_boundary()
         self.micro_steps += 1
         if not at_boundary:
             return
         if self.optimizer is None:
             raise ValueError("step() needs an optimizer: give one to initialize, or in the JSON")
-        self._grad_norm = self._clip_gradients()
-        self.optimizer.step()
+        self._grad_norm = self._unscale_and_clip()
+        overflow = self.loss_scale is not None and not math.isfinite(self._grad_norm)
+        if overflow:
+            self.skipped_steps += 1
+        else:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.loss_scale is not None:
+            self.loss_scale.update(overflow)
         self.global_steps += 1
-        if self.lr_scheduler is not None:
+        if self.lr_scheduler is not None and not overflow:
             self.lr_scheduler.step()
 
-    def _clip_gradients(self) -> float:
+    def _unscale_and_clip(self) -> float:
         """The norm of the whole gradient before clipping."""
         parameters = [p for p in self.module.parameters() if p.grad is not None]
-        limit = self.config.gradient_clipping or float("inf")
+        if self.loss_scale is not None:
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            torch._foreach_mul_(gradients, 1.0 / self.loss_scale.value)
+        limit = self.json_config.gradient_clipping or float("inf")
         return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
 
     def is_gradient_accumulation_boundary(self) -> bool:
@@ -142,96 +148,73 @@ class TorchEngine:
         return self.module.parameters()
 
     def train_batch_size(self) -> int:
-        """Samples of a step."""
-        return self._micro_batch_size * self._accumulation
+        """Samples of a step, over all processes."""
+        return self._micro_batch_size * self._accumulation * self.dp_world_size
 
     def train_micro_batch_size_per_gpu(self) -> int:
         """Samples of a forward pass."""
         return self._micro_batch_size
 
     def gradient_accumulation_steps(self) -> int:
-        """Forward passes of a step."""
+        """Forward passes of a step on this process."""
         return self._accumulation
 
     def get_global_grad_norm(self) -> float | None:
         """Norm of the last step's gradient before clipping; None before the first step."""
         return self._grad_norm
 
-    def random_ltd_enabled(self) -> bool:
-        """Whether the JSON switches token dropping on."""
-        return self.data_efficiency_config.random_ltd is not None
-
-    def curriculum_enabled(self) -> bool:
-        """Whether the JSON switches curriculum sampling on."""
-        return bool(self.data_efficiency_config.metrics)
-
-    def set_data_post_process_func(self, function: PostProcess) -> None:
-        """As `CurriculumDataLoader.set_post_process`.
-
-        Raises:
-            ValueError: if `initialize` was given no training data.
-        """
-        self._loader().set_post_process(function)
-
-    def set_custom_curriculum_learning_schedule(
-        self, functions: Mapping[str, Callable[[int], int]]
-    ) -> None:
-        """As `CurriculumSampler.set_custom_schedules`.
-
-        Raises:
-            ValueError: if `initialize` was given no training data.
-        """
-        self._loader().sampler.set_custom_schedules(functions)
-
-    def _loader(self) -> CurriculumDataLoader:
-        if self.training_dataloader is None:
-            raise ValueError("no training loader: give training_data to initialize")
-        return self.training_dataloader
-
-    def state_dict(self) -> dict[str, Any]:
-        """Steps and the loader's place as plain JSON data; weights and optimizer are not in it.
-
-        Raises:
-            ValueError: between the micro-batches of a step, where no state is whole.
-        """
-        if self.micro_steps % self._accumulation:
-            raise ValueError("the state is whole only between steps, not between micro-batches")
-        loader = self.training_dataloader
+    def progress_state(self) -> dict[str, Any]:
+        """As `DataSide.progress_state`, with the loss scale."""
+        scale = None if self.loss_scale is None else self.loss_scale.state_dict()
         return {
-            "global_steps": self.global_steps,
-            "loader": None if loader is None else loader.state_dict(),
+            **super().progress_state(),
+            "skipped_steps": self.skipped_steps,
+            "loss_scale": scale,
         }
 
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Goes to a saved place; the accumulation may have changed."""
-        self.global_steps = int(saved["global_steps"])
-        self.micro_steps = self.global_steps * self._accumulation
-        if self.training_dataloader is not None and saved["loader"] is not None:
-            self.training_dataloader.load_state_dict(saved["loader"])
+    def load_progress_state(self, saved: Mapping[str, Any]) -> None:
+        """As `DataSide.load_progress_state`; a loss scale goes on where both sides have one."""
+        super().load_progress_state(saved)
+        self.skipped_steps = int(saved["skipped_steps"])
+        if self.loss_scale is not None and saved["loss_scale"] is not None:
+            self.loss_scale.load_state_dict(saved["loss_scale"])
 
+    def full_weights(self) -> dict[str, torch.Tensor]:
+        """Weights and buffers by their plain names, in the precision that the optimizer updates."""
+        return save_without_random_ltd(self.module)
 
-def check_sections(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """What this engine does with the JSON's other sections: `bf16` (bool) and `optimizer`.
+    def load_full_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Takes weights and buffers as `full_weights` gives them.
 
-    Raises:
-        ConfigError: for a section that this engine would ignore.
-    """
-    harmless = {"steps_per_print", "zero_allow_untested_optimizer", "prescale_gradients"}
-    for name, content in sections.items():
-        if name in harmless or name in ("bf16", "optimizer") or not content:
-            continue
-        switched_off = isinstance(content, Mapping) and (
-            content.get("enabled") is False
-            or (name == "zero_optimization" and not content["stage"])
+        Raises:
+            ValueError: if names or shapes are not those of the module.
+        """
+        self._check_fit(tensors)
+        self.module.load_state_dict(tensors)
+
+    def full_optimizer_state(self) -> dict[str, torch.Tensor]:
+        """The optimizer's tensors as `<weight>.<name of the state>`; Adam's step among them."""
+        assert self.optimizer is not None
+        names = {id(parameter): name for name, parameter in self.module.named_parameters()}
+        return {
+            f"{names[id(parameter)]}.{key}": value
+            for parameter, states in self.optimizer.state.items()
+            for key, value in states.items()
+        }
+
+    def load_full_optimizer_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Takes the optimizer's tensors as `full_optimizer_state` gives them."""
+        assert self.optimizer is not None
+        parameters = dict(self.module.named_parameters())
+        on_device = self.optimizer.defaults.get("fused") or self.optimizer.defaults.get(
+            "capturable"
         )
-        if not switched_off:
-            raise ConfigError(
-                f"{name} is {content!r}: the PyTorch engine would ignore it; remove the section"
-            )
-    bf16 = Section(sections.get("bf16") or {}, "bf16")
-    enabled = bf16.boolean("enabled", False)
-    bf16.close()
-    return {"bf16": enabled, "optimizer": sections.get("optimizer")}
+        for full_name, tensor in tensors.items():
+            name, _, key = full_name.rpartition(".")
+            parameter = parameters[name]
+            # Unless the optimizer is fused, its step count stays on the host.
+            device = parameter.device if tensor.ndim or on_device else torch.device("cpu")
+            self.optimizer.state[parameter][key] = tensor.to(device, copy=True)
 
 
 def _make_optimizer(

@@ -1,6 +1,7 @@
 """The one place that knows which tokens the present forward pass keeps."""
 
 import sys
+from collections.abc import Mapping
 
 import torch
 
@@ -26,6 +27,7 @@ class Router:
         self.num_rows = 0
         self.sequence_length = 0
         self._place: tuple[int, int] | None = None
+        self._step = 0
 
     def kept_length(self, step: int) -> int:
         """Tokens that a dropping layer sees at `step`; a shorter sequence is kept whole.
@@ -50,6 +52,21 @@ class Router:
         if step < 0 or first_row < 0:
             raise ValueError(f"step is {step}, first_row {first_row}: must not be negative")
         self._place = (step, first_row)
+        self._step = step
+
+    def get_current_seq(self) -> int:
+        """Published name: the kept length of the step that `set_position` named last."""
+        return self.kept_length(self._step)
+
+    def update_seq(self, global_steps: int) -> None:
+        """Nothing: DeepSpeed's engine calls this published name; `set_position` has said it all."""
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing to save: subsets are a function of seed, step, row and layer. Published name."""
+        return {}
+
+    def load_state_dict(self, saved: Mapping[str, int]) -> None:
+        """Nothing to load. Published name."""
 
     def begin_forward(self, num_rows: int, sequence_length: int, device: torch.device) -> None:
         """Draws the subsets of a training forward, if there is anything to drop.

@@ -83,6 +83,11 @@ class CurriculumDataLoader:
                 self._consumed = self.plan.state_after
             yield self._processed(batch, self.plan)
 
+    @property
+    def data_sampler(self) -> "CurriculumDataLoader":
+        """What DeepSpeed's own checkpoints ask for the place in the data: the loader itself."""
+        return self
+
     def set_post_process(self, function: PostProcess) -> None:
         """From now on `function(batch, state)` shapes each batch, instead of the declared actions.
 

@@ -209,11 +209,11 @@ def test_everything_resumes(config):
     take_steps(whole, loader, 6)
     half, optimizer, loader = start()
     take_steps(half, loader, 3)
-    weights, place = copy.deepcopy(half.module.state_dict()), half.state_dict()
+    weights, place = copy.deepcopy(half.module.state_dict()), half.progress_state()
     resumed, new_optimizer, loader = start()
     resumed.module.load_state_dict(weights)
     new_optimizer.load_state_dict(optimizer.state_dict())
-    resumed.load_state_dict(json.loads(json.dumps(place)))
+    resumed.load_progress_state(json.loads(json.dumps(place)))
     take_steps(resumed, loader, 3)
     for left, right in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(left, right)

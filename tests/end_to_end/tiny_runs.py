@@ -95,7 +95,7 @@ def training_flags(workspace, **flags):
         "train_iters": 20,
         "lr": 1e-3,
         "eval_interval": 10,
-        "eval_iters": 2,
+        "eval_iters": 1,
         "log_interval": 1,
     } | flags
     arguments = []

@@ -1,0 +1,77 @@
+"""Which of the run's processes this one is, and the process group that joins them.
+
+Launchers (torchrun, `deepspeed`, srun wrappers) tell it by environment variables; without any the run
+is one process.
+"""
+
+import datetime
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+
+from data_efficiency.json_section import ConfigError
+
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
+"""How long a process waits for the others: longer than any save or evaluation, shorter than a night."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """This process among the processes of the run, all of which are data-parallel."""
+
+    rank: int = 0
+    """0 <= rank < size; rank 0 writes logs and checkpoints."""
+    size: int = 1
+    local_rank: int = 0
+    """Place on this machine, which chooses the accelerator."""
+    device: torch.device = torch.device("cpu")
+
+
+def read_processes() -> Processes:
+    """What the launcher says; one process if it says nothing.
+
+    Raises:
+        ConfigError: if the launcher's variables are incomplete.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local_rank = 0, int(os.environ.get("LOCAL_RANK", "0"))
+    if size > 1:
+        if "RANK" not in os.environ:
+            raise ConfigError(
+                f"WORLD_SIZE is {size} but RANK is not set: start the run with torchrun or another "
+                "launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT"
+            )
+        rank = int(os.environ["RANK"])
+    accelerator = torch.accelerator.current_accelerator()
+    device = torch.device("cpu")
+    if accelerator is not None:
+        device = torch.device(accelerator.type, local_rank)
+    return Processes(rank=rank, size=size, local_rank=local_rank, device=device)
+
+
+def start_processes(*, always_join: bool = False) -> Processes:
+    """This process, joined with the others in torch.distributed's default group if there are any.
+
+    A group that exists already is used as it is.
+
+    Args:
+        always_join: make a group even for a single process, as DeepSpeed needs it.
+    """
+    processes = read_processes()
+    if processes.device.type != "cpu":
+        torch.accelerator.set_device_index(processes.local_rank)
+    if torch.distributed.is_initialized() or (processes.size == 1 and not always_join):
+        return processes
+    backend = torch.distributed.get_default_backend_for_device(processes.device)
+    if processes.size > 1:
+        torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    else:
+        torch.distributed.init_process_group(
+            backend,
+            store=torch.distributed.HashStore(),  # type: ignore[attr-defined]
+            rank=0,
+            world_size=1,
+        )
+    return processes
