@@ -33,17 +33,17 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(flags, num_processes=1):
+def start(flags, num_processes=1, script="pretrain_gpt.py", **environment):
     """A running training; more than one process is started by torchrun."""
     command = [sys.executable]
     if num_processes > 1:
         command += ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
         command += [f"--master_port={free_port()}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    settings = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [*command, "pretrain_gpt.py", *flags],
+        [*command, script, *flags],
         cwd=ROOT,
-        env=environment,
+        env=os.environ | settings | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -179,6 +179,42 @@ def test_bf16_and_recomputation_with_deepspeed(
     finish(start(flags_of(workspace, config, tmp_path, 2, load=tmp_path, **flags), 2))
     again = [line["loss"] for line in log_lines(tmp_path) if line["kind"] == "train"]
     assert again == pytest.approx(losses, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "deepspeed", [None, pytest.param(True, marks=pytest.mark.full)], ids=["torch", "deepspeed"]
+)
+def test_padding_that_differs_by_rank_and_a_token_budget(
+    workspace, write_config, tmp_path, deepspeed
+):
+    """A mean of the ranks' means has another loss, and ranks that count alone stop apart."""
+    script = "tests/end_to_end/uneven_ranks.py"
+    one, two = tmp_path / "one", tmp_path / "two"
+    budget = {"train_iters": None, "train_tokens": 1000, "token_counter": "loss", "lr": 1e-4}
+    config = write_config(2 if deepspeed else None)
+    finish(start(flags_of(workspace, write_config(), one, **budget), script=script))
+    flags = flags_of(workspace, config, two, 2, deepspeed=deepspeed, **budget)
+    output = finish(start(flags, 2, script))
+    found, wanted = (
+        [line for line in log_lines(each) if line["kind"] == "train"] for each in (two, one)
+    )
+    assert len(found) == len(wanted) > 5
+    for left, right in zip(found, wanted, strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], abs=1e-5)
+        assert left["grad_norm"] == pytest.approx(right["grad_norm"], rel=1e-4)
+        assert left["loss_tokens"] == right["loss_tokens"]
+    assert wanted[-2]["loss_tokens"] < 1000 <= wanted[-1]["loss_tokens"]
+    assert f"stopped after step {len(wanted)}: --train-tokens (1000 loss)" in output
+
+
+def test_a_time_limit_on_one_rank_stops_all(workspace, write_config, tmp_path):
+    flags = flags_of(workspace, write_config(), tmp_path, 2, exit_duration_in_mins=1)
+    flags[flags.index("--train-iters") + 1] = "100000"
+    process = start(flags, 2, "tests/end_to_end/uneven_ranks.py", FAST_CLOCK_RANK="1")
+    output = finish(process, timeout=100)
+    step = log_lines(tmp_path)[-1]["step"]
+    assert f"stopped after step {step}: --exit-duration-in-mins (1)" in output
+    assert (tmp_path / "latest").read_text() == f"global_step{step}\n"
 
 
 @pytest.mark.parametrize(

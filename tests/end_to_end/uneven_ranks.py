@@ -1,0 +1,42 @@
+"""`pretrain_gpt.py` with rows that keep different numbers of labels, and clocks that differ by rank.
+
+Started as a command by test_engines.py. With FAST_CLOCK_RANK=r the clock of rank r runs fast.
+"""
+
+import os
+import time
+from dataclasses import replace
+
+import torch
+
+import pretrain_gpt
+from megatron.arguments import parse_run_config
+from megatron.training import pretrain
+
+
+def with_padding(batch):
+    """Labels of the batch; a row keeps few of them in the first half of the rows' token numbers."""
+    labels = batch["labels"].clone()
+    length = labels.shape[1]
+    kept = 1 + batch["tokens"][:, :1] * 7 % length
+    labels[torch.arange(length)[None] >= kept] = -100
+    return labels
+
+
+TASK = replace(
+    pretrain_gpt.TASK,
+    forward_step=lambda engine, batch: engine(batch["tokens"], labels=with_padding(batch)),
+    count_loss_tokens=lambda batch: int((with_padding(batch) != -100).sum()),
+)
+
+
+def main():
+    """Trains as the flags say."""
+    if os.environ.get("FAST_CLOCK_RANK") == os.environ.get("RANK", "0"):
+        real = time.monotonic
+        time.monotonic = lambda: real() * 1000
+    pretrain(parse_run_config(""), TASK)
+
+
+if __name__ == "__main__":
+    main()
