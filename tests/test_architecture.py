@@ -94,7 +94,7 @@ OUTSIDE_PACKAGES = {
         "data_efficiency.engine.deepspeed_engine",
         "data_efficiency.engine.deepspeed_state",
     ),
-    "safetensors": ("megatron.checkpointing",),
+    "safetensors": ("megatron.checkpointing", "tests.end_to_end"),
     "regex": ("megatron.data.wiki_markup",),
     "zstandard": ("megatron.data.text_sources",),
     "tqdm": ("data_efficiency.analysis", "megatron", "tools"),

@@ -74,8 +74,9 @@ class TorchEngine(DataSide):
             if module.training:
                 self._place_forward()
                 module = self._parallel
-                is_parallel = isinstance(module, DistributedDataParallel)
-                if is_parallel and not self.is_gradient_accumulation_boundary():
+                if isinstance(module, DistributedDataParallel) and not (
+                    self.is_gradient_accumulation_boundary()
+                ):
                     # Gradients travel once a step: with the last micro-batch, as the sum of all.
                     stack.enter_context(module.no_sync())
             return module(*args, **kwargs)
