@@ -1,11 +1,14 @@
 """Wrong input to pretrain_gpt.py: one clear line, exit code 1, nothing half-written."""
 
 import json
+import re
 import shutil
 
 import pytest
 
 import pretrain_gpt
+from megatron.arguments import parse_run_config
+from megatron.training import with_batch_size
 from tests.end_to_end.tiny_runs import composed_flags, run_command, training_flags, write_text
 
 
@@ -91,6 +94,44 @@ def test_flag_against_json(workspace, composed_config, tmp_path, capsys):
     assert "gradient_clipping is 0.5 in the JSON file but 1.0 by the command line" in line
     line = failure(composed_flags(workspace, composed_config) + ["--no-random-ltd"], capsys)
     assert "--random-ltd is False" in line
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"zero_optimization": {"stage": 1}}, "zero_optimization is .* --deepspeed"),
+        ({"scheduler": {"type": "WarmupLR"}}, "section 'scheduler': .* set by flags here"),
+        ({"optimizer": {"type": "Adam"}}, "section 'optimizer': .* set by flags here"),
+        ({"pipeline": {"stages": 2}}, "pipeline is .* only data parallelism"),
+        ({"tensor_parallel": {"autotp_size": 2}}, "tensor_parallel is .* only data parallelism"),
+        ({"zero_optimisation": {"stage": 1}}, "nearest known key is 'zero_optimization'"),
+        (
+            {"data_efficiency": {"data_sampling": {"dynamic_batching": {"enabled": True}}}},
+            "dynamic_batching.enabled is true: .* cannot be composed",
+        ),
+    ],
+)
+def test_sections_that_no_engine_or_not_this_one_takes(
+    workspace, tmp_path, capsys, sections, message
+):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(sections))
+    assert re.search(message, failure(training_flags(workspace, deepspeed_config=path), capsys))
+
+
+def test_processes_that_cannot_share_the_batch(workspace):
+    config = parse_run_config("", training_flags(workspace, global_batch_size=8))
+    with pytest.raises(ValueError, match=r"must be a multiple of .* x processes \(3\)"):
+        with_batch_size(config, 3)
+    alone = with_batch_size(
+        parse_run_config("", training_flags(workspace, global_batch_size=None)), 3
+    )
+    assert alone.training.global_batch_size == 12
+
+
+def test_two_precisions(workspace, capsys):
+    line = failure(training_flags(workspace, bf16=True, fp16=True), capsys)
+    assert "--bf16 is given too" in line
 
 
 def test_wrong_number_of_layers(workspace, composed_config, capsys):
