@@ -9,6 +9,8 @@ described. `None` means "not used" and is never filled in later: derived values 
 from dataclasses import dataclass
 from typing import Literal
 
+CompileMode = Literal["none", "model", "layers"]
+
 
 def require(condition: bool, field: str, value: object, rule: str) -> None:
     """Nothing, if `condition` holds.
@@ -169,6 +171,9 @@ class TrainingConfig:
     """Seed of initialization and dropout."""
     bf16: bool = False
     """Forward and backward pass under bfloat16 autocast; weights stay in fp32."""
+    compile: CompileMode = "none"
+    """Use torch.compile on nothing, on the whole model, or on each layer by itself; layers share their
+    compiled code. Sequence lengths and kept lengths may change. Needs a C++ compiler."""
     lr: float = 3e-4
     """Peak learning rate."""
     min_lr: float = 0.0

@@ -75,9 +75,7 @@ class _BlockedCausalAttention(torch.autograd.Function):
         )
 
 
-def _blocks(
-    query: torch.Tensor, key: torch.Tensor
-) -> Iterator[tuple[slice, slice, torch.Tensor]]:
+def _blocks(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice, slice, torch.Tensor]]:
     """Each block's queries, the keys it meets, and its probabilities [heads, queries, keys]."""
     length = query.shape[1]
     scaled = query / math.sqrt(query.shape[-1])
@@ -91,6 +89,6 @@ def _blocks(
 
 def _empty_by_token(heads: torch.Tensor) -> torch.Tensor:
     """Uninitialized [batch, heads, sequence, size] that becomes [batch, sequence, hidden] for free."""
-    return torch.empty_like(
-        heads.transpose(1, 2), memory_format=torch.contiguous_format
-    ).transpose(1, 2)
+    return torch.empty_like(heads.transpose(1, 2), memory_format=torch.contiguous_format).transpose(
+        1, 2
+    )
