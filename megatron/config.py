@@ -9,6 +9,8 @@ described. `None` means "not used" and is never filled in later: derived values 
 from dataclasses import dataclass
 from typing import Literal
 
+CompileMode = Literal["none", "model", "layers"]
+
 
 def require(condition: bool, field: str, value: object, rule: str) -> None:
     """Nothing, if `condition` holds.
@@ -171,6 +173,9 @@ class TrainingConfig:
     """Forward and backward pass in bfloat16; the optimizer updates fp32 weights."""
     fp16: bool = False
     """Forward and backward pass in float16 with loss scaling, as the JSON file's fp16 section says."""
+    compile: CompileMode = "none"
+    """Use torch.compile on nothing, on the whole model, or on each layer by itself; layers share their
+    compiled code. Sequence lengths and kept lengths may change. Needs a C++ compiler."""
     lr: float = 3e-4
     """Peak learning rate."""
     min_lr: float = 0.0

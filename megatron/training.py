@@ -32,6 +32,7 @@ from data_efficiency import (
     training_flops,
 )
 from megatron.config import RunConfig, TrainingConfig, require
+from megatron.model.compilation import compile_model
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.reporting import RunLogger, progress_line
 from megatron.run_state import (
@@ -117,6 +118,7 @@ def setup_model_and_optimizer(
     training = config.training
     torch.manual_seed(training.seed)
     model = task.make_model(config)
+    compile_model(model, training.compile)
     json_config = _json_config(config, start_processes().size)
     engine, _, _, _ = initialize(
         model=model,

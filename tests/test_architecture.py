@@ -90,6 +90,7 @@ OUTSIDE_PACKAGES = {
     "tokenizers": ("megatron.tokenizer",),
     "nltk": ("tools.preprocess_data",),
     "lm_eval": ("megatron.tasks.eval_harness",),
+    "transformers": ("benchmarks.train_throughput",),
     "deepspeed": (
         "data_efficiency.engine.deepspeed_engine",
         "data_efficiency.engine.deepspeed_state",

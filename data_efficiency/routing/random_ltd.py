@@ -177,13 +177,17 @@ class _DroppingForward:
             return self.original(*args, **kwargs)
         hidden_states = self._hidden_states(args)
         positions, axis = drawn[self.number], self.interface.sequence_axis
+        length = hidden_states.shape[axis]
         kept = gather_tokens(hidden_states, positions, axis, self.interface.batch_axis)
         names = (*self.names, *(f"number {i}" for i in range(len(self.names), len(args))))
         others = [
-            self._shorten(name, value, positions)
+            self.interface.shorten(name, value, positions, length)
             for name, value in zip(names[1:], args[1:], strict=False)
         ]
-        keywords = {name: self._shorten(name, value, positions) for name, value in kwargs.items()}
+        keywords = {
+            name: self.interface.shorten(name, value, positions, length)
+            for name, value in kwargs.items()
+        }
         result = self.original(kept, *others, **keywords)
         first = (*result, None)[0] if isinstance(result, tuple) else result
         self._check_result(result, first, kept)
@@ -193,9 +197,6 @@ class _DroppingForward:
         parts = (merged, *result[1:])
         return type(result)(*parts) if hasattr(result, "_fields") else parts
 
-    def _shorten(self, name: str, value: Any, positions: torch.Tensor) -> Any:
-        return self.interface.shorten(name, value, positions, self.router.sequence_length)
-
     def _hidden_states(self, args: tuple[Any, ...]) -> torch.Tensor:
         name, router = type(self.layer).__name__, self.router
         if not args or not isinstance(args[0], torch.Tensor):
@@ -204,6 +205,10 @@ class _DroppingForward:
                 "random-LTD looks for them"
             )
         shape = args[0].shape
+        if torch.compiler.is_compiling():
+            # The compiler takes the router's integers for constants: compared with them, the lengths
+            # of the tensors would be constants too, and each would be compiled for.
+            return args[0]
         expected = (router.num_rows, router.sequence_length)
         batch_axis, sequence_axis = self.interface.batch_axis, self.interface.sequence_axis
         if len(shape) < 2 or (shape[batch_axis], shape[sequence_axis]) != expected:

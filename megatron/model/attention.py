@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional
 
 from megatron.config import ModelConfig
+from megatron.model.blocked_attention import blocked_causal_attention
 from megatron.model.rotary import apply_rotary
 
 
@@ -52,15 +53,32 @@ class SelfAttention(nn.Module):
             query, key, value = heads.split(
                 (self.num_query_heads, self.num_key_value_heads, self.num_key_value_heads), dim=2
             )
-        context = functional.scaled_dot_product_attention(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            attn_mask=attention_mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=attention_mask is None,
-            enable_gqa=self.num_key_value_heads != self.num_query_heads,
+        context = self._attend(
+            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attention_mask
         )
         context = context.transpose(1, 2).reshape(batch_size, sequence_length, -1)
         output: torch.Tensor = self.dense(context)
         return output
+
+    def _attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        dropout = self.dropout if self.training else 0.0
+        grouped = self.num_key_value_heads != self.num_query_heads
+        plain = attention_mask is None and not dropout and not grouped
+        bfloat16_on_cpu = query.device.type == "cpu" and query.dtype == torch.bfloat16
+        if plain and bfloat16_on_cpu and not torch.compiler.is_compiling():
+            return blocked_causal_attention(query, key, value)
+        return functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=attention_mask,
+            dropout_p=dropout,
+            is_causal=attention_mask is None,
+            enable_gqa=grouped,
+        )

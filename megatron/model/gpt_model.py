@@ -68,4 +68,8 @@ class GPTModel(nn.Module):
         hidden_states = self.language_model(tokens, attention_mask=attention_mask)
         if labels is None:
             return functional.linear(hidden_states, self.output_weight)
-        return linear_cross_entropy_sum(hidden_states, self.output_weight, labels)
+        loss_sum = linear_cross_entropy_sum
+        if torch.compiler.is_compiling():
+            # Its loop over chunks would be compiled anew for each number of tokens.
+            loss_sum = torch.compiler.disable(loss_sum)
+        return loss_sum(hidden_states, self.output_weight, labels)

@@ -80,14 +80,21 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         total = hidden_states.new_zeros((), dtype=sum_dtype)
         hidden_gradient = torch.empty_like(hidden_states)
         weight_gradient = torch.zeros_like(weight, dtype=sum_dtype)
+        num_rows = min(_chunk_tokens(weight), len(labels))
         with torch.autocast(hidden_states.device.type, enabled=False):
             cast_weight = weight.to(dtype)
-            for start in range(0, len(labels), _chunk_tokens(weight)):
-                rows = slice(start, start + _chunk_tokens(weight))
+            # Memory as large as these is fresh from the system at each allocation: made once, it is
+            # paid for once.
+            logits = hidden_states.new_empty((num_rows, weight.shape[0]), dtype=dtype)
+            probabilities = torch.empty_like(logits, dtype=sum_dtype)
+            for start in range(0, len(labels), num_rows):
+                rows = slice(start, start + num_rows)
                 inputs = hidden_states[rows].to(dtype)
                 counted = (labels[rows] != IGNORED_LABEL).unsqueeze(1)
-                logits = functional.linear(inputs, cast_weight)
-                loss, gradient = _loss_and_gradient(logits, labels[rows], counted)
+                chunk = torch.mm(inputs, cast_weight.t(), out=logits[: len(inputs)])
+                loss, gradient = _loss_and_gradient(
+                    chunk, labels[rows], counted, probabilities[: len(inputs)]
+                )
                 total += loss
                 hidden_gradient[rows] = (gradient @ cast_weight) * counted
                 inputs = inputs * counted
@@ -113,23 +120,30 @@ class _LinearCrossEntropySum(torch.autograd.Function):
 
 
 def _loss_and_gradient(
-    logits: torch.Tensor, labels: torch.Tensor, counted: torch.Tensor
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    counted: torch.Tensor,
+    probabilities: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A chunk's summed loss over the counted tokens, and each token's gradient as if it counted.
 
     The caller takes the gradient of the others out after the matrix products, where rows are short.
 
     Args:
-        logits: [tokens, vocabulary].
+        logits: [tokens, vocabulary]; overwritten.
         labels: int64 [tokens].
         counted: bool [tokens, 1].
+        probabilities: memory of the logits' shape, in the dtype of the sums.
 
     Returns:
-        A scalar, and a tensor of the logits' shape and dtype.
+        A scalar, and a tensor of the logits' shape and dtype, in the memory of one of the two.
     """
     targets = labels.unsqueeze(1).masked_fill(~counted, 0)
-    log_probabilities = torch.log_softmax(logits, dim=-1, dtype=_sum_dtype(logits.dtype))
-    loss = -log_probabilities.gather(1, targets).masked_fill(~counted, 0).sum()
-    gradient = log_probabilities.exp_()
+    below_largest = logits.amax(1, keepdim=True).to(probabilities.dtype) - logits.gather(1, targets)
+    wide = logits if logits.dtype == probabilities.dtype else probabilities.copy_(logits)
+    gradient = torch.softmax(wide, dim=-1, out=probabilities)
+    # The largest probability is 1 / sum(exp(logits - largest)): never too small for its logarithm.
+    token_losses = below_largest - gradient.amax(1, keepdim=True).log()
+    loss = token_losses.masked_fill(~counted, 0).sum()
     gradient.scatter_add_(1, targets, gradient.new_full((), -1).expand(targets.shape))
-    return loss, gradient.to(logits.dtype)
+    return loss, gradient if logits.dtype == gradient.dtype else logits.copy_(gradient)

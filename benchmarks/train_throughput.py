@@ -1,0 +1,280 @@
+"""Our GPT beside Hugging Face's `GPT2LMHeadModel`: tokens a second and peak memory of training.
+
+    OMP_NUM_THREADS=2 python -m benchmarks.train_throughput [--check] [--small]
+
+Equal on both sides: GPT-2's architecture (learned positions, LayerNorm, tanh GELU, biases, tied
+embeddings, no dropout), shape, weights' distribution, token batch, mean cross entropy, fused AdamW with
+one parameter group, and precision (float32, or bfloat16 autocast around float32 weights). Ours pads the
+vocabulary to a multiple of 128, which costs it a little. The peer runs twice: as `GPT2Config` comes, with
+PyTorch's fused attention, and with its GELU replaced by PyTorch's fused one ("tuned"), which its users
+have to know of. Every contestant has a process of its own; they take turns, with a square matrix
+product as the measure of what the machine gives. The last line printed is one JSON object.
+`--small` takes seconds and only shows that everything works: its figures mean nothing.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.interleaved import Contestant, contestants, paired_ratio, take_turns
+from data_efficiency import ModelShape, StepShape, training_flops
+from megatron.config import ModelConfig
+from megatron.model.gpt_model import GPTModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A model and its batch."""
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    vocab_size: int
+    sequence_length: int = 512
+    num_rows: int = 4
+
+    @property
+    def name(self) -> str:
+        """As printed and as a key of the figures."""
+        return f"{self.num_layers}x{self.hidden_size}x{self.vocab_size}"
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a step."""
+        return self.num_rows * self.sequence_length
+
+
+LAYERS_DOMINATE = Shape(num_layers=6, hidden_size=384, num_heads=6, vocab_size=8192)
+LOSS_DOMINATES = Shape(num_layers=4, hidden_size=256, num_heads=4, vocab_size=50257)
+SMALL = Shape(
+    num_layers=1, hidden_size=32, num_heads=2, vocab_size=300, sequence_length=32, num_rows=2
+)
+# Beside the peer as it comes. float32 is bound by matrix products that both sides need; bfloat16 makes
+# those twice as fast and the rest weighs more; nowhere may the simple model be the slower one.
+TARGETS = {
+    (LAYERS_DOMINATE.name, "fp32"): 1.2,
+    (LAYERS_DOMINATE.name, "bf16"): 1.1,
+    (LOSS_DOMINATES.name, "fp32"): 1.0,
+    (LOSS_DOMINATES.name, "bf16"): 1.0,
+}
+PRECISIONS = ("fp32", "bf16")
+PEERS = ("huggingface", "huggingface_tuned")
+
+
+class TrainingSteps:
+    """One side's model, optimizer and batch."""
+
+    def __init__(self, side: str, shape: Shape, precision: str) -> None:
+        torch.manual_seed(0)
+        self.precision = precision
+        self.model = _our_model(shape) if side == "ours" else _peer_model(shape, side)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+        ids = torch.randint(0, shape.vocab_size, (shape.num_rows, shape.sequence_length + 1))
+        self.tokens, self.labels = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+        self.is_ours = side == "ours"
+
+    def step(self) -> None:
+        """One optimizer step."""
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            loss = self._loss()
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _loss(self) -> Any:
+        if self.is_ours:
+            return self.model(self.tokens, labels=self.labels) / self.labels.numel()
+        return self.model(input_ids=self.tokens, shift_labels=self.labels, labels=self.labels).loss
+
+    def describe(self) -> dict[str, float]:
+        """Milliseconds of a step by operator, the ten largest and the rest, from torch.profiler."""
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            self.step()
+        times = {event.key: event.self_cpu_time_total / 1e3 for event in profile.key_averages()}
+        largest = sorted(times, key=lambda name: times[name], reverse=True)[:10]
+        shown = {name: times.pop(name) for name in largest}
+        return shown | {"all others": sum(times.values())}
+
+
+class SquareProducts:
+    """The machine's matrix products at a size that fills its cores."""
+
+    def __init__(self, size: int, precision: str) -> None:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.left, self.right = torch.rand(2, size, size).to(dtype)
+        self.result = torch.empty_like(self.left)
+        self.flops = 2 * size**3
+
+    def step(self) -> None:
+        """One product."""
+        torch.mm(self.left, self.right, out=self.result)
+
+    def describe(self) -> int:
+        """Floating-point operations of a step."""
+        return self.flops
+
+
+def _our_model(shape: Shape) -> GPTModel:
+    return GPTModel(_our_config(shape))
+
+
+def _our_config(shape: Shape) -> ModelConfig:
+    return ModelConfig(
+        num_layers=shape.num_layers,
+        hidden_size=shape.hidden_size,
+        num_attention_heads=shape.num_heads,
+        vocab_size=shape.vocab_size,
+        max_position_embeddings=shape.sequence_length,
+    )
+
+
+def _peer_model(shape: Shape, side: str) -> Any:
+    # Only the peer's own processes pay for the import, in time and in memory.
+    import transformers  # noqa: PLC0415
+
+    transformers.utils.logging.set_verbosity_error()
+    config = transformers.GPT2Config(
+        n_layer=shape.num_layers,
+        n_embd=shape.hidden_size,
+        n_head=shape.num_heads,
+        vocab_size=shape.vocab_size,
+        n_positions=shape.sequence_length,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=None,
+        eos_token_id=None,
+        use_cache=False,
+        attn_implementation="sdpa",
+    )
+    if side == "huggingface_tuned":
+        config.activation_function = "gelu_pytorch_tanh"
+    return transformers.GPT2LMHeadModel(config)
+
+
+def measure(
+    shape: Shape, precision: str, *, num_rounds: int, matrix_size: int
+) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+    """Figures of one shape and precision, and the profile of each side."""
+    sides = ("ours", *PEERS)
+    makers = [(TrainingSteps, (side, shape, precision)) for side in sides]
+    with contestants(*makers, (SquareProducts, (matrix_size, precision))) as made:
+        title = f"{shape.name} {precision}"
+        take_turns(
+            made,
+            num_rounds=num_rounds,
+            progress=lambda line: print(f"{title}: {line}", file=sys.stderr, flush=True),
+        )
+        named = dict(zip(sides, made, strict=False))
+        peak = made[-1].describe() / made[-1].median("wall_seconds")
+        figures = _figures(named, shape, peak)
+        return figures, {side: contestant.describe() for side, contestant in named.items()}
+
+
+def _figures(named: dict[str, Contestant], shape: Shape, peak: float) -> dict[str, Any]:
+    flops = training_flops(
+        StepShape(num_rows=shape.num_rows, sequence_length=shape.sequence_length),
+        ModelShape(
+            num_layers=shape.num_layers,
+            hidden_size=shape.hidden_size,
+            query_size=shape.hidden_size,
+            key_value_size=shape.hidden_size,
+            ffn_size=4 * shape.hidden_size,
+            num_ffn_matrices=2,
+            vocab_size=shape.vocab_size,
+        ),
+    )
+    figures: dict[str, Any] = {"peak_gflops_per_second": round(peak / 1e9, 1)}
+    for side, contestant in named.items():
+        seconds, memory = contestant.median("wall_seconds"), contestant.peak_memory()
+        figures[side] = {
+            "tokens_per_second": round(shape.step_tokens / seconds),
+            "share_of_peak": round(flops / seconds / peak, 3),
+            "cpu_seconds": round(contestant.median("cpu_seconds"), 4),
+            "peak_memory_mib": memory.resident_bytes >> 20,
+            "memory_growth_mib": memory.growth_bytes >> 20,
+        }
+    for peer in PEERS:
+        for kind in ("wall", "cpu"):
+            ratio = paired_ratio(named[peer], named["ours"], f"{kind}_seconds")
+            figures[f"{kind}_ratio_to_{peer}"] = round(ratio, 3)
+    return figures
+
+
+def misses(figures: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each target that the figures do not reach."""
+    found = []
+    for (shape, precision), target in TARGETS.items():
+        ratio = figures[f"{shape} {precision}"]["wall_ratio_to_huggingface"]
+        if ratio < target:
+            found.append(f"{shape} {precision}: {ratio} times the peer's tokens/s, not {target}")
+    for precision in PRECISIONS:
+        found_here = figures[f"{LOSS_DOMINATES.name} {precision}"]
+        ours = found_here["ours"]["memory_growth_mib"]
+        theirs = min(found_here[peer]["memory_growth_mib"] for peer in PEERS)
+        if ours >= theirs:
+            found.append(f"{LOSS_DOMINATES.name} {precision}: {ours} MiB, the peer {theirs} MiB")
+    return found
+
+
+def _print_tables(
+    title: str, figures: dict[str, Any], profiles: dict[str, dict[str, float]]
+) -> None:
+    print(f"\n{title} (matrix products here: {figures['peak_gflops_per_second']} GFLOP/s)")
+    print(f"{'':20}{'tokens/s':>10}{'of peak':>9}{'peak MiB':>10}{'growth MiB':>12}{'ours is':>9}")
+    for side in profiles:
+        row = figures[side]
+        ratio = figures.get(f"wall_ratio_to_{side}")
+        print(
+            f"{side:20}{row['tokens_per_second']:>10,}{row['share_of_peak']:>9.1%}"
+            f"{row['peak_memory_mib']:>10,}{row['memory_growth_mib']:>12,}"
+            f"{'' if ratio is None else f'{ratio:.2f}x':>9}"
+        )
+    names = list(dict.fromkeys(name for profile in profiles.values() for name in profile))
+    names.sort(key=lambda name: (name == "all others", -profiles["ours"].get(name, 0.0)))
+    print(f"{'ms of one step in':48}" + "".join(f"{side:>18}" for side in profiles))
+    for name in names:
+        cells = (profile.get(name) for profile in profiles.values())
+        print(f"  {name:46.46}" + "".join(f"{c:>18.1f}" if c else f"{'-':>18}" for c in cells))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 1 if `--check` is given and a target is missed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
+    parser.add_argument("--small", action="store_true", help="one tiny shape in float32")
+    parser.add_argument("--rounds", type=int, default=5, help="counted steps of each side")
+    options = parser.parse_args(argv)
+    if options.small and options.check:
+        parser.error("--check needs the full shapes: leave out --small")
+    # Threads that spin while another process has its turn would slow that one down.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    shapes = (SMALL,) if options.small else (LAYERS_DOMINATE, LOSS_DOMINATES)
+    figures: dict[str, dict[str, Any]] = {}
+    for shape in shapes:
+        for precision in PRECISIONS[:1] if options.small else PRECISIONS:
+            title = f"{shape.name} {precision}"
+            figures[title], profiles = measure(
+                shape,
+                precision,
+                num_rounds=options.rounds,
+                matrix_size=64 if options.small else 2048,
+            )
+            _print_tables(title, figures[title], profiles)
+    missed = misses(figures) if options.check else []
+    for line in missed:
+        print(f"missed: {line}", file=sys.stderr)
+    print(json.dumps(figures | {"num_threads": torch.get_num_threads()}))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,128 @@
+import pytest
+import torch
+from torch._dynamo.utils import clear_compilation_metrics, get_compilation_metrics
+
+from data_efficiency import convert_to_random_ltd
+from megatron.config import ModelConfig
+from megatron.model.compilation import compile_model
+from megatron.model.gpt_model import GPTModel
+from megatron.model.transformer import TransformerLayer
+
+NUM_LAYERS = 4
+LONGEST = 48
+MODERN = {
+    "use_rotary_position_embeddings": True,
+    "normalization": "rmsnorm",
+    "swiglu": True,
+    "num_key_value_heads": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch.compiler.reset()
+    clear_compilation_metrics()
+    yield
+    torch.compiler.reset()
+
+
+def make_model(**changes) -> GPTModel:
+    """A model that keeps 8 + 4 x step tokens in its middle layers."""
+    torch.manual_seed(0)
+    fields = {
+        "num_layers": NUM_LAYERS,
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "vocab_size": 60,
+        "max_position_embeddings": LONGEST,
+    }
+    return GPTModel(ModelConfig(**(fields | changes)))
+
+
+def attach(model: GPTModel) -> None:
+    settings = {
+        "total_layer_num": NUM_LAYERS,
+        "random_ltd_layer_num": NUM_LAYERS - 2,
+        "random_ltd_layer_id": list(range(1, NUM_LAYERS - 1)),
+        "model_mask_name": None,
+        "model_type": "decoder",
+        "hidden_state_order": "batch_seq_dim",
+        "random_ltd_schedule": {
+            "min_value": 8,
+            "max_value": LONGEST,
+            "schedule_type": "fixed_linear",
+            "schedule_config": {"require_steps": 10, "seq_per_step": 4},
+        },
+    }
+    routing = {"enabled": True, "random_ltd": settings | {"enabled": True}}
+    config = {"train_batch_size": 4, "data_efficiency": {"enabled": True, "data_routing": routing}}
+    convert_to_random_ltd(model, TransformerLayer, config)
+
+
+def train_and_evaluate(model: GPTModel, num_steps: int) -> list[float]:
+    """Losses and gradient norms of a schedule: the length grows every second step, the kept length
+    every step up to no dropping; every fifth step evaluates, at the end with fewer rows."""
+    found = []
+    for step in range(num_steps):
+        length = min(LONGEST, 16 + 8 * (step // 2))
+        generator = torch.Generator().manual_seed(step)
+        tokens, labels = torch.randint(0, 60, (2, 5, length), generator=generator)
+        model.random_ltd_scheduler.set_position(step, 0)
+        loss = model(tokens.clone(), labels=labels.clone()) / labels.numel()
+        model.zero_grad()
+        loss.backward()
+        gradients = [parameter.grad.norm() for parameter in model.parameters()]
+        found += [loss.item(), torch.stack(gradients).norm().item()]
+        if step % 5 == 4:
+            rows = tokens[: 5 - step // 9]
+            with torch.no_grad():
+                found.append(model.eval()(rows.clone(), labels=rows.clone()).item())
+            model.train()
+    return found
+
+
+def recompilations() -> dict[str, int]:
+    """Function -> compilations after its first one."""
+    found: dict[str, int] = {}
+    for metrics in get_compilation_metrics():
+        again = int(metrics.compile_id.split("/")[1])
+        name = f"{metrics.co_filename}:{metrics.co_name}"
+        found[name] = max(again, found.get(name, 0))
+    return found
+
+
+@pytest.mark.parametrize("mode", ["model", "layers"])
+def test_two_recompilations_at_most_in_a_whole_schedule(mode):
+    plain, compiled = make_model(), make_model()
+    compile_model(compiled, mode, backend="eager")
+    for model in (plain, compiled):
+        attach(model)
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    expected = train_and_evaluate(plain, 12)
+    assert not get_compilation_metrics()
+    torch.testing.assert_close(train_and_evaluate(compiled, 12), expected)
+    counts = recompilations()
+    assert counts
+    assert max(counts.values()) <= 2, counts
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("architecture", [{}, MODERN], ids=["gpt2", "modern"])
+@pytest.mark.parametrize("mode", ["model", "layers"])
+def test_compiled_code_computes_the_same(mode, architecture, recompute):
+    plain, compiled = (make_model(**architecture, recompute_activations=recompute) for _ in "ab")
+    for model in (plain, compiled):
+        attach(model)
+    compile_model(compiled, mode)
+    expected = train_and_evaluate(plain, 12)
+    torch.testing.assert_close(train_and_evaluate(compiled, 12), expected, rtol=1e-4, atol=1e-5)
+    assert max(recompilations().values()) <= 2
+
+
+def test_none_compiles_nothing():
+    model = make_model()
+    compile_model(model, "none", backend="no such backend")
+    attach(model)
+    train_and_evaluate(model, 1)
+    assert not get_compilation_metrics()
