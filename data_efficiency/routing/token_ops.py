@@ -7,6 +7,8 @@ import torch
 
 _WORD = (1 << 64) - 1
 _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+_LARGEST = (1 << 63) - 1
+_SMALLEST = -(1 << 63)
 
 
 def sample_kept_positions(
@@ -19,6 +21,7 @@ def sample_kept_positions(
     sequence_length: int,
     kept_length: int,
     device: torch.device,
+    always_kept: tuple[int, ...] = (),
 ) -> torch.Tensor:
     """A uniformly random subset of positions for each layer and row, independent of each other.
 
@@ -35,6 +38,7 @@ def sample_kept_positions(
         sequence_length: positions to choose from.
         kept_length: positions to choose, 1 <= kept_length <= sequence_length.
         device: where the result lies.
+        always_kept: at most kept_length positions that are in each subset; the rest is uniform.
 
     Returns:
         int64 [num_layers, num_rows, kept_length], ascending along the last axis.
@@ -51,6 +55,12 @@ def sample_kept_positions(
     # way, and the smallest keys tell their positions.
     position_bits = (1 << sequence_length.bit_length()) - 1
     keys = (keys & ~position_bits) | positions
+    if always_kept:
+        # Below zero only the chosen ones: nothing here is copied to the device or waits for it.
+        chosen = torch.zeros_like(positions, dtype=torch.bool)
+        for position in always_kept:
+            chosen = chosen | (positions == position)
+        keys = torch.where(chosen, _SMALLEST | positions, keys & _LARGEST)
     smallest = keys.topk(kept_length, dim=-1, largest=False, sorted=False).values
     return (smallest & position_bits).sort(dim=-1).values
 

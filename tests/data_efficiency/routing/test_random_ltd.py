@@ -362,9 +362,12 @@ def test_layers_may_return_tuples():
         model = convert_to_random_ltd(Stack([layer]), Layer, one_layer())
         hidden = torch.ones(ROWS, LENGTH, 2)
         assert run(model, hidden).sum() == hidden.sum() + ROWS * KEPT * 2
-        output = layer(hidden)
-        assert type(output) is type(result(hidden))
-        assert output[1] == "extra"
+        model.random_ltd_scheduler.set_position(0, 0)
+        model.layers[0].register_forward_hook(lambda *call: outputs.append(call[-1]))
+        outputs: list = []
+        model(hidden)
+        assert type(outputs[0]) is type(result(hidden))
+        assert outputs[0][1] == "extra"
 
 
 def test_the_batch_may_come_by_keyword():
@@ -467,9 +470,9 @@ class Shortening(Stack):
         (Stack([Layer(lambda hidden: hidden[:, 1:])]), ValueError, "returned shape"),
         (ByKeyword([Layer()]), TypeError, "without its hidden states as first positional"),
         (
-            Shortening([Layer()]),
+            Shortening([Layer(), Layer()]),
             ValueError,
-            r"got hidden states of shape \(3, 11, 2\), but the model",
+            "a layer got hidden states of 3 rows of 10 tokens, but the forward's first one 3 rows",
         ),
         (Stack([Layer()], bias=torch.ones(LENGTH)), ValueError, "argument bias holds a tensor"),
         (
@@ -480,7 +483,8 @@ class Shortening(Stack):
     ],
 )
 def test_calls_that_cannot_be_right_are_refused(model, error, message):
-    convert_to_random_ltd(model, Layer, one_layer())
+    config = settings(total_layer_num=2, random_ltd_layer_id=(0, 1))
+    convert_to_random_ltd(model, Layer, config if len(model.layers) == 2 else one_layer())
     with pytest.raises(error, match=message):
         run(model, torch.ones(ROWS, LENGTH, 2))
 
@@ -497,11 +501,22 @@ def test_unnamed_arguments_are_checked_too():
         run(model, torch.ones(ROWS, LENGTH, 2))
 
 
-def test_a_model_called_without_a_batch_is_refused():
-    model = convert_to_random_ltd(Stack([Layer()]), Layer, one_layer())
-    model.random_ltd_scheduler.set_position(0, 0)
-    with pytest.raises(ValueError, match="Stack was called without a tensor"):
-        model("text")
+def test_interchanged_axes_are_refused():
+    model = Stack([Layer()])
+    convert_to_random_ltd(model, Layer, one_layer(hidden_state_order="seq_batch_dim"))
+    with pytest.raises(ValueError, match="got hidden states of 12 rows of 3 tokens, but .* 3 rows"):
+        run(model, torch.ones(ROWS, LENGTH, 2))
+
+
+@pytest.mark.parametrize("images", [torch.ones(ROWS, 2, 3, 4), [{"pixels": torch.ones(ROWS, 24)}]])
+def test_where_the_models_arguments_do_not_tell_the_length_the_first_layer_does(images):
+    class Patches(Stack):
+        def forward(self, images):
+            pixels = images if isinstance(images, torch.Tensor) else images[0]["pixels"]
+            return super().forward(pixels.reshape(ROWS, LENGTH, 2))
+
+    model = convert_to_random_ltd(Patches([Layer()]), Layer, one_layer())
+    assert run(model, images).sum() == (LENGTH + KEPT) * ROWS * 2
 
 
 def test_wrapped_names_become_plain_in_the_same_order():
