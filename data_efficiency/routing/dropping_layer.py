@@ -89,9 +89,14 @@ class LayerForward:
         axis, length = interface.sequence_axis, draw.sequence_length
         kept = gather_tokens(hidden_states, positions, axis, interface.batch_axis)
         names = (*self.names, *(f"number {i}" for i in range(len(self.names), len(args))))
+        given = [*zip(names[1:], args[1:], strict=False), *kwargs.items()]
+        for name, value in given:
+            if name in interface.caches:
+                # Before the masks, which a filled cache makes longer than the sequence.
+                interface.shorten(name, value, positions, length, self.layer)
         others = [
             interface.shorten(name, value, positions, length, self.layer)
-            for name, value in zip(names[1:], args[1:], strict=False)
+            for name, value in given[: len(args) - 1]
         ]
         keywords = {
             name: interface.shorten(name, value, positions, length, self.layer)
