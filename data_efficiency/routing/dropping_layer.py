@@ -39,6 +39,7 @@ class LayerForward:
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the layer returns, its hidden states as long as those it was given."""
         if not self.layer.training:
             return self.original(*args, **kwargs)
         if not args or not isinstance(args[0], torch.Tensor):

@@ -74,7 +74,7 @@ class LayerInterface:
                 return tuple(
                     self.shorten(name, table, positions, sequence_length, layer) for table in value
                 )
-            axes = (self.token_tables[name],)
+            axes: tuple[int, ...] = (self.token_tables[name],)
         elif name in self.masks or name in self.cross_masks:
             axes = self._mask_axes(name, value, positions.shape[0])
         else:

@@ -178,8 +178,7 @@ class Router:
             positions = sample_kept_positions(
                 seed=self.settings.seed,
                 step=step,
-                first_row=first_row,
-                num_rows=num_rows,
+                rows=range(first_row, first_row + num_rows),
                 num_layers=self.settings.random_ltd_layer_num,
                 sequence_length=sequence_length,
                 kept_length=kept,

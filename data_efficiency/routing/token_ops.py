@@ -15,8 +15,7 @@ def sample_kept_positions(
     *,
     seed: int,
     step: int,
-    first_row: int,
-    num_rows: int,
+    rows: range,
     num_layers: int,
     sequence_length: int,
     kept_length: int,
@@ -32,8 +31,7 @@ def sample_kept_positions(
     Args:
         seed: of the run.
         step: optimizer step.
-        first_row: number of the first row in the global batch.
-        num_rows: rows to draw for.
+        rows: numbers in the global batch of the rows to draw for.
         num_layers: layers to draw for.
         sequence_length: positions to choose from.
         kept_length: positions to choose, 1 <= kept_length <= sequence_length.
@@ -47,9 +45,9 @@ def sample_kept_positions(
     """
     run = _signed(_mix_integer(_mix_integer(seed & _WORD) + step))
     layers = torch.arange(num_layers, device=device).view(-1, 1, 1)
-    rows = torch.arange(first_row, first_row + num_rows, device=device).view(1, -1, 1)
+    row_numbers = torch.arange(rows.start, rows.stop, device=device).view(1, -1, 1)
     positions = torch.arange(sequence_length, device=device)
-    streams = _mix(_mix(layers * _signed(_GOLDEN_GAMMA) + run) + rows)
+    streams = _mix(_mix(layers * _signed(_GOLDEN_GAMMA) + run) + row_numbers)
     keys = _mix(streams + (positions + 1) * _signed(_GOLDEN_GAMMA))
     # The position in the lowest bits makes keys unique, so that no device breaks ties in its own
     # way, and the smallest keys tell their positions.

@@ -185,7 +185,11 @@ def test_bad_values_are_refused(path, value, message):
 def test_settings_of_token_dropping_beyond_the_published_ones():
     content = changed(f"{LTD}.always_keep", [0, 3])
     section = content["data_efficiency"]["data_routing"]["random_ltd"]
-    section["random_ltd_schedule"] = {"schedule_type": "constant", "min_value": 25, "unit": "percent"}
+    section["random_ltd_schedule"] = {
+        "schedule_type": "constant",
+        "min_value": 25,
+        "unit": "percent",
+    }
     section["layer_token_lr_schedule"] = {
         "enabled": True,
         "total_layer_tokens": 100,

@@ -103,22 +103,6 @@ def test_recomputation_from_outside_keeps_the_same_tokens(recompute, layers_at_o
     assert not all_equal(gradients(no_recomputation, steps=(3, 5)), expected)
 
 
-@pytest.fixture
-def deepspeed_checkpointing(monkeypatch):
-    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    deepspeed = pytest.importorskip("deepspeed")
-    yield deepspeed.checkpointing
-    deepspeed.checkpointing.reset()
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("layers_at_once", [1, 2])
-def test_recomputation_by_deepspeed_keeps_the_same_tokens(deepspeed_checkpointing, layers_at_once):
-    deepspeed_checkpointing.configure(None, partition_activations=False)
-    found = gradients(deepspeed_checkpointing.checkpoint, layers_at_once)
-    assert all_equal(found, gradients(no_recomputation))
-
-
 @pytest.mark.parametrize("recompute", TORCH)
 def test_recomputation_that_hands_on_copies_is_refused(recompute):
     for hand_on in (torch.clone, lambda hidden: hidden * 1.0):

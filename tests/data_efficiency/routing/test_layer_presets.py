@@ -102,7 +102,9 @@ MODELS = {
 ENCODERS = ("bert", "roberta")
 VISION = ("vit", "dinov2")
 CASES = [(name, "plain") for name in MODELS]
-CASES += [(name, mask) for name in MODELS if name not in VISION for mask in ("padding", "documents")]
+CASES += [
+    (name, mask) for name in MODELS if name not in VISION for mask in ("padding", "documents")
+]
 
 
 def settings(**changes) -> RandomLTDConfig:
@@ -317,9 +319,7 @@ def test_weights_keep_their_names(name, tmp_path):
     assert list(model.state_dict()) == list(plain.state_dict())
     model.save_pretrained(tmp_path)
     loaded = MODELS[name][0].from_pretrained(tmp_path, dtype=torch.float64)
-    assert torch.equal(
-        output_of(loaded.eval(), batch(name)), output_of(model.eval(), batch(name))
-    )
+    assert torch.equal(output_of(loaded.eval(), batch(name)), output_of(model.eval(), batch(name)))
     loaded.load_state_dict(save_without_random_ltd(model))
 
 

@@ -363,8 +363,8 @@ def test_layers_may_return_tuples():
         hidden = torch.ones(ROWS, LENGTH, 2)
         assert run(model, hidden).sum() == hidden.sum() + ROWS * KEPT * 2
         model.random_ltd_scheduler.set_position(0, 0)
-        model.layers[0].register_forward_hook(lambda *call: outputs.append(call[-1]))
         outputs: list = []
+        model.layers[0].register_forward_hook(lambda *call, seen=outputs: seen.append(call[-1]))
         model(hidden)
         assert type(outputs[0]) is type(result(hidden))
         assert outputs[0][1] == "extra"

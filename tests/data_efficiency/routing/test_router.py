@@ -54,8 +54,7 @@ def test_all_layers_are_drawn_at_the_position_that_was_set():
     expected = sample_kept_positions(
         seed=5,
         step=4,
-        first_row=6,
-        num_rows=3,
+        rows=range(6, 9),
         num_layers=2,
         sequence_length=12,
         kept_length=8,
@@ -84,8 +83,8 @@ def test_positions_always_kept_are_in_every_subset():
     router.begin_forward(50, 12, CPU)
     assert (router.positions[..., 0] == 0).all()
     assert (router.positions == 7).any(dim=-1).all()
+    router.set_position(0, 0)
     with pytest.raises(ValueError, match=r"always_keep is \[0, 7\], but the sequence has 7 tokens"):
-        router.set_position(0, 0)
         router.begin_forward(50, 7, CPU)
     router = make_router(always_keep=(0, 7), schedule=constant(1))
     with pytest.raises(ValueError, match="gives 1 tokens at step 0: at least 2"):
