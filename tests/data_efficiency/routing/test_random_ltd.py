@@ -80,7 +80,7 @@ def dense_reference(model: GPTModel, positions, tokens, labels, mask=None) -> to
     else:
         hidden = hidden + parts.position_embeddings.weight[: tokens.shape[1]]
     everyone = torch.arange(tokens.shape[1])
-    may_look = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
+    may_look = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).tril()
     for number, layer in enumerate(model.layers):
         rows = []
         for row in range(len(tokens)):
@@ -117,17 +117,20 @@ def padding_mask() -> torch.Tensor:
 @pytest.mark.parametrize("mask", [None, padding_mask()], ids=["causal", "padding"])
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("architecture", [{}, MODERN], ids=["gpt2", "modern"])
-def test_loss_and_gradients_are_those_of_a_slow_reference(architecture, recompute, mask):
+@pytest.mark.parametrize("length", [LENGTH, 8], ids=["whole", "truncated"])
+def test_loss_and_gradients_are_those_of_a_slow_reference(length, architecture, recompute, mask):
     model = make_model(**architecture, recompute_activations=recompute)
     convert_to_random_ltd(model, TransformerLayer, settings())
-    tokens, labels = batch()
+    whole_rows = batch()
+    tokens, labels = (rows[:, :length] for rows in whole_rows)
+    mask = None if mask is None else mask[..., :length, :length]
     model.random_ltd_scheduler.set_position(9, 4)
     loss = model(tokens, labels=labels, attention_mask=mask)
     positions = model.random_ltd_scheduler.positions.clone()
     assert positions.shape == (2, ROWS, KEPT)
     # A second forward before the backward: recomputation must not take its subset.
     model.random_ltd_scheduler.set_position(10, 0)
-    model(tokens, labels=labels)
+    model(whole_rows[0], labels=whole_rows[1])
     loss.backward()
     found = gradients(model)
     expected = dense_reference(model, positions, tokens, labels, mask)
@@ -240,6 +243,36 @@ def test_bfloat16_autocast_trains():
     loss.backward()
     assert loss.dtype == torch.float32
     assert all(gradient.isfinite().all() for gradient in gradients(model).values())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_in_half_precision_train(dtype):
+    model = convert_to_random_ltd(make_model().to(dtype), TransformerLayer, settings())
+    tokens, labels = batch()
+    model.random_ltd_scheduler.set_position(0, 0)
+    (model(tokens, labels=labels) / labels.numel()).backward()
+    found = gradients(model)
+    assert {gradient.dtype for gradient in found.values()} == {dtype}
+    assert all(gradient.isfinite().all() for gradient in found.values())
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_any_number_of_processes_draws_the_same_subsets(world_size, accumulation):
+    micro = 8 // (world_size * accumulation)
+    expected = convert_to_random_ltd(make_model(), TransformerLayer, settings())
+    tokens = torch.zeros(8, LENGTH, dtype=torch.int64)
+    for step in (0, 5):
+        expected.random_ltd_scheduler.set_position(step, 0)
+        expected(tokens)
+        parts = []
+        for first_row in range(0, 8, micro):
+            # Each process has a model of its own, as one that starts again at this step has.
+            model = convert_to_random_ltd(make_model(), TransformerLayer, settings())
+            model.random_ltd_scheduler.set_position(step, first_row)
+            model(tokens[:micro])
+            parts.append(model.random_ltd_scheduler.positions)
+        assert torch.equal(torch.cat(parts, dim=1), expected.random_ltd_scheduler.positions)
 
 
 def test_state_dict_is_that_of_the_plain_model():

@@ -94,7 +94,7 @@ def train_and_compare(model, inputs, config):
         optimizer.step()
         optimizer.zero_grad()
     after = evaluate(model, inputs)
-    assert after < 0.9 * before, (before, after)
+    assert after < 0.97 * before, (before, after)
     plain = type(model)(model.config)
     plain.load_state_dict(save_without_random_ltd(model))
     assert not hasattr(plain, "random_ltd_scheduler")
