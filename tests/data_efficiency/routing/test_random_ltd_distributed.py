@@ -27,6 +27,7 @@ def results(tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    logs = [(folder / f"log.{rank}").open("w") for rank in range(2)]
     processes = [
         subprocess.Popen(
             [sys.executable, str(WORKER), str(folder)],
@@ -41,7 +42,7 @@ def results(tmp_path_factory):
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
             },
-            stdout=(folder / f"log.{rank}").open("w"),
+            stdout=logs[rank],
             stderr=subprocess.STDOUT,
         )
         for rank in range(2)
@@ -51,6 +52,9 @@ def results(tmp_path_factory):
     finally:
         for process in processes:
             process.kill()
+            process.wait()
+        for log in logs:
+            log.close()
     assert codes == [0, 0], (folder / "log.0").read_text()[-3000:]
     return folder
 
