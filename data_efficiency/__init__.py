@@ -22,6 +22,8 @@ from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
 from data_efficiency.engine.processes import start_processes
 from data_efficiency.json_section import ConfigError
+from data_efficiency.routing.layer_interface import LayerInterface
+from data_efficiency.routing.layer_token_lr import LayerTokenLR
 from data_efficiency.routing.random_ltd import (
     convert_to_random_ltd,
     remove_random_ltd_state_dict,
@@ -37,6 +39,8 @@ __all__ = [
     "CurriculumSampler",
     "DataAnalyzer",
     "DifficultyIndex",
+    "LayerInterface",
+    "LayerTokenLR",
     "ModelShape",
     "StepShape",
     "actual_seq_length",

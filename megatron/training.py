@@ -141,6 +141,11 @@ def setup_model_and_optimizer(
     )
     dropping = engine.data_efficiency_config.random_ltd
     if dropping is not None:
+        if dropping.layer_token_lr is not None:
+            raise ValueError(
+                f"layer_token_lr_schedule is enabled in {training.deepspeed_config}: here the learning "
+                "rate follows layer tokens by --train-tokens with --token-counter effective"
+            )
         convert_to_random_ltd(engine, task.layer_class)
     return Run(
         config=config,
@@ -227,7 +232,9 @@ def train_step(run: Run, batches: list[Batch], request: StopRequest = NO_STOP) -
     engine.train()
     kept_length = None
     if run.num_dropping_layers:
-        kept_length = engine.random_ltd_scheduler.kept_length(engine.global_steps)
+        kept_length = engine.random_ltd_scheduler.kept_length(
+            engine.global_steps, batches[0]["tokens"].shape[1]
+        )
     loss_sum = torch.zeros((), device=engine.device)
     for number, batch in enumerate(batches):
         place = engine.global_rank * len(batches) + number

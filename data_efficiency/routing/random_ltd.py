@@ -14,53 +14,96 @@ import torch
 from torch import nn
 
 from data_efficiency.config import Config, DataEfficiencyConfig, RandomLTDConfig, load_config
-from data_efficiency.routing.layer_interface import LayerInterface, interface_of
+from data_efficiency.routing.dropping_layer import LayerForward
+from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
+from data_efficiency.routing.layer_presets import interface_of
+from data_efficiency.routing.layer_token_lr import attach_layer_token_lr
 from data_efficiency.routing.router import Router
-from data_efficiency.routing.token_ops import gather_tokens, scatter_tokens
 
 ModelOrEngine = TypeVar("ModelOrEngine")
 AnyConfig = RandomLTDConfig | DataEfficiencyConfig | Config | Mapping[str, Any] | str | Path
 
 
 def convert_to_random_ltd(
-    model_or_engine: ModelOrEngine, layer_class: type[nn.Module], config: AnyConfig | None = None
+    model_or_engine: ModelOrEngine,
+    layer_class: type[nn.Module],
+    config: AnyConfig | None = None,
+    *,
+    interface: LayerInterface | None = None,
 ) -> ModelOrEngine:
     """The same model or engine, its chosen layers now dropping tokens in training.
 
     Layers are numbered from 0 in the order of `named_modules()` among the instances of `layer_class`;
     an instance inside another one belongs to the outer one. The router is set as attribute
     `random_ltd_scheduler`; an engine calls its `set_position`, users of a bare model do so themselves
-    before each training forward. The model's first tensor argument must start with the axes
-    [batch, sequence].
+    before each training forward. Where the JSON enables `layer_token_lr_schedule`, an engine gets it as
+    its `lr_scheduler`.
 
     Args:
         model_or_engine: a module, a wrapper with the module as attribute `module`, or an engine.
         layer_class: class of the transformer layers.
         config: random-LTD settings, the parsed configuration, the JSON object or its path. An
             engine has its own.
+        interface: how the layers are called, for a class that is not among the presets and has more
+            than one mask or any table of positions.
 
     Raises:
-        ValueError: if the layers do not fit the settings, random-LTD is not in the settings, or the
-            model is converted already.
+        ValueError: if the layers do not fit the settings, random-LTD is not in the settings, the
+            model is converted already, or it runs in a way that dropping would silently break.
     """
     settings = _settings(model_or_engine, config)
     root: Any = model_or_engine
     while isinstance(getattr(root, "module", None), nn.Module):
+        _refuse_wrapper(root)
         root = root.module
     if not isinstance(root, nn.Module):
         raise TypeError(f"a {type(model_or_engine).__name__} is neither a module nor has one")
+    _refuse_wrapper(root)
     layers = list(_outermost_instances(root, layer_class))
+    interface = interface or interface_of(layer_class, settings)
     _check_layers(layers, layer_class, settings)
-    router = Router(settings.schedule, settings.random_ltd_layer_num, settings.seed)
-    interface = interface_of(layer_class, settings)
-    for number, layer_id in enumerate(sorted(settings.random_ltd_layer_id)):
-        layer = layers[layer_id]
-        layer.forward = _DroppingForward(layer, interface, router, number)
+    _refuse_attention_kernels(layers)
+    router = Router(settings)
+    attach_layer_token_lr(model_or_engine, router)
+    numbers = {layer: number for number, layer in enumerate(sorted(settings.random_ltd_layer_id))}
+    for layer_id, layer in enumerate(layers):
+        layer.forward = LayerForward(layer, interface, router, numbers.get(layer_id))
     root.register_forward_pre_hook(_BeginForward(router), prepend=True, with_kwargs=True)
+    root.register_forward_hook(_EndForward(router), always_call=True)
     owners: list[Any] = [root, model_or_engine]
     for owner in owners:
         owner.random_ltd_scheduler = router
     return model_or_engine
+
+
+def _refuse_wrapper(module: object) -> None:
+    """Nothing, unless the module runs layers in a way that a forward of the model does not show."""
+    if isinstance(module, nn.DataParallel):
+        raise ValueError(
+            "nn.DataParallel runs copies of the layers in threads: random-LTD needs "
+            "DistributedDataParallel or an engine"
+        )
+    if any(ancestor.__name__ == "PipelineModule" for ancestor in type(module).__mro__):
+        raise ValueError(
+            "the model is a PipelineModule: random-LTD cannot be composed with pipeline parallelism; "
+            "use ZeRO"
+        )
+
+
+def _refuse_attention_kernels(layers: list[nn.Module]) -> None:
+    """Nothing, if masks reach the attention of Hugging Face layers as tensors."""
+    for config in {
+        id(module.config): module.config
+        for layer in layers
+        for module in layer.modules()
+        if hasattr(module, "config")
+    }.values():
+        kernel = getattr(config, "_attn_implementation", None)
+        if isinstance(kernel, str) and kernel not in ("eager", "sdpa"):
+            raise ValueError(
+                f"the attention implementation is {kernel!r}: it reads windows and document bounds "
+                "from positions that dropping changes; use sdpa or eager"
+            )
 
 
 def _settings(model_or_engine: object, config: AnyConfig | None) -> RandomLTDConfig:
@@ -103,7 +146,7 @@ def _check_layers(
 ) -> None:
     name = layer_class.__name__
     ids = settings.random_ltd_layer_id
-    if any(isinstance(layer.forward, _DroppingForward) for layer in layers):
+    if any(isinstance(layer.forward, LayerForward) for layer in layers):
         raise ValueError("the model is converted to random-LTD already: convert it once")
     if len(layers) != settings.total_layer_num:
         raise ValueError(
@@ -132,7 +175,7 @@ def _check_layers(
 
 
 class _BeginForward:
-    """The hook at the model: tells the router the shape of the batch."""
+    """The hook before the model: begins a forward with what the arguments tell of its shape."""
 
     def __init__(self, router: Router) -> None:
         self.router = router
@@ -141,96 +184,38 @@ class _BeginForward:
         if not module.training:
             self.router.keep_everything()
             return
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, torch.Tensor) and value.dim() >= 2:
-                num_rows, sequence_length = value.shape[:2]
-                begin = torch.compiler.disable(self.router.begin_forward)
-                begin(num_rows, sequence_length, value.device)
-                return
-        raise ValueError(
-            f"{type(module).__name__} was called without a tensor [batch, sequence, ...]: random-LTD "
-            "cannot tell the rows and the length of the batch"
-        )
+        if kwargs.get("output_attentions"):
+            raise ValueError(
+                "output_attentions is set: dropping layers have attention weights of their kept tokens "
+                "only; ask for them after eval()"
+            )
+        begin = torch.compiler.disable(self.router.begin_forward)
+        begin(*_shape_in((*args, *kwargs.values())))
 
 
-class _DroppingForward:
-    """A layer's `forward` that runs the layer on the kept tokens only."""
+class _EndForward:
+    """The hook after the model: what calls a layer from here on recomputes it."""
 
-    def __init__(
-        self, layer: nn.Module, interface: LayerInterface, router: Router, number: int
-    ) -> None:
-        self.layer = layer
-        self.original = layer.forward
-        self.interface = interface
+    def __init__(self, router: Router) -> None:
         self.router = router
-        self.number = number
-        parameters = list(inspect.signature(layer.forward).parameters.values())
-        self.names = tuple(
-            parameter.name
-            for parameter in parameters
-            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        )
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        drawn = self.router.positions
-        if drawn is None or not self.layer.training:
-            return self.original(*args, **kwargs)
-        hidden_states = self._hidden_states(args)
-        positions, axis = drawn[self.number], self.interface.sequence_axis
-        length = hidden_states.shape[axis]
-        kept = gather_tokens(hidden_states, positions, axis, self.interface.batch_axis)
-        names = (*self.names, *(f"number {i}" for i in range(len(self.names), len(args))))
-        others = [
-            self.interface.shorten(name, value, positions, length)
-            for name, value in zip(names[1:], args[1:], strict=False)
-        ]
-        keywords = {
-            name: self.interface.shorten(name, value, positions, length)
-            for name, value in kwargs.items()
-        }
-        result = self.original(kept, *others, **keywords)
-        first = (*result, None)[0] if isinstance(result, tuple) else result
-        self._check_result(result, first, kept)
-        merged = scatter_tokens(hidden_states, first, positions, axis)
-        if not isinstance(result, tuple):
-            return merged
-        parts = (merged, *result[1:])
-        return type(result)(*parts) if hasattr(result, "_fields") else parts
+    def __call__(self, *_: Any) -> None:
+        self.router.end_forward()
 
-    def _hidden_states(self, args: tuple[Any, ...]) -> torch.Tensor:
-        name, router = type(self.layer).__name__, self.router
-        if not args or not isinstance(args[0], torch.Tensor):
-            raise TypeError(
-                f"{name} was called without its hidden states as first positional argument, where "
-                "random-LTD looks for them"
-            )
-        shape = args[0].shape
-        if torch.compiler.is_compiling():
-            # The compiler takes the router's integers for constants: compared with them, the lengths
-            # of the tensors would be constants too, and each would be compiled for.
-            return args[0]
-        expected = (router.num_rows, router.sequence_length)
-        batch_axis, sequence_axis = self.interface.batch_axis, self.interface.sequence_axis
-        if len(shape) < 2 or (shape[batch_axis], shape[sequence_axis]) != expected:
-            raise ValueError(
-                f"{name} got hidden states of shape {tuple(shape)}, but the model was called with "
-                f"{expected[0]} rows of {expected[1]} tokens (batch axis {batch_axis}, sequence axis "
-                f"{sequence_axis}): check hidden_state_order, and call layers through the model only"
-            )
-        return args[0]
 
-    def _check_result(self, result: Any, first: Any, kept: torch.Tensor) -> None:
-        name = type(self.layer).__name__
-        if not isinstance(first, torch.Tensor):
-            raise TypeError(
-                f"{name} returned a {type(result).__name__}: random-LTD needs a tensor, or a tuple "
-                "that starts with the hidden states"
-            )
-        if first.shape != kept.shape:
-            raise ValueError(
-                f"{name} returned shape {tuple(first.shape)} for hidden states of shape "
-                f"{tuple(kept.shape)}: must be equal"
-            )
+def _shape_in(arguments: tuple[Any, ...]) -> tuple[int, int, torch.device | None]:
+    """Rows, length and device of the batch in a model's arguments; length 0 if they do not tell.
+
+    Token ids [batch, sequence] and embeddings [batch, sequence, hidden] tell; of images only the rows
+    are known, and the first layer's hidden states tell the length.
+    """
+    first = None
+    for tensor in tensors_in(arguments):
+        if tensor.dim() == 2 + tensor.is_floating_point():
+            return tensor.shape[0], tensor.shape[1], tensor.device
+        if first is None and tensor.dim() > 0:
+            first = tensor
+    return (0, 0, None) if first is None else (first.shape[0], 0, first.device)
 
 
 def remove_random_ltd_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:

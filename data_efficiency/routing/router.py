@@ -2,103 +2,208 @@
 
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
+from data_efficiency.accounting import StepShape, layer_tokens
+from data_efficiency.config import RandomLTDConfig
+from data_efficiency.routing.draw_memory import Draw, DrawMemory
 from data_efficiency.routing.token_ops import sample_kept_positions
-from data_efficiency.schedule import Schedule
 
 
 class Router:
-    """Draws the subsets of all dropping layers at the start of a training forward.
+    """Draws the subsets of all dropping layers once in a training forward.
 
-    Args:
-        schedule: step (from 0) -> kept length.
-        num_layers: layers that drop tokens.
-        seed: of the subsets.
+    Engines and callbacks call `set_position` before each training forward; hooks at the model call
+    `begin_forward` and `end_forward`; layers read `draw`.
     """
 
-    def __init__(self, schedule: Schedule, num_layers: int, seed: int) -> None:
-        self.schedule = schedule
-        self.num_layers = num_layers
-        self.seed = seed
-        self.positions: torch.Tensor | None = None
-        """int64 [num_layers, num_rows, kept_length]; None while nothing is dropped."""
-        self.num_rows = 0
-        self.sequence_length = 0
-        self._place: tuple[int, int] | None = None
+    def __init__(self, settings: RandomLTDConfig) -> None:
+        self.settings = settings
+        self.draw = Draw()
+        """The last forward's."""
+        self.in_forward = False
+        """Whether the model's forward runs; a layer that is called else is being recomputed."""
+        self.is_dropping = False
+        """Whether the last forward was a training one."""
+        self.shape_is_final = False
+        """Whether a layer has seen the shape that was drawn for."""
+        self.memory = DrawMemory()
+        self.layer_tokens = 0
+        """Positions processed by all layers in the training forwards of this process so far."""
+        self._forward_tokens = 0
+        self._place: tuple[int, int, int | None] | None = None
+        self._drawing_place: tuple[int, int, int | None] | None = None
         self._step = 0
 
-    def kept_length(self, step: int) -> int:
+    @property
+    def positions(self) -> torch.Tensor | None:
+        """int64 [num_layers, num_rows, kept_length] of the last forward; None: nothing dropped."""
+        return self.draw.positions
+
+    def kept_length(self, step: int, sequence_length: int | None = None) -> int:
         """Tokens that a dropping layer sees at `step`; a shorter sequence is kept whole.
 
-        Raises:
-            ValueError: if the schedule gives less than 1.
-        """
-        kept = self.schedule.difficulty(step)
-        if kept < 1:
-            raise ValueError(
-                f"the random-LTD schedule gives {kept} tokens at step {step}: at least 1"
-            )
-        return kept
+        Args:
+            step: optimizer steps finished, from 0.
+            sequence_length: needed where the schedule is in percent of it.
 
-    def set_position(self, step: int, first_row: int) -> None:
+        Raises:
+            ValueError: if the schedule gives less than 1 or less than the positions always kept, or
+                is in percent and no length is given.
+        """
+        value = self.settings.schedule.difficulty(step)
+        if self.settings.kept_length_unit == "percent":
+            if sequence_length is None:
+                raise ValueError("the random-LTD schedule is in percent: sequence_length is needed")
+            value = max(1, value * sequence_length // 100)
+        least = max(1, len(self.settings.always_keep))
+        if value < least:
+            raise ValueError(
+                f"the random-LTD schedule gives {value} tokens at step {step}: at least {least}"
+            )
+        return value
+
+    def set_position(self, step: int, first_row: int, num_samples: int | None = None) -> None:
         """Says where the next training forward stands; to be called before each of them.
 
         Args:
             step: optimizer steps finished, from 0.
-            first_row: number of the forward's first row in the global batch.
+            first_row: number of the forward's first sample in the global batch.
+            num_samples: samples of this forward, where a sample may become several rows (as
+                `seqlen_reshape` makes them); None: each row is a sample.
         """
-        if step < 0 or first_row < 0:
-            raise ValueError(f"step is {step}, first_row {first_row}: must not be negative")
-        self._place = (step, first_row)
+        if step < 0 or first_row < 0 or (num_samples is not None and num_samples < 1):
+            raise ValueError(
+                f"step is {step}, first_row {first_row}, num_samples {num_samples}: must not be "
+                "negative, nor num_samples 0"
+            )
+        self._place = (step, first_row, num_samples)
         self._step = step
 
     def get_current_seq(self) -> int:
         """Published name: the kept length of the step that `set_position` named last."""
-        return self.kept_length(self._step)
+        return self.kept_length(self._step, self.draw.sequence_length or None)
 
     def update_seq(self, global_steps: int) -> None:
         """Nothing: DeepSpeed's engine calls this published name; `set_position` has said it all."""
 
-    def state_dict(self) -> dict[str, int]:
-        """Nothing to save: subsets are a function of seed, step, row and layer. Published name."""
-        return {}
-
-    def load_state_dict(self, saved: Mapping[str, int]) -> None:
-        """Nothing to load. Published name."""
-
-    def begin_forward(self, num_rows: int, sequence_length: int, device: torch.device) -> None:
+    def begin_forward(
+        self, num_rows: int, sequence_length: int, device: torch.device | None
+    ) -> None:
         """Draws the subsets of a training forward, if there is anything to drop.
+
+        Args:
+            num_rows: as far as the model's arguments tell.
+            sequence_length: likewise; 0 where they do not. The first layer may correct both.
+            device: where the subsets lie.
 
         Raises:
             RuntimeError: if `set_position` was not called since the last training forward.
         """
+        if torch._C._current_graph_task_id() != -1:
+            raise RuntimeError(
+                "the model's whole forward is recomputed in a backward: random-LTD cannot tell which "
+                "forward that is; checkpoint the layers, not the model"
+            )
         if self._place is None:
             raise RuntimeError(
                 "random-LTD does not know the position of this training forward: call "
                 "router.set_position(step, first_row) before each one (engines do), or model.eval()"
             )
-        (step, first_row), self._place = self._place, None
-        self.num_rows, self.sequence_length = num_rows, sequence_length
-        kept = self.kept_length(step)
-        if kept >= sequence_length:
-            self.positions = None
-            return
-        self.positions = sample_kept_positions(
-            seed=self.seed,
-            step=step,
-            first_row=first_row,
-            num_rows=num_rows,
-            num_layers=self.num_layers,
-            sequence_length=sequence_length,
-            kept_length=kept,
-            device=device,
-        )
-        # Code compiled once then serves every kept length; nothing to do where no compiler is loaded.
-        if "torch._dynamo" in sys.modules:
-            sys.modules["torch._dynamo"].maybe_mark_dynamic(self.positions, 2)
+        self._drawing_place, self._place = self._place, None
+        self.memory.forget_the_gone()
+        self.shape_is_final = False
+        self._forward_tokens = 0
+        self.in_forward = self.is_dropping = True
+        self.draw = Draw(num_rows=num_rows)
+        if sequence_length:
+            self._draw(num_rows, sequence_length, device)
+
+    def correct_shape(self, num_rows: int, sequence_length: int, device: torch.device) -> None:
+        """Draws again for the shape that the first layer really sees.
+
+        Raises:
+            ValueError: if an earlier layer of this forward saw another shape, or the shape looks as if
+                batch and sequence were interchanged.
+        """
+        draw = self.draw
+        seen = f"hidden states of {num_rows} rows of {sequence_length} tokens"
+        if sequence_length == draw.num_rows != num_rows:
+            raise ValueError(
+                f"a layer got {seen}, but the model {draw.num_rows} rows: check hidden_state_order"
+            )
+        if self.shape_is_final:
+            raise ValueError(
+                f"a layer got {seen}, but the forward's first one {draw.num_rows} rows of "
+                f"{draw.sequence_length} tokens: random-LTD needs one length in all its layers"
+            )
+        self.shape_is_final = True
+        self._draw(num_rows, sequence_length, device)
+
+    def remember(self, draw: Draw, *hidden_states: Any) -> None:
+        """Notes whose hidden states these are, for layers that are recomputed."""
+        self.shape_is_final = True
+        for tensor in hidden_states:
+            if isinstance(tensor, torch.Tensor):
+                self.memory.remember(tensor, draw)
+
+    def end_forward(self) -> None:
+        """Says that the model's forward is over."""
+        self.in_forward = False
 
     def keep_everything(self) -> None:
-        """Ends dropping until the next training forward."""
-        self.positions = None
+        """Begins a forward that drops nothing."""
+        self.draw = Draw()
+        self.in_forward, self.is_dropping = True, False
+
+    def state_dict(self) -> dict[str, int]:
+        """The layer tokens so far, as plain JSON data; subsets have no state."""
+        return {"layer_tokens": self.layer_tokens}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Goes on with the saved count; without one, from 0."""
+        self.layer_tokens = int(saved.get("layer_tokens", 0))
+
+    def _draw(self, num_rows: int, sequence_length: int, device: torch.device | None) -> None:
+        assert self._drawing_place is not None
+        step, first_sample, num_samples = self._drawing_place
+        kept = self.kept_length(step, sequence_length)
+        self._count(num_rows, sequence_length, kept)
+        first_row = first_sample if num_samples is None else first_sample * num_rows // num_samples
+        positions = None
+        if kept < sequence_length:
+            self._check_always_kept(sequence_length)
+            positions = sample_kept_positions(
+                seed=self.settings.seed,
+                step=step,
+                rows=range(first_row, first_row + num_rows),
+                num_layers=self.settings.random_ltd_layer_num,
+                sequence_length=sequence_length,
+                kept_length=kept,
+                device=torch.device("cpu") if device is None else device,
+                always_kept=self.settings.always_keep,
+            )
+            # Code compiled once serves every kept length; nothing to do where no compiler is loaded.
+            if "torch._dynamo" in sys.modules:
+                sys.modules["torch._dynamo"].maybe_mark_dynamic(positions, 2)
+        self.draw = Draw(positions, num_rows, sequence_length, (step, first_row))
+
+    def _count(self, num_rows: int, sequence_length: int, kept: int) -> None:
+        shape = StepShape(
+            num_rows=num_rows,
+            sequence_length=sequence_length,
+            num_dropping_layers=self.settings.random_ltd_layer_num,
+            kept_length=kept,
+        )
+        tokens = layer_tokens(shape, self.settings.total_layer_num)
+        self.layer_tokens += tokens - self._forward_tokens
+        self._forward_tokens = tokens
+
+    def _check_always_kept(self, sequence_length: int) -> None:
+        if max(self.settings.always_keep, default=0) >= sequence_length:
+            raise ValueError(
+                f"always_keep is {list(self.settings.always_keep)}, but the sequence has "
+                f"{sequence_length} tokens: each must be below that"
+            )

@@ -7,18 +7,20 @@ import torch
 
 _WORD = (1 << 64) - 1
 _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+_LARGEST = (1 << 63) - 1
+_SMALLEST = -(1 << 63)
 
 
 def sample_kept_positions(
     *,
     seed: int,
     step: int,
-    first_row: int,
-    num_rows: int,
+    rows: range,
     num_layers: int,
     sequence_length: int,
     kept_length: int,
     device: torch.device,
+    always_kept: tuple[int, ...] = (),
 ) -> torch.Tensor:
     """A uniformly random subset of positions for each layer and row, independent of each other.
 
@@ -29,12 +31,12 @@ def sample_kept_positions(
     Args:
         seed: of the run.
         step: optimizer step.
-        first_row: number of the first row in the global batch.
-        num_rows: rows to draw for.
+        rows: numbers in the global batch of the rows to draw for.
         num_layers: layers to draw for.
         sequence_length: positions to choose from.
         kept_length: positions to choose, 1 <= kept_length <= sequence_length.
         device: where the result lies.
+        always_kept: at most kept_length positions that are in each subset; the rest is uniform.
 
     Returns:
         int64 [num_layers, num_rows, kept_length], ascending along the last axis.
@@ -43,14 +45,20 @@ def sample_kept_positions(
     """
     run = _signed(_mix_integer(_mix_integer(seed & _WORD) + step))
     layers = torch.arange(num_layers, device=device).view(-1, 1, 1)
-    rows = torch.arange(first_row, first_row + num_rows, device=device).view(1, -1, 1)
+    row_numbers = torch.arange(rows.start, rows.stop, device=device).view(1, -1, 1)
     positions = torch.arange(sequence_length, device=device)
-    streams = _mix(_mix(layers * _signed(_GOLDEN_GAMMA) + run) + rows)
+    streams = _mix(_mix(layers * _signed(_GOLDEN_GAMMA) + run) + row_numbers)
     keys = _mix(streams + (positions + 1) * _signed(_GOLDEN_GAMMA))
     # The position in the lowest bits makes keys unique, so that no device breaks ties in its own
     # way, and the smallest keys tell their positions.
     position_bits = (1 << sequence_length.bit_length()) - 1
     keys = (keys & ~position_bits) | positions
+    if always_kept:
+        # Below zero only the chosen ones: nothing here is copied to the device or waits for it.
+        chosen = torch.zeros_like(positions, dtype=torch.bool)
+        for position in always_kept:
+            chosen = chosen | (positions == position)
+        keys = torch.where(chosen, _SMALLEST | positions, keys & _LARGEST)
     smallest = keys.topk(kept_length, dim=-1, largest=False, sorted=False).values
     return (smallest & position_bits).sort(dim=-1).values
 

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from data_efficiency.accounting import (
     layer_tokens,
     training_flops,
 )
+from data_efficiency.config import load_config
 
 GPT = ModelShape(
     num_layers=24,
@@ -77,3 +79,67 @@ def test_counters_add_up_and_name_their_tokens():
         steps=2, consumed_samples=4, corpus_tokens=32, loss_tokens=28, layer_tokens=88, flops=18
     )
     assert [two.tokens(name, 4) for name in ("corpus", "loss", "effective")] == [32, 28, 22]
+
+
+def published_dropping(num_layers, least, most, steps):
+    """The finetuning examples' settings of token dropping."""
+    return load_config(
+        {
+            "data_efficiency": {
+                "data_routing": {
+                    "random_ltd": {
+                        "enabled": True,
+                        "total_layer_num": num_layers,
+                        "random_ltd_layer_num": num_layers - 2,
+                        "random_ltd_layer_id": list(range(1, num_layers - 1)),
+                        "model_mask_name": "attention_mask",
+                        "model_type": "decoder",
+                        "hidden_state_order": "batch_seq_dim",
+                        "random_ltd_schedule": {
+                            "min_value": least,
+                            "max_value": most,
+                            "schedule_type": "fixed_linear",
+                            "schedule_config": {"require_steps": steps, "seq_per_step": 8},
+                        },
+                    }
+                }
+            }
+        }
+    ).data_efficiency.random_ltd
+
+
+def count(settings, length, num_rows, num_steps, accumulation=1):
+    """Counters and rounded effective tokens after each forward pass."""
+    counters, effective = Counters(), 0
+    for forward in range(num_steps):
+        shape = StepShape(
+            num_rows=num_rows,
+            sequence_length=length,
+            num_dropping_layers=settings.random_ltd_layer_num,
+            kept_length=settings.schedule.difficulty(forward // accumulation),
+        )
+        tokens = layer_tokens(shape, settings.total_layer_num)
+        counters = counters.plus(Counters(steps=1, layer_tokens=tokens))
+        effective += num_rows * actual_seq_length(shape, settings.total_layer_num)
+        yield counters, effective
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "final_step", "consumed_tokens"),
+    [(12, 1344, 2_148_032), (24, 1373, 2_147_024)],
+    ids=["base", "medium"],
+)
+def test_the_published_gpt2_finetuning_lines(num_layers, final_step, consumed_tokens):
+    """Two epochs of 1,048 blocks are the budget; the log's steps are micro-batches, 2 a step."""
+    settings = published_dropping(num_layers, least=128, most=1024, steps=400)
+    budget = 2 * 1048 * 1024
+    totals = count(settings, 1024, num_rows=2, num_steps=2000, accumulation=2)
+    counters, consumed = next(total for total in totals if total[1] >= budget)
+    assert (counters.steps, consumed) == (final_step, consumed_tokens)
+
+
+def test_the_published_cifar_line():
+    """14 epochs of 391 batches, counted by the JSON's batch size of 32 although 128 were trained."""
+    settings = published_dropping(12, least=32, most=197, steps=3910)
+    *_, (counters, _) = count(settings, 197, num_rows=32, num_steps=14 * 391)
+    assert counters.layer_tokens == 305_784_192

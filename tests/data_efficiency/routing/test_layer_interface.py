@@ -1,29 +1,10 @@
 import pytest
 import torch
 
-from data_efficiency.config import RandomLTDConfig
-from data_efficiency.routing.layer_interface import LayerInterface, interface_of
-from data_efficiency.schedule import RootSchedule
-from megatron.model.transformer import TransformerLayer
+from data_efficiency.routing.layer_interface import LayerInterface
 
 POSITIONS = torch.tensor([[0, 2], [1, 3]])
 INTERFACE = LayerInterface(masks=("mask",), token_tables={"table": 1})
-
-
-def settings(**changes) -> RandomLTDConfig:
-    fields = {
-        "total_layer_num": 4,
-        "random_ltd_layer_num": 2,
-        "random_ltd_layer_id": (1, 2),
-        "model_mask_name": "attention_mask",
-        "model_type": "decoder",
-        "hidden_state_order": "batch_seq_dim",
-        "schedule": RootSchedule(
-            min_difficulty=8, max_difficulty=16, total_curriculum_step=10, difficulty_step=8
-        ),
-        "seed": 1,
-    }
-    return RandomLTDConfig(**(fields | changes))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +41,7 @@ def test_an_absent_mask_stays_absent():
     "value", [torch.ones(2, 4), (torch.ones(2), torch.ones(1, 4)), {"key": [torch.ones(4)]}]
 )
 def test_an_undescribed_tensor_as_long_as_the_sequence_is_refused(value):
-    with pytest.raises(ValueError, match=r"argument other holds a tensor .* nothing says how"):
+    with pytest.raises(ValueError, match=r"argument other holds a tensor .* nothing says whether"):
         INTERFACE.shorten("other", value, POSITIONS, 4)
 
 
@@ -79,23 +60,58 @@ def test_a_described_argument_must_fit(name, value, message):
 
 
 def test_a_described_argument_must_be_a_tensor():
-    with pytest.raises(TypeError, match="argument table is a list"):
-        INTERFACE.shorten("table", [1, 2], POSITIONS, 4)
+    for name in ("table", "mask"):
+        with pytest.raises(TypeError, match=f"argument {name} is a list"):
+            INTERFACE.shorten(name, [1, 2], POSITIONS, 4)
 
 
-def test_our_layer_and_its_heirs_have_a_preset_whatever_the_json_says():
-    class Heir(TransformerLayer):
-        pass
-
-    for layer_class in (TransformerLayer, Heir):
-        interface = interface_of(layer_class, settings(hidden_state_order="seq_batch_dim"))
-        assert (interface.batch_axis, interface.sequence_axis) == (0, 1)
-        assert interface.masks == ("attention_mask",)
-        assert dict(interface.token_tables) == {"rotary_cos": 1, "rotary_sin": 1}
+def test_tables_may_come_in_tuples():
+    tables = (torch.randn(1, 4, 3), torch.randn(2, 4))
+    cos, sin = INTERFACE.shorten("table", tables, POSITIONS, 4)
+    assert torch.equal(cos[0], tables[0][0, [0, 2]])
+    assert torch.equal(sin[1], tables[1][1, [1, 3]])
 
 
-def test_the_json_describes_other_layers():
-    interface = interface_of(torch.nn.Linear, settings(hidden_state_order="seq_batch_dim"))
-    assert (interface.batch_axis, interface.sequence_axis) == (1, 0)
-    assert interface.masks == ("attention_mask",)
-    assert interface_of(torch.nn.Linear, settings(model_mask_name=None)) == LayerInterface()
+def test_masks_over_another_sequence_lose_queries_only():
+    interface = LayerInterface(cross_masks=("cross",))
+    mask = torch.rand(2, 1, 4, 4) < 0.5
+    result = interface.shorten("cross", mask, POSITIONS, 4)
+    assert torch.equal(result[1], mask[1][:, [1, 3]])
+    for keys_only in (torch.ones(2, 4), torch.ones(2, 1, 1, 4)):
+        assert torch.equal(interface.shorten("cross", keys_only, POSITIONS, 4), keys_only)
+
+
+def test_a_square_mask_of_as_many_rows_as_tokens_is_refused():
+    with pytest.raises(ValueError, match=r"\[batch, keys\] looks like \[queries, keys\]"):
+        INTERFACE.shorten("mask", torch.ones(2, 2), torch.tensor([[0], [1]]), 2)
+
+
+def test_a_complete_interface_refuses_every_tensor_it_does_not_know():
+    interface = LayerInterface(untouched=("memory",), complete=True)
+    with pytest.raises(ValueError, match=r"argument other holds a tensor of shape \(3,\)"):
+        interface.shorten("other", {"bounds": torch.ones(3)}, POSITIONS, 4)
+    number, memory = torch.tensor(3), torch.ones(2, 4)
+    assert interface.shorten("num_items", number, POSITIONS, 4) is number
+    assert interface.shorten("memory", memory, POSITIONS, 4) is memory
+
+
+class Cache:
+    def __init__(self, lengths):
+        self.lengths = lengths
+
+    def get_seq_length(self, number):
+        return self.lengths[number]
+
+
+def test_a_layer_that_drops_gets_no_cache_and_a_filled_one_is_refused():
+    interface = LayerInterface(caches={"cache": "attention.number"})
+    layer = torch.nn.Module()
+    layer.attention = torch.nn.Module()
+    layer.attention.number = 1
+    for empty in (Cache([5, 0]), ()):
+        assert interface.shorten("cache", empty, POSITIONS, 4, layer) is None
+    for filled in (Cache([0, 5]), tuple(range(5))):
+        with pytest.raises(ValueError, match="argument cache holds keys of 5 earlier tokens"):
+            interface.shorten("cache", filled, POSITIONS, 4, layer)
+    with pytest.raises(TypeError, match="argument cache is a str"):
+        interface.shorten("cache", "keys", POSITIONS, 4, layer)

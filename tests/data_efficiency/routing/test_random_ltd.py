@@ -80,7 +80,7 @@ def dense_reference(model: GPTModel, positions, tokens, labels, mask=None) -> to
     else:
         hidden = hidden + parts.position_embeddings.weight[: tokens.shape[1]]
     everyone = torch.arange(tokens.shape[1])
-    may_look = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
+    may_look = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).tril()
     for number, layer in enumerate(model.layers):
         rows = []
         for row in range(len(tokens)):
@@ -117,17 +117,20 @@ def padding_mask() -> torch.Tensor:
 @pytest.mark.parametrize("mask", [None, padding_mask()], ids=["causal", "padding"])
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("architecture", [{}, MODERN], ids=["gpt2", "modern"])
-def test_loss_and_gradients_are_those_of_a_slow_reference(architecture, recompute, mask):
+@pytest.mark.parametrize("length", [LENGTH, 8], ids=["whole", "truncated"])
+def test_loss_and_gradients_are_those_of_a_slow_reference(length, architecture, recompute, mask):
     model = make_model(**architecture, recompute_activations=recompute)
     convert_to_random_ltd(model, TransformerLayer, settings())
-    tokens, labels = batch()
+    whole_rows = batch()
+    tokens, labels = (rows[:, :length] for rows in whole_rows)
+    mask = None if mask is None else mask[..., :length, :length]
     model.random_ltd_scheduler.set_position(9, 4)
     loss = model(tokens, labels=labels, attention_mask=mask)
     positions = model.random_ltd_scheduler.positions.clone()
     assert positions.shape == (2, ROWS, KEPT)
     # A second forward before the backward: recomputation must not take its subset.
     model.random_ltd_scheduler.set_position(10, 0)
-    model(tokens, labels=labels)
+    model(whole_rows[0], labels=whole_rows[1])
     loss.backward()
     found = gradients(model)
     expected = dense_reference(model, positions, tokens, labels, mask)
@@ -240,6 +243,36 @@ def test_bfloat16_autocast_trains():
     loss.backward()
     assert loss.dtype == torch.float32
     assert all(gradient.isfinite().all() for gradient in gradients(model).values())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_in_half_precision_train(dtype):
+    model = convert_to_random_ltd(make_model().to(dtype), TransformerLayer, settings())
+    tokens, labels = batch()
+    model.random_ltd_scheduler.set_position(0, 0)
+    (model(tokens, labels=labels) / labels.numel()).backward()
+    found = gradients(model)
+    assert {gradient.dtype for gradient in found.values()} == {dtype}
+    assert all(gradient.isfinite().all() for gradient in found.values())
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_any_number_of_processes_draws_the_same_subsets(world_size, accumulation):
+    micro = 8 // (world_size * accumulation)
+    expected = convert_to_random_ltd(make_model(), TransformerLayer, settings())
+    tokens = torch.zeros(8, LENGTH, dtype=torch.int64)
+    for step in (0, 5):
+        expected.random_ltd_scheduler.set_position(step, 0)
+        expected(tokens)
+        parts = []
+        for first_row in range(0, 8, micro):
+            # Each process has a model of its own, as one that starts again at this step has.
+            model = convert_to_random_ltd(make_model(), TransformerLayer, settings())
+            model.random_ltd_scheduler.set_position(step, first_row)
+            model(tokens[:micro])
+            parts.append(model.random_ltd_scheduler.positions)
+        assert torch.equal(torch.cat(parts, dim=1), expected.random_ltd_scheduler.positions)
 
 
 def test_state_dict_is_that_of_the_plain_model():
@@ -362,9 +395,12 @@ def test_layers_may_return_tuples():
         model = convert_to_random_ltd(Stack([layer]), Layer, one_layer())
         hidden = torch.ones(ROWS, LENGTH, 2)
         assert run(model, hidden).sum() == hidden.sum() + ROWS * KEPT * 2
-        output = layer(hidden)
-        assert type(output) is type(result(hidden))
-        assert output[1] == "extra"
+        model.random_ltd_scheduler.set_position(0, 0)
+        outputs: list = []
+        model.layers[0].register_forward_hook(lambda *call, seen=outputs: seen.append(call[-1]))
+        model(hidden)
+        assert type(outputs[0]) is type(result(hidden))
+        assert outputs[0][1] == "extra"
 
 
 def test_the_batch_may_come_by_keyword():
@@ -467,9 +503,9 @@ class Shortening(Stack):
         (Stack([Layer(lambda hidden: hidden[:, 1:])]), ValueError, "returned shape"),
         (ByKeyword([Layer()]), TypeError, "without its hidden states as first positional"),
         (
-            Shortening([Layer()]),
+            Shortening([Layer(), Layer()]),
             ValueError,
-            r"got hidden states of shape \(3, 11, 2\), but the model",
+            "a layer got hidden states of 3 rows of 10 tokens, but the forward's first one 3 rows",
         ),
         (Stack([Layer()], bias=torch.ones(LENGTH)), ValueError, "argument bias holds a tensor"),
         (
@@ -480,7 +516,8 @@ class Shortening(Stack):
     ],
 )
 def test_calls_that_cannot_be_right_are_refused(model, error, message):
-    convert_to_random_ltd(model, Layer, one_layer())
+    config = settings(total_layer_num=2, random_ltd_layer_id=(0, 1))
+    convert_to_random_ltd(model, Layer, config if len(model.layers) == 2 else one_layer())
     with pytest.raises(error, match=message):
         run(model, torch.ones(ROWS, LENGTH, 2))
 
@@ -497,11 +534,22 @@ def test_unnamed_arguments_are_checked_too():
         run(model, torch.ones(ROWS, LENGTH, 2))
 
 
-def test_a_model_called_without_a_batch_is_refused():
-    model = convert_to_random_ltd(Stack([Layer()]), Layer, one_layer())
-    model.random_ltd_scheduler.set_position(0, 0)
-    with pytest.raises(ValueError, match="Stack was called without a tensor"):
-        model("text")
+def test_interchanged_axes_are_refused():
+    model = Stack([Layer()])
+    convert_to_random_ltd(model, Layer, one_layer(hidden_state_order="seq_batch_dim"))
+    with pytest.raises(ValueError, match="got hidden states of 12 rows of 3 tokens, but .* 3 rows"):
+        run(model, torch.ones(ROWS, LENGTH, 2))
+
+
+@pytest.mark.parametrize("images", [torch.ones(ROWS, 2, 3, 4), [{"pixels": torch.ones(ROWS, 24)}]])
+def test_where_the_models_arguments_do_not_tell_the_length_the_first_layer_does(images):
+    class Patches(Stack):
+        def forward(self, images):
+            pixels = images if isinstance(images, torch.Tensor) else images[0]["pixels"]
+            return super().forward(pixels.reshape(ROWS, LENGTH, 2))
+
+    model = convert_to_random_ltd(Patches([Layer()]), Layer, one_layer())
+    assert run(model, images).sum() == (LENGTH + KEPT) * ROWS * 2
 
 
 def test_wrapped_names_become_plain_in_the_same_order():

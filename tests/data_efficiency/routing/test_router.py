@@ -1,25 +1,50 @@
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
+from data_efficiency.config import RandomLTDConfig
 from data_efficiency.routing.router import Router
 from data_efficiency.routing.token_ops import sample_kept_positions
 from data_efficiency.schedule import CustomSchedule, RootSchedule
 
 CPU = torch.device("cpu")
-
-
-def make_router() -> Router:
-    schedule = RootSchedule(
+SETTINGS = RandomLTDConfig(
+    total_layer_num=3,
+    random_ltd_layer_num=2,
+    random_ltd_layer_id=(0, 1),
+    model_mask_name=None,
+    model_type="decoder",
+    hidden_state_order="batch_seq_dim",
+    schedule=RootSchedule(
         min_difficulty=4, max_difficulty=16, total_curriculum_step=10, difficulty_step=4
-    )
-    return Router(schedule, num_layers=2, seed=5)
+    ),
+    seed=5,
+)
+
+
+def make_router(**changes) -> Router:
+    return Router(replace(SETTINGS, **changes))
+
+
+def constant(value: int) -> CustomSchedule:
+    return CustomSchedule(function=lambda step: value)
 
 
 def test_kept_length_follows_the_schedule():
     router = make_router()
     assert [router.kept_length(step) for step in (0, 3, 4, 7, 10, 99)] == [4, 4, 8, 12, 16, 16]
+
+
+def test_kept_length_in_percent_of_the_sequence():
+    router = make_router(kept_length_unit="percent", schedule=constant(30))
+    assert [router.kept_length(0, length) for length in (10, 11, 13, 1)] == [3, 3, 3, 1]
+    with pytest.raises(ValueError, match="in percent: sequence_length is needed"):
+        router.kept_length(0)
+    router.set_position(0, 0)
+    router.begin_forward(2, 20, CPU)
+    assert router.positions.shape == (2, 2, 6)
 
 
 def test_all_layers_are_drawn_at_the_position_that_was_set():
@@ -29,8 +54,7 @@ def test_all_layers_are_drawn_at_the_position_that_was_set():
     expected = sample_kept_positions(
         seed=5,
         step=4,
-        first_row=6,
-        num_rows=3,
+        rows=range(6, 9),
         num_layers=2,
         sequence_length=12,
         kept_length=8,
@@ -38,7 +62,33 @@ def test_all_layers_are_drawn_at_the_position_that_was_set():
     )
     assert router.positions is not None
     assert torch.equal(router.positions, expected)
-    assert (router.num_rows, router.sequence_length) == (3, 12)
+    assert (router.draw.num_rows, router.draw.sequence_length) == (3, 12)
+
+
+def test_rows_of_one_sample_are_numbered_together():
+    """Two micro-batches of 2 samples with 3 rows each are the 12 rows of the whole."""
+    router = make_router()
+
+    def drawn(first_sample: int, num_samples: int) -> torch.Tensor:
+        router.set_position(0, first_sample, num_samples)
+        router.begin_forward(3 * num_samples, 12, CPU)
+        return router.positions
+
+    assert torch.equal(drawn(0, 4), torch.cat([drawn(0, 2), drawn(2, 2)], dim=1))
+
+
+def test_positions_always_kept_are_in_every_subset():
+    router = make_router(always_keep=(0, 7), schedule=constant(3))
+    router.set_position(0, 0)
+    router.begin_forward(50, 12, CPU)
+    assert (router.positions[..., 0] == 0).all()
+    assert (router.positions == 7).any(dim=-1).all()
+    router.set_position(0, 0)
+    with pytest.raises(ValueError, match=r"always_keep is \[0, 7\], but the sequence has 7 tokens"):
+        router.begin_forward(50, 7, CPU)
+    router = make_router(always_keep=(0, 7), schedule=constant(1))
+    with pytest.raises(ValueError, match="gives 1 tokens at step 0: at least 2"):
+        router.kept_length(0)
 
 
 def test_no_generator_is_touched():
@@ -75,6 +125,36 @@ def test_the_length_is_marked_dynamic_where_a_compiler_is_loaded(monkeypatch):
     assert marked == [((2, 3, 4), 2)]
 
 
+def test_the_first_layer_may_correct_the_shape_once():
+    router = make_router()
+    router.set_position(4, 6)
+    router.begin_forward(3, 0, CPU)
+    assert router.positions is None
+    router.correct_shape(3, 12, CPU)
+    assert router.positions.shape == (2, 3, 8)
+    assert router.layer_tokens == 3 * (12 + 2 * 8)
+    with pytest.raises(ValueError, match="the forward's first one 3 rows of 12 tokens"):
+        router.correct_shape(3, 13, CPU)
+    router.set_position(5, 6)
+    router.begin_forward(3, 12, CPU)
+    with pytest.raises(ValueError, match="check hidden_state_order"):
+        router.correct_shape(12, 3, CPU)
+
+
+def test_layer_tokens_are_counted_for_the_shape_that_was_seen():
+    router = make_router()
+    router.set_position(0, 0)
+    router.begin_forward(3, 12, CPU)
+    router.correct_shape(3, 13, CPU)
+    router.set_position(4, 0)
+    router.begin_forward(2, 6, CPU)
+    expected = 3 * (13 + 2 * 4) + 2 * 3 * 6
+    assert router.state_dict() == {"layer_tokens": expected}
+    resumed = make_router()
+    resumed.load_state_dict(router.state_dict())
+    assert resumed.layer_tokens == expected
+
+
 def test_each_forward_needs_a_position_of_its_own():
     router = make_router()
     with pytest.raises(RuntimeError, match="set_position"):
@@ -85,13 +165,12 @@ def test_each_forward_needs_a_position_of_its_own():
         router.begin_forward(2, 12, CPU)
 
 
-@pytest.mark.parametrize("place", [(-1, 0), (0, -1)])
+@pytest.mark.parametrize("place", [(-1, 0), (0, -1), (0, 0, 0)])
 def test_positions_are_not_negative(place):
     with pytest.raises(ValueError, match="must not be negative"):
         make_router().set_position(*place)
 
 
 def test_a_schedule_that_keeps_nothing_is_refused():
-    router = Router(CustomSchedule(function=lambda step: 0), num_layers=1, seed=0)
     with pytest.raises(ValueError, match="gives 0 tokens at step 3"):
-        router.kept_length(3)
+        make_router(schedule=constant(0)).kept_length(3)

@@ -18,7 +18,10 @@ def sample(**changes: int) -> torch.Tensor:
         "sequence_length": 40,
         "kept_length": 10,
     }
-    return sample_kept_positions(**(arguments | changes), device=CPU)
+    arguments |= changes
+    first_row, num_rows = arguments.pop("first_row"), arguments.pop("num_rows")
+    rows = range(first_row, first_row + num_rows)
+    return sample_kept_positions(**arguments, rows=rows, device=CPU)
 
 
 def splitmix_reference(seed, step, layer, row, position):

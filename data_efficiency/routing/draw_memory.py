@@ -1,0 +1,88 @@
+"""Which draw a tensor belongs to, for layers that are called again to recompute their activations."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """The kept positions of one forward pass of the model."""
+
+    positions: torch.Tensor | None = None
+    """int64 [num_layers, num_rows, kept_length]; None: nothing is dropped."""
+    num_rows: int = 0
+    sequence_length: int = 0
+    place: tuple[int, int] | None = None
+    """Step and number of the first row, which the subsets are a function of."""
+
+    def agrees_with(self, other: "Draw") -> bool:
+        """Whether both draws keep the same tokens."""
+        if self.positions is None or other.positions is None:
+            return self.positions is other.positions
+        mine = (self.place, self.num_rows, self.sequence_length)
+        return mine == (other.place, other.num_rows, other.sequence_length)
+
+
+class DrawMemory:
+    """Hidden states that pending forward passes gave to layers or got from them -> their draw.
+
+    Recomputation from outside a layer calls it again with the same hidden states, or with a detached
+    tensor on the same storage: the storage tells the forward pass. It is not kept alive; a storage
+    that is gone is forgotten, and a copy of the memory starts empty.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], tuple[StorageWeakRef, Draw | None]] = {}
+
+    def __reduce__(self) -> tuple[Callable[[], "DrawMemory"], tuple[()]]:
+        return DrawMemory, ()
+
+    def remember(self, hidden_states: torch.Tensor, draw: Draw) -> None:
+        """Notes that the hidden states belong to the draw."""
+        storage = StorageWeakRef(hidden_states.untyped_storage())
+        key = _key(hidden_states, storage)
+        before = self._known.get(key)
+        agreed: Draw | None = draw
+        if before is not None and (before[1] is None or not before[1].agrees_with(draw)):
+            # Two forward passes got the same tensor: which of them is recomputed is not known.
+            agreed = None
+        self._known[key] = (storage, agreed)
+
+    def recall(self, hidden_states: torch.Tensor, *, needed: bool) -> Draw | None:
+        """The draw that the hidden states belong to; None if that is not known and not needed.
+
+        Raises:
+            RuntimeError: if it is needed and not known, or there are two.
+        """
+        storage = StorageWeakRef(hidden_states.untyped_storage())
+        found = self._known.get(_key(hidden_states, storage))
+        if not needed:
+            return None if found is None else found[1]
+        advice = (
+            "recompute whole layers, uncompiled, with an activation checkpointing that hands back the "
+            "tensors themselves (not partitioned, not moved to the CPU), or layers with a checkpointing "
+            "of their own; call layers by themselves only after eval()"
+        )
+        if found is None:
+            raise RuntimeError(
+                "a layer with random-LTD was called outside a forward of its model, on hidden states "
+                f"of no pending forward, so its subset of tokens is not known: {advice}"
+            )
+        if found[1] is None:
+            raise RuntimeError(
+                "a layer with random-LTD is recomputed on a tensor that two forwards with different "
+                "subsets were given, so its subset of tokens is not known: give each forward a tensor "
+                "of its own (x.clone())"
+            )
+        return found[1]
+
+    def forget_the_gone(self) -> None:
+        """Drops what belongs to storages that nobody holds any more."""
+        self._known = {key: entry for key, entry in self._known.items() if not entry[0].expired()}
+
+
+def _key(tensor: torch.Tensor, storage: StorageWeakRef) -> tuple[object, ...]:
+    return storage.cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()

@@ -1,0 +1,58 @@
+"""Layer classes we know, and what the JSON says of others."""
+
+from data_efficiency.config import RandomLTDConfig
+from data_efficiency.routing.layer_interface import LayerInterface
+
+_LLAMA = LayerInterface(
+    masks=("attention_mask",),
+    token_tables={"position_ids": 1, "position_embeddings": 1},
+    caches={"past_key_values": "self_attn.layer_idx"},
+    untouched=("cache_position",),
+    complete=True,
+)
+_BERT = LayerInterface(
+    masks=("attention_mask",),
+    cross_masks=("encoder_attention_mask",),
+    token_tables={"position_ids": 1},
+    caches={"past_key_values": "attention.self.layer_idx"},
+    untouched=("encoder_hidden_states", "cache_position"),
+    complete=True,
+)
+_VISION = LayerInterface(masks=("attention_mask",), complete=True)
+
+PRESETS: dict[str, LayerInterface] = {
+    "megatron.model.transformer.TransformerLayer": LayerInterface(
+        masks=("attention_mask",), token_tables={"rotary_cos": 1, "rotary_sin": 1}, complete=True
+    ),
+    "transformers.models.gpt2.modeling_gpt2.GPT2Block": LayerInterface(
+        masks=("attention_mask",),
+        cross_masks=("encoder_attention_mask",),
+        token_tables={"position_ids": 1},
+        caches={"past_key_values": "attn.layer_idx"},
+        untouched=("encoder_hidden_states", "cache_position"),
+        complete=True,
+    ),
+    "transformers.models.llama.modeling_llama.LlamaDecoderLayer": _LLAMA,
+    "transformers.models.mistral.modeling_mistral.MistralDecoderLayer": _LLAMA,
+    "transformers.models.qwen2.modeling_qwen2.Qwen2DecoderLayer": _LLAMA,
+    "transformers.models.qwen3.modeling_qwen3.Qwen3DecoderLayer": _LLAMA,
+    "transformers.models.bert.modeling_bert.BertLayer": _BERT,
+    "transformers.models.roberta.modeling_roberta.RobertaLayer": _BERT,
+    "transformers.models.vit.modeling_vit.ViTLayer": _VISION,
+    "transformers.models.dinov2.modeling_dinov2.Dinov2Layer": _VISION,
+    "timm.models.vision_transformer.Block": LayerInterface(masks=("attn_mask",), complete=True),
+}
+"""Layer classes we know, by the module and name of the class."""
+
+
+def interface_of(layer_class: type, settings: RandomLTDConfig) -> LayerInterface:
+    """The preset of the class or of a class it derives from; else what the JSON says."""
+    for ancestor in layer_class.__mro__:
+        preset = PRESETS.get(f"{ancestor.__module__}.{ancestor.__qualname__}")
+        if preset is not None:
+            return preset
+    mask = settings.model_mask_name
+    return LayerInterface(
+        sequence_axis=1 if settings.hidden_state_order == "batch_seq_dim" else 0,
+        masks=() if mask is None else (mask,),
+    )
