@@ -17,6 +17,7 @@ from data_efficiency.accounting import (
     training_flops,
 )
 from data_efficiency.analysis.data_analyzer import DataAnalyzer
+from data_efficiency.analysis.reference_loss import ReferenceModel
 from data_efficiency.config import fill_from_flags, load_config, read_json
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
@@ -38,6 +39,7 @@ __all__ = [
     "DataAnalyzer",
     "DifficultyIndex",
     "ModelShape",
+    "ReferenceModel",
     "StepShape",
     "actual_seq_length",
     "convert_to_random_ltd",

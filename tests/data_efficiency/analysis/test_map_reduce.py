@@ -122,7 +122,7 @@ def test_killed_worker_is_reported_and_the_rest_is_kept(tmp_path, windows, small
     """The metric kills its process at sample 250, once."""
 
     def deadly(batch):
-        if batch.tokens[0] == windows.tokens[250 * 16] and len(batch.starts) == 7:
+        if batch.tokens[0] == 61 and not (tmp_path / "killed").exists():
             (tmp_path / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return token_sums(batch)
@@ -139,31 +139,59 @@ def test_killed_worker_is_reported_and_the_rest_is_kept(tmp_path, windows, small
     kept = checksums(tmp_path / "a" / "sums.parts")
     assert len(kept) >= 10
     times = {name: (tmp_path / "a" / "sums.parts" / name).stat().st_mtime_ns for name in kept}
-    again = MapReduce(reader, [sums_metric()], tmp_path / "a", num_shards=10)
-    again.run_map(LocalProcessExecutor(2))
+    job.run_map(LocalProcessExecutor(2))
     for name, written in times.items():
         assert (tmp_path / "a" / "sums.parts" / name).stat().st_mtime_ns == written
-    again.run_reduce()
+    job.run_reduce()
     run(reader, [sums_metric()], tmp_path / "b")
     assert checksums(tmp_path / "a") == checksums(tmp_path / "b")
 
 
+def fails_on_61(what):
+    """What `what` makes of a flag for each sample: whether it starts with token 61."""
+
+    def function(batch):
+        is_bad = batch.tokens[batch.starts] == 61
+        return what(is_bad.astype(np.int64))
+
+    return function
+
+
 @pytest.mark.parametrize("executor", [InProcessExecutor(), LocalProcessExecutor(2)])
 @pytest.mark.parametrize(
-    ("function", "message"),
+    ("what", "message"),
     [
-        (lambda batch: np.full(len(batch.starts), np.nan), "the value for sample 0 is nan"),
-        (lambda batch: np.zeros(len(batch.starts) - 1), r"an array of shape \(499,\)"),
-        (lambda batch: 1 / 0, "ZeroDivisionError: division by zero"),
-        (lambda batch: np.full(len(batch.starts), 300), "sample 0 is 300: no finite uint8"),
+        (lambda bad: np.where(bad, np.nan, 1.0), "the value for sample 250 is nan"),
+        (lambda bad: np.zeros(len(bad) - bad.sum()), r"an array of shape \(0,\)"),
+        (lambda bad: 1 // (1 - int(bad.max())) + bad, "ZeroDivisionError"),
+        (lambda bad: 300 * bad, "sample 250 is 300: no finite uint8"),
     ],
 )
-def test_bad_metric_is_named(tmp_path, windows, executor, function, message):
-    job = MapReduce(TokenSpanReader(windows), [sums_metric(function, dtype="uint8")], tmp_path)
-    start = r"sums: shard 0 \(samples 0..499\) failed: metric sums, samples 0..499: "
-    with pytest.raises(AnalysisError, match=f"{start}.*{message}.*no shard was finished"):
+def test_bad_metric_is_named_with_shard_and_sample(tmp_path, windows, executor, what, message):
+    windows.tokens[250 * 16] = 61
+    metric = sums_metric(fails_on_61(what), dtype="uint8")
+    job = MapReduce(TokenSpanReader(windows), [metric], tmp_path / "x", num_shards=2)
+    message = (
+        r"sums: shard 1 \(samples 250..499\) failed: metric sums, sample 250: "
+        rf".*{message}.*; 1 of 2 shards are kept in"
+    )
+    with pytest.raises(AnalysisError, match=message):
         job.run_map(executor)
+    kept = (tmp_path / "x" / "sums.parts").glob("*.npy")
+    assert [file.name for file in kept] == ["000000.npy"]
+
+
+def test_a_first_shard_that_fails_leaves_nothing(tmp_path, windows):
+    metric = sums_metric(lambda batch: np.array(["x"] * len(batch.starts)))
+    with pytest.raises(AnalysisError, match="sample 0: .*has <U1 values.*; no shard was finished"):
+        MapReduce(TokenSpanReader(windows), [metric], tmp_path).run_map(InProcessExecutor())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_batches_that_fail_only_together_are_named(tmp_path, windows):
+    metric = sums_metric(lambda batch: np.zeros(min(1, len(batch.starts))))
+    with pytest.raises(AnalysisError, match=r"metric sums, samples 0..499: ValueError: an array"):
+        MapReduce(TokenSpanReader(windows), [metric], tmp_path).run_map(InProcessExecutor())
 
 
 def test_sum_beyond_its_dtype_is_named_in_the_reduce(tmp_path, windows):
@@ -202,7 +230,8 @@ def test_interrupted_reduce_goes_on(tmp_path, windows, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(AccumulatedValue, "write", fail)
-    with pytest.raises(OSError, match="No space"):
+    message = "metric total_vocab_freq: No space left .* all shards are kept in .* run the reduce"
+    with pytest.raises(AnalysisError, match=message):
         job.run_reduce()
     assert DifficultyIndex.open(tmp_path / "sums").num_samples == 500
     monkeypatch.setattr(AccumulatedValue, "write", write)
