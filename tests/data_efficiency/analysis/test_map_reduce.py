@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -97,11 +98,21 @@ def test_only_what_is_missing_is_computed(tmp_path, windows):
     assert job.run_reduce()["sums"].values.tolist() == expected_sums(windows)
 
 
-def test_damaged_shard_is_named_and_then_mended(tmp_path, windows, caplog):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1] + b"\x7f",
+        lambda content: content[:-100],
+        lambda content: content + b"\0",
+        lambda content: b"",
+    ],
+    ids=["edited", "truncated", "longer", "empty"],
+)
+def test_damaged_shard_is_named_and_then_mended(tmp_path, windows, caplog, damage):
     job = MapReduce(TokenSpanReader(windows), [sums_metric()], tmp_path, num_shards=4)
     job.run_map(InProcessExecutor())
     file = tmp_path / "sums.parts" / "000002.npy"
-    file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
+    file.write_bytes(damage(file.read_bytes()))
     message = r"1 of 4 shards .* shard 2 \(samples 250..374\) has a damaged array .* run the map"
     with pytest.raises(AnalysisError, match=message):
         job.run_reduce()
@@ -116,6 +127,23 @@ def test_dataset_changed_between_map_and_reduce(tmp_path, windows, make_windows)
     changed = MapReduce(TokenSpanReader(make_windows(name="new")), [sums_metric()], tmp_path)
     with pytest.raises(AnalysisError, match=r"shard 0 .* was made from another dataset"):
         changed.run_reduce()
+
+
+def test_function_that_changed_is_noticed(tmp_path, windows, caplog):
+    job = MapReduce(TokenSpanReader(windows), [sums_metric()], tmp_path, num_shards=4)
+    job.run_map(InProcessExecutor(), 0, 2)
+
+    def changed(batch):
+        return token_sums(batch) + 1
+
+    other = MapReduce(TokenSpanReader(windows), [sums_metric(changed)], tmp_path, num_shards=4)
+    message = r"shard 0 \(samples 0..124\) was made from another function \(its source changed\)"
+    with pytest.raises(AnalysisError, match=message):
+        other.run_reduce()
+    other.run_map(InProcessExecutor())
+    assert "sums: shard 0 (samples 0..124) was made from another function" in caplog.text
+    values = other.run_reduce()["sums"].values
+    assert values.tolist() == [value + 1 for value in expected_sums(windows)]
 
 
 def test_killed_worker_is_reported_and_the_rest_is_kept(tmp_path, windows, small_batches):
@@ -241,6 +269,83 @@ def test_interrupted_reduce_goes_on(tmp_path, windows, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sums", "total_vocab_freq"]
 
 
+@contextmanager
+def locked_by_another_process(file):
+    """Holds a lock of the analysis in a process of its own."""
+    file.parent.mkdir(exist_ok=True)
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, 2); f.write('process 7')"
+    code += "; f.flush(); print('held', flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, str(file)], **pipes) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield
+        process.kill()
+
+
+def test_two_divisions_of_the_work_at_once_are_refused(tmp_path, windows):
+    job = MapReduce(TokenSpanReader(windows), [sums_metric()], tmp_path, num_shards=4)
+    with locked_by_another_process(tmp_path / ".map_0_of_2.lock"):
+        message = r"process 7 is at work on .* \(.map_0_of_2.lock\); wait for it or stop it"
+        with pytest.raises(BlockingIOError, match=message):
+            job.run_map(InProcessExecutor(), 0, 1)
+        with pytest.raises(BlockingIOError, match=message):
+            job.run_reduce()
+        job.run_map(InProcessExecutor(), 1, 2)
+    with locked_by_another_process(tmp_path / ".reduce.lock"):
+        with pytest.raises(BlockingIOError, match=r"reduce.lock"):
+            job.run_reduce()
+        with pytest.raises(BlockingIOError, match=r"reduce.lock"):
+            job.run_map(InProcessExecutor(), 0, 2)
+    job.run_map(InProcessExecutor(), 0, 2)
+    assert job.run_reduce()["sums"].values.tolist() == expected_sums(windows)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk_in_the_map(small_disk, make_windows):
+    windows = make_windows(5000)
+    job = MapReduce(TokenSpanReader(windows), [sums_metric()], small_disk, num_shards=10)
+    message = (
+        r"sums: shard (\d) \(samples .*\) failed: metric sums: .*No space left .*; "
+        r"\1 of 10 shards are kept in .*; run the same again"
+    )
+    with pytest.raises(AnalysisError, match=message):
+        job.run_map(InProcessExecutor())
+    kept = {file: file.stat().st_mtime_ns for file in small_disk.glob("sums.parts/*")}
+    assert len(kept) >= 2
+    assert not [file for file in kept if file.suffix == ".partial"]
+    subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
+    job.run_map(InProcessExecutor())
+    assert all(file.stat().st_mtime_ns == written for file, written in kept.items())
+    assert job.run_reduce()["sums"].values.tolist() == expected_sums(windows)
+
+
+def test_full_disk_in_the_reduce(small_disk, make_windows):
+    windows = make_windows(5000)
+    job = MapReduce(
+        TokenSpanReader(windows), [sums_metric(dtype="uint16")], small_disk, num_shards=4
+    )
+    job.run_map(InProcessExecutor())
+    disk = os.statvfs(small_disk)
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes((disk.f_bavail - 2) * disk.f_bsize))
+    with pytest.raises(AnalysisError, match=r"metric sums: .*; all shards are kept in .*"):
+        job.run_reduce()
+    assert sorted(file.name for file in small_disk.iterdir()) == ["filler", "sums.parts"]
+    filler.unlink()
+    assert job.run_reduce()["sums"].values.tolist() == expected_sums(windows)
+
+
 def test_sample_order_is_applied_in_the_reduce(tmp_path):
     order = np.random.default_rng(0).permutation(50)
     metric = Metric(
@@ -277,7 +382,9 @@ from data_efficiency.analysis.map_reduce import MapReduce, executor_for
 from data_efficiency.analysis.metrics import Metric
 
 def slow(batch):
-    time.sleep(0.05)
+    with open(sys.argv[3], "a") as log:
+        log.write(f"{batch[0]}\\n")
+    time.sleep(float(sys.argv[4]))
     return batch
 
 metric = Metric(name="slow", kind="single_value_per_sample", function=slow, reads="items")
@@ -293,7 +400,9 @@ except KeyboardInterrupt as error:
 
 @pytest.mark.parametrize("num_processes", ["1", "2"])
 def test_signals_stop_cleanly_and_a_second_run_is_kept_out(tmp_path, num_processes):
-    command = [sys.executable, "-c", STOPPABLE, str(tmp_path), num_processes]
+    command = [sys.executable, "-c", STOPPABLE, str(tmp_path / "a"), num_processes]
+    command += [str(tmp_path / "log"), "0.05"]
+    tmp_path = tmp_path / "a"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as first:
         deadline = time.monotonic() + 60
@@ -319,3 +428,45 @@ def test_signals_stop_cleanly_and_a_second_run_is_kept_out(tmp_path, num_process
     )
     result = run(ItemReader(np.arange(200)), [metric], tmp_path, num_shards=50)["slow"]
     assert result.values.tolist() == list(range(200))
+
+
+def kill_a_worker(parent, seconds):
+    """Kills one worker process of `parent` after some time; whether there was one left to kill."""
+    time.sleep(seconds)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    if not children:
+        return False
+    os.kill(int(children[-1]), signal.SIGKILL)
+    return True
+
+
+@pytest.mark.parametrize(
+    "repetition", [0, *(pytest.param(number, marks=pytest.mark.full) for number in range(1, 10))]
+)
+def test_worker_killed_at_a_random_moment(tmp_path, repetition):
+    """Every sample that is computed is logged, so what is computed twice is seen."""
+    command = [sys.executable, "-c", STOPPABLE, str(tmp_path / "a"), "2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    parts = tmp_path / "a" / "slow.parts"
+    with subprocess.Popen([*command, str(tmp_path / "log"), "0.02"], **pipes) as first:
+        deadline = time.monotonic() + 60
+        while not list(parts.glob("*.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        moment = np.random.default_rng([repetition, time.time_ns()]).uniform(0, 1.2)
+        assert kill_a_worker(first, moment), f"the run ended before {moment} s"
+        _, errors = first.communicate()
+    assert first.returncode == 1
+    assert "failed: its process was killed by SIGKILL" in errors
+    finished = {int(file.stem) for file in parts.glob("*.json")}
+    assert 0 < len(finished) < 50
+    subprocess.run([*command, str(tmp_path / "second_log"), "0"], check=True, capture_output=True)
+    computed = [int(line) // 4 for line in (tmp_path / "second_log").read_text().split()]
+    assert set(computed) == set(range(50)) - finished
+    assert len(computed) == 4 * (50 - len(finished))
+    metric = Metric(
+        name="slow", kind="single_value_per_sample", function=lambda batch: batch, reads="items"
+    )
+    run(ItemReader(np.arange(200)), [metric], tmp_path / "b")
+    assert checksums(tmp_path / "a") == checksums(tmp_path / "b")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["slow"]
