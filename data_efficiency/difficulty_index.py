@@ -165,6 +165,7 @@ class DifficultyIndex:
         metric: str,
         dataset_identity: Mapping[str, Any],
         max_distinct_values: int | None = None,
+        source: Mapping[str, Any] | None = None,
         overwrite: bool = False,
     ) -> "DifficultyIndex":
         """The index of `values`, written to the directory `path` in one step, and opened.
@@ -176,6 +177,7 @@ class DifficultyIndex:
             dataset_identity: what `describe_dataset` says of the dataset.
             max_distinct_values: store at most so many distinct difficulties, each the largest of a
                 group of about equally many samples; the order stays exact. Not given: all.
+            source: plain JSON data on where imported values come from. Not given: computed here.
             overwrite: replace an index that is there already.
 
         Raises:
@@ -203,6 +205,7 @@ class DifficultyIndex:
                 },
                 "dataset": dict(dataset_identity),
                 "dataset_fingerprint": fingerprint_of(dataset_identity),
+                **({} if source is None else {"source": dict(source)}),
             }
             write_manifest(folder, manifest)
         return cls.open(path)
@@ -261,6 +264,11 @@ class DifficultyIndex:
     def dataset_fingerprint(self) -> str:
         """SHA-256 (64 hex digits) of the dataset's identity."""
         return self.manifest["dataset_fingerprint"]
+
+    @property
+    def source(self) -> Mapping[str, Any] | None:
+        """Where imported difficulties come from; None for those that were computed here."""
+        return self.manifest.get("source")
 
     def num_at_most(self, value: Any) -> Any:
         """How many samples have a difficulty <= `value`: the end of a value range in `order`.
