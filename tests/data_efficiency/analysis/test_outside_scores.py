@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -13,9 +14,7 @@ from data_efficiency.analysis.outside_scores import mean_over_samples, read_scor
 
 def write_lines(path, records):
     text = "".join(json.dumps(record) + "\n" for record in records)
-    opened = gzip.open(path, "wt") if path.suffix == ".gz" else open(path, "w")
-    with opened as file:
-        file.write(text)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
 
 
@@ -55,8 +54,7 @@ def test_arrays_and_files_in_the_order_given(tmp_path):
 
 def test_parquet_columns(tmp_path):
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    from pyarrow import parquet
-
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     table = pyarrow.table(
         {
             "id": ["a", "b", "c"],
@@ -78,7 +76,7 @@ def test_parquet_columns(tmp_path):
 
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     (tmp_path / "x.parquet").touch()
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'data-efficiency\[parquet\]'"):
         read_scores([tmp_path / "x.parquet"], "score")
 
