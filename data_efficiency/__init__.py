@@ -18,6 +18,7 @@ from data_efficiency.accounting import (
 )
 from data_efficiency.analysis.data_analyzer import DataAnalyzer
 from data_efficiency.analysis.reference_loss import ReferenceModel
+from data_efficiency.analysis.vocabulary import analyze_vocab_rarity
 from data_efficiency.config import fill_from_flags, load_config, read_json
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
@@ -42,6 +43,7 @@ __all__ = [
     "ReferenceModel",
     "StepShape",
     "actual_seq_length",
+    "analyze_vocab_rarity",
     "convert_to_random_ltd",
     "fill_from_flags",
     "initialize",
