@@ -103,7 +103,7 @@ OUTSIDE_PACKAGES = {
     "regex": ("megatron.data.wiki_markup",),
     "zstandard": ("megatron.data.text_sources",),
     "pyarrow": ("data_efficiency.analysis.outside_scores",),
-    "tqdm": ("data_efficiency.analysis", "megatron", "tools"),
+    "tqdm": ("data_efficiency.analysis", "megatron", "tools", "benchmarks"),
     "hypothesis": ("tests.end_to_end",),
     "pytest": ("tests.end_to_end",),
 }

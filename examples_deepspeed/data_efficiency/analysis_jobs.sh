@@ -43,12 +43,15 @@ require() {
 
 # map_step METRIC DATASET_FLAG...: the parts of all workers, or of this one
 map_step() {
-    local metric="$1" worker="$WORKER_ID"
+    local metric="$1" worker=()
     shift
-    if [[ "$LAUNCHER" == slurm ]]; then worker=SLURM_ARRAY_TASK_ID; fi
+    # A task of an array learns from SLURM which worker it is.
+    if [[ "$LAUNCHER" == local ]]; then
+        worker=(--num-workers "$NUM_WORKERS" --worker-id "$WORKER_ID")
+    fi
     step "map-$metric" "$NUM_PROCESSES" "--array=0-$((NUM_WORKERS - 1))" \
         map "$@" --metric "$metric" --save "$SAVE" ${VOCAB_SIZE:+--vocab-size "$VOCAB_SIZE"} \
-        --num-processes "$NUM_PROCESSES" --num-workers "$NUM_WORKERS" --worker-id "$worker"
+        --num-processes "$NUM_PROCESSES" ${worker[@]+"${worker[@]}"}
 }
 
 # reduce_step METRIC DATASET_FLAG...: the parts become one index; one process is enough
@@ -79,8 +82,6 @@ step() {
 submit() {
     local name="$1" command="$2" flags job
     shift 2
-    # SLURM sets this variable when a task of the array starts.
-    command="${command/ SLURM_ARRAY_TASK_ID / \$SLURM_ARRAY_TASK_ID }"
     flags=(--parsable "--job-name=$name" "--output=$SAVE/logs/%x-%A_%a.log" --ntasks=1 "$@"
         ${MORE_SBATCH_FLAGS[@]+"${MORE_SBATCH_FLAGS[@]}"} "--wrap=exec $command")
     NUM_JOBS=$((NUM_JOBS + 1))
