@@ -292,7 +292,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="corpus without .bin and .idx (what `make demo` made)",
     )
     parser.add_argument(
-        "--num-tokens", type=int, default=3_000_000, help="for both analyzers; ours alone takes all"
+        "--num-tokens",
+        type=int,
+        default=10_000_000,
+        help="for both analyzers; ours alone takes all",
     )
     parser.add_argument("--repeats", type=int, default=3, metavar="N")
     parser.add_argument("--small", action="store_true", help="seconds; the figures mean nothing")

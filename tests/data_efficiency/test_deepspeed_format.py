@@ -122,6 +122,20 @@ def test_rows_come_back(tmp_path_factory, lengths, dtype, generation):
     assert found.lengths.tolist() == lengths
 
 
+@pytest.mark.parametrize(
+    ("generation", "codes"),
+    [
+        ("current", {"uint8": 1, "int64": 5, "uint16": 6, "uint32": 7, "uint64": 8}),
+        ("legacy", {"uint8": 1, "int64": 5, "uint16": 8, "uint32": 9, "uint64": 10}),
+    ],
+)
+def test_type_codes_in_the_file(tmp_path, generation, codes):
+    for dtype, code in codes.items():
+        rows = Rows(np.arange(3, dtype=dtype), np.array([3]))
+        write_rows(tmp_path / dtype, rows, generation=generation)
+        assert (tmp_path / f"{dtype}.idx").read_bytes()[17] == code
+
+
 def test_bytes_of_a_small_file(tmp_path):
     write_rows(tmp_path / "x", Rows(np.array([1, 2, 3, 4]), np.array([3, 1])))
     assert (tmp_path / "x.idx").read_bytes().hex(" ") == (
