@@ -106,6 +106,14 @@ def test_export_and_import_keep_every_value(tmp_path_factory, values, generation
     assert len(merged.lengths) == -(-num_values // max(1, num_values // 100))
 
 
+@pytest.mark.parametrize(("num_values", "num_rows"), [(99, 99), (199, 199), (200, 100), (300, 100)])
+def test_rows_of_the_percentile_file(tmp_path, num_values, num_rows):
+    index = write_index(tmp_path / "index", np.arange(600) % num_values)
+    exported = export_index(index, tmp_path / "exported")
+    merged = read_rows(exported / "m_index_to_sample_percentile_merged")
+    assert len(merged.lengths) == num_rows
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 5), min_size=1, max_size=20).filter(any),
