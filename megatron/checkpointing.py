@@ -107,7 +107,12 @@ def read_tensors(
     checkpoint: Path,
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The weights and the optimizer's state of a checkpoint, on the host."""
-    return load_file(checkpoint / _MODEL), load_file(checkpoint / _OPTIMIZER)
+    return read_weights(checkpoint), load_file(checkpoint / _OPTIMIZER)
+
+
+def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint by their plain names, on the host."""
+    return load_file(checkpoint / _MODEL)
 
 
 def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

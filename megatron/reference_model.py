@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from data_efficiency import ReferenceModel, result_folder
-from megatron.checkpointing import FORMAT, VERSION, latest_checkpoint, load_weights, read_state
+from megatron.checkpointing import FORMAT, VERSION, latest_checkpoint, read_state, read_weights
 from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
 
@@ -35,7 +35,7 @@ def load_reference_model(device: torch.device, *, checkpoint: Path) -> Reference
     """
     config = ModelConfig(**read_state(checkpoint)["model"])
     model = GPTModel(config)
-    load_weights(checkpoint, model)
+    model.load_state_dict(read_weights(checkpoint))
     return ReferenceModel(
         logits=model.to(device).eval(),
         vocab_size=config.vocab_size,

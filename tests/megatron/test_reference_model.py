@@ -33,7 +33,8 @@ def run(tmp_path_factory):
         model(tokens, labels=tokens).backward()
         optimizer.step()
         state = {"model": asdict(CONFIG)}
-        save_checkpoint(folder, step, module=model, optimizer=optimizer, state=state, keep_last=0)
+        weights = model.state_dict()
+        save_checkpoint(folder, step, weights=weights, optimizer_state={}, state=state, keep_last=0)
     return folder, model
 
 
