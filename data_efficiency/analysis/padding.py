@@ -12,7 +12,8 @@ def groups_by_length(lengths: np.ndarray, max_padded_tokens: int) -> Iterator[np
 
     Args:
         lengths: tokens of each sample, int [B].
-        max_padded_tokens: a group's samples times its longest length; one sample may be longer.
+        max_padded_tokens: a group's samples times its longest length; one sample may be longer. At
+            most so many empty samples come together, too.
 
     Yields:
         Places in `lengths`, int64.
