@@ -100,6 +100,8 @@ class DataEfficiencyConfig:
     pin_memory: bool = False
     metrics: tuple[MetricConfig, ...] = ()
     """Empty: samples are drawn uniformly."""
+    data_cluster_path: str | None = None
+    """Folder where the clusters of several selecting metrics are kept; None: beside their index."""
     random_ltd: RandomLTDConfig | None = None
     """None: no token is dropped."""
 
@@ -222,6 +224,7 @@ def _data_efficiency(section: Section) -> DataEfficiencyConfig:
     curriculum = sampling.section("curriculum_learning")
     routing = section.section("data_routing")
     random_ltd = routing.section("random_ltd")
+    data_cluster_path = curriculum.optional_string("data_cluster_path")
     metrics = _metrics(curriculum)
     dropping = _random_ltd(random_ltd, seed)
     outer_on = bool(metrics or dropping)
@@ -240,6 +243,7 @@ def _data_efficiency(section: Section) -> DataEfficiencyConfig:
         num_workers=sampling.integer("num_workers", 0, at_least=0),
         pin_memory=sampling.boolean("pin_memory", False),
         metrics=metrics,
+        data_cluster_path=data_cluster_path,
         random_ltd=dropping,
     )
     for part in (section, sampling, routing):
@@ -264,8 +268,6 @@ def _check_switch(section: Section, *, on: bool, inner: str) -> None:
 
 def _metrics(section: Section) -> tuple[MetricConfig, ...]:
     enabled = section.boolean("enabled", False)
-    if section.take("data_cluster_path", None) is not None:
-        logger.info("%s.data_cluster_path is not needed: no cluster is written", section.path)
     named = section.take("curriculum_metrics", {})
     section.close()
     if not enabled:
@@ -334,8 +336,16 @@ def _schedule(kind: str, low: int, high: int, parent: Section) -> Schedule:
         if list(max_steps) != sorted(set(max_steps)):
             raise ConfigError(f"{section.path}.max_step is {list(max_steps)}: must increase")
         section.close()
-        return DiscreteSchedule(difficulties=difficulties, max_steps=max_steps, max_difficulty=high)
-    degree = section.integer("root_degree", 1, at_least=1) if kind == "fixed_root" else 1
+        stages = DiscreteSchedule(
+            difficulties=difficulties, max_steps=max_steps, max_difficulty=high
+        )
+        if difficulties[0] != low:
+            _warn(
+                section.path, f"the schedule starts at {difficulties[0]}, not at the minimum {low}"
+            )
+        _warn(section.path, *stages.corrections)
+        return stages
+    degree = section.integer("root_degree", at_least=1) if kind == "fixed_root" else 1
     schedule = RootSchedule(
         min_difficulty=low,
         max_difficulty=high,
@@ -344,20 +354,14 @@ def _schedule(kind: str, low: int, high: int, parent: Section) -> Schedule:
         root_degree=degree,
     )
     section.close()
-    return _checked(schedule, section.path)
-
-
-def _checked(schedule: RootSchedule, path: str) -> RootSchedule:
-    """The schedule, with a warning where its first value is not the minimum that was written."""
-    if schedule.first_difficulty != schedule.min_difficulty:
-        logger.warning(
-            "%s: the minimum %d is no multiple of the step %d; the schedule starts at %d",
-            path,
-            schedule.min_difficulty,
-            schedule.difficulty_step,
-            min(schedule.first_difficulty, schedule.max_difficulty),
-        )
+    _warn(section.path, *schedule.corrections)
     return schedule
+
+
+def _warn(path: str, *texts: str) -> None:
+    """Nothing; logs what a schedule does not give as it is written."""
+    for text in texts:
+        logger.warning("%s: %s", path, text)
 
 
 def _random_ltd(section: Section, seed: int) -> RandomLTDConfig | None:
@@ -431,7 +435,8 @@ def _kept_length_schedule(section: Section) -> tuple[RootSchedule, Literal["toke
     )
     details.close()
     section.close()
-    return _checked(schedule, section.path), unit
+    _warn(section.path, *schedule.corrections)
+    return schedule, unit
 
 
 def _layer_token_lr(section: Section) -> LayerTokenLRConfig | None:

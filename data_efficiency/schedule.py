@@ -4,8 +4,9 @@ Steps count from 1 for the curriculum (its first batch is step 1) and from 0 for
 first forward is step 0), as the published configurations mean them.
 
 Source: DeepSpeed's `fixed_linear`, `fixed_root`, `fixed_discrete` and `custom` schedules.
-Differs: the value does not depend on which steps were asked before. Where the published class keeps
-its maximum once reached, the sampler keeps the running maximum of its pool.
+Differs: the value does not depend on which steps were asked before. The published class is asked no
+more once it has returned its maximum, so what comes later depends on its history; here a schedule
+that goes down goes down, and the pool of samples keeps the running maximum.
 """
 
 import math
@@ -57,10 +58,30 @@ class RootSchedule:
         """The smallest multiple of the step that is not below the minimum."""
         return -(-self.min_difficulty // self.difficulty_step) * self.difficulty_step
 
+    @property
+    def corrections(self) -> list[str]:
+        """One text for each written value that the published rounding moves."""
+        unit, texts = self.difficulty_step, []
+        if self.first_difficulty != self.min_difficulty:
+            first = min(self.first_difficulty, self.max_difficulty)
+            texts.append(
+                f"the minimum {self.min_difficulty} is no multiple of the step {unit}; the schedule "
+                f"starts at {first}"
+            )
+        if self.max_difficulty % unit and self.first_difficulty < self.max_difficulty:
+            reached = _next_rise(self, 0, self.max_difficulty - 1)
+            texts.append(
+                f"the maximum {self.max_difficulty} is no multiple of the step {unit}; it is reached "
+                f"at step {reached}, after the {self.total_curriculum_step} steps that are written"
+            )
+        return texts
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiscreteSchedule:
     """`difficulties[i]` for the steps up to `max_steps[i]`, the last difficulty after them all.
+
+    Differs: never above `max_difficulty`; the published class returns such an entry once or for ever.
 
     Example:
         >>> stages = DiscreteSchedule(difficulties=(1, 2, 3), max_steps=(2, 4), max_difficulty=3)
@@ -79,10 +100,27 @@ class DiscreteSchedule:
                 return min(value, self.max_difficulty)
         return min(self.difficulties[-1], self.max_difficulty)
 
+    @property
+    def corrections(self) -> list[str]:
+        """One text for each written value that is not reached, or not kept, as it is written."""
+        highest, texts = max(self.difficulties), []
+        if highest > self.max_difficulty:
+            texts.append(
+                f"difficulty {highest} is above the maximum {self.max_difficulty}, which is used"
+            )
+        if highest < self.max_difficulty:
+            texts.append(f"the maximum {self.max_difficulty} is never reached, only {highest}")
+        if list(self.difficulties) != sorted(self.difficulties):
+            texts.append(
+                f"the difficulties {list(self.difficulties)} go down; sequence lengths follow them, "
+                "the pool of samples keeps the highest so far"
+            )
+        return texts
+
 
 @dataclass(frozen=True, kw_only=True)
 class CustomSchedule:
-    """The user's own pure function of the step, used as it is."""
+    """The user's own pure function of the step, used as it is: it may go down, or past the maximum."""
 
     function: Callable[[int], int] | None = None
 
@@ -90,7 +128,7 @@ class CustomSchedule:
         """The user's value at `step`.
 
         Raises:
-            ValueError: if no function was set.
+            ValueError: if no function was set, or its value is no whole number.
         """
         if self.function is None:
             raise ValueError(
@@ -98,7 +136,13 @@ class CustomSchedule:
                 "engine.set_custom_curriculum_learning_schedule({metric: function_of_step}) "
                 "before the first batch"
             )
-        return int(self.function(step))
+        value = self.function(step)
+        if int(value) != value:
+            raise ValueError(
+                f"a custom schedule gives {value!r} at step {step}: difficulties are whole numbers; "
+                "round it in the function"
+            )
+        return int(value)
 
 
 def growth(
@@ -123,16 +167,26 @@ def growth(
     if isinstance(schedule, RootSchedule):
         yield from _growth_of_monotone(schedule, after_step, after_difficulty, until_step)
         return
-    if until_step is None:
-        if not isinstance(schedule, DiscreteSchedule):
-            raise ValueError("a custom schedule has no known end; give until_step")
-        until_step = schedule.max_steps[-1] + 1
     highest = after_difficulty
-    for step in range(after_step + 1, until_step + 1):
+    for step in _steps_of_change(schedule, after_step, until_step):
         value = schedule.difficulty(step)
         if highest is None or value > highest:
             highest = value
             yield step, value
+
+
+def _steps_of_change(schedule: Schedule, after_step: int, until_step: int | None) -> Iterator[int]:
+    """Steps from `after_step` + 1 to `until_step` at which the value can differ from the last one."""
+    if isinstance(schedule, DiscreteSchedule):
+        stages = (last_step + 1 for last_step in schedule.max_steps)
+        later = (step for step in stages if step > after_step + 1)
+        for step in (after_step + 1, *later):
+            if until_step is None or step <= until_step:
+                yield step
+        return
+    if until_step is None:
+        raise ValueError("a custom schedule has no known end; give until_step")
+    yield from range(after_step + 1, until_step + 1)
 
 
 def _growth_of_monotone(
@@ -141,19 +195,30 @@ def _growth_of_monotone(
     """As `growth`, in a number of calls that does not depend on the number of steps."""
     step, highest = after_step, after_difficulty
     while highest is None or highest < schedule.max_difficulty:
-        reach = 1
-        while highest is not None and schedule.difficulty(step + reach) <= highest:
-            if until_step is not None and step + reach >= until_step:
-                return
-            reach *= 2
-        low, high = step + reach // 2, step + reach
-        while high - low > 1:
-            middle = (low + high) // 2
-            if highest is not None and schedule.difficulty(middle) <= highest:
-                low = middle
-            else:
-                high = middle
-        if until_step is not None and high > until_step:
+        step = step + 1 if highest is None else _next_rise(schedule, step, highest, until_step)
+        if until_step is not None and step > until_step:
             return
-        step, highest = high, schedule.difficulty(high)
+        highest = schedule.difficulty(step)
         yield step, highest
+
+
+def _next_rise(
+    schedule: RootSchedule, step: int, highest: int, until_step: int | None = None
+) -> int:
+    """The first step after `step` with a value above `highest`, below the maximum.
+
+    Where there is none up to `until_step`, some step after `until_step`.
+    """
+    reach = 1
+    while schedule.difficulty(step + reach) <= highest:
+        if until_step is not None and step + reach >= until_step:
+            return until_step + 1
+        reach *= 2
+    low, high = step + reach // 2, step + reach
+    while high - low > 1:
+        middle = (low + high) // 2
+        if schedule.difficulty(middle) <= highest:
+            low = middle
+        else:
+            high = middle
+    return high

@@ -1,6 +1,7 @@
 import copy
 import json
 import logging
+import re
 
 import pytest
 
@@ -107,6 +108,7 @@ def test_the_published_file_loads_unchanged(tmp_path, caplog):
     assert caplog.records == []
     assert config.batch_sizes(data_parallel_size=64) == (8, 1)
     assert config.dataloader_drop_last
+    assert config.data_efficiency.data_cluster_path == "/data/clusters"
     assert config.engine_sections["fp16"]["loss_scale_window"] == 500
     voc, length = config.data_efficiency.metrics
     assert voc.selects_samples
@@ -165,6 +167,7 @@ def test_loading_does_not_touch_the_given_object():
         (f"{METRICS}.voc.index_to_sample_path", None, "index_path is missing"),
         (f"{METRICS}.voc.schedule_config.difficulty_step", 0, "must be at least 1"),
         (f"{METRICS}.voc.schedule_config.root_degre", 2, "root_degre is not a known key"),
+        (f"{METRICS}.voc.schedule_config.root_degree", None, "root_degree is missing"),
         (f"{METRICS}.seqlen_truncate.sequence_length", "cut", "must be one of truncate"),
         (METRICS, {}, "must name at least one metric"),
         ("data_efficiency.data_sampling.num_epochs", "many", "must be a whole number"),
@@ -239,6 +242,21 @@ def test_a_minimum_off_the_step_is_reported(caplog):
         config = load_config(changed(f"{METRICS}.seqlen_truncate.min_difficulty", 81))
     assert "the minimum 81 is no multiple of the step 8; the schedule starts at 88" in caplog.text
     assert config.data_efficiency.metrics[1].schedule.difficulty(1) == 88
+
+
+def test_a_maximum_off_the_step_is_reported(caplog):
+    with caplog.at_level(logging.WARNING):
+        config = load_config(changed(f"{METRICS}.seqlen_truncate.max_difficulty", 2047))
+    reached = re.search(r"the maximum 2047 is no multiple .* reached at step (\d+)", caplog.text)
+    length = config.data_efficiency.metrics[1].schedule
+    assert length.difficulty(int(reached[1])) == 2047 > length.difficulty(int(reached[1]) - 1)
+
+
+def test_stages_that_miss_minimum_or_maximum_are_reported(caplog):
+    with caplog.at_level(logging.WARNING):
+        load_config(discrete([96, 1024], [5]))
+    assert "starts at 96, not at the minimum 80" in caplog.text
+    assert "the maximum 2048 is never reached, only 1024" in caplog.text
 
 
 def discrete(difficulty, max_step):

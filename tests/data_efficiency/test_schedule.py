@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,6 +93,56 @@ def test_discrete_stages_stop_at_the_maximum():
     assert list(growth(stages, 0, None, None)) == [(1, 1), (3, 2)]
 
 
+@given(
+    st.lists(st.integers(0, 9), min_size=3, max_size=3),
+    st.integers(0, 12),
+    st.integers(1, 12),
+)
+def test_growth_of_stages_equals_asking_every_step(difficulties, after_step, more):
+    stages = DiscreteSchedule(difficulties=tuple(difficulties), max_steps=(4, 9), max_difficulty=8)
+    highest = max((stages.difficulty(step) for step in range(1, after_step + 1)), default=None)
+    start, expected = highest, []
+    for step in range(after_step + 1, after_step + more + 1):
+        if highest is None or stages.difficulty(step) > highest:
+            highest = stages.difficulty(step)
+            expected.append((step, highest))
+    assert list(growth(stages, after_step, start, after_step + more)) == expected
+
+
+@given(schedules)
+def test_corrections_tell_what_the_first_and_the_last_value_really_are(schedule):
+    text = " ".join(schedule.corrections)
+    first, last = schedule.difficulty(0), schedule.difficulty(schedule.total_curriculum_step)
+    assert (f"starts at {first}" in text) == (schedule.first_difficulty != schedule.min_difficulty)
+    reached = re.search(r"it is reached at step (\d+)", text)
+    if last < schedule.max_difficulty:
+        step = int(reached[1])
+        assert schedule.difficulty(step) == schedule.max_difficulty
+        assert schedule.difficulty(step - 1) < schedule.max_difficulty
+    else:
+        assert reached is None
+
+
+@pytest.mark.parametrize(
+    ("difficulties", "texts"),
+    [
+        ((1, 3, 5), []),
+        ((1, 3, 9), ["difficulty 9 is above the maximum 5, which is used"]),
+        ((1, 3, 3), ["the maximum 5 is never reached, only 3"]),
+        (
+            (1, 5, 3),
+            [
+                "the difficulties [1, 5, 3] go down; sequence lengths follow them, the pool of "
+                "samples keeps the highest so far"
+            ],
+        ),
+    ],
+)
+def test_corrections_of_stages(difficulties, texts):
+    stages = DiscreteSchedule(difficulties=difficulties, max_steps=(2, 4), max_difficulty=5)
+    assert stages.corrections == texts
+
+
 def test_growth_of_a_function_that_goes_down_is_its_running_maximum():
     custom = CustomSchedule(function=[0, 2, 5, 3, 5, 6].__getitem__)
     assert [custom.difficulty(step) for step in range(1, 6)] == [2, 5, 3, 5, 6]
@@ -100,5 +152,8 @@ def test_growth_of_a_function_that_goes_down_is_its_running_maximum():
 def test_custom_errors():
     with pytest.raises(ValueError, match="no function was set"):
         CustomSchedule().difficulty(1)
+    with pytest.raises(ValueError, match="gives 0.5 at step 1: difficulties are whole numbers"):
+        CustomSchedule(function=lambda step: step / 2).difficulty(1)
+    assert CustomSchedule(function=lambda step: step / 2).difficulty(2) == 1
     with pytest.raises(ValueError, match="no known end"):
         list(growth(CustomSchedule(function=abs), 0, None, None))
