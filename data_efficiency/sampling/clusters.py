@@ -1,20 +1,32 @@
-"""Clusters: the samples that a metric's schedule admits together, as slices of one order.
+"""Clusters: the samples that the metrics' schedules admit together, as slices of one order.
 
 Samples sorted by the step that admits them make the growing pool a prefix of the order, and the
 samples of one admission step a slice. With one selecting metric that order is the difficulty index's
-own, so nothing is copied; without any, all samples are admitted at step 1 in their own order.
+own, so nothing is copied; without any, all samples are admitted at step 1 in their own order. Several
+metrics have an order of their own: prepared once on disk, or, where a custom schedule makes the
+future unknown, in memory as the steps go by.
 
 A worked example: difficulties 1, 3, 2, 3 and a schedule that accepts 1 at step 1 and 3 at step 10:
 the order is samples 0, 2, 1, 3; cluster 0 is order[0:1], admitted at step 1; cluster 1 is order[1:4],
 admitted at step 10.
 """
 
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from data_efficiency.config import MetricConfig
-from data_efficiency.difficulty_index import DifficultyIndex
-from data_efficiency.schedule import CustomSchedule, Schedule, growth
+from data_efficiency.sampling.admission import (
+    MetricPool,
+    PoolGrowth,
+    Rise,
+    admitted_at,
+    explain_empty_pool,
+)
+from data_efficiency.sampling.prepared_clusters import ClusterArrays, open_or_prepare
 
 Int64Array = NDArray[np.int64]
 
@@ -24,25 +36,35 @@ class Clusters:
 
     Args:
         num_samples: samples of the dataset.
-        metric: the metric that selects samples; None admits them all at step 1.
-        index: the metric's difficulty index.
+        pools: one for each metric that selects samples; none admits them all at step 1.
+        folder: where clusters of several metrics are kept; None: beside the first metric's index.
     """
 
     def __init__(
-        self, num_samples: int, metric: MetricConfig | None, index: DifficultyIndex | None
+        self, num_samples: int, pools: Sequence[MetricPool], folder: Path | None = None
     ) -> None:
-        self._metric, self._index = metric, index
-        self._last_step = 0
-        self._last_difficulty: int | None = None
+        # By name, so that the order of the metrics in the configuration changes nothing.
+        self._pools = sorted(pools, key=lambda pool: pool.metric.name)
+        self._is_growing = any(pool.is_custom for pool in pools)
+        self._growth = PoolGrowth(self._pools)
+        self._order: NDArray[Any] | None = None
         self.admission_steps: Int64Array = np.zeros(0, np.int64)
         """int64 [num_clusters]: the step that admits each cluster, increasing."""
         self.starts: Int64Array = np.zeros(1, np.int64)
         """int64 [num_clusters + 1]: cluster k is order[starts[k]:starts[k + 1]], as far as known."""
-        if metric is None:
+        if not pools:
             self.admission_steps = np.ones(1, np.int64)
             self.starts = np.array([0, num_samples], np.int64)
-        elif not isinstance(metric.schedule, CustomSchedule):
-            self._extend(metric.schedule, until_step=None)
+        elif len(pools) == 1:
+            self._order = self._pools[0].index.order
+            if not self._is_growing:
+                self._append(self._growth.advance(None))
+        elif self._is_growing:
+            # Takes memory only as far as it is filled.
+            self._order = np.empty(num_samples, self._dtype)
+        else:
+            arrays = self._prepared(folder or self._pools[0].index.path.parent / "clusters")
+            self._order, self.admission_steps, self.starts = arrays
 
     def boundaries(self, step: int) -> Int64Array:
         """Where the clusters admitted at `step` start in the order, and where the last one ends.
@@ -50,56 +72,84 @@ class Clusters:
         Raises:
             ValueError: if none is; the message names a difficulty that would admit a sample.
         """
-        if self._metric is not None and isinstance(self._metric.schedule, CustomSchedule):
-            self._extend(self._metric.schedule, until_step=step)
+        if self._is_growing:
+            self._append(self._growth.advance(step))
         count = int(np.searchsorted(self.admission_steps, step, side="right"))
         if count == 0:
-            raise ValueError(self._empty_pool(step))
+            raise ValueError(explain_empty_pool(self._pools, step))
         return self.starts[: count + 1]
 
     def samples_at(self, places: Int64Array) -> Int64Array:
         """The sample numbers at some places of the order, int64 like `places`."""
-        if self._index is None:
+        if self._order is None:
             return places
-        return self._index.order[places].astype(np.int64)
+        return self._order[places].astype(np.int64)
 
-    def _extend(self, schedule: Schedule, until_step: int | None) -> None:
-        """Adds the clusters admitted after the last step looked at."""
-        if until_step is not None and until_step <= self._last_step:
-            return
-        rises = list(growth(schedule, self._last_step, self._last_difficulty, until_step))
-        self._last_step = until_step if until_step is not None else 2**62
+    @property
+    def _dtype(self) -> np.dtype:
+        """Of the sample numbers; the indexes of one dataset agree."""
+        return self._pools[0].index.order.dtype
+
+    def _append(self, rises: list[Rise]) -> None:
+        """Adds the clusters of some rises, a cluster for each that admits a sample."""
         if not rises:
             return
-        steps = np.array([step for step, _ in rises], np.int64)
-        difficulties = np.array([difficulty for _, difficulty in rises], np.int64)
-        self._last_difficulty = int(difficulties[-1])
-        ends = np.append(self.starts[-1], self._pool_sizes(difficulties))
-        grows = ends[1:] > ends[:-1]
-        self.admission_steps = np.append(self.admission_steps, steps[grows])
-        self.starts = np.append(self.starts, ends[1:][grows])
-
-    def _pool_sizes(self, difficulties: Int64Array) -> Int64Array:
-        """Samples accepted at each difficulty, int64 like `difficulties`."""
-        assert self._metric is not None
-        assert self._index is not None
-        if self._metric.difficulty_type == "value":
-            return np.asarray(self._index.num_at_most(difficulties), np.int64)
-        maximum = self._metric.max_difficulty
-        return np.asarray(
-            self._index.num_in_percentile(np.minimum(difficulties, maximum), maximum), np.int64
-        )
-
-    def _empty_pool(self, step: int) -> str:
-        assert self._metric is not None
-        assert self._index is not None
-        metric, index = self._metric, self._index
-        accepted = metric.schedule.difficulty(step)
-        if metric.difficulty_type == "value":
-            remedy = f"its easiest sample has {index.min_value}; let the schedule start there"
+        assert self._order is not None
+        if len(self._pools) == 1:
+            ends = [rise.after[0] for rise in rises]
         else:
-            remedy = (
-                f"its index has {index.num_samples} samples, fewer than max_difficulty "
-                f"({metric.max_difficulty}); lower max_difficulty"
-            )
-        return f"metric {metric.name!r} admits no sample at step {step} (difficulty {accepted}): {remedy}"
+            ends = _fill(self._order, int(self.starts[-1]), self._pools, rises)
+        bounds = np.append(self.starts[-1], ends)
+        grows = bounds[1:] > bounds[:-1]
+        steps = np.array([rise.step for rise in rises], np.int64)
+        self.admission_steps = np.append(self.admission_steps, steps[grows])
+        self.starts = np.append(self.starts, bounds[1:][grows])
+
+    def _prepared(self, folder: Path) -> ClusterArrays:
+        """The clusters of several metrics without custom schedules, from disk if they are there."""
+        rises = self._growth.advance(None)
+
+        def fill(order: NDArray[Any]) -> tuple[Int64Array, Int64Array]:
+            self._order = order
+            self._append(rises)
+            if self.starts[-1] == 0:
+                raise ValueError(explain_empty_pool(self._pools, rises[0].step if rises else 1))
+            return self.admission_steps, self.starts
+
+        largest_size = max(1, min(rises[-1].after)) if rises else 1
+        made_from = {"metrics": [describe_pool(pool) for pool in self._pools]}
+        return open_or_prepare(folder, made_from, self._dtype, largest_size, fill)
+
+
+def describe_pool(pool: MetricPool) -> dict[str, Any]:
+    """What the samples that a metric accepts depend on, plain JSON data."""
+    metric = pool.metric
+    schedule: Any = metric.schedule
+    written = (
+        "custom"
+        if pool.is_custom
+        else {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(schedule).items()
+        }
+    )
+    return {
+        "name": metric.name,
+        "difficulty_type": metric.difficulty_type,
+        "max_difficulty": metric.max_difficulty,
+        "schedule": written,
+        "values": pool.index.manifest["files"]["values.npy"]["sha256"],
+    }
+
+
+def _fill(
+    order: NDArray[Any], end: int, pools: Sequence[MetricPool], rises: list[Rise]
+) -> list[int]:
+    """Writes the samples of some rises behind `end`; where each rise ends in the order."""
+    ends = []
+    for rise in rises:
+        for samples in admitted_at(pools, rise):
+            order[end : end + samples.size] = samples
+            end += samples.size
+        ends.append(end)
+    return ends

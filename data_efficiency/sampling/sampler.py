@@ -1,16 +1,14 @@
 """The curriculum sampler: global batches as a pure function of (seed, state), without collectives.
 
 Every rank computes the same global batch and takes its own rows. The state is the number of steps
-done and one position for each cluster admitted so far. A batch draws places uniformly from the pool,
-so clusters take part in proportion to their size; which of the cluster's samples a draw becomes is
-told by the cluster's position and a keyed permutation, so that no sample comes twice within one pass
-of its cluster. Nothing is shuffled in memory or written to disk.
+done and one position for each cluster admitted so far, plain integers; nothing is shuffled in memory.
 
 Row layout: rank r's micro-batch m of a step holds the rows from (r * accumulation + m) * micro batch.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +21,12 @@ from data_efficiency.difficulty_index import (
     differing_fields,
     fingerprint_of,
 )
-from data_efficiency.json_section import ConfigError
-from data_efficiency.sampling.clusters import Clusters
-from data_efficiency.sampling.permutation import make_keys, permute
+from data_efficiency.sampling.admission import MetricPool
+from data_efficiency.sampling.clusters import Clusters, describe_pool
+from data_efficiency.sampling.draw import draw_places
 from data_efficiency.schedule import CustomSchedule
 
 Int64Array = NDArray[np.int64]
-_DRAW = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +60,7 @@ class CurriculumSampler:
     As a batch sampler it yields this rank's micro-batches as lists of sample numbers.
 
     Args:
-        dataset: anything with a length; its identity is checked against the difficulty index.
+        dataset: anything with a length; its identity is checked against the difficulty indexes.
         config: the `data_efficiency` section; None samples uniformly.
         micro_batch_size: rows of one forward pass on one rank.
         gradient_accumulation_steps: micro-batches of a step on one rank.
@@ -73,8 +70,8 @@ class CurriculumSampler:
             it is filled up from the next pass. Batches are always whole.
 
     Raises:
-        ConfigError: for a configuration that cannot be sampled from.
-        ValueError: if the difficulty index belongs to another dataset.
+        ValueError: if a difficulty index belongs to another dataset, the first step's pool is empty
+            (custom schedules: at the first batch), or there is not one batch to draw.
     """
 
     def __init__(
@@ -109,14 +106,24 @@ class CurriculumSampler:
         self.num_steps = total // self.global_batch_size
         if not drop_last and total % self.global_batch_size:
             self.num_steps += 1
+        if self.num_steps == 0:
+            raise ValueError(
+                f"drop_last leaves no batch: {num_samples} samples x num_epochs "
+                f"({config.num_epochs}) are fewer than a global batch ({self.global_batch_size})"
+            )
         self._num_samples = num_samples
-        self._index = _open_index(self.metrics, dataset)
-        self._clusters = Clusters(num_samples, self._selecting_metric, self._index)
+        folder = config.data_cluster_path
+        self._cluster_folder = None if folder is None else Path(folder)
+        self._indexes = {
+            metric.name: _open_index(metric, dataset)
+            for metric in self.metrics
+            if metric.selects_samples
+        }
+        self._clusters = self._make_clusters()
         self.state = SamplerState()
         self._has_drawn = False
-        if self._selecting_metric and not isinstance(
-            self._selecting_metric.schedule, CustomSchedule
-        ):
+        self._saved_pool: tuple[int, int] | None = None
+        if not any(pool.is_custom for pool in self._pools()):
             self._clusters.boundaries(1)
 
     def __len__(self) -> int:
@@ -139,29 +146,26 @@ class CurriculumSampler:
         """What each metric's schedule accepts at `step`, counted from 1."""
         return {metric.name: metric.schedule.difficulty(step) for metric in self.metrics}
 
+    def pool_size(self, step: int) -> int:
+        """Samples that may be drawn at `step`, counted from 1."""
+        return int(self._clusters.boundaries(step)[-1])
+
     def next_global_batch(self) -> GlobalBatch:
-        """The next step's samples; the state moves on by one step."""
+        """The next step's samples; the state moves on by one step.
+
+        Raises:
+            ValueError: if no sample is admitted, or the clusters are not those of a loaded state.
+        """
         step = self.state.step + 1
         self._has_drawn = True
+        self._check_saved_pool()
         starts = self._clusters.boundaries(step)
-        sizes = np.diff(starts)
-        positions = np.zeros(len(sizes), np.int64)
-        positions[: len(self.state.positions)] = self.state.positions
-
-        generator = np.random.default_rng([self.seed, _DRAW, step])
-        places = generator.integers(0, starts[-1], self.global_batch_size)
-        cluster = np.searchsorted(starts, places, side="right") - 1
-        drawn = positions[cluster] + _occurrence_numbers(cluster)
-        visits, place_in_pass = np.divmod(drawn, sizes[cluster])
-        keys = make_keys(self.seed, cluster, visits)
-        places = starts[cluster] + permute(place_in_pass, sizes[cluster], keys)
-
-        positions += np.bincount(cluster, minlength=len(sizes))
-        self.state = SamplerState(step=step, positions=positions)
+        draw = draw_places(self.seed, step, starts, self.state.positions, self.global_batch_size)
+        self.state = SamplerState(step=step, positions=draw.positions)
         return GlobalBatch(
             step=step,
-            samples=self._clusters.samples_at(places),
-            visits=visits,
+            samples=self._clusters.samples_at(draw.places),
+            visits=draw.visits,
             difficulties=self.difficulties(step),
             pool_size=int(starts[-1]),
         )
@@ -188,7 +192,7 @@ class CurriculumSampler:
             else metric
             for metric in self.metrics
         )
-        self._clusters = Clusters(self._num_samples, self._selecting_metric, self._index)
+        self._clusters = self._make_clusters()
 
     def state_dict(self, state: SamplerState | None = None) -> dict[str, Any]:
         """The present (or given) state as plain JSON data, with what it depends on."""
@@ -196,6 +200,7 @@ class CurriculumSampler:
         return {
             "step": state.step,
             "positions": state.positions.tolist(),
+            "pool_size": self.pool_size(state.step) if state.step else 0,
             "depends_on": self._dependencies(),
         }
 
@@ -203,65 +208,51 @@ class CurriculumSampler:
         """Goes to a saved state; the ranks and the batch size may have changed.
 
         Raises:
-            ValueError: if seed, dataset or selecting metric differ from those of the state.
+            ValueError: if seed, dataset or selecting metrics differ from those of the state. What a
+                custom function gave is compared at the next batch, when the function must be set.
         """
         differences = differing_fields(saved["depends_on"], self._dependencies())
         if differences:
             raise ValueError(f"the saved sampler state is of another run: {'; '.join(differences)}")
-        positions = np.array(saved["positions"], np.int64)
-        self.state = SamplerState(step=int(saved["step"]), positions=positions)
+        self.state = SamplerState(
+            step=int(saved["step"]), positions=np.array(saved["positions"], np.int64)
+        )
+        self._saved_pool = (self.state.step, int(saved["pool_size"]))
 
-    @property
-    def _selecting_metric(self) -> MetricConfig | None:
-        return next((metric for metric in self.metrics if metric.selects_samples), None)
+    def _check_saved_pool(self) -> None:
+        """Nothing, if the pool is the one that a loaded state was saved with."""
+        if self._saved_pool is None:
+            return
+        (step, size), self._saved_pool = self._saved_pool, None
+        if step and self.pool_size(step) != size:
+            raise ValueError(
+                f"the saved sampler state had {size} samples to draw from at step {step}, now there "
+                f"are {self.pool_size(step)}: set the custom schedules that the saved run had"
+            )
+
+    def _pools(self) -> list[MetricPool]:
+        """One for each metric that selects samples, with its present schedule."""
+        return [
+            MetricPool(metric, self._indexes[metric.name])
+            for metric in self.metrics
+            if metric.selects_samples
+        ]
+
+    def _make_clusters(self) -> Clusters:
+        return Clusters(self._num_samples, self._pools(), self._cluster_folder)
 
     def _dependencies(self) -> dict[str, Any]:
         """What the meaning of the positions depends on, plain JSON data."""
-        metric = self._selecting_metric
-        selection: dict[str, Any] = {}
-        if metric is not None:
-            selection = {"name": metric.name, "difficulty_type": metric.difficulty_type}
-            if not isinstance(metric.schedule, CustomSchedule):
-                schedule: Any = metric.schedule
-                selection["schedule"] = {
-                    key: list(value) if isinstance(value, tuple) else value
-                    for key, value in asdict(schedule).items()
-                }
         return {
             "seed": self.seed,
             "dataset": fingerprint_of(self._dataset_identity),
-            "metric": selection,
+            "metrics": {pool.metric.name: describe_pool(pool) for pool in self._pools()},
         }
 
 
-def _open_index(metrics: tuple[MetricConfig, ...], dataset: Any) -> DifficultyIndex | None:
-    """The index of the one metric that selects samples, checked against the dataset."""
-    selecting = [metric for metric in metrics if metric.selects_samples]
-    if len(selecting) > 1:
-        names = ", ".join(metric.name for metric in selecting)
-        raise ConfigError(
-            f"curriculum_metrics has {len(selecting)} metrics that select samples ({names}): "
-            "one is supported, beside any number of single_cluster metrics"
-        )
-    if not selecting:
-        return None
-    assert selecting[0].index_path is not None
-    index = DifficultyIndex.open(selecting[0].index_path)
+def _open_index(metric: MetricConfig, dataset: Any) -> DifficultyIndex:
+    """The index of a metric that selects samples, checked against the dataset."""
+    assert metric.index_path is not None
+    index = DifficultyIndex.open(metric.index_path)
     index.check_dataset(dataset)
     return index
-
-
-def _occurrence_numbers(values: Int64Array) -> Int64Array:
-    """How often each element's value stands before it.
-
-    Example:
-        >>> _occurrence_numbers(np.array([3, 1, 3, 3, 1])).tolist()
-        [0, 0, 1, 2, 1]
-    """
-    order = np.argsort(values, kind="stable")
-    in_order = values[order]
-    group_starts = np.flatnonzero(np.append(True, in_order[1:] != in_order[:-1]))
-    lengths = np.diff(np.append(group_starts, len(values)))
-    numbers = np.empty(len(values), np.int64)
-    numbers[order] = np.arange(len(values)) - np.repeat(group_starts, lengths)
-    return numbers

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from data_efficiency.config import DataEfficiencyConfig, load_config
 from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset
-from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.schedule import CustomSchedule
 
@@ -263,10 +262,6 @@ def test_what_cannot_be_sampled_from_is_refused(index_path):
         CurriculumSampler(Numbers(0), micro_batch_size=4)
     with pytest.raises(ValueError, match="data_parallel_rank is 2: must be at least 0 and below"):
         CurriculumSampler(Numbers(), micro_batch_size=4, data_parallel_rank=2, data_parallel_size=2)
-    config = curriculum(index_path)
-    twice = DataEfficiencyConfig(metrics=(config.metrics[0], config.metrics[0]))
-    with pytest.raises(ConfigError, match="2 metrics that select samples"):
-        CurriculumSampler(Numbers(), twice, micro_batch_size=4)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +269,7 @@ def test_what_cannot_be_sampled_from_is_refused(index_path):
     [
         ({"seed": 6}, "seed: expected 6, found 5"),
         ({"dataset": "other"}, "dataset: expected 'other'"),
-        ({"metric": {}}, "metric.name"),
+        ({"metrics": {}}, "metrics.rarity"),
     ],
 )
 def test_a_state_of_another_run_is_refused(index_path, change, message):
