@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import torch
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from data_efficiency.config import DataEfficiencyConfig, load_config
 from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset
@@ -29,7 +31,7 @@ class Numbers:
         return sample
 
 
-def curriculum(index_path, *, total=30, kind="value", **sampling):
+def curriculum(index_path, *, total=30, kind="value", second=None, **sampling):
     metric = {
         "index_path": str(index_path),
         "difficulty_type": kind,
@@ -47,13 +49,16 @@ def curriculum(index_path, *, total=30, kind="value", **sampling):
         "schedule_type": "fixed_linear",
         "schedule_config": {"total_curriculum_step": total, "difficulty_step": 8},
     }
+    metrics = {"rarity": metric, "seqlen_truncate": length}
+    if second is not None:
+        metrics["size"] = metric | {"index_path": str(second), "difficulty_type": "percentile"}
     section = {
         "seed": 5,
         "data_sampling": sampling
         | {
             "curriculum_learning": {
                 "enabled": True,
-                "curriculum_metrics": {"rarity": metric, "seqlen_truncate": length},
+                "curriculum_metrics": metrics,
             }
         },
     }
@@ -74,6 +79,23 @@ def index_path(tmp_path_factory, values):
     return path
 
 
+@pytest.fixture(scope="module")
+def sizes():
+    return np.random.default_rng(2).integers(1, 51, NUM_SAMPLES)
+
+
+@pytest.fixture(scope="module")
+def second_path(tmp_path_factory, sizes):
+    path = tmp_path_factory.mktemp("index") / "size"
+    DifficultyIndex.write(path, sizes, metric="size", dataset_identity=describe_dataset(Numbers()))
+    return path
+
+
+@pytest.fixture(params=["one metric", "two metrics"])
+def config(request, index_path, second_path):
+    return curriculum(index_path, second=second_path if request.param == "two metrics" else None)
+
+
 def draw(sampler, num_steps):
     return [sampler.next_global_batch() for _ in range(num_steps)]
 
@@ -85,6 +107,20 @@ def test_only_admitted_samples_are_drawn(index_path, values):
         assert values[batch.samples].max() <= limit
         assert batch.pool_size == (values <= limit).sum()
     assert batch.difficulties == {"rarity": 100, "seqlen_truncate": 64}
+
+
+def test_two_metrics_admit_what_both_accept(index_path, second_path, values, sizes):
+    config = curriculum(index_path, second=second_path)
+    sampler = CurriculumSampler(Numbers(), config, micro_batch_size=128)
+    easiest = np.argsort(sizes, kind="stable")
+    drawn = set()
+    for batch in draw(sampler, 60):
+        small = easiest[: NUM_SAMPLES // 100 * batch.difficulties["size"]]
+        pool = np.intersect1d(np.flatnonzero(values <= batch.difficulties["rarity"]), small)
+        assert set(batch.samples.tolist()) <= set(pool.tolist())
+        assert batch.pool_size == sampler.pool_size(batch.step) == len(pool)
+        drawn.update(batch.samples.tolist())
+    assert len(drawn) == NUM_SAMPLES
 
 
 def test_no_sample_twice_within_a_pass_of_its_cluster_and_none_missing(index_path):
@@ -126,9 +162,10 @@ def test_clusters_take_part_in_proportion_to_their_size(index_path, values):
     assert chi_square < freedom + 5 * math.sqrt(2 * freedom)
 
 
-@pytest.mark.parametrize(("ranks", "accumulation"), [(1, 1), (2, 1), (1, 4), (2, 2), (8, 1)])
-def test_ranks_and_micro_batches_partition_the_same_global_batch(index_path, ranks, accumulation):
-    config = curriculum(index_path)
+@pytest.mark.parametrize(
+    ("ranks", "accumulation"), [(1, 1), (2, 1), (1, 4), (2, 2), (4, 1), (8, 1)]
+)
+def test_ranks_and_micro_batches_partition_the_same_global_batch(config, ranks, accumulation):
     whole = CurriculumSampler(Numbers(), config, micro_batch_size=16)
     expected = [batch.samples.tolist() for batch in draw(whole, 20)]
     parts = [
@@ -149,17 +186,47 @@ def test_ranks_and_micro_batches_partition_the_same_global_batch(index_path, ran
         assert rows == batch
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 50), st.integers(1, 30))
-def test_a_resumed_sampler_goes_on_as_if_never_stopped(index_path, before, after):
-    config = curriculum(index_path)
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+@pytest.mark.parametrize(("ranks", "num_workers"), [(1, 2), (2, 0), (2, 4)])
+def test_workers_of_a_plain_data_loader_change_nothing(config, ranks, num_workers):
+    whole = CurriculumSampler(Numbers(), config, micro_batch_size=16)
+    expected = [batch.samples.tolist() for batch in draw(whole, 12)]
+    loaders = [
+        DataLoader(
+            Numbers(),
+            batch_sampler=CurriculumSampler(
+                Numbers(),
+                config,
+                micro_batch_size=16 // ranks,
+                data_parallel_rank=rank,
+                data_parallel_size=ranks,
+            ),
+            num_workers=num_workers,
+        )
+        for rank in range(ranks)
+    ]
+    for batch, *parts in zip(expected, *loaders, strict=False):
+        assert torch.cat(parts).tolist() == batch
+
+
+@settings(
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.integers(0, 50), st.integers(1, 30), st.sampled_from([1, 2, 8]))
+def test_a_resumed_sampler_goes_on_as_if_never_stopped(config, before, after, ranks):
     unbroken = CurriculumSampler(Numbers(), config, micro_batch_size=16)
     expected = draw(unbroken, before + after)[before:]
     stopped = CurriculumSampler(Numbers(), config, micro_batch_size=16)
     draw(stopped, before)
     saved = json.loads(json.dumps(stopped.state_dict()))
     resumed = CurriculumSampler(
-        Numbers(), config, micro_batch_size=4, data_parallel_size=4, data_parallel_rank=2
+        Numbers(),
+        config,
+        micro_batch_size=16 // ranks,
+        data_parallel_size=ranks,
+        data_parallel_rank=ranks - 1,
     )
     resumed.load_state_dict(saved)
     for left, right in zip(expected, draw(resumed, after), strict=True):
@@ -230,29 +297,58 @@ def test_custom_schedules():
         sampler.set_custom_schedules({"seqlen_truncate": lambda step: step})
 
 
-def test_a_custom_schedule_may_select_samples_and_resume(index_path, values):
-    def limit(step):
-        return [20, 60, 40, 80][step % 4]
+def falling(step):
+    return [20, 60, 40, 80][step % 4]
 
-    def make():
-        config = curriculum(index_path)
-        custom = replace(config.metrics[0], schedule=CustomSchedule())
-        sampler = CurriculumSampler(
-            Numbers(), replace(config, metrics=(custom,)), micro_batch_size=64
-        )
-        sampler.set_custom_schedules({"rarity": limit})
-        return sampler
 
-    unbroken = make()
+def with_custom_schedule(config, function):
+    """The configuration with a custom schedule for `rarity`, and the sampler that follows it."""
+    metrics = tuple(
+        replace(metric, schedule=CustomSchedule()) if metric.name == "rarity" else metric
+        for metric in config.metrics
+    )
+    sampler = CurriculumSampler(Numbers(), replace(config, metrics=metrics), micro_batch_size=64)
+    sampler.set_custom_schedules({"rarity": function})
+    return sampler
+
+
+def test_a_custom_schedule_that_goes_down_keeps_its_pool_and_resumes(
+    index_path, second_path, values, sizes
+):
+    config = curriculum(index_path, second=second_path)
+    unbroken = with_custom_schedule(config, falling)
     expected = draw(unbroken, 8)
-    pools = [max(limit(earlier) for earlier in range(1, step + 1)) for step in range(1, 9)]
-    assert [batch.pool_size for batch in expected] == [(values <= d).sum() for d in pools]
-    stopped = make()
+    assert [batch.difficulties["rarity"] for batch in expected] == [falling(s) for s in range(1, 9)]
+    highest = [max(falling(earlier) for earlier in range(1, step + 1)) for step in range(1, 9)]
+    easiest = np.argsort(sizes, kind="stable")
+    for batch, limit in zip(expected, highest, strict=True):
+        small = easiest[: NUM_SAMPLES // 100 * batch.difficulties["size"]]
+        assert batch.pool_size == (values[small] <= limit).sum()
+    stopped = with_custom_schedule(config, falling)
     draw(stopped, 3)
-    resumed = make()
+    resumed = with_custom_schedule(config, falling)
     resumed.load_state_dict(stopped.state_dict())
     for left, right in zip(expected[3:], draw(resumed, 5), strict=True):
         assert np.array_equal(left.samples, right.samples)
+
+
+def test_a_state_of_another_custom_schedule_is_refused(index_path):
+    stopped = with_custom_schedule(curriculum(index_path), falling)
+    draw(stopped, 3)
+    other = with_custom_schedule(curriculum(index_path), lambda step: 30 + step)
+    other.load_state_dict(stopped.state_dict())
+    with pytest.raises(ValueError, match="samples to draw from at step 3, now .* custom schedules"):
+        other.next_global_batch()
+
+
+def test_the_first_step_must_admit_a_sample(index_path):
+    config = curriculum(index_path)
+    late = replace(config.metrics[0].schedule, min_difficulty=0, total_curriculum_step=1000)
+    metrics = (replace(config.metrics[0], schedule=late),)
+    with pytest.raises(
+        ValueError, match=r"'rarity' \(difficulty 0\) .* difficulty 1 is the smallest"
+    ):
+        CurriculumSampler(Numbers(), replace(config, metrics=metrics), micro_batch_size=4)
 
 
 def test_what_cannot_be_sampled_from_is_refused(index_path):
@@ -260,6 +356,10 @@ def test_what_cannot_be_sampled_from_is_refused(index_path):
         CurriculumSampler(Numbers(name="other"), curriculum(index_path), micro_batch_size=4)
     with pytest.raises(ValueError, match="the dataset is empty"):
         CurriculumSampler(Numbers(0), micro_batch_size=4)
+    with pytest.raises(ValueError, match=r"leaves no batch: 3 samples x num_epochs \(2\) .* \(8\)"):
+        CurriculumSampler(
+            Numbers(3), DataEfficiencyConfig(num_epochs=2), micro_batch_size=8, drop_last=True
+        )
     with pytest.raises(ValueError, match="data_parallel_rank is 2: must be at least 0 and below"):
         CurriculumSampler(Numbers(), micro_batch_size=4, data_parallel_rank=2, data_parallel_size=2)
 
