@@ -94,11 +94,12 @@ OUTSIDE_PACKAGES = {
     "deepspeed": (
         "data_efficiency.engine.deepspeed_engine",
         "data_efficiency.engine.deepspeed_state",
+        "benchmarks",
     ),
     "safetensors": ("megatron.checkpointing", "tests.end_to_end"),
     "regex": ("megatron.data.wiki_markup",),
     "zstandard": ("megatron.data.text_sources",),
-    "tqdm": ("data_efficiency.analysis", "megatron", "tools"),
+    "tqdm": ("data_efficiency.analysis", "megatron", "tools", "benchmarks"),
     "hypothesis": ("tests.end_to_end",),
     "pytest": ("tests.end_to_end",),
 }

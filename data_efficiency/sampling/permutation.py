@@ -14,6 +14,11 @@ from numpy.typing import NDArray
 
 NUM_ROUNDS = 16
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_STEPS = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
+_LAST_SHIFT, _HALF_BITS = np.uint64(31), np.uint64(32)
 _ROUND_KEYS = np.arange(1, NUM_ROUNDS + 1, dtype=np.uint64) * _GOLDEN
 
 UInt64Array = NDArray[np.uint64]
@@ -22,9 +27,9 @@ Int64Array = NDArray[np.int64]
 
 def mix(value: UInt64Array) -> UInt64Array:
     """splitmix64's finalizer of each element: every input bit changes about half the output bits."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+    mixed = value.copy()
+    _mix_in_place(mixed, np.empty_like(mixed))
+    return mixed
 
 
 def make_keys(*parts: int | Int64Array) -> UInt64Array:
@@ -67,16 +72,44 @@ def _feistel(
 ) -> UInt64Array:
     """One pass of the network over numbers below width * height."""
     right, left = value // width, value % width
-    for number, round_key in enumerate(_ROUND_KEYS):
-        round_keys = keys + round_key
-        if number % 2:
-            right = _add_below(right, mix(round_keys ^ left), height)
-        else:
-            left = _add_below(left, mix(round_keys ^ right), width)
+    round_keys = keys + _ROUND_KEYS[:, np.newaxis]
+    hashed, shifted = np.empty_like(left), np.empty_like(left)
+    for number in range(0, NUM_ROUNDS, 2):
+        _add_hash(left, right, round_keys[number], width, hashed, shifted)
+        _add_hash(right, left, round_keys[number + 1], height, hashed, shifted)
     return left + right * width
 
 
-def _add_below(half: UInt64Array, hashed: UInt64Array, limit: UInt64Array) -> UInt64Array:
-    """(half + hash) mod limit; the hash is scaled into 0..limit-1 without a division."""
-    total = half + (((hashed >> np.uint64(32)) * limit) >> np.uint64(32))
-    return np.where(total >= limit, total - limit, total)
+def _add_hash(
+    half: UInt64Array,
+    other: UInt64Array,
+    keys: UInt64Array,
+    limit: UInt64Array,
+    hashed: UInt64Array,
+    shifted: UInt64Array,
+) -> None:
+    """Adds a keyed hash of the other half to one half, modulo `limit`, in place.
+
+    The last two arguments are only room to work in: for a few hundred numbers, making arrays costs as
+    much as computing with them.
+    """
+    np.bitwise_xor(keys, other, out=hashed)
+    _mix_in_place(hashed, shifted)
+    # The upper half of the hash is scaled into 0..limit-1 without a division.
+    hashed >>= _HALF_BITS
+    hashed *= limit
+    hashed >>= _HALF_BITS
+    half += hashed
+    # Below the limit the difference wraps around and is the larger of the two.
+    np.subtract(half, limit, out=shifted)
+    np.minimum(half, shifted, out=half)
+
+
+def _mix_in_place(value: UInt64Array, shifted: UInt64Array) -> None:
+    """splitmix64's finalizer; `shifted` is room to work in."""
+    for shift, factor in _MIX_STEPS:
+        np.right_shift(value, shift, out=shifted)
+        value ^= shifted
+        value *= factor
+    np.right_shift(value, _LAST_SHIFT, out=shifted)
+    value ^= shifted

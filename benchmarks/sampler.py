@@ -1,0 +1,330 @@
+"""The curriculum sampler beside DeepSpeed's own, and at sizes that DeepSpeed's does not reach.
+
+    python benchmarks/sampler.py [--check] [--small] [--folder FOLDER]
+
+Two metrics select samples: a percentile of a rarity and a length. All times are CPU seconds of the
+measuring thread, so that other work on the machine does not count; figures are ratios of times taken in
+turns in one run. The last line printed is one JSON object. The whole run takes some minutes and 2 GB of
+disk; `--small` takes seconds and only shows that everything works: its figures mean nothing.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed
+from tqdm import tqdm
+
+from data_efficiency import CurriculumSampler, DifficultyIndex, load_config
+
+BATCH_SIZE = 512
+LONGEST = 2048
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a figure must be, and why."""
+
+    limit: float
+    at_least: bool
+    reason: str
+
+
+TARGETS = {
+    "mean_step_ratio": Target(50, True, "a step must never be felt beside a training step"),
+    "worst_step_ratio": Target(300, True, "DeepSpeed's ranks all wait while one builds a cluster"),
+    "prepare_per_argsort": Target(4, False, "two metrics cost little more than reading them twice"),
+    "step_at_10x_samples": Target(2, False, "a step's cost does not depend on the dataset"),
+    "worst_per_median_step": Target(
+        10, False, "no step waits for a cluster to be built or shuffled"
+    ),
+    "resume_steps": Target(100, False, "a restart goes on at once, at any step"),
+    "cached_start_seconds": Target(3, False, "a restart does not prepare anything again"),
+    "cached_start_anonymous_mb": Target(300, False, "every rank of a machine pays this memory"),
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    compared_samples: int = 10**6
+    compared_steps: int = 300
+    large_samples: int = 10**7
+    huge_samples: int = 10**8
+    num_steps: int = 1000
+    num_repeats: int = 3
+
+
+SMALL = Sizes(2000, 12, 20000, 50000, 20, 1)
+
+
+class Numbered:
+    """A dataset of which only the number of samples matters."""
+
+    def __init__(self, num_samples: int) -> None:
+        self.identity = {"name": "numbered", "num_samples": num_samples}
+
+    def __len__(self) -> int:
+        return self.identity["num_samples"]
+
+
+def make_values(num_samples: int) -> dict[str, np.ndarray]:
+    """Difficulties with ties, as rarities and lengths of text have them."""
+    generator = np.random.default_rng(0)
+    rarity = generator.gamma(9.0, 200.0, num_samples).astype(np.uint16)
+    length = np.minimum(generator.geometric(1 / 600, num_samples), LONGEST).astype(np.uint16)
+    return {"rarity": rarity, "length": length}
+
+
+def metrics(num_steps: int, *, rarity_step: int = 1, length_step: int = 8) -> dict[str, Any]:
+    """The two metrics as JSON, their schedules reaching the end after `num_steps`."""
+
+    def metric(kind: str, low: int, high: int, step: int) -> dict[str, Any]:
+        return {
+            "difficulty_type": kind,
+            "clustering_type": "schedule_based",
+            "min_difficulty": low,
+            "max_difficulty": high,
+            "schedule_type": "fixed_linear",
+            "schedule_config": {"total_curriculum_step": num_steps, "difficulty_step": step},
+        }
+
+    return {
+        "rarity": metric("percentile", 10, 100, rarity_step),
+        "length": metric("value", 128, LONGEST, length_step),
+    }
+
+
+def write_indexes(folder: Path, num_samples: int) -> None:
+    """Our difficulty indexes of the two metrics."""
+    for name, values in make_values(num_samples).items():
+        DifficultyIndex.write(
+            folder / name,
+            values,
+            metric=name,
+            dataset_identity=Numbered(num_samples).identity,
+        )
+
+
+def make_sampler(folder: Path, num_samples: int, described: Mapping[str, Any]) -> CurriculumSampler:
+    """Our sampler over the indexes in a folder."""
+    learning = {
+        "enabled": True,
+        "curriculum_metrics": {
+            name: metric | {"index_path": str(folder / name)} for name, metric in described.items()
+        },
+    }
+    section = {"data_sampling": {"curriculum_learning": learning}}
+    config = load_config({"data_efficiency": section}).data_efficiency
+    return CurriculumSampler(Numbered(num_samples), config, micro_batch_size=BATCH_SIZE)
+
+
+def cpu_seconds(function: Callable[[], Any]) -> float:
+    """CPU seconds that a call takes in this thread."""
+    start = time.thread_time()
+    function()
+    return time.thread_time() - start
+
+
+def anonymous_mb() -> float:
+    """Memory of this process that no file stands behind."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) / 1024
+
+
+def write_deepspeed_index(folder: Path, name: str, values: np.ndarray) -> dict[str, str]:
+    """DeepSpeed's index files of a metric; the JSON keys that name them."""
+    from deepspeed.runtime.data_pipeline.data_sampling import (  # noqa: PLC0415, TID251
+        utils as deepspeed_index,
+    )
+
+    order = np.argsort(values, kind="stable")
+    in_order = values[order].astype(np.int64)
+    starts = np.flatnonzero(np.append(True, in_order[1:] != in_order[:-1]))
+    contents = {
+        "index_to_sample": np.split(order, starts[1:]),
+        "index_to_metric": np.split(in_order[starts], len(starts)),
+    }
+    paths = {}
+    for part, rows in contents.items():
+        path = paths[f"{part}_path"] = str(folder / f"{name}_{part}")
+        builder = deepspeed_index.create_mmap_dataset_builder(path, np.int64)
+        for row in rows:
+            builder.add_item_numpy(row)
+        deepspeed_index.close_mmap_dataset_builder(builder, path)
+    return paths
+
+
+def make_deepspeed_sampler(folder: Path, num_samples: int, described: Mapping[str, Any]) -> Any:
+    """DeepSpeed's sampler over the same values, in its own index files."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    # Imported late: DeepSpeed chooses its device when it is imported.
+    import deepspeed.comm  # noqa: PLC0415, TID251
+    from deepspeed.runtime.data_pipeline.data_sampling.data_sampler import (  # noqa: PLC0415, TID251
+        DeepSpeedDataSampler,
+    )
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    deepspeed.comm.init_distributed("gloo")
+    learning = {
+        "enabled": True,
+        "data_cluster_path": str(folder / "deepspeed_clusters"),
+        "curriculum_metrics": {
+            name: described[name] | write_deepspeed_index(folder, name, values)
+            for name, values in make_values(num_samples).items()
+        },
+    }
+    config = {"seed": 1, "data_sampling": {"num_epochs": 1000, "curriculum_learning": learning}}
+    group = deepspeed.comm.get_world_group()
+    return DeepSpeedDataSampler(config, num_samples, BATCH_SIZE, 0, 1, group, 1, 0)
+
+
+def compare(folder: Path, sizes: Sizes) -> dict[str, float]:
+    """Our steps beside DeepSpeed's, in turns, through a curriculum of two dozen clusters."""
+    num_samples, num_steps = sizes.compared_samples, sizes.compared_steps
+    described = metrics(num_steps * 4 // 5, rarity_step=10, length_step=128)
+    write_indexes(folder, num_samples)
+    ours = [make_sampler(folder, num_samples, described) for _ in range(sizes.num_repeats)]
+    times, own = np.zeros(num_steps), np.zeros((sizes.num_repeats, num_steps))
+    num_clusters = np.zeros(num_steps, int)
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = make_deepspeed_sampler(folder, num_samples, described)
+        for step in tqdm(range(num_steps), desc="beside DeepSpeed", disable=None):
+            times[step] = cpu_seconds(theirs.get_next_global_batch)
+            num_clusters[step] = len(theirs.data_clusters)
+            for number, sampler in enumerate(ours):
+                own[number, step] = cpu_seconds(sampler.next_global_batch)
+    torch.distributed.destroy_process_group()
+    mean, worst = np.median(own.mean(1)), np.median(own.max(1))
+    is_plain = np.diff(num_clusters, prepend=0) == 0
+    return {
+        "compared_clusters": num_clusters[-1],
+        "deepspeed_mean_step_ms": times.mean() * 1e3,
+        "deepspeed_worst_step_ms": times.max() * 1e3,
+        "mean_step_ms": mean * 1e3,
+        "worst_step_ms": worst * 1e3,
+        "mean_step_ratio": times.mean() / mean,
+        "worst_step_ratio": times.max() / worst,
+        "step_ratio_without_new_cluster": np.median(times[is_plain]) / np.median(own[:, is_plain]),
+    }
+
+
+def scale(folder: Path, sizes: Sizes) -> dict[str, float]:
+    """Preparing, stepping and resuming at ten times the samples."""
+    small_samples, num_samples = sizes.large_samples // 10, sizes.large_samples
+    described = metrics(sizes.num_steps)
+    for number in (small_samples, num_samples):
+        write_indexes(folder / str(number), number)
+    large = folder / str(num_samples)
+    values = make_values(num_samples)["rarity"]
+    ratios = []
+    for _ in tqdm(range(sizes.num_repeats), desc="preparing", disable=None):
+        argsort = cpu_seconds(lambda: np.argsort(values, kind="stable"))
+        shutil.rmtree(large / "clusters", ignore_errors=True)
+        ratios.append(cpu_seconds(lambda: make_sampler(large, num_samples, described)) / argsort)
+    samplers = [
+        make_sampler(folder / str(number), number, described)
+        for number in (small_samples, num_samples)
+    ]
+    times = np.zeros((2, sizes.num_steps))
+    for step in tqdm(range(sizes.num_steps), desc="stepping", disable=None):
+        for number, sampler in enumerate(samplers):
+            times[number, step] = cpu_seconds(sampler.next_global_batch)
+    medians = np.median(times, axis=1)
+    return {
+        "prepare_per_argsort": float(np.median(ratios)),
+        "large_step_ms": medians[1] * 1e3,
+        "step_at_10x_samples": medians[1] / medians[0],
+        "worst_per_median_step": times[1].max() / medians[1],
+        "resume_steps": resume_cost(large, num_samples, described, sizes) / medians[1],
+    }
+
+
+def resume_cost(
+    folder: Path, num_samples: int, described: Mapping[str, Any], sizes: Sizes
+) -> float:
+    """CPU seconds of the dearest resume: new sampler, saved state, first batch."""
+    dearest = 0.0
+    for step in (1, sizes.num_steps // 2, sizes.num_steps, sizes.num_steps * 3):
+        stopped = make_sampler(folder, num_samples, described)
+        for _ in range(step):
+            stopped.next_global_batch()
+        text = json.dumps(stopped.state_dict())
+
+        def resume(text: str = text) -> None:
+            sampler = make_sampler(folder, num_samples, described)
+            sampler.load_state_dict(json.loads(text))
+            sampler.next_global_batch()
+
+        dearest = max(dearest, cpu_seconds(resume))
+    return dearest
+
+
+def start_from_cache(folder: Path, sizes: Sizes) -> dict[str, float]:
+    """Wall seconds and memory of a start whose clusters are prepared, up to the first batch."""
+    num_samples, described = sizes.huge_samples, metrics(sizes.num_steps)
+    write_indexes(folder, num_samples)
+    prepared = cpu_seconds(lambda: make_sampler(folder, num_samples, described))
+    memory, start = anonymous_mb(), time.monotonic()
+    sampler = make_sampler(folder, num_samples, described)
+    sampler.next_global_batch()
+    return {
+        "huge_prepare_seconds": prepared,
+        "cached_start_seconds": time.monotonic() - start,
+        "cached_start_anonymous_mb": anonymous_mb() - memory,
+    }
+
+
+def missed(figures: Mapping[str, float]) -> list[str]:
+    """One text for each target that a figure misses."""
+    return [
+        f"{name} is {figures[name]:.3g}, must be at {'least' if target.at_least else 'most'} "
+        f"{target.limit}: {target.reason}"
+        for name, target in TARGETS.items()
+        if (figures[name] < target.limit) == target.at_least and figures[name] != target.limit
+    ]
+
+
+def main() -> int:
+    """Measures, prints one JSON line, and checks it where asked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a target is missed")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, in seconds")
+    parser.add_argument("--folder", type=Path, help="where to work; default: the temporary folder")
+    arguments = parser.parse_args()
+    sizes = SMALL if arguments.small else Sizes()
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
+        for part in (scale, start_from_cache, compare):
+            print(f"{part.__name__.replace('_', ' ')} ...", file=sys.stderr)
+            folder = Path(temporary) / part.__name__
+            folder.mkdir()
+            figures |= part(folder, sizes)
+            shutil.rmtree(folder)
+    failures = missed(figures) if arguments.check else []
+    for text in failures:
+        print(f"missed: {text}", file=sys.stderr)
+    print(json.dumps({name: round(float(figure), 4) for name, figure in figures.items()}))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
