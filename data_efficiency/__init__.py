@@ -17,6 +17,8 @@ from data_efficiency.accounting import (
     training_flops,
 )
 from data_efficiency.analysis.data_analyzer import DataAnalyzer
+from data_efficiency.analysis.reference_loss import ReferenceModel
+from data_efficiency.analysis.vocabulary import analyze_vocab_rarity
 from data_efficiency.config import fill_from_flags, load_config, read_json
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
@@ -42,8 +44,10 @@ __all__ = [
     "LayerInterface",
     "LayerTokenLR",
     "ModelShape",
+    "ReferenceModel",
     "StepShape",
     "actual_seq_length",
+    "analyze_vocab_rarity",
     "convert_to_random_ltd",
     "fill_from_flags",
     "initialize",

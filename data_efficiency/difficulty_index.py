@@ -6,7 +6,8 @@ A directory of three files, memory-mapped, written once and only read afterwards
 - `order.npy`: sample numbers sorted by (difficulty, sample number);
 - `manifest.json`: metric, dataset it was made from, sizes and checksums of the two arrays.
 
-The samples of a value range or of a percentile range are therefore a slice of `order`.
+The samples of a value range or of a percentile range are therefore a slice of `order`. Values can be
+quantised to a number of distinct ones; `order` then still is that of the exact values.
 """
 
 import hashlib
@@ -113,6 +114,28 @@ def _order_of(values: np.ndarray) -> np.ndarray:
     return order.astype(np.min_scalar_type(len(values) - 1))
 
 
+def _quantised(values: np.ndarray, order: np.ndarray, max_distinct_values: int) -> np.ndarray:
+    """The values, each raised to the largest of its group where there are too many distinct ones.
+
+    Groups hold about equally many samples, and equal values share a group. Raising keeps the promise
+    of a value curriculum: no sample at most so hard becomes an easier one.
+
+    Args:
+        values: difficulties, [N].
+        order: sample numbers sorted by difficulty, [N].
+        max_distinct_values: at most so many distinct values remain.
+    """
+    if max_distinct_values < 1:
+        raise ValueError(f"max_distinct_values is {max_distinct_values}: at least 1 is needed")
+    in_order = values[order]
+    if np.count_nonzero(in_order[1:] != in_order[:-1]) < max_distinct_values:
+        return values
+    num_groups = min(max_distinct_values, len(values))
+    last_places = len(values) * np.arange(1, num_groups + 1) // num_groups - 1
+    largest = np.unique(in_order[last_places])
+    return largest[np.searchsorted(largest, values)]
+
+
 @dataclass(frozen=True)
 class DifficultyIndex:
     """The difficulty of every sample of one dataset under one metric, from easy to hard.
@@ -141,6 +164,8 @@ class DifficultyIndex:
         *,
         metric: str,
         dataset_identity: Mapping[str, Any],
+        max_distinct_values: int | None = None,
+        source: Mapping[str, Any] | None = None,
         overwrite: bool = False,
     ) -> "DifficultyIndex":
         """The index of `values`, written to the directory `path` in one step, and opened.
@@ -150,14 +175,19 @@ class DifficultyIndex:
             values: difficulty of sample i at place i, shape [N], N >= 1, integer or float, finite.
             metric: name of the metric.
             dataset_identity: what `describe_dataset` says of the dataset.
+            max_distinct_values: store at most so many distinct difficulties, each the largest of a
+                group of about equally many samples; the order stays exact. Not given: all.
+            source: plain JSON data on where imported values come from. Not given: computed here.
             overwrite: replace an index that is there already.
 
         Raises:
-            ValueError: if `values` are not N finite numbers.
+            ValueError: if `values` are not N finite numbers, or `max_distinct_values` is below 1.
             FileExistsError: if `path` is taken and `overwrite` is not set, or is no index.
         """
         stored = _storable(values)
         order = _order_of(stored)
+        if max_distinct_values is not None:
+            stored = _quantised(stored, order, max_distinct_values)
         in_order = stored[order]
         with new_folder(path, overwrite=overwrite) as folder:
             manifest = {
@@ -167,6 +197,7 @@ class DifficultyIndex:
                 "num_samples": len(stored),
                 "min_value": in_order[0].item(),
                 "max_value": in_order[-1].item(),
+                "max_distinct_values": max_distinct_values,
                 "num_distinct_values": int(np.count_nonzero(in_order[1:] != in_order[:-1])) + 1,
                 "files": {
                     "values.npy": write_array(folder / "values.npy", stored),
@@ -174,6 +205,7 @@ class DifficultyIndex:
                 },
                 "dataset": dict(dataset_identity),
                 "dataset_fingerprint": fingerprint_of(dataset_identity),
+                **({} if source is None else {"source": dict(source)}),
             }
             write_manifest(folder, manifest)
         return cls.open(path)
@@ -232,6 +264,11 @@ class DifficultyIndex:
     def dataset_fingerprint(self) -> str:
         """SHA-256 (64 hex digits) of the dataset's identity."""
         return self.manifest["dataset_fingerprint"]
+
+    @property
+    def source(self) -> Mapping[str, Any] | None:
+        """Where imported difficulties come from; None for those that were computed here."""
+        return self.manifest.get("source")
 
     def num_at_most(self, value: Any) -> Any:
         """How many samples have a difficulty <= `value`: the end of a value range in `order`.
@@ -296,6 +333,8 @@ class DifficultyIndex:
     def verify(self) -> None:
         """Nothing, if the files are what was written and `order` is the right order.
 
+        Samples of one difficulty are sorted by number, unless the difficulties were quantised.
+
         Raises:
             ValueError: naming what is wrong.
         """
@@ -308,9 +347,10 @@ class DifficultyIndex:
         if not seen.all():
             raise ValueError(f"{self.path / 'order.npy'} does not hold every sample number once")
         values = self.values[self.order]
-        is_next = (values[1:] > values[:-1]) | (
-            (values[1:] == values[:-1]) & (self.order[1:] > self.order[:-1])
-        )
+        is_next = (values[1:] > values[:-1]) | (self.order[1:] > self.order[:-1])
+        if self.manifest.get("max_distinct_values") is not None:
+            is_next[:] = True
+        is_next &= values[1:] >= values[:-1]
         if not is_next.all():
             place = int(np.flatnonzero(~is_next)[0]) + 1
             raise ValueError(

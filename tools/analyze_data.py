@@ -1,112 +1,245 @@
-"""Makes, shows and checks the difficulty index of a token corpus."""
+"""Makes, shows, checks, imports and exports the difficulty index of a token corpus."""
 
-import argparse
 import json
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from data_efficiency.analysis.executors import sigterm_as_interrupt
-from data_efficiency.analysis.map_reduce import AnalysisError
+from data_efficiency.analysis.huggingface_model import (
+    identity_of_huggingface_model,
+    load_huggingface_model,
+)
+from data_efficiency.analysis.index_import import (
+    deepspeed_difficulties,
+    outside_difficulties,
+    write_imported,
+)
+from data_efficiency.analysis.launcher import worker_of_launcher
+from data_efficiency.analysis.map_reduce import AnalysisError, MapReduce, Result, executor_for
+from data_efficiency.analysis.named_metrics import (
+    METRICS,
+    MetricSettings,
+    analyze,
+    metric_named,
+    reader_for,
+)
 from data_efficiency.analysis.summary import (
     sample_at_percentile,
     summarize,
     summary_text,
     write_histogram,
 )
-from data_efficiency.analysis.vocabulary import analyze_vocab_frequency, analyze_vocab_rarity
+from data_efficiency.deepspeed_format import export_index
 from data_efficiency.difficulty_index import DifficultyIndex
 from megatron.data.gpt_dataset import GPTDataset
-from megatron.tokenizer import build_tokenizer
+from megatron.reference_model import (
+    checkpoint_in,
+    identity_of_checkpoint,
+    load_reference_model,
+)
+from megatron.tokenizer import Tokenizer, build_tokenizer
 
-METRICS = {"vocab_rarity": analyze_vocab_rarity, "total_vocab_freq": analyze_vocab_frequency}
 EXAMPLE_PERCENTILES = (1, 10, 50, 90, 99)
 EXAMPLE_CHARACTERS = 300
+KINDS = ("single_value_per_sample", "accumulate_value_over_samples")
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     """The command line as parsed by argparse."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    run = commands.add_parser("run", help="compute a metric of every sample")
-    _add_corpus_flags(run, required=True)
-    run.add_argument("--metric", choices=sorted(METRICS), default="vocab_rarity")
-    run.add_argument("--save", required=True, metavar="DIR", help="folder of the results")
-    run.add_argument("--num-processes", type=int, default=1, metavar="N")
-    run.add_argument(
-        "--vocab-size",
+    run = commands.add_parser("run", help="compute a metric of every sample, on this machine")
+    mapper = commands.add_parser("map", help="compute one worker's part of a metric")
+    reduce = commands.add_parser("reduce", help="put the parts of all workers together")
+    for command in (run, mapper, reduce):
+        _add_corpus_flags(command, is_required=True)
+        _add_metric_flags(command)
+    for command in (run, reduce):
+        command.add_argument(
+            "--max-distinct-values",
+            type=int,
+            metavar="N",
+            help="store at most so many difficulties, each for about equally many samples",
+        )
+    for command in (run, mapper):
+        command.add_argument("--num-processes", type=int, default=1, metavar="N")
+        command.add_argument(
+            "--overwrite", action="store_true", help="compute anew and replace what is there"
+        )
+    mapper.add_argument(
+        "--num-workers",
         type=int,
         metavar="N",
-        help="entries of the vocabulary (what the corpus says)",
+        help="machines or jobs that share the work (what torchrun, SLURM or MPI says)",
     )
-    run.add_argument(
-        "--overwrite", action="store_true", help="compute anew and replace what is there"
-    )
+    mapper.add_argument("--worker-id", type=int, metavar="I", help="which one this is, from 0")
 
-    show = commands.add_parser("show", help="print percentiles; with a tokenizer, example texts")
+    show = commands.add_parser("show", help="print percentiles; with the corpus, example texts")
     show.add_argument("index", metavar="INDEX", help="folder of a difficulty index")
     show.add_argument("--json", action="store_true", help="print JSON")
     show.add_argument("--histogram", metavar="FILE.png", help="write a picture")
-    show.add_argument("--tokenizer-file", metavar="FILE", help="a tokenizer.json")
+    show.add_argument(
+        "--tokenizer-file",
+        metavar="FILE",
+        help="a tokenizer.json (the corpus's own, beside it or in the folder above)",
+    )
     show.add_argument("--vocab-file", metavar="FILE", help="GPT-2's vocab.json")
     show.add_argument("--merge-file", metavar="FILE", help="GPT-2's merges.txt")
-    _add_corpus_flags(show, required=False)
+    _add_corpus_flags(show, is_required=False)
 
     verify = commands.add_parser("verify", help="check checksums, order and permutation")
     verify.add_argument("index", metavar="INDEX", help="folder of a difficulty index")
+    _add_import_flags(commands.add_parser("import", help="make an index of others' difficulties"))
+
+    export = commands.add_parser("export", help="write an index in DeepSpeed's format")
+    export.add_argument("index", metavar="INDEX", help="folder of a difficulty index")
+    export.add_argument("--format", choices=["deepspeed"], default="deepspeed")
+    export.add_argument("--output", required=True, metavar="DIR", help="folder to make")
+    export.add_argument(
+        "--legacy-codes", action="store_true", help="for DeepSpeed before 0.13.3: its type codes"
+    )
     return parser.parse_args(argv)
 
 
-def _add_corpus_flags(parser: argparse.ArgumentParser, *, required: bool) -> None:
+def _add_corpus_flags(parser: ArgumentParser, *, is_required: bool) -> None:
     """Adds the flags that name a dataset."""
-    parser.add_argument(
-        "--data-path", required=required, metavar="PREFIX", help="corpus, without .bin and .idx"
+    corpus = parser.add_argument_group("corpus")
+    corpus.add_argument(
+        "--data-path", required=is_required, metavar="PREFIX", help="without .bin and .idx"
     )
-    parser.add_argument("--split", default="969,30,1", metavar="A,B,C", help="train, valid, test")
-    parser.add_argument("--seq-length", type=int, required=required, metavar="N")
+    corpus.add_argument("--split", default="969,30,1", metavar="A,B,C", help="train, valid, test")
+    corpus.add_argument("--seq-length", type=int, required=is_required, metavar="N")
 
 
-def run(arguments: argparse.Namespace) -> None:
+def _add_metric_flags(parser: ArgumentParser) -> None:
+    """Adds the flags that name a metric and what it needs."""
+    parser.add_argument("--save", required=True, metavar="DIR", help="folder of the results")
+    metric = parser.add_argument_group("metric")
+    metric.add_argument(
+        "--metric",
+        default="vocab_rarity",
+        metavar="NAME",
+        help=f"{', '.join(METRICS)}, or your own package.module:function (vocab_rarity)",
+    )
+    metric.add_argument(
+        "--vocab-size",
+        type=int,
+        metavar="N",
+        help="rarity: entries of the vocabulary (what the corpus says)",
+    )
+    metric.add_argument(
+        "--model",
+        metavar="DIR",
+        help="reference_loss: a run or checkpoint of ours, or a Hugging Face model's folder",
+    )
+    metric.add_argument("--device", default="cpu", help="reference_loss: where the model runs")
+    metric.add_argument("--model-dtype", choices=["float32", "bfloat16"], default="float32")
+    metric.add_argument(
+        "--kind", choices=KINDS, default=KINDS[0], help="own function: what it gives"
+    )
+    metric.add_argument("--dtype", default="float64", help="own function: type of its numbers")
+    metric.add_argument(
+        "--reads",
+        choices=["token_spans", "items"],
+        default="token_spans",
+        help="own function: a TokenBatch, or a batch of the dataset's items",
+    )
+    metric.add_argument(
+        "--batch-size", type=int, default=256, metavar="N", help="own function: items a batch"
+    )
+
+
+def _add_import_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of `import`."""
+    parser.add_argument("--format", choices=["deepspeed", "scores"], required=True)
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="deepspeed: the metric's folder; scores: .npy, .parquet, .jsonl, .jsonl.gz, folders",
+    )
+    parser.add_argument("--metric", required=True, metavar="NAME", help="name of the metric")
+    parser.add_argument("--save", required=True, metavar="DIR", help="the index becomes DIR/NAME")
+    parser.add_argument("--overwrite", action="store_true", help="replace an index that is there")
+    parser.add_argument(
+        "--field", metavar="KEY.KEY", help="scores: column or JSON keys, such as metadata.score"
+    )
+    parser.add_argument(
+        "--scores-of",
+        choices=["samples", "documents"],
+        default="samples",
+        help="scores: one for each sample, or for each document of the corpus, of which a sample "
+        "gets the mean over its tokens",
+    )
+    order = parser.add_mutually_exclusive_group()
+    order.add_argument(
+        "--shuffle-index",
+        metavar="FILE.npy",
+        help="deepspeed: which sample each item of the analyzed dataset was",
+    )
+    order.add_argument(
+        "--trust-order",
+        action="store_true",
+        help="deepspeed: the analyzed dataset was not shuffled",
+    )
+    _add_corpus_flags(parser, is_required=False)
+    parser.add_argument(
+        "--dataset-class",
+        metavar="NAME",
+        help="instead of a corpus: class of the dataset that will be trained on",
+    )
+
+
+def run(arguments: Namespace) -> None:
     """Computes a metric and prints its summary."""
-    dataset = _dataset(arguments)
-    vocab_size = dataset.vocab_size if arguments.vocab_size is None else arguments.vocab_size
-    if vocab_size is None or vocab_size < 1:
-        raise ValueError(
-            f"the vocabulary of {arguments.data_path} has {vocab_size or 'an unknown number of'} "
-            "entries: give --vocab-size, at least 1"
-        )
-    result = METRICS[arguments.metric](
-        dataset,
+    result = analyze(
+        _dataset(arguments),
+        arguments.metric,
         arguments.save,
-        vocab_size,
+        _settings(arguments),
         num_processes=arguments.num_processes,
+        max_distinct_values=arguments.max_distinct_values,
         overwrite=arguments.overwrite,
     )
-    if isinstance(result, DifficultyIndex):
-        print(summary_text(result))
-    else:
-        print(f"{int(result.value.sum()):,} tokens counted")
-    print(result.path)
+    _print_result(result)
 
 
-def show(arguments: argparse.Namespace) -> None:
+def run_map(arguments: Namespace) -> None:
+    """Computes one worker's part of a metric."""
+    worker, num_workers = _worker(arguments, os.environ)
+    job = _job(arguments, overwrite=arguments.overwrite)
+    job.run_map(executor_for(arguments.num_processes), worker, num_workers)
+    print(f"worker {worker} of {num_workers}: {arguments.metric} is mapped")
+
+
+def run_reduce(arguments: Namespace) -> None:
+    """Puts the parts of all workers together and prints the summary."""
+    job = _job(arguments, max_distinct_values=arguments.max_distinct_values)
+    (result,) = job.run_reduce().values()
+    _print_result(result)
+
+
+def show(arguments: Namespace) -> None:
     """Prints the summary of an index, with pictures and examples where asked for."""
     index = DifficultyIndex.open(arguments.index)
     print(json.dumps(summarize(index)) if arguments.json else summary_text(index))
     if arguments.histogram:
         print(write_histogram(index, arguments.histogram))
-    if not (arguments.tokenizer_file or arguments.vocab_file):
-        return
     if arguments.data_path is None or arguments.seq_length is None:
-        raise ValueError("examples need --data-path, --split and --seq-length as in `run`")
+        if arguments.data_path or arguments.tokenizer_file or arguments.vocab_file:
+            raise ValueError("examples need --data-path, --split and --seq-length as in `run`")
+        return
     dataset = _dataset(arguments)
     index.check_dataset(dataset)
-    tokenizer = build_tokenizer(
-        tokenizer_file=arguments.tokenizer_file,
-        vocab_file=arguments.vocab_file,
-        merge_file=arguments.merge_file,
-    )
+    tokenizer = _tokenizer(arguments, dataset)
     for percentile in EXAMPLE_PERCENTILES:
         sample = sample_at_percentile(index, percentile)
         text = tokenizer.decode(dataset[sample]["tokens"].tolist())[:EXAMPLE_CHARACTERS]
@@ -114,20 +247,141 @@ def show(arguments: argparse.Namespace) -> None:
         print(json.dumps(text, ensure_ascii=False))
 
 
-def verify(arguments: argparse.Namespace) -> None:
+def verify(arguments: Namespace) -> None:
     """Checks an index."""
     DifficultyIndex.open(arguments.index).verify()
     print(f"{arguments.index}: checksums and order are right")
 
 
-def _dataset(arguments: argparse.Namespace) -> GPTDataset:
+def import_(arguments: Namespace) -> None:
+    """Makes an index of difficulties that another program computed, and prints its summary."""
+    has_corpus = arguments.data_path is not None and arguments.seq_length is not None
+    if has_corpus == (arguments.dataset_class is not None):
+        raise ValueError("name the dataset: --data-path and --seq-length, or --dataset-class")
+    dataset = _dataset(arguments) if has_corpus else arguments.dataset_class
+    if arguments.format == "deepspeed":
+        if len(arguments.input) != 1:
+            raise ValueError(f"--input names {len(arguments.input)} paths: one folder is needed")
+        imported = deepspeed_difficulties(
+            arguments.input[0],
+            arguments.metric,
+            shuffle_index=arguments.shuffle_index,
+            trust_order=arguments.trust_order,
+        )
+    else:
+        imported = outside_difficulties(
+            arguments.input, arguments.field, arguments.scores_of, dataset
+        )
+    index = write_imported(
+        Path(arguments.save) / arguments.metric,
+        imported,
+        metric=arguments.metric,
+        dataset=dataset,
+        overwrite=arguments.overwrite,
+    )
+    _print_result(index)
+
+
+def export(arguments: Namespace) -> None:
+    """Writes an index in DeepSpeed's format and prints the lines of its JSON."""
+    index = DifficultyIndex.open(arguments.index)
+    generation = "legacy" if arguments.legacy_codes else "current"
+    folder = export_index(index, arguments.output, generation=generation)
+    for kind in ("index_to_sample", "index_to_metric"):
+        print(f'"{kind}_path": "{folder / f"{index.metric}_{kind}"}"')
+
+
+def _dataset(arguments: Namespace) -> GPTDataset:
     """The training split that the flags name."""
     return GPTDataset(
         arguments.data_path, split=arguments.split, sequence_length=arguments.seq_length
     )
 
 
-COMMANDS = {"run": run, "show": show, "verify": verify}
+def _job(arguments: Namespace, **options: Any) -> MapReduce:
+    """The work on one metric, the same for `map` and `reduce`."""
+    dataset, settings = _dataset(arguments), _settings(arguments)
+    metric = metric_named(arguments.metric, dataset, arguments.save, settings)
+    reader = reader_for(metric, dataset, settings)
+    return MapReduce(reader, [metric], arguments.save, **options)
+
+
+def _settings(arguments: Namespace) -> MetricSettings:
+    """What the metric needs besides the dataset."""
+    load_model, identity = None, {}
+    if arguments.model is not None:
+        folder = Path(arguments.model)
+        checkpoint = checkpoint_in(folder)
+        if checkpoint is None:
+            load_model = partial(load_huggingface_model, folder=folder)
+            identity = identity_of_huggingface_model(folder)
+        else:
+            load_model = partial(load_reference_model, checkpoint=checkpoint)
+            identity = identity_of_checkpoint(checkpoint)
+    return MetricSettings(
+        vocab_size=arguments.vocab_size,
+        load_model=load_model,
+        model_identity=identity,
+        device=arguments.device,
+        model_dtype=arguments.model_dtype,
+        reads=arguments.reads,
+        kind=arguments.kind,
+        dtype=arguments.dtype,
+        batch_size=arguments.batch_size,
+    )
+
+
+def _worker(arguments: Namespace, environment: Mapping[str, str]) -> tuple[int, int]:
+    """Which worker of how many: as the flags say, or else whatever started this process."""
+    if arguments.num_workers is None and arguments.worker_id is None:
+        return worker_of_launcher(environment)
+    worker, num_workers = arguments.worker_id, arguments.num_workers
+    if worker is None or num_workers is None or not 0 <= worker < num_workers:
+        raise ValueError(
+            f"--worker-id is {worker}, --num-workers {num_workers}: give both, the first from 0 to "
+            "one less than the second"
+        )
+    return worker, num_workers
+
+
+def _print_result(result: Result) -> None:
+    """Prints what a metric gave, and where it is."""
+    if isinstance(result, DifficultyIndex):
+        print(summary_text(result))
+    else:
+        print(f"{result.metric}: {result.value.size:,} numbers, {result.value.sum():,} in all")
+    print(result.path)
+
+
+def _tokenizer(arguments: Namespace, dataset: GPTDataset) -> Tokenizer:
+    """The tokenizer that the flags name, or else the one the corpus was made with, if it is near."""
+    if arguments.tokenizer_file or arguments.vocab_file or arguments.merge_file:
+        return build_tokenizer(
+            tokenizer_file=arguments.tokenizer_file,
+            vocab_file=arguments.vocab_file,
+            merge_file=arguments.merge_file,
+        )
+    folder = Path(arguments.data_path).parent
+    for file in (folder / "tokenizer.json", folder.parent / "tokenizer.json"):
+        if file.is_file():
+            tokenizer = build_tokenizer(tokenizer_file=file)
+            if tokenizer.fingerprint == dataset.identity["tokenizer"]:
+                return tokenizer
+    raise ValueError(
+        f"the tokenizer of {arguments.data_path} is not beside it: give --tokenizer-file, or "
+        "--vocab-file and --merge-file"
+    )
+
+
+COMMANDS = {
+    "run": run,
+    "map": run_map,
+    "reduce": run_reduce,
+    "show": show,
+    "verify": verify,
+    "import": import_,
+    "export": export,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -42,6 +42,8 @@ class DataAnalyzer:
         custom_reduce: see there.
         sample_indices: number of the sample that item i is, a permutation of 0..N-1, for a dataset
             that is shuffled already. Not given: i.
+        max_distinct_values: store at most so many distinct difficulties of each metric, see
+            `DifficultyIndex.write`.
         overwrite: compute everything anew and replace results that are there.
 
     Raises:
@@ -72,6 +74,7 @@ class DataAnalyzer:
         custom_reduce: None = None,
         sample_indices: Sequence[int] | None = None,
         *,
+        max_distinct_values: int | None = None,
         overwrite: bool = False,
     ) -> None:
         if not 0 <= worker_id < num_workers:
@@ -107,7 +110,13 @@ class DataAnalyzer:
         self.num_workers = num_workers
         self.worker_id = worker_id
         self.num_threads = num_threads
-        self.job = MapReduce(reader, metrics, save_path, overwrite=overwrite)
+        self.job = MapReduce(
+            reader,
+            metrics,
+            save_path,
+            max_distinct_values=max_distinct_values,
+            overwrite=overwrite,
+        )
 
     def run_map(self) -> None:
         """Nothing; computes this worker's shards. Errors are those of `MapReduce.run_map`."""

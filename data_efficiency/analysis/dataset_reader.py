@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch.utils.data import default_collate
 
+from data_efficiency.analysis.mapped_memory import MappedMemory
 from data_efficiency.analysis.metrics import TokenBatch
 
 # The arrays of a batch stay in the processor's cache, and below the size at which the C library
@@ -18,6 +19,8 @@ TOKENS_PER_BATCH = 2**16
 TOKENS_PER_SHARD = 2**22
 ITEMS_PER_SHARD = 1024
 MAX_NUM_SHARDS = 1024
+PROBES = 16
+SAMPLES_PER_PROBE = 64
 
 
 class Batch(NamedTuple):
@@ -63,11 +66,21 @@ class TokenSpanReader:
             )
         self.dataset = dataset
         self.num_samples = _length_of(dataset)
-        lengths = dataset.token_spans(0, min(self.num_samples, 1024))[2]
-        mean_length = max(1.0, float(np.mean(lengths)))
+        self.memory = MappedMemory()
+        mean_length = max(1.0, self._mean_length())
         self.samples_per_batch = max(1, int(tokens_per_batch / mean_length))
         wanted = int(np.ceil(self.num_samples * mean_length / TOKENS_PER_SHARD))
         self.num_shards = min(wanted, self.num_samples, MAX_NUM_SHARDS)
+
+    def _mean_length(self) -> float:
+        """Tokens a sample, from samples all over the dataset."""
+        rest = max(0, self.num_samples - SAMPLES_PER_PROBE)
+        starts = np.unique(np.linspace(0, rest, PROBES).astype(np.int64)).tolist()
+        lengths = [
+            self.dataset.token_spans(start, min(start + SAMPLES_PER_PROBE, self.num_samples))[2]
+            for start in starts
+        ]
+        return float(np.mean(np.concatenate(lengths)))
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """The samples first..last-1 in order, about `tokens_per_batch` tokens at a time."""
@@ -80,6 +93,7 @@ class TokenSpanReader:
                     f"{len(content.starts)} starts and {len(content.lengths)} lengths"
                 )
             yield Batch(np.arange(start, stop), content, len(content.tokens))
+            self.memory.has_read(content.tokens)
 
 
 class ItemReader:
@@ -113,5 +127,25 @@ class ItemReader:
         """The samples first..last-1 in order, `batch_size` at a time."""
         for start in range(first, last, self.batch_size):
             sample_numbers = range(start, min(start + self.batch_size, last))
-            content = self.collate_fn([self.dataset[number] for number in sample_numbers])
+            content = self.collate_fn(self._items(sample_numbers))
             yield Batch(np.array(sample_numbers), content, 0)
+
+    def _items(self, sample_numbers: range) -> list[Any]:
+        """Some items, through PyTorch's batched `__getitems__` where the dataset has it."""
+        if callable(getattr(self.dataset, "__getitems__", None)):
+            return self.dataset.__getitems__(list(sample_numbers))
+        return [self._item(number) for number in sample_numbers]
+
+    def _item(self, number: int) -> Any:
+        """One item.
+
+        Raises:
+            RuntimeError: naming the sample, if the dataset cannot give it.
+        """
+        try:
+            return self.dataset[number]
+        except Exception as error:
+            raise RuntimeError(
+                f"{type(self.dataset).__name__} fails at sample {number}: "
+                f"{type(error).__name__}: {error}"
+            ) from error

@@ -4,7 +4,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -32,19 +32,44 @@ def folder_lock(file: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def refuse_other_locks(folder: Path, allowed: str) -> None:
+    """Nothing, if no other process holds a lock in a folder but those whose name `allowed` matches.
+
+    Raises:
+        BlockingIOError: if one does.
+    """
+    for file in folder.glob(".*.lock"):
+        if file.match(allowed):
+            continue
+        with suppress(FileNotFoundError), open(file, "r+b") as opened:
+            _lock(opened.fileno(), file)
+
+
+def _lock(descriptor: int, file: Path) -> None:
+    """Nothing; locks an open file.
+
+    Raises:
+        BlockingIOError: if another process holds the lock.
+    """
+    try:
+        # Unlike flock, this lock is not inherited by worker processes that outlive a killed run.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.read(descriptor, 200).decode().strip() or "another process"
+        raise BlockingIOError(
+            f"{holder} is at work on {file.parent} ({file.name}); wait for it or stop it"
+        ) from error
+
+
 def _acquire(file: Path) -> int:
     """An open descriptor of the lock file, locked."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            # Unlike flock, this lock is not inherited by worker processes that outlive a killed run.
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.read(descriptor, 200).decode().strip() or "another process"
+            _lock(descriptor, file)
+        except BlockingIOError:
             os.close(descriptor)
-            raise BlockingIOError(
-                f"{holder} is at work on {file.parent} ({file.name}); wait for it or stop it"
-            ) from error
+            raise
         try:
             if os.path.samestat(os.fstat(descriptor), os.stat(file)):
                 return descriptor

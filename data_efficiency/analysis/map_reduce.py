@@ -6,7 +6,7 @@ what an interrupted run has finished is used by the next one.
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,21 @@ from typing import Any
 import numpy as np
 
 from data_efficiency.analysis.accumulated_value import AccumulatedValue
-from data_efficiency.analysis.collectors import SumCollector, new_collector, numpy_dtype
+from data_efficiency.analysis.collectors import SumCollector, numpy_dtype
 from data_efficiency.analysis.dataset_reader import DatasetReader
 from data_efficiency.analysis.executors import (
-    Counts,
     Executor,
     InProcessExecutor,
     LocalProcessExecutor,
     TaskError,
     sigterm_as_interrupt,
 )
-from data_efficiency.analysis.folder_lock import folder_lock
+from data_efficiency.analysis.folder_lock import folder_lock, refuse_other_locks
 from data_efficiency.analysis.metrics import Metric
 from data_efficiency.analysis.progress import Progress
+from data_efficiency.analysis.shard_task import ShardTask
 from data_efficiency.analysis.shards import ShardFolder
+from data_efficiency.analysis.user_functions import source_fingerprint
 from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
 from data_efficiency.result_folder import remove_leftovers
 
@@ -54,6 +55,7 @@ class MapReduce:
         metrics: at least one, with different names.
         save_path: folder of the results; made if needed.
         num_shards: parts to compute apart. Not given: what the reader says.
+        max_distinct_values: see `DifficultyIndex.write`; matters in the reduce only.
         overwrite: compute everything anew and replace results that are there.
 
     Raises:
@@ -67,12 +69,14 @@ class MapReduce:
         save_path: str | PathLike[str],
         *,
         num_shards: int | None = None,
+        max_distinct_values: int | None = None,
         overwrite: bool = False,
     ) -> None:
         _check_metrics(metrics, reader.delivers)
         self.reader = reader
         self.metrics = {metric.name: metric for metric in metrics}
         self.save_path = Path(save_path)
+        self.max_distinct_values = max_distinct_values
         self.overwrite = overwrite
         self.identity = describe_dataset(reader.dataset)
         num_shards = num_shards or reader.num_shards
@@ -87,11 +91,13 @@ class MapReduce:
                     "kind": metric.kind,
                     "dtype": numpy_dtype(metric.dtype).name,
                     "parameters": dict(metric.parameters),
+                    "function": source_fingerprint(metric.function),
                 },
             )
             for metric in metrics
         }
         self.bounds = bounds
+        self.task = ShardTask(reader, self.metrics, self.folders)
 
     def run_map(self, executor: Executor, worker_id: int = 0, num_workers: int = 1) -> None:
         """Nothing; computes the shards of one of several workers that are not there yet.
@@ -103,7 +109,8 @@ class MapReduce:
 
         Raises:
             FileExistsError: if a result is there and may not be replaced.
-            BlockingIOError: if another process does this worker's part.
+            BlockingIOError: if another process does this worker's part, or another division of the
+                work into workers is at it.
             AnalysisError: if a shard fails, with shard, metric and cause.
             KeyboardInterrupt: after Ctrl-C or SIGTERM, with a word on how to continue.
         """
@@ -111,7 +118,9 @@ class MapReduce:
         shards = range(
             num_shards * worker_id // num_workers, num_shards * (worker_id + 1) // num_workers
         )
-        with folder_lock(self.save_path / f".map_{worker_id}_of_{num_workers}.lock"):
+        lock = f".map_{worker_id}_of_{num_workers}.lock"
+        with folder_lock(self.save_path / lock):
+            refuse_other_locks(self.save_path, f".map_*_of_{num_workers}.lock")
             self._check_places()
             for folder in self.folders.values():
                 folder.path.mkdir(exist_ok=True)
@@ -129,10 +138,12 @@ class MapReduce:
                 Not given: i.
 
         Raises:
-            BlockingIOError: if another process is at it.
-            AnalysisError: naming shards that are missing or not right.
+            BlockingIOError: if another process is at it, or a map has not ended.
+            AnalysisError: naming shards that are missing or not right, or a metric whose result
+                cannot be written; its shards are kept.
         """
         with folder_lock(self.save_path / ".reduce.lock"):
+            refuse_other_locks(self.save_path, ".reduce.lock")
             self._check_places()
             for name, folder in self.folders.items():
                 _check_shards(name, folder)
@@ -170,7 +181,7 @@ class MapReduce:
         names = ", ".join(self.metrics)
         try:
             with sigterm_as_interrupt(), Progress(names, total) as progress:
-                for num_samples, num_tokens in executor.run(self._compute_shard, shards):
+                for num_samples, num_tokens in executor.run(self.task, shards):
                     progress.update(num_samples, num_tokens)
         except TaskError as error:
             shard = next(iter(self.folders.values())).describe(error.item)
@@ -192,26 +203,6 @@ class MapReduce:
             "run the same again to continue"
         )
 
-    def _compute_shard(self, shard: int) -> Iterator[Counts]:
-        """Samples and tokens of each batch, while all missing metrics of a shard are computed."""
-        first, last = self.bounds[shard : shard + 2]
-        collectors = {
-            name: new_collector(metric, first, last)
-            for name, metric in self.metrics.items()
-            if self.folders[name].fault(shard) is not None
-        }
-        for batch in self.reader.batches(first, last):
-            for name, collector in collectors.items():
-                try:
-                    collector.add(batch)
-                except Exception as error:
-                    samples = f"samples {batch.sample_numbers[0]}..{batch.sample_numbers[-1]}"
-                    cause = f"metric {name}, {samples}: {type(error).__name__}: {error}"
-                    raise TaskError(shard, cause) from error
-            yield len(batch.sample_numbers), batch.num_tokens
-        for name, collector in collectors.items():
-            self.folders[name].write(shard, collector.result())
-
     def _reduce(self, name: str, sample_order: np.ndarray | None) -> Result:
         """One metric's result from its shards, written and opened."""
         metric, folder = self.metrics[name], self.folders[name]
@@ -222,20 +213,25 @@ class MapReduce:
             "dataset_identity": self.identity,
             "overwrite": target.exists(),
         }
-        if metric.kind == "accumulate_value_over_samples":
-            total = SumCollector(metric)
-            try:
+        try:
+            if metric.kind == "accumulate_value_over_samples":
+                total = SumCollector(metric)
                 for array in shards:
                     total.add_array(array)
-                value = total.result()
-            except ValueError as error:
-                raise AnalysisError(f"metric {name}: {error}") from error
-            return AccumulatedValue.write(target, value, **place)
-        values = np.concatenate(list(shards))
-        if sample_order is not None:
-            in_reading_order, values = values, np.empty_like(values)
-            values[sample_order] = in_reading_order
-        return DifficultyIndex.write(target, values, **place)
+                return AccumulatedValue.write(target, total.result(), **place)
+            values = np.concatenate(list(shards))
+            if sample_order is not None:
+                in_reading_order, values = values, np.empty_like(values)
+                values[sample_order] = in_reading_order
+            return DifficultyIndex.write(
+                target, values, max_distinct_values=self.max_distinct_values, **place
+            )
+        except FileExistsError:
+            raise
+        except (OSError, ValueError) as error:
+            raise AnalysisError(
+                f"metric {name}: {error}; all shards are kept in {folder.path}, run the reduce again"
+            ) from error
 
 
 def _check_metrics(metrics: Sequence[Metric], delivered: str) -> None:

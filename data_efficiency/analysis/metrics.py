@@ -1,5 +1,6 @@
 """Difficulty metrics on batches of samples, and the contract a metric of your own fits into."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -112,6 +113,19 @@ def total_vocab_freq(vocab_size: int) -> Metric:
     )
 
 
+def sample_lengths(batch: TokenBatch) -> np.ndarray:
+    """Tokens of each sample, int64 [B]."""
+    return batch.lengths
+
+
+def seqlen() -> Metric:
+    """The metric that counts the tokens of a sample, without padding, int64.
+
+    Source: DeepSpeed Data Efficiency (Li et al. 2022, arXiv:2212.03597), metric `seqlen`.
+    """
+    return Metric(name="seqlen", kind="single_value_per_sample", function=sample_lengths)
+
+
 def negative_log_probabilities(frequency: np.ndarray) -> np.ndarray:
     """-ln p of each token, float64 [V + 1], with unseen tokens counted as seen once.
 
@@ -167,4 +181,46 @@ def vocab_rarity(frequency: np.ndarray, parameters: Mapping[str, Any] | None = N
         kind="single_value_per_sample",
         function=partial(rarities, table=negative_log_probabilities(frequency)),
         parameters=dict(parameters or {}),
+    )
+
+
+def lengths_then_rarities(batch: TokenBatch, table: np.ndarray, length_factor: int) -> np.ndarray:
+    """Tokens of each sample times `length_factor`, plus its rarity, int64 [B]."""
+    return batch.lengths * length_factor + rarities(batch, table)
+
+
+def seqlen_vocab_rarity(
+    frequency: np.ndarray, max_length: int, parameters: Mapping[str, Any] | None = None
+) -> Metric:
+    """The metric `length * C + rarity`, int64: short samples first, and by rarity among equals.
+
+    C is the power of ten above ten times the largest rarity that a sample can have.
+
+    Args:
+        frequency: result of `total_vocab_freq`, [V + 1].
+        max_length: tokens of the longest sample there can be.
+        parameters: plain JSON data that identifies `frequency`.
+
+    Raises:
+        ValueError: if `max_length` is below 1, or the values do not fit 64 bits.
+
+    Source: DeepSpeed Data Efficiency (Li et al. 2022, arXiv:2212.03597), metric
+        `seqlen_vocab_rarity`.
+    """
+    if max_length < 1:
+        raise ValueError(f"max_length is {max_length}: at least 1 is needed")
+    table = negative_log_probabilities(frequency)
+    largest_rarity = max_length * float(table.max())
+    # With a vocabulary of one token every rarity is 0, which has no logarithm.
+    length_factor = 10 ** (math.ceil(math.log10(max(largest_rarity, 1.0))) + 1)
+    if max_length * length_factor > 2**62:
+        raise ValueError(
+            f"seqlen_vocab_rarity of samples of up to {max_length} tokens does not fit 64 bits; "
+            "use vocab_rarity"
+        )
+    return Metric(
+        name="seqlen_vocab_rarity",
+        kind="single_value_per_sample",
+        function=partial(lengths_then_rarities, table=table, length_factor=length_factor),
+        parameters={**(parameters or {}), "max_length": max_length},
     )

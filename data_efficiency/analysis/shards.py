@@ -39,9 +39,14 @@ class ShardFolder:
         """Shards when all are there."""
         return len(self.bounds) - 1
 
+    def samples_of(self, shard: int) -> tuple[int, int]:
+        """The first sample of a shard and the one after its last."""
+        return self.bounds[shard], self.bounds[shard + 1]
+
     def describe(self, shard: int) -> str:
         """A shard's number and samples, in words."""
-        return f"shard {shard} (samples {self.bounds[shard]}..{self.bounds[shard + 1] - 1})"
+        first, last = self.samples_of(shard)
+        return f"shard {shard} (samples {first}..{last - 1})"
 
     def write(self, shard: int, array: np.ndarray) -> None:
         """Nothing; stores the array of a shard, then its marker."""
@@ -76,6 +81,7 @@ class ShardFolder:
             "samples": "other samples",
             "dataset_fingerprint": "another dataset",
             "parameters": "other parameters",
+            "function": "another function (its source changed)",
         }
         for field, value in self._expected_marker(shard).items():
             if marker.get(field) != value:
@@ -108,7 +114,7 @@ class ShardFolder:
         shutil.rmtree(doomed)
 
     def _expected_marker(self, shard: int) -> dict[str, Any]:
-        samples = [self.bounds[shard], self.bounds[shard + 1]]
+        samples = list(self.samples_of(shard))
         return {"version": VERSION, **self.origin, "shard": shard, "samples": samples}
 
     def _array_file(self, shard: int) -> Path:

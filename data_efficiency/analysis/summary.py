@@ -23,6 +23,7 @@ def summarize(index: DifficultyIndex) -> dict[str, Any]:
     """
     return {
         "metric": index.metric,
+        "source": None if index.source is None else dict(index.source),
         "num_samples": index.num_samples,
         "num_distinct_values": index.num_distinct_values,
         "min_value": index.min_value,
@@ -43,6 +44,9 @@ def summary_text(index: DifficultyIndex) -> str:
         f"distinct values  {summary['num_distinct_values']:,}",
         f"smallest         {_number(summary['min_value'])}",
     ]
+    if index.source is not None:
+        parts = [f"{key} {value}" for key, value in index.source.items() if value is not None]
+        lines.insert(1, f"imported         {', '.join(parts)}")
     for percentile, value in summary["percentiles"].items():
         lines.append(f"percentile {percentile:<5} {_number(value)}")
     lines.append(f"largest          {_number(summary['max_value'])}")

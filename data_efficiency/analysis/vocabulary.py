@@ -1,26 +1,11 @@
 """Frequency and rarity of the words of a corpus, from start to finish."""
 
-import logging
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from data_efficiency.analysis.accumulated_value import AccumulatedValue
-from data_efficiency.analysis.dataset_reader import TokenSpanReader
-from data_efficiency.analysis.map_reduce import MapReduce, executor_for
-from data_efficiency.analysis.metrics import Metric, total_vocab_freq, vocab_rarity
+from data_efficiency.analysis.named_metrics import FREQUENCY, MetricSettings, analyze
 from data_efficiency.difficulty_index import DifficultyIndex
-
-logger = logging.getLogger(__name__)
-
-
-def _compute(
-    dataset: Any, metric: Metric, save_path: Path, num_processes: int, overwrite: bool
-) -> None:
-    """Nothing; computes one metric on tokens into its folder."""
-    job = MapReduce(TokenSpanReader(dataset), [metric], save_path, overwrite=overwrite)
-    job.run_map(executor_for(num_processes))
-    job.run_reduce()
 
 
 def analyze_vocab_frequency(
@@ -46,18 +31,11 @@ def analyze_vocab_frequency(
         ValueError: if the result that is there belongs to another dataset or vocabulary.
         AnalysisError: if a part of the work fails.
     """
-    metric = total_vocab_freq(vocab_size)
-    folder = Path(save_path) / metric.name
-    if overwrite or not folder.exists():
-        _compute(dataset, metric, Path(save_path), num_processes, overwrite)
-    frequency = AccumulatedValue.open(folder)
-    frequency.check_dataset(dataset)
-    if frequency.value.shape != (vocab_size + 1,):
-        raise ValueError(
-            f"{folder} counts a vocabulary of {len(frequency.value) - 1} entries, not {vocab_size}; "
-            "overwrite it or save elsewhere"
-        )
-    return frequency
+    settings = MetricSettings(vocab_size=vocab_size)
+    work: dict[str, Any] = {"num_processes": num_processes, "overwrite": overwrite}
+    result = analyze(dataset, FREQUENCY, save_path, settings, **work)
+    assert isinstance(result, AccumulatedValue)
+    return result
 
 
 def analyze_vocab_rarity(
@@ -73,15 +51,8 @@ def analyze_vocab_rarity(
     Counts the tokens first (`analyze_vocab_frequency`). What is there already is used, a stopped
     computation is continued. Arguments and errors are those of `analyze_vocab_frequency`.
     """
-    frequency = analyze_vocab_frequency(
-        dataset, save_path, vocab_size, num_processes=num_processes, overwrite=overwrite
-    )
-    metric = vocab_rarity(frequency.value, {"frequency_sha256": frequency.checksum})
-    folder = Path(save_path) / metric.name
-    if overwrite or not folder.exists():
-        _compute(dataset, metric, Path(save_path), num_processes, overwrite)
-    else:
-        logger.info("%s is there already", folder)
-    index = DifficultyIndex.open(folder)
-    index.check_dataset(dataset)
-    return index
+    settings = MetricSettings(vocab_size=vocab_size)
+    work: dict[str, Any] = {"num_processes": num_processes, "overwrite": overwrite}
+    result = analyze(dataset, "vocab_rarity", save_path, settings, **work)
+    assert isinstance(result, DifficultyIndex)
+    return result

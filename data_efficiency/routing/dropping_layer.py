@@ -48,10 +48,13 @@ class LayerForward:
         if draw is None or draw.positions is None or self.number is None:
             result = self.original(*args, **kwargs)
         else:
-            result = self._drop(draw, draw.positions[self.number], args, kwargs)
-        if draw is not None and not torch.compiler.is_compiling():
-            self.router.remember(draw, args[0], _first(result))
+            result = self._drop(draw.positions[self.number], args, kwargs)
+        self._remember(draw, args[0], result)
         return result
+
+    def _remember(self, draw: Draw | None, hidden_states: torch.Tensor, result: Any) -> None:
+        if draw is not None and not torch.compiler.is_compiling():
+            self.router.remember(draw, hidden_states, _first(result))
 
     def _without_hidden_states(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.number is None:
@@ -68,7 +71,9 @@ class LayerForward:
             recall = torch.compiler.disable(router.memory.recall)
             recalled: Draw | None = recall(hidden_states, needed=self.number is not None)
             return recalled
-        if not router.is_dropping:
+        if not router.is_dropping or torch.compiler.is_compiling():
+            # The compiler takes the draw's integers for constants: compared with them, the lengths
+            # of the tensors would be constants too, and each would be compiled for.
             return router.draw
         shape, interface = hidden_states.shape, self.interface
         if len(shape) < 2:
@@ -83,11 +88,10 @@ class LayerForward:
             torch.compiler.disable(router.correct_shape)(*seen, hidden_states.device)
         return router.draw
 
-    def _drop(
-        self, draw: Draw, positions: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _drop(self, positions: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         hidden_states, interface = args[0], self.interface
-        axis, length = interface.sequence_axis, draw.sequence_length
+        axis = interface.sequence_axis
+        length = hidden_states.shape[axis]
         kept = gather_tokens(hidden_states, positions, axis, interface.batch_axis)
         names = (*self.names, *(f"number {i}" for i in range(len(self.names), len(args))))
         given = [*zip(names[1:], args[1:], strict=False), *kwargs.items()]
@@ -133,6 +137,22 @@ class LayerForward:
                     f"{tuple(tensor.shape)}, which goes with the {kept_length} kept tokens only: do "
                     "not ask for attention weights or caches in training with random-LTD"
                 )
+
+
+class PassingForward(LayerForward):
+    """A layer's `forward` that drops nothing and only passes on which forward it belongs to.
+
+    Code of its own, so that compiled code of the dropping layers need not tell the two apart.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the layer returns."""
+        if not (self.layer.training and args and isinstance(args[0], torch.Tensor)):
+            return self.original(*args, **kwargs)
+        draw = self._draw(args[0])
+        result = self.original(*args, **kwargs)
+        self._remember(draw, args[0], result)
+        return result
 
 
 def _first(result: Any) -> Any:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from data_efficiency.config import Config, DataEfficiencyConfig, RandomLTDConfig, load_config
-from data_efficiency.routing.dropping_layer import LayerForward
+from data_efficiency.routing.dropping_layer import LayerForward, PassingForward
 from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
 from data_efficiency.routing.layer_presets import interface_of
 from data_efficiency.routing.layer_token_lr import attach_layer_token_lr
@@ -67,7 +67,8 @@ def convert_to_random_ltd(
     attach_layer_token_lr(model_or_engine, router)
     numbers = {layer: number for number, layer in enumerate(sorted(settings.random_ltd_layer_id))}
     for layer_id, layer in enumerate(layers):
-        layer.forward = LayerForward(layer, interface, router, numbers.get(layer_id))
+        kind = LayerForward if layer_id in numbers else PassingForward
+        layer.forward = kind(layer, interface, router, numbers.get(layer_id))
     root.register_forward_pre_hook(_BeginForward(router), prepend=True, with_kwargs=True)
     root.register_forward_hook(_EndForward(router), always_call=True)
     owners: list[Any] = [root, model_or_engine]

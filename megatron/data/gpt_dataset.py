@@ -75,7 +75,11 @@ class GPTDataset:
         self.vocab_size: int | None = None
         """Entries of the vocabulary the corpus was made with, where it is known."""
         first, last = split_boundaries(split, corpus.num_documents)[split_name]
-        begin, end = _token_offset(corpus, first), _token_offset(corpus, last)
+        begin, end = _token_offsets(corpus, np.array([first, last])).tolist()
+        self._corpus = corpus
+        self.documents = range(first, last)
+        """Which documents of the corpus the split holds."""
+        self.num_corpus_documents = corpus.num_documents
         self._tokens = corpus.tokens[begin:end]
         self._num_samples = max(0, (end - begin - 1) // sequence_length)
         if self._num_samples == 0:
@@ -135,10 +139,17 @@ class GPTDataset:
         starts = np.arange(last - first, dtype=np.int64) * length
         return tokens, starts, np.full(last - first, length + 1, np.int64)
 
+    def document_offsets(self) -> NDArray[np.int64]:
+        """Place of each document's first token in the split, and of its end, [documents + 1]."""
+        documents = np.arange(self.documents.start, self.documents.stop + 1)
+        offsets = _token_offsets(self._corpus, documents)
+        return offsets - offsets[0]
 
-def _token_offset(corpus: IndexedDataset, document: int) -> int:
-    """Place of a document's first token; the number of all tokens for the one after the last."""
-    sequence = int(corpus.document_index[document])
-    if sequence == len(corpus):
-        return corpus.num_tokens
-    return int(corpus.byte_offsets[sequence]) // corpus.dtype.itemsize
+
+def _token_offsets(corpus: IndexedDataset, documents: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of the first tokens of some documents; all tokens for the one after the last."""
+    sequences = corpus.document_index[documents]
+    is_end = sequences == len(corpus)
+    offsets = np.full(len(sequences), corpus.num_tokens, np.int64)
+    offsets[~is_end] = corpus.byte_offsets[sequences[~is_end]] // corpus.dtype.itemsize
+    return offsets

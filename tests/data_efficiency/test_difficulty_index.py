@@ -74,6 +74,41 @@ def test_index_equals_brute_force(tmp_path_factory, values, bounds, max_percenti
     shutil.rmtree(folder)
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    values=st.one_of(integers.map(lambda x: np.array(x, np.int64)), floats.map(np.array)),
+    max_distinct_values=st.integers(1, 90),
+)
+def test_quantised_values_keep_the_exact_order(tmp_path_factory, values, max_distinct_values):
+    folder = tmp_path_factory.mktemp("index") / "x"
+    index = DifficultyIndex.write(
+        folder,
+        values,
+        metric="m",
+        dataset_identity=IDENTITY,
+        max_distinct_values=max_distinct_values,
+    )
+    index.verify()
+    assert index.order.tolist() == sorted(range(len(values)), key=lambda i: (values[i], i))
+    stored = index.values.tolist()
+    assert len(set(stored)) == index.num_distinct_values <= max_distinct_values
+    if len(set(values.tolist())) <= max_distinct_values:
+        assert stored == values.tolist()
+    assert set(stored) <= set(values.tolist()), "every stored difficulty is that of a sample"
+    assert all(new >= old for new, old in zip(stored, values.tolist(), strict=True))
+    assert max(stored) == max(values.tolist())
+    assert index.num_at_most(index.min_value) == stored.count(min(stored))
+    shutil.rmtree(folder)
+
+
+def test_quantised_groups_have_about_equally_many_samples(tmp_path):
+    values = np.random.default_rng(0).normal(size=1000)
+    index = DifficultyIndex.write(
+        tmp_path / "x", values, metric="m", dataset_identity=IDENTITY, max_distinct_values=10
+    )
+    assert np.unique(index.values, return_counts=True)[1].tolist() == [100] * 10
+
+
 @pytest.mark.parametrize(
     ("values", "dtype"),
     [
@@ -203,6 +238,26 @@ def test_verify_finds_a_wrong_order_with_a_right_checksum(index, order, message)
     )
     with pytest.raises(ValueError, match=message):
         wrong.verify()
+
+
+def test_verify_finds_a_wrong_order_of_quantised_values(tmp_path):
+    values = np.array([0.1, 0.2, 0.3, 0.4])
+    index = DifficultyIndex.write(
+        tmp_path / "x", values, metric="m", dataset_identity=IDENTITY, max_distinct_values=2
+    )
+    assert index.values.tolist() == [0.2, 0.2, 0.4, 0.4]
+    wrong = DifficultyIndex(
+        index.path, index.manifest, index.values, np.array([0, 2, 1, 3], dtype=np.uint8)
+    )
+    with pytest.raises(ValueError, match=r"not sorted by .* at place 2"):
+        wrong.verify()
+
+
+def test_no_distinct_values_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="max_distinct_values is 0: at least 1"):
+        DifficultyIndex.write(
+            tmp_path / "x", [1], metric="m", dataset_identity=IDENTITY, max_distinct_values=0
+        )
 
 
 def test_verify_finds_a_wrong_manifest(index):

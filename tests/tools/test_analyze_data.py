@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_efficiency.deepspeed_format import read_difficulties
 from data_efficiency.difficulty_index import DifficultyIndex
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.data.indexed_dataset import IndexedDatasetWriter
@@ -25,7 +26,11 @@ def corpus(tmp_path_factory):
     tokenizer = train_bpe(texts, 300)
     tokenizer.save(folder / "tokenizer.json")
     documents = tokenizer.encode_batch(texts)
-    for name, metadata in (("told", {"vocab_size": tokenizer.vocab_size}), ("untold", None)):
+    told = {
+        "vocab_size": tokenizer.vocab_size,
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+    }
+    for name, metadata in (("told", told), ("untold", None)):
         with IndexedDatasetWriter(str(folder / name), np.dtype("uint16")) as writer:
             writer.add_documents(np.concatenate(documents), [len(ids) for ids in documents])
             writer.finish(metadata)
@@ -76,7 +81,7 @@ def test_run_show_verify(tmp_path, corpus, flags, capsys):
 def test_frequencies_alone(tmp_path, flags, capsys):
     arguments = ["run", *flags, "--metric", "total_vocab_freq", "--save", str(tmp_path)]
     assert analyze_data.main(arguments) == 0
-    assert " tokens counted\n" in capsys.readouterr().out
+    assert "total_vocab_freq: 301 numbers, " in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["total_vocab_freq"]
 
 
@@ -92,9 +97,9 @@ def test_errors_are_one_line_and_leave_nothing(tmp_path, corpus, flags, capsys):
     save = ["--save", str(tmp_path / "d")]
     corpus_flags = ["--data-path", str(corpus / "untold"), "--seq-length", "8"]
     line = fails(capsys, ["run", *corpus_flags, *save])
-    assert line.endswith("untold has an unknown number of entries: give --vocab-size, at least 1")
+    assert "vocab_size is None: give the entries of the vocabulary (--vocab-size)" in line
     line = fails(capsys, ["run", *flags, *save, "--vocab-size", "0"])
-    assert "give --vocab-size, at least 1" in line
+    assert "vocab_size is 0: give the entries" in line
     line = fails(capsys, ["run", *corpus_flags, *save, "--vocab-size", "20"])
     assert "is outside the vocabulary of 20 entries" in line
     assert not (tmp_path / "d").exists() or list((tmp_path / "d").iterdir()) == []
@@ -120,11 +125,138 @@ def test_index_of_another_dataset(tmp_path, corpus, flags, capsys):
     assert line == "error: examples need --data-path, --split and --seq-length as in `run`"
 
 
+def test_show_finds_the_tokenizer_of_the_corpus(tmp_path, corpus, flags, capsys):
+    assert analyze_data.main(["run", *flags, "--save", str(tmp_path)]) == 0
+    index = str(tmp_path / "vocab_rarity")
+    assert analyze_data.main(["show", index, *flags]) == 0
+    output = capsys.readouterr().out
+    for percentile in (1, 10, 50, 90, 99):
+        assert f"\npercentile {percentile}: sample " in output
+    assert " fox" in output
+    (corpus / "tokenizer.json").rename(corpus / "away.json")
+    try:
+        line = fails(capsys, ["show", index, *flags])
+    finally:
+        (corpus / "away.json").rename(corpus / "tokenizer.json")
+    assert "is not beside it: give --tokenizer-file, or --vocab-file and --merge-file" in line
+
+
+def test_map_by_workers_and_reduce_equal_run(tmp_path, flags, monkeypatch, capsys):
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    assert analyze_data.main(["run", *flags, "--save", str(alone)]) == 0
+    line = fails(capsys, ["map", *flags, "--save", str(shared)])
+    assert "analyze the metric total_vocab_freq first (map and reduce)" in line
+    for metric in ("total_vocab_freq", "vocab_rarity"):
+        work = [*flags, "--save", str(shared), "--metric", metric]
+        assert analyze_data.main(["map", *work, "--num-workers", "2", "--worker-id", "1"]) == 0
+        with monkeypatch.context() as launched:
+            for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+                launched.setenv(name, value)
+            assert analyze_data.main(["map", *work]) == 0
+        assert f"worker 0 of 2: {metric} is mapped\n" in capsys.readouterr().out
+        assert analyze_data.main(["reduce", *work]) == 0
+    for file in (alone / "vocab_rarity").iterdir():
+        assert (shared / "vocab_rarity" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_reduce_before_map_names_the_shards(tmp_path, flags, capsys):
+    work = [*flags, "--save", str(tmp_path), "--metric", "total_vocab_freq"]
+    assert "1 of 1 shards cannot be used: shard 0" in fails(capsys, ["reduce", *work])
+
+
+@pytest.mark.parametrize(
+    "worker", [["--worker-id", "2", "--num-workers", "2"], ["--worker-id", "0"]]
+)
+def test_a_worker_number_that_cannot_be(tmp_path, flags, capsys, worker):
+    line = fails(capsys, ["map", *flags, "--save", str(tmp_path), *worker])
+    assert "give both, the first from 0 to one less than the second" in line
+
+
+def test_every_named_metric_and_an_own_one(tmp_path, flags, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "def last_token(batch):\n    return batch.tokens[batch.starts + batch.lengths - 1]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    names = ("seqlen", "seqlen_vocab_rarity", "compression_ratio", "lexical_diversity")
+    for name in (*names, "mine:last_token"):
+        assert analyze_data.main(["run", *flags, "--save", "d", "--metric", name]) == 0
+        DifficultyIndex.open(f"d/{name.removeprefix('mine:')}").verify()
+    sys.modules.pop("mine")
+    sys.path.remove(str(tmp_path))
+
+
+def test_quantised_values(tmp_path, flags):
+    save = ["--save", str(tmp_path), "--max-distinct-values", "5"]
+    assert analyze_data.main(["run", *flags, *save]) == 0
+    assert DifficultyIndex.open(tmp_path / "vocab_rarity").num_distinct_values == 5
+
+
+def test_reference_loss_needs_a_model(tmp_path, flags, capsys):
+    work = ["run", *flags, "--save", str(tmp_path), "--metric", "reference_loss"]
+    assert "needs a model (--model)" in fails(capsys, work)
+    line = fails(capsys, [*work, "--model", str(tmp_path)])
+    assert "is no Hugging Face model: it needs config.json and *.safetensors" in line
+
+
+def test_export_and_import_in_deepspeeds_format(tmp_path, flags, capsys):
+    assert analyze_data.main(["run", *flags, "--save", str(tmp_path / "d")]) == 0
+    index = DifficultyIndex.open(tmp_path / "d" / "vocab_rarity")
+    exported = str(tmp_path / "exported")
+    for more in ([], ["--legacy-codes"]):
+        command = ["export", str(index.path), "--output", exported + "".join(more), *more]
+        assert analyze_data.main(command) == 0
+        values = read_difficulties(exported + "".join(more), "vocab_rarity")
+        assert values.tolist() == index.values.tolist()
+    assert f'"index_to_sample_path": "{exported}' in capsys.readouterr().out
+
+    back = ["import", "--format", "deepspeed", "--input", exported, "--metric", "vocab_rarity"]
+    back += ["--save", str(tmp_path / "back"), *flags]
+    assert "give either the shuffle index" in fails(capsys, back)
+    assert analyze_data.main([*back, "--trust-order"]) == 0
+    assert "imported         format deepspeed, order trusted\n" in capsys.readouterr().out
+    imported = DifficultyIndex.open(tmp_path / "back" / "vocab_rarity")
+    assert imported.order.tolist() == index.order.tolist()
+    assert imported.dataset_fingerprint == index.dataset_fingerprint
+    assert "already exists" in fails(capsys, [*back, "--trust-order"])
+    line = fails(capsys, [*back[:-1], "9", "--trust-order", "--overwrite"])
+    assert "name the dataset they were computed on" in line
+    line = fails(capsys, [*back, "--trust-order", "--input", "a", "b"])
+    assert line == "error: --input names 2 paths: one folder is needed"
+
+    numbers = np.random.default_rng(1).permutation(len(index.values))
+    np.save(tmp_path / "shuffle.npy", numbers)
+    shuffled = ["--shuffle-index", str(tmp_path / "shuffle.npy"), "--overwrite"]
+    assert analyze_data.main([*back, *shuffled]) == 0
+    imported = DifficultyIndex.open(tmp_path / "back" / "vocab_rarity")
+    assert imported.values[numbers].tolist() == index.values.tolist()
+    assert imported.source["order"].startswith("shuffle index ")
+
+
+def test_scores_of_documents_and_of_other_datasets(tmp_path, flags, capsys):
+    scores = np.arange(200) % 7
+    lines = (json.dumps({"metadata": {"score": int(score)}}) for score in scores)
+    (tmp_path / "s.jsonl").write_text("\n".join(lines))
+    command = ["import", "--format", "scores", "--input", str(tmp_path / "s.jsonl")]
+    command += ["--field", "metadata.score", "--metric", "quality", "--save", str(tmp_path)]
+    assert analyze_data.main([*command, *flags, "--scores-of", "documents"]) == 0
+    index = DifficultyIndex.open(tmp_path / "quality")
+    index.verify()
+    assert 0 <= index.min_value < index.max_value <= 6
+    assert index.source["scores_of"] == "documents"
+    line = fails(capsys, [*command, *flags, "--overwrite"])
+    assert "200 difficulties for " in line
+    line = fails(capsys, [*command, "--overwrite"])
+    assert line == "error: name the dataset: --data-path and --seq-length, or --dataset-class"
+    assert analyze_data.main([*command, "--dataset-class", "Images", "--overwrite"]) == 0
+    identity = DifficultyIndex.open(tmp_path / "quality").dataset_identity
+    assert identity == {"type": "Images", "num_samples": 200}
+
+
 def test_stopping_says_how_to_continue(tmp_path, flags, capsys, monkeypatch):
     def stop(*arguments, **options):
         raise KeyboardInterrupt("vocab_rarity: stopped; run the same again to continue")
 
-    monkeypatch.setitem(analyze_data.METRICS, "vocab_rarity", stop)
+    monkeypatch.setattr(analyze_data, "analyze", stop)
     assert analyze_data.main(["run", *flags, "--save", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "vocab_rarity: stopped; run the same again to continue\n"
 

@@ -1,13 +1,25 @@
 """The published signature on all kinds of datasets."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BatchEncoding
 
 from data_efficiency.analysis.data_analyzer import DataAnalyzer
 from data_efficiency.analysis.map_reduce import AnalysisError
+
+
+@dataclass
+class Row:
+    """An item or a batch as a dataclass."""
+
+    x: torch.Tensor
+    name: str = ""
+    weight: float = 1.0
 
 
 class Items(torch.utils.data.Dataset):
@@ -22,13 +34,34 @@ class Items(torch.utils.data.Dataset):
 
     def __getitem__(self, place):
         x = torch.tensor([self.numbers[place], 1])
+        if self.kind == "dataclass":
+            return Row(x)
+        if self.kind == "encoding":
+            return {"input_ids": x.tolist(), "attention_mask": [1, 1], "token_type_ids": [0, 0]}
         return {"tensor": x, "dict": {"x": x, "y": 1, "z": x}, "tuple": (x, 0)}[self.kind]
+
+
+def collate_rows(rows):
+    return Row(torch.stack([row.x for row in rows]))
+
+
+def collate_encodings(items):
+    """As a Hugging Face tokenizer pads items to a batch."""
+    columns = {name: torch.tensor([item[name] for item in items]) for name in items[0]}
+    return BatchEncoding(columns)
+
+
+COLLATE = {"dataclass": collate_rows, "encoding": collate_encodings}
 
 
 def numbers_in(batch):
     """The number of each row, of any kind of batch."""
+    if isinstance(batch, BatchEncoding):
+        return batch.input_ids[:, 0]
     if isinstance(batch, dict):
         return batch["x"][:, 0]
+    if isinstance(batch, Row):
+        return batch.x[:, 0]
     return batch[0][:, 0] if isinstance(batch, (tuple, list)) else batch[:, 0]
 
 
@@ -56,12 +89,14 @@ def analyzer(dataset, folder, **options):
         "metric_dtypes": [torch.int64, np.float64, np.int64],
         "save_path": folder,
     }
+    if isinstance(dataset, Items):
+        settings["collate_fn"] = COLLATE.get(dataset.kind)
     return DataAnalyzer(dataset, **{**settings, **options})
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
-    kind=st.sampled_from(["tensor", "dict", "tuple"]),
+    kind=st.sampled_from(["tensor", "dict", "tuple", "dataclass", "encoding"]),
     num_samples=st.integers(1, 300),
     batch_size=st.integers(1, 400),
     seed=st.one_of(st.none(), st.integers(0, 9)),
@@ -82,6 +117,15 @@ def test_every_sample_gets_its_own_value(tmp_path_factory, kind, num_samples, ba
     assert results["halves"].values.dtype == np.float64
     assert results["digits"].value.tolist() == np.bincount(numbers % 10, minlength=10).tolist()
     assert results["squares"].dataset_identity == {"type": "Items", "num_samples": num_samples}
+
+
+def test_few_distinct_values_on_request(tmp_path):
+    results = analyzer(
+        Items(np.arange(1000), "tensor"), tmp_path, batch_size=100, max_distinct_values=10
+    ).run_map_reduce()
+    assert np.unique(results["halves"].values, return_counts=True)[1].tolist() == [100] * 10
+    assert results["halves"].order.tolist() == list(range(1000))
+    assert len(results["digits"].value) == 10
 
 
 def test_workers_and_processes_share_the_work(tmp_path):

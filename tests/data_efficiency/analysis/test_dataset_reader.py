@@ -99,3 +99,40 @@ def test_datasets_that_cannot_be_read(windows):
     message = r"token_spans\(0, 5\) of WindowDataset gave 2 starts and 2 lengths"
     with pytest.raises(ValueError, match=message):
         next(TokenSpanReader(windows).batches(0, 5))
+
+
+def test_items_are_fetched_together_where_the_dataset_can():
+    class Together(Items):
+        def __getitems__(self, numbers):
+            assert isinstance(numbers, list)
+            return [torch.tensor([number, number]) for number in numbers]
+
+        def __getitem__(self, number):
+            raise AssertionError
+
+    batches = list(ItemReader(Together(5, "tensor"), batch_size=3).batches(0, 5))
+    assert [batch.content[:, 0].tolist() for batch in batches] == [[0, 1, 2], [3, 4]]
+
+
+def test_item_that_cannot_be_read_is_named():
+    reader = ItemReader(list(range(5)), batch_size=2)
+    reader.dataset = {0: 1, 1: 2, 2: 3}
+    with pytest.raises(RuntimeError, match="dict fails at sample 3: KeyError: 3"):
+        list(reader.batches(0, 5))
+
+
+def test_batches_follow_the_lengths_of_the_whole_dataset():
+    """Short samples first would make a guess from the beginning far too large."""
+
+    class Growing:
+        def __len__(self):
+            return 10_000
+
+        def token_spans(self, first, last):
+            lengths = np.arange(first, last, dtype=np.int64)
+            starts = np.cumsum(lengths) - lengths
+            return np.zeros(lengths.sum(), np.uint8), starts, lengths
+
+    reader = TokenSpanReader(Growing(), tokens_per_batch=50_000)
+    assert 8 <= reader.samples_per_batch <= 12
+    assert reader.num_shards == pytest.approx(50e6 / 2**22, abs=2)

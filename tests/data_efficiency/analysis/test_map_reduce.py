@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -97,11 +98,21 @@ def test_only_what_is_missing_is_computed(tmp_path, windows):
     assert job.run_reduce()["sums"].values.tolist() == expected_sums(windows)
 
 
-def test_damaged_shard_is_named_and_then_mended(tmp_path, windows, caplog):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1] + b"\x7f",
+        lambda content: content[:-100],
+        lambda content: content + b"\0",
+        lambda content: b"",
+    ],
+    ids=["edited", "truncated", "longer", "empty"],
+)
+def test_damaged_shard_is_named_and_then_mended(tmp_path, windows, caplog, damage):
     job = MapReduce(TokenSpanReader(windows), [sums_metric()], tmp_path, num_shards=4)
     job.run_map(InProcessExecutor())
     file = tmp_path / "sums.parts" / "000002.npy"
-    file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
+    file.write_bytes(damage(file.read_bytes()))
     message = r"1 of 4 shards .* shard 2 \(samples 250..374\) has a damaged array .* run the map"
     with pytest.raises(AnalysisError, match=message):
         job.run_reduce()
@@ -118,11 +129,28 @@ def test_dataset_changed_between_map_and_reduce(tmp_path, windows, make_windows)
         changed.run_reduce()
 
 
+def test_function_that_changed_is_noticed(tmp_path, windows, caplog):
+    job = MapReduce(TokenSpanReader(windows), [sums_metric()], tmp_path, num_shards=4)
+    job.run_map(InProcessExecutor(), 0, 2)
+
+    def changed(batch):
+        return token_sums(batch) + 1
+
+    other = MapReduce(TokenSpanReader(windows), [sums_metric(changed)], tmp_path, num_shards=4)
+    message = r"shard 0 \(samples 0..124\) was made from another function \(its source changed\)"
+    with pytest.raises(AnalysisError, match=message):
+        other.run_reduce()
+    other.run_map(InProcessExecutor())
+    assert "sums: shard 0 (samples 0..124) was made from another function" in caplog.text
+    values = other.run_reduce()["sums"].values
+    assert values.tolist() == [value + 1 for value in expected_sums(windows)]
+
+
 def test_killed_worker_is_reported_and_the_rest_is_kept(tmp_path, windows, small_batches):
     """The metric kills its process at sample 250, once."""
 
     def deadly(batch):
-        if batch.tokens[0] == windows.tokens[250 * 16] and len(batch.starts) == 7:
+        if batch.tokens[0] == 61 and not (tmp_path / "killed").exists():
             (tmp_path / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return token_sums(batch)
@@ -139,31 +167,59 @@ def test_killed_worker_is_reported_and_the_rest_is_kept(tmp_path, windows, small
     kept = checksums(tmp_path / "a" / "sums.parts")
     assert len(kept) >= 10
     times = {name: (tmp_path / "a" / "sums.parts" / name).stat().st_mtime_ns for name in kept}
-    again = MapReduce(reader, [sums_metric()], tmp_path / "a", num_shards=10)
-    again.run_map(LocalProcessExecutor(2))
+    job.run_map(LocalProcessExecutor(2))
     for name, written in times.items():
         assert (tmp_path / "a" / "sums.parts" / name).stat().st_mtime_ns == written
-    again.run_reduce()
+    job.run_reduce()
     run(reader, [sums_metric()], tmp_path / "b")
     assert checksums(tmp_path / "a") == checksums(tmp_path / "b")
 
 
+def fails_on_61(what):
+    """What `what` makes of a flag for each sample: whether it starts with token 61."""
+
+    def function(batch):
+        is_bad = batch.tokens[batch.starts] == 61
+        return what(is_bad.astype(np.int64))
+
+    return function
+
+
 @pytest.mark.parametrize("executor", [InProcessExecutor(), LocalProcessExecutor(2)])
 @pytest.mark.parametrize(
-    ("function", "message"),
+    ("what", "message"),
     [
-        (lambda batch: np.full(len(batch.starts), np.nan), "the value for sample 0 is nan"),
-        (lambda batch: np.zeros(len(batch.starts) - 1), r"an array of shape \(499,\)"),
-        (lambda batch: 1 / 0, "ZeroDivisionError: division by zero"),
-        (lambda batch: np.full(len(batch.starts), 300), "sample 0 is 300: no finite uint8"),
+        (lambda bad: np.where(bad, np.nan, 1.0), "the value for sample 250 is nan"),
+        (lambda bad: np.zeros(len(bad) - bad.sum()), r"an array of shape \(0,\)"),
+        (lambda bad: 1 // (1 - int(bad.max())) + bad, "ZeroDivisionError"),
+        (lambda bad: 300 * bad, "sample 250 is 300: no finite uint8"),
     ],
 )
-def test_bad_metric_is_named(tmp_path, windows, executor, function, message):
-    job = MapReduce(TokenSpanReader(windows), [sums_metric(function, dtype="uint8")], tmp_path)
-    start = r"sums: shard 0 \(samples 0..499\) failed: metric sums, samples 0..499: "
-    with pytest.raises(AnalysisError, match=f"{start}.*{message}.*no shard was finished"):
+def test_bad_metric_is_named_with_shard_and_sample(tmp_path, windows, executor, what, message):
+    windows.tokens[250 * 16] = 61
+    metric = sums_metric(fails_on_61(what), dtype="uint8")
+    job = MapReduce(TokenSpanReader(windows), [metric], tmp_path / "x", num_shards=2)
+    message = (
+        r"sums: shard 1 \(samples 250..499\) failed: metric sums, sample 250: "
+        rf".*{message}.*; 1 of 2 shards are kept in"
+    )
+    with pytest.raises(AnalysisError, match=message):
         job.run_map(executor)
+    kept = (tmp_path / "x" / "sums.parts").glob("*.npy")
+    assert [file.name for file in kept] == ["000000.npy"]
+
+
+def test_a_first_shard_that_fails_leaves_nothing(tmp_path, windows):
+    metric = sums_metric(lambda batch: np.array(["x"] * len(batch.starts)))
+    with pytest.raises(AnalysisError, match="sample 0: .*has <U1 values.*; no shard was finished"):
+        MapReduce(TokenSpanReader(windows), [metric], tmp_path).run_map(InProcessExecutor())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_batches_that_fail_only_together_are_named(tmp_path, windows):
+    metric = sums_metric(lambda batch: np.zeros(min(1, len(batch.starts))))
+    with pytest.raises(AnalysisError, match=r"metric sums, samples 0..499: ValueError: an array"):
+        MapReduce(TokenSpanReader(windows), [metric], tmp_path).run_map(InProcessExecutor())
 
 
 def test_sum_beyond_its_dtype_is_named_in_the_reduce(tmp_path, windows):
@@ -202,7 +258,8 @@ def test_interrupted_reduce_goes_on(tmp_path, windows, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(AccumulatedValue, "write", fail)
-    with pytest.raises(OSError, match="No space"):
+    message = "metric total_vocab_freq: No space left .* all shards are kept in .* run the reduce"
+    with pytest.raises(AnalysisError, match=message):
         job.run_reduce()
     assert DifficultyIndex.open(tmp_path / "sums").num_samples == 500
     monkeypatch.setattr(AccumulatedValue, "write", write)
@@ -210,6 +267,83 @@ def test_interrupted_reduce_goes_on(tmp_path, windows, monkeypatch):
     job.run_map(InProcessExecutor())
     job.run_reduce()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sums", "total_vocab_freq"]
+
+
+@contextmanager
+def locked_by_another_process(file):
+    """Holds a lock of the analysis in a process of its own."""
+    file.parent.mkdir(exist_ok=True)
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, 2); f.write('process 7')"
+    code += "; f.flush(); print('held', flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, str(file)], **pipes) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield
+        process.kill()
+
+
+def test_two_divisions_of_the_work_at_once_are_refused(tmp_path, windows):
+    job = MapReduce(TokenSpanReader(windows), [sums_metric()], tmp_path, num_shards=4)
+    with locked_by_another_process(tmp_path / ".map_0_of_2.lock"):
+        message = r"process 7 is at work on .* \(.map_0_of_2.lock\); wait for it or stop it"
+        with pytest.raises(BlockingIOError, match=message):
+            job.run_map(InProcessExecutor(), 0, 1)
+        with pytest.raises(BlockingIOError, match=message):
+            job.run_reduce()
+        job.run_map(InProcessExecutor(), 1, 2)
+    with locked_by_another_process(tmp_path / ".reduce.lock"):
+        with pytest.raises(BlockingIOError, match=r"reduce.lock"):
+            job.run_reduce()
+        with pytest.raises(BlockingIOError, match=r"reduce.lock"):
+            job.run_map(InProcessExecutor(), 0, 2)
+    job.run_map(InProcessExecutor(), 0, 2)
+    assert job.run_reduce()["sums"].values.tolist() == expected_sums(windows)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk_in_the_map(small_disk, make_windows):
+    windows = make_windows(5000)
+    job = MapReduce(TokenSpanReader(windows), [sums_metric()], small_disk, num_shards=10)
+    message = (
+        r"sums: shard (\d) \(samples .*\) failed: metric sums: .*No space left .*; "
+        r"\1 of 10 shards are kept in .*; run the same again"
+    )
+    with pytest.raises(AnalysisError, match=message):
+        job.run_map(InProcessExecutor())
+    kept = {file: file.stat().st_mtime_ns for file in small_disk.glob("sums.parts/*")}
+    assert len(kept) >= 2
+    assert not [file for file in kept if file.suffix == ".partial"]
+    subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
+    job.run_map(InProcessExecutor())
+    assert all(file.stat().st_mtime_ns == written for file, written in kept.items())
+    assert job.run_reduce()["sums"].values.tolist() == expected_sums(windows)
+
+
+def test_full_disk_in_the_reduce(small_disk, make_windows):
+    windows = make_windows(5000)
+    job = MapReduce(
+        TokenSpanReader(windows), [sums_metric(dtype="uint16")], small_disk, num_shards=4
+    )
+    job.run_map(InProcessExecutor())
+    disk = os.statvfs(small_disk)
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes((disk.f_bavail - 2) * disk.f_bsize))
+    with pytest.raises(AnalysisError, match=r"metric sums: .*; all shards are kept in .*"):
+        job.run_reduce()
+    assert sorted(file.name for file in small_disk.iterdir()) == ["filler", "sums.parts"]
+    filler.unlink()
+    assert job.run_reduce()["sums"].values.tolist() == expected_sums(windows)
 
 
 def test_sample_order_is_applied_in_the_reduce(tmp_path):
@@ -248,7 +382,9 @@ from data_efficiency.analysis.map_reduce import MapReduce, executor_for
 from data_efficiency.analysis.metrics import Metric
 
 def slow(batch):
-    time.sleep(0.05)
+    with open(sys.argv[3], "a") as log:
+        log.write(f"{batch[0]}\\n")
+    time.sleep(float(sys.argv[4]))
     return batch
 
 metric = Metric(name="slow", kind="single_value_per_sample", function=slow, reads="items")
@@ -264,7 +400,9 @@ except KeyboardInterrupt as error:
 
 @pytest.mark.parametrize("num_processes", ["1", "2"])
 def test_signals_stop_cleanly_and_a_second_run_is_kept_out(tmp_path, num_processes):
-    command = [sys.executable, "-c", STOPPABLE, str(tmp_path), num_processes]
+    command = [sys.executable, "-c", STOPPABLE, str(tmp_path / "a"), num_processes]
+    command += [str(tmp_path / "log"), "0.05"]
+    tmp_path = tmp_path / "a"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as first:
         deadline = time.monotonic() + 60
@@ -290,3 +428,45 @@ def test_signals_stop_cleanly_and_a_second_run_is_kept_out(tmp_path, num_process
     )
     result = run(ItemReader(np.arange(200)), [metric], tmp_path, num_shards=50)["slow"]
     assert result.values.tolist() == list(range(200))
+
+
+def kill_a_worker(parent, seconds):
+    """Kills one worker process of `parent` after some time; whether there was one left to kill."""
+    time.sleep(seconds)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    if not children:
+        return False
+    os.kill(int(children[-1]), signal.SIGKILL)
+    return True
+
+
+@pytest.mark.parametrize(
+    "repetition", [0, *(pytest.param(number, marks=pytest.mark.full) for number in range(1, 10))]
+)
+def test_worker_killed_at_a_random_moment(tmp_path, repetition):
+    """Every sample that is computed is logged, so what is computed twice is seen."""
+    command = [sys.executable, "-c", STOPPABLE, str(tmp_path / "a"), "2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    parts = tmp_path / "a" / "slow.parts"
+    with subprocess.Popen([*command, str(tmp_path / "log"), "0.02"], **pipes) as first:
+        deadline = time.monotonic() + 60
+        while not list(parts.glob("*.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        moment = np.random.default_rng([repetition, time.time_ns()]).uniform(0, 1.2)
+        assert kill_a_worker(first, moment), f"the run ended before {moment} s"
+        _, errors = first.communicate()
+    assert first.returncode == 1
+    assert "failed: its process was killed by SIGKILL" in errors
+    finished = {int(file.stem) for file in parts.glob("*.json")}
+    assert 0 < len(finished) < 50
+    subprocess.run([*command, str(tmp_path / "second_log"), "0"], check=True, capture_output=True)
+    computed = [int(line) // 4 for line in (tmp_path / "second_log").read_text().split()]
+    assert set(computed) == set(range(50)) - finished
+    assert len(computed) == 4 * (50 - len(finished))
+    metric = Metric(
+        name="slow", kind="single_value_per_sample", function=lambda batch: batch, reads="items"
+    )
+    run(ItemReader(np.arange(200)), [metric], tmp_path / "b")
+    assert checksums(tmp_path / "a") == checksums(tmp_path / "b")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["slow"]

@@ -12,6 +12,8 @@ from data_efficiency.analysis.metrics import (
     count_tokens,
     negative_log_probabilities,
     rarities,
+    seqlen,
+    seqlen_vocab_rarity,
     sum_over_spans,
     total_vocab_freq,
     vocab_rarity,
@@ -114,3 +116,36 @@ def test_metrics_as_published():
         math.floor(math.log(6) + math.log(3)),
         math.floor(math.log(3) + math.log(6)),
     ]
+
+
+def test_length_is_what_a_sample_holds():
+    batch = TokenBatch(np.arange(9), np.array([0, 4, 4]), np.array([3, 0, 5]))
+    assert seqlen().function(batch).tolist() == [3, 0, 5]
+
+
+def test_length_comes_before_rarity():
+    """C = 10^(ceil(log10(5 * ln 12)) + 1): 5 * 2.48 is 12.4, so C is 1000."""
+    frequency = np.array([1, 10, 1])
+    metric = seqlen_vocab_rarity(frequency, max_length=5, parameters={"origin": "x"})
+    batch = TokenBatch(np.array([1, 1, 0, 2, 2]), np.array([0, 2, 2]), np.array([2, 1, 2]))
+    rarities_expected = [
+        math.floor(2 * math.log(12 / 10)),
+        math.floor(math.log(12)),
+        math.floor(2 * math.log(12)),
+    ]
+    expected = [1000 * length + r for length, r in zip([2, 1, 2], rarities_expected, strict=True)]
+    assert metric.function(batch).tolist() == expected
+    assert metric.parameters == {"origin": "x", "max_length": 5}
+    with pytest.raises(ValueError, match="max_length is 0: at least 1"):
+        seqlen_vocab_rarity(frequency, max_length=0)
+    with pytest.raises(ValueError, match="samples of up to 10000000000 tokens does not fit 64"):
+        seqlen_vocab_rarity(frequency, max_length=10**10)
+
+
+def test_largest_rarity_never_reaches_the_next_length():
+    frequency = np.array([0, 10**9])
+    metric = seqlen_vocab_rarity(frequency, max_length=100)
+    batch = TokenBatch(np.zeros(100, int), np.array([0, 0]), np.array([99, 100]))
+    longer = metric.function(batch)
+    common = metric.function(TokenBatch(np.ones(100, int), np.array([0]), np.array([100])))
+    assert longer[0] < common[0] < longer[1]

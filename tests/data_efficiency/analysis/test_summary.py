@@ -50,3 +50,13 @@ def test_missing_matplotlib_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'data-efficiency\[report\]'"):
         write_histogram(index, tmp_path / "x.png")
+
+
+def test_an_imported_index_says_so(tmp_path):
+    source = {"format": "deepspeed", "field": None, "order": "trusted"}
+    index = DifficultyIndex.write(
+        tmp_path / "i", np.arange(3), metric="m", dataset_identity={}, source=source
+    )
+    assert summarize(index)["source"] == source
+    assert "imported         format deepspeed, order trusted\n" in summary_text(index)
+    assert "imported" not in summary_text(index_of(tmp_path / "own", [1]))

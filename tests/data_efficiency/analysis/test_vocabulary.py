@@ -54,7 +54,7 @@ def test_results_of_other_data_are_not_used(tmp_path, windows, make_windows):
 
 
 def test_too_small_vocabulary_leaves_nothing(tmp_path, windows):
-    message = r"metric total_vocab_freq, samples 0..499: ValueError: token 59 is outside"
+    message = r"metric total_vocab_freq, sample 0: ValueError: token 57 is outside"
     with pytest.raises(AnalysisError, match=message):
         analyze_vocab_rarity(windows, tmp_path, 30)
     assert list(tmp_path.iterdir()) == []

@@ -101,3 +101,13 @@ def test_errors(prefix):
         GPTDataset(prefix, split_name="valid", split="1,0,0", sequence_length=4)
     with pytest.raises(FileNotFoundError, match="no such file"):
         GPTDataset(prefix + "x", sequence_length=4)
+
+
+def test_documents_of_a_split_and_where_they_lie(prefix):
+    dataset = GPTDataset(prefix, split="4,6,0", split_name="valid", sequence_length=8)
+    assert dataset.documents == range(4, 10)
+    assert dataset.document_offsets().tolist() == [0, 1, 9, 49, 52, 73, 82]
+    tokens, starts, _ = dataset.token_spans(0, len(dataset))
+    assert tokens[0] == sum(LENGTHS[:4])
+    whole = GPTDataset(prefix, split="1", sequence_length=8).document_offsets()
+    assert whole.tolist() == np.cumsum([0, *LENGTHS]).tolist()

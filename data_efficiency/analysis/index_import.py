@@ -1,0 +1,131 @@
+"""Difficulties that others computed, in the order of a dataset's samples, and where they come from."""
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from data_efficiency.analysis.outside_scores import mean_over_samples, read_scores
+from data_efficiency.deepspeed_format import read_difficulties, unshuffled
+from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset
+from data_efficiency.result_folder import sha256_of_file
+
+
+class Imported(NamedTuple):
+    """Difficulties in sample order, [N], and plain JSON data on where they come from."""
+
+    values: np.ndarray
+    source: dict[str, Any]
+
+
+def deepspeed_difficulties(
+    folder: str | PathLike[str],
+    metric: str,
+    *,
+    shuffle_index: str | PathLike[str] | None = None,
+    trust_order: bool = False,
+) -> Imported:
+    """The difficulties in DeepSpeed's files.
+
+    DeepSpeed's index numbers the samples as its analysis read them, in Megatron-DeepSpeed after a
+    shuffle, and does not say which dataset that was.
+
+    Args:
+        folder: holds `<metric>_index_to_sample` and `<metric>_index_to_metric`.
+        metric: the metric's name.
+        shuffle_index: `.npy` file, which sample each item of the analyzed dataset was.
+        trust_order: instead, take the numbers as they are.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if not exactly one of the two is given, or the files are not right.
+    """
+    if (shuffle_index is not None) == trust_order:
+        raise ValueError(
+            "DeepSpeed's index numbers the samples as its analysis read them, which is the shuffled "
+            "order in Megatron-DeepSpeed: give either the shuffle index (--shuffle-index), or "
+            "--trust-order if nothing was shuffled"
+        )
+    values = read_difficulties(folder, metric)
+    if shuffle_index is None:
+        return Imported(values, {"format": "deepspeed", "order": "trusted"})
+    order = f"shuffle index {sha256_of_file(Path(shuffle_index))}"
+    numbers = np.load(shuffle_index, allow_pickle=False)
+    return Imported(unshuffled(values, numbers), {"format": "deepspeed", "order": order})
+
+
+def outside_difficulties(
+    paths: Sequence[str | PathLike[str]],
+    field: str | None,
+    scores_of: Literal["samples", "documents"],
+    dataset: Any,
+) -> Imported:
+    """Scores from files as difficulties, in the order in which they are there.
+
+    Args:
+        paths: see `read_scores`.
+        field: see there.
+        scores_of: what has a score. Of documents a sample gets the mean over its tokens.
+        dataset: for documents, a corpus: has `token_spans`, `documents` (their numbers in the corpus),
+            `document_offsets()` and `num_corpus_documents`.
+
+    Raises:
+        ValueError: if there are not as many scores as documents.
+    """
+    source = {"format": "scores", "field": field, "scores_of": scores_of, "order": "trusted"}
+    scores = read_scores(paths, field)
+    if scores_of == "samples":
+        return Imported(scores, source)
+    if not hasattr(dataset, "document_offsets"):
+        raise ValueError("scores of documents need a corpus (--data-path and --seq-length)")
+    if len(scores) != dataset.num_corpus_documents:
+        raise ValueError(
+            f"{len(scores)} scores for the {dataset.num_corpus_documents} documents of the corpus: "
+            "empty documents, which preprocessing leaves out, must have none"
+        )
+    _, starts, lengths = dataset.token_spans(0, len(dataset))
+    scores = scores[dataset.documents.start : dataset.documents.stop]
+    return Imported(mean_over_samples(scores, dataset.document_offsets(), starts, lengths), source)
+
+
+def write_imported(
+    path: str | PathLike[str],
+    imported: Imported,
+    *,
+    metric: str,
+    dataset: Any,
+    overwrite: bool = False,
+) -> DifficultyIndex:
+    """The index of imported difficulties in the directory `path`; its manifest names the source.
+
+    Args:
+        path: directory to make.
+        imported: the difficulties.
+        metric: name of the metric.
+        dataset: what will be trained on, or the name of its class where it has no `identity`.
+        overwrite: replace an index that is there already.
+
+    Raises:
+        ValueError: if there are not as many difficulties as samples.
+        FileExistsError: if `path` is taken and may not be replaced.
+    """
+    num_values = len(imported.values)
+    if isinstance(dataset, str):
+        identity = {"type": dataset, "num_samples": num_values}
+    else:
+        identity = describe_dataset(dataset)
+        if num_values != len(dataset):
+            raise ValueError(
+                f"{num_values} difficulties for {len(dataset)} samples: name the dataset they were "
+                "computed on (its --split and --seq-length), or what has a score (--scores-of)"
+            )
+    return DifficultyIndex.write(
+        path,
+        imported.values,
+        metric=metric,
+        dataset_identity=identity,
+        source=imported.source,
+        overwrite=overwrite,
+    )

@@ -1,0 +1,227 @@
+"""Metrics by their names, and the analysis of a dataset under one from start to finish."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+from data_efficiency.analysis.accumulated_value import AccumulatedValue
+from data_efficiency.analysis.dataset_reader import DatasetReader, ItemReader, TokenSpanReader
+from data_efficiency.analysis.diversity_metrics import compression_ratio, lexical_diversity
+from data_efficiency.analysis.map_reduce import MapReduce, Result, executor_for
+from data_efficiency.analysis.metrics import (
+    Metric,
+    MetricKind,
+    seqlen,
+    seqlen_vocab_rarity,
+    total_vocab_freq,
+    vocab_rarity,
+)
+from data_efficiency.analysis.reference_loss import LoadModel, reference_loss
+from data_efficiency.analysis.user_functions import import_function
+from data_efficiency.difficulty_index import DifficultyIndex
+
+logger = logging.getLogger(__name__)
+
+FREQUENCY = "total_vocab_freq"
+NEEDS_FREQUENCY = ("vocab_rarity", "seqlen_vocab_rarity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSettings:
+    """What metrics need besides the dataset; each reads its own part of it."""
+
+    vocab_size: int | None = None
+    """Frequency and rarity: entries of the vocabulary. None: the dataset's `vocab_size`."""
+    max_length: int | None = None
+    """Length and rarity: longest sequence there can be. None: the dataset's `sequence_length`."""
+    load_model: LoadModel | None = None
+    """Reference loss: gives the model."""
+    model_identity: Mapping[str, Any] = field(default_factory=dict)
+    """Reference loss: plain JSON data that says which model it is."""
+    device: str = "cpu"
+    """Reference loss: where the model runs."""
+    model_dtype: str = "float32"
+    """Reference loss: float32 or bfloat16."""
+    reads: Literal["token_spans", "items"] = "token_spans"
+    """Own functions: see `Metric`, also for the next two."""
+    kind: MetricKind = "single_value_per_sample"
+    dtype: str = "float64"
+    batch_size: int = 256
+    """Own functions of items: items a batch."""
+
+
+def metric_named(
+    name: str, dataset: Any, save_path: str | PathLike[str], settings: MetricSettings
+) -> Metric:
+    """The metric of a name, or of a function of your own named `package.module:function`.
+
+    Args:
+        name: one of `METRICS`, or a function.
+        dataset: what will be analyzed.
+        save_path: folder of the results; `NEEDS_FREQUENCY` need `total_vocab_freq` there.
+        settings: see there.
+
+    Raises:
+        ValueError: if there is no such metric, or a setting that it needs is missing.
+        FileNotFoundError: if the frequencies are missing.
+    """
+    if ":" in name:
+        return Metric(
+            name=name.rpartition(":")[2],
+            kind=settings.kind,
+            function=import_function(name),
+            dtype=settings.dtype,
+            reads=settings.reads,
+            parameters={"function": name},
+        )
+    if name not in METRICS:
+        raise ValueError(
+            f"metric is {name!r}: one of {', '.join(METRICS)}, or package.module:function"
+        )
+    return METRICS[name](dataset, Path(save_path), settings)
+
+
+def analyze(
+    dataset: Any,
+    name: str,
+    save_path: str | PathLike[str],
+    settings: MetricSettings | None = None,
+    *,
+    num_processes: int = 1,
+    max_distinct_values: int | None = None,
+    overwrite: bool = False,
+) -> Result:
+    """The result of a metric in `<save_path>/<metric>`, computed unless it is there already.
+
+    Metrics of `NEEDS_FREQUENCY` count the tokens first. A stopped computation is continued.
+
+    Args:
+        dataset: has `token_spans`, or items for an own function that reads them.
+        name: see `metric_named`.
+        save_path: folder of the results.
+        settings: see `MetricSettings`.
+        num_processes: processes on this machine.
+        max_distinct_values: see `DifficultyIndex.write`.
+        overwrite: compute it anew even if it is there.
+
+    Raises:
+        ValueError: if something is not right, or the result there is of other data or settings.
+        AnalysisError: if a part of the work fails.
+    """
+    settings = settings or MetricSettings()
+    if name in NEEDS_FREQUENCY:
+        work: dict[str, Any] = {"num_processes": num_processes, "overwrite": overwrite}
+        analyze(dataset, FREQUENCY, save_path, settings, **work)
+    metric = metric_named(name, dataset, save_path, settings)
+    folder = Path(save_path) / metric.name
+    if overwrite or not folder.exists():
+        job = MapReduce(
+            reader_for(metric, dataset, settings),
+            [metric],
+            save_path,
+            max_distinct_values=max_distinct_values,
+            overwrite=overwrite,
+        )
+        job.run_map(executor_for(num_processes))
+        return job.run_reduce()[metric.name]
+    logger.info("%s is there already", folder)
+    if name == FREQUENCY:
+        return _frequency(Path(save_path), dataset, settings)
+    result = open_result(metric, save_path)
+    result.check_dataset(dataset)
+    stored = result.manifest.get("max_distinct_values")
+    if stored != max_distinct_values:
+        raise ValueError(
+            f"{folder} was made with max_distinct_values {stored}, not {max_distinct_values}; "
+            "overwrite it or save elsewhere"
+        )
+    return result
+
+
+def open_result(metric: Metric, save_path: str | PathLike[str]) -> Result:
+    """The result of a metric that is there, memory-mapped; errors are those of its kind's `open`."""
+    kind = DifficultyIndex if metric.kind == "single_value_per_sample" else AccumulatedValue
+    return kind.open(Path(save_path) / metric.name)
+
+
+def reader_for(metric: Metric, dataset: Any, settings: MetricSettings) -> DatasetReader:
+    """The reader that delivers what a metric reads."""
+    if metric.reads == "items":
+        return ItemReader(dataset, batch_size=settings.batch_size)
+    return TokenSpanReader(dataset)
+
+
+def _vocab_size(dataset: Any, settings: MetricSettings) -> int:
+    """Entries of the vocabulary: what is set, or else what the dataset says."""
+    vocab_size = settings.vocab_size
+    if vocab_size is None:
+        vocab_size = getattr(dataset, "vocab_size", None)
+    if vocab_size is None or vocab_size < 1:
+        raise ValueError(
+            f"vocab_size is {vocab_size}: give the entries of the vocabulary (--vocab-size), at "
+            f"least 1, where the {type(dataset).__name__} does not know them"
+        )
+    return int(vocab_size)
+
+
+def _frequency(save_path: Path, dataset: Any, settings: MetricSettings) -> AccumulatedValue:
+    """The token frequencies of a dataset, from the folder of the results."""
+    folder = save_path / FREQUENCY
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"{folder} is missing: analyze the metric {FREQUENCY} first (map and reduce)"
+        )
+    frequency = AccumulatedValue.open(folder)
+    frequency.check_dataset(dataset)
+    vocab_size = _vocab_size(dataset, settings)
+    if frequency.value.shape != (vocab_size + 1,):
+        raise ValueError(
+            f"{folder} counts a vocabulary of {len(frequency.value) - 1} entries, not {vocab_size}; "
+            "overwrite it or save elsewhere"
+        )
+    return frequency
+
+
+def _vocab_rarity(dataset: Any, save_path: Path, settings: MetricSettings) -> Metric:
+    frequency = _frequency(save_path, dataset, settings)
+    return vocab_rarity(frequency.value, {"frequency_sha256": frequency.checksum})
+
+
+def _seqlen_vocab_rarity(dataset: Any, save_path: Path, settings: MetricSettings) -> Metric:
+    frequency = _frequency(save_path, dataset, settings)
+    max_length = settings.max_length or getattr(dataset, "sequence_length", None)
+    if max_length is None:
+        raise ValueError(
+            "max_length is not set: seqlen_vocab_rarity needs the longest length of the "
+            f"{type(dataset).__name__}"
+        )
+    return seqlen_vocab_rarity(
+        frequency.value, max_length, {"frequency_sha256": frequency.checksum}
+    )
+
+
+def _reference_loss(_dataset: Any, _save_path: Path, settings: MetricSettings) -> Metric:
+    if settings.load_model is None:
+        raise ValueError("reference_loss needs a model (--model): a folder with a checkpoint")
+    return reference_loss(
+        settings.load_model,
+        settings.model_identity,
+        device=settings.device,
+        dtype=settings.model_dtype,
+    )
+
+
+METRICS: Mapping[str, Callable[[Any, Path, MetricSettings], Metric]] = {
+    "seqlen": lambda dataset, save_path, settings: seqlen(),
+    FREQUENCY: lambda dataset, save_path, settings: total_vocab_freq(
+        _vocab_size(dataset, settings)
+    ),
+    "vocab_rarity": _vocab_rarity,
+    "seqlen_vocab_rarity": _seqlen_vocab_rarity,
+    "compression_ratio": lambda dataset, save_path, settings: compression_ratio(),
+    "lexical_diversity": lambda dataset, save_path, settings: lexical_diversity(),
+    "reference_loss": _reference_loss,
+}

@@ -1,0 +1,254 @@
+"""DeepSpeed's difficulty index files, read and written byte by byte.
+
+For each metric a folder with four pairs of `.bin` and `.idx`, each a list of rows of integers:
+
+    <metric>_sample_to_metric                    a row a sample: its difficulty
+    <metric>_index_to_sample                     a row a distinct difficulty, growing: its samples
+    <metric>_index_to_metric                     a row a distinct difficulty: the difficulty
+    <metric>_index_to_sample_percentile_merged   the second, several rows to one
+
+`.bin` holds the numbers of all rows back to back. `.idx` is little-endian:
+
+    offset   size   content
+    0        9      "MMIDIDX" and two zero bytes
+    9        8      version, 1
+    17       1      code of the integer type
+    18       8      N, number of rows
+    26       8      D, number of entries of the document index
+    34       4 N    numbers of each row, int32
+    34+4N    8 N    byte offset of each row in .bin, int64
+    34+12N   8 D    document index, int64: 0, the end of each merged file, N
+
+The codes of unsigned types changed with DeepSpeed 0.13.3 and nothing in the header says which table
+holds; the size of `.bin` does.
+"""
+
+import os
+import struct
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from data_efficiency.difficulty_index import DifficultyIndex
+from data_efficiency.result_folder import new_folder
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+HEADER = struct.Struct("<9sQBQQ")
+MAX_ROW_LENGTH = 2**31 - 1
+ROWS_AT_A_TIME = 2**20
+
+Generation = Literal["current", "legacy"]
+_SIGNED_AND_BYTES = {"uint8": 1, "int8": 2, "int16": 3, "int32": 4, "int64": 5}
+CODES: dict[Generation, dict[str, int]] = {
+    "current": {**_SIGNED_AND_BYTES, "uint16": 6, "uint32": 7, "uint64": 8},
+    "legacy": {**_SIGNED_AND_BYTES, "uint16": 8, "uint32": 9, "uint64": 10},
+}
+"""Code of each integer type: from DeepSpeed 0.13.3 on, and before."""
+
+
+class Rows(NamedTuple):
+    """Rows of integers: `numbers` of all rows back to back [T], and how many each has, int32 [N]."""
+
+    numbers: np.ndarray
+    lengths: np.ndarray
+
+
+def read_rows(prefix: str | os.PathLike[str]) -> Rows:
+    """The rows in `<prefix>.bin` and `<prefix>.idx`, memory-mapped, of either generation.
+
+    Raises:
+        FileNotFoundError: if one of the two files is missing.
+        ValueError: if they are foreign, truncated or do not belong together.
+    """
+    index_file, number_file = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
+    for file in (index_file, number_file):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such file; give the folder of DeepSpeed's files")
+    content = np.fromfile(index_file, np.uint8, HEADER.size).tobytes()
+    if len(content) < HEADER.size or not content.startswith(MAGIC):
+        raise ValueError(f"{index_file} is not one of DeepSpeed's index files: another beginning")
+    _, version, code, num_rows, num_documents = HEADER.unpack(content)
+    expected = HEADER.size + 12 * num_rows + 8 * num_documents
+    if version != VERSION or index_file.stat().st_size != expected:
+        raise ValueError(
+            f"{index_file} is damaged: version {version} (must be {VERSION}), "
+            f"{index_file.stat().st_size} bytes (must be {expected})"
+        )
+    mapped = np.memmap(index_file, np.uint8, "r")
+    lengths = mapped[HEADER.size :][: 4 * num_rows].view("<i4")
+    offsets = mapped[HEADER.size + 4 * num_rows :][: 8 * num_rows].view("<i8")
+    num_numbers = int(lengths.sum(dtype=np.int64))
+    dtype = _dtype_in(number_file, code, num_numbers)
+    ends = np.cumsum(lengths, dtype=np.int64) * dtype.itemsize
+    if (lengths < 0).any() or not np.array_equal(offsets[1:], ends[:-1]) or offsets[0] != 0:
+        raise ValueError(f"{index_file} is damaged: its rows do not lie back to back")
+    return Rows(np.memmap(number_file, dtype, "r"), lengths)
+
+
+def _dtype_in(number_file: Path, code: int, num_numbers: int) -> np.dtype:
+    """Type of the numbers in a file: what its code means where the size of the file fits."""
+    num_bytes = number_file.stat().st_size
+    if num_numbers == 0:
+        raise ValueError(f"{number_file} has no numbers: an index has at least one sample")
+    meanings = {name for codes in CODES.values() for name in codes if codes[name] == code}
+    for name in meanings:
+        if np.dtype(name).itemsize * num_numbers == num_bytes:
+            return np.dtype(name).newbyteorder("<")
+    raise ValueError(
+        f"{number_file} has {num_bytes} bytes for {num_numbers} numbers, which fits no integer type "
+        f"of code {code} ({', '.join(sorted(meanings)) or 'unknown'}): truncated, or no index file"
+    )
+
+
+def write_rows(
+    prefix: str | os.PathLike[str],
+    rows: Rows,
+    *,
+    is_merged: bool = False,
+    generation: Generation = "current",
+) -> None:
+    """Nothing; writes `<prefix>.bin` and `<prefix>.idx`.
+
+    Args:
+        prefix: path without the two endings.
+        rows: at least one; the type of the numbers is the type in the file.
+        is_merged: whether DeepSpeed makes this file by merging another (one entry more).
+        generation: table of type codes: of DeepSpeed since 0.13.3, or before ("legacy").
+
+    Raises:
+        ValueError: if the type has no code, or a row is too long for the format.
+    """
+    numbers, lengths = rows
+    code = CODES[generation].get(numbers.dtype.name)
+    if code is None:
+        raise ValueError(
+            f"DeepSpeed's index files hold integers, not {numbers.dtype}: compute the metric as an "
+            "integer, for example multiplied by 1000 and rounded"
+        )
+    if int(lengths.max()) > MAX_ROW_LENGTH:
+        raise ValueError(
+            f"{int(lengths.max())} samples have the same difficulty; a row of DeepSpeed's format "
+            f"has at most {MAX_ROW_LENGTH}"
+        )
+    num_rows = len(lengths)
+    documents = [0, num_rows, num_rows] if is_merged else [0, num_rows]
+    little_endian = numbers.dtype.newbyteorder("<")
+    with open(f"{prefix}.bin", "wb") as file:
+        numbers.astype(little_endian, copy=False).tofile(file)
+    with open(f"{prefix}.idx", "wb") as file:
+        file.write(HEADER.pack(MAGIC, VERSION, code, num_rows, len(documents)))
+        lengths.astype("<i4", copy=False).tofile(file)
+        begin = 0
+        for first in range(0, num_rows, ROWS_AT_A_TIME):
+            part = lengths[first : first + ROWS_AT_A_TIME].astype("<i8")
+            ends = begin + np.cumsum(part)
+            ((ends - part) * little_endian.itemsize).tofile(file)
+            begin = int(ends[-1])
+        np.array(documents, "<i8").tofile(file)
+
+
+def export_index(
+    index: DifficultyIndex, folder: str | os.PathLike[str], *, generation: Generation = "current"
+) -> Path:
+    """The new directory `folder` with the eight files DeepSpeed's analyzer would have written.
+
+    Sample numbers are those of the index. DeepSpeed's JSON names the files without ending:
+    `"index_to_sample_path": "<folder>/<metric>_index_to_sample"`.
+
+    Raises:
+        ValueError: if the difficulties are no integers.
+        FileExistsError: if `folder` is taken.
+
+    Source: DeepSpeed's DataAnalyzer, run with one worker and one thread: the same bytes.
+    """
+    in_order = index.values[index.order]
+    starts = np.concatenate([[0], np.flatnonzero(in_order[1:] != in_order[:-1]) + 1])
+    num_values = len(starts)
+    # DeepSpeed joins this many distinct values, not this share of the samples.
+    merged_starts = starts[:: max(1, num_values // 100)]
+    one_each = np.ones(index.num_samples, np.int32)
+    with new_folder(folder) as temporary:
+
+        def write(kind: str, numbers: np.ndarray, lengths: np.ndarray, is_merged: bool) -> None:
+            rows = Rows(numbers, lengths)
+            prefix = temporary / f"{index.metric}_{kind}"
+            write_rows(prefix, rows, is_merged=is_merged, generation=generation)
+
+        write("sample_to_metric", index.values, one_each, True)
+        write("index_to_metric", in_order[starts], one_each[:num_values], True)
+        write("index_to_sample", index.order, _lengths(starts, index.num_samples), True)
+        merged_lengths = _lengths(merged_starts, index.num_samples)
+        write("index_to_sample_percentile_merged", index.order, merged_lengths, False)
+    return Path(folder)
+
+
+def _lengths(starts: np.ndarray, end: int) -> np.ndarray:
+    """Numbers in each row, from where the rows start and the last one ends."""
+    return np.diff(starts, append=end)
+
+
+def read_difficulties(folder: str | os.PathLike[str], metric: str) -> np.ndarray:
+    """The difficulty of each sample, integers [N], in the numbering of DeepSpeed's analysis.
+
+    That is the numbering of the dataset it read, which Megatron-DeepSpeed had shuffled before.
+
+    Args:
+        folder: holds `<metric>_index_to_sample` and `<metric>_index_to_metric`.
+        metric: the metric's name.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if the files are damaged, do not belong together or do not hold every sample once.
+    """
+    samples = read_rows(Path(folder) / f"{metric}_index_to_sample")
+    metrics = read_rows(Path(folder) / f"{metric}_index_to_metric")
+    place = f"{folder}: {metric}"
+    if len(samples.lengths) != len(metrics.lengths) or (metrics.lengths != 1).any():
+        raise ValueError(
+            f"{place}_index_to_sample has {len(samples.lengths)} rows, _index_to_metric "
+            f"{len(metrics.lengths)} with {len(metrics.numbers)} numbers: they must be as many, of "
+            "one number each"
+        )
+    if (metrics.numbers[1:] <= metrics.numbers[:-1]).any():
+        raise ValueError(f"{place}_index_to_metric does not grow from row to row")
+    num_samples = len(samples.numbers)
+    is_there = np.zeros(num_samples, bool)
+    if samples.numbers.min() >= 0 and samples.numbers.max() < num_samples:
+        is_there[samples.numbers] = True
+    if not is_there.all():
+        raise ValueError(
+            f"{place}_index_to_sample holds {num_samples} sample numbers, but not each of "
+            f"0..{num_samples - 1} once; DeepSpeed's analyzer writes such files for batches that "
+            "are dicts or tuples: analyze the dataset again"
+        )
+    difficulties = np.empty(num_samples, metrics.numbers.dtype.newbyteorder("="))
+    difficulties[samples.numbers] = np.repeat(metrics.numbers, samples.lengths)
+    return difficulties
+
+
+def unshuffled(difficulties: np.ndarray, shuffle_index: np.ndarray) -> np.ndarray:
+    """The difficulty of each sample in the numbering from before the shuffle.
+
+    Args:
+        difficulties: of the items of the shuffled dataset, [N].
+        shuffle_index: which sample each item of the shuffled dataset is, a permutation of 0..N-1.
+
+    Raises:
+        ValueError: if `shuffle_index` is no such permutation.
+
+    Example:
+        >>> unshuffled(np.array([7, 8, 9]), np.array([2, 0, 1])).tolist()
+        [8, 9, 7]
+    """
+    num_samples = len(difficulties)
+    numbers = np.asarray(shuffle_index)
+    if numbers.dtype.kind not in "iu" or not np.array_equal(np.sort(numbers), range(num_samples)):
+        raise ValueError(
+            f"the shuffle index has shape {numbers.shape} and dtype {numbers.dtype}: it must hold "
+            f"each of 0..{num_samples - 1} once"
+        )
+    in_order = np.empty_like(difficulties)
+    in_order[numbers] = difficulties
+    return in_order

@@ -1,0 +1,91 @@
+"""docs/analysis.md, its commands run as they stand on a small corpus."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+
+import numpy as np
+import pytest
+
+from data_efficiency import DifficultyIndex
+from megatron.data.indexed_dataset import IndexedDatasetWriter
+from megatron.tokenizer import train_bpe
+from tests.end_to_end.tiny_runs import ROOT
+from tools import analyze_data
+
+BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "analysis.md").read_text(), re.DOTALL)
+NUM_DOCUMENTS = 100
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, with the corpus and the scores that the page takes for granted."""
+    texts = [f"{'the slow fox jumps ' * 100}{number}" for number in range(NUM_DOCUMENTS)]
+    tokenizer = train_bpe(texts, 270)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    documents = tokenizer.encode_batch(texts)
+    (tmp_path / "tokens").mkdir()
+    corpus = str(tmp_path / "tokens" / "my_text_document")
+    with IndexedDatasetWriter(corpus, np.dtype("uint16")) as writer:
+        writer.add_documents(np.concatenate(documents), [len(ids) for ids in documents])
+        writer.finish(
+            {
+                "vocab_size": tokenizer.vocab_size,
+                "tokenizer_fingerprint": tokenizer.fingerprint,
+            }
+        )
+    (tmp_path / "scores").mkdir()
+    lines = [json.dumps({"metadata": {"score": number}}) for number in range(NUM_DOCUMENTS)]
+    (tmp_path / "scores" / "quality.jsonl").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_here(command):
+    words = shlex.split(command)
+    assert words[:2] == ["python", "tools/analyze_data.py"]
+    assert analyze_data.main(words[2:]) == 0, command
+
+
+def submit(command, folder):
+    """Lines of a dry run of a command that submits jobs."""
+    command = command.replace("examples_deepspeed/", f"{ROOT}/examples_deepspeed/")
+    ended = subprocess.run(
+        ["bash", "-c", f"DRY_RUN=1 {command}"],
+        env={"PATH": os.environ["PATH"]},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()
+
+
+def test_every_command_of_the_page(folder, capsys):
+    submitted = []
+    for block in BLOCKS:
+        for command in block.replace("\\\n", " ").splitlines():
+            if "LAUNCHER=slurm" in command:
+                submitted.append(command)
+                # Before anything was analyzed there are four jobs, now rarity alone.
+                assert [line[:3] for line in submit(command, folder)] == ["mkd", "job", "job"]
+            else:
+                run_here(command)
+    assert len(submitted) == 1
+    assert (folder / "rarity.png").is_file()
+    for name in ("vocab_rarity", "seqlen", "quality"):
+        DifficultyIndex.open(folder / "difficulty" / name).verify()
+    original = DifficultyIndex.open("difficulty/vocab_rarity")
+    imported = DifficultyIndex.open("imported/vocab_rarity")
+    assert imported.order.tolist() == original.order.tolist()
+    output = capsys.readouterr().out
+    assert "percentile 99: sample " in output
+    assert "slow fox" in output
+
+
+def test_the_page_names_every_metric():
+    text = (ROOT / "docs" / "analysis.md").read_text()
+    for name in set(analyze_data.METRICS) - {"total_vocab_freq"}:
+        assert f"| `{name}` |" in text

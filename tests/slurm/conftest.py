@@ -1,0 +1,158 @@
+"""A real SLURM of two nodes on this machine, with a folder, ports and daemons of its own."""
+
+import getpass
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "sinfo")
+CONFIGURATION = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmdLogFile={folder}/slurmd-%n.log
+SlurmdSpoolDir={folder}/spool-%n
+StateSaveLocation={folder}/state
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CryptoType=crypto/munge
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+ReturnToService=2
+MpiDefault=none
+JobRequeue=1
+MailProg=/bin/true
+NodeName=n0 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2
+PartitionName=main Nodes=n0,n1 Default=YES OverSubscribe=YES
+"""
+
+
+@dataclass
+class Cluster:
+    """The running cluster: `environment` makes SLURM's commands speak to it."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def output_of(self, *command: str) -> str:
+        ended = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=60
+        )
+        assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
+        return ended.stdout
+
+    def wait_for_jobs(self, seconds: float = 120) -> dict[str, str]:
+        """Last state of each job or array task by its number, once none is left in the queue."""
+        deadline = time.monotonic() + seconds
+        while self.output_of("squeue", "--noheader").strip():
+            assert time.monotonic() < deadline, self.output_of("squeue")
+            time.sleep(0.3)
+        states = {}
+        for line in self.output_of("scontrol", "show", "job", "--oneliner").splitlines():
+            fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
+            if "JobId" in fields:
+                states[fields["JobId"]] = fields
+        return states
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory):
+    missing = [program for program in PROGRAMS if find_program(program) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not found: apt-get install slurm-wlm munge")
+    folder = tmp_path_factory.mktemp("slurm")
+    with ExitStack() as stack:
+        yield start_cluster(folder, stack)
+
+
+def find_program(name):
+    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+
+
+def start_cluster(folder, stack):
+    host = socket.gethostname().split(".")[0]
+    configuration = folder / "slurm.conf"
+    configuration.write_text(
+        CONFIGURATION.format(host=host, user=getpass.getuser(), folder=folder, ports=free_ports(3))
+    )
+    (folder / "state").mkdir()
+    (folder / "munge.key").write_bytes(secrets.token_bytes(128))
+    (folder / "munge.key").chmod(0o400)
+    environment = {**os.environ, "SLURM_CONF": str(configuration)}
+    # `--force`: its folder is a private one, of which munged would warn.
+    start_daemon(
+        stack,
+        folder / "munge.pid",
+        [
+            *("munged", "--force", f"--socket={folder}/munge.socket"),
+            *(f"--key-file={folder}/munge.key", f"--pid-file={folder}/munge.pid"),
+            *(f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed"),
+        ],
+        environment,
+    )
+    start_daemon(
+        stack, folder / "slurmctld.pid", ["slurmctld", "-f", str(configuration)], environment
+    )
+    for node in ("n0", "n1"):
+        start_daemon(
+            stack,
+            folder / f"slurmd-{node}.pid",
+            ["slurmd", "-f", str(configuration), "-N", node],
+            environment,
+        )
+    cluster = Cluster(folder, environment)
+    deadline = time.monotonic() + 30
+    while cluster.output_of("sinfo", "--noheader", "--format=%D %t").split() != ["2", "idle"]:
+        assert time.monotonic() < deadline, cluster.output_of("sinfo", "--Node", "--long")
+        time.sleep(0.3)
+    return cluster
+
+
+def start_daemon(stack, pid_file, command, environment):
+    """Starts a daemon, which goes into the background, and ends it with the stack."""
+    program = find_program(command[0])
+    ended = subprocess.run(
+        [program, *command[1:]],
+        env=environment,
+        cwd=pid_file.parent,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=30,
+    )
+    assert ended.returncode == 0, f"{command} ended with {ended.returncode}"
+    stack.callback(end_daemon, pid_file)
+
+
+def end_daemon(pid_file):
+    with suppress(FileNotFoundError, ProcessLookupError, ValueError):
+        pid = int(pid_file.read_text())
+        os.kill(pid, signal.SIGTERM)
+        for _ in range(50):
+            os.kill(pid, 0)
+            time.sleep(0.1)
+        os.kill(pid, signal.SIGKILL)
+
+
+def free_ports(number):
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]

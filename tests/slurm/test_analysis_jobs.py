@@ -1,0 +1,103 @@
+"""The analysis scripts on a real SLURM of two nodes: array, dependent reduce, and what goes wrong."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megatron.data.indexed_dataset import IndexedDatasetWriter
+from tools import analyze_data
+
+pytestmark = [pytest.mark.slurm, pytest.mark.full]
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "examples_deepspeed" / "data_efficiency" / "gpt"
+SEQ_LENGTH = 512
+FILES = ("values.npy", "order.npy", "manifest.json")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A corpus of 16 million tokens: four shards, so both nodes have something to do."""
+    prefix = str(tmp_path_factory.mktemp("a corpus") / "c")
+    tokens = (np.random.default_rng(5).random(2**24) ** 3 * 1000).astype(np.uint16)
+    with IndexedDatasetWriter(prefix, np.dtype("uint16")) as writer:
+        writer.add_documents(tokens, np.full(2**10, 2**14, np.int32))
+        writer.finish({"vocab_size": 1000})
+    return prefix
+
+
+def script(slurm, name, corpus, save, **settings):
+    """Output of a script that is started with these settings."""
+    environment = {
+        **slurm.environment,
+        "PYTHON": sys.executable,
+        "OMP_NUM_THREADS": "1",
+        "DATA_PATH": corpus,
+        "SEQ_LENGTH": str(SEQ_LENGTH),
+        "SAVE": str(save),
+        "LAUNCHER": "slurm",
+        **settings,
+    }
+    ended = subprocess.run(
+        ["bash", str(SCRIPTS / name)], env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def logs(save):
+    return "\n".join(f"{file.name}:\n{file.read_text()}" for file in (save / "logs").iterdir())
+
+
+def test_array_on_two_nodes_and_dependent_reduce(slurm, corpus, tmp_path):
+    save = tmp_path / "on slurm"
+    settings = {"NUM_WORKERS": "2", "SBATCH_FLAGS": "--exclusive"}
+    printed = script(slurm, "ds_analyze_gpt_data_map.sh", corpus, save, **settings, DRY_RUN="1")
+    assert not save.exists()
+    assert printed.count("--array=0-1") == 2
+    assert printed.count("--dependency=afterok:$job_") == 3
+    # What a dry run prints is what a run does.
+    subprocess.run(["bash", "-e"], input=printed, env=slurm.environment, text=True, check=True)
+    jobs = slurm.wait_for_jobs()
+    assert {job["JobState"] for job in jobs.values()} == {"COMPLETED"}, logs(save)
+    names = sorted(job["JobName"] for job in jobs.values())
+    assert names == sorted(
+        [
+            *("map-total_vocab_freq", "map-total_vocab_freq", "reduce-total_vocab_freq"),
+            *("map-vocab_rarity", "map-vocab_rarity", "reduce-vocab_rarity"),
+        ]
+    )
+    mapped_on = {job["NodeList"] for job in jobs.values() if job["JobName"] == "map-vocab_rarity"}
+    assert mapped_on == {"n0", "n1"}
+
+    here = ["run", "--data-path", corpus, "--seq-length", str(SEQ_LENGTH)]
+    assert analyze_data.main([*here, "--save", str(tmp_path / "here")]) == 0
+    for name in FILES:
+        ours = (tmp_path / "here" / "vocab_rarity" / name).read_bytes()
+        assert (save / "vocab_rarity" / name).read_bytes() == ours, name
+    assert sorted(os.listdir(save)) == ["logs", "total_vocab_freq", "vocab_rarity"]
+
+
+def test_a_failed_map_stops_what_waits_for_it_and_can_be_repeated(slurm, corpus, tmp_path):
+    before = slurm.wait_for_jobs().keys()
+    settings = {"NUM_WORKERS": "2", "METRIC": "total_vocab_freq"}
+    save = tmp_path / "d"
+    printed = script(
+        slurm, "ds_analyze_gpt_data_map.sh", corpus, save, **settings, VOCAB_SIZE="900"
+    )
+    assert [line.split(":")[0] for line in printed.splitlines()] == [
+        "map-total_vocab_freq",
+        "reduce-total_vocab_freq",
+    ]
+    jobs = slurm.wait_for_jobs()
+    states = {job["JobName"]: job["JobState"] for key, job in jobs.items() if key not in before}
+    assert states == {"map-total_vocab_freq": "FAILED", "reduce-total_vocab_freq": "CANCELLED"}
+    assert "is outside the vocabulary of 900 entries" in logs(save)
+
+    script(slurm, "ds_analyze_gpt_data_map.sh", corpus, save, **settings)
+    slurm.wait_for_jobs()
+    assert (save / "total_vocab_freq" / "value.npy").is_file(), logs(save)
