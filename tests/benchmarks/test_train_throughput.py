@@ -7,6 +7,7 @@ from benchmarks import train_throughput
 from benchmarks.train_throughput import SMALL, TARGETS, TrainingSteps, main, misses
 
 
+@pytest.mark.full
 def test_small_size_ends_with_figures_of_both_sides(capfd):
     assert main(["--small", "--rounds", "1"]) == 0
     figures = json.loads(capfd.readouterr().out.splitlines()[-1])
