@@ -168,11 +168,14 @@ def growth(
         yield from _growth_of_monotone(schedule, after_step, after_difficulty, until_step)
         return
     highest = after_difficulty
+    # A resume asks a custom function for every step done, so most of them are not checked twice.
+    ask: Callable[[int], int] = schedule.difficulty
+    if isinstance(schedule, CustomSchedule) and schedule.function is not None:
+        ask = schedule.function
     for step in _steps_of_change(schedule, after_step, until_step):
-        value = schedule.difficulty(step)
-        if highest is None or value > highest:
-            highest = value
-            yield step, value
+        if highest is None or ask(step) > highest:
+            highest = schedule.difficulty(step)
+            yield step, highest
 
 
 def _steps_of_change(schedule: Schedule, after_step: int, until_step: int | None) -> Iterator[int]:

@@ -75,6 +75,18 @@ def test_the_order_in_which_metrics_are_configured_changes_nothing(make_pool, tm
     assert len(list(tmp_path.glob("clusters-*"))) == 1
 
 
+def test_clusters_of_another_index_are_not_taken_for_those_of_this_one(make_pool, tmp_path):
+    for values in (VALUES, 101 - VALUES):
+        pools = [
+            make_pool(values, LINE, name="rarity"),
+            make_pool(LENGTHS, LENGTH_LINE, name="length"),
+        ]
+        clusters = Clusters(NUM_SAMPLES, pools, tmp_path)
+        expected = np.flatnonzero((values <= LINE.difficulty(20)) & (LENGTHS <= 48))
+        assert pool(clusters, 20) == set(expected.tolist())
+    assert len(list(tmp_path.glob("clusters-*"))) == 2
+
+
 def test_prepared_clusters_stand_beside_the_first_index_unless_a_folder_is_named(
     make_pool, tmp_path
 ):
