@@ -28,6 +28,8 @@ LEVELS = {
     "data_efficiency.sampling": 1,
     "data_efficiency.routing": 1,
     "data_efficiency.engine": 2,
+    "data_efficiency.plan": 2,
+    "data_efficiency.plan_warnings": 2,
     "data_efficiency": 2,
     "megatron.config": 3,
     "megatron.tokenizer": 3,
