@@ -103,6 +103,7 @@ OUTSIDE_PACKAGES = {
     "zstandard": ("megatron.data.text_sources",),
     "tqdm": ("data_efficiency.analysis", "megatron", "tools", "benchmarks"),
     "hypothesis": ("tests.end_to_end",),
+    "transformers": ("tests.end_to_end",),
     "pytest": ("tests.end_to_end",),
 }
 UNPICKLING_PACKAGES = ("pickle", "marshal", "shelve")
