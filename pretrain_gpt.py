@@ -8,7 +8,7 @@ import torch
 
 from megatron.arguments import parse_run_config
 from megatron.config import RunConfig, require
-from megatron.data.gpt_dataset import GPTDataset
+from megatron.data.blended_dataset import Dataset, in_proportion, open_gpt_dataset
 from megatron.model.gpt_model import GPTModel
 from megatron.model.transformer import TransformerLayer
 from megatron.run_state import Batch, Task
@@ -21,21 +21,21 @@ def make_model(config: RunConfig) -> GPTModel:
     return GPTModel(config.model)
 
 
-def make_datasets(config: RunConfig) -> tuple[GPTDataset, GPTDataset]:
+def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset]:
     """Training and validation samples, checked against the model's vocabulary and the tokenizer."""
     data = config.data
     datasets = [
-        GPTDataset(
+        open_gpt_dataset(
             data.data_path, split_name=name, split=data.split, sequence_length=data.seq_length
         )
         for name in ("train", "valid")
     ]
-    vocab_size = datasets[0].vocab_size
+    corpus, vocab_size = " ".join(data.data_path), datasets[0].vocab_size
     require(
         vocab_size is None or vocab_size <= config.model.vocab_size,
         "vocab_size",
         config.model.vocab_size,
-        f"the corpus {data.data_path} was made with a vocabulary of {vocab_size}",
+        f"the corpus {corpus} was made with a vocabulary of {vocab_size}",
     )
     if data.tokenizer_file is not None or data.vocab_file is not None:
         tokenizer = build_tokenizer(
@@ -48,9 +48,9 @@ def make_datasets(config: RunConfig) -> tuple[GPTDataset, GPTDataset]:
             expected in (None, tokenizer.fingerprint),
             "tokenizer_file",
             data.tokenizer_file or data.vocab_file,
-            f"the corpus {data.data_path} was made with another tokenizer",
+            f"the corpus {corpus} was made with another tokenizer",
         )
-    return datasets[0], datasets[1]
+    return datasets[0], in_proportion(datasets[1])
 
 
 def forward_step(engine: Any, batch: Batch) -> torch.Tensor:

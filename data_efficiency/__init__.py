@@ -24,6 +24,8 @@ from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
 from data_efficiency.engine.processes import start_processes
 from data_efficiency.json_section import ConfigError
+from data_efficiency.plan import RunPlan, plan_run
+from data_efficiency.plan_warnings import DecayEnd, plan_warnings
 from data_efficiency.routing.layer_interface import LayerInterface
 from data_efficiency.routing.layer_token_lr import LayerTokenLR
 from data_efficiency.routing.random_ltd import (
@@ -40,11 +42,13 @@ __all__ = [
     "CurriculumDataLoader",
     "CurriculumSampler",
     "DataAnalyzer",
+    "DecayEnd",
     "DifficultyIndex",
     "LayerInterface",
     "LayerTokenLR",
     "ModelShape",
     "ReferenceModel",
+    "RunPlan",
     "StepShape",
     "actual_seq_length",
     "analyze_vocab_rarity",
@@ -53,6 +57,8 @@ __all__ = [
     "initialize",
     "layer_tokens",
     "load_config",
+    "plan_run",
+    "plan_warnings",
     "read_json",
     "remove_random_ltd_state_dict",
     "result_folder",

@@ -12,7 +12,7 @@ DeepSpeed never reads, are checked against the inner ones; `index_path` and `seq
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from data_efficiency.schedule import CustomSchedule, DiscreteSchedule, RootSched
 logger = logging.getLogger(__name__)
 
 ClusteringType = Literal["schedule_based", "single_cluster"]
-SequenceLengthAction = Literal["truncate", "reshape", "user"]
+SequenceLengthAction = Literal["truncate", "reshape", "trim_padding", "user"]
 PUBLISHED_ACTIONS: dict[str, SequenceLengthAction] = {
     "seqlen_truncate": "truncate",
     "seqlen_reshape": "reshape",
@@ -42,6 +42,8 @@ class MetricConfig:
     schedule: Schedule
     index_path: str | None = None
     sequence_length: SequenceLengthAction | None = None
+    length_multiple: int = 1
+    """Lengths are rounded up to a multiple of this."""
 
     @property
     def selects_samples(self) -> bool:
@@ -117,7 +119,8 @@ class Config:
     dataloader_drop_last: bool = False
     data_efficiency: DataEfficiencyConfig = field(default_factory=DataEfficiencyConfig)
     data_efficiency_json: dict[str, Any] = field(default_factory=dict)
-    """The section as it was written, for logs and checkpoints."""
+    """The section as it was written, for logs and checkpoints; a legacy `curriculum_learning`
+    section stands in it under its own name."""
     engine_sections: dict[str, Any] = field(default_factory=dict)
     """What is left for the engine: optimizer, precision, ZeRO and the like."""
 
@@ -156,19 +159,20 @@ def load_config(source: str | Path | Mapping[str, Any] | Config) -> Config:
         return source
     section = Section(read_json(source), "")
     engine_sections = {name: section.take(name) for name in DEEPSPEED_SECTIONS if name in section}
-    if section.take("curriculum_learning", None):
-        raise ConfigError(
-            "curriculum_learning at the top level is the retired form: move it to "
-            "data_efficiency.data_sampling.curriculum_learning"
-        )
     raw = section.take("data_efficiency", None) or {}
+    data_efficiency = _data_efficiency(Section(raw, "data_efficiency"))
+    legacy = section.take("curriculum_learning", None)
+    warm_up = _legacy_warm_up(Section(legacy or {}, "curriculum_learning"))
+    if warm_up is not None:
+        data_efficiency = _with_warm_up(data_efficiency, warm_up)
+        raw = {**raw, "curriculum_learning": legacy}
     config = Config(
         train_batch_size=section.optional_int("train_batch_size"),
         train_micro_batch_size_per_gpu=section.optional_int("train_micro_batch_size_per_gpu"),
         gradient_accumulation_steps=section.optional_int("gradient_accumulation_steps"),
         gradient_clipping=section.number("gradient_clipping", 0.0, at_least=0.0),
         dataloader_drop_last=section.boolean("dataloader_drop_last", False),
-        data_efficiency=_data_efficiency(Section(raw, "data_efficiency")),
+        data_efficiency=data_efficiency,
         data_efficiency_json=json.loads(json.dumps(raw)),
         engine_sections=engine_sections,
     )
@@ -274,10 +278,49 @@ def _metrics(section: Section) -> tuple[MetricConfig, ...]:
         return ()
     if not isinstance(named, Mapping) or not named:
         raise ConfigError(f"{section.path}.curriculum_metrics must name at least one metric")
-    return tuple(
+    metrics = tuple(
         _metric(name, Section(entry, f"{section.path}.curriculum_metrics.{name}"))
         for name, entry in named.items()
     )
+    actions = {metric.sequence_length: metric.name for metric in metrics}
+    if "truncate" in actions and "reshape" in actions:
+        raise ConfigError(
+            f"{section.path}.curriculum_metrics: {actions['truncate']!r} truncates rows and "
+            f"{actions['reshape']!r} reshapes them; keep one of the two"
+        )
+    return metrics
+
+
+def _legacy_warm_up(section: Section) -> MetricConfig | None:
+    """The metric that a top-level `curriculum_learning` section means; None where it is off.
+
+    Source: DeepSpeed's sequence-length warm-up, removed in 0.19.8. Differs: the loader truncates,
+    so that the model need not know `curriculum_seqlen`.
+    """
+    if not section.boolean("enabled", False):
+        return None
+    section.choice("curriculum_type", ("seqlen",))
+    low, high, schedule = _pacing(section, lowest=1)
+    section.close()
+    return MetricConfig(
+        name="seqlen_truncate",
+        difficulty_type="value",
+        clustering_type="single_cluster",
+        min_difficulty=low,
+        max_difficulty=high,
+        schedule=schedule,
+        sequence_length="truncate",
+    )
+
+
+def _with_warm_up(config: DataEfficiencyConfig, warm_up: MetricConfig) -> DataEfficiencyConfig:
+    """The section with the legacy warm-up as its metric."""
+    if config.metrics:
+        raise ConfigError(
+            "curriculum_learning at the top level and in data_efficiency.data_sampling are both "
+            "enabled: keep the second, where the warm-up is the metric seqlen_truncate"
+        )
+    return replace(config, metrics=(warm_up,))
 
 
 def _metric(name: str, section: Section) -> MetricConfig:
@@ -288,36 +331,49 @@ def _metric(name: str, section: Section) -> MetricConfig:
         "clustering_type", ("single_cluster", "schedule_based")
     )
     action: SequenceLengthAction | None = section.optional_choice(
-        "sequence_length", ("truncate", "reshape", "user")
+        "sequence_length", ("truncate", "reshape", "trim_padding", "user")
     )
     action = action or PUBLISHED_ACTIONS.get(name)
+    multiple = section.integer("length_multiple", 1, at_least=1)
+    if multiple > 1 and action in (None, "user"):
+        raise ConfigError(
+            f"{section.path}.length_multiple is {multiple}, but this metric changes no length: "
+            'remove it, or say what it does by "sequence_length"'
+        )
     if clustering == "single_cluster" and action is None:
         raise ConfigError(
             f"{section.path} selects no samples (single_cluster) and does nothing to the sequence "
-            'length; say "sequence_length": "truncate", "reshape" or, if your own post-process '
-            'function reads it, "user"'
+            'length; say "sequence_length": "truncate", "reshape", "trim_padding" or, if your own '
+            'post-process function reads it, "user"'
         )
     if clustering == "schedule_based" and not (index_path or published_path):
         raise ConfigError(f"{section.path}.index_path is missing: name the difficulty index folder")
-    schedule_type = section.choice(
-        "schedule_type", ("fixed_linear", "fixed_root", "fixed_discrete", "custom")
-    )
-    low = section.integer("min_difficulty", at_least=0)
-    high = section.integer("max_difficulty", at_least=1)
-    if low > high:
-        raise ConfigError(f"{section.path}.min_difficulty is {low}: above max_difficulty ({high})")
+    low, high, schedule = _pacing(section, lowest=1 if action in ("truncate", "reshape") else 0)
     metric = MetricConfig(
         name=name,
         difficulty_type=section.choice("difficulty_type", ("value", "percentile")),
         clustering_type=clustering,
         min_difficulty=low,
         max_difficulty=high,
-        schedule=_schedule(schedule_type, low, high, section),
+        schedule=schedule,
         index_path=index_path or published_path,
         sequence_length=action,
+        length_multiple=multiple,
     )
     section.close()
     return metric
+
+
+def _pacing(section: Section, *, lowest: int) -> tuple[int, int, Schedule]:
+    """Minimum, maximum and schedule of a metric."""
+    schedule_type = section.choice(
+        "schedule_type", ("fixed_linear", "fixed_root", "fixed_discrete", "custom")
+    )
+    low = section.integer("min_difficulty", at_least=lowest)
+    high = section.integer("max_difficulty", at_least=1)
+    if low > high:
+        raise ConfigError(f"{section.path}.min_difficulty is {low}: above max_difficulty ({high})")
+    return low, high, _schedule(schedule_type, low, high, section)
 
 
 def _schedule(kind: str, low: int, high: int, parent: Section) -> Schedule:

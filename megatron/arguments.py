@@ -69,11 +69,16 @@ def run_config_from(values: argparse.Namespace) -> RunConfig:
     """The settings of a run from parsed flags."""
     parts = {
         config_class.__name__.removesuffix("Config").lower(): config_class(
-            **{field.name: getattr(values, field.name) for field in fields(config_class)}
+            **{field.name: _frozen(getattr(values, field.name)) for field in fields(config_class)}
         )
         for config_class in CONFIG_GROUPS
     }
     return RunConfig(**parts)
+
+
+def _frozen(value: Any) -> Any:
+    """A flag's value as settings hold it."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _add_flag(group: Any, field: Field[Any], hint: Any, doc: str) -> None:
@@ -87,6 +92,8 @@ def _add_flag(group: Any, field: Field[Any], hint: Any, doc: str) -> None:
         settings["action"] = argparse.BooleanOptionalAction
     elif get_origin(kind) is Literal:
         settings["choices"] = get_args(kind)
+    elif get_origin(kind) is tuple:
+        settings |= {"nargs": "+", "metavar": "TEXT"}
     else:
         settings |= {"type": _whole_number if kind is int else kind, "metavar": _metavar(kind)}
     group.add_argument(flag_name(field.name), **settings)

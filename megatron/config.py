@@ -128,8 +128,9 @@ class ModelConfig:
 class DataConfig:
     """Corpus, tokenizer and how samples are read."""
 
-    data_path: str
-    """Corpus made by tools/preprocess_data.py: its path without .bin and .idx."""
+    data_path: tuple[str, ...]
+    """Corpus made by tools/preprocess_data.py: its path without .bin and .idx. Several corpora are
+    blended by weight: W1 PATH1 W2 PATH2."""
     split: str = "969,30,1"
     """Proportions of training, validation and test documents."""
     seq_length: int = 1024

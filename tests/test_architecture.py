@@ -28,6 +28,8 @@ LEVELS = {
     "data_efficiency.sampling": 1,
     "data_efficiency.routing": 1,
     "data_efficiency.engine": 2,
+    "data_efficiency.plan": 2,
+    "data_efficiency.plan_warnings": 2,
     "data_efficiency": 2,
     "megatron.config": 3,
     "megatron.tokenizer": 3,
@@ -105,6 +107,7 @@ OUTSIDE_PACKAGES = {
     "pyarrow": ("data_efficiency.analysis.outside_scores",),
     "tqdm": ("data_efficiency.analysis", "megatron", "tools", "benchmarks"),
     "hypothesis": ("tests.end_to_end",),
+    "transformers": ("tests.end_to_end",),
     "pytest": ("tests.end_to_end",),
 }
 UNPICKLING_PACKAGES = ("pickle", "marshal", "shelve")

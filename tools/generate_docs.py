@@ -71,6 +71,8 @@ def describe_type(hint: Any) -> str:
         return describe_type(next(part for part in get_args(hint) if part is not type(None)))
     if get_origin(hint) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(hint))
+    if get_origin(hint) is tuple:
+        return "one or more texts"
     return {bool: "switch", int: "whole number", float: "number", str: "text"}[hint]
 
 

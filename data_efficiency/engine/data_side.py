@@ -9,6 +9,7 @@ from data_efficiency.config import Config, DataEfficiencyConfig
 from data_efficiency.engine.processes import Processes
 from data_efficiency.sampling.loader import CurriculumDataLoader, PostProcess
 from data_efficiency.sampling.sampler import CurriculumSampler
+from data_efficiency.sampling.sequence_length import num_rows
 
 Collate = Callable[[list[Any]], Any]
 
@@ -105,12 +106,15 @@ class DataSide:
                 f"here {own.get(wrong[0])}"
             )
 
-    def _place_forward(self) -> None:
-        """Tells token dropping where the coming micro-batch stands in the global batch."""
+    def _place_forward(self, *inputs: Any) -> None:
+        """Tells token dropping where the coming micro-batch stands in the global batch.
+
+        Reshaping changes how many rows micro-batches have, all of a step's alike.
+        """
         if self.random_ltd_scheduler is None:
             return
         number = self._rank * self._accumulation + self.micro_steps % self._accumulation
-        self.random_ltd_scheduler.set_position(self.global_steps, number * self._micro_batch_size)
+        self.random_ltd_scheduler.set_position(self.global_steps, number * num_rows(*inputs))
 
     def _loader(self) -> CurriculumDataLoader:
         if self.training_dataloader is None:

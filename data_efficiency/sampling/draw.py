@@ -6,6 +6,7 @@ that no sample comes twice within one pass of its cluster. A cluster smaller tha
 is passed through more than once.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -28,8 +29,23 @@ class Draw(NamedTuple):
     """int64 [clusters]: samples drawn from each cluster, this step's included."""
 
 
+ClusterChoice = Callable[[np.random.Generator, Int64Array, Int64Array, int], Int64Array]
+
+
+def choose_by_size(
+    generator: np.random.Generator, starts: Int64Array, positions: Int64Array, num_rows: int
+) -> Int64Array:
+    """The cluster that each row is drawn from, int64 [num_rows]: each sample is equally likely."""
+    return np.searchsorted(starts, generator.integers(0, starts[-1], num_rows), "right") - 1
+
+
 def draw_places(
-    seed: int, step: int, starts: Int64Array, positions: Int64Array, num_rows: int
+    seed: int,
+    step: int,
+    starts: Int64Array,
+    positions: Int64Array,
+    num_rows: int,
+    choose: ClusterChoice = choose_by_size,
 ) -> Draw:
     """The places that a step draws.
 
@@ -39,12 +55,13 @@ def draw_places(
         starts: int64 [clusters + 1], `Clusters.boundaries` of the step.
         positions: int64 [at most clusters], samples drawn from each before; 0 for the others.
         num_rows: places to draw.
+        choose: which cluster each row is drawn from.
     """
     sizes = np.diff(starts)
     drawn_before = np.zeros(len(sizes), np.int64)
     drawn_before[: len(positions)] = positions
     generator = np.random.default_rng([seed, _DRAW, step])
-    cluster = np.searchsorted(starts, generator.integers(0, starts[-1], num_rows), "right") - 1
+    cluster = choose(generator, starts, drawn_before, num_rows)
     drawn = drawn_before[cluster] + _occurrence_numbers(cluster)
     visits, place_in_pass = np.divmod(drawn, sizes[cluster])
     keys = make_keys(seed, cluster, visits)

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from data_efficiency.sampling.sampler import CurriculumSampler, GlobalBatch, SamplerState
-from data_efficiency.sampling.sequence_length import apply_actions, check_actions
+from data_efficiency.sampling.sequence_length import apply_actions
 
 PostProcess = Callable[[Any, dict[str, Any]], Any]
 
@@ -51,7 +51,6 @@ class CurriculumDataLoader:
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        check_actions(sampler.metrics)
         self.sampler = sampler
         self.plan: MicroBatchPlan | None = None
         """Plan of the micro-batch returned last."""

@@ -22,8 +22,9 @@ from data_efficiency.difficulty_index import (
     fingerprint_of,
 )
 from data_efficiency.sampling.admission import MetricPool
+from data_efficiency.sampling.blend import BlendedClusters, blend_of
 from data_efficiency.sampling.clusters import Clusters, describe_pool
-from data_efficiency.sampling.draw import draw_places
+from data_efficiency.sampling.draw import choose_by_size, draw_places
 from data_efficiency.schedule import CustomSchedule
 
 Int64Array = NDArray[np.int64]
@@ -60,7 +61,8 @@ class CurriculumSampler:
     As a batch sampler it yields this rank's micro-batches as lists of sample numbers.
 
     Args:
-        dataset: anything with a length; its identity is checked against the difficulty indexes.
+        dataset: anything with a length; its identity is checked against the difficulty indexes. Its
+            parts are drawn by weight if it has `part_sizes` and `part_weights`.
         config: the `data_efficiency` section; None samples uniformly.
         micro_batch_size: rows of one forward pass on one rank.
         gradient_accumulation_steps: micro-batches of a step on one rank.
@@ -119,6 +121,7 @@ class CurriculumSampler:
             for metric in self.metrics
             if metric.selects_samples
         }
+        self._blend = blend_of(dataset)
         self._clusters = self._make_clusters()
         self.state = SamplerState()
         self._has_drawn = False
@@ -160,7 +163,10 @@ class CurriculumSampler:
         self._has_drawn = True
         self._check_saved_pool()
         starts = self._clusters.boundaries(step)
-        draw = draw_places(self.seed, step, starts, self.state.positions, self.global_batch_size)
+        choose = choose_by_size if self._blend is None else self._clusters.choose
+        draw = draw_places(
+            self.seed, step, starts, self.state.positions, self.global_batch_size, choose
+        )
         self.state = SamplerState(step=step, positions=draw.positions)
         return GlobalBatch(
             step=step,
@@ -238,8 +244,12 @@ class CurriculumSampler:
             if metric.selects_samples
         ]
 
-    def _make_clusters(self) -> Clusters:
-        return Clusters(self._num_samples, self._pools(), self._cluster_folder)
+    def _make_clusters(self) -> Any:
+        pools = self._pools()
+        clusters = Clusters(self._num_samples, pools, self._cluster_folder)
+        if self._blend is None:
+            return clusters
+        return BlendedClusters(clusters, self._blend, is_in_order=not pools)
 
     def _dependencies(self) -> dict[str, Any]:
         """What the meaning of the positions depends on, plain JSON data."""
@@ -247,6 +257,7 @@ class CurriculumSampler:
             "seed": self.seed,
             "dataset": fingerprint_of(self._dataset_identity),
             "metrics": {pool.metric.name: describe_pool(pool) for pool in self._pools()},
+            "part_weights": None if self._blend is None else list(self._blend.weights),
         }
 
 

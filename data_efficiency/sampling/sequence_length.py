@@ -1,4 +1,12 @@
-"""What a metric does to the length of a batch, by the action its configuration declares."""
+"""What a metric does to the shape of a batch, by the action its configuration declares.
+
+- truncate: each row keeps its first positions; the rest of it is not used at this visit.
+- reshape: the rows of a micro-batch are laid end to end, as the documents of a corpus are, and cut
+  into rows of the present length. Every token stays, in more and shorter rows.
+- trim_padding: rows are cut to the longest of their micro-batch without its padding.
+
+The shape after truncating and reshaping is arithmetic on the shape before: equal on every rank.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,31 +14,151 @@ from typing import Any
 import torch
 
 from data_efficiency.config import MetricConfig
-from data_efficiency.json_section import ConfigError
+
+IGNORED_LABEL = -100
+_NOT_TRAINED = {"labels": IGNORED_LABEL, "loss_mask": 0}
+_PADDING_MASKS = ("padding_mask", "attention_mask")
 
 
-def check_actions(metrics: tuple[MetricConfig, ...]) -> None:
-    """Nothing, if each declared action can be carried out.
+def shape_after(
+    metrics: tuple[MetricConfig, ...], difficulties: Mapping[str, int], num_rows: int, length: int
+) -> tuple[int, int]:
+    """Rows and positions of a micro-batch after the declared actions, but for its padding.
+
+    Args:
+        metrics: of the configuration.
+        difficulties: what their schedules accept at the step.
+        num_rows: rows of the micro-batch as it is read.
+        length: positions of a row as it is read.
 
     Raises:
-        ConfigError: names the metric whose action cannot.
+        ValueError: if a schedule gives a length below 1.
     """
-    for metric in metrics:
-        if metric.sequence_length == "reshape":
-            raise ConfigError(
-                f"metric {metric.name!r}: reshaping rows is not supported; use "
-                '"sequence_length": "truncate", or "user" with a post-process function of your own'
-            )
+    target = _target_length(metrics, difficulties)
+    if target is None or target >= length:
+        return num_rows, length
+    if any(metric.sequence_length == "reshape" for metric in metrics):
+        num_rows = -(-num_rows * length // target)
+    return num_rows, target
 
 
 def apply_actions(
     batch: Any, metrics: tuple[MetricConfig, ...], difficulties: Mapping[str, int]
 ) -> Any:
-    """The batch with every declared truncation applied."""
-    lengths = [
-        difficulties[metric.name] for metric in metrics if metric.sequence_length == "truncate"
-    ]
-    return truncate(batch, min(lengths)) if lengths else batch
+    """The batch after every declared action.
+
+    Raises:
+        ValueError: if a schedule gives a length below 1, or the batch cannot be shaped as declared.
+    """
+    trimming = [m.length_multiple for m in metrics if m.sequence_length == "trim_padding"]
+    if trimming:
+        batch = trim_padding(batch, max(trimming))
+    target = _target_length(metrics, difficulties)
+    if target is None:
+        return batch
+    if any(metric.sequence_length == "reshape" for metric in metrics):
+        return reshape(batch, target)
+    return truncate(batch, target)
+
+
+def _target_length(
+    metrics: tuple[MetricConfig, ...], difficulties: Mapping[str, int]
+) -> int | None:
+    """The shortest length that a metric asks for; None where no metric truncates or reshapes."""
+    lengths = []
+    for metric in metrics:
+        if metric.sequence_length in ("truncate", "reshape"):
+            length = difficulties[metric.name]
+            if length < 1:
+                raise ValueError(
+                    f"the schedule of metric {metric.name!r} gives a sequence length of {length}: "
+                    "must be at least 1"
+                )
+            lengths.append(_rounded_up(length, metric.length_multiple))
+    return min(lengths, default=None)
+
+
+def _rounded_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
+
+
+def num_rows(*values: Any) -> int:
+    """Rows of the first tensor that has a sequence axis; 0 where there is none."""
+    return next((leaf.shape[0] for leaf in _leaves(values) if leaf.ndim >= 2), 0)
+
+
+def reshape(batch: Any, length: int) -> Any:
+    """The rows of a micro-batch, end to end, cut into rows of `length`.
+
+    Rows [B, S] become ceil(B * S / length) rows; where `length` is not below S nothing changes. The
+    last row ends with the last position. So unless `length` divides B * S it begins inside the row
+    before: there the repeated positions are context only, out of the loss by `labels` (-100) and
+    `loss_mask` (0). Each position is in the loss as often as before, and the context is counted with
+    the tokens given to the model. Labels must be shifted already, as for `truncate`.
+
+    Args:
+        batch: mapping with `labels` or `loss_mask`; every tensor is [B, S, ...].
+        length: positions of a row, at least 1.
+
+    Raises:
+        ValueError: if the batch has no `labels` or `loss_mask`, or a tensor of another shape.
+
+    Source: `seqlen_reshape` of the published training scripts. Differs: those cut row by row, repeat
+    or lose the row's end and keep an even number of rows.
+    """
+    pairs = batch.items() if isinstance(batch, Mapping) else ()
+    tensors = {name: value for name, value in pairs if isinstance(value, torch.Tensor)}
+    in_loss = [tensors[name] for name in _NOT_TRAINED if name in tensors]
+    if not in_loss:
+        raise ValueError(
+            "reshaping needs batches that are mappings with a tensor 'labels' or 'loss_mask', to take "
+            "repeated positions out of the loss; use a post-process function of your own for others"
+        )
+    shape = in_loss[0].shape[:2]
+    for name, tensor in tensors.items():
+        if tensor.ndim < 2 or tensor.shape[:2] != shape:
+            raise ValueError(
+                f"{name!r} has shape {tuple(tensor.shape)}: reshaping rows of {shape[1]} positions "
+                f"needs [{shape[0]}, {shape[1]}, ...]"
+            )
+    if length >= shape[1]:
+        return batch
+    return dict(batch) | {name: _cut_anew(name, tensors[name], length) for name in tensors}
+
+
+def _cut_anew(name: str, tensor: torch.Tensor, length: int) -> torch.Tensor:
+    flat = tensor.flatten(0, 1)
+    num_rows = -(-len(flat) // length)
+    num_repeated = num_rows * length - len(flat)
+    last = flat[len(flat) - length :]
+    if num_repeated and name in _NOT_TRAINED:
+        last = last.clone()
+        last[:num_repeated] = _NOT_TRAINED[name]
+    return torch.cat([flat[: (num_rows - 1) * length], last]).unflatten(0, (num_rows, length))
+
+
+def trim_padding(batch: Any, multiple: int = 1) -> Any:
+    """The batch without the positions at its end that are padding in every row.
+
+    Args:
+        batch: mapping with a `padding_mask` or `attention_mask` [B, S], nonzero where no padding is.
+        multiple: the length is rounded up to a multiple of this, as far as there are positions.
+
+    Raises:
+        ValueError: if there is no such mask.
+
+    Source: the published BERT scripts. Differs: each rank trims its own micro-batches, so that reading
+    data needs no communication.
+    """
+    names = [name for name in _PADDING_MASKS if isinstance(batch, Mapping) and name in batch]
+    if not names or batch[names[0]].ndim != 2:
+        raise ValueError(
+            f"trimming padding needs batches that are mappings with one of {_PADDING_MASKS}, "
+            "[batch, sequence]"
+        )
+    used = (batch[names[0]] != 0).any(0).nonzero()
+    longest = int(used[-1]) + 1 if len(used) else 1
+    return truncate(batch, _rounded_up(longest, multiple))
 
 
 def truncate(batch: Any, length: int) -> Any:

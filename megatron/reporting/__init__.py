@@ -2,10 +2,12 @@
 
 `RunLogger` writes `<run>/log.jsonl`, the one record of a run; `progress_line` is its line on the
 console. `read_log`, `compare_runs`, `format_comparison` and `plot_report` read finished logs.
+`format_plan` and `plot_plan` show what a run will do.
 """
 
 from megatron.reporting.comparison import compare_runs, format_comparison
 from megatron.reporting.picture import plot_report
+from megatron.reporting.plan_report import format_plan, plot_plan
 from megatron.reporting.progress_line import progress_line
 from megatron.reporting.run_log import RunLog, RunLogger, read_log
 
@@ -14,6 +16,8 @@ __all__ = [
     "RunLogger",
     "compare_runs",
     "format_comparison",
+    "format_plan",
+    "plot_plan",
     "plot_report",
     "progress_line",
     "read_log",

@@ -82,6 +82,14 @@ PUBLISHED = {
         },
     },
 }
+LEGACY = {
+    "enabled": True,
+    "curriculum_type": "seqlen",
+    "min_difficulty": 64,
+    "max_difficulty": 1024,
+    "schedule_type": "fixed_linear",
+    "schedule_config": {"total_curriculum_step": 100, "difficulty_step": 8},
+}
 METRICS = "data_efficiency.data_sampling.curriculum_learning.curriculum_metrics"
 LTD = "data_efficiency.data_routing.random_ltd"
 
@@ -127,6 +135,19 @@ def test_the_published_file_loads_unchanged(tmp_path, caplog):
     assert dropping.random_ltd_layer_id == tuple(range(1, 23))
     assert dropping.schedule.difficulty(0) == 128
     assert dropping.schedule.difficulty(200000) == 2048
+
+
+def test_the_legacy_section_is_the_truncating_metric():
+    legacy = load_config({"curriculum_learning": LEGACY, "train_batch_size": 4})
+    (metric,) = legacy.data_efficiency.metrics
+    modern = LEGACY | {"difficulty_type": "value", "clustering_type": "single_cluster"}
+    del modern["curriculum_type"], modern["enabled"]
+    section = {"enabled": True, "curriculum_metrics": {"seqlen_truncate": modern}}
+    in_place = {"data_efficiency": {"data_sampling": {"curriculum_learning": section}}}
+    assert (metric,) == load_config(in_place).data_efficiency.metrics
+    assert legacy.data_efficiency_json == {"curriculum_learning": LEGACY}
+    off = load_config({"curriculum_learning": LEGACY | {"enabled": False}})
+    assert off.data_efficiency.metrics == ()
 
 
 def test_loading_does_not_touch_the_given_object():
@@ -176,7 +197,18 @@ def test_loading_does_not_touch_the_given_object():
             {"enabled": True},
             "cannot be composed with the curriculum sampler",
         ),
-        ("curriculum_learning", {"enabled": True}, "retired form"),
+        (
+            "curriculum_learning",
+            {"enabled": True},
+            "curriculum_learning.curriculum_type is missing",
+        ),
+        ("curriculum_learning", LEGACY, "both enabled: keep the second"),
+        ("curriculum_learning", LEGACY | {"curriculum_type": "loss"}, "curriculum_type is 'loss'"),
+        ("curriculum_learning", LEGACY | {"index_path": "x"}, "index_path is not a known key"),
+        (f"{METRICS}.voc.length_multiple", 8, "this metric changes no length"),
+        (f"{METRICS}.seqlen_truncate.length_multiple", 0, "must be at least 1"),
+        (f"{METRICS}.seqlen_truncate.min_difficulty", 0, "must be at least 1"),
+        (f"{METRICS}.voc.sequence_length", "reshape", "'seqlen_truncate' truncates rows and 'voc'"),
         ("train_batch_size", 0, "must be at least 1"),
     ],
 )

@@ -24,8 +24,8 @@ from megatron.config import (
             "even number of channels",
         ),
         (ModelConfig, {"hidden_dropout": 1.0}, "--hidden-dropout is 1.0"),
-        (DataConfig, {"data_path": "x", "seq_length": 0}, "--seq-length is 0"),
-        (DataConfig, {"data_path": "x", "num_workers": -1}, "--num-workers is -1"),
+        (DataConfig, {"data_path": ("x",), "seq_length": 0}, "--seq-length is 0"),
+        (DataConfig, {"data_path": ("x",), "num_workers": -1}, "--num-workers is -1"),
         (TrainingConfig, {}, "give --train-iters"),
         (
             TrainingConfig,
@@ -68,7 +68,7 @@ def test_sequences_fit_the_position_embeddings():
     with pytest.raises(ValueError, match=r"--seq-length is 2048: must not exceed .* \(1024\)"):
         RunConfig(
             model=ModelConfig(),
-            data=DataConfig(data_path="x", seq_length=2048),
+            data=DataConfig(data_path=("x",), seq_length=2048),
             training=TrainingConfig(train_iters=1),
             checkpoint=CheckpointConfig(),
             logging=LoggingConfig(),

@@ -112,6 +112,15 @@ def test_the_router_is_told_where_each_training_forward_stands():
     assert len(engine.random_ltd_scheduler.calls) == 4
 
 
+def test_rows_of_reshaped_micro_batches_keep_their_own_numbers():
+    engine = make_engine()
+    engine.random_ltd_scheduler = Position()
+    for _ in range(2):
+        engine.backward(engine(rows(count=11)).sum())
+        engine.step()
+    assert engine.random_ltd_scheduler.calls == [(0, 0), (0, 11)]
+
+
 def test_loader_and_state():
     dataset = [(row, row.sum()) for row in rows(count=40)]
     engine = make_engine(training_data=dataset)

@@ -1,3 +1,6 @@
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +9,7 @@ from torch.utils.data import Dataset
 from data_efficiency.config import load_config
 from data_efficiency.sampling.loader import CurriculumDataLoader
 from data_efficiency.sampling.sampler import CurriculumSampler
+from data_efficiency.schedule import CustomSchedule
 
 LENGTH = 32
 
@@ -75,6 +79,36 @@ def test_each_batch_has_the_samples_and_the_length_of_its_own_step(num_workers):
         assert loader.plan.batch.step == expected.step
         assert loader.plan.is_last == (number % 2 == 1)
     assert number + 1 == len(loader) == 2 * 75
+
+
+class LabelledRows(Rows):
+    """The same as inputs and labels."""
+
+    def __getitem__(self, sample):
+        return {"tokens": super().__getitem__(sample), "labels": super().__getitem__(sample)}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("action", ["truncate", "reshape"])
+def test_no_batch_meets_the_difficulty_of_another_step(action, num_workers):
+    def jumps(step):
+        return 1 + step * 7919 % LENGTH
+
+    metric = replace(CONFIG.metrics[0], sequence_length=action, schedule=CustomSchedule())
+    dataset = LabelledRows()
+    sampler = CurriculumSampler(
+        dataset, replace(CONFIG, metrics=(metric,)), micro_batch_size=4, data_parallel_size=2
+    )
+    sampler.set_custom_schedules({"seqlen_truncate": jumps})
+    loader = CurriculumDataLoader(dataset, sampler, num_workers=num_workers)
+    for step, batch in enumerate(loader, start=1):
+        rows = 4 if action == "truncate" else math.ceil(4 * LENGTH / jumps(step))
+        assert tuple(batch["tokens"].shape) == (rows, jumps(step))
+        trained = batch["tokens"][batch["labels"] >= 0]
+        samples = loader.plan.batch.samples[:4]
+        per_row = jumps(step) if action == "truncate" else LENGTH
+        assert trained.tolist() == np.repeat(samples, per_row).tolist()
+    assert step == len(loader) == 75
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

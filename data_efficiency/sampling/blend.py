@@ -1,0 +1,160 @@
+"""A blend: a dataset of several parts, drawn in given proportions.
+
+A dataset says that it is one by `part_sizes` and `part_weights`; its sample numbers run through the
+parts one after the other. Clusters are split where a part ends, and a batch takes from each part what
+brings all that was ever drawn nearest to the weights; within a part every admitted sample is equally
+likely, as without a blend. What was drawn of each part is the sum of its clusters' positions, so there
+is no state of its own.
+
+A worked example: weights 0.75 and 0.25 give the parts 0 0 1 0, and again 0 0 1 0.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_efficiency.sampling.clusters import Clusters
+
+Int64Array = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blend:
+    """How large the parts are, and in which proportions they are drawn."""
+
+    sizes: tuple[int, ...]
+    weights: tuple[float, ...]
+    """Their sum is 1."""
+
+    @property
+    def ends(self) -> Int64Array:
+        """int64 [parts]: the number after each part's last sample."""
+        return np.cumsum(self.sizes)
+
+
+def blend_of(dataset: Any) -> Blend | None:
+    """How a dataset is blended; None where it is not.
+
+    Raises:
+        ValueError: if weights are not positive, or sizes are not those of the dataset.
+    """
+    weights = getattr(dataset, "part_weights", None)
+    if weights is None:
+        return None
+    sizes = tuple(dataset.part_sizes)
+    if (
+        len(sizes) != len(weights)
+        or sum(sizes) != len(dataset)
+        or not all(0 < weight < math.inf for weight in weights)
+    ):
+        raise ValueError(
+            f"part_sizes is {sizes} and part_weights {tuple(weights)} for {len(dataset)} samples: "
+            "each part needs a weight above 0, and the sizes must add up"
+        )
+    return Blend(sizes=sizes, weights=tuple(weight / sum(weights) for weight in weights))
+
+
+def next_parts(weights: tuple[float, ...], drawn: Int64Array, num_rows: int) -> Int64Array:
+    """The part that each row is drawn from, so that the totals stay in proportion.
+
+    The k-th draw of a part, counted from 1, is due at (k - 1/2) / weight; rows take what is due
+    first. So after n draws a part of weight w in m parts has n * w samples, up to (1 + w * m) / 2.
+
+    Args:
+        weights: of the parts, their sum 1.
+        drawn: int64 [parts], samples taken from each part before.
+        num_rows: rows to fill.
+
+    Returns:
+        int64 [num_rows].
+
+    Example:
+        >>> next_parts((0.75, 0.25), np.array([0, 0]), 8).tolist()
+        [0, 0, 1, 0, 0, 0, 1, 0]
+
+    Source: the divisor method of Sainte-Laguë.
+    """
+    share = np.array(weights)
+    counts = np.ceil(share * num_rows).astype(np.int64) + len(weights)
+    parts = np.repeat(np.arange(len(weights)), counts)
+    numbers = np.concatenate([np.arange(1, count + 1) for count in counts])
+    due = (drawn[parts] + numbers - 0.5) / share[parts]
+    return parts[np.argsort(due, kind="stable")[:num_rows]]
+
+
+class BlendedClusters:
+    """Clusters that hold samples of one part each.
+
+    Takes memory for the order of the admitted samples, but for the one cluster of a run without
+    selecting metrics. A pool that was not looked at yet is split when it is, one cluster at a time.
+    """
+
+    def __init__(self, clusters: Clusters, blend: Blend, *, is_in_order: bool) -> None:
+        self._clusters, self._blend = clusters, blend
+        self._num_split = 0
+        """Clusters of the whole dataset that are split."""
+        self._order: NDArray[Any] | None = None
+        if not is_in_order:
+            total = sum(blend.sizes)
+            self._order = np.empty(total, np.min_scalar_type(total - 1))
+        self._starts = np.zeros(1, np.int64)
+        self._num_after: list[int] = [0]
+        """Clusters of the parts after each cluster of the whole dataset."""
+        self.parts: Int64Array = np.zeros(0, np.int64)
+        """int64 [clusters]: the part of each."""
+
+    def boundaries(self, step: int) -> Int64Array:
+        """As `Clusters.boundaries`.
+
+        Raises:
+            ValueError: if a part has no admitted sample.
+        """
+        starts = self._clusters.boundaries(step)
+        for first, last in pairwise(starts[self._num_split :].tolist()):
+            self._split(first, last)
+        count = self._num_after[len(starts) - 1]
+        missing = set(range(len(self._blend.sizes))) - set(self.parts[:count].tolist())
+        if missing:
+            raise ValueError(
+                f"no sample of part {min(missing)} of the blend is admitted at step {step}, so it "
+                "cannot be drawn by its weight: start the curriculum at a higher difficulty"
+            )
+        return self._starts[: count + 1]
+
+    def samples_at(self, places: Int64Array) -> Int64Array:
+        """The sample numbers at some places of the order, int64 like `places`."""
+        return places if self._order is None else self._order[places].astype(np.int64)
+
+    def choose(
+        self,
+        generator: np.random.Generator,
+        starts: Int64Array,
+        positions: Int64Array,
+        num_rows: int,
+    ) -> Int64Array:
+        """The cluster that each row is drawn from: parts by weight, clusters within them by size."""
+        sizes, parts = np.diff(starts), self.parts[: len(starts) - 1]
+        num_parts = len(self._blend.sizes)
+        drawn = np.bincount(parts, positions, num_parts).astype(np.int64)
+        chosen = next_parts(self._blend.weights, drawn, num_rows)
+        by_part = np.argsort(parts, kind="stable")
+        ends = np.cumsum(sizes[by_part])
+        pools = np.bincount(parts, sizes, num_parts).astype(np.int64)
+        places = (np.cumsum(pools) - pools)[chosen] + generator.integers(0, pools[chosen])
+        return by_part[np.searchsorted(ends, places, side="right")]
+
+    def _split(self, first: int, last: int) -> None:
+        """Adds the clusters of the parts that a cluster of the whole dataset holds samples of."""
+        samples = self._clusters.samples_at(np.arange(first, last))
+        parts = np.searchsorted(self._blend.ends, samples, side="right")
+        if self._order is not None:
+            self._order[first:last] = samples[np.argsort(parts, kind="stable")]
+        present, counts = np.unique(parts, return_counts=True)
+        self.parts = np.append(self.parts, present)
+        self._starts = np.append(self._starts, first + np.cumsum(counts))
+        self._num_split += 1
+        self._num_after.append(len(self.parts))

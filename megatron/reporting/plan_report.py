@@ -1,0 +1,137 @@
+"""What a configuration will do, for the eye: a table of steps, the saving, and a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_efficiency import RunPlan
+from megatron.reporting.picture import BASELINE_COLOUR, COLOURS, GREY, new_figure, tidy
+from megatron.reporting.progress_line import format_count
+
+TOTALS = {
+    "corpus_tokens": "corpus tokens",
+    "loss_tokens": "tokens in the loss",
+    "layer_tokens": "layer tokens",
+    "flops": "model FLOPs",
+}
+
+
+def format_plan(plan: RunPlan, num_rows: int = 20) -> str:
+    """Evenly spread steps as a table, and totals beside those of the baseline.
+
+    Args:
+        plan: the run.
+        num_rows: steps to show, the first and the last among them.
+    """
+    names = list(plan.difficulties)
+    titles = [
+        "step",
+        *names,
+        "pool",
+        "% of data",
+        "length",
+        "kept",
+        "tokens",
+        "FLOPs",
+        "all tokens",
+    ]
+    per_step = {name: plan.column(name) for name in ("corpus_tokens", "flops")}
+    rows = [titles]
+    for step in np.unique(np.linspace(1, plan.num_steps, num_rows).round().astype(int)).tolist():
+        place = step - 1
+        pool = int(plan.pool_sizes[place])
+        rows.append(
+            [
+                str(step),
+                *(str(plan.difficulties[name][place]) for name in names),
+                format_count(pool),
+                f"{100 * pool / plan.num_samples:.1f}",
+                str(plan.sequence_lengths[place]),
+                str(plan.kept_lengths[place]),
+                format_count(per_step["corpus_tokens"][place]),
+                format_count(per_step["flops"][place]),
+                format_count(plan.counters(step).corpus_tokens),
+            ]
+        )
+    return "\n".join([*_aligned(rows), "", *_saving(plan)])
+
+
+def _saving(plan: RunPlan) -> list[str]:
+    """Totals of the plan, of the baseline, and what the plan saves."""
+    totals, baseline = plan.counters(plan.num_steps), plan.baseline
+    rows = [[f"{plan.num_steps} steps", "this plan", "baseline", "saved"]]
+    for field, title in TOTALS.items():
+        own, whole = getattr(totals, field), getattr(baseline, field)
+        rows.append(
+            [title, format_count(own), format_count(whole), f"{100 * (1 - own / whole):.1f}%"]
+        )
+    own, whole = (c.tokens("effective", plan.model.num_layers) for c in (totals, baseline))
+    rows.append(
+        [
+            "effective tokens",
+            format_count(own),
+            format_count(whole),
+            f"{100 * (1 - own / whole):.1f}%",
+        ]
+    )
+    return _aligned(rows)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """One line a row, every column as wide as its widest cell; cells stand to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+
+
+def plot_plan(plan: RunPlan, path: str | Path) -> None:
+    """Draws difficulty, pool, lengths, tokens and FLOPs of every step into a PNG file.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    figure = new_figure()
+    panels = figure.subplots(2, 3).ravel()
+    steps = np.arange(1, plan.num_steps + 1)
+    whole = plan.whole.sequence_length
+    _draw(
+        panels[0],
+        "Difficulty accepted, % of its last value",
+        steps,
+        {name: 100 * column / max(1, column[-1]) for name, column in plan.difficulties.items()},
+    )
+    _draw(
+        panels[1], "Pool, % of the samples", steps, {"": 100 * plan.pool_sizes / plan.num_samples}
+    )
+    kept = {"kept": plan.kept_lengths} if plan.config.data_efficiency.random_ltd else {}
+    _draw(panels[2], "Positions of a row", steps, {"length": plan.sequence_lengths} | kept, whole)
+    for panel, field in ((panels[3], "corpus_tokens"), (panels[4], "flops")):
+        one = getattr(plan.baseline, field) / plan.num_steps
+        _draw(panel, f"{TOTALS[field]} of a step", steps, {"": plan.column(field)}, one)
+    total = np.cumsum(plan.column("flops").astype(float))
+    baseline = steps * (plan.baseline.flops / plan.num_steps)
+    panels[5].plot(steps, baseline, color=GREY, linestyle=":", linewidth=1.2)
+    _draw(panels[5], "model FLOPs so far", steps, {"": total})
+    figure.savefig(path, dpi=120)
+
+
+def _draw(
+    axes: Any, title: str, steps: Any, lines: dict[str, Any], baseline: float | None = None
+) -> None:
+    """One panel; the baseline's value is a dotted line."""
+    for number, (name, values) in enumerate(lines.items()):
+        colour = COLOURS[number % len(COLOURS)] if name else BASELINE_COLOUR
+        axes.plot(steps, values, drawstyle="steps-post", color=colour, label=name, linewidth=2)
+    if baseline is not None:
+        axes.axhline(baseline, color=GREY, linestyle=":", linewidth=1.2)
+    if any(lines):
+        axes.legend(frameon=False)
+    tidy(axes)
+    axes.yaxis.set_major_formatter(axes.xaxis.get_major_formatter())
+    axes.set_title(title)
+    axes.set_xlabel("step")
+    axes.set_ylim(bottom=0)

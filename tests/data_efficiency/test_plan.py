@@ -1,0 +1,163 @@
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from data_efficiency.accounting import ModelShape
+from data_efficiency.difficulty_index import DifficultyIndex
+from data_efficiency.json_section import ConfigError
+from data_efficiency.plan import plan_run
+from data_efficiency.sampling.sampler import CurriculumSampler
+
+MODEL = ModelShape(
+    num_layers=4,
+    hidden_size=8,
+    query_size=8,
+    key_value_size=8,
+    ffn_size=32,
+    num_ffn_matrices=2,
+    vocab_size=100,
+)
+LENGTH = 32
+
+
+def metric(**changes):
+    return {
+        "difficulty_type": "percentile",
+        "clustering_type": "schedule_based",
+        "min_difficulty": 10,
+        "max_difficulty": 100,
+        "schedule_type": "fixed_root",
+        "schedule_config": {"total_curriculum_step": 12, "difficulty_step": 1, "root_degree": 2},
+        "index_path": "nowhere",
+    } | changes
+
+
+def length_metric(**changes):
+    linear = {"total_curriculum_step": 10, "difficulty_step": 3}
+    lengths = {"min_difficulty": 6, "max_difficulty": LENGTH, "schedule_type": "fixed_linear"}
+    kind = {"difficulty_type": "value", "clustering_type": "single_cluster"}
+    return metric(**kind, **lengths, schedule_config=linear) | changes
+
+
+def random_ltd(**changes):
+    return {
+        "enabled": True,
+        "total_layer_num": 4,
+        "random_ltd_layer_num": 2,
+        "random_ltd_layer_id": [1, 2],
+        "model_mask_name": None,
+        "model_type": "decoder",
+        "hidden_state_order": "batch_seq_dim",
+        "random_ltd_schedule": {
+            "min_value": 4,
+            "max_value": LENGTH,
+            "schedule_type": "fixed_linear",
+            "schedule_config": {"require_steps": 16, "seq_per_step": 4},
+        },
+    } | changes
+
+
+def config(metrics=None, dropping=None, **sampling):
+    section = {"enabled": bool(metrics), "curriculum_metrics": metrics or {}}
+    return {
+        "train_batch_size": 16,
+        "train_micro_batch_size_per_gpu": 4,
+        "data_efficiency": {
+            "data_sampling": {"curriculum_learning": section, **sampling},
+            "data_routing": {"random_ltd": dropping or {}},
+        },
+    }
+
+
+def plan(content, num_steps=20, num_samples=950, **arguments):
+    return plan_run(
+        content,
+        model=MODEL,
+        sequence_length=LENGTH,
+        num_steps=num_steps,
+        num_samples=num_samples,
+        **arguments,
+    )
+
+
+def test_without_techniques_the_plan_is_the_baseline():
+    made = plan(config())
+    assert made.counters(20) == made.baseline
+    assert made.baseline.corpus_tokens == made.baseline.loss_tokens == 20 * 16 * LENGTH
+    assert made.baseline.layer_tokens == 4 * made.baseline.corpus_tokens
+    assert made.baseline.consumed_samples == 20 * 16
+    assert made.pool_sizes.tolist() == [950] * 20
+    assert made.difficulties == {}
+
+
+@pytest.mark.parametrize("data_parallel_size", [1, 2])
+def test_reshaped_micro_batches_have_whole_rows(data_parallel_size):
+    made = plan(config({"seqlen_reshape": length_metric()}), data_parallel_size=data_parallel_size)
+    for step, length in enumerate(made.sequence_lengths.tolist(), start=1):
+        added = made.counts[made.kinds[step - 1]]
+        rows = 16 // 4 * -(-4 * LENGTH // length)
+        assert added.corpus_tokens == rows * length
+        assert added.loss_tokens == 16 * LENGTH
+        assert added.consumed_samples == 16
+    assert made.sequence_lengths.tolist()[:2] == [6, 9]
+    assert made.sequence_lengths[-1] == LENGTH
+
+
+def test_totals_are_the_sums_of_the_steps():
+    made = plan(config({"voc": metric(), "seqlen_truncate": length_metric()}, random_ltd()))
+    for step in (0, 1, 7, 20):
+        totals = asdict(made.counters(step))
+        assert totals == {name: sum(made.column(name)[:step].tolist()) for name in totals}
+    assert made.counters(20).loss_tokens == made.counters(20).corpus_tokens
+    assert made.counters(20).layer_tokens < 4 * made.counters(20).corpus_tokens
+    # Token dropping counts finished steps: the first step keeps what step 0 of its schedule says.
+    assert made.kept_lengths[:4].tolist() == [4, 4, 4, 8]
+
+
+def test_pools_by_percentile_need_only_the_number_of_samples(tmp_path):
+    values = np.random.default_rng(0).integers(0, 50, 950)
+    DifficultyIndex.write(tmp_path / "voc", values, metric="voc", dataset_identity={"name": "x"})
+    by_index = plan(config({"voc": metric(index_path=str(tmp_path / "voc"))}), num_samples=None)
+    assert by_index.num_samples == 950
+    assert np.array_equal(by_index.pool_sizes, plan(config({"voc": metric()})).pool_sizes)
+    assert len(set(by_index.pool_sizes.tolist())) > 5
+
+
+def test_pools_of_several_metrics_are_those_of_the_sampler(tmp_path):
+    generator = np.random.default_rng(1)
+    metrics = {}
+    for name in ("a", "b"):
+        values = generator.integers(0, 50, 950)
+        DifficultyIndex.write(tmp_path / name, values, metric=name, dataset_identity={"n": 1})
+        metrics[name] = metric(index_path=str(tmp_path / name))
+    made = plan(config(metrics), num_samples=None)
+
+    class Samples:
+        identity = {"n": 1}
+
+        def __len__(self):
+            return 950
+
+    sampler = CurriculumSampler(Samples(), made.config.data_efficiency, micro_batch_size=16)
+    assert made.pool_sizes.tolist() == [sampler.next_global_batch().pool_size for _ in range(20)]
+
+
+def test_a_schedule_that_goes_down_keeps_its_pool():
+    falling = {"difficulty": [50, 20, 60], "max_step": [2, 4]}
+    made = plan(config({"voc": metric(schedule_type="fixed_discrete", schedule_config=falling)}), 6)
+    assert made.difficulties["voc"].tolist() == [50, 50, 20, 20, 60, 60]
+    assert made.pool_sizes.tolist() == [450, 450, 450, 450, 540, 540]
+
+
+def test_what_cannot_be_planned():
+    with pytest.raises(ValueError, match="give num_samples"):
+        plan(config(), num_samples=None)
+    with pytest.raises(ValueError, match="is known from their indexes"):
+        plan(config({"voc": metric(difficulty_type="value")}))
+    with pytest.raises(ValueError, match="which samples a, b select"):
+        plan(config({"a": metric(), "b": metric()}))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        plan(config({"voc": metric()}), num_samples=None)
+    with pytest.raises(ConfigError, match="total_layer_num is 5, but the model has 4 layers"):
+        plan(config(dropping=random_ltd(total_layer_num=5)))

@@ -1,0 +1,81 @@
+import pytest
+
+from data_efficiency.plan_warnings import DecayEnd, plan_warnings
+from tests.data_efficiency.test_plan import LENGTH, config, length_metric, metric, plan, random_ltd
+
+
+def warnings(content, decay_end=None, **arguments):
+    return plan_warnings(plan(content, **arguments), decay_end)
+
+
+def the_warning(*arguments, **keywords):
+    found = warnings(*arguments, **keywords)
+    assert len(found) == 1
+    return found[0]
+
+
+def test_a_sound_plan_has_none():
+    content = config({"voc": metric(), "seqlen_truncate": length_metric()}, random_ltd())
+    assert warnings(content) == []
+    assert warnings(content, DecayEnd(amount=20, unit="steps")) == []
+    assert warnings(config()) == []
+
+
+def first_pool(percent, num_samples=100):
+    """A curriculum whose first step draws from so many percent, and its warnings."""
+    stages = {"difficulty": [percent, 100], "max_step": [1]}
+    discrete = metric(schedule_type="fixed_discrete", schedule_config=stages)
+    return warnings(config({"voc": discrete}), num_samples=num_samples)
+
+
+def test_pool_too_small_for_a_batch():
+    (found,) = first_pool(15)
+    assert "1 of the first 1 steps draw 16 samples from as few as 15" in found
+    assert first_pool(16) == []
+
+
+def test_an_empty_pool():
+    (found,) = first_pool(99, num_samples=99)
+    assert "no sample can be drawn at step 1" in found
+
+
+def test_data_that_ends_first():
+    assert warnings(config(num_epochs=2), num_samples=160) == []
+    found = the_warning(config(num_epochs=2), num_samples=159)
+    assert "20 steps take 320 samples, but num_epochs (2) x 159 samples are 318" in found
+
+
+def test_curriculum_longer_than_training():
+    found = the_warning(config({"voc": metric()}), num_steps=11)
+    assert "curriculum longer than training: voc is at 9" in found
+    assert warnings(config({"voc": metric()}), num_steps=12) == []
+
+
+def test_lengths_beyond_the_samples_and_unknown_ones():
+    assert "goes up to 40, but samples have 32" in the_warning(
+        config({"seqlen_truncate": length_metric(max_difficulty=40)})
+    )
+    assert "(trim_padding): the plan counts them unchanged" in the_warning(
+        config({"voc": metric(sequence_length="trim_padding")})
+    )
+
+
+def test_token_dropping_that_never_ends_or_begins():
+    assert "random-LTD never ends: at the last step (16)" in the_warning(
+        config(dropping=random_ltd()), num_steps=16
+    )
+    assert warnings(config(dropping=random_ltd()), num_steps=17) == []
+    always = random_ltd()["random_ltd_schedule"] | {"min_value": LENGTH}
+    assert "drops nothing" in the_warning(config(dropping=random_ltd(random_ltd_schedule=always)))
+
+
+@pytest.mark.parametrize(
+    ("unit", "share"),
+    [("steps", 1), ("samples", 16), ("corpus", 512), ("loss", 512), ("effective", 512)],
+)
+def test_a_learning_rate_that_outruns_the_curriculum(unit, share):
+    content = config({"voc": metric()})
+    # The pool grows until step 12.
+    assert warnings(content, DecayEnd(amount=12 * share, unit=unit)) == []
+    found = the_warning(content, DecayEnd(amount=11 * share, unit=unit))
+    assert "from step 11 on, but what is trained on changes until step 12" in found

@@ -1,0 +1,50 @@
+"""What a plan says beforehand against what a run of the same configuration logs."""
+
+import json
+
+import pytest
+
+import pretrain_gpt
+from data_efficiency import ModelShape, fill_from_flags, plan_run, read_json
+from tests.end_to_end.tiny_runs import NUM_LAYERS, SEQ_LENGTH, composed_flags
+
+MODEL = ModelShape(
+    num_layers=NUM_LAYERS,
+    hidden_size=32,
+    query_size=32,
+    key_value_size=32,
+    ffn_size=128,
+    num_ffn_matrices=2,
+    vocab_size=512,
+)
+COUNTERS = ("consumed_samples", "corpus_tokens", "loss_tokens", "layer_tokens", "flops")
+
+
+@pytest.mark.parametrize("action", ["truncate", "reshape"])
+def test_plan_and_run_say_the_same(workspace, composed_config, tmp_path, action):
+    batches = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 4}
+    content = fill_from_flags(read_json(composed_config), batches)
+    sampling = content["data_efficiency"]["data_sampling"]
+    length = sampling["curriculum_learning"]["curriculum_metrics"]["seqlen_truncate"]
+    length |= {"sequence_length": action, "length_multiple": 5}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(content))
+    assert pretrain_gpt.main(composed_flags(workspace, config, save=tmp_path / "run")) == 0
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    logged = [line for line in map(json.loads, lines) if line["kind"] == "train"]
+
+    plan = plan_run(content, model=MODEL, sequence_length=SEQ_LENGTH, num_steps=20)
+    assert [line["step"] for line in logged] == list(range(1, 21))
+    assert plan.num_samples == 606
+    for place, line in enumerate(logged):
+        assert plan.sequence_lengths[place] == line["sequence_length"]
+        assert plan.kept_lengths[place] == line["kept_length"]
+        assert plan.pool_sizes[place] == line["pool_size"]
+        assert {name: column[place] for name, column in plan.difficulties.items()} == line[
+            "difficulties"
+        ]
+        totals = plan.counters(place + 1)
+        assert {name: getattr(totals, name) for name in COUNTERS} == {
+            name: line[name] for name in COUNTERS
+        }
+    assert {10, 20, 25, 32} == set(plan.sequence_lengths.tolist())

@@ -1,0 +1,32 @@
+from pathlib import Path
+
+import pytest
+
+from megatron.reporting import format_plan, plot_plan
+from tests.data_efficiency.test_plan import config, length_metric, metric, plan, random_ltd
+
+
+def test_table_shows_the_asked_steps_and_the_saving() -> None:
+    made = plan(config({"voc": metric(), "seqlen_truncate": length_metric()}, random_ltd()))
+    lines = format_plan(made, num_rows=5).splitlines()
+    table = [line.split() for line in lines[1:6]]
+    assert [row[0] for row in table] == ["1", "6", "10", "15", "20"]
+    assert table[-1][1:7] == ["100", "32", "950", "100.0", "32", "32"]
+    assert len({len(line) for line in lines[:6]}) == 1
+    saved = 1 - made.counters(20).flops / made.baseline.flops
+    (flops,) = (line for line in lines[7:] if "FLOPs" in line)
+    assert flops.split()[-1] == f"{100 * saved:.1f}%"
+    assert 0.1 < saved < 0.9
+
+
+def test_more_rows_than_steps_show_each_step_once() -> None:
+    lines = format_plan(plan(config(), num_steps=3), num_rows=20).splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["1", "2", "3"]
+    assert lines[4] == ""
+
+
+@pytest.mark.parametrize("content", [config(), config({"voc": metric()}, random_ltd())])
+def test_picture_is_written(content: dict, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    plot_plan(plan(content), tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

@@ -1,0 +1,128 @@
+r"""Shows what a configuration will do before a single step is run: a table, the saving, warnings.
+
+python tools/plan.py ds_config.json --train-steps 20000 --num-samples 1000000 --seq-length 1024 \
+    --num-layers 12 --hidden-size 768 --picture plan.png
+
+The baseline is as many steps on whole samples with nothing dropped; in the picture it is dotted.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from data_efficiency import (
+    DecayEnd,
+    fill_from_flags,
+    load_config,
+    plan_run,
+    plan_warnings,
+    read_json,
+)
+from data_efficiency.config import Config
+from megatron.arguments import make_parser
+from megatron.config import ModelConfig
+from megatron.reporting import format_plan, plot_plan
+from megatron.run_state import model_shape
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; the model's flags are those of pretrain_gpt.py."""
+    parser = make_parser((__doc__ or "").split("\n")[0], groups=(ModelConfig,))
+    parser.add_argument("config", metavar="CONFIG", help="JSON file in DeepSpeed's form")
+    parser.add_argument(
+        "--train-steps", type=int, required=True, metavar="N", help="optimizer steps"
+    )
+    parser.add_argument("--seq-length", type=int, required=True, metavar="N", help="of a sample")
+    samples = parser.add_mutually_exclusive_group()
+    samples.add_argument(
+        "--num-samples",
+        type=int,
+        metavar="N",
+        help="samples of the dataset, if no index is at hand",
+    )
+    samples.add_argument(
+        "--index",
+        action="append",
+        default=[],
+        metavar="METRIC=FOLDER",
+        help="a metric's difficulty index; without this and --num-samples the JSON file's are read",
+    )
+    parser.add_argument("--global-batch-size", type=int, metavar="N", help="if not in the file")
+    parser.add_argument("--micro-batch-size", type=int, metavar="N", help="if not in the file")
+    parser.add_argument("--data-parallel-size", type=int, default=1, metavar="N", help="processes")
+    parser.add_argument(
+        "--lr-decay",
+        metavar="AMOUNT=UNIT",
+        help="where the learning rate is at its minimum; units are steps, samples, corpus, loss and "
+        "effective (tokens): 3e9=effective",
+    )
+    parser.add_argument("--rows", type=int, default=20, metavar="N", help="steps in the table")
+    parser.add_argument("--picture", metavar="FILE.png", help="write a picture")
+    return parser.parse_args(argv)
+
+
+def read_config(arguments: argparse.Namespace) -> Config:
+    """The configuration with the batch sizes and indexes of the command line."""
+    flags = {
+        "train_batch_size": arguments.global_batch_size,
+        "train_micro_batch_size_per_gpu": arguments.micro_batch_size,
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    config = load_config(fill_from_flags(read_json(arguments.config), given))
+    metrics = {metric.name: metric for metric in config.data_efficiency.metrics}
+    for pair in arguments.index:
+        name, _, folder = pair.partition("=")
+        if name not in metrics or not folder:
+            raise ValueError(
+                f"--index is {pair!r}: must be METRIC=FOLDER with one of the metrics "
+                f"{', '.join(metrics) or '(there are none)'}"
+            )
+        metrics[name] = dataclasses.replace(metrics[name], index_path=folder)
+    section = dataclasses.replace(config.data_efficiency, metrics=tuple(metrics.values()))
+    return dataclasses.replace(config, data_efficiency=section)
+
+
+def read_decay_end(text: str | None) -> DecayEnd | None:
+    """Where the learning rate is at its minimum, of text like "3e9=effective"."""
+    if text is None:
+        return None
+    amount, _, unit = text.partition("=")
+    for known in ("steps", "samples", "corpus", "loss", "effective"):
+        if unit == known:
+            return DecayEnd(amount=float(amount), unit=known)
+    raise ValueError(
+        f"--lr-decay is {text!r}: must be AMOUNT=UNIT with a unit steps, samples, corpus, loss or "
+        "effective"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, also where there are warnings; 1 after an error."""
+    arguments = parse_arguments(argv)
+    model_flags = {
+        field.name: getattr(arguments, field.name) for field in dataclasses.fields(ModelConfig)
+    }
+    try:
+        decay_end = read_decay_end(arguments.lr_decay)
+        plan = plan_run(
+            read_config(arguments),
+            model=model_shape(ModelConfig(**model_flags)),
+            sequence_length=arguments.seq_length,
+            num_steps=arguments.train_steps,
+            num_samples=arguments.num_samples,
+            data_parallel_size=arguments.data_parallel_size,
+        )
+        print(format_plan(plan, arguments.rows))
+        for sentence in plan_warnings(plan, decay_end):
+            print(f"\nwarning: {sentence}")
+        if arguments.picture is not None:
+            plot_plan(plan, arguments.picture)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
