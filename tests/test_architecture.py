@@ -95,19 +95,22 @@ OUTSIDE_PACKAGES = {
     "tokenizers": ("megatron.tokenizer",),
     "nltk": ("tools.preprocess_data",),
     "lm_eval": ("megatron.tasks.eval_harness",),
-    "transformers": ("benchmarks.train_throughput", "data_efficiency.analysis.huggingface_model"),
     "deepspeed": (
         "data_efficiency.engine.deepspeed_engine",
         "data_efficiency.engine.deepspeed_state",
         "benchmarks",
     ),
     "safetensors": ("megatron.checkpointing", "tests.end_to_end"),
+    "transformers": (
+        "benchmarks.train_throughput",
+        "data_efficiency.analysis.huggingface_model",
+        "tests.end_to_end",
+    ),
     "regex": ("megatron.data.wiki_markup",),
     "zstandard": ("megatron.data.text_sources",),
     "pyarrow": ("data_efficiency.analysis.outside_scores",),
     "tqdm": ("data_efficiency.analysis", "megatron", "tools", "benchmarks"),
     "hypothesis": ("tests.end_to_end",),
-    "transformers": ("tests.end_to_end",),
     "pytest": ("tests.end_to_end",),
 }
 UNPICKLING_PACKAGES = ("pickle", "marshal", "shelve")
