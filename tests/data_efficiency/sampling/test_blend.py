@@ -111,7 +111,7 @@ class TestWithACurriculum:
             expected = counts[part].mean()
             assert np.abs(counts[part] - expected).max() < 6 * np.sqrt(expected)
 
-    @settings(max_examples=15)
+    @settings(max_examples=15, deadline=None)
     @given(st.integers(0, 20), st.sampled_from([1, 2, 4]))
     def test_resuming_goes_on_exactly(self, tmp_path_factory, num_steps, num_ranks):
         folder = tmp_path_factory.mktemp("index")
