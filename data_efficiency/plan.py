@@ -22,6 +22,7 @@ from data_efficiency.accounting import (
 from data_efficiency.config import Config, MetricConfig, load_config
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.json_section import ConfigError
+from data_efficiency.routing.router import Router
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.sampling.sequence_length import shape_after
 
@@ -102,6 +103,7 @@ def plan_run(
             f"random_ltd.total_layer_num is {dropping.total_layer_num}, but the model has "
             f"{model.num_layers} layers"
         )
+    router = None if dropping is None else Router(dropping)
     micro_batch_size, accumulation = config.batch_sizes(data_parallel_size)
     num_micro_batches = accumulation * data_parallel_size
     steps = range(1, num_steps + 1)
@@ -115,7 +117,7 @@ def plan_run(
         metrics = config.data_efficiency.metrics
         rows, length = shape_after(metrics, accepted, micro_batch_size, sequence_length)
         # Token dropping goes by the steps finished, the curriculum by the step at hand.
-        kept = length if dropping is None else min(length, dropping.schedule.difficulty(step - 1))
+        kept = length if router is None else min(length, router.kept_length(step - 1, length))
         shapes[place] = rows * num_micro_batches, length, kept
     num_samples, pool_sizes = _pools(config, num_samples, difficulties, num_steps)
     distinct, kinds = np.unique(shapes, axis=0, return_inverse=True)

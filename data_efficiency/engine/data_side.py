@@ -9,7 +9,6 @@ from data_efficiency.config import Config, DataEfficiencyConfig
 from data_efficiency.engine.processes import Processes
 from data_efficiency.sampling.loader import CurriculumDataLoader, PostProcess
 from data_efficiency.sampling.sampler import CurriculumSampler
-from data_efficiency.sampling.sequence_length import num_rows
 
 Collate = Callable[[list[Any]], Any]
 
@@ -17,8 +16,8 @@ Collate = Callable[[list[Any]], Any]
 class TokenRouter(Protocol):
     """What an engine asks of a token router."""
 
-    def set_position(self, step: int, first_row: int) -> None:
-        """Says which step, and which row of the global batch, the next forward starts at."""
+    def set_position(self, step: int, first_row: int, num_samples: int | None = None) -> None:
+        """Says which step, and which sample of the global batch, the next forward starts at."""
 
 
 class DataSide:
@@ -106,15 +105,13 @@ class DataSide:
                 f"here {own.get(wrong[0])}"
             )
 
-    def _place_forward(self, *inputs: Any) -> None:
-        """Tells token dropping where the coming micro-batch stands in the global batch.
-
-        Reshaping changes how many rows micro-batches have, all of a step's alike.
-        """
+    def _place_forward(self) -> None:
+        """Tells token dropping where the coming micro-batch stands in the global batch."""
         if self.random_ltd_scheduler is None:
             return
         number = self._rank * self._accumulation + self.micro_steps % self._accumulation
-        self.random_ltd_scheduler.set_position(self.global_steps, number * num_rows(*inputs))
+        rows = self._micro_batch_size
+        self.random_ltd_scheduler.set_position(self.global_steps, number * rows, num_samples=rows)
 
     def _loader(self) -> CurriculumDataLoader:
         if self.training_dataloader is None:

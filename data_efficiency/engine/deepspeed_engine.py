@@ -30,7 +30,7 @@ class DeepSpeedEngine(DataSide, deepspeed.DeepSpeedEngine):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's result; in training, token dropping is told where this micro-batch stands."""
         if self.module.training:
-            self._place_forward(args, kwargs)
+            self._place_forward()
         return super().forward(*args, **kwargs)
 
     def curriculum_learning_enabled(self) -> bool:

@@ -72,7 +72,7 @@ class TorchEngine(DataSide):
                 )
             )
             if module.training:
-                self._place_forward(args, kwargs)
+                self._place_forward()
                 module = self._parallel
                 if isinstance(module, DistributedDataParallel) and not (
                     self.is_gradient_accumulation_boundary()

@@ -82,11 +82,6 @@ def _rounded_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
-def num_rows(*values: Any) -> int:
-    """Rows of the first tensor that has a sequence axis; 0 where there is none."""
-    return next((leaf.shape[0] for leaf in _leaves(values) if leaf.ndim >= 2), 0)
-
-
 def reshape(batch: Any, length: int) -> Any:
     """The rows of a micro-batch, end to end, cut into rows of `length`.
 

@@ -161,3 +161,15 @@ def test_what_cannot_be_planned():
         plan(config({"voc": metric()}), num_samples=None)
     with pytest.raises(ConfigError, match="total_layer_num is 5, but the model has 4 layers"):
         plan(config(dropping=random_ltd(total_layer_num=5)))
+
+
+def test_kept_lengths_in_percent_follow_the_length_of_the_step():
+    schedule = random_ltd()["random_ltd_schedule"] | {
+        "min_value": 25,
+        "max_value": 100,
+        "unit": "percent",
+    }
+    dropping = random_ltd(random_ltd_schedule=schedule)
+    made = plan(config({"seqlen_truncate": length_metric()}, dropping))
+    assert (made.sequence_lengths[3], made.kept_lengths[3]) == (15, 36 * 15 // 100)
+    assert made.kept_lengths[-1] == LENGTH

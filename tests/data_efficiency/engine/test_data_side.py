@@ -11,7 +11,8 @@ class Router:
     def __init__(self):
         self.calls = []
 
-    def set_position(self, step, first_row):
+    def set_position(self, step, first_row, num_samples):
+        assert num_samples == 4
         self.calls.append((step, first_row))
 
 

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from data_efficiency.config import MetricConfig
 from data_efficiency.sampling.sequence_length import (
     apply_actions,
-    num_rows,
     reshape,
     shape_after,
     trim_padding,
@@ -160,8 +159,3 @@ def test_a_schedule_that_falls_below_one_is_refused():
     metrics = (metric("a", "truncate"),)
     with pytest.raises(ValueError, match="metric 'a' gives a sequence length of 0"):
         apply_actions(torch.zeros(2, 8), metrics, {"a": 0})
-
-
-def test_rows_are_those_of_the_first_tensor_with_a_sequence():
-    assert num_rows((torch.zeros(7),), {"x": [torch.zeros(5, 2)]}, torch.zeros(3, 2)) == 5
-    assert num_rows("text", torch.zeros(7)) == 0
