@@ -37,6 +37,7 @@ from data_efficiency.analysis.summary import (
 )
 from data_efficiency.deepspeed_format import export_index
 from data_efficiency.difficulty_index import DifficultyIndex
+from megatron.data.blended_dataset import BlendedDataset, open_gpt_dataset
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.reference_model import (
     checkpoint_in,
@@ -112,7 +113,11 @@ def _add_corpus_flags(parser: ArgumentParser, *, is_required: bool) -> None:
     """Adds the flags that name a dataset."""
     corpus = parser.add_argument_group("corpus")
     corpus.add_argument(
-        "--data-path", required=is_required, metavar="PREFIX", help="without .bin and .idx"
+        "--data-path",
+        required=is_required,
+        nargs="+",
+        metavar="PREFIX",
+        help="without .bin and .idx; of a blend, as in training: W1 PREFIX1 W2 PREFIX2",
     )
     corpus.add_argument("--split", default="969,30,1", metavar="A,B,C", help="train, valid, test")
     corpus.add_argument("--seq-length", type=int, required=is_required, metavar="N")
@@ -291,10 +296,13 @@ def export(arguments: Namespace) -> None:
         print(f'"{kind}_path": "{folder / f"{index.metric}_{kind}"}"')
 
 
-def _dataset(arguments: Namespace) -> GPTDataset:
+def _dataset(arguments: Namespace) -> GPTDataset | BlendedDataset:
     """The training split that the flags name."""
-    return GPTDataset(
-        arguments.data_path, split=arguments.split, sequence_length=arguments.seq_length
+    return open_gpt_dataset(
+        arguments.data_path,
+        split_name="train",
+        split=arguments.split,
+        sequence_length=arguments.seq_length,
     )
 
 
@@ -353,7 +361,7 @@ def _print_result(result: Result) -> None:
     print(result.path)
 
 
-def _tokenizer(arguments: Namespace, dataset: GPTDataset) -> Tokenizer:
+def _tokenizer(arguments: Namespace, dataset: GPTDataset | BlendedDataset) -> Tokenizer:
     """The tokenizer that the flags name, or else the one the corpus was made with, if it is near."""
     if arguments.tokenizer_file or arguments.vocab_file or arguments.merge_file:
         return build_tokenizer(
@@ -361,14 +369,14 @@ def _tokenizer(arguments: Namespace, dataset: GPTDataset) -> Tokenizer:
             vocab_file=arguments.vocab_file,
             merge_file=arguments.merge_file,
         )
-    folder = Path(arguments.data_path).parent
+    folder = Path(arguments.data_path[-1]).parent
     for file in (folder / "tokenizer.json", folder.parent / "tokenizer.json"):
         if file.is_file():
             tokenizer = build_tokenizer(tokenizer_file=file)
             if tokenizer.fingerprint == dataset.identity["tokenizer"]:
                 return tokenizer
     raise ValueError(
-        f"the tokenizer of {arguments.data_path} is not beside it: give --tokenizer-file, or "
+        f"the tokenizer of {arguments.data_path[-1]} is not beside it: give --tokenizer-file, or "
         "--vocab-file and --merge-file"
     )
 

@@ -10,6 +10,7 @@ import pytest
 
 from data_efficiency.deepspeed_format import read_difficulties
 from data_efficiency.difficulty_index import DifficultyIndex
+from megatron.data.blended_dataset import open_gpt_dataset
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 from megatron.tokenizer import train_bpe
@@ -47,6 +48,22 @@ def flags(corpus):
         "--seq-length",
         str(SEQ_LENGTH),
     ]
+
+
+def test_a_blend_has_one_index_over_its_parts(tmp_path, corpus, flags):
+    path, metric = flags[1], ["--metric", "compression_ratio"]
+    assert analyze_data.main(["run", *flags, *metric, "--save", str(tmp_path / "one")]) == 0
+    blend = ["--data-path", "0.9", path, "0.1", path, *flags[2:]]
+    assert analyze_data.main(["run", *blend, *metric, "--save", str(tmp_path / "two")]) == 0
+    one = DifficultyIndex.open(tmp_path / "one" / "compression_ratio").values
+    two = DifficultyIndex.open(tmp_path / "two" / "compression_ratio")
+    assert np.array_equal(two.values, np.concatenate([one, one]))
+    # Weights do not matter to the index.
+    two.check_dataset(
+        open_gpt_dataset(
+            ["1", path, "1", path], split_name="train", split="8,1,1", sequence_length=SEQ_LENGTH
+        )
+    )
 
 
 def test_run_show_verify(tmp_path, corpus, flags, capsys):
