@@ -241,7 +241,8 @@ def _print_tables(
     print(f"{'ms of one step in':48}" + "".join(f"{side:>18}" for side in profiles))
     for name in names:
         cells = (profile.get(name) for profile in profiles.values())
-        print(f"  {name:46.46}" + "".join(f"{c:>18.1f}" if c else f"{'-':>18}" for c in cells))
+        # Forward and backward operators of one name differ at its end.
+        print(f"  {name[-46:]:46}" + "".join(f"{c:>18.1f}" if c else f"{'-':>18}" for c in cells))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
