@@ -8,8 +8,11 @@ from megatron.model.compilation import compile_model
 from megatron.model.gpt_model import GPTModel
 from megatron.model.transformer import TransformerLayer
 
-# The compiler itself looks at the gradients of tensors that have none.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+# The compiler itself looks at the gradients of tensors that have none, and imports old parts of torch.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
+]
 
 NUM_LAYERS = 4
 LONGEST = 48
