@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import torch.fx.experimental._config as shape_config
 from torch import nn
 
 from megatron.config import CompileMode
@@ -22,7 +23,12 @@ def compile_model(model: nn.Module, mode: CompileMode, *, backend: str = "induct
             the time to compile does not grow with the depth. "none" does nothing.
         backend: of `torch.compile`.
     """
+    if mode == "none":
+        return
+    # Else a first sequence as long as a head or the hidden axis is wide would be taken for that width,
+    # which is constant.
+    shape_config.use_duck_shape = False  # type: ignore[attr-defined]
     layers: Any = model.layers
-    modules: Iterable[nn.Module] = {"none": (), "model": (model,), "layers": layers}[mode]
+    modules: Iterable[nn.Module] = (model,) if mode == "model" else layers
     for module in modules:
         module.compile(backend=backend, dynamic=True)

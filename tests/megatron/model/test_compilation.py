@@ -104,9 +104,12 @@ IGNORE_TRACER = pytest.mark.filterwarnings(
 
 
 @IGNORE_TRACER
-@pytest.mark.parametrize("mode", ["model", "layers"])
-def test_two_recompilations_at_most_in_a_whole_schedule(mode):
-    plain, compiled = make_model(), make_model()
+@pytest.mark.parametrize(
+    ("mode", "architecture"), [("model", {}), ("layers", {}), ("layers", MODERN)]
+)
+def test_two_recompilations_at_most_in_a_whole_schedule(mode, architecture):
+    """The first sequence is as long as a head is wide: the compiler must not take them for one."""
+    plain, compiled = make_model(**architecture), make_model(**architecture)
     compile_model(compiled, mode, backend="eager")
     for model in (plain, compiled):
         attach(model)
