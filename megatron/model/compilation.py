@@ -27,7 +27,7 @@ def compile_model(model: nn.Module, mode: CompileMode, *, backend: str = "induct
         return
     # Else a first sequence as long as a head or the hidden axis is wide would be taken for that width,
     # which is constant.
-    shape_config.use_duck_shape = False  # type: ignore[attr-defined]
+    shape_config.use_duck_shape = False
     layers: Any = model.layers
     modules: Iterable[nn.Module] = (model,) if mode == "model" else layers
     for module in modules:
