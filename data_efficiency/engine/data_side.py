@@ -28,6 +28,8 @@ class DataSide:
     training_dataloader: CurriculumDataLoader | None
     random_ltd_scheduler: TokenRouter | None
     module: torch.nn.Module
+    optimizer: Any
+    lr_scheduler: Any
     global_steps: int
     micro_steps: int
     _rank: int
@@ -66,7 +68,7 @@ class DataSide:
         self._loader().sampler.set_custom_schedules(functions)
 
     def progress_state(self) -> dict[str, Any]:
-        """Steps done and the loader's place, as plain JSON data.
+        """Steps done, the loader's place and the learning-rate scheduler, as plain JSON data.
 
         Raises:
             ValueError: between the micro-batches of a step, where no state is whole.
@@ -77,6 +79,7 @@ class DataSide:
         return {
             "global_steps": self.global_steps,
             "loader": None if loader is None else loader.state_dict(),
+            "lr_scheduler": self._scheduler_state(),
         }
 
     def load_progress_state(self, saved: Mapping[str, Any]) -> None:
@@ -85,6 +88,18 @@ class DataSide:
         self.micro_steps = self.global_steps * self._accumulation
         if self.training_dataloader is not None and saved["loader"] is not None:
             self.training_dataloader.load_state_dict(saved["loader"])
+        scheduler = saved["lr_scheduler"]
+        if self.lr_scheduler is not None and scheduler is not None:
+            self.lr_scheduler.load_state_dict(scheduler["state"])
+            for group, rate in zip(self.optimizer.param_groups, scheduler["rates"], strict=True):
+                group["lr"] = rate
+
+    def _scheduler_state(self) -> dict[str, Any] | None:
+        """The scheduler's own state, and the rates that its next step starts from."""
+        if not hasattr(self.lr_scheduler, "state_dict"):
+            return None
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        return {"state": self.lr_scheduler.state_dict(), "rates": rates}
 
     def _check_fit(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Nothing, if names and shapes of weights are those of the module.

@@ -119,6 +119,18 @@ def test_sections_that_no_engine_or_not_this_one_takes(
     assert re.search(message, failure(training_flags(workspace, deepspeed_config=path), capsys))
 
 
+def test_layer_token_rates_belong_to_the_flags(workspace, composed_config, tmp_path, capsys):
+    def change(section):
+        section["data_routing"]["random_ltd"]["layer_token_lr_schedule"] = {
+            "enabled": True,
+            "total_layer_tokens": 1000,
+        }
+
+    path = changed_config(composed_config, tmp_path / "config.json", change)
+    line = failure(composed_flags(workspace, path), capsys)
+    assert "follows layer tokens by --train-tokens with --token-counter effective" in line
+
+
 def test_processes_that_cannot_share_the_batch(workspace):
     config = parse_run_config("", training_flags(workspace, global_batch_size=8))
     with pytest.raises(ValueError, match=r"must be a multiple of .* x processes \(3\)"):

@@ -23,6 +23,7 @@ class Side(DataSide):
         self.json_config = load_config({"train_micro_batch_size_per_gpu": 4})
         self.module = nn.Linear(3, 1)
         self.training_dataloader = loader
+        self.optimizer = self.lr_scheduler = None
         self.random_ltd_scheduler = Router()
         self.global_steps = self.micro_steps = 0
         self._rank, self._micro_batch_size, self._accumulation = rank, 4, accumulation

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -90,6 +92,26 @@ def test_scheduler_of_the_client_steps_with_the_optimizer():
         engine.backward(engine(half).sum())
         engine.step()
     assert engine.optimizer.param_groups[0]["lr"] == 0.05
+
+
+def test_a_resumed_scheduler_goes_on_where_it_stood():
+    def make(optimizer):
+        return torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
+
+    def take_steps(engine, count):
+        rates = []
+        for _ in range(count):
+            for half in rows().split(4):
+                engine.backward(engine(half).sum())
+                engine.step()
+            rates.append(engine.optimizer.param_groups[0]["lr"])
+        return rates
+
+    engine = make_engine(lr_scheduler=make)
+    take_steps(engine, 3)
+    resumed = make_engine(lr_scheduler=make)
+    resumed.load_progress_state(json.loads(json.dumps(engine.progress_state())))
+    assert take_steps(resumed, 3) == take_steps(engine, 3) == [0.025, 0.025, 0.0125]
 
 
 class Position:
