@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from data_efficiency.json_keys import DEEPSPEED_SECTIONS
 from data_efficiency.json_section import ConfigError, Section
+from data_efficiency.random_ltd_config import RandomLTDConfig, random_ltd_config
 from data_efficiency.schedule import CustomSchedule, DiscreteSchedule, RootSchedule, Schedule
 
 logger = logging.getLogger(__name__)
@@ -49,47 +50,6 @@ class MetricConfig:
     def selects_samples(self) -> bool:
         """Whether the metric decides which samples may be drawn."""
         return self.clustering_type == "schedule_based"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerTokenLRConfig:
-    """A learning rate that follows layer tokens: warm-up from 0, then a line to 0 at the total."""
-
-    total_layer_tokens: int
-    warmup_layer_tokens: int = 0
-
-    def factor(self, layer_tokens: int) -> float:
-        """The share of the full rate after so many layer tokens.
-
-        Example:
-            >>> rate = LayerTokenLRConfig(total_layer_tokens=100, warmup_layer_tokens=20)
-            >>> [rate.factor(tokens) for tokens in (0, 10, 20, 60, 100, 120)]
-            [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
-        """
-        if layer_tokens < self.warmup_layer_tokens:
-            return layer_tokens / self.warmup_layer_tokens
-        left = self.total_layer_tokens - layer_tokens
-        return max(0.0, left / (self.total_layer_tokens - self.warmup_layer_tokens))
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomLTDConfig:
-    """Random layerwise token dropping: which layers drop, how they are called, the kept length."""
-
-    total_layer_num: int
-    random_ltd_layer_num: int
-    random_ltd_layer_id: tuple[int, ...]
-    model_mask_name: str | None
-    model_type: Literal["decoder", "encoder"]
-    hidden_state_order: Literal["batch_seq_dim", "seq_batch_dim"]
-    schedule: Schedule
-    seed: int
-    kept_length_unit: Literal["tokens", "percent"] = "tokens"
-    """Unit of the schedule; percent is of the sequence's present length, rounded down."""
-    always_keep: tuple[int, ...] = ()
-    """Positions that no layer ever drops."""
-    layer_token_lr: LayerTokenLRConfig | None = None
-    """None: the learning rate does not follow layer tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +190,7 @@ def _data_efficiency(section: Section) -> DataEfficiencyConfig:
     random_ltd = routing.section("random_ltd")
     data_cluster_path = curriculum.optional_string("data_cluster_path")
     metrics = _metrics(curriculum)
-    dropping = _random_ltd(random_ltd, seed)
+    dropping = random_ltd_config(random_ltd, seed)
     outer_on = bool(metrics or dropping)
     _check_switch(section, on=outer_on, inner="any technique in it")
     _check_switch(sampling, on=bool(metrics), inner="curriculum_learning")
@@ -396,10 +356,8 @@ def _schedule(kind: str, low: int, high: int, parent: Section) -> Schedule:
             difficulties=difficulties, max_steps=max_steps, max_difficulty=high
         )
         if difficulties[0] != low:
-            _warn(
-                section.path, f"the schedule starts at {difficulties[0]}, not at the minimum {low}"
-            )
-        _warn(section.path, *stages.corrections)
+            section.warn(f"the schedule starts at {difficulties[0]}, not at the minimum {low}")
+        section.warn(*stages.corrections)
         return stages
     degree = section.integer("root_degree", at_least=1) if kind == "fixed_root" else 1
     schedule = RootSchedule(
@@ -410,102 +368,5 @@ def _schedule(kind: str, low: int, high: int, parent: Section) -> Schedule:
         root_degree=degree,
     )
     section.close()
-    _warn(section.path, *schedule.corrections)
+    section.warn(*schedule.corrections)
     return schedule
-
-
-def _warn(path: str, *texts: str) -> None:
-    """Nothing; logs what a schedule does not give as it is written."""
-    for text in texts:
-        logger.warning("%s: %s", path, text)
-
-
-def _random_ltd(section: Section, seed: int) -> RandomLTDConfig | None:
-    enabled = section.boolean("enabled", False)
-    if not enabled:
-        return None
-    for name in ("global_batch_size", "micro_batch_size"):
-        section.take(name, None)
-    layer_ids = section.integers("random_ltd_layer_id")
-    num_layers = section.integer("random_ltd_layer_num", at_least=1)
-    total = section.integer("total_layer_num", at_least=1)
-    if len(set(layer_ids)) != len(layer_ids) or len(layer_ids) != num_layers:
-        raise ConfigError(
-            f"{section.path}.random_ltd_layer_id has {len(set(layer_ids))} different layers, but "
-            f"random_ltd_layer_num is {num_layers}"
-        )
-    if not all(0 <= layer < total for layer in layer_ids):
-        raise ConfigError(
-            f"{section.path}.random_ltd_layer_id is {list(layer_ids)}: each must be at least 0 and "
-            f"below total_layer_num ({total})"
-        )
-    always_keep = section.integers("always_keep") if "always_keep" in section else ()
-    if len(set(always_keep)) != len(always_keep) or min(always_keep, default=0) < 0:
-        raise ConfigError(
-            f"{section.path}.always_keep is {list(always_keep)}: must be different positions, from 0"
-        )
-    schedule, unit = _kept_length_schedule(section.section("random_ltd_schedule"))
-    config = RandomLTDConfig(
-        total_layer_num=total,
-        random_ltd_layer_num=num_layers,
-        random_ltd_layer_id=tuple(sorted(layer_ids)),
-        model_mask_name=section.optional_string("model_mask_name"),
-        model_type=section.choice("model_type", ("decoder", "encoder")),
-        hidden_state_order=section.choice("hidden_state_order", ("batch_seq_dim", "seq_batch_dim")),
-        schedule=schedule,
-        seed=seed,
-        kept_length_unit=unit,
-        always_keep=always_keep,
-        layer_token_lr=_layer_token_lr(section.section("layer_token_lr_schedule")),
-    )
-    section.close()
-    return config
-
-
-def _kept_length_schedule(section: Section) -> tuple[RootSchedule, Literal["tokens", "percent"]]:
-    unit: Literal["tokens", "percent"] = (
-        section.optional_choice("unit", ("tokens", "percent")) or "tokens"
-    )
-    kind = section.choice("schedule_type", ("fixed_linear", "constant"))
-    low = section.integer("min_value", at_least=1)
-    high = section.integer("max_value", low, at_least=1)
-    details = section.section("schedule_config")
-    if low > high:
-        raise ConfigError(f"{section.path}.min_value is {low}: above max_value ({high})")
-    if unit == "percent" and high > 100:
-        raise ConfigError(f"{section.path}.max_value is {high}: must be at most 100 percent")
-    if kind == "constant" and low != high:
-        raise ConfigError(
-            f"{section.path}.max_value is {high}: a constant schedule has min_value ({low}) only"
-        )
-    if kind == "constant":
-        steps, granularity = 1, 1
-    else:
-        steps = details.integer("require_steps", at_least=1)
-        granularity = details.integer("seq_per_step", at_least=1)
-    schedule = RootSchedule(
-        min_difficulty=low,
-        max_difficulty=high,
-        total_curriculum_step=steps,
-        difficulty_step=granularity,
-    )
-    details.close()
-    section.close()
-    _warn(section.path, *schedule.corrections)
-    return schedule, unit
-
-
-def _layer_token_lr(section: Section) -> LayerTokenLRConfig | None:
-    enabled = section.boolean("enabled", False)
-    section.optional_choice("warmup_type", ("linear",))
-    total = section.optional_int("total_layer_tokens")
-    warmup = section.integer("warmup_layer_tokens", 0, at_least=0)
-    section.close()
-    if not enabled:
-        return None
-    if total is None or total <= warmup:
-        raise ConfigError(
-            f"{section.path}.total_layer_tokens is {total}: must be given and above "
-            f"warmup_layer_tokens ({warmup})"
-        )
-    return LayerTokenLRConfig(total_layer_tokens=total, warmup_layer_tokens=warmup)

@@ -1,8 +1,11 @@
 """One JSON object under inspection: typed access by key, and an error for every key nobody asked for."""
 
 import difflib
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=str)
 _MISSING = object()
@@ -104,6 +107,11 @@ class Section:
     def optional_choice(self, key: str, choices: tuple[T, ...]) -> T | None:
         """One of the listed words, or None where it is absent or null."""
         return None if self.take(key, None) is None else self.choice(key, choices)
+
+    def warn(self, *texts: str) -> None:
+        """Nothing; logs what is done otherwise than it is written here."""
+        for text in texts:
+            logger.warning("%s: %s", self.path, text)
 
     def close(self, also_known: Iterable[str] = ()) -> None:
         """Nothing, if every key was asked for.

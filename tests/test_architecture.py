@@ -23,6 +23,7 @@ LEVELS = {
     "data_efficiency.accounting": 0,
     "data_efficiency.json_keys": 0,
     "data_efficiency.json_section": 0,
+    "data_efficiency.random_ltd_config": 0,
     "data_efficiency.result_folder": 0,
     "data_efficiency.analysis": 1,
     "data_efficiency.sampling": 1,

@@ -1,6 +1,6 @@
 """Layer classes we know, and what the JSON says of others."""
 
-from data_efficiency.config import RandomLTDConfig
+from data_efficiency.random_ltd_config import RandomLTDConfig
 from data_efficiency.routing.layer_interface import LayerInterface
 
 _LLAMA = LayerInterface(

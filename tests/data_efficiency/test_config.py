@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from data_efficiency.config import LayerTokenLRConfig, fill_from_flags, load_config
+from data_efficiency.config import fill_from_flags, load_config
 from data_efficiency.json_keys import JSON_KEYS
 from data_efficiency.json_section import ConfigError
 from data_efficiency.schedule import CustomSchedule, DiscreteSchedule, RootSchedule
@@ -161,27 +161,6 @@ def test_loading_does_not_touch_the_given_object():
     [
         ("gradient_cliping", 1.0, "gradient_cliping is not a known key.*gradient_clipping"),
         ("data_efficiency.sed", 1, "data_efficiency.sed is not a known key.*'seed'"),
-        (f"{LTD}.random_ltd_layer_ids", [1], "random_ltd_layer_ids is not a known key"),
-        (
-            f"{LTD}.random_ltd_layer_num",
-            3,
-            "has 22 different layers, but random_ltd_layer_num is 3",
-        ),
-        (f"{LTD}.total_layer_num", 5, r"each must be at least 0 and below total_layer_num \(5\)"),
-        (f"{LTD}.model_type", "encoderr", "did you mean 'encoder'"),
-        (f"{LTD}.random_ltd_schedule.min_value", 4096, r"above max_value \(2048\)"),
-        (f"{LTD}.random_ltd_schedule.schedule_type", "fixed_root", "must be one of fixed_linear"),
-        (f"{LTD}.random_ltd_schedule.schedule_type", "constant", r"max_value is 2048: a constant"),
-        (f"{LTD}.random_ltd_schedule.unit", "percent", r"max_value is 2048: must be at most 100"),
-        (f"{LTD}.random_ltd_schedule.unit", "ratio", "must be one of tokens, percent"),
-        (f"{LTD}.always_keep", [0, 0], r"always_keep is \[0, 0\]: must be different"),
-        (f"{LTD}.always_keep", [-1], r"always_keep is \[-1\]: must be different"),
-        (f"{LTD}.layer_token_lr_schedule", {"enabled": True}, "total_layer_tokens is None"),
-        (
-            f"{LTD}.layer_token_lr_schedule",
-            {"enabled": True, "total_layer_tokens": 5, "warmup_layer_tokens": 5},
-            r"total_layer_tokens is 5: must be given and above warmup_layer_tokens \(5\)",
-        ),
         (f"{METRICS}.voc.difficulty_type", "percentil", "did you mean 'percentile'"),
         (f"{METRICS}.voc.clustering_type", "single_clusters", "did you mean 'single_cluster'"),
         (f"{METRICS}.voc.min_difficulty", 200, r"min_difficulty is 200: above max_difficulty"),
@@ -215,31 +194,6 @@ def test_loading_does_not_touch_the_given_object():
 def test_bad_values_are_refused(path, value, message):
     with pytest.raises(ConfigError, match=message):
         load_config(changed(path, value))
-
-
-def test_settings_of_token_dropping_beyond_the_published_ones():
-    content = changed(f"{LTD}.always_keep", [0, 3])
-    section = content["data_efficiency"]["data_routing"]["random_ltd"]
-    section["random_ltd_schedule"] = {
-        "schedule_type": "constant",
-        "min_value": 25,
-        "unit": "percent",
-    }
-    section["layer_token_lr_schedule"] = {
-        "enabled": True,
-        "total_layer_tokens": 100,
-        "warmup_layer_tokens": 10,
-        "warmup_type": "linear",
-    }
-    dropping = load_config(content).data_efficiency.random_ltd
-    assert dropping.always_keep == (0, 3)
-    assert dropping.kept_length_unit == "percent"
-    assert {dropping.schedule.difficulty(step) for step in (0, 1, 1000)} == {25}
-    assert dropping.layer_token_lr == LayerTokenLRConfig(
-        total_layer_tokens=100, warmup_layer_tokens=10
-    )
-    section["layer_token_lr_schedule"]["enabled"] = False
-    assert load_config(content).data_efficiency.random_ltd.layer_token_lr is None
 
 
 def test_a_metric_that_does_nothing_is_refused():
