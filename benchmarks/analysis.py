@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_efficiency import analyze_vocab_rarity
+from data_efficiency import MetricSettings, analyze
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
 
@@ -105,9 +105,8 @@ def measure_ours(dataset: GPTDataset, save: Path, num_processes: int) -> dict[st
     np.save = timed(np.save, seconds, "write_")
     os.fsync = timed(os.fsync, seconds, "write_")
     with stopwatch(seconds):
-        index = analyze_vocab_rarity(
-            dataset, save, vocab_size_of(dataset), num_processes=num_processes
-        )
+        settings = MetricSettings(vocab_size=vocab_size_of(dataset))
+        index = analyze(dataset, "vocab_rarity", save, settings, num_processes=num_processes)
     files = [len(list(folder.iterdir())) for folder in save.iterdir()]
     np.savetxt(save.with_suffix(".values"), index.values, fmt="%d")
     return {**seconds, "files_per_metric": max(files), "num_files": sum(files)}

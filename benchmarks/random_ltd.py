@@ -4,33 +4,31 @@
 
 One GPT, 12 layers of hidden size 512 at 1,024 tokens, trains (forward, backward, AdamW step) with 10 of its
 layers keeping 25, 50, 75 and 100 % of the tokens, beside the same model without random-LTD. All take turns
-in each round, and ratios are taken within a round, of CPU time. Causal attention counts as half its square
-in the multiplications. Peak memory is that of a fresh process for each. While nothing is dropped, losses and
+in each round, each in a process of its own, and ratios are taken within a round, of CPU time. Causal attention counts as half its square
+in the multiplications. Peak memory is what steps add to a process. While nothing is dropped, losses and
 gradients must be bit-equal to the plain model's, by the same operators. The last line printed is one JSON
 object. `--small` takes seconds and only shows that everything works: its figures mean nothing.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
-import statistics
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from data_efficiency import ModelShape, StepShape, convert_to_random_ltd, training_flops
+from benchmarks.interleaved import PeakMemory, contestants, paired_ratio, take_turns
+from data_efficiency import StepShape, convert_to_random_ltd, training_flops
 from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
 from megatron.model.transformer import TransformerLayer
+from megatron.run_state import model_shape
 
 # The published implementation turned 33.3 % fewer operations into 25.6 % less time: 77 %. Everything but
 # matrix products is linear in the tokens as well, so only the full layers' share of it and the moving of
@@ -64,15 +62,6 @@ class Size:
 
     def flops(self, percent: int) -> int:
         """Operations of a step when 10 of 12 layers keep so many percent of the tokens."""
-        model = ModelShape(
-            num_layers=self.num_layers,
-            hidden_size=self.hidden_size,
-            query_size=self.hidden_size,
-            key_value_size=self.hidden_size,
-            ffn_size=4 * self.hidden_size,
-            num_ffn_matrices=2,
-            vocab_size=self.vocab_size,
-        )
         rows = StepShape(
             num_rows=self.num_rows,
             sequence_length=self.sequence_length,
@@ -82,7 +71,10 @@ class Size:
         # A causal query looks at half the keys on average: half of 12 x length^2 x hidden size a layer.
         squares = (self.num_layers - rows.num_dropping_layers) * rows.sequence_length**2
         squares += rows.num_dropping_layers * rows.dropped_sequence_length**2
-        return training_flops(rows, model) - 6 * self.num_rows * self.hidden_size * squares
+        return (
+            training_flops(rows, model_shape(self.config()))
+            - 6 * self.num_rows * self.hidden_size * squares
+        )
 
 
 SMALL = Size(
@@ -120,6 +112,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.num_steps += 1
 
+    def describe(self) -> int:
+        """Steps so far."""
+        return self.num_steps
+
 
 def _settings(size: Size, percent: int) -> dict[str, Any]:
     return {
@@ -144,47 +140,20 @@ def _settings(size: Size, percent: int) -> dict[str, Any]:
     }
 
 
-def measure_times(size: Size) -> dict[str | int, list[float]]:
-    """CPU seconds of each round's step, for the plain model and each percentage."""
-    trainers = {
-        name: Trainer(size, None if name == PLAIN else int(name)) for name in _contestants()
-    }
-    seconds: dict[str | int, list[float]] = {name: [] for name in trainers}
-    started = time.monotonic()
-    for number in range(-1, size.num_rounds):
-        for name in trainers if number % 2 else reversed(trainers):
-            before = time.process_time()
-            trainers[name].step()
-            if number >= 0:
-                seconds[name].append(time.process_time() - before)
-        done, total = number + 2, size.num_rounds + 1
-        left = (time.monotonic() - started) / done * (total - done)
-        print(f"round {done} of {total}, {left:.0f} s left", file=sys.stderr, flush=True)
-    return seconds
+def measure_steps(size: Size) -> dict[str | int, tuple[float, PeakMemory]]:
+    """Each percentage's share of the plain model's CPU time, median over the rounds, and its memory."""
+    names = (PLAIN, *KEPT_PERCENT, OFF)
+    makers = [(Trainer, (size, None if name == PLAIN else int(name))) for name in names]
+    with contestants(*makers) as made:
+        take_turns(made, num_rounds=size.num_rounds, progress=_say)
+        return {
+            name: (paired_ratio(one, made[0], "cpu_seconds"), one.peak_memory())
+            for name, one in zip(names, made, strict=True)
+        }
 
 
-def _contestants() -> tuple[str | int, ...]:
-    return (PLAIN, *KEPT_PERCENT, OFF)
-
-
-def measure_peak(size: Size, name: str | int) -> int:
-    """Bytes by which two steps raise the peak memory of a fresh process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_growth, (size, None if name == PLAIN else int(name)))
-
-
-def _peak_growth(size: Size, percent: int | None) -> int:
-    trainer = Trainer(size, percent)
-    before = _status_bytes("VmRSS")
-    for _ in range(2):
-        trainer.step()
-    return max(0, _status_bytes("VmHWM") - before)
-
-
-def _status_bytes(field: str) -> int:
-    """A size from Linux's account of this process; getrusage's peak would be the parent's too."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field + ":"))
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def idle_is_free(size: Size) -> dict[str, bool]:
@@ -207,21 +176,19 @@ def _gradients(model: nn.Module) -> list[torch.Tensor]:
 
 def measure(size: Size) -> dict[str, Any]:
     """All figures: saving of operations, CPU time and memory by kept percent."""
-    figures: dict[str, Any] = {"threads": torch.get_num_threads(), **idle_is_free(size)}
-    seconds = measure_times(size)
-    peak = {name: measure_peak(size, name) for name in _contestants()}
+    figures: dict[str, Any] = {"threads": int(os.environ["OMP_NUM_THREADS"]), **idle_is_free(size)}
+    steps = measure_steps(size)
+    plain_growth = max(1, steps[PLAIN][1].growth_bytes)
     for percent in (*KEPT_PERCENT, OFF):
-        pairs = zip(seconds[percent], seconds[PLAIN], strict=True)
-        saving = 1 - statistics.median(own / plain for own, plain in pairs)
-        flops = 1 - size.flops(percent) / size.flops(OFF)
+        cpu_ratio, memory = steps[percent]
+        saving, flops = 1 - cpu_ratio, 1 - size.flops(percent) / size.flops(OFF)
         figures[str(percent)] = {
             "flop_saving": round(flops, 4),
             "cpu_time_saving": round(saving, 4),
             "share": round(saving / flops, 3) if flops else None,
-            "peak_memory_ratio": round(peak[percent] / max(1, peak[PLAIN]), 3),
-            "peak_memory_mib": peak[percent] >> 20,
+            "peak_memory_ratio": round(memory.growth_bytes / plain_growth, 3),
+            "peak_memory_mib": memory.growth_bytes >> 20,
         }
-    figures["plain_cpu_seconds"] = round(statistics.median(seconds[PLAIN]), 3)
     return figures
 
 
@@ -248,7 +215,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
     parser.add_argument("--small", action="store_true", help="seconds instead of minutes")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
+    # Threads that spin while another process has its turn would slow that one down.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     figures = measure(SMALL if options.small else Size())
     print(f"{'kept':>5} {'operations':>11} {'CPU time':>9} {'share':>6} {'peak memory':>12}")
     for percent in (*KEPT_PERCENT, OFF):

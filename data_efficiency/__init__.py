@@ -17,8 +17,8 @@ from data_efficiency.accounting import (
     training_flops,
 )
 from data_efficiency.analysis.data_analyzer import DataAnalyzer
+from data_efficiency.analysis.named_metrics import MetricSettings, analyze
 from data_efficiency.analysis.reference_loss import ReferenceModel
-from data_efficiency.analysis.vocabulary import analyze_vocab_rarity
 from data_efficiency.config import fill_from_flags, load_config, read_json
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
@@ -46,12 +46,13 @@ __all__ = [
     "DifficultyIndex",
     "LayerInterface",
     "LayerTokenLR",
+    "MetricSettings",
     "ModelShape",
     "ReferenceModel",
     "RunPlan",
     "StepShape",
     "actual_seq_length",
-    "analyze_vocab_rarity",
+    "analyze",
     "convert_to_random_ltd",
     "fill_from_flags",
     "initialize",

@@ -15,9 +15,11 @@ def test_the_small_size_ends_with_one_line_of_figures(capfd):
 
 
 def test_operations_are_those_of_causal_attention_counted_by_hand():
-    size = random_ltd.Size(num_layers=3, hidden_size=4, vocab_size=8, sequence_length=8, num_rows=2)
+    size = random_ltd.Size(
+        num_layers=3, hidden_size=4, num_heads=2, vocab_size=128, sequence_length=8, num_rows=2
+    )
     layer = {length: 24 * length * 4**2 + 2 * length**2 * 4 for length in (8, 2)}
-    forward = 2 * layer[8] + layer[2] + 2 * 8 * 4 * 8
+    forward = 2 * layer[8] + layer[2] + 2 * 8 * 4 * 128
     assert size.flops(25) == 3 * 2 * forward
 
 
