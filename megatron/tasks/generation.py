@@ -6,6 +6,7 @@ import torch
 
 from megatron.model.cached_decoder import CachedDecoder
 from megatron.model.gpt_model import GPTModel
+from megatron.tokenizer import Tokenizer
 
 Choose = Callable[[torch.Tensor], torch.Tensor]
 """Logits [batch, vocabulary] -> ids int64 [batch]."""
@@ -85,3 +86,49 @@ def generate(
         chosen = choose(decoder.next_logits(tokens))
         yield chosen.cpu()
         tokens = chosen.unsqueeze(1)
+
+
+def continue_texts(
+    model: GPTModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    stops: Sequence[str] = (),
+    choose: Choose = greedy,
+) -> list[str]:
+    """The text that follows each prompt, without the end-of-document token or the stop that ended it.
+
+    Args:
+        model: in evaluation.
+        tokenizer: of the model.
+        prompts: at least one id each.
+        max_new_tokens: where a text ends at the latest.
+        stops: texts that end a continuation; they are not part of it.
+        choose: the rule that picks a token.
+
+    Raises:
+        ValueError: as `generate`.
+    """
+    rows: list[list[int]] = [[] for _ in prompts]
+    texts = [""] * len(prompts)
+    open_rows = set(range(len(prompts)))
+    for tokens in generate(model, prompts, max_new_tokens, choose):
+        for number in sorted(open_rows):
+            token = int(tokens[number])
+            if token == tokenizer.eod:
+                open_rows.discard(number)
+                continue
+            rows[number].append(token)
+            texts[number] = tokenizer.decode(rows[number])
+            if any(stop in texts[number] for stop in stops):
+                open_rows.discard(number)
+        if not open_rows:
+            break
+    return [_before_any(text, stops) for text in texts]
+
+
+def _before_any(text: str, stops: Sequence[str]) -> str:
+    for stop in stops:
+        text = text.split(stop)[0]
+    return text
