@@ -105,6 +105,7 @@ OUTSIDE_PACKAGES = {
     "transformers": (
         "benchmarks.train_throughput",
         "data_efficiency.analysis.huggingface_model",
+        "megatron.tasks.hugging_face_folder",
         "tests.end_to_end",
     ),
     "regex": ("megatron.data.wiki_markup",),
