@@ -46,7 +46,16 @@ def download(requirement: str, folder: Path, *flags: str) -> Path:
     Raises:
         ConnectionError: if it cannot.
     """
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input", *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-input",
+        *flags,
+    ]
     done = subprocess.run(
         [*command, "--dest", str(folder), requirement], capture_output=True, text=True, check=False
     )

@@ -13,7 +13,18 @@ from examples_deepspeed.data_efficiency.finetuning.recipe import VARIANTS
 
 # Where a run stands, how it is computed and how often it looks up: nothing that is part of what it is.
 _NOT_PART_OF_A_RUN = frozenset(
-    {"save", "engine", "seeds", "plan", "export", "save_interval", "local_rank", "num_blocks", "data_folder", "text"}
+    {
+        "save",
+        "engine",
+        "seeds",
+        "plan",
+        "export",
+        "save_interval",
+        "local_rank",
+        "num_blocks",
+        "data_folder",
+        "text",
+    }
 )
 
 

@@ -50,6 +50,8 @@ class Task:
     """Has a length and `get_batch(samples, visits)`, as the next has."""
     test: Any
     eval_batch_size: int
+    export: Callable[[Any, Path], None] | None = None
+    """(engine, folder): writes the finetuned model there; every process calls it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,6 +284,9 @@ def _finish(
         "test": evaluate(engine, task, task.test),
         "history": state["history"],
     }
+    if task.export is not None:
+        # Before the results: they say that nothing is left to do.
+        task.export(engine, settings.folder / "model")
     if engine.global_rank == 0:
         settings.folder.mkdir(parents=True, exist_ok=True)
         partial = settings.folder / f"{RESULTS_FILE}.partial"

@@ -12,6 +12,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from examples_deepspeed.data_efficiency.finetuning.command_line import (
     run_folder,
 )
 from examples_deepspeed.data_efficiency.finetuning.plan import print_text_plan
-from examples_deepspeed.data_efficiency.finetuning.recipe import read_recipe
+from examples_deepspeed.data_efficiency.finetuning.recipe import Scale, read_recipe
 from examples_deepspeed.data_efficiency.finetuning.run import (
     RunSettings,
     Task,
@@ -152,15 +153,16 @@ def make_task(
         validation=blocks["validation"],
         test=blocks["test"],
         eval_batch_size=arguments.eval_batch_size,
+        export=partial(export, source=arguments.model) if arguments.export else None,
     )
 
 
-def export(engine: Any, arguments: argparse.Namespace, folder: Path) -> None:
-    """Nothing; the model and its tokenizer in the folder load with transformers alone."""
+def export(engine: Any, folder: Path, source: str) -> None:
+    """Nothing; the model and the source's tokenizer in the folder load with transformers alone."""
     weights = own_memory(engine.full_weights())
     if engine.global_rank == 0:
         engine.module.save_pretrained(folder, state_dict=weights)
-        AutoTokenizer.from_pretrained(arguments.model).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     wait_for_all()
 
 
@@ -191,14 +193,9 @@ def run_seed(arguments: argparse.Namespace, blocks: dict[str, TokenBlocks], seed
         print(f"{settings.folder} is finished", flush=True)
         return
     torch.manual_seed(seed)
-    changes = {"attention_dropout": 0.0} if arguments.no_dropout else {}
-    model = AutoModelForCausalLM.from_pretrained(
-        arguments.model, dtype=torch.float32, attn_implementation="sdpa", **changes
-    )
+    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
     if arguments.no_dropout:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
+        switch_dropout_off(model)
     recipe = text_recipe(arguments, num_layers, len(blocks["train"]), seed)
     engine = initialize(
         model=model,
@@ -216,15 +213,20 @@ def run_seed(arguments: argparse.Namespace, blocks: dict[str, TokenBlocks], seed
     if engine.random_ltd_enabled():
         convert_to_random_ltd(engine, known_layer_class(model))
     train(engine, make_task(arguments, blocks, num_layers), settings)
-    if arguments.export:
-        export(engine, arguments, settings.folder / "model")
+
+
+def switch_dropout_off(model: torch.nn.Module) -> None:
+    """Nothing; the model drops no activations and no attention in training."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
 
 
 def text_recipe(arguments: argparse.Namespace, num_layers: int, num_blocks: int, seed: int) -> Any:
     """The configuration of the chosen variant, schedules scaled to the run."""
-    return read_recipe(
-        arguments.recipe,
-        arguments.variant,
+    scale = Scale(
         num_layers=num_layers,
         length=arguments.block_size,
         num_samples=num_blocks,
@@ -233,12 +235,13 @@ def text_recipe(arguments: argparse.Namespace, num_layers: int, num_blocks: int,
         batch_size=arguments.batch_size,
         micro_batch_size=arguments.micro_batch_size,
         bf16=arguments.bf16,
-        curriculum_start=arguments.curriculum_start,
         start_length=arguments.start_length,
+        curriculum_start=arguments.curriculum_start,
         random_ltd_share=arguments.random_ltd_share,
         curriculum_share=arguments.curriculum_share,
         index_path=arguments.index,
     )
+    return read_recipe(arguments.recipe, arguments.variant, scale)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

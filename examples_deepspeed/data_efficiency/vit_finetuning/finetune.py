@@ -27,7 +27,7 @@ from examples_deepspeed.data_efficiency.finetuning.command_line import (
     run_folder,
 )
 from examples_deepspeed.data_efficiency.finetuning.plan import print_image_plan
-from examples_deepspeed.data_efficiency.finetuning.recipe import read_recipe
+from examples_deepspeed.data_efficiency.finetuning.recipe import Scale, read_recipe
 from examples_deepspeed.data_efficiency.finetuning.run import (
     RunSettings,
     Task,
@@ -113,6 +113,12 @@ def make_task(
         right = (found == batch["labels"]).double()
         return torch.stack([right, torch.ones_like(right)], 1)
 
+    def export(engine: Any, folder: Path) -> None:
+        weights = own_memory(engine.full_weights())
+        if engine.global_rank == 0:
+            model.export(weights, folder)
+        wait_for_all()
+
     return Task(
         num_layers=model.num_layers,
         num_samples=len(splits.train),
@@ -126,6 +132,7 @@ def make_task(
         validation=ImageBatches(splits.validation, transform, None),
         test=ImageBatches(splits.test, transform, None),
         eval_batch_size=arguments.eval_batch_size,
+        export=export if arguments.export else None,
     )
 
 
@@ -133,9 +140,7 @@ def image_recipe(
     arguments: argparse.Namespace, num_layers: int, num_positions: int, num_samples: int, seed: int
 ) -> Any:
     """The configuration of the chosen variant, schedules scaled to the run."""
-    return read_recipe(
-        arguments.recipe,
-        arguments.variant,
+    scale = Scale(
         num_layers=num_layers,
         length=num_positions,
         num_samples=num_samples,
@@ -146,8 +151,11 @@ def image_recipe(
         bf16=arguments.bf16,
         start_length=arguments.start_length,
         random_ltd_share=arguments.random_ltd_share,
-        always_keep=[0] if arguments.keep_class_token else None,
+        curriculum_share=arguments.curriculum_share,
+        index_path=arguments.index,
+        always_keep=(0,) if arguments.keep_class_token else None,
     )
+    return read_recipe(arguments.recipe, arguments.variant, scale)
 
 
 def image_budget(
@@ -206,11 +214,6 @@ def run_seed(arguments: argparse.Namespace, splits: ImageSplits, seed: int) -> N
     if engine.random_ltd_enabled():
         convert_to_random_ltd(engine, model.layer_class)
     train(engine, make_task(arguments, model, splits, transform), settings)
-    if arguments.export:
-        weights = own_memory(engine.full_weights())
-        if engine.global_rank == 0:
-            model.export(weights, settings.folder / "model")
-        wait_for_all()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -170,7 +170,9 @@ def _held_out(images: LabelledImages, share: float) -> np.ndarray:
     return held_out
 
 
-def _from_torchvision(source: str, folder: Path) -> tuple[LabelledImages, LabelledImages, list[str]]:
+def _from_torchvision(
+    source: str, folder: Path
+) -> tuple[LabelledImages, LabelledImages, list[str]]:
     try:
         from torchvision import datasets  # noqa: PLC0415  only CIFAR needs it
     except ModuleNotFoundError as error:
@@ -207,12 +209,16 @@ def _class_folders(folder: Path) -> tuple[list[str], LabelledImages]:
     Raises:
         ValueError: if there are not two classes with images.
     """
-    subfolders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    subfolders = (
+        sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    )
     images: list[Path] = []
     labels: list[int] = []
     names: list[str] = []
     for subfolder in subfolders:
-        found = sorted(path for path in subfolder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        found = sorted(
+            path for path in subfolder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES
+        )
         if found:
             labels += [len(names)] * len(found)
             names.append(subfolder.name)

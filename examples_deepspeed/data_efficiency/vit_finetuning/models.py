@@ -109,7 +109,12 @@ def _load_huggingface(name: str, class_names: list[str], image_size: int) -> Vis
         label2id={label: number for number, label in enumerate(class_names)},
         ignore_mismatched_sizes=True,
     )
-    place = cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+    for parameter_name, parameter in module.named_parameters():
+        # Pretraining's alone: a parameter without a gradient stops data-parallel training.
+        parameter.requires_grad_(not parameter_name.endswith("mask_token"))
+    place = cached_file(
+        name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
+    )
     processor = json.loads(Path(place).read_text()) if place else {}
     statistics = {
         "image_mean": list(processor.get("image_mean", IMAGENET_MEAN)),
