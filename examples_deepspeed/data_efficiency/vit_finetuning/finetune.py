@@ -1,4 +1,4 @@
-r"""Finetunes a vision transformer of timm or Hugging Face with random-LTD.
+r"""Finetunes a vision transformer of timm or Hugging Face with random-LTD and a curriculum.
 
 python -m examples_deepspeed.data_efficiency.vit_finetuning.finetune \
     --model timm:vit_base_patch16_224.augreg_in21k_ft_in1k --data cifar10 --data-folder data/cifar \
@@ -39,6 +39,7 @@ from examples_deepspeed.data_efficiency.vit_finetuning.images import (
     ImageBatches,
     ImageSplits,
     Transform,
+    add_image_flags,
     read_images,
 )
 from examples_deepspeed.data_efficiency.vit_finetuning.models import VisionModel, load_model
@@ -54,14 +55,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model", required=True, help="timm:NAME, or hub name or folder of a Hugging Face model"
     )
-    parser.add_argument("--data", choices=("cifar10", "cifar100", "folder"), default="folder")
-    parser.add_argument("--data-folder", type=Path, default=Path("data"), help="of the images")
-    parser.add_argument(
-        "--validation-share",
-        type=float,
-        default=0.1,
-        help="of the training images; 0 validates on the test images, as published",
-    )
+    add_image_flags(parser)
     parser.add_argument("--image-size", type=int, default=224, help="pixels that the model takes")
     parser.add_argument("--resize", type=int, help="shorter side before cutting; 8/7 of the size")
     parser.add_argument("--padding", type=int, default=0, help="around training images")
@@ -219,11 +213,6 @@ def run_seed(arguments: argparse.Namespace, splits: ImageSplits, seed: int) -> N
 def main(argv: Sequence[str] | None = None) -> None:
     """Plans, or trains each seed after the other; finished ones are passed over."""
     arguments = parse_arguments(argv)
-    if arguments.variant not in ("baseline", "random_ltd"):
-        raise ValueError(
-            f"--variant is {arguments.variant}: images have no curriculum here, choose baseline or "
-            "random_ltd"
-        )
     if arguments.plan:
         if arguments.num_samples is None:
             raise ValueError("--plan needs --num-samples, the number of training images")

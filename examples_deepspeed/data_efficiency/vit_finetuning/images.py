@@ -4,9 +4,11 @@ What is random about an image (its crop, its side) is a function of (seed, image
 run and one on more processes see the same pixels.
 """
 
+import argparse
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,18 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.images)
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a difficulty index is checked against: names or pixels of all images, and labels."""
+        digest = hashlib.sha256(self.labels.tobytes())
+        for image in self.images:
+            digest.update(image.name.encode() if isinstance(image, Path) else image.tobytes())
+        return {
+            "type": "LabelledImages",
+            "num_samples": len(self),
+            "sha256": digest.hexdigest(),
+        }
+
     def part(self, chosen: np.ndarray) -> "LabelledImages":
         """Some of the images by number."""
         return LabelledImages([self.images[number] for number in chosen], self.labels[chosen])
@@ -104,6 +118,7 @@ class ImageBatches:
 
     def __init__(self, images: LabelledImages, transform: Transform, seed: int | None) -> None:
         self._images, self._transform, self._seed = images, transform, seed
+        self.identity = images.identity
 
     def __len__(self) -> int:
         return len(self._images)
@@ -125,6 +140,18 @@ class ImageBatches:
             return self._transform.centre(image)
         numbers = np.random.default_rng([self._seed, sample, visit]).random(3)
         return self._transform.random(image, numbers)
+
+
+def add_image_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds what the analysis needs as well: it must number the same images."""
+    parser.add_argument("--data", choices=("cifar10", "cifar100", "folder"), default="folder")
+    parser.add_argument("--data-folder", type=Path, default=Path("data"), help="of the images")
+    parser.add_argument(
+        "--validation-share",
+        type=float,
+        default=0.1,
+        help="of the training images; 0 validates on the test images, as published",
+    )
 
 
 def read_images(source: str, folder: Path, validation_share: float) -> ImageSplits:

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from examples_deepspeed.data_efficiency import packaged_models
 from examples_deepspeed.data_efficiency.finetuning import compare
 from examples_deepspeed.data_efficiency.gpt_finetuning import analyze_data
 from examples_deepspeed.data_efficiency.gpt_finetuning import finetune as gpt
+from examples_deepspeed.data_efficiency.vit_finetuning import analyze_images
 from examples_deepspeed.data_efficiency.vit_finetuning import finetune as vit
 from tests.examples_deepspeed.data_efficiency.finished_run import ROOT
 
@@ -24,7 +26,7 @@ SCRIPTS = sorted(
     if path.name != "quick_recipe.sh"
 )
 MODULES = {module.__name__: module for module in (gpt, vit)}
-OTHERS = {module.__name__ for module in (analyze_data, compare, packaged_models)}
+OTHERS = {module.__name__ for module in (analyze_data, analyze_images, compare, packaged_models)}
 
 
 def run_script(script, folder, **settings):
@@ -55,6 +57,8 @@ def test_scripts_of_the_tutorial_are_here():
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_dry_run(script, size, tmp_path):
     more = {"CURRICULUM": "rarity"} if "ds_finetune" in script.name else {}
+    if size == "cpu" and script.name == "run_cifar.sh":
+        more = {"VARIANT": "both"}
     done = run_script(
         script, tmp_path, SIZE=size, ENGINE="deepspeed", NPROC="2", SEEDS="1 2 3", **more
     )
@@ -72,6 +76,7 @@ def test_dry_run(script, size, tmp_path):
         arguments = MODULES[command[place]].parse_arguments(command[place + 1 :])
         assert (arguments.seeds, arguments.engine) == ([1, 2, 3], "deepspeed")
         assert "--nproc-per-node" in command[:place]
+        assert Path(arguments.recipe).is_file()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
 #
 #   bash run_cifar.sh                              needs the packages of ../requirements.txt (make vit-test)
 #   VARIANT=baseline bash run_cifar.sh             without random-LTD
+#   VARIANT=both SIZE=cpu bash run_cifar.sh        with plain images first, too: analyzes them before
 #   DATASET=cifar100 bash run_cifar.sh
 #   SIZE=cpu bash run_cifar.sh                     DINOv2 ViT-S and images from packages, without torchvision
 #   PLAN=1 bash run_cifar.sh                       the accounting only
@@ -19,11 +20,16 @@ CONFIGS="$EXAMPLES/vit_finetuning/configs"
 if [[ "$SIZE" == cpu ]]; then
     prepare_cpu_images
     flags=(--model "$DATA/dinov2" --data folder --data-folder "$DATA/cifar10")
-    flags+=(--recipe "$CONFIGS/random_ltd.json" --image-size 84 --validation-share 0.05)
+    flags+=(--recipe "$CONFIGS/both.json" --image-size 84 --validation-share 0.05)
     flags+=(--optimizer adamw --learning-rate 1e-4 --lr-decay linear --warmup-steps 8)
     flags+=(--weight-decay 0.05 --bf16 --eval-batch-size 50 --eval-interval 40 --save-interval 40)
     flags+=(--epochs 0.34 --budget layer_tokens --start-length 6 --random-ltd-share 0.71)
-    flags+=(--num-samples 7600 --num-positions 37)
+    flags+=(--curriculum-share 0.3 --num-samples 7600 --num-positions 37)
+    if [[ "${VARIANT:-}" == both || "${VARIANT:-}" == curriculum ]]; then
+        alone vit_finetuning.analyze_images --data-folder "$DATA/cifar10" --validation-share 0.05 \
+            --output "$DATA/cifar10_difficulty"
+        flags+=(--index "$DATA/cifar10_difficulty/compressed_size")
+    fi
 else
     flags=(--model timm:vit_base_patch16_224.augreg_in21k_ft_in1k --data "${DATASET:-cifar10}")
     flags+=(--data-folder "$DATA" --recipe "$CONFIGS/cifar_random_ltd.json" --validation-share 0)

@@ -16,7 +16,7 @@ CONFIGS="$EXAMPLES/vit_finetuning/configs"
 
 if [[ "$SIZE" == cpu ]]; then
     prepare_cpu_images
-    flags=(--model "$DATA/dinov2" --data-folder "$DATA/cifar10" --recipe "$CONFIGS/random_ltd.json")
+    flags=(--model "$DATA/dinov2" --data-folder "$DATA/cifar10" --recipe "$CONFIGS/both.json")
     flags+=(--image-size 84 --epochs 0.1 --bf16 --start-length 12 --random-ltd-share 0.76)
     flags+=(--validation-share 0.02 --eval-batch-size 50 --num-samples 7840 --num-positions 37)
 else

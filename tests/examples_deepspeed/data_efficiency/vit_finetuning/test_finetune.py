@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from examples_deepspeed.data_efficiency.vit_finetuning import finetune
+from data_efficiency import DifficultyIndex
+from examples_deepspeed.data_efficiency.vit_finetuning import analyze_images, finetune
 from examples_deepspeed.data_efficiency.vit_finetuning.images import ImageBatches
 from tests.examples_deepspeed.data_efficiency.finished_run import (
     Stopped,
@@ -30,7 +31,7 @@ def flags(vision_model, image_folder):
         values = {
             "model": vision_model,
             "data_folder": image_folder,
-            "recipe": CONFIGS / "random_ltd.json",
+            "recipe": CONFIGS / "both.json",
             "variant": "random_ltd",
             "image_size": 16,
             "epochs": 2,
@@ -119,9 +120,24 @@ def test_exported_model_loads_without_this_library(flags, tmp_path):
     assert float(accuracy) == pytest.approx(results_of(tmp_path)["test"])
 
 
-def test_curriculum_is_refused(flags, tmp_path):
-    with pytest.raises(ValueError, match="images have no curriculum here"):
-        finetune.main(flags(tmp_path, variant="both"))
+def test_curriculum_needs_a_recipe_that_has_one(flags, tmp_path):
+    recipe = CONFIGS / "imagenet_random_ltd.json"
+    with pytest.raises(ValueError, match="--variant is both, but .* has no data_sampling"):
+        finetune.main(flags(tmp_path, variant="both", recipe=recipe))
+
+
+def test_plain_images_come_first(flags, tmp_path, image_folder):
+    images = ["--data-folder", str(image_folder), "--validation-share"]
+    analyze_images.main([*images, "0.2", "--output", str(tmp_path / "difficulty")])
+    index = tmp_path / "difficulty" / "compressed_size"
+    sizes = DifficultyIndex.open(index).values
+    assert len(sizes) == 48
+    assert sizes.min() > 100
+    finetune.main(flags(tmp_path / "run", variant="both", index=index))
+    assert results_of(tmp_path / "run")["steps"] == 12
+    other = flags(tmp_path / "other", variant="both", index=index, validation_share=0.1)
+    with pytest.raises(ValueError, match="num_samples: expected"):
+        finetune.main(other)
 
 
 def test_image_size_must_fit_the_patches(flags, tmp_path):

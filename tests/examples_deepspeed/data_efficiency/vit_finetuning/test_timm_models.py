@@ -23,7 +23,7 @@ def run(folder, image_folder, *flags):
     finetune.main(
         [
             *("--model", "timm:random:vit_tiny_patch16_224", "--data-folder", str(image_folder)),
-            *("--recipe", str(CONFIGS / "random_ltd.json"), "--variant", "random_ltd"),
+            *("--recipe", str(CONFIGS / "both.json"), "--variant", "random_ltd"),
             *("--image-size", "64", "--epochs", "1", "--batch-size", "8"),
             *("--micro-batch-size", "4", "--validation-share", "0.2", "--eval-interval", "2"),
             *("--learning-rate", "1e-2", "--save", str(folder), "--export", *flags),
