@@ -6,6 +6,7 @@
 #   bash run_cifar.sh                              needs the packages of ../requirements.txt (make vit-test)
 #   VARIANT=baseline bash run_cifar.sh             without random-LTD
 #   VARIANT=both SIZE=cpu bash run_cifar.sh        with plain images first, too: analyzes them before
+#   SIZE=cpu START_LENGTH=24 SHARE=0.5 bash ...    keep more at first, and for a shorter part of the run
 #   DATASET=cifar100 bash run_cifar.sh
 #   SIZE=cpu bash run_cifar.sh                     DINOv2 ViT-S and images from packages, without torchvision
 #   PLAN=1 bash run_cifar.sh                       the accounting only
@@ -23,7 +24,8 @@ if [[ "$SIZE" == cpu ]]; then
     flags+=(--recipe "$CONFIGS/both.json" --image-size 84 --validation-share 0.05)
     flags+=(--optimizer adamw --learning-rate 1e-4 --lr-decay linear --warmup-steps 8)
     flags+=(--weight-decay 0.05 --bf16 --eval-batch-size 50 --eval-interval 40 --save-interval 40)
-    flags+=(--epochs 0.34 --budget layer_tokens --start-length 6 --random-ltd-share 0.71)
+    flags+=(--epochs 0.34 --budget layer_tokens --start-length "${START_LENGTH:-6}")
+    flags+=(--random-ltd-share "${SHARE:-0.71}")
     flags+=(--curriculum-share 0.3 --num-samples 7600 --num-positions 37)
     if [[ "${VARIANT:-}" == both || "${VARIANT:-}" == curriculum ]]; then
         alone vit_finetuning.analyze_images --data-folder "$DATA/cifar10" --validation-share 0.05 \
