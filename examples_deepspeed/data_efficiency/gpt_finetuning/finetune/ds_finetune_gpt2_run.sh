@@ -30,6 +30,8 @@ else
     text+=(--group-rows 1000 --no-separator)
     flags=(--epochs 5 --batch-size 4 --micro-batch-size 2 --eval-batch-size 2 --eval-interval 26)
     flags+=(--num-blocks 1048)
+    # A plan reads no model from the hub.
+    if [[ -z "${MODEL:-}" ]]; then flags+=(--num-layers 24); fi
 fi
 flags+=(--learning-rate 1e-4 --lr-decay linear --recipe "$EXAMPLES/gpt_finetuning/configs/$CURRICULUM.json")
 if [[ "$CURRICULUM" == rarity ]]; then
