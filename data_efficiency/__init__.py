@@ -27,6 +27,7 @@ from data_efficiency.json_section import ConfigError
 from data_efficiency.plan import RunPlan, plan_run
 from data_efficiency.plan_warnings import DecayEnd, plan_warnings
 from data_efficiency.routing.layer_interface import LayerInterface
+from data_efficiency.routing.layer_presets import known_layer_class
 from data_efficiency.routing.layer_token_lr import LayerTokenLR
 from data_efficiency.routing.random_ltd import (
     convert_to_random_ltd,
@@ -56,6 +57,7 @@ __all__ = [
     "convert_to_random_ltd",
     "fill_from_flags",
     "initialize",
+    "known_layer_class",
     "layer_tokens",
     "load_config",
     "plan_run",

@@ -44,7 +44,7 @@ def read_processes() -> Processes:
                 "launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT"
             )
         rank = int(os.environ["RANK"])
-    accelerator = torch.accelerator.current_accelerator()
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
     device = torch.device("cpu")
     if accelerator is not None:
         device = torch.device(accelerator.type, local_rank)

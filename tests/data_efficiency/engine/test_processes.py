@@ -22,3 +22,11 @@ def test_a_launcher_says_which_process_it_is(monkeypatch):
     monkeypatch.delenv("RANK")
     with pytest.raises(ConfigError, match="WORLD_SIZE is 8 but RANK is not set: start .* torchrun"):
         read_processes()
+
+
+def test_a_build_for_gpus_runs_without_one(monkeypatch):
+    def current_accelerator(check_available=False):
+        return None if check_available else torch.device("cuda")
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", current_accelerator)
+    assert start_processes().device == torch.device("cpu")
