@@ -1,7 +1,8 @@
 """The GPT-3 paper's scores on the 19 tasks, in percent, for its eight sizes.
 
 Source: Language Models are Few-Shot Learners (Brown et al., 2020), table H.1. Differs from what is measured
-here: other prompts, up to 100 examples few-shot, RACE is its harder half, MultiRC by question.
+here: other prompts, up to 100 examples few-shot, RACE is its harder half, MultiRC by question. Typed by hand and not yet compared with
+the paper's table: do so before these are cited.
 """
 
 SIZES = ("125M", "350M", "760M", "1.3B", "2.7B", "6.7B", "13B", "175B")
