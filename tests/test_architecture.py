@@ -111,6 +111,7 @@ OUTSIDE_PACKAGES = {
         "tests.end_to_end",
     ),
     "transformers": (
+        "benchmarks.generation",
         "benchmarks.train_throughput",
         "data_efficiency.analysis.huggingface_model",
         "examples_deepspeed.data_efficiency",

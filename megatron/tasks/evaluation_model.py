@@ -14,6 +14,7 @@ from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
 from megatron.reference_model import checkpoint_in
 from megatron.tasks.checkpoint_tokenizer import tokenizer_of
+from megatron.tasks.conversion import Model, read_any
 from megatron.tokenizer import Tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -38,8 +39,6 @@ def load_for_evaluation(
         FileNotFoundError: if there is no checkpoint, or no tokenizer.
         ValueError: if it is no GPT, or the tokenizer is of another model.
     """
-    if dtype not in _DTYPES:
-        raise ValueError(f"dtype is {dtype!r}: must be float32 or bfloat16")
     checkpoint = checkpoint_in(folder)
     if checkpoint is None:
         hint = (
@@ -51,6 +50,40 @@ def load_for_evaluation(
     settings = read_state(checkpoint)["model"]
     weights = read_weights(checkpoint)
     config = _gpt_config(settings, weights, checkpoint)
+    return _ready(Model(config, weights), folder, dtype, device, tokenizer_files)
+
+
+def load_any_for_evaluation(
+    folder: Path,
+    *,
+    dtype: str = "float32",
+    device: torch.device | None = None,
+    tokenizer_files: Mapping[str, str | Path | None] | None = None,
+) -> tuple[GPTModel, Tokenizer]:
+    """As `load_for_evaluation`, from a Hugging Face folder too: it is converted in memory.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_for_evaluation`, or if our GPT has no setting for it.
+        ModuleNotFoundError: if transformers is needed and not installed.
+    """
+    if not (folder / "config.json").is_file():
+        return load_for_evaluation(
+            folder, dtype=dtype, device=device, tokenizer_files=tokenizer_files
+        )
+    return _ready(read_any(folder), folder, dtype, device, tokenizer_files)
+
+
+def _ready(
+    read: Model,
+    folder: Path,
+    dtype: str,
+    device: torch.device | None,
+    tokenizer_files: Mapping[str, str | Path | None] | None,
+) -> tuple[GPTModel, Tokenizer]:
+    """A model that was read, as a module, and its tokenizer."""
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype is {dtype!r}: must be float32 or bfloat16")
+    config = read.config
     named = {name: Path(file) for name, file in (tokenizer_files or {}).items() if file}
     tokenizer = tokenizer_of(folder, **named)
     if tokenizer is None:
@@ -65,7 +98,7 @@ def load_for_evaluation(
         )
     with torch.device("meta"):
         model = GPTModel(config)
-    model.load_state_dict(weights, assign=True)
+    model.load_state_dict(read.weights, assign=True)
     return model.to(device=device, dtype=_DTYPES[dtype]).eval(), tokenizer
 
 

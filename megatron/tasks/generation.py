@@ -6,8 +6,10 @@ import torch
 
 from megatron.model.cached_decoder import CachedDecoder
 from megatron.model.gpt_model import GPTModel
-from megatron.tokenizer import Tokenizer
+from megatron.tokenizer import END_OF_DOCUMENT, Tokenizer
 
+# What a decoder gives for bytes that are no character, or not yet.
+_NO_CHARACTER = "\ufffd"
 Choose = Callable[[torch.Tensor], torch.Tensor]
 """Logits [batch, vocabulary] -> ids int64 [batch]."""
 
@@ -126,6 +128,45 @@ def continue_texts(
         if not open_rows:
             break
     return [_before_any(text, stops) for text in texts]
+
+
+def text_pieces(
+    model: GPTModel,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    *,
+    choose: Choose = greedy,
+) -> Iterator[str]:
+    """The text that follows a prompt, in pieces as it comes; ends with the document.
+
+    A character whose bytes are spread over tokens comes when it is whole.
+
+    Args:
+        model: in evaluation.
+        tokenizer: of the model; without an end-of-document token the text ends only by its length.
+        prompt: at least one id.
+        max_new_tokens: where the text ends at the latest.
+        choose: the rule that picks a token.
+
+    Raises:
+        ValueError: as `generate`.
+    """
+    end = tokenizer.eod if tokenizer.has(END_OF_DOCUMENT) else None
+    ids: list[int] = []
+    given = text = ""
+    for tokens in generate(model, [prompt], max_new_tokens, choose):
+        token = int(tokens[0])
+        if token == end:
+            break
+        ids.append(token)
+        text = tokenizer.decode(ids)
+        whole = text.rstrip(_NO_CHARACTER)
+        if len(whole) > len(given):
+            yield whole[len(given) :]
+            given = whole
+    if len(text) > len(given):
+        yield text[len(given) :]
 
 
 def _before_any(text: str, stops: Sequence[str]) -> str:

@@ -6,9 +6,7 @@ from typing import Any
 import torch
 
 from megatron.tasks.conversion_weights import Weights
-from megatron.tokenizer import Tokenizer
-
-END_OF_TEXT = "<|endoftext|>"
+from megatron.tokenizer import END_OF_DOCUMENT, Tokenizer
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -61,8 +59,10 @@ def write_model(folder: Path, fields: dict[str, Any], weights: Weights) -> None:
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int) -> None:
     """Writes `tokenizer.json` and `tokenizer_config.json` into a folder."""
     tokenizer.save(folder / "tokenizer.json")
-    ends = tokenizer.has(END_OF_TEXT)
-    special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT) if ends else {}
+    ends = tokenizer.has(END_OF_DOCUMENT)
+    special = (
+        dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_DOCUMENT) if ends else {}
+    )
     wrapped = _transformers().PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"), model_max_length=max_length, **special
     )

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from megatron.tasks.generation import generate, greedy, sampling
-from tests.megatron.tasks.small_models import GPT2, LLAMA, make_gpt
+from megatron.tasks.generation import continue_texts, generate, greedy, sampling, text_pieces
+from tests.megatron.tasks.small_models import GPT2, LLAMA, make_gpt, make_tokenizer
 
 
 def without_cache(model, prompt, num_tokens):
@@ -77,3 +77,32 @@ def test_empty_and_too_long_prompts():
     with pytest.raises(ValueError, match="take 49 positions"):
         next(generate(model, [[1] * 40], 9))
     assert greedy(torch.eye(3)).tolist() == [0, 1, 2]
+
+
+def choosing(ids):
+    """A rule that gives these ids one after the other."""
+    remaining = iter(ids)
+    return lambda logits: torch.tensor([next(remaining)])
+
+
+def test_characters_come_whole():
+    model, tokenizer = make_gpt(GPT2), make_tokenizer()
+    text = "a cat é€🐈 sat"
+    ids = tokenizer.encode(text)
+    assert len(ids) > len(tokenizer.encode("a cat  sat")) + 3
+    pieces = list(text_pieces(model, tokenizer, [1], len(ids), choose=choosing(ids)))
+    assert "".join(pieces) == text
+    assert {"é", "€", "🐈"} <= set(pieces)
+    # Cut within a character: what there is of it comes last.
+    place = ids.index(tokenizer.encode("🐈")[0]) + 2
+    cut = list(text_pieces(model, tokenizer, [1], place, choose=choosing(ids)))
+    assert "".join(cut) == tokenizer.decode(ids[:place])
+    assert cut[-1].strip("\ufffd") == ""
+
+
+def test_pieces_end_with_the_document():
+    model, tokenizer = make_gpt(GPT2), make_tokenizer()
+    ids = [*tokenizer.encode("a dog"), tokenizer.eod, 5]
+    assert "".join(text_pieces(model, tokenizer, [1], 40, choose=choosing(ids))) == "a dog"
+    whole = continue_texts(model, tokenizer, [[1, 2]], 20)
+    assert ["".join(text_pieces(model, tokenizer, [1, 2], 20))] == whole

@@ -1,0 +1,72 @@
+import io
+import sys
+
+import pytest
+
+from megatron.tasks.generation import generate
+from tests.megatron.tasks.small_models import GPT2, LLAMA, make_gpt, make_tokenizer, save_run
+from tools import convert_checkpoint
+from tools.generate_text import main
+
+PROMPT = "the cat"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return save_run(tmp_path_factory.mktemp("run"), make_gpt(GPT2), make_tokenizer())
+
+
+def write(folder, *flags):
+    return main(["--model", str(folder), "--device", "cpu", *map(str, flags)])
+
+
+def test_greedy_text_is_that_of_the_model(run, capsys):
+    tokenizer = make_tokenizer()
+    ids = [int(token) for token in generate(make_gpt(GPT2), [tokenizer.encode(PROMPT)], 12)]
+    assert write(run, "--prompt", PROMPT, "--greedy", "--max-new-tokens", 12) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{PROMPT}{tokenizer.decode(ids)}\n"
+    assert said.err.startswith("[12 tokens in ")
+
+
+def test_a_hugging_face_folder_writes_the_same(tmp_path, capsys):
+    run = save_run(tmp_path / "run", make_gpt(LLAMA), make_tokenizer())
+    given = ["--input", str(run), "--output", str(tmp_path / "hf"), "--to", "huggingface"]
+    assert convert_checkpoint.main(given) == 0
+    capsys.readouterr()
+    for folder in (run, tmp_path / "hf"):
+        assert write(folder, "--prompt", PROMPT, "--seed", 3) == 0
+    first, second = capsys.readouterr().out.split(PROMPT)[1:]
+    assert first == second != "\n"
+
+
+def test_seeds_and_standard_input(run, capsys, monkeypatch):
+    texts = []
+    for seed in (1, 1, 2):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(PROMPT + "\n"))
+        assert write(run, "--seed", seed, "--temperature", 2, "--top-k", 50) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0].startswith(PROMPT)
+
+
+def test_a_full_model_says_so(run, capsys):
+    assert write(run, "--prompt", "", "--max-new-tokens", 500, "--greedy") == 0
+    assert capsys.readouterr().err.endswith("; the model's positions are full]\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--prompt", "cat " * 60], "the model has 48 positions"),
+        (["--prompt", PROMPT, "--max-new-tokens", 0], "--max-new-tokens is 0"),
+        (["--prompt", PROMPT, "--temperature", 0], "--temperature is 0.0"),
+        (["--prompt", PROMPT, "--model", "no"], "no holds no checkpoint of ours"),
+    ],
+)
+def test_bad_input_is_one_line(run, flags, message, capsys):
+    assert write(run, *flags) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1

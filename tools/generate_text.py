@@ -1,0 +1,149 @@
+"""Text that a GPT writes, shown as it comes.
+
+python tools/generate_text.py --model runs/quickstart/baseline --prompt "The city was"
+echo "The city was" | python tools/generate_text.py --model runs/gpt --greedy --max-new-tokens 200
+
+The model is a run or a checkpoint of ours, or a Hugging Face folder (GPT-2 or Llama architecture).
+Without --prompt the text of standard input is continued; with an empty one the model begins a document.
+The same seed gives the same text.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from megatron.tasks.evaluation_model import load_any_for_evaluation
+from megatron.tasks.generation import Choose, greedy, sampling, text_pieces
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", required=True, type=Path, metavar="FOLDER", help="what writes")
+    parser.add_argument("--prompt", metavar="TEXT", help="its beginning; else standard input")
+    parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="default: 100")
+    parser.add_argument(
+        "--greedy", action="store_true", help="always the likeliest token, nothing drawn"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.8,
+        metavar="T",
+        help="below 1: likely tokens become likelier; default: 0.8",
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=0, metavar="K", help="draw among the K likeliest; 0: all"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="draw among the likeliest that together have probability P; default: 1",
+    )
+    parser.add_argument("--seed", type=int, default=1234, metavar="N", help="default: 1234")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda:0, ...; else the GPU where there is one"
+    )
+    for name, meaning in (
+        ("--tokenizer-file", "tokenizer.json; else the one found with the model"),
+        ("--vocab-file", "or GPT-2's vocab.json"),
+        ("--merge-file", "and merges.txt"),
+    ):
+        parser.add_argument(name, metavar="FILE", help=meaning)
+    return parser.parse_args(argv)
+
+
+def choice(arguments: argparse.Namespace, device: torch.device) -> Choose:
+    """The rule that picks each token."""
+    if arguments.greedy:
+        return greedy
+    return sampling(
+        torch.Generator(device).manual_seed(arguments.seed),
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+    )
+
+
+def room(num_prompt_tokens: int, wanted: int, num_positions: int) -> int:
+    """How many tokens can be written.
+
+    Raises:
+        ValueError: if none is wanted, or none fits.
+    """
+    if wanted < 1:
+        raise ValueError(f"--max-new-tokens is {wanted}: must be at least 1")
+    left = num_positions - num_prompt_tokens
+    if left < 1:
+        raise ValueError(
+            f"the prompt has {num_prompt_tokens} tokens: the model has {num_positions} positions,"
+            " and one at least is for the new text; shorten the prompt"
+        )
+    return min(wanted, left)
+
+
+def write(arguments: argparse.Namespace) -> None:
+    """Writes the prompt and what follows to standard output, and the speed to standard error."""
+    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    choose = choice(arguments, device)
+    model, tokenizer = load_any_for_evaluation(
+        arguments.model,
+        dtype=arguments.dtype,
+        device=device,
+        tokenizer_files={
+            name: getattr(arguments, name)
+            for name in ("tokenizer_file", "vocab_file", "merge_file")
+        },
+    )
+    prompt = sys.stdin.read().rstrip("\n") if arguments.prompt is None else arguments.prompt
+    ids = tokenizer.encode(prompt) or [tokenizer.eod]
+    num_new = room(len(ids), arguments.max_new_tokens, model.config.max_position_embeddings)
+    num_written = 0
+
+    def counted(logits: torch.Tensor) -> torch.Tensor:
+        nonlocal num_written
+        num_written += 1
+        return choose(logits)
+
+    print(prompt, end="", flush=True)
+    started = time.monotonic()
+    for piece in text_pieces(model, tokenizer, ids, num_new, choose=counted):
+        print(piece, end="", flush=True)
+    seconds = time.monotonic() - started
+    print(flush=True)
+    ended = "; the model's positions are full" if num_written < arguments.max_new_tokens else ""
+    if num_written < num_new:
+        ended = "; the document ended"
+    print(
+        f"[{num_written} tokens in {seconds:.1f} s, {num_written / seconds:.0f} a second{ended}]",
+        file=sys.stderr,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 after a text, 1 after an error, 130 when interrupted."""
+    arguments = parse_arguments(argv)
+    try:
+        write(arguments)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print()
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
