@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -147,12 +148,10 @@ def values():
     return make_values()
 
 
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory, values):
-    """What DeepSpeed's sampler says of every case."""
-    folder = tmp_path_factory.mktemp("peer")
+def ask_deepspeed(folder, values, cases):
+    """What DeepSpeed's sampler says of the cases."""
     np.savez(folder / "values.npz", **values)
-    (folder / "cases.json").write_text(json.dumps(AGREEING_CASES | WRONG_CASES))
+    (folder / "cases.json").write_text(json.dumps(cases))
     finished = subprocess.run(
         [sys.executable, str(PEER), str(folder)],
         env=os.environ | {"DS_ACCELERATOR": "cpu"},
@@ -166,9 +165,17 @@ def answers(tmp_path_factory, values):
 
 
 @pytest.fixture(scope="module")
+def answers(tmp_path_factory, values):
+    return ask_deepspeed(tmp_path_factory.mktemp("peer"), values, AGREEING_CASES | WRONG_CASES)
+
+
+@pytest.fixture(scope="module")
 def sampler_of(tmp_path_factory, values):
+    return make_sampler_of(tmp_path_factory.mktemp("ours"), values)
+
+
+def make_sampler_of(folder, values):
     """A function from a case's metrics to our sampler."""
-    folder = tmp_path_factory.mktemp("ours")
     for name, difficulties in values.items():
         DifficultyIndex.write(
             folder / name, difficulties, metric=name, dataset_identity=describe_dataset(Numbered())
@@ -207,13 +214,46 @@ def admitted_by(sampler):
     return admitted
 
 
-@pytest.mark.parametrize("case", AGREEING_CASES)
-def test_the_same_samples_are_admitted_at_each_step(answers, sampler_of, case):
+def assert_same_admissions(answers, sampler_of, case):
     sampler = sampler_of(AGREEING_CASES[case])
     assert f"{case}/error" not in answers
     assert np.array_equal(admitted_by(sampler), answers[f"{case}/admitted"])
     for step, expected in enumerate(answers[f"{case}/difficulties"].tolist(), start=1):
         assert list(sampler.difficulties(step).values()) == expected
+
+
+@pytest.mark.parametrize("case", AGREEING_CASES)
+def test_the_same_samples_are_admitted_at_each_step(answers, sampler_of, case):
+    assert_same_admissions(answers, sampler_of, case)
+
+
+def values_of_real_text():
+    """Rarity, in units of ten nats, and length of paragraphs of the standard library's source."""
+    paragraphs = []
+    for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        words = map(str.split, file.read_text(encoding="utf-8").split("\n\n"))
+        paragraphs += [each for each in words if 1 <= len(each) <= 200]
+    paragraphs = paragraphs[:: len(paragraphs) // NUM_SAMPLES][:NUM_SAMPLES]
+    lengths = np.array([len(each) for each in paragraphs])
+    _, tokens, counts = np.unique(
+        np.concatenate([np.array(each) for each in paragraphs]),
+        return_inverse=True,
+        return_counts=True,
+    )
+    nats = -np.log(counts / counts.sum())[tokens]
+    rarity = np.add.reduceat(nats, np.cumsum(lengths) - lengths) / 10
+    return {"rarity": rarity.astype(np.int64), "length": lengths.astype(np.int64)}
+
+
+@pytest.mark.full
+def test_the_same_samples_of_real_text_are_admitted(tmp_path):
+    values = values_of_real_text()
+    assert len(values["rarity"]) == NUM_SAMPLES
+    assert all(len(np.unique(difficulties)) > 60 for difficulties in values.values())
+    answers = ask_deepspeed(tmp_path, values, AGREEING_CASES)
+    sampler_of = make_sampler_of(tmp_path, values)
+    for case in AGREEING_CASES:
+        assert_same_admissions(answers, sampler_of, case)
 
 
 def test_the_cases_are_worth_comparing(answers):
