@@ -44,16 +44,24 @@ class ModelConfig:
     """The embedding is padded up to a multiple of this."""
     max_position_embeddings: int = 1024
     """Longest sequence the model accepts, in tokens."""
+    num_token_types: int = 0
+    """Kinds of tokens with an embedding each, added to the word's: 2 for BERT's two segments, 0 for
+    none."""
     use_rotary_position_embeddings: bool = False
     """Rotary position embeddings instead of learned ones."""
     rotary_position_embeddings_theta: float = 10000.0
     """Base of the rotary frequencies."""
     normalization: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Normalization before attention, before the feed-forward part and at the end."""
+    normalization_position: Literal["before", "after"] = "before"
+    """Normalize what attention and feed-forward read (with one more at the end), or each sum that they
+    add to and the embeddings, as the original BERT does. GPT has the first only."""
     layernorm_epsilon: float = 1e-5
     """Added to the variance in the normalization."""
     swiglu: bool = False
     """SwiGLU feed-forward instead of GELU."""
+    gelu: Literal["tanh", "exact"] = "tanh"
+    """GELU by GPT-2's approximation with tanh, or by the error function as BERT does."""
     disable_bias_linear: bool = False
     """No bias in the linear layers."""
     untie_embeddings_and_output_weights: bool = False
@@ -90,6 +98,7 @@ class ModelConfig:
             self.hidden_size,
             "rotary embeddings need an even number of channels in a head",
         )
+        require(self.num_token_types >= 0, "num_token_types", self.num_token_types, "must be >= 0")
         for name in ("attention_dropout", "hidden_dropout"):
             value = getattr(self, name)
             require(0 <= value < 1, name, value, "must be at least 0 and below 1")

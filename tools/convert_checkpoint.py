@@ -3,7 +3,7 @@
 python tools/convert_checkpoint.py --input runs/gpt --output converted --to huggingface
 python tools/convert_checkpoint.py --input gpt2 --output runs/gpt2 --to megatron
 
-The input is a run or a checkpoint of ours, a Hugging Face folder (GPT-2 or Llama architecture), or a
+The input is a run or a checkpoint of ours, a Hugging Face folder (GPT-2, Llama or BERT architecture), or a
 Megatron-DeepSpeed checkpoint without pipeline parallelism; what it is shows from its files.
 """
 

@@ -1,1 +1,1 @@
-"""GPT in plain PyTorch."""
+"""GPT and BERT in plain PyTorch."""

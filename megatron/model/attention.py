@@ -10,10 +10,16 @@ from megatron.model.rotary import apply_rotary
 
 
 class SelfAttention(nn.Module):
-    """Causal self-attention; one matrix product makes queries, keys and values."""
+    """Self-attention; one matrix product makes queries, keys and values.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: shape and numerics.
+        causal: whether, without a mask, each token looks only at itself and the tokens before it.
+    """
+
+    def __init__(self, config: ModelConfig, *, causal: bool = True) -> None:
         super().__init__()
+        self.causal = causal
         self.num_query_heads = config.num_attention_heads
         self.num_key_value_heads = config.kv_heads
         self.head_size = config.head_size
@@ -35,9 +41,9 @@ class SelfAttention(nn.Module):
 
         Args:
             hidden_states: [batch, sequence, hidden].
-            attention_mask: bool [batch or 1, heads or 1, sequence, sequence], True where a query
+            attention_mask: bool [batch or 1, heads or 1, sequence or 1, sequence], True where a query
                 (third axis) may look at a key (fourth axis); it replaces the causal rule. None:
-                each token looks at itself and the tokens before it.
+                the causal rule, or all tokens where there is none.
             rotary_cos: [batch or 1, sequence, head_size], or None without rotary positions.
             rotary_sin: as `rotary_cos`.
         """
@@ -69,7 +75,8 @@ class SelfAttention(nn.Module):
     ) -> torch.Tensor:
         dropout = self.dropout if self.training else 0.0
         grouped = self.num_key_value_heads != self.num_query_heads
-        plain = attention_mask is None and not dropout and not grouped
+        is_causal = self.causal and attention_mask is None
+        plain = is_causal and not dropout and not grouped
         bfloat16_on_cpu = query.device.type == "cpu" and query.dtype == torch.bfloat16
         if plain and bfloat16_on_cpu and not torch.compiler.is_compiling():
             return blocked_causal_attention(query, key, value)
@@ -79,6 +86,6 @@ class SelfAttention(nn.Module):
             value,
             attn_mask=attention_mask,
             dropout_p=dropout,
-            is_causal=attention_mask is None,
+            is_causal=is_causal,
             enable_gqa=grouped,
         )

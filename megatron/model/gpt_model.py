@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from megatron.config import ModelConfig
+from megatron.config import ModelConfig, require
 from megatron.model.language_model import LanguageModel, check_ids, initialize_weights
 from megatron.model.output_loss import linear_cross_entropy_sum
 
@@ -17,6 +17,9 @@ class GPTModel(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        position, num_types = config.normalization_position, config.num_token_types
+        require(position == "before", "normalization_position", position, "GPT has before only")
+        require(num_types == 0, "num_token_types", num_types, "GPT has none: must be 0")
         self.config = config
         self.language_model = LanguageModel(config)
         if config.untie_embeddings_and_output_weights:

@@ -12,9 +12,14 @@ from megatron.model.transformer import TransformerLayer, make_norm
 
 
 class LanguageModel(nn.Module):
-    """Embedding, transformer layers, final normalization."""
+    """Embedding, transformer layers, and the normalization at the end or after the embedding.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: shape and numerics.
+        causal: as in `SelfAttention`.
+    """
+
+    def __init__(self, config: ModelConfig, *, causal: bool = True) -> None:
         super().__init__()
         self.config = config
         self.word_embeddings = nn.Embedding(config.padded_vocab_size, config.hidden_size)
@@ -22,26 +27,38 @@ class LanguageModel(nn.Module):
             self.position_embeddings = nn.Embedding(
                 config.max_position_embeddings, config.hidden_size
             )
+        if config.num_token_types:
+            self.token_type_embeddings = nn.Embedding(config.num_token_types, config.hidden_size)
+        self.normalizes_before = config.normalization_position == "before"
+        if not self.normalizes_before:
+            self.embedding_layernorm = make_norm(config)
         self.layers = nn.ModuleList(
-            TransformerLayer(config, layer_number)
+            TransformerLayer(config, layer_number, causal=causal)
             for layer_number in range(1, config.num_layers + 1)
         )
-        self.final_layernorm = make_norm(config)
+        if self.normalizes_before:
+            self.final_layernorm = make_norm(config)
 
     def forward(
-        self, tokens: torch.Tensor, *, attention_mask: torch.Tensor | None = None
+        self,
+        tokens: torch.Tensor,
+        *,
+        attention_mask: torch.Tensor | None = None,
+        token_types: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Hidden states [batch, sequence, hidden] after the final normalization.
+        """Hidden states [batch, sequence, hidden] after the last normalization.
 
         Args:
             tokens: int64 [batch, sequence], each below the vocabulary's size.
-            attention_mask: as in `SelfAttention`; None for plain causal attention.
+            attention_mask: as in `SelfAttention`.
+            token_types: int64 [batch, sequence], each below the number of token types; None for
+                type 0 everywhere.
 
         Raises:
             ValueError: if the sequence is too long or not a batch, or (on a CPU, where looking
                 costs next to nothing) a token id lies outside the vocabulary.
         """
-        self._check(tokens)
+        self._check(tokens, token_types)
         hidden_states = self.word_embeddings(tokens)
         tables: dict[str, torch.Tensor] = {}
         if self.config.use_rotary_position_embeddings:
@@ -54,13 +71,19 @@ class LanguageModel(nn.Module):
         else:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
             hidden_states = hidden_states + self.position_embeddings(positions)
+        if self.config.num_token_types:
+            types = torch.zeros_like(tokens) if token_types is None else token_types
+            hidden_states = hidden_states + self.token_type_embeddings(types)
+        if not self.normalizes_before:
+            hidden_states = self.embedding_layernorm(hidden_states)
         hidden_states = functional.dropout(hidden_states, self.config.hidden_dropout, self.training)
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask=attention_mask, **tables)
-        output: torch.Tensor = self.final_layernorm(hidden_states)
-        return output
+        if self.normalizes_before:
+            hidden_states = self.final_layernorm(hidden_states)
+        return hidden_states
 
-    def _check(self, tokens: torch.Tensor) -> None:
+    def _check(self, tokens: torch.Tensor, token_types: torch.Tensor | None) -> None:
         if tokens.dim() != 2:
             raise ValueError(f"tokens have shape {tuple(tokens.shape)}: must be [batch, sequence]")
         longest = self.config.max_position_embeddings
@@ -70,6 +93,12 @@ class LanguageModel(nn.Module):
                 "(--max-position-embeddings)"
             )
         check_ids(tokens, self.config.vocab_size, "token")
+        num_types = max(1, self.config.num_token_types)
+        if token_types is not None and _largest(token_types) >= num_types:
+            raise ValueError(
+                f"token type {_largest(token_types)} is outside the model's {num_types}"
+                " (--num-token-types)"
+            )
 
 
 def check_ids(ids: torch.Tensor, vocab_size: int, kind: str) -> None:
@@ -81,14 +110,19 @@ def check_ids(ids: torch.Tensor, vocab_size: int, kind: str) -> None:
     Raises:
         ValueError: naming the largest id.
     """
-    if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
-        return
-    largest = int(ids.max())
+    largest = _largest(ids)
     if largest >= vocab_size:
         raise ValueError(
             f"{kind} id {largest} is outside the vocabulary of {vocab_size} entries (--vocab-size): "
             "was the corpus made with another tokenizer?"
         )
+
+
+def _largest(ids: torch.Tensor) -> int:
+    """The largest id where a look costs next to nothing, else -1."""
+    if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
+        return -1
+    return int(ids.max())
 
 
 def initialize_weights(model: nn.Module, config: ModelConfig) -> None:

@@ -19,14 +19,18 @@ _MIN_CHUNK_TOKENS = 256
 
 
 def linear_cross_entropy_sum(
-    hidden_states: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor
+    hidden_states: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The summed cross entropy of `hidden_states @ weight.T`, over all labels that are not -100.
+    """The summed cross entropy of `hidden_states @ weight.T + bias`, over all labels but -100.
 
     Args:
         hidden_states: [..., hidden], any floating dtype.
         weight: [vocabulary, hidden].
         labels: int64 [...].
+        bias: [vocabulary], None for none.
 
     Returns:
         A scalar, float32 (float64 for float64 input). Under autocast the matrix products run in
@@ -39,15 +43,18 @@ def linear_cross_entropy_sum(
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
     if torch.is_grad_enabled() and (hidden_states.requires_grad or weight.requires_grad):
-        total: torch.Tensor = _LinearCrossEntropySum.apply(hidden_states, weight, labels, dtype)
+        total: torch.Tensor = _LinearCrossEntropySum.apply(
+            hidden_states, weight, labels, bias, dtype
+        )
         return total
     with torch.autocast(device, enabled=False):
         size = _chunk_tokens(weight)
         chunks = zip(hidden_states.to(dtype).split(size), labels.split(size), strict=True)
         cast_weight = weight.to(dtype)
+        cast_bias = None if bias is None else bias.to(dtype)
         losses = [
             functional.cross_entropy(
-                functional.linear(chunk, cast_weight).to(_sum_dtype(dtype)),
+                functional.linear(chunk, cast_weight, cast_bias).to(_sum_dtype(dtype)),
                 chunk_labels,
                 ignore_index=IGNORED_LABEL,
                 reduction="sum",
@@ -74,13 +81,15 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         hidden_states: torch.Tensor,
         weight: torch.Tensor,
         labels: torch.Tensor,
+        bias: torch.Tensor | None,
         dtype: torch.dtype,
     ) -> torch.Tensor:
         sum_dtype = _sum_dtype(dtype)
         total = hidden_states.new_zeros((), dtype=sum_dtype)
         hidden_gradient = torch.empty_like(hidden_states)
         weight_gradient = torch.zeros_like(weight, dtype=sum_dtype)
-        num_rows = min(_chunk_tokens(weight), len(labels))
+        bias_gradient = None if bias is None else torch.zeros_like(bias, dtype=sum_dtype)
+        num_rows = max(1, min(_chunk_tokens(weight), len(labels)))
         with torch.autocast(hidden_states.device.type, enabled=False):
             cast_weight = weight.to(dtype)
             # Memory as large as these is fresh from the system at each allocation: made once, it is
@@ -92,29 +101,34 @@ class _LinearCrossEntropySum(torch.autograd.Function):
                 inputs = hidden_states[rows].to(dtype)
                 counted = (labels[rows] != IGNORED_LABEL).unsqueeze(1)
                 chunk = torch.mm(inputs, cast_weight.t(), out=logits[: len(inputs)])
+                if bias is not None:
+                    chunk += bias.to(dtype)
                 loss, gradient = _loss_and_gradient(
                     chunk, labels[rows], counted, probabilities[: len(inputs)]
                 )
                 total += loss
+                if bias_gradient is not None:
+                    bias_gradient += gradient.t() @ counted.squeeze(1).to(dtype)
                 hidden_gradient[rows] = (gradient @ cast_weight) * counted
                 inputs = inputs * counted
                 if dtype == sum_dtype:
                     weight_gradient.addmm_(gradient.t(), inputs)
                 else:
                     weight_gradient += gradient.t() @ inputs
-        ctx.save_for_backward(hidden_gradient, weight_gradient.to(weight.dtype))
+        ctx.save_for_backward(hidden_gradient, weight_gradient.to(weight.dtype), bias_gradient)
         return total
 
     @staticmethod
     def backward(
         ctx: Any, *gradients: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, None, torch.Tensor | None, None]:
         (scale,) = gradients
-        hidden_gradient, weight_gradient = ctx.saved_tensors
+        hidden_gradient, weight_gradient, bias_gradient = ctx.saved_tensors
         return (
             hidden_gradient * scale.to(hidden_gradient.dtype),
             weight_gradient * scale.to(weight_gradient.dtype),
             None,
+            None if bias_gradient is None else bias_gradient * scale.to(bias_gradient.dtype),
             None,
         )
 

@@ -1,4 +1,6 @@
-"""The pre-normalization transformer layer and its parts."""
+"""The transformer layer and its parts."""
+
+from typing import Literal
 
 import torch
 from torch import nn
@@ -16,12 +18,21 @@ def make_norm(config: ModelConfig) -> nn.Module:
     return nn.LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
 
 
+def gelu(inputs: torch.Tensor, kind: Literal["tanh", "exact"]) -> torch.Tensor:
+    """GELU of each element.
+
+    Source: Gaussian Error Linear Units (Hendrycks and Gimpel, 2016), section 2.
+    """
+    return functional.gelu(inputs, approximate="none" if kind == "exact" else "tanh")
+
+
 class FeedForward(nn.Module):
     """Two linear maps with GELU between them, or SwiGLU with its two input maps as one."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.swiglu = config.swiglu
+        self.gelu = config.gelu
         bias = not config.disable_bias_linear
         width = 2 * config.ffn_size if config.swiglu else config.ffn_size
         self.dense_h_to_4h = nn.Linear(config.hidden_size, width, bias=bias)
@@ -34,7 +45,7 @@ class FeedForward(nn.Module):
             gate, up = inner.chunk(2, dim=-1)
             inner = functional.silu(gate) * up
         else:
-            inner = functional.gelu(inner, approximate="tanh")
+            inner = gelu(inner, self.gelu)
         output: torch.Tensor = self.dense_4h_to_h(inner)
         return output
 
@@ -45,17 +56,22 @@ class TransformerLayer(nn.Module):
     Args:
         config: shape and numerics.
         layer_number: place in the model, from 1.
+        causal: as in `SelfAttention`.
     """
 
-    def __init__(self, config: ModelConfig, layer_number: int) -> None:
+    def __init__(self, config: ModelConfig, layer_number: int, *, causal: bool = True) -> None:
         super().__init__()
         self.layer_number = layer_number
         self.hidden_dropout = config.hidden_dropout
         self.recompute_activations = config.recompute_activations
-        self.input_layernorm = make_norm(config)
-        self.self_attention = SelfAttention(config)
+        self.normalizes_before = config.normalization_position == "before"
+        if self.normalizes_before:
+            self.input_layernorm = make_norm(config)
+        self.self_attention = SelfAttention(config, causal=causal)
         self.post_attention_layernorm = make_norm(config)
         self.mlp = FeedForward(config)
+        if not self.normalizes_before:
+            self.output_layernorm = make_norm(config)
 
     def forward(
         self,
@@ -83,14 +99,18 @@ class TransformerLayer(nn.Module):
         rotary_sin: torch.Tensor | None,
     ) -> torch.Tensor:
         attention = self.self_attention(
-            self.input_layernorm(hidden_states),
+            self.input_layernorm(hidden_states) if self.normalizes_before else hidden_states,
             attention_mask=attention_mask,
             rotary_cos=rotary_cos,
             rotary_sin=rotary_sin,
         )
         hidden_states = hidden_states + self._drop(attention)
-        feed_forward = self.mlp(self.post_attention_layernorm(hidden_states))
-        return hidden_states + self._drop(feed_forward)
+        normalized = self.post_attention_layernorm(hidden_states)
+        feed_forward = self._drop(self.mlp(normalized))
+        if self.normalizes_before:
+            return hidden_states + feed_forward
+        output: torch.Tensor = self.output_layernorm(normalized + feed_forward)
+        return output
 
     def _drop(self, branch: torch.Tensor) -> torch.Tensor:
         return functional.dropout(branch, self.hidden_dropout, self.training)

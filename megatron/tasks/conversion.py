@@ -13,13 +13,21 @@ import torch
 from data_efficiency import result_folder
 from megatron.checkpointing import read_state, read_weights, save_checkpoint
 from megatron.config import ModelConfig
+from megatron.model.bert_model import BertModel
 from megatron.model.gpt_model import GPTModel
 from megatron.reference_model import checkpoint_in
 from megatron.tasks import hugging_face_folder
 from megatron.tasks.checkpoint_tokenizer import TOKENIZER_FILE
+from megatron.tasks.conversion_bert import (
+    BERT_FAMILIES,
+    bert_from_hugging_face,
+    bert_rules,
+    bert_to_hugging_face,
+    is_bert,
+)
 from megatron.tasks.conversion_deepspeed import model_states_file, read_megatron_deepspeed
 from megatron.tasks.conversion_gpt import gpt_from_hugging_face, gpt_rules, gpt_to_hugging_face
-from megatron.tasks.conversion_weights import to_ours, to_theirs
+from megatron.tasks.conversion_weights import Rule, to_ours, to_theirs
 from megatron.tokenizer import Tokenizer
 
 TOLERANCE = 1e-4
@@ -32,6 +40,11 @@ class Model(NamedTuple):
 
     config: ModelConfig
     weights: dict[str, torch.Tensor]
+
+    @property
+    def rules(self) -> list[Rule]:
+        """Its weights and those of its Hugging Face counterpart."""
+        return (bert_rules if is_bert(self.weights) else gpt_rules)(self.config)
 
 
 class Converted(NamedTuple):
@@ -54,9 +67,11 @@ def read_any(folder: Path, *, vocab_size: int | None = None) -> Model:
         ValueError: if a file was changed, or our model has no setting for what is in it.
     """
     if (folder / "config.json").is_file():
-        config = gpt_from_hugging_face(hugging_face_folder.read_config(folder))
+        fields = hugging_face_folder.read_config(folder)
+        bert = fields["model_type"] in BERT_FAMILIES
+        config = (bert_from_hugging_face if bert else gpt_from_hugging_face)(fields)
         theirs = hugging_face_folder.weights_of(hugging_face_folder.read_model(folder))
-        return Model(config, to_ours(theirs, gpt_rules(config)))
+        return Model(config, to_ours(theirs, (bert_rules if bert else gpt_rules)(config)))
     foreign = model_states_file(folder)
     if foreign is not None:
         return Model(*read_megatron_deepspeed(foreign, vocab_size))
@@ -78,9 +93,10 @@ def save_as_hugging_face(model: Model, output: Path, tokenizer: Tokenizer | None
             model, or the logits differ; nothing is left behind then.
     """
     _check_tokenizer(model.config, tokenizer)
-    fields = gpt_to_hugging_face(model.config)
+    to_hugging_face = bert_to_hugging_face if is_bert(model.weights) else gpt_to_hugging_face
+    fields = to_hugging_face(model.config)
     with result_folder.new_folder(output) as folder:
-        theirs = to_theirs(model.weights, gpt_rules(model.config))
+        theirs = to_theirs(model.weights, model.rules)
         hugging_face_folder.write_model(folder, fields, theirs)
         if tokenizer is not None:
             hugging_face_folder.write_tokenizer(
@@ -117,14 +133,25 @@ def save_as_ours(
 
 
 def _largest_difference(ours: Model, folder: Path) -> float:
-    """Of the logits of our model and the one in a Hugging Face folder, on random ids."""
+    """Of the logits of our model and the one in a Hugging Face folder, on random ids.
+
+    BERT's are those of both heads, with two segments and padding.
+    """
     config = ours.config
     length = min(_PROBE_LENGTH, config.max_position_embeddings)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(config.vocab_size, (_NUM_PROBES, length), generator=generator)
+    theirs = hugging_face_folder.read_model(folder).float()
     with torch.inference_mode():
-        expected = hugging_face_folder.read_model(folder).float()(ids).logits
-        found = build_gpt(ours)(ids)
+        if is_bert(ours.weights):
+            places = torch.arange(length).expand_as(ids)
+            second = (places >= length // 4).long() * (config.num_token_types > 1)
+            real = places < torch.tensor([[length], [length // 2]])
+            output = theirs(ids, token_type_ids=second, attention_mask=real.long())
+            expected = _joined(output.prediction_logits, output.seq_relationship_logits)
+            found = _joined(*build_bert(ours)(ids, token_types=second, padding_mask=real))
+        else:
+            expected, found = theirs(ids).logits, build_gpt(ours)(ids)
     difference = float((expected - found).abs().max())
     allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:
@@ -140,6 +167,17 @@ def build_gpt(model: Model) -> GPTModel:
     gpt = GPTModel(model.config)
     gpt.load_state_dict(model.weights)
     return gpt.eval()
+
+
+def build_bert(model: Model) -> BertModel:
+    """The BERT in evaluation, float32 on the CPU."""
+    bert = BertModel(model.config)
+    bert.load_state_dict(model.weights)
+    return bert.eval()
+
+
+def _joined(*logits: torch.Tensor) -> torch.Tensor:
+    return torch.cat([tensor.flatten() for tensor in logits])
 
 
 def _check_tokenizer(config: ModelConfig, tokenizer: Tokenizer | None) -> None:

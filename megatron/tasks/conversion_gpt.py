@@ -16,10 +16,11 @@ from megatron.tasks.conversion_weights import Rule, rules_of_layers
 REAL_VOCAB_SIZE = "unpadded_vocab_size"
 """Our own key in `config.json`: entries of the vocabulary without the rows that pad it."""
 
-_TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
+TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
+EXACT_GELU = ("gelu",)
 # What our model has no setting for: key -> values that mean it is not used; the first is the default.
 _GPT2_FIXED: dict[str, tuple[Any, ...]] = {
-    "activation_function": _TANH_GELU,
+    "activation_function": TANH_GELU + EXACT_GELU,
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
@@ -107,7 +108,7 @@ def gpt_to_hugging_face(config: ModelConfig) -> dict[str, Any]:
             "n_positions": config.max_position_embeddings,
             "n_inner": config.ffn_size,
             "layer_norm_epsilon": config.layernorm_epsilon,
-            "activation_function": _TANH_GELU[0],
+            "activation_function": (EXACT_GELU if config.gelu == "exact" else TANH_GELU)[0],
             "attn_pdrop": config.attention_dropout,
             "resid_pdrop": config.hidden_dropout,
             "embd_pdrop": config.hidden_dropout,
@@ -186,6 +187,7 @@ def _from_gpt2(fields: Mapping[str, Any]) -> dict[str, Any]:
         "hidden_size": fields["n_embd"],
         "num_attention_heads": fields["n_head"],
         "ffn_hidden_size": fields.get("n_inner"),
+        "gelu": "exact" if fields.get("activation_function") in EXACT_GELU else "tanh",
         "max_position_embeddings": fields["n_positions"],
         "layernorm_epsilon": fields.get("layer_norm_epsilon", 1e-5),
         "attention_dropout": fields.get("attn_pdrop", 0.1),

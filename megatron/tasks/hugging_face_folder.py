@@ -5,8 +5,17 @@ from typing import Any
 
 import torch
 
+from megatron.tasks.conversion_bert import BERT_FAMILIES
 from megatron.tasks.conversion_weights import Weights
 from megatron.tokenizer import END_OF_DOCUMENT, Tokenizer
+
+_BERT_TOKENS = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -23,9 +32,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_model(folder: Path) -> torch.nn.Module:
-    """The folder's language model on the CPU, in evaluation, in the dtype it is stored in."""
-    auto = _transformers().AutoModelForCausalLM
-    model: torch.nn.Module = auto.from_pretrained(folder, dtype="auto", local_files_only=True)
+    """The folder's language model on the CPU, in evaluation, in the dtype it is stored in.
+
+    BERT comes with its pooler and both heads; what the folder lacks of them is drawn, always the same.
+    """
+    auto = _auto_class(read_config(folder))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: torch.nn.Module = auto.from_pretrained(folder, dtype="auto", local_files_only=True)
     return model.eval()
 
 
@@ -46,7 +60,7 @@ def write_model(folder: Path, fields: dict[str, Any], weights: Weights) -> None:
     transformers = _transformers()
     config = transformers.AutoConfig.for_model(**fields)
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config)
+        model = _auto_class(fields).from_config(config)
     model.load_state_dict(dict(weights), strict=False, assign=True)
     model.tie_weights()
     left = [name for name, value in model.state_dict().items() if value.is_meta]
@@ -59,14 +73,23 @@ def write_model(folder: Path, fields: dict[str, Any], weights: Weights) -> None:
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int) -> None:
     """Writes `tokenizer.json` and `tokenizer_config.json` into a folder."""
     tokenizer.save(folder / "tokenizer.json")
-    ends = tokenizer.has(END_OF_DOCUMENT)
-    special = (
-        dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_DOCUMENT) if ends else {}
-    )
+    special: dict[str, Any] = {}
+    if all(tokenizer.has(token) for token in _BERT_TOKENS.values()):
+        names = ["input_ids", "token_type_ids", "attention_mask"]
+        special = _BERT_TOKENS | {"model_input_names": names}
+    elif tokenizer.has(END_OF_DOCUMENT):
+        special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_DOCUMENT)
     wrapped = _transformers().PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"), model_max_length=max_length, **special
     )
     wrapped.save_pretrained(folder)
+
+
+def _auto_class(fields: dict[str, Any]) -> Any:
+    transformers = _transformers()
+    if fields["model_type"] in BERT_FAMILIES:
+        return transformers.AutoModelForPreTraining
+    return transformers.AutoModelForCausalLM
 
 
 def _transformers() -> Any:

@@ -104,3 +104,19 @@ def test_impossible_labels_are_refused(label, grad):
     labels[1] = label
     with torch.set_grad_enabled(grad), pytest.raises((IndexError, RuntimeError), match="out of b"):
         linear_cross_entropy_sum(hidden, weight, labels)
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 300])
+def test_a_bias_shifts_the_logits_and_gets_its_gradient(num_tokens):
+    hidden, weight, labels = make_inputs(num_tokens)
+    bias = torch.linspace(-1, 1, 11, dtype=torch.float64).requires_grad_()
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    expected = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    loss = linear_cross_entropy_sum(hidden, weight, labels, bias)
+    torch.testing.assert_close(loss, expected)
+    inputs = (hidden, weight, bias)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss / 7, inputs), torch.autograd.grad(expected / 7, inputs)
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(linear_cross_entropy_sum(hidden, weight, labels, bias), expected)

@@ -41,8 +41,13 @@ TEXTS = [
 
 def make_gpt(config, seed=0):
     """A GPT in evaluation whose every weight, biases too, is far from a constant."""
+    return make_model(GPTModel, config, seed)
+
+
+def make_model(model_class, config, seed=0):
+    """As `make_gpt`, of any of our classes."""
     torch.manual_seed(seed)
-    model = GPTModel(config).eval()
+    model = model_class(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
