@@ -9,6 +9,7 @@
 #   LAUNCHER=              single, torchrun, deepspeed or srun; by default srun inside a SLURM job,
 #                          deepspeed where HOSTFILE is set, torchrun with several accelerators
 #   NUM_PROCESSES=         on this machine (torchrun); of the job, by default what srun starts
+#   EVALUATE=1             measures a finished run on the whole validation split, and trains no step
 #   MODEL= ENGINE= SEED= MICRO_BATCH_SIZE=   instead of the recipe's
 #   PYTHON=python
 set -euo pipefail
@@ -76,11 +77,18 @@ srun)
     ;;
 esac
 
-read -r -a corpora <<<"$DATA_PATH"
+corpora=("$DATA_PATH")
+# Only a blend, which begins with a weight, is several words; a path may have spaces.
+if [[ "$DATA_PATH" =~ ^[0-9.]+\  ]]; then read -r -a corpora <<<"$DATA_PATH"; fi
 options=("$RECIPE" --num-processes "$NUM_PROCESSES" --data-path "${corpora[@]}"
     --difficulty "${DIFFICULTY:-difficulty}" --save "$SAVE"
     ${SCALE_DOWN:+--scale-down} ${MODEL:+--model "$MODEL"} ${ENGINE:+--engine "$ENGINE"}
     ${SEED:+--seed "$SEED"} ${MICRO_BATCH_SIZE:+--micro-batch-size "$MICRO_BATCH_SIZE"})
+if [[ -n "${EVALUATE:-}" ]]; then
+    if [[ ! -e "$SAVE/latest" ]]; then fail "SAVE is $SAVE: it has no checkpoint to evaluate"; fi
+    # A finished run takes no step more; the interval makes sure that it is evaluated.
+    set -- "$@" --eval-iters 0 --eval-interval 2147483647
+fi
 if [[ -n "$DRY_RUN" ]]; then
     printf '%q ' "${start[@]}"
     "$PYTHON" "$REPOSITORY/tools/recipe.py" show "${options[@]}"

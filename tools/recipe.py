@@ -32,6 +32,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     commands.add_parser("check", help="read, prepare and cost every recipe")
     for name, text in (
         ("show", "print the cost, the command and the JSON file of a recipe"),
+        ("analysis", "print family, split and sequence length, then the indexes that are needed"),
         ("write", "write SAVE/recipe/ds_config.json and the command line, one word a line"),
     ):
         command = commands.add_parser(name, help=text, allow_abbrev=False)
@@ -122,7 +123,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1 if wrong else 0
         else:
             recipe, run = prepared(catalogue, arguments)
-            if arguments.command == "write":
+            if arguments.command == "analysis":
+                print(recipe.architecture, run.flags["split"], run.flags["seq_length"])
+                indexes = [entry.get("index_path") for entry in recipe.metrics.values()]
+                print("\n".join(index for index in indexes if index))
+            elif arguments.command == "write":
                 write(run, Path(arguments.save))
             else:
                 print(f"{recipe.title}\nCost: {cost_line(recipe)}\n")

@@ -35,6 +35,13 @@ def test_show_prints_cost_command_and_json(capsys):
     assert len(load_config(content).data_efficiency.metrics) == 2
 
 
+def test_analysis_says_which_indexes_are_needed(capsys):
+    assert recipe.main(["analysis", "gpt_cl_ltd_300b", "--scale-down"]) == 0
+    assert capsys.readouterr().out.split() == ["gpt", "949,50,1", "64", "vocab_rarity"]
+    assert recipe.main(["analysis", "gpt_cl_truncate_300b"]) == 0
+    assert capsys.readouterr().out.split() == ["gpt", "949,50,1", "2048"]
+
+
 def test_write_leaves_what_a_launcher_needs(tmp_path):
     save = tmp_path / "a run"
     flags = ["--scale-down", "--seed", "5", "--data-path", "corpus", "--save", str(save)]
