@@ -4,14 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO_DIR ?= runs/quickstart
+VIT_VENV ?= .venv-vit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full check format lint types docs clean
+.PHONY: help demo test test-full vit-test check format lint types docs clean
 
 help:
 	@echo "make demo       corpus, tokens, difficulty index, four trainings, one table and one picture"
 	@echo "make test       the tests of every push (8 minutes at most on 2 cores)"
 	@echo "make test-full  all matrices, all kills, all recipes"
+	@echo "make vit-test   the timm tests, in an environment of their own ($(VIT_VENV))"
 	@echo "make check      what CI runs: format, lint, types, make test, docs are current"
 	@echo "make format     rewrite files as the formatter wants them"
 	@echo "make docs       regenerate docs/config.md"
@@ -41,6 +43,17 @@ test: $(VENV)/installed-dev
 
 test-full: $(VENV)/installed-dev
 	@$(PYTEST)
+
+# torchvision wants a torch of its own, and merely installed it breaks other packages here.
+VIT := examples_deepspeed/data_efficiency/vit_finetuning
+$(VIT_VENV)/installed: $(VIT)/requirements.txt
+	@$(PYTHON) -m venv $(VIT_VENV)
+	@$(VIT_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+vit-test: $(VIT_VENV)/installed
+	@OMP_NUM_THREADS=1 $(VIT_VENV)/bin/python -m pytest -m vit \
+		tests/data_efficiency/routing/test_timm.py tests/$(VIT)
 
 format: $(VENV)/installed-dev
 	@$(BIN)/ruff format .

@@ -28,6 +28,7 @@ from data_efficiency.plan import RunPlan, plan_run
 from data_efficiency.plan_totals import planned_totals
 from data_efficiency.plan_warnings import DecayEnd, plan_warnings
 from data_efficiency.routing.layer_interface import LayerInterface
+from data_efficiency.routing.layer_presets import known_layer_class
 from data_efficiency.routing.layer_token_lr import LayerTokenLR
 from data_efficiency.routing.random_ltd import (
     convert_to_random_ltd,
@@ -57,6 +58,7 @@ __all__ = [
     "convert_to_random_ltd",
     "fill_from_flags",
     "initialize",
+    "known_layer_class",
     "layer_tokens",
     "load_config",
     "plan_run",

@@ -57,7 +57,7 @@ def read_processes() -> Processes:
                 f"another launcher, so that {', '.join(needed)} are set"
             )
         rank = int(os.environ[rank_name])
-    accelerator = torch.accelerator.current_accelerator()
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
     device = torch.device("cpu")
     if accelerator is not None:
         device = torch.device(accelerator.type, local_rank)

@@ -71,21 +71,28 @@ class LayerForward:
             recall = torch.compiler.disable(router.memory.recall)
             recalled: Draw | None = recall(hidden_states, needed=self.number is not None)
             return recalled
-        if not router.is_dropping or torch.compiler.is_compiling():
+        if not router.is_dropping or (router.shape_is_told and torch.compiler.is_compiling()):
             # The compiler takes the draw's integers for constants: compared with them, the lengths
             # of the tensors would be constants too, and each would be compiled for.
             return router.draw
-        shape, interface = hidden_states.shape, self.interface
+        draw_for = self._draw_for
+        if torch.compiler.is_compiling():
+            draw_for = torch.compiler.disable(draw_for)
+        return draw_for(tuple(hidden_states.shape), hidden_states.device)
+
+    def _draw_for(self, shape: tuple[int, ...], device: torch.device) -> Draw | None:
+        """The draw of this forward, made again if it does not fit hidden states of `shape`."""
+        router, interface = self.router, self.interface
         if len(shape) < 2:
             raise ValueError(
-                f"{type(self.layer).__name__} got hidden states of shape {tuple(shape)}: must have a "
+                f"{type(self.layer).__name__} got hidden states of shape {shape}: must have a "
                 "batch and a sequence axis"
             )
         seen = (shape[interface.batch_axis], shape[interface.sequence_axis])
         if seen != (router.draw.num_rows, router.draw.sequence_length):
             if self.number is None and router.shape_is_final:
                 return None
-            torch.compiler.disable(router.correct_shape)(*seen, hidden_states.device)
+            router.correct_shape(*seen, device)
         return router.draw
 
     def _drop(self, positions: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

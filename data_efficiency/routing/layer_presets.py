@@ -1,5 +1,9 @@
 """Layer classes we know, and what the JSON says of others."""
 
+from collections import Counter
+
+from torch import nn
+
 from data_efficiency.random_ltd_config import RandomLTDConfig
 from data_efficiency.routing.layer_interface import LayerInterface
 
@@ -45,12 +49,36 @@ PRESETS: dict[str, LayerInterface] = {
 """Layer classes we know, by the module and name of the class."""
 
 
+def preset_of(layer_class: type) -> LayerInterface | None:
+    """The preset of the class, or of the first class it derives from that has one."""
+    names = (f"{ancestor.__module__}.{ancestor.__qualname__}" for ancestor in layer_class.__mro__)
+    return next((PRESETS[name] for name in names if name in PRESETS), None)
+
+
+def known_layer_class(model: nn.Module) -> type[nn.Module]:
+    """The class of a model's layers, where it is one we know: what `convert_to_random_ltd` needs.
+
+    Raises:
+        ValueError: if no layer or more than one class of them is known, naming what was found.
+    """
+    classes = Counter(type(module) for module in model.modules())
+    known = [layer_class for layer_class in classes if preset_of(layer_class) is not None]
+    if len(known) == 1:
+        return known[0]
+    repeated = [f"{one.__name__} ({count})" for one, count in classes.items() if count > 1]
+    found = ", ".join(one.__name__ for one in known) or "none"
+    raise ValueError(
+        f"{type(model).__name__} has layers of {found} of the classes that random-LTD knows, not of "
+        f"one; it has {', '.join(repeated)}: give convert_to_random_ltd the class of the layers and a "
+        "LayerInterface"
+    )
+
+
 def interface_of(layer_class: type, settings: RandomLTDConfig) -> LayerInterface:
     """The preset of the class or of a class it derives from; else what the JSON says."""
-    for ancestor in layer_class.__mro__:
-        preset = PRESETS.get(f"{ancestor.__module__}.{ancestor.__qualname__}")
-        if preset is not None:
-            return preset
+    preset = preset_of(layer_class)
+    if preset is not None:
+        return preset
     mask = settings.model_mask_name
     return LayerInterface(
         sequence_axis=1 if settings.hidden_state_order == "batch_seq_dim" else 0,

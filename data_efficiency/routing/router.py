@@ -27,6 +27,8 @@ class Router:
         """Whether the model's forward runs; a layer that is called else is being recomputed."""
         self.is_dropping = False
         """Whether the last forward was a training one."""
+        self.shape_is_told = False
+        """Whether the model's arguments told the last training forward's sequence length."""
         self.shape_is_final = False
         """Whether a layer has seen the shape that was drawn for."""
         self.memory = DrawMemory()
@@ -118,7 +120,8 @@ class Router:
         self._forward_tokens = 0
         self.in_forward = self.is_dropping = True
         self.draw = Draw(num_rows=num_rows)
-        if sequence_length:
+        self.shape_is_told = bool(sequence_length)
+        if self.shape_is_told:
             self._draw(num_rows, sequence_length, device)
 
     def correct_shape(self, num_rows: int, sequence_length: int, device: torch.device) -> None:

@@ -69,6 +69,10 @@ class Tokenizer:
         except OSError as error:
             raise OSError(f"{target}: cannot be written ({error.strerror})") from None
 
+    def has(self, token: str) -> bool:
+        """Whether the vocabulary has this token as one entry."""
+        return self._backend.token_to_id(token) is not None
+
     @cached_property
     def vocab_size(self) -> int:
         """One more than the largest token id."""

@@ -44,3 +44,11 @@ def test_torchrun_inside_a_slurm_step_counts(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert read_processes().size == 1
+
+
+def test_a_build_for_gpus_runs_without_one(monkeypatch):
+    def current_accelerator(check_available=False):
+        return None if check_available else torch.device("cuda")
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", current_accelerator)
+    assert start_processes().device == torch.device("cpu")

@@ -35,7 +35,7 @@ from transformers.models.vit.modeling_vit import ViTLayer
 
 from data_efficiency.random_ltd_config import RandomLTDConfig
 from data_efficiency.routing.layer_interface import LayerInterface
-from data_efficiency.routing.layer_presets import interface_of
+from data_efficiency.routing.layer_presets import interface_of, known_layer_class
 from data_efficiency.routing.random_ltd import convert_to_random_ltd, save_without_random_ltd
 from data_efficiency.schedule import CustomSchedule
 from megatron.model.transformer import TransformerLayer
@@ -378,3 +378,22 @@ def test_the_json_describes_other_layers():
     assert (interface.batch_axis, interface.sequence_axis) == (1, 0)
     assert interface.masks == ("attention_mask",)
     assert interface_of(torch.nn.Linear, settings(model_mask_name=None)) == LayerInterface()
+
+
+def test_the_layers_of_a_known_model_are_found():
+    assert known_layer_class(GPT2LMHeadModel(GPT2)) is GPT2Block
+    assert known_layer_class(Dinov2Model(Dinov2Config(**IMAGE))) is Dinov2Layer
+
+    class MyBlock(GPT2Block):
+        pass
+
+    assert known_layer_class(torch.nn.Sequential(MyBlock(GPT2), MyBlock(GPT2))) is MyBlock
+
+
+def test_models_of_unknown_or_several_layer_classes_are_refused():
+    model = torch.nn.Sequential(*(torch.nn.TransformerEncoderLayer(8, 2) for _ in range(3)))
+    with pytest.raises(ValueError, match=r"layers of none .* TransformerEncoderLayer \(3\)"):
+        known_layer_class(model)
+    two = torch.nn.Sequential(GPT2Block(GPT2), Dinov2Model(Dinov2Config(**IMAGE)))
+    with pytest.raises(ValueError, match="layers of GPT2Block, Dinov2Layer of the classes"):
+        known_layer_class(two)

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# The second published step of the analysis: what ds_analyze_gpt_data_map.sh did is checked and kept, what
+# is missing is done. Same settings.
+set -euo pipefail
+
+exec bash "$(dirname "${BASH_SOURCE[0]}")/ds_analyze_gpt_data_map.sh"

@@ -1,0 +1,238 @@
+r"""Finetunes a vision transformer of timm or Hugging Face with random-LTD and a curriculum.
+
+python -m examples_deepspeed.data_efficiency.vit_finetuning.finetune \
+    --model timm:vit_base_patch16_224.augreg_in21k_ft_in1k --data cifar10 --data-folder data/cifar \
+    --recipe configs/cifar_random_ltd.json --variant random_ltd --epochs 14 --save runs/cifar
+
+Prints accuracy, kept length and layer tokens, and beside them samples and seconds. --plan prints the
+accounting alone, before a model or an image is read.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from data_efficiency import ConfigError, convert_to_random_ltd, initialize
+from examples_deepspeed.data_efficiency.finetuning.clocks import Budget, LearningRate
+from examples_deepspeed.data_efficiency.finetuning.command_line import (
+    add_run_flags,
+    description_of,
+    print_errors_in_one_line,
+    run_folder,
+)
+from examples_deepspeed.data_efficiency.finetuning.plan import print_image_plan
+from examples_deepspeed.data_efficiency.finetuning.recipe import Scale, read_recipe
+from examples_deepspeed.data_efficiency.finetuning.run import (
+    RunSettings,
+    Task,
+    finished_results,
+    train,
+)
+from examples_deepspeed.data_efficiency.finetuning.saved_run import own_memory, wait_for_all
+from examples_deepspeed.data_efficiency.vit_finetuning.images import (
+    ImageBatches,
+    ImageSplits,
+    Transform,
+    add_image_flags,
+    read_images,
+)
+from examples_deepspeed.data_efficiency.vit_finetuning.models import VisionModel, load_model
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_run_flags(parser)
+    parser.add_argument(
+        "--model", required=True, help="timm:NAME, or hub name or folder of a Hugging Face model"
+    )
+    add_image_flags(parser)
+    parser.add_argument("--image-size", type=int, default=224, help="pixels that the model takes")
+    parser.add_argument("--resize", type=int, help="shorter side before cutting; 8/7 of the size")
+    parser.add_argument("--padding", type=int, default=0, help="around training images")
+    parser.add_argument("--epochs", type=float, default=14.0, help="sets the length of the run")
+    parser.add_argument(
+        "--budget",
+        choices=("steps", "layer_tokens"),
+        default="steps",
+        help="what the epochs of the baseline are counted in",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help='"auto" global batch')
+    parser.add_argument("--micro-batch-size", type=int, default=32, help='"auto" forward pass')
+    parser.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd")
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="its peak")
+    parser.add_argument("--lr-decay", choices=("constant", "linear", "thirds"), default="constant")
+    parser.add_argument("--warmup-steps", type=int, default=0, help="optimizer steps")
+    parser.add_argument("--weight-decay", type=float, default=5e-4)
+    parser.add_argument(
+        "--keep-class-token", action="store_true", help="no layer drops the class token"
+    )
+    parser.add_argument("--num-samples", type=int, help="--plan: training images")
+    parser.add_argument("--num-layers", type=int, default=12, help="--plan: of the model")
+    parser.add_argument("--num-positions", type=int, default=197, help="--plan: of a row")
+    parser.add_argument(
+        "--counted-batch", type=int, help="--plan: batch that a published count was made with"
+    )
+    return parser.parse_args(argv)
+
+
+def make_optimizer(arguments: argparse.Namespace, parameters: Any) -> torch.optim.Optimizer:
+    """SGD with momentum, as published, or AdamW."""
+    rate, decay = arguments.learning_rate, arguments.weight_decay
+    if arguments.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+    return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
+
+
+def make_task(
+    arguments: argparse.Namespace, model: VisionModel, splits: ImageSplits, transform: Transform
+) -> Task:
+    """Images, as the training loop sees them."""
+
+    def loss(engine: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits = model.logits(engine, batch["pixel_values"])
+        return cross_entropy(logits.float(), batch["labels"])
+
+    def scores(engine: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        found = model.logits(engine, batch["pixel_values"]).argmax(-1)
+        right = (found == batch["labels"]).double()
+        return torch.stack([right, torch.ones_like(right)], 1)
+
+    def export(engine: Any, folder: Path) -> None:
+        weights = own_memory(engine.full_weights())
+        if engine.global_rank == 0:
+            model.export(weights, folder)
+        wait_for_all()
+
+    return Task(
+        num_layers=model.num_layers,
+        num_samples=len(splits.train),
+        length=model.num_positions,
+        loss=loss,
+        shape=lambda batch: (len(batch["labels"]), model.num_positions),
+        scores=scores,
+        quality=lambda sums: 100 * sums[0] / sums[1],
+        quality_name="val_acc",
+        higher_is_better=True,
+        validation=ImageBatches(splits.validation, transform, None),
+        test=ImageBatches(splits.test, transform, None),
+        eval_batch_size=arguments.eval_batch_size,
+        export=export if arguments.export else None,
+    )
+
+
+def image_recipe(
+    arguments: argparse.Namespace, num_layers: int, num_positions: int, num_samples: int, seed: int
+) -> Any:
+    """The configuration of the chosen variant, schedules scaled to the run."""
+    scale = Scale(
+        num_layers=num_layers,
+        length=num_positions,
+        num_samples=num_samples,
+        epochs=arguments.epochs,
+        seed=seed,
+        batch_size=arguments.batch_size,
+        micro_batch_size=arguments.micro_batch_size,
+        bf16=arguments.bf16,
+        start_length=arguments.start_length,
+        random_ltd_share=arguments.random_ltd_share,
+        curriculum_share=arguments.curriculum_share,
+        index_path=arguments.index,
+        always_keep=(0,) if arguments.keep_class_token else None,
+    )
+    return read_recipe(arguments.recipe, arguments.variant, scale)
+
+
+def image_budget(
+    arguments: argparse.Namespace, config: Any, num_layers: int, positions: int, num_samples: int
+) -> Budget:
+    """As many steps, or as many layer tokens, as the epochs are for the baseline."""
+    batch_size = config.train_batch_size
+    steps = math.ceil(arguments.epochs * math.ceil(num_samples / batch_size))
+    if arguments.budget == "steps":
+        return Budget(unit="steps", amount=steps)
+    return Budget(unit="layer_tokens", amount=steps * batch_size * positions * num_layers)
+
+
+def run_seed(arguments: argparse.Namespace, splits: ImageSplits, seed: int) -> None:
+    """Nothing; the results of one seed are in its folder."""
+    torch.manual_seed(seed)
+    model = load_model(
+        arguments.model, class_names=splits.class_names, image_size=arguments.image_size
+    )
+    sizes = model.num_layers, model.num_positions, len(splits.train)
+    config = image_recipe(arguments, *sizes, seed)
+    settings = RunSettings(
+        folder=run_folder(arguments, seed),
+        budget=image_budget(arguments, config, *sizes),
+        learning_rate=LearningRate(
+            peak=arguments.learning_rate,
+            decay=arguments.lr_decay,
+            warmup_steps=arguments.warmup_steps,
+        ),
+        seed=seed,
+        eval_interval_steps=arguments.eval_interval,
+        save_interval_steps=arguments.save_interval,
+        description={
+            **description_of(arguments, seed),
+            "num_train_images": len(splits.train),
+            "classes": splits.class_names,
+        },
+    )
+    if finished_results(settings) is not None:
+        print(f"{settings.folder} is finished", flush=True)
+        return
+    transform = Transform(
+        size=arguments.image_size,
+        resize=arguments.resize or arguments.image_size * 8 // 7,
+        padding=arguments.padding,
+        mean=model.mean,
+        std=model.std,
+    )
+    engine = initialize(
+        model=model.module,
+        optimizer=lambda parameters: make_optimizer(arguments, parameters),
+        training_data=ImageBatches(splits.train, transform, seed),
+        config=config,
+        engine=arguments.engine,
+    )[0]
+    if engine.random_ltd_enabled():
+        convert_to_random_ltd(engine, model.layer_class)
+    train(engine, make_task(arguments, model, splits, transform), settings)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Plans, or trains each seed after the other; finished ones are passed over."""
+    arguments = parse_arguments(argv)
+    if arguments.plan:
+        if arguments.num_samples is None:
+            raise ValueError("--plan needs --num-samples, the number of training images")
+        sizes = arguments.num_layers, arguments.num_positions, arguments.num_samples
+        config = image_recipe(arguments, *sizes, arguments.seeds[0])
+        print_image_plan(
+            config,
+            image_budget(arguments, config, *sizes),
+            num_layers=arguments.num_layers,
+            num_samples=arguments.num_samples,
+            length=arguments.num_positions,
+            counted_batch=arguments.counted_batch,
+        )
+        return
+    splits = read_images(arguments.data, arguments.data_folder, arguments.validation_share)
+    for seed in arguments.seeds:
+        run_seed(arguments, splits, seed)
+
+
+if __name__ == "__main__":
+    with print_errors_in_one_line(ConfigError, ValueError, OSError, ModuleNotFoundError):
+        main()
+    sys.exit()

@@ -1,0 +1,154 @@
+"""Models between our checkpoints and Hugging Face folders; a result is kept only if logits agree.
+
+Reads our checkpoints, Hugging Face folders (`config.json`, safetensors) and Megatron-DeepSpeed
+checkpoints. Weights keep the dtype they are stored in; logits are compared in float32 on the CPU.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from data_efficiency import result_folder
+from megatron.checkpointing import read_state, read_weights, save_checkpoint
+from megatron.config import ModelConfig
+from megatron.model.gpt_model import GPTModel
+from megatron.reference_model import checkpoint_in
+from megatron.tasks import hugging_face_folder
+from megatron.tasks.checkpoint_tokenizer import TOKENIZER_FILE
+from megatron.tasks.conversion_deepspeed import model_states_file, read_megatron_deepspeed
+from megatron.tasks.conversion_gpt import gpt_from_hugging_face, gpt_rules, gpt_to_hugging_face
+from megatron.tasks.conversion_weights import to_ours, to_theirs
+from megatron.tokenizer import Tokenizer
+
+TOLERANCE = 1e-4
+"""Largest difference of two logits in float32, relative to the largest logit where that is above 1."""
+_NUM_PROBES, _PROBE_LENGTH = 2, 64
+
+
+class Model(NamedTuple):
+    """A model of ours, wherever it was read."""
+
+    config: ModelConfig
+    weights: dict[str, torch.Tensor]
+
+
+class Converted(NamedTuple):
+    """What a conversion did."""
+
+    num_parameters: int
+    largest_difference: float | None
+    """Of the logits, in float32; None where there was nothing to compare with."""
+
+
+def read_any(folder: Path, *, vocab_size: int | None = None) -> Model:
+    """The model in a folder: a checkpoint of ours, of Hugging Face or of Megatron-DeepSpeed.
+
+    Args:
+        folder: a run, a step's folder, or a Hugging Face folder.
+        vocab_size: entries of the tokenizer's vocabulary, for checkpoints that do not say it.
+
+    Raises:
+        FileNotFoundError: if the folder holds none of them.
+        ValueError: if a file was changed, or our model has no setting for what is in it.
+    """
+    if (folder / "config.json").is_file():
+        config = gpt_from_hugging_face(hugging_face_folder.read_config(folder))
+        theirs = hugging_face_folder.weights_of(hugging_face_folder.read_model(folder))
+        return Model(config, to_ours(theirs, gpt_rules(config)))
+    foreign = model_states_file(folder)
+    if foreign is not None:
+        return Model(*read_megatron_deepspeed(foreign, vocab_size))
+    checkpoint = checkpoint_in(folder)
+    if checkpoint is None:
+        raise FileNotFoundError(
+            f"{folder} holds no model: give a run or a checkpoint of ours, a Hugging Face folder"
+            " (config.json) or a Megatron-DeepSpeed checkpoint (mp_rank_00_model_states.pt)"
+        )
+    return Model(ModelConfig(**read_state(checkpoint)["model"]), read_weights(checkpoint))
+
+
+def save_as_hugging_face(model: Model, output: Path, tokenizer: Tokenizer | None) -> Converted:
+    """What was written to a new folder for `from_pretrained`, after its logits were compared.
+
+    Raises:
+        FileExistsError: if the folder is taken.
+        ValueError: if there is no such Hugging Face model, the tokenizer has more entries than the
+            model, or the logits differ; nothing is left behind then.
+    """
+    _check_tokenizer(model.config, tokenizer)
+    fields = gpt_to_hugging_face(model.config)
+    with result_folder.new_folder(output) as folder:
+        theirs = to_theirs(model.weights, gpt_rules(model.config))
+        hugging_face_folder.write_model(folder, fields, theirs)
+        if tokenizer is not None:
+            hugging_face_folder.write_tokenizer(
+                folder, tokenizer, model.config.max_position_embeddings
+            )
+        difference = _largest_difference(model, folder)
+    return Converted(_count(model), difference)
+
+
+def save_as_ours(
+    model: Model, output: Path, tokenizer: Tokenizer | None, compare_with: Path | None
+) -> Converted:
+    """What was written to a new run of ours with one checkpoint, of step 0.
+
+    Args:
+        model: settings and weights.
+        output: folder of the run; `tokenizer.json` is put beside the checkpoint.
+        tokenizer: the model's, None to leave it out.
+        compare_with: Hugging Face folder that must give the same logits.
+
+    Raises:
+        FileExistsError: if the folder is taken.
+        ValueError: as `save_as_hugging_face`.
+    """
+    _check_tokenizer(model.config, tokenizer)
+    with result_folder.new_folder(output) as run:
+        state = {"model": asdict(model.config)}
+        save_checkpoint(run, 0, weights=model.weights, optimizer_state={}, state=state, keep_last=0)
+        if tokenizer is not None:
+            tokenizer.save(run / TOKENIZER_FILE)
+        written = read_any(run)
+        difference = _largest_difference(written, compare_with) if compare_with else None
+    return Converted(_count(model), difference)
+
+
+def _largest_difference(ours: Model, folder: Path) -> float:
+    """Of the logits of our model and the one in a Hugging Face folder, on random ids."""
+    config = ours.config
+    length = min(_PROBE_LENGTH, config.max_position_embeddings)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(config.vocab_size, (_NUM_PROBES, length), generator=generator)
+    with torch.inference_mode():
+        expected = hugging_face_folder.read_model(folder).float()(ids).logits
+        found = build_gpt(ours)(ids)
+    difference = float((expected - found).abs().max())
+    allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
+    if not difference <= allowed:
+        raise ValueError(
+            f"the logits differ by {difference:.2e}, more than {allowed:.2e}: the two models do not"
+            " compute the same, nothing was kept"
+        )
+    return difference
+
+
+def build_gpt(model: Model) -> GPTModel:
+    """The GPT in evaluation, float32 on the CPU."""
+    gpt = GPTModel(model.config)
+    gpt.load_state_dict(model.weights)
+    return gpt.eval()
+
+
+def _check_tokenizer(config: ModelConfig, tokenizer: Tokenizer | None) -> None:
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} entries, the model {config.vocab_size}: they"
+            " do not belong together"
+        )
+
+
+def _count(model: Model) -> int:
+    return sum(weight.numel() for weight in model.weights.values())

@@ -1,0 +1,82 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from data_efficiency import ConfigError
+from examples_deepspeed.data_efficiency.finetuning import recipe
+from examples_deepspeed.data_efficiency.finetuning.recipe import Scale, read_recipe
+
+EXAMPLES = Path(recipe.__file__).parents[1]
+RESHAPE = EXAMPLES / "gpt_finetuning" / "configs" / "reshape.json"
+RECIPES = sorted(EXAMPLES.glob("*_finetuning/configs/*.json"))
+SIZE = {
+    "num_layers": 12,
+    "length": 197,
+    "num_samples": 1000,
+    "epochs": 2,
+    "seed": 5,
+    "batch_size": 8,
+    "micro_batch_size": 4,
+    "index_path": "difficulty",
+}
+
+
+def scale(**changes):
+    return Scale(**(SIZE | changes))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+@pytest.mark.parametrize("variant", recipe.VARIANTS)
+def test_every_recipe_gives_the_variants_it_has(path, variant):
+    layers = 24 if "medium" in path.name else 12
+    technique = json.loads(path.read_text())["data_efficiency"]
+    has = {"curriculum": "data_sampling" in technique, "random_ltd": "data_routing" in technique}
+    has["both"] = all(has.values())
+    if not has.get(variant, True):
+        with pytest.raises(ValueError, match=f"--variant is {variant}"):
+            read_recipe(path, variant, scale(num_layers=layers))
+        return
+    config = read_recipe(path, variant, scale(num_layers=layers))
+    assert (config.data_efficiency.random_ltd is not None) == (variant in ("random_ltd", "both"))
+    assert bool(config.data_efficiency.metrics) == (variant in ("curriculum", "both"))
+    assert config.data_efficiency.seed == 5
+
+
+def test_auto_values_follow_the_size_of_the_run():
+    config = read_recipe(RESHAPE, "both", scale(curriculum_share=0.1))
+    dropping = config.data_efficiency.random_ltd
+    assert dropping.random_ltd_layer_id == tuple(range(1, 11))
+    assert dropping.schedule.min_difficulty == 24
+    assert dropping.schedule.max_difficulty == 197
+    assert dropping.schedule.total_curriculum_step == 75
+    metric = config.data_efficiency.metrics[0]
+    assert (metric.min_difficulty, metric.max_difficulty) == (6, 197)
+    assert metric.schedule.total_curriculum_step == 25
+    assert config.batch_sizes(1) == (4, 2)
+
+
+def test_kept_positions_and_precision():
+    config = read_recipe(RESHAPE, "random_ltd", scale(always_keep=(0,), bf16=True))
+    assert config.data_efficiency.random_ltd.always_keep == (0,)
+    assert config.engine_sections["bf16"] == {"enabled": True}
+
+
+def test_missing_index_is_named():
+    rarity = EXAMPLES / "gpt_finetuning" / "configs" / "rarity.json"
+    with pytest.raises(ValueError, match=r"vocab_rarity.index_path is auto in .*--index"):
+        read_recipe(rarity, "both", scale(index_path=None))
+
+
+def test_batch_size_must_be_known(tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="train_batch_size is None"):
+        read_recipe(path, "baseline", scale())
+
+
+def test_contradiction_is_an_error(tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text('{"train_batch_size": 8, "bf16": {"enabled": false}}')
+    with pytest.raises(ConfigError, match="bf16.enabled"):
+        read_recipe(path, "baseline", scale(bf16=True))

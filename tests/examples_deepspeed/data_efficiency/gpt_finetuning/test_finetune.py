@@ -1,0 +1,179 @@
+"""The whole example on a small model: engines, stops, exports, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoConfig, GPTNeoForCausalLM
+
+from examples_deepspeed.data_efficiency.gpt_finetuning import analyze_data, finetune
+from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import TokenBlocks
+from tests.examples_deepspeed.data_efficiency.finished_run import (
+    Stopped,
+    kill_at_first_save,
+    results_of,
+    run_processes,
+    stop_after,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+CONFIGS = Path(finetune.__file__).parent / "configs"
+MODULE = finetune.__name__
+
+
+@pytest.fixture
+def flags(language_model, text_file):
+    """A run of about ten steps."""
+
+    def make(save, recipe="reshape", **changes):
+        values = {
+            "model": language_model,
+            "text": text_file,
+            "recipe": CONFIGS / f"{recipe}.json",
+            "variant": "both",
+            "block_size": 32,
+            "max_train_blocks": 40,
+            "max_eval_blocks": 7,
+            "epochs": 1,
+            "curriculum_start": 8,
+            "curriculum_share": 0.4,
+            "learning_rate": 1e-3,
+            "eval_interval": 4,
+            "save_interval": 3,
+            "save": save,
+        } | changes
+        arguments = []
+        for name, value in values.items():
+            flag = f"--{name.replace('_', '-')}"
+            arguments += [flag] if value is True else [flag, str(value)]
+        return arguments
+
+    return make
+
+
+def test_learns_and_counts(flags, tmp_path, capsys):
+    finetune.main(flags(tmp_path, epochs=3, learning_rate=5e-3))
+    results = results_of(tmp_path)
+    first, last = results["history"][0], results["history"][-1]
+    assert last["validation"] < 0.7 * first["validation"]
+    assert results["test"] < 0.8 * first["validation"]
+    assert last["kept_length"] == 32
+    assert results["consumed_token"] >= 3 * 40 * 32
+    assert results["layer_tokens"] < results["num_layers"] * results["corpus_tokens"]
+    printed = capsys.readouterr().out
+    assert f"consumed_token {results['consumed_token']} best perplexity" in printed
+
+
+def test_stopped_and_resumed_gives_the_same_numbers(flags, tmp_path, monkeypatch):
+    finetune.main(flags(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        # Seven validation batches before the first step, two micro-batches a step: dies in step 5.
+        stop_after(patch, TokenBlocks, 11)
+        with pytest.raises(Stopped):
+            finetune.main(flags(tmp_path / "stopped"))
+    assert list((tmp_path / "stopped").rglob("last/manifest.json"))
+    finetune.main(flags(tmp_path / "stopped"))
+    assert results_of(tmp_path / "stopped") == results_of(tmp_path / "whole")
+
+
+def test_finished_seeds_are_passed_over(flags, tmp_path, capsys, monkeypatch):
+    finetune.main([*flags(tmp_path), "--seeds", "1", "2"])
+    capsys.readouterr()
+    stop_after(monkeypatch, TokenBlocks, 0)
+    finetune.main([*flags(tmp_path), "--seeds", "1", "2"])
+    assert capsys.readouterr().out.count("is finished") == 2
+
+
+def test_another_run_in_the_folder_is_refused(flags, tmp_path):
+    finetune.main(flags(tmp_path))
+    with pytest.raises(
+        ValueError, match=r"holds another run: its learning_rate is 0\.001, here 0\.1"
+    ):
+        finetune.main(flags(tmp_path, learning_rate=0.1))
+
+
+def test_exported_model_loads_without_this_library(flags, tmp_path):
+    finetune.main(flags(tmp_path, export=True))
+    (folder,) = tmp_path.rglob("model")
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert len(AutoTokenizer.from_pretrained(folder)) == model.config.vocab_size
+    assert model.lm_head.weight is model.transformer.wte.weight
+    arguments = finetune.parse_arguments(flags(tmp_path))
+    test = finetune.read_blocks(arguments)["test"]
+    task = finetune.make_task(arguments, finetune.read_blocks(arguments), 4)
+    with torch.no_grad():
+        sums = finetune.scores_of(model, test.get_batch(range(len(test)), None)).sum(0)
+    assert task.quality(sums.tolist()) == pytest.approx(results_of(tmp_path)["test"], rel=1e-5)
+
+
+def test_rarity_needs_the_analysis_of_the_same_text(flags, tmp_path):
+    text_flags = flags(tmp_path)
+    chosen = [*text_flags[:4], "--block-size", "32", "--max-train-blocks", "40"]
+    analyze_data.main([*chosen, "--output", str(tmp_path / "difficulty")])
+    index = tmp_path / "difficulty" / "vocab_rarity"
+    finetune.main(flags(tmp_path / "run", recipe="rarity", index=index))
+    assert results_of(tmp_path / "run")["steps"] >= 10
+    with pytest.raises(ValueError, match="shape"):
+        finetune.main(flags(tmp_path / "x", recipe="rarity", index=index, max_train_blocks=39))
+
+
+def test_block_size_above_the_models_positions_is_refused(flags, tmp_path):
+    with pytest.raises(ValueError, match="--block-size is 65, but .* has 64 positions"):
+        finetune.main(flags(tmp_path, block_size=65))
+
+
+def test_layers_that_no_preset_fits_are_refused(flags, language_model, tmp_path):
+    config = GPTNeoConfig(
+        vocab_size=300,
+        hidden_size=16,
+        num_layers=4,
+        num_heads=2,
+        max_position_embeddings=64,
+        attention_types=[[["global"], 4]],
+    )
+    GPTNeoForCausalLM(config).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(language_model).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"layers of none of the classes .* GPTNeoBlock \(4\)"):
+        finetune.main(flags(tmp_path / "run", model=tmp_path / "model"))
+
+
+def test_dropout_can_be_switched_off(language_model):
+    model = AutoModelForCausalLM.from_pretrained(language_model).train()
+    tokens = torch.arange(32)[None]
+    assert not torch.equal(model(tokens).logits, model(tokens).logits)
+    finetune.switch_dropout_off(model)
+    assert torch.equal(model(tokens).logits, model(tokens).logits)
+
+
+@pytest.mark.parametrize("engine", [pytest.param("torch", marks=pytest.mark.full), "deepspeed"])
+def test_two_processes_compute_what_one_does(flags, tmp_path, engine):
+    finetune.main(flags(tmp_path / "one", no_dropout=True))
+    run_processes(MODULE, flags(tmp_path / "two", no_dropout=True, engine=engine))
+    one, two = results_of(tmp_path / "one"), results_of(tmp_path / "two")
+    assert two["num_processes"] == 2
+    for name in ("steps", "corpus_tokens", "layer_tokens", "consumed_token"):
+        assert one[name] == two[name]
+    for here, there in zip(one["history"][1:], two["history"][1:], strict=True):
+        assert there["training_loss"] == pytest.approx(here["training_loss"], rel=1e-5)
+        assert there["validation"] == pytest.approx(here["validation"], rel=1e-5)
+    assert two["test"] == pytest.approx(one["test"], rel=1e-5)
+
+
+@pytest.mark.full
+def test_killed_and_resumed(flags, tmp_path):
+    finetune.main(flags(tmp_path / "whole", epochs=8))
+    killed = flags(tmp_path / "killed", epochs=8)
+    kill_at_first_save(MODULE, killed, tmp_path / "killed")
+    finetune.main(killed)
+    assert results_of(tmp_path / "killed") == results_of(tmp_path / "whole")
+
+
+@pytest.mark.full
+def test_killed_on_deepspeed_and_resumed_on_two_processes(flags, tmp_path):
+    more = {"engine": "deepspeed", "epochs": 8, "no_dropout": True}
+    finetune.main(flags(tmp_path / "whole", epochs=8, no_dropout=True))
+    kill_at_first_save(MODULE, flags(tmp_path / "killed", **more), tmp_path / "killed")
+    run_processes(MODULE, flags(tmp_path / "killed", **more))
+    found, expected = results_of(tmp_path / "killed"), results_of(tmp_path / "whole")
+    assert found["test"] == pytest.approx(expected["test"], rel=1e-5)
+    assert found["consumed_token"] == expected["consumed_token"]

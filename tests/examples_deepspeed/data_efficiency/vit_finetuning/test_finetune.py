@@ -1,0 +1,171 @@
+"""The whole example on a small DINOv2: engines, stops, exports, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_efficiency import DifficultyIndex
+from examples_deepspeed.data_efficiency.vit_finetuning import analyze_images, finetune
+from examples_deepspeed.data_efficiency.vit_finetuning.images import ImageBatches
+from tests.examples_deepspeed.data_efficiency.finished_run import (
+    Stopped,
+    kill_at_first_save,
+    results_of,
+    run_processes,
+    stop_after,
+)
+
+# Not there where timm is tested.
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.filterwarnings("ignore")
+CONFIGS = Path(finetune.__file__).parent / "configs"
+MODULE = finetune.__name__
+
+
+@pytest.fixture
+def flags(vision_model, image_folder):
+    """A run of twelve steps of eight images, two micro-batches each."""
+
+    def make(save, **changes):
+        values = {
+            "model": vision_model,
+            "data_folder": image_folder,
+            "recipe": CONFIGS / "both.json",
+            "variant": "random_ltd",
+            "image_size": 16,
+            "epochs": 2,
+            "batch_size": 8,
+            "micro_batch_size": 4,
+            "learning_rate": 1e-3,
+            "validation_share": 0.2,
+            "eval_interval": 4,
+            "save_interval": 3,
+            "save": save,
+        } | changes
+        arguments = []
+        for name, value in values.items():
+            flag = f"--{name.replace('_', '-')}"
+            arguments += [flag] if value is True else [flag, str(value)]
+        return arguments
+
+    return make
+
+
+def test_learns_and_counts(flags, tmp_path):
+    finetune.main(flags(tmp_path, learning_rate=1e-2, epochs=4))
+    results = results_of(tmp_path)
+    assert results["test"] > 90
+    assert results["steps"] == 24
+    assert results["corpus_tokens"] == 24 * 8 * 17
+    assert results["layer_tokens"] < 4 * 24 * 8 * 17
+    assert results["history"][0]["kept_length"] == 2
+    assert results["history"][-1]["kept_length"] == 17
+
+
+def test_baseline_drops_and_counts_nothing(flags, tmp_path):
+    finetune.main(flags(tmp_path, variant="baseline"))
+    results = results_of(tmp_path)
+    assert results["layer_tokens"] == 4 * results["corpus_tokens"] == 4 * 12 * 8 * 17
+    assert {record["kept_length"] for record in results["history"]} == {17}
+
+
+def test_equal_layer_tokens_take_more_steps(flags, tmp_path):
+    finetune.main(flags(tmp_path, budget="layer_tokens"))
+    results = results_of(tmp_path)
+    assert results["steps"] > 12
+    assert results["layer_tokens"] >= 12 * 8 * 17 * 4 > results["layer_tokens"] - 8 * 17 * 4
+
+
+def test_class_token_is_never_dropped(flags, tmp_path, monkeypatch):
+    seen = []
+    original = finetune.convert_to_random_ltd
+
+    def watched(engine, layer_class):
+        converted = original(engine, layer_class)
+        router = engine.random_ltd_scheduler
+        engine.module.register_forward_hook(lambda *_: seen.append(router.positions))
+        return converted
+
+    monkeypatch.setattr(finetune, "convert_to_random_ltd", watched)
+    finetune.main(flags(tmp_path, keep_class_token=True))
+    drawn = [positions for positions in seen if positions is not None]
+    assert drawn
+    assert all((positions[..., 0] == 0).all() for positions in drawn)
+
+
+def test_stopped_and_resumed_gives_the_same_numbers(flags, tmp_path, monkeypatch):
+    finetune.main(flags(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, ImageBatches, 14)
+        with pytest.raises(Stopped):
+            finetune.main(flags(tmp_path / "stopped"))
+    assert list((tmp_path / "stopped").rglob("last/manifest.json"))
+    finetune.main(flags(tmp_path / "stopped"))
+    assert results_of(tmp_path / "stopped") == results_of(tmp_path / "whole")
+
+
+def test_exported_model_loads_without_this_library(flags, tmp_path):
+    finetune.main(flags(tmp_path, export=True, learning_rate=1e-2))
+    (folder,) = tmp_path.rglob("model")
+    model = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+    assert model.config.id2label == {0: "blue", 1: "red"}
+    arguments = finetune.parse_arguments(flags(tmp_path))
+    splits = finetune.read_images("folder", arguments.data_folder, 0.2)
+    transform = finetune.Transform(size=16, resize=18, mean=(0.5,) * 3, std=(0.25,) * 3)
+    batch = ImageBatches(splits.test, transform, None).get_batch(range(18), range(18))
+    with torch.no_grad():
+        found = model(pixel_values=batch["pixel_values"]).logits.argmax(-1)
+    accuracy = 100 * (found == batch["labels"]).double().mean()
+    assert float(accuracy) == pytest.approx(results_of(tmp_path)["test"])
+
+
+def test_curriculum_needs_a_recipe_that_has_one(flags, tmp_path):
+    recipe = CONFIGS / "imagenet_random_ltd.json"
+    with pytest.raises(ValueError, match="--variant is both, but .* has no data_sampling"):
+        finetune.main(flags(tmp_path, variant="both", recipe=recipe))
+
+
+def test_plain_images_come_first(flags, tmp_path, image_folder):
+    images = ["--data-folder", str(image_folder), "--validation-share"]
+    analyze_images.main([*images, "0.2", "--output", str(tmp_path / "difficulty")])
+    index = tmp_path / "difficulty" / "compressed_size"
+    sizes = DifficultyIndex.open(index).values
+    assert len(sizes) == 48
+    assert sizes.min() > 100
+    finetune.main(flags(tmp_path / "run", variant="both", index=index))
+    assert results_of(tmp_path / "run")["steps"] == 12
+    other = flags(tmp_path / "other", variant="both", index=index, validation_share=0.1)
+    with pytest.raises(ValueError, match="num_samples: expected"):
+        finetune.main(other)
+
+
+def test_image_size_must_fit_the_patches(flags, tmp_path):
+    with pytest.raises(ValueError, match="--image-size is 18: must be a multiple"):
+        finetune.main(flags(tmp_path, image_size=18))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_two_processes_compute_what_one_does(flags, tmp_path, engine):
+    finetune.main(flags(tmp_path / "one"))
+    run_processes(MODULE, flags(tmp_path / "two", engine=engine))
+    one, two = results_of(tmp_path / "one"), results_of(tmp_path / "two")
+    for name in ("steps", "corpus_tokens", "layer_tokens", "test"):
+        assert one[name] == two[name]
+    for here, there in zip(one["history"][1:], two["history"][1:], strict=True):
+        assert there["training_loss"] == pytest.approx(here["training_loss"], rel=1e-4)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_killed_and_resumed(flags, tmp_path, engine):
+    finetune.main(flags(tmp_path / "whole", epochs=20))
+    killed = flags(tmp_path / "killed", epochs=20, engine=engine)
+    kill_at_first_save(MODULE, killed, tmp_path / "killed")
+    run_processes(MODULE, killed)
+    found, expected = results_of(tmp_path / "killed"), results_of(tmp_path / "whole")
+    assert found["test"] == expected["test"]
+    assert found["layer_tokens"] == expected["layer_tokens"]
+    last, other = found["history"][-1], expected["history"][-1]
+    assert last["training_loss"] == pytest.approx(other["training_loss"], rel=1e-3)

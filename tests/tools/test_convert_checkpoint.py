@@ -1,0 +1,38 @@
+import pytest
+
+from tests.megatron.tasks.small_models import GPT2, make_gpt, make_tokenizer, save_run
+from tools.convert_checkpoint import main
+
+
+def arguments(source, output, to, *more):
+    return ["--input", str(source), "--output", str(output), "--to", to, *more]
+
+
+def test_there_and_back(tmp_path, capsys):
+    run = save_run(tmp_path / "run", make_gpt(GPT2), make_tokenizer())
+    assert main(arguments(run, tmp_path / "there", "huggingface")) == 0
+    assert main(arguments(tmp_path / "there", tmp_path / "back", "megatron")) == 0
+    said = capsys.readouterr().out
+    assert said.count("logits equal within") == 2
+    assert "No tokenizer" not in said
+    names = [f"global_step0/{name}" for name in ("model.safetensors", "state.json")]
+    for name in (*names, "tokenizer.json"):
+        assert (tmp_path / "back" / name).is_file()
+    weights = [(tmp_path / part / names[0]).read_bytes() for part in ("run", "back")]
+    assert weights[0] == weights[1]
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    run = save_run(tmp_path / "run", make_gpt(GPT2))
+    assert main(arguments(tmp_path, tmp_path / "x", "huggingface")) == 1
+    assert "holds no model" in capsys.readouterr().err
+    assert main(arguments(run, run, "huggingface")) == 1
+    assert "already exists" in capsys.readouterr().err
+    (tmp_path / "opt").mkdir()
+    (tmp_path / "opt" / "config.json").write_text('{"model_type": "opt"}')
+    assert main(arguments(tmp_path / "opt", tmp_path / "x", "megatron")) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: model_type is 'opt'")
+    assert error.count("\n") == 1
+    with pytest.raises(SystemExit):
+        main(["--input", str(run), "--output", str(tmp_path / "x"), "--to", "onnx"])

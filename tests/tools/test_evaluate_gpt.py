@@ -1,0 +1,155 @@
+"""The command as users run it, without a network, on a little data of each local task."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.megatron.tasks.small_models import GPT2, LLAMA, make_gpt, make_tokenizer, save_run
+from tests.megatron.tasks.task_data import write_task_data
+from tools.evaluate_gpt import main
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCAL_METRICS = {
+    "local_arc_challenge": {"acc", "acc_norm"},
+    "local_arc_easy": {"acc", "acc_norm"},
+    "local_boolq": {"acc"},
+    "local_copa": {"acc"},
+    "local_lambada_openai": {"acc", "perplexity"},
+    "local_openbookqa": {"acc", "acc_norm"},
+    "local_piqa": {"acc", "acc_norm"},
+    "local_wikitext": {"bits_per_byte", "byte_perplexity", "word_perplexity"},
+    "local_wsc273": {"acc"},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation")
+    save_run(folder / "run", make_gpt(LLAMA), make_tokenizer())
+    write_task_data(folder / "data")
+    return folder
+
+
+@pytest.fixture
+def evaluate(folder, monkeypatch):
+    """The command in this process: flags -> the record it wrote."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(folder / "cache"))
+
+    def run(*flags):
+        output = folder / "results" / "local.json"
+        given = ["--checkpoint", folder / "run", "--data-folder", folder / "data"]
+        given += ["--device", "cpu", "--output", output, *flags]
+        assert main(list(map(str, given))) == 0
+        return json.loads(output.read_text())
+
+    return run
+
+
+def evaluate_alone(folder, *arguments, launcher=()):
+    """The command in a process of its own, which must not reach for the network."""
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "HF_HOME": str(folder / "cache"),
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+    }
+    start = [sys.executable, *launcher, "tools/evaluate_gpt.py"]
+    flags = ["--checkpoint", folder / "run", "--data-folder", folder / "data", "--device", "cpu"]
+    command = [*start, *flags, *arguments]
+    return subprocess.run(
+        list(map(str, command)),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+
+
+def test_all_local_tasks(evaluate, capsys):
+    record = evaluate("--tasks", "local", "--log-samples")
+    assert {task: set(metrics) for task, metrics in record["tasks"].items()} == LOCAL_METRICS
+    assert record["num_items"]["local_wikitext"] == 2
+    samples = record["samples"]["local_boolq"]
+    asked = "a cat.\nQuestion: is it?\nAnswer:"
+    assert [sample["arguments"] for sample in samples] == [[[asked, " no"], [asked, " yes"]]] * 3
+    schema = record["samples"]["local_wsc273"][0]["arguments"]
+    assert schema == [
+        ["the cat ran because the cat", " ran."],
+        ["the cat ran because the dog", " ran."],
+    ]
+    assert "local_piqa" in capsys.readouterr().out
+
+
+@pytest.mark.full
+def test_two_processes_give_the_same_numbers(folder):
+    records = []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}")
+    for name, launcher in (("one", ()), ("two", torchrun)):
+        output = folder / f"{name}.json"
+        done = evaluate_alone(
+            folder,
+            *("--tasks", "local", "--output", output, "--batch-size", "2"),
+            launcher=launcher,
+        )
+        assert done.returncode == 0, done.stderr
+        records.append(json.loads(output.read_text()))
+    assert [record["num_processes"] for record in records] == [1, 2]
+    for task, metrics in records[0]["tasks"].items():
+        assert records[1]["tasks"][task] == pytest.approx(metrics, rel=1e-5)
+
+
+def test_examples_come_before_each_question(evaluate):
+    flags = ("--num-fewshot", "2", "--limit", "2", "--log-samples")
+    record = evaluate("--tasks", "local_piqa", *flags)
+    assert (record["num_fewshot"], record["num_fewshot_of_tasks"]) == (2, {"local_piqa": 2})
+    for sample in record["samples"]["local_piqa"]:
+        asked = sample["arguments"][0][0]
+        assert asked.count("Question:") == 3
+        assert asked.endswith("Answer:")
+
+
+def test_list_and_task_files(folder, capsys):
+    assert main(["--list", "published_zero_shot"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert (len(rows), rows[12]) == (16, "anli_r1,anli_r2,anli_r3")
+    target = folder / "task_files"
+    assert main(["--write-task-files", str(target), "--data-folder", str(folder / "data")]) == 0
+    assert len(list(target.glob("*.yaml"))) == len(LOCAL_METRICS)
+
+
+def test_bad_input_is_one_line(folder, tmp_path, capsys):
+    other = make_gpt(GPT2)
+    other.register_parameter("pooler", torch.nn.Parameter(torch.ones(2)))
+    save_run(tmp_path / "bert", other, make_tokenizer())
+    save_run(tmp_path / "bare", make_gpt(GPT2))
+    given = {
+        "--checkpoint": folder / "run",
+        "--tasks": "local_copa",
+        "--data-folder": folder / "data",
+        "--output": tmp_path / "x.json",
+    }
+    for changes, message in (
+        ({"--tasks": None}, "--tasks is missing"),
+        ({"--data-folder": None}, "--data-folder is missing"),
+        ({"--data-folder": tmp_path / "no"}, "no such folder"),
+        ({"--checkpoint": tmp_path / "no"}, "holds no checkpoint of ours"),
+        ({"--checkpoint": tmp_path / "bert"}, "another architecture"),
+        ({"--checkpoint": tmp_path / "bare"}, "no tokenizer was found"),
+    ):
+        flags = [[flag, str(value)] for flag, value in (given | changes).items() if value]
+        assert main(sum(flags, [])) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+    assert not (tmp_path / "x.json").exists()

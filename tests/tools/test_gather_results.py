@@ -1,0 +1,44 @@
+import json
+
+from tools.gather_results import main
+
+
+def write(path, tasks, shots=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"format": "evaluation", "version": 1, "checkpoint": "c", "num_fewshot": shots}
+    path.write_text(json.dumps(record | {"tasks": {t: {"acc": v} for t, v in tasks.items()}}))
+
+
+def test_table_and_numbers(tmp_path, capsys):
+    write(tmp_path / "base" / "0shot" / "a.json", {"local_copa": 0.5})
+    write(tmp_path / "base" / "0shot" / "b.json", {"rte": 0.7})
+    write(tmp_path / "base" / "10shot" / "a.json", {"copa": 0.6}, shots=10)
+    write(tmp_path / "both.json", {"copa": 0.9, "rte": 0.8})
+    runs = ["--run", f"base={tmp_path / 'base'}", "--run", f"both={tmp_path / 'both.json'}"]
+    assert main([*runs, "--output", str(tmp_path / "out" / "table.json")]) == 0
+    said = capsys.readouterr().out
+    assert "| base | 60.0 | 50.0 | 70.0 |" in said
+    assert "| both | 85.0 | 90.0 | 80.0 |" in said
+    assert "### 10 examples" in said
+    numbers = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert numbers[0] == {
+        "model": "base",
+        "num_fewshot": 0,
+        "seeds": [{"copa": 50.0, "rte": 70.0}],
+    }
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other.json").write_text("[]")
+    for run, message in (
+        ("nothing", "write NAME=PATH"),
+        (f"a={tmp_path / 'gone'}", "no result of tools/evaluate_gpt.py in"),
+        (f"a={tmp_path / 'empty'}", "no result of tools/evaluate_gpt.py in"),
+        (f"a={tmp_path / 'other.json'}", "is not a result"),
+    ):
+        assert main(["--run", run]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert message in error
+        assert error.count("\n") == 1

@@ -1,0 +1,91 @@
+"""Converts a model between our checkpoints and Hugging Face folders, and compares the logits.
+
+python tools/convert_checkpoint.py --input runs/gpt --output converted --to huggingface
+python tools/convert_checkpoint.py --input gpt2 --output runs/gpt2 --to megatron
+
+The input is a run or a checkpoint of ours, a Hugging Face folder (GPT-2 or Llama architecture), or a
+Megatron-DeepSpeed checkpoint without pipeline parallelism; what it is shows from its files.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron.tasks.checkpoint_tokenizer import tokenizer_of
+from megatron.tasks.conversion import read_any, save_as_hugging_face, save_as_ours
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--input", required=True, type=Path, metavar="FOLDER", help="the model")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="a folder that is not there yet",
+    )
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=("huggingface", "megatron"),
+        help="a folder for from_pretrained, or a run of ours with one checkpoint",
+    )
+    parser.add_argument(
+        "--tokenizer-file",
+        type=Path,
+        metavar="FILE",
+        help="tokenizer.json to put beside the weights; else the input's own, where it has one",
+    )
+    parser.add_argument("--vocab-file", type=Path, metavar="FILE", help="or GPT-2's vocab.json")
+    parser.add_argument("--merge-file", type=Path, metavar="FILE", help="and merges.txt")
+    return parser.parse_args(argv)
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    """Converts and says what was done."""
+    source, output = arguments.input, arguments.output
+    tokenizer = tokenizer_of(
+        source,
+        tokenizer_file=arguments.tokenizer_file,
+        vocab_file=arguments.vocab_file,
+        merge_file=arguments.merge_file,
+    )
+    print(f"Reading {source} ...", flush=True)
+    model = read_any(source, vocab_size=None if tokenizer is None else tokenizer.vocab_size)
+    print("Writing and comparing logits ...", flush=True)
+    if arguments.to == "huggingface":
+        done = save_as_hugging_face(model, output, tokenizer)
+    else:
+        is_theirs = (source / "config.json").is_file()
+        done = save_as_ours(model, output, tokenizer, source if is_theirs else None)
+    if tokenizer is None:
+        print("No tokenizer was found: --tokenizer-file adds one.")
+    print(
+        f"{output}: {done.num_parameters / 1e6:.1f}M parameters; "
+        + (
+            "there is no other program here to compare the logits with"
+            if done.largest_difference is None
+            else f"logits equal within {done.largest_difference:.1e}"
+        )
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 after a conversion, 1 after an error."""
+    try:
+        convert(parse_arguments(argv))
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,169 @@
+"""Evaluates a GPT of ours on tasks of lm-eval, zero-shot or with examples; results as JSON.
+
+python tools/evaluate_gpt.py --checkpoint runs/gpt --tasks hellaswag,piqa --output results/gpt.json
+python tools/evaluate_gpt.py --checkpoint runs/gpt --tasks local --data-folder data --output out.json
+torchrun --nproc_per_node 8 tools/evaluate_gpt.py ...    each process takes a share of the documents
+
+Sets of tasks: published_zero_shot, published_few_shot (the 19 tasks of the published tables, from the
+Hugging Face hub); local, local_few_shot (JSON files in --data-folder, no network).
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron.tasks.evaluation_results import evaluation_record, write_record
+from megatron.tasks.local_tasks import LOCAL_TASKS, write_task_files
+from megatron.tasks.published_tasks import ROWS, expand
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="a run or a checkpoint")
+    parser.add_argument(
+        "--tasks", metavar="NAME,NAME", help="tasks or sets of tasks, with commas between them"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="JSON file of the results")
+    parser.add_argument(
+        "--num-fewshot", type=int, metavar="N", help="solved examples before each question"
+    )
+    parser.add_argument(
+        "--data-folder", type=Path, metavar="FOLDER", help="files of the tasks named local_..."
+    )
+    for name, meaning in (
+        ("--tokenizer-file", "tokenizer.json; else the one found with the checkpoint"),
+        ("--vocab-file", "or GPT-2's vocab.json"),
+        ("--merge-file", "and merges.txt"),
+    ):
+        parser.add_argument(name, metavar="FILE", help=meaning)
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="default: 8")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda:0, ...; else the GPU where there is one"
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="only the first N items of each task"
+    )
+    parser.add_argument(
+        "--log-samples", action="store_true", help="write each question and answer as well"
+    )
+    parser.add_argument(
+        "--list",
+        choices=sorted(ROWS),
+        help="print the tasks of a set, one job of about equal length a line, and stop",
+    )
+    parser.add_argument(
+        "--write-task-files",
+        type=Path,
+        metavar="FOLDER",
+        help="write the local tasks as files for lm_eval --include_path, and stop",
+    )
+    return parser.parse_args(argv)
+
+
+def needed(arguments: argparse.Namespace, name: str) -> Any:
+    """A flag's value.
+
+    Raises:
+        ValueError: if the flag was not given.
+    """
+    value = getattr(arguments, name)
+    if value is None:
+        raise ValueError(f"--{name.replace('_', '-')} is missing; --help shows examples")
+    return value
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Evaluates, writes the results and prints them."""
+    tasks = expand([name.strip() for name in needed(arguments, "tasks").split(",") if name.strip()])
+    checkpoint, output = needed(arguments, "checkpoint"), needed(arguments, "output")
+    local = [task for task in tasks if task in LOCAL_TASKS]
+    if len(local) == len(tasks):
+        # Read when lm-eval is imported; nothing of these tasks is anywhere but here.
+        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    with tempfile.TemporaryDirectory() as task_folder:
+        if local:
+            write_task_files(needed(arguments, "data_folder"), Path(task_folder), local)
+        harness = import_harness()
+        model = harness.HarnessModel(
+            checkpoint,
+            tokenizer_file=arguments.tokenizer_file,
+            vocab_file=arguments.vocab_file,
+            merge_file=arguments.merge_file,
+            dtype=arguments.dtype,
+            batch_size=arguments.batch_size,
+            device=arguments.device,
+        )
+        started = time.monotonic()
+        found = harness.evaluate_tasks(
+            model,
+            tasks,
+            num_fewshot=arguments.num_fewshot,
+            task_folder=Path(task_folder) if local else None,
+            only_task_folder=len(local) == len(tasks),
+            limit=arguments.limit,
+            log_samples=arguments.log_samples,
+        )
+    if found is None:
+        return
+    settings = {
+        "num_fewshot": arguments.num_fewshot,
+        "limit": arguments.limit,
+        "dtype": arguments.dtype,
+        "num_processes": model.world_size,
+    }
+    record = evaluation_record(
+        checkpoint, found, settings, seconds=round(time.monotonic() - started, 1)
+    )
+    write_record(output, record)
+    for task, metrics in record["tasks"].items():
+        print(f"{task:24s}", "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+    print(f"Results: {output}")
+
+
+def import_harness() -> Any:
+    """The module that imports lm-eval, which takes seconds and is an extra."""
+    # One line an item is what it would say.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    try:
+        from megatron.tasks import eval_harness  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("lm_eval"):
+            raise
+        raise ModuleNotFoundError(
+            "evaluation needs lm-eval: pip install 'data-efficiency[eval]'"
+        ) from error
+    return eval_harness
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 after an evaluation, 1 after an error."""
+    arguments = parse_arguments(argv)
+    try:
+        if arguments.list:
+            print("\n".join(",".join(row) for row in ROWS[arguments.list]))
+        elif arguments.write_task_files:
+            write_task_files(needed(arguments, "data_folder"), arguments.write_task_files)
+            print(json.dumps(list(LOCAL_TASKS)))
+        else:
+            evaluate(arguments)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

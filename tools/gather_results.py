@@ -1,0 +1,77 @@
+"""Prints evaluations as the published comparison table, in Markdown, the GPT-3 paper's numbers beside.
+
+python tools/gather_results.py --run baseline=results/baseline --run both=results/both
+python tools/gather_results.py --run baseline=results/seed1 --run baseline=results/seed2   mean ± spread
+
+A run is a JSON file of tools/evaluate_gpt.py, or a folder with such files in it or below it.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from megatron.tasks.evaluation_results import read_record
+from megatron.tasks.result_table import format_table, gather
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--run",
+        action="append",
+        required=True,
+        metavar="NAME=PATH",
+        help="a model and its results; a name that comes again is another training of it",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="also write the numbers as JSON"
+    )
+    return parser.parse_args(argv)
+
+
+def named_records(runs: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Model, training and record of each file.
+
+    Raises:
+        ValueError: if an entry is not of the form NAME=PATH, or a file is no result.
+        FileNotFoundError: if there is nothing at a path.
+    """
+    for text in runs:
+        name, equals, place = text.partition("=")
+        if not (name and equals and place):
+            raise ValueError(f"--run is {text!r}: write NAME=PATH")
+        path = Path(place)
+        files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        if not files or not files[0].is_file():
+            raise FileNotFoundError(f"--run {name}: no result of tools/evaluate_gpt.py in {place}")
+        for file in files:
+            yield name, place, read_record(file)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 after a table, 1 after an error."""
+    arguments = parse_arguments(argv)
+    try:
+        results = gather(named_records(arguments.run))
+        print(format_table(results))
+        if arguments.output:
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            numbers = [asdict(result) for result in results]
+            arguments.output.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
