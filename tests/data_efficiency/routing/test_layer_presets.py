@@ -206,7 +206,11 @@ def test_outputs_and_gradients_are_those_of_a_slow_loop(name, mask, attention):
 @pytest.mark.parametrize(
     ("name", "mask"),
     [
-        pytest.param(*case, marks=() if case == ("llama", "padding") else pytest.mark.full)
+        # One that tells its sequence length, and one whose layers must find it.
+        pytest.param(
+            *case,
+            marks=() if case in {("llama", "padding"), ("vit", "plain")} else pytest.mark.full,
+        )
         for case in CASES
     ],
 )
