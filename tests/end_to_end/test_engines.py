@@ -148,6 +148,49 @@ def test_deepspeed_equals_plain_pytorch(workspace, write_config, one_process, tm
     assert_equal_runs(tmp_path, one_process)
 
 
+@pytest.fixture(scope="module")
+def reshaping(workspace):
+    """Folder of a run on one process whose rows are cut into more and shorter ones, and its flags."""
+
+    def flags(folder, stage=None):
+        section = curriculum_section(workspace)
+        metrics = section["curriculum_metrics"]
+        metrics["seqlen_reshape"] = metrics.pop("seqlen_truncate")
+        content = {
+            "data_efficiency": {
+                "data_sampling": {"num_workers": 2, "curriculum_learning": section},
+                "data_routing": {"random_ltd": random_ltd_section()},
+            }
+        }
+        if stage is not None:
+            content["zero_optimization"] = {"stage": stage}
+        path = workspace / f"reshape_{stage}.json"
+        path.write_text(json.dumps(content))
+        # What is laid end to end is a micro-batch, so its size must not depend on the processes.
+        return flags_of(
+            workspace,
+            path,
+            folder,
+            micro_batch_size=4,
+            deepspeed=True if stage is not None else None,
+        )
+
+    folder = workspace / "reshaped"
+    finish(start(flags(folder)))
+    return folder, flags
+
+
+@pytest.mark.parametrize(
+    "stage", [None, *(pytest.param(stage, marks=pytest.mark.full) for stage in (0, 2))]
+)
+def test_reshaping_on_two_processes_equals_one(reshaping, tmp_path, stage):
+    expected, flags = reshaping
+    lines = [line for line in log_lines(expected) if line["kind"] == "train"]
+    assert len({line["sequence_length"] for line in lines}) > 2
+    finish(start(flags(tmp_path, stage), 2))
+    assert_equal_runs(tmp_path, expected)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_run_goes_on_with_the_other_engine(workspace, write_config, one_process, tmp_path, stage):

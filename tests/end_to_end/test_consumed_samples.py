@@ -1,0 +1,152 @@
+"""Which samples a run really consumes: after kills, on other numbers of processes, from a blend."""
+
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megatron.data.indexed_dataset import IndexedDatasetWriter
+from tests.end_to_end.test_engines import finish, flags_of, log_lines, start
+from tests.end_to_end.tiny_runs import SEQ_LENGTH, training_flags
+
+SCRIPT = "tests/end_to_end/recorded_run.py"
+NUM_STEPS = 40
+BATCH_SIZE = 8
+
+
+def start_recorded(flags, folder, num_processes, attempt):
+    """A running training that writes to `folder`/records."""
+    records = folder / "records"
+    records.mkdir(parents=True, exist_ok=True)
+    return start(flags, num_processes, SCRIPT, RECORDS=str(records), ATTEMPT=str(attempt))
+
+
+def consumed(folder):
+    """Attempt -> step -> the sorted samples of its global batch; unfinished steps are left out."""
+    found = defaultdict(lambda: defaultdict(list))
+    for path in (folder / "records").glob("*.jsonl"):
+        for line in path.read_text().split("\n")[:-1]:
+            record = json.loads(line)
+            found[int(path.name.split("_")[0])][record["step"]] += record["samples"]
+    return {
+        attempt: {step: sorted(rows) for step, rows in steps.items() if len(rows) == BATCH_SIZE}
+        for attempt, steps in found.items()
+    }
+
+
+def kill_all(folder, attempt):
+    """SIGKILL to every process of an attempt: launcher, ranks and loader workers, at one moment."""
+    marks = {f"ATTEMPT={attempt}".encode(), f"RECORDS={folder / 'records'}".encode()}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = set((process / "environ").read_bytes().split(b"\0"))
+        except OSError:
+            continue
+        if marks <= environment:
+            os.kill(int(process.name), signal.SIGKILL)
+
+
+def wait_for_step(process, folder, step):
+    deadline = time.monotonic() + 120
+    log = folder / "log.jsonl"
+    while f'"step": {step},' not in (log.read_text() if log.exists() else ""):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def composed(workspace, config, folder, num_processes):
+    return flags_of(
+        workspace,
+        config,
+        folder,
+        num_processes,
+        train_iters=NUM_STEPS,
+        save_interval=3,
+        load=folder,
+        no_exit_on_missing_checkpoint=True,
+    )
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", [0, 1])
+def test_five_kills_on_changing_numbers_of_processes(workspace, composed_config, tmp_path, seed):
+    """Every attempt consumes what the unbroken run does at the same step; losses are its own, too."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finish(start_recorded(composed(workspace, composed_config, whole, 1), whole, 1, 0))
+    [expected] = consumed(whole).values()
+    assert sorted(expected) == list(range(1, NUM_STEPS + 1))
+
+    generator = random.Random(seed)
+    target = 0
+    for attempt, num_processes in enumerate([1, 2, 1, 2, 4]):
+        flags = composed(workspace, composed_config, broken, num_processes)
+        process = start_recorded(flags, broken, num_processes, attempt)
+        target += generator.randint(4, 7)
+        wait_for_step(process, broken, target)
+        time.sleep(generator.random() / 10)
+        kill_all(broken, attempt)
+        process.communicate()
+    finish(start_recorded(composed(workspace, composed_config, broken, 2), broken, 2, 5))
+
+    attempts = consumed(broken)
+    assert len(attempts) == 6
+    for steps in attempts.values():
+        for step, samples in steps.items():
+            assert samples == expected[step], step
+    assert set().union(*attempts.values()) == set(expected)
+    assert max(attempts[5]) == NUM_STEPS > len(attempts[5])
+    found, wanted = (
+        [line["loss"] for line in log_lines(folder) if line["kind"] == "train"]
+        for folder in (broken, whole)
+    )
+    assert found == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.fixture
+def two_corpora(tmp_path):
+    """Weights and paths of two small corpora."""
+    for name, low, num_samples in (("a", 0, 40), ("b", 100, 15)):
+        tokens = np.random.default_rng(low).integers(low, low + 100, num_samples * SEQ_LENGTH + 30)
+        with IndexedDatasetWriter(str(tmp_path / name), np.dtype("uint16")) as writer:
+            lengths = np.full(len(tokens) // 10, 10, np.int32)
+            writer.add_documents(tokens[: lengths.sum()].astype(np.uint16), lengths)
+    return ["--data-path", "0.7", str(tmp_path / "a"), "0.3", str(tmp_path / "b")]
+
+
+@pytest.mark.full
+def test_a_blend_on_two_processes_resumes_on_one(workspace, two_corpora, tmp_path):
+    """Exact proportions and the same samples, whatever the number of processes and the stops."""
+
+    def run(folder, num_processes, attempt, **flags):
+        arguments = training_flags(
+            workspace,
+            data_path=None,
+            tokenizer_file=None,
+            split="7,3,0",
+            micro_batch_size=4 // num_processes,
+            save=folder,
+            num_workers=2,
+            **flags,
+        )
+        finish(start_recorded(two_corpora + arguments, folder, num_processes, attempt))
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(whole, 1, 0, train_iters=30)
+    run(parts, 2, 0, train_iters=13)
+    run(parts, 1, 1, train_iters=24, load=parts)
+    run(parts, 4, 2, train_iters=30, load=parts)
+    [expected] = consumed(whole).values()
+    attempts = consumed(parts)
+    assert [len(attempts[number]) for number in range(3)] == [13, 11, 6]
+    assert attempts[0] | attempts[1] | attempts[2] == expected
+
+    num_first = max(1, round(0.7 * 40))  # training samples of the first corpus: 7 of 10 documents
+    drawn = Counter(sample < num_first for rows in expected.values() for sample in rows)
+    assert drawn[True] == round(0.7 * 30 * BATCH_SIZE) == 168
