@@ -25,6 +25,7 @@ from data_efficiency.engine import initialize
 from data_efficiency.engine.processes import start_processes
 from data_efficiency.json_section import ConfigError
 from data_efficiency.plan import RunPlan, plan_run
+from data_efficiency.plan_totals import planned_totals
 from data_efficiency.plan_warnings import DecayEnd, plan_warnings
 from data_efficiency.routing.layer_interface import LayerInterface
 from data_efficiency.routing.layer_presets import known_layer_class
@@ -62,6 +63,7 @@ __all__ = [
     "load_config",
     "plan_run",
     "plan_warnings",
+    "planned_totals",
     "read_json",
     "remove_random_ltd_state_dict",
     "result_folder",

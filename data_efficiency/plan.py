@@ -69,7 +69,7 @@ class RunPlan:
     @property
     def baseline(self) -> Counters:
         """Totals of as many steps on whole samples, without dropping."""
-        return _total([_count(self.whole, self.whole, self.model)], [self.num_steps])
+        return _total([count_step(self.whole, self.whole, self.model)], [self.num_steps])
 
 
 def plan_run(
@@ -116,9 +116,7 @@ def plan_run(
         accepted = {name: int(column[place]) for name, column in difficulties.items()}
         metrics = config.data_efficiency.metrics
         rows, length = shape_after(metrics, accepted, micro_batch_size, sequence_length)
-        # Token dropping goes by the steps finished, the curriculum by the step at hand.
-        kept = length if router is None else min(length, router.kept_length(step - 1, length))
-        shapes[place] = rows * num_micro_batches, length, kept
+        shapes[place] = rows * num_micro_batches, length, kept_at(router, step, length)
     num_samples, pool_sizes = _pools(config, num_samples, difficulties, num_steps)
     distinct, kinds = np.unique(shapes, axis=0, return_inverse=True)
     num_dropping = 0 if dropping is None else dropping.random_ltd_layer_num
@@ -136,7 +134,7 @@ def plan_run(
         kept_lengths=shapes[:, 2],
         kinds=kinds.reshape(-1),
         counts=tuple(
-            _count(
+            count_step(
                 StepShape(
                     num_rows=rows,
                     sequence_length=length,
@@ -151,7 +149,15 @@ def plan_run(
     )
 
 
-def _count(shape: StepShape, whole: StepShape, model: ModelShape) -> Counters:
+def kept_at(router: Router | None, step: int, length: int) -> int:
+    """Positions of a row of `length` that a dropping layer sees at `step`, counted from 1.
+
+    Token dropping goes by the steps finished, the curriculum by the step at hand.
+    """
+    return length if router is None else min(length, router.kept_length(step - 1, length))
+
+
+def count_step(shape: StepShape, whole: StepShape, model: ModelShape) -> Counters:
     """What a step of one shape adds, `whole` being the shape of its samples as they are read."""
     corpus_tokens = shape.num_rows * shape.sequence_length
     return Counters(

@@ -1,7 +1,7 @@
 """Which of the run's processes this one is, and the process group that joins them.
 
-Launchers (torchrun, `deepspeed`, srun wrappers) tell it by environment variables; without any the run
-is one process.
+Launchers (torchrun, `deepspeed`, srun, mpirun) tell it by environment variables; without any the run is
+one process.
 """
 
 import datetime
@@ -15,6 +15,14 @@ from data_efficiency.json_section import ConfigError
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 """How long a process waits for the others: longer than any save or evaluation, shorter than a night."""
+
+LAUNCHER_VARIABLES = (
+    ("WORLD_SIZE", "RANK", "LOCAL_RANK"),
+    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"),
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
+)
+"""Size, rank and local rank by torchrun and `deepspeed`, by srun (in a step, not in a batch script), and
+by Open MPI; the first launcher that gives a size counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +43,20 @@ def read_processes() -> Processes:
     Raises:
         ConfigError: if the launcher's variables are incomplete.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank, local_rank = 0, int(os.environ.get("LOCAL_RANK", "0"))
+    size_name, rank_name, local_name = next(
+        (names for names in LAUNCHER_VARIABLES if names[0] in os.environ), LAUNCHER_VARIABLES[0]
+    )
+    size = int(os.environ.get(size_name, "1"))
+    rank, local_rank = 0, int(os.environ.get(local_name, "0"))
     if size > 1:
-        if "RANK" not in os.environ:
+        needed = (rank_name, "MASTER_ADDR", "MASTER_PORT")
+        missing = [name for name in needed if name not in os.environ]
+        if missing:
             raise ConfigError(
-                f"WORLD_SIZE is {size} but RANK is not set: start the run with torchrun or another "
-                "launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT"
+                f"{size_name} is {size} but {missing[0]} is not set: start the run with torchrun, or "
+                f"another launcher, so that {', '.join(needed)} are set"
             )
-        rank = int(os.environ["RANK"])
+        rank = int(os.environ[rank_name])
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     device = torch.device("cpu")
     if accelerator is not None:
@@ -66,7 +79,9 @@ def start_processes(*, always_join: bool = False) -> Processes:
         return processes
     backend = torch.distributed.get_default_backend_for_device(processes.device)
     if processes.size > 1:
-        torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+        torch.distributed.init_process_group(
+            backend, timeout=COLLECTIVE_TIMEOUT, rank=processes.rank, world_size=processes.size
+        )
     else:
         torch.distributed.init_process_group(
             backend,

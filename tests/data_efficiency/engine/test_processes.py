@@ -1,8 +1,19 @@
 import pytest
 import torch
 
-from data_efficiency.engine.processes import Processes, read_processes, start_processes
+from data_efficiency.engine.processes import (
+    LAUNCHER_VARIABLES,
+    Processes,
+    read_processes,
+    start_processes,
+)
 from data_efficiency.json_section import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    for name in (*sum(LAUNCHER_VARIABLES, ()), "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_without_a_launcher_the_run_is_one_process(monkeypatch):
@@ -13,15 +24,26 @@ def test_without_a_launcher_the_run_is_one_process(monkeypatch):
     assert not torch.distributed.is_initialized()
 
 
-def test_a_launcher_says_which_process_it_is(monkeypatch):
-    for name, value in (("WORLD_SIZE", "8"), ("RANK", "5"), ("LOCAL_RANK", "1")):
+@pytest.mark.parametrize("names", LAUNCHER_VARIABLES)
+def test_a_launcher_says_which_process_it_is(monkeypatch, names):
+    for name, value in zip(names, ("8", "5", "1"), strict=True):
         monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"{names[0]} is 8 but MASTER_ADDR is not set: start"):
+        read_processes()
+    monkeypatch.setenv("MASTER_ADDR", "here")
+    monkeypatch.setenv("MASTER_PORT", "1")
     found = read_processes()
     assert (found.rank, found.size, found.local_rank) == (5, 8, 1)
     assert isinstance(found, Processes)
-    monkeypatch.delenv("RANK")
-    with pytest.raises(ConfigError, match="WORLD_SIZE is 8 but RANK is not set: start .* torchrun"):
+    monkeypatch.delenv(names[1])
+    with pytest.raises(ConfigError, match=f"but {names[1]} is not set: start .* torchrun"):
         read_processes()
+
+
+def test_torchrun_inside_a_slurm_step_counts(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert read_processes().size == 1
 
 
 def test_a_build_for_gpus_runs_without_one(monkeypatch):

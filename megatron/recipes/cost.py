@@ -1,0 +1,44 @@
+"""What a recipe costs: steps, tokens, operations and hours of a graphics card."""
+
+from data_efficiency import Counters, load_config, planned_totals
+from megatron.recipes.recipe import Recipe
+from megatron.recipes.rendering import prepare_run
+from megatron.run_state import model_shape
+
+PUBLISHED_PROCESSES = 64
+V100_FLOPS_PER_SECOND = 45.4e12
+"""Model FLOPs a V100 does in a second of such a run.
+
+Source: 260 hours on 64 V100 for the baseline of 300B tokens (DeepSpeed's blog of 2022-12-12, table
+7), divided into the FLOPs of `training_flops`.
+"""
+
+
+def planned_cost(recipe: Recipe, num_processes: int = PUBLISHED_PROCESSES) -> Counters:
+    """Totals of the whole run, for samples without padding."""
+    run = prepare_run(recipe, num_processes=num_processes)
+    return planned_totals(
+        load_config({**run.json, "train_micro_batch_size_per_gpu": run.flags["micro_batch_size"]}),
+        model=model_shape(run.config().model),
+        sequence_length=run.flags["seq_length"],
+        effective_tokens=int(run.flags["train_tokens"]),
+        data_parallel_size=num_processes,
+    )
+
+
+def v100_hours(flops: float) -> float:
+    """Hours of one V100 for so many model FLOPs."""
+    return flops / V100_FLOPS_PER_SECOND / 3600
+
+
+def cost_line(recipe: Recipe) -> str:
+    """The cost in words, as each recipe's file says it.
+
+    A test compares it with the files, so the estimate in a comment cannot go stale.
+    """
+    cost = planned_cost(recipe)
+    effective = cost.layer_tokens / recipe.flags["num_layers"]
+    return (
+        f"{cost.steps:,} steps, {cost.corpus_tokens / 1e9:.0f}B corpus and {effective / 1e9:.0f}B "
+        f"effective tokens, {cost.flops:.2e} FLOPs, about {v100_hours(cost.flops):,.0f} V100 hours"
+    )

@@ -1,0 +1,97 @@
+"""The launch scripts without a cluster: what they choose, what they print, what they refuse."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "examples_deepspeed"
+RUN = "data_efficiency/gpt/pretrain/ds_pretrain_gpt_1.3B_dense_run.sh"
+PLACES = {"DATA_PATH": "a corpus", "SAVE": "a run"}
+
+
+def start(script, *arguments, **settings):
+    keep = ("PATH", "HOME", "PYTHONPATH")
+    environment = {key: os.environ[key] for key in keep if key in os.environ}
+    environment |= {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **settings}
+    return subprocess.run(
+        ["bash", str(FOLDER / script), *arguments], env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "first_words"),
+    [
+        ({"NUM_PROCESSES": "1"}, "python"),
+        ({"NUM_PROCESSES": "2"}, "-m torch.distributed.run --standalone --nproc_per_node=2"),
+        ({"NUM_PROCESSES": "4", "HOSTFILE": "hosts"}, "deepspeed --no_local_rank --hostfile hosts"),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "16"}, "srun --kill-on-bad-exit=1 --ntasks=16"),
+        ({"SLURM_JOB_ID": "7", "LAUNCHER": "single"}, "python"),
+    ],
+)
+def test_the_launcher_follows_from_what_is_there(settings, first_words):
+    ended = start("launch.sh", "gpt_cl_ltd_300b", DRY_RUN="1", **PLACES, **settings)
+    assert ended.returncode == 0, ended.stderr
+    assert first_words in ended.stdout.splitlines()[0]
+    assert "--data-path 'a corpus'" in ended.stdout
+    assert '"vocab_rarity"' in ended.stdout
+    assert not Path("a run").exists()
+
+
+def test_the_tutorials_script_lists_and_has_a_default():
+    listed = start(RUN, "list").stdout
+    assert "gpt_baseline_300b" in listed
+    printed = start(RUN, DRY_RUN="1", LAUNCHER="single", **PLACES).stdout
+    assert "GPT-3 1.3B, curriculum of rarity and truncation, with random-LTD, 300B" in printed
+    other = start(RUN, "gpt_ltd_150b", DRY_RUN="1", LAUNCHER="single", MODEL="gpt_125m", **PLACES)
+    assert "--hidden-size 768" in other.stdout
+
+
+def test_jobs_wait_for_each_other():
+    ended = start("slurm/submit.sh", "gpt_cl_ltd_300b", DRY_RUN="1", SEEDS="1,2", **PLACES)
+    assert ended.returncode == 0, ended.stderr
+    jobs = [line for line in ended.stdout.splitlines() if line.startswith("job_")]
+    waited_for = [job.split("afterok:")[1].split()[0] for job in jobs[1:]]
+    assert waited_for == ["$job_1", "$job_2", "$job_3", "$job_4", "$job_pretrain"]
+    assert "--seq-length\\ 2048" in jobs[0]
+    assert all("--array=1\\,2" in job for job in jobs[4:])
+    without = start("slurm/submit.sh", "gpt_ltd_300b", DRY_RUN="1", **PLACES).stdout
+    assert without.count("sbatch") == 4
+    assert "analyze_data.py" not in without
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "settings", "message"),
+    [
+        ("launch.sh", [], PLACES, "name a recipe"),
+        ("launch.sh", ["gpt_ltd_300b"], {"SAVE": "a"}, "DATA_PATH is not set; it is described"),
+        ("launch.sh", ["gpt_ltd_300b"], {**PLACES, "LAUNCHER": "pbs"}, "LAUNCHER is pbs: must be"),
+        (
+            "launch.sh",
+            ["gpt_ltd_30b"],
+            {**PLACES, "LAUNCHER": "single"},
+            "near it are gpt_ltd_300b",
+        ),
+        ("launch.sh", ["a"], {**PLACES, "LAUNCHER": "single", "EVALUATE": "1"}, "no checkpoint"),
+        ("slurm/submit.sh", ["gpt_ltd_300b"], {"DATA_PATH": "c"}, "SAVE is not set"),
+        ("slurm/submit.sh", ["gpt_ltd_30b"], PLACES, "near it are gpt_ltd_300b"),
+    ],
+)
+def test_bad_settings_are_one_line(script, arguments, settings, message):
+    ended = start(script, *arguments, **settings)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: ")
+    assert message in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_shellcheck_finds_nothing():
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    scripts = ["launch.sh", RUN, "slurm/submit.sh", "slurm/pretrain.sbatch"]
+    ended = subprocess.run(["shellcheck", *scripts], cwd=FOLDER, capture_output=True, text=True)
+    assert ended.stdout == ""
+    assert ended.returncode == 0

@@ -1,0 +1,25 @@
+import re
+
+import pytest
+
+from megatron.recipes import cost_line, planned_cost, read_recipe
+from megatron.recipes.cost import v100_hours
+from megatron.recipes.toml_file import read_toml
+from tests.megatron.recipes.recipe_files import SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED.recipes)
+def test_the_file_says_what_it_costs(name):
+    file = read_toml(SHIPPED.recipes[name])
+    recipe = read_recipe(SHIPPED, name)
+    assert file.remark("Cost") == cost_line(recipe) + "."
+    assert file.remark("Source")
+    # The published hours of eight runs, of which only the first set the rate of a V100.
+    hours = re.search(r"(\d+) hours on 64 V100", file.remark("Result"))
+    if hours:
+        assert v100_hours(planned_cost(recipe).flops) / 64 == pytest.approx(int(hours[1]), rel=0.01)
+
+
+def test_published_hours_were_compared():
+    texts = [read_toml(path).remark("Result") for path in SHIPPED.recipes.values()]
+    assert sum("hours on 64 V100" in text for text in texts) == 8

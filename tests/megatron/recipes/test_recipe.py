@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+from data_efficiency import ConfigError, StepShape, training_flops
+from megatron.model.gpt_model import GPTModel
+from megatron.recipes import prepare_run, read_recipe
+from megatron.run_state import model_shape
+from tests.megatron.recipes.recipe_files import MODEL, PRETRAINING, RECIPE, SHIPPED, write_family
+
+PUBLISHED_SIZES = {
+    "gpt_125m": 125e6,
+    "gpt_350m": 350e6,
+    "gpt_760m": 760e6,
+    "gpt_1.3b": 1.3e9,
+    "gpt_2.7b": 2.7e9,
+    "gpt_6.7b": 6.7e9,
+    "gpt_13b": 13e9,
+    "gpt_175b": 175e9,
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED.models)
+def test_models_have_their_published_size_and_operations(name):
+    recipe = read_recipe(SHIPPED, "gpt_baseline_300b", model=name)
+    config = prepare_run(recipe, num_processes=1).config()
+    with torch.device("meta"):
+        model = GPTModel(config.model)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert num_parameters == pytest.approx(PUBLISHED_SIZES[name], rel=0.02)
+
+    layers, hidden = config.model.num_layers, config.model.hidden_size
+    length, vocabulary = config.data.seq_length, config.model.padded_vocab_size
+    # Narayanan et al. 2021, section 5.1, without recomputation: 72 B s l h^2 (1 + s/6h + V/12lh).
+    share = 1 + length / (6 * hidden) + vocabulary / (12 * layers * hidden)
+    closed_form = 72 * length * layers * hidden**2 * share
+    row = StepShape(num_rows=1, sequence_length=length)
+    assert training_flops(row, model_shape(config.model)) == pytest.approx(closed_form, rel=1e-12)
+
+
+def test_the_size_menu_is_complete():
+    assert set(SHIPPED.models) == set(PUBLISHED_SIZES)
+
+
+def test_files_are_laid_over_each_other(tmp_path):
+    own = RECIPE.replace("[flags]", "[flags]\nlr = 5e-4\nseed = 8")
+    recipe = read_recipe(write_family(tmp_path, recipe=own), "small_run")
+    assert (recipe.flags["lr"], recipe.flags["seed"], recipe.flags["seq_length"]) == (5e-4, 8, 64)
+    assert (recipe.title, recipe.result) == ("A title", "42.")
+    assert recipe.random_ltd == {"min_value": 16, "seq_per_step": 8, "require_steps": 70}
+    assert recipe.full_length_steps == 100
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "change", "message"),
+    [
+        (
+            "recipe",
+            RECIPE,
+            ("train_tokens", "train_token"),
+            r"\[flags\]: 'train_token' .*'train_tokens'",
+        ),
+        ("recipe", RECIPE, ("[curriculum]", "[curiculum]"), "'curiculum' .*'curriculum'"),
+        ("recipe", RECIPE, ("total_steps", "steps"), r"\[curriculum\]: 'steps' .*'total_steps'"),
+        ("recipe", RECIPE, ("require_steps", "require_step"), "'require_step' .*'require_steps'"),
+        ("recipe", RECIPE, ("vocab_rarity", "vocab_rarety"), "'vocab_rarety' .*'vocab_rarity'"),
+        ("recipe", RECIPE, ('"small"', '"smal"'), "'smal' is no model: near it are small"),
+        ("recipe", RECIPE, ('model = "small"', ""), "small_run.toml: model is missing"),
+        ("recipe", RECIPE, ("total_steps = 40", ""), "needs both metrics and total_steps"),
+        ("model", MODEL, ("num_layers", "num_layer"), "small.toml: .*'num_layers'"),
+        ("model", MODEL, ('"gpt"', '"gtp"'), "architecture: 'gtp' .*'gpt'"),
+        ("pretraining", PRETRAINING, ("num_checkpoints", "checkpoints"), "'num_checkpoints'"),
+    ],
+)
+def test_a_wrong_key_names_the_nearest(tmp_path, file, text, change, message):
+    assert change[0] in text
+    catalogue = write_family(tmp_path, **{file: text.replace(*change)})
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(catalogue, "small_run")

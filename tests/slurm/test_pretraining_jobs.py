@@ -1,0 +1,138 @@
+"""A recipe on a real SLURM of two nodes: the four stages, and a run that is interrupted and goes on."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from megatron.data.indexed_dataset import IndexedDatasetWriter
+
+pytestmark = [pytest.mark.slurm, pytest.mark.full]
+
+ROOT = Path(__file__).resolve().parents[2]
+SUBMIT = ROOT / "examples_deepspeed" / "slurm" / "submit.sh"
+RECIPE = "gpt_cl_ltd_300b"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds a corpus; the index is made by the first pipeline."""
+    folder = tmp_path_factory.mktemp("a folder")
+    lengths = np.random.default_rng(5).integers(20, 400, 400).astype(np.int32)
+    tokens = (np.random.default_rng(6).zipf(1.4, lengths.sum()) % 400).astype(np.uint16)
+    with IndexedDatasetWriter(str(folder / "corpus"), np.dtype("uint16")) as writer:
+        writer.add_documents(tokens, lengths)
+        writer.finish({"vocab_size": 400})
+
+    return folder
+
+
+def submit(slurm, folder, name, *flags, **settings):
+    environment = {
+        **slurm.environment,
+        "PYTHON": sys.executable,
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "SCALE_DOWN": "1",
+        "DATA_PATH": str(folder / "corpus"),
+        "DIFFICULTY": str(folder / "difficulty"),
+        "SAVE": str(folder / name),
+        "PRETRAIN_FLAGS": "--nodes=2 --ntasks-per-node=1",
+        **settings,
+    }
+    ended = subprocess.run(
+        ["bash", str(SUBMIT), RECIPE, "--vocab-size", "400", *flags],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def job_number(printed, name):
+    return next(
+        line.split()[-1] for line in printed.splitlines() if line.startswith(f"{name}: job")
+    )
+
+
+def log_lines(save):
+    return [json.loads(line) for line in (save / "log.jsonl").read_text().splitlines()]
+
+
+def output(save):
+    return "\n".join(file.read_text() for file in (save / "logs").iterdir())
+
+
+def test_analysis_pretraining_and_evaluation_follow_each_other(slurm, folder):
+    before = slurm.wait_for_jobs().keys()
+    settings = {"ENGINE": "deepspeed", "NUM_WORKERS": "2"}
+    printed = submit(slurm, folder, "all", **settings, DRY_RUN="1")
+    assert not (folder / "all").exists()
+    # What a dry run prints is what a run does.
+    subprocess.run(["bash", "-e"], input=printed, env=slurm.environment, text=True, check=True)
+    jobs = slurm.wait_for_jobs(240)
+    new = [job for number, job in jobs.items() if number not in before]
+    assert {job["JobState"] for job in new} == {"COMPLETED"}, output(folder / "all")
+    assert {job["JobName"] for job in new} == {
+        *("map-total_vocab_freq", "reduce-total_vocab_freq", "map-vocab_rarity"),
+        *("reduce-vocab_rarity", "pretrain", "evaluate"),
+    }
+    lines = log_lines(folder / "all")
+    start = lines[0]
+    assert (start["num_processes"], start["flags"]["deepspeed"]) == (2, True)
+    assert "--train-tokens" in lines[-1]["reason"]
+    (evaluated,) = (folder / "all" / "logs").glob("evaluate-*.log")
+    assert f"validation at step {lines[-1]['step']}: loss" in evaluated.read_text()
+    assert "effective tokens" not in evaluated.read_text()
+
+
+def test_an_interrupted_run_is_requeued_and_ends_as_the_unbroken_one(slurm, folder):
+    flags = ("--train-tokens", "160000", "--save-interval", "100000")
+    submit(slurm, folder, "unbroken", *flags)
+    slurm.wait_for_jobs(240)
+    printed = submit(slurm, folder, "broken", *flags)
+    job, log = job_number(printed, "pretrain"), folder / "broken" / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not log.exists() or log.read_text().count('"kind": "train"') < 50:
+        assert time.monotonic() < deadline, output(folder / "broken")
+        time.sleep(0.1)
+    slurm.output_of("scancel", "--signal=USR1", job)
+    jobs = slurm.wait_for_jobs(280)
+    assert jobs[job]["Restarts"] == "1", output(folder / "broken")
+    assert jobs[job]["JobState"] == "COMPLETED"
+    said = (folder / "broken" / "logs" / f"pretrain-{job}.log").read_text()
+    assert re.search(r"stopped after step \d+: signal SIGUSR1", said)
+    assert "started 1 times before" in said
+    step = int(re.search(r"continuing from \S.*global_step(\d+)", said)[1])
+    assert 50 <= step < log_lines(folder / "broken")[-1]["step"]
+    unbroken, broken = (
+        [line["loss"] for line in log_lines(folder / name) if line["kind"] in ("train", "valid")][
+            -1
+        ]
+        for name in ("unbroken", "broken")
+    )
+    assert broken == unbroken
+    last = (folder / "broken" / "latest").read_text().strip()
+    found, wanted = (
+        load_file(folder / name / last / "model.safetensors") for name in ("broken", "unbroken")
+    )
+    assert all((found[name] == wanted[name]).all() for name in wanted)
+
+
+def test_an_array_of_seeds(slurm, folder):
+    settings = {"SEEDS": "5,6", "PRETRAIN_FLAGS": "--nodes=1 --ntasks-per-node=1"}
+    submit(slurm, folder, "seeds", **settings)
+    slurm.wait_for_jobs(240)
+    losses = set()
+    for seed in (5, 6):
+        lines = log_lines(folder / "seeds" / f"seed_{seed}")
+        assert lines[0]["flags"]["seed"] == seed
+        losses.add(lines[-2]["loss"])
+    assert len(losses) == 2
