@@ -120,7 +120,10 @@ OUTSIDE_PACKAGES = {
         "megatron.tasks.hugging_face_folder",
         "tests.end_to_end",
     ),
-    "datasets": ("examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks",),
+    "datasets": (
+        "examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks",
+        "megatron.tasks.glue_data",
+    ),
     "onnx": ("examples_deepspeed.data_efficiency.packaged_models",),
     "PIL": ("examples_deepspeed.data_efficiency.vit_finetuning.images",),
     "timm": ("examples_deepspeed.data_efficiency.vit_finetuning.models",),

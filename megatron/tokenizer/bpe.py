@@ -73,6 +73,17 @@ class Tokenizer:
         """Whether the vocabulary has this token as one entry."""
         return self._backend.token_to_id(token) is not None
 
+    def id_of(self, token: str) -> int:
+        """Id of a token that is one entry of the vocabulary.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        token_id = self._backend.token_to_id(token)
+        if token_id is None:
+            raise ValueError(f"{self._origin}: the vocabulary has no {token!r}")
+        return token_id
+
     @cached_property
     def vocab_size(self) -> int:
         """One more than the largest token id."""

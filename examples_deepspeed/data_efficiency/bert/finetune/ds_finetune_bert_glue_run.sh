@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# A BERT finetuned on the eight GLUE tasks with the published hyperparameters: 4 learning rates x 5 seeds.
+#
+#   CHECKPOINT=runs/bert DATA=glue SAVE=results/bert bash ds_finetune_bert_glue_run.sh
+#
+#   CHECKPOINT=            a run of ours or a Hugging Face BERT
+#   DATA=                  folder of the tasks' folders (docs/glue.md), or hub
+#   SAVE=                  one JSON file a run; finished ones are left as they are
+#   TASKS= SEEDS= LEARNING_RATES=   with commas; all published ones if not given
+#   DEVICES=               with spaces: one program for each of them, such as "cuda:0 cuda:1"; one program
+#                          on the GPU, or the CPU, if not given
+#   RANDOM_LTD=            JSON file: drop tokens as it says
+#   FLAGS="..."            more flags for tools/finetune_bert.py, such as --bf16
+#   PYTHON=python          interpreter
+#   DRY_RUN=1              print the commands and do nothing
+set -euo pipefail
+
+REPOSITORY="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../../.." && pwd)"
+PYTHON="${PYTHON:-python}"
+read -r -a MORE_FLAGS <<<"${FLAGS:-}"
+read -r -a PLACES <<<"${DEVICES:-}"
+
+for name in CHECKPOINT DATA SAVE; do
+    if [[ -z "${!name:-}" ]]; then
+        echo "error: $name is not set; it is described at the top of ${0##*/}" >&2
+        exit 1
+    fi
+done
+
+# execute ARGUMENT...: tools/finetune_bert.py, or its command line
+execute() {
+    set -- env "PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}" \
+        "$PYTHON" "$REPOSITORY/tools/finetune_bert.py" --output "$SAVE" "$@"
+    if [[ -n "${DRY_RUN:-}" ]]; then
+        printf '%q ' "$@"
+        printf '\n'
+    else
+        "$@"
+    fi
+}
+
+flags=(--checkpoint "$CHECKPOINT" --data "$DATA"
+    ${TASKS:+--tasks "$TASKS"} ${SEEDS:+--seeds "$SEEDS"}
+    ${LEARNING_RATES:+--learning-rates "$LEARNING_RATES"}
+    ${RANDOM_LTD:+--random-ltd "$RANDOM_LTD"} ${MORE_FLAGS[@]+"${MORE_FLAGS[@]}"})
+if [[ ${#PLACES[@]} -le 1 ]]; then
+    execute "${flags[@]}" ${PLACES[@]+--device "${PLACES[0]}"}
+    exit
+fi
+processes=()
+for i in "${!PLACES[@]}"; do
+    execute "${flags[@]}" --device "${PLACES[i]}" --num-workers "${#PLACES[@]}" --worker-id "$i" &
+    processes+=($!)
+    # Printed commands keep their order.
+    if [[ -n "${DRY_RUN:-}" ]]; then wait "${processes[i]}"; fi
+done
+for process in "${processes[@]}"; do
+    wait "$process"
+done
+execute --table
