@@ -11,18 +11,14 @@ from dataclasses import dataclass
 import torch
 import torch.distributed
 
+from data_efficiency.analysis.launcher import RANK_AND_SIZE
 from data_efficiency.json_section import ConfigError
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 """How long a process waits for the others: longer than any save or evaluation, shorter than a night."""
 
-LAUNCHER_VARIABLES = (
-    ("WORLD_SIZE", "RANK", "LOCAL_RANK"),
-    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"),
-    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
-)
-"""Size, rank and local rank by torchrun and `deepspeed`, by srun (in a step, not in a batch script), and
-by Open MPI; the first launcher that gives a size counts."""
+LOCAL_RANK = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
+"""The process's number on its machine, by the launchers of `RANK_AND_SIZE` in their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +39,12 @@ def read_processes() -> Processes:
     Raises:
         ConfigError: if the launcher's variables are incomplete.
     """
-    size_name, rank_name, local_name = next(
-        (names for names in LAUNCHER_VARIABLES if names[0] in os.environ), LAUNCHER_VARIABLES[0]
+    rank_name, size_name = next(
+        (names for names in RANK_AND_SIZE if names[1] in os.environ), RANK_AND_SIZE[0]
     )
     size = int(os.environ.get(size_name, "1"))
-    rank, local_rank = 0, int(os.environ.get(local_name, "0"))
+    rank = 0
+    local_rank = int(next((os.environ[name] for name in LOCAL_RANK if name in os.environ), "0"))
     if size > 1:
         needed = (rank_name, "MASTER_ADDR", "MASTER_PORT")
         missing = [name for name in needed if name not in os.environ]

@@ -1,6 +1,7 @@
 """The shipped recipes and models, by name."""
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 from data_efficiency import ConfigError
@@ -33,8 +34,7 @@ class Catalogue:
         return _find(name, self.models, "model")
 
 
-def _by_name(paths: object) -> dict[str, Path]:
-    assert hasattr(paths, "__iter__")
+def _by_name(paths: Iterable[Path]) -> dict[str, Path]:
     return {path.stem: path for path in sorted(paths)}
 
 

@@ -10,6 +10,8 @@ from megatron.recipes.catalogue import Catalogue
 from megatron.recipes.toml_file import TomlFile, check_known, read_toml
 
 KNOWN_FLAGS = frozenset(field.name for group in CONFIG_GROUPS for field in fields(group))
+LENGTH_METRICS = ("seqlen_truncate", "seqlen_reshape")
+"""Metrics whose difficulties are lengths, which end at the sequence length."""
 PRETRAINING_KEYS = ("flags", "json", "metrics", "num_checkpoints", "random_ltd", "warmup_steps")
 
 

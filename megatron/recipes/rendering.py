@@ -9,11 +9,10 @@ from typing import Any, Literal
 from data_efficiency import ConfigError, load_config, planned_totals
 from megatron.arguments import flag_name, make_parser, run_config_from
 from megatron.config import RunConfig
-from megatron.recipes.recipe import Recipe
+from megatron.recipes.recipe import LENGTH_METRICS, Recipe
 from megatron.run_state import model_shape
 
 Engine = Literal["torch", "deepspeed"]
-LENGTH_METRICS = ("seqlen_truncate", "seqlen_reshape")
 # The PyTorch engine refuses what only DeepSpeed does.
 DEEPSPEED_ONLY = ("zero_optimization",)
 

@@ -5,14 +5,13 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from megatron.recipes.recipe import Recipe
+from megatron.recipes.recipe import LENGTH_METRICS, Recipe
 
 NUM_STEPS = 20
 """Steps of the scaled run, did it neither truncate nor drop."""
 SEQ_LENGTH = 64
 GLOBAL_BATCH_SIZE = 4
 MODEL: dict[str, Any] = {"num_layers": 4, "hidden_size": 32, "num_attention_heads": 2}
-LENGTH_METRICS = ("seqlen_truncate", "seqlen_reshape")
 
 
 def scale_down(recipe: Recipe) -> Recipe:

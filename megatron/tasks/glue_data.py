@@ -8,6 +8,7 @@ Test files are never read: nothing here can choose by them.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron.data.text_sources import find_sources, read_blocks
-from megatron.tasks.glue_tasks import GLUE, TRAIN, Task, task_named, with_labels
+from megatron.tasks.glue_tasks import GLUE, TRAIN, Task, task_named
 
 HUB = "hub"
 """In place of a folder: the data set nyu-mll/glue, through the `datasets` library."""
@@ -68,7 +69,7 @@ def read_task(source: str | Path, name: str) -> tuple[Task, dict[str, Examples]]
             raise ValueError(f"{task.name}: {part} has no examples")
     if task.labels is None and not task.is_regression:
         found = sorted({str(row.get("label")) for row in rows[TRAIN]})
-        task = with_labels(task, tuple(found))
+        task = replace(task, labels=tuple(found))
     return task, {part: _examples(task, part, found) for part, found in rows.items()}
 
 

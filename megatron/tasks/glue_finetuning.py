@@ -78,15 +78,7 @@ def finetune(
     num_examples = len(rows.ids)
     steps_of_epoch = -(-num_examples // config.batch_size)
     num_steps = config.epochs * steps_of_epoch
-    schedule = LearningRate(
-        peak=learning_rate,
-        minimum=0.0,
-        style="linear",
-        clock="iters",
-        warmup=-(-round(1000 * config.warmup_fraction) * num_steps // 1000),
-        decay=num_steps,
-        share=1,
-    )
+    schedule = _schedule(config, learning_rate, num_steps)
     router: Any = None
     if random_ltd is not None:
         router = convert_to_random_ltd(model, TransformerLayer, dict(random_ltd))
@@ -160,6 +152,19 @@ def _backward(
     loss = loss / batch_size
     torch.autograd.backward(loss)
     return loss.item()
+
+
+def _schedule(config: FinetuningConfig, learning_rate: float, num_steps: int) -> LearningRate:
+    """Up to the peak over the warm-up's share of the steps, then straight down to 0."""
+    return LearningRate(
+        peak=learning_rate,
+        minimum=0.0,
+        style="linear",
+        clock="iters",
+        warmup=-(-round(1000 * config.warmup_fraction) * num_steps // 1000),
+        decay=num_steps,
+        share=1,
+    )
 
 
 def _optimizer(model: BertClassifier, config: FinetuningConfig) -> torch.optim.AdamW:

@@ -4,7 +4,7 @@ Source: GLUE (Wang et al., 2018), table 1 and the columns of its TSV files. WNLI
 paper does (appendix B.1).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 TRAIN, DEV = "train", "dev"
 
@@ -15,7 +15,7 @@ class Task:
 
     name: str
     texts: tuple[str, ...] = ()
-    """Columns of the one or two texts. None: recognized in the data."""
+    """Columns of the one or two texts. Empty: recognized in the data."""
     label: str = "label"
     """Column of the label."""
     labels: tuple[str, ...] | None = None
@@ -84,11 +84,6 @@ def task_named(name: str) -> Task:
     plain = _plain(name)
     found = next((task for task in _TASKS if _plain(task.name) == plain), None)
     return found or Task(name=name)
-
-
-def with_labels(task: Task, labels: tuple[str, ...]) -> Task:
-    """A task of your own, once the classes are known from its training data."""
-    return replace(task, labels=labels)
 
 
 def _plain(name: str) -> str:

@@ -7,19 +7,12 @@ import numpy as np
 import pytest
 
 import pretrain_gpt
-from megatron.data.indexed_dataset import IndexedDatasetWriter
-from tests.end_to_end.tiny_runs import SEQ_LENGTH, training_flags
+from tests.end_to_end.tiny_runs import training_flags, write_two_corpora
 
 
 @pytest.fixture
 def data_path(tmp_path):
-    """Weights and paths; the first corpus has the tokens 0..99, the second 100..199."""
-    for name, low, num_samples in (("a", 0, 40), ("b", 100, 15)):
-        tokens = np.random.default_rng(low).integers(low, low + 100, num_samples * SEQ_LENGTH + 30)
-        with IndexedDatasetWriter(str(tmp_path / name), np.dtype("uint16")) as writer:
-            lengths = np.full(len(tokens) // 10, 10, np.int32)
-            writer.add_documents(tokens[: lengths.sum()].astype(np.uint16), lengths)
-    return ["0.7", str(tmp_path / "a"), "0.3", str(tmp_path / "b")]
+    return write_two_corpora(tmp_path)
 
 
 @pytest.fixture

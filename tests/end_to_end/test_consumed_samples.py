@@ -8,12 +8,10 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from megatron.data.indexed_dataset import IndexedDatasetWriter
 from tests.end_to_end.test_engines import finish, flags_of, log_lines, start
-from tests.end_to_end.tiny_runs import SEQ_LENGTH, training_flags
+from tests.end_to_end.tiny_runs import training_flags, write_two_corpora
 
 SCRIPT = "tests/end_to_end/recorded_run.py"
 NUM_STEPS = 40
@@ -109,19 +107,8 @@ def test_five_kills_on_changing_numbers_of_processes(workspace, composed_config,
     assert found == pytest.approx(wanted, abs=1e-4)
 
 
-@pytest.fixture
-def two_corpora(tmp_path):
-    """Weights and paths of two small corpora."""
-    for name, low, num_samples in (("a", 0, 40), ("b", 100, 15)):
-        tokens = np.random.default_rng(low).integers(low, low + 100, num_samples * SEQ_LENGTH + 30)
-        with IndexedDatasetWriter(str(tmp_path / name), np.dtype("uint16")) as writer:
-            lengths = np.full(len(tokens) // 10, 10, np.int32)
-            writer.add_documents(tokens[: lengths.sum()].astype(np.uint16), lengths)
-    return ["--data-path", "0.7", str(tmp_path / "a"), "0.3", str(tmp_path / "b")]
-
-
 @pytest.mark.full
-def test_a_blend_on_two_processes_resumes_on_one(workspace, two_corpora, tmp_path):
+def test_a_blend_on_two_processes_resumes_on_one(workspace, tmp_path):
     """Exact proportions and the same samples, whatever the number of processes and the stops."""
 
     def run(folder, num_processes, attempt, **flags):
@@ -135,8 +122,9 @@ def test_a_blend_on_two_processes_resumes_on_one(workspace, two_corpora, tmp_pat
             num_workers=2,
             **flags,
         )
-        finish(start_recorded(two_corpora + arguments, folder, num_processes, attempt))
+        finish(start_recorded(data_path + arguments, folder, num_processes, attempt))
 
+    data_path = ["--data-path", *write_two_corpora(tmp_path)]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(whole, 1, 0, train_iters=30)
     run(parts, 2, 0, train_iters=13)

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from megatron.data.indexed_dataset import IndexedDatasetWriter
+
 ROOT = Path(__file__).resolve().parents[2]
 SEQ_LENGTH = 32
 NUM_LAYERS = 4
@@ -29,6 +33,16 @@ def write_text(path, num_documents=240, seed=0):
         lines.append(json.dumps({"text": text}))
     generator.shuffle(lines)
     path.write_text("\n".join(lines) + "\n")
+
+
+def write_two_corpora(folder):
+    """Weights and paths of a blend; the first corpus has the tokens 0..99, the second 100..199."""
+    for name, low, num_samples in (("a", 0, 40), ("b", 100, 15)):
+        tokens = np.random.default_rng(low).integers(low, low + 100, num_samples * SEQ_LENGTH + 30)
+        with IndexedDatasetWriter(str(folder / name), np.dtype("uint16")) as writer:
+            lengths = np.full(len(tokens) // 10, 10, np.int32)
+            writer.add_documents(tokens[: lengths.sum()].astype(np.uint16), lengths)
+    return ["0.7", str(folder / "a"), "0.3", str(folder / "b")]
 
 
 def curriculum_section(workspace, total_steps=12):

@@ -14,10 +14,12 @@ from data_efficiency.analysis.launcher import worker_of_launcher
         ({"RANK": "3", "WORLD_SIZE": "4"}, (3, 4)),
         ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, (1, 2)),
         ({"PMI_RANK": "0", "PMI_SIZE": "2"}, (0, 2)),
-        ({"SLURM_PROCID": "5", "SLURM_NTASKS": "6"}, (5, 6)),
+        ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "6"}, (5, 6)),
+        # A batch script of a job with six tasks: nothing but srun starts the others.
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "6"}, (0, 1)),
         ({"RANK": "3"}, (0, 1)),
         (
-            {"RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"},
+            {"RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},
             (1, 2),
         ),
     ],
@@ -36,7 +38,7 @@ def test_each_task_of_an_array_is_another_worker(first, step, num_jobs, num_task
                 "SLURM_ARRAY_TASK_STEP": str(step),
                 "SLURM_ARRAY_TASK_COUNT": str(num_jobs),
                 "SLURM_PROCID": str(task),
-                "SLURM_NTASKS": str(num_tasks),
+                "SLURM_STEP_NUM_TASKS": str(num_tasks),
             }
         )
         for job, task in itertools.product(range(num_jobs), range(num_tasks))

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from data_efficiency.analysis.launcher import RANK_AND_SIZE
 from data_efficiency.engine.processes import (
-    LAUNCHER_VARIABLES,
+    LOCAL_RANK,
     Processes,
     read_processes,
     start_processes,
@@ -12,7 +13,7 @@ from data_efficiency.json_section import ConfigError
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch):
-    for name in (*sum(LAUNCHER_VARIABLES, ()), "MASTER_ADDR", "MASTER_PORT"):
+    for name in (*sum(RANK_AND_SIZE, LOCAL_RANK), "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -24,19 +25,21 @@ def test_without_a_launcher_the_run_is_one_process(monkeypatch):
     assert not torch.distributed.is_initialized()
 
 
-@pytest.mark.parametrize("names", LAUNCHER_VARIABLES)
+@pytest.mark.parametrize(
+    "names", [(*names, local) for names, local in zip(RANK_AND_SIZE, LOCAL_RANK, strict=True)]
+)
 def test_a_launcher_says_which_process_it_is(monkeypatch, names):
-    for name, value in zip(names, ("8", "5", "1"), strict=True):
+    for name, value in zip(names, ("5", "8", "1"), strict=True):
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=f"{names[0]} is 8 but MASTER_ADDR is not set: start"):
+    with pytest.raises(ConfigError, match=f"{names[1]} is 8 but MASTER_ADDR is not set: start"):
         read_processes()
     monkeypatch.setenv("MASTER_ADDR", "here")
     monkeypatch.setenv("MASTER_PORT", "1")
     found = read_processes()
     assert (found.rank, found.size, found.local_rank) == (5, 8, 1)
     assert isinstance(found, Processes)
-    monkeypatch.delenv(names[1])
-    with pytest.raises(ConfigError, match=f"but {names[1]} is not set: start .* torchrun"):
+    monkeypatch.delenv(names[0])
+    with pytest.raises(ConfigError, match=f"but {names[0]} is not set: start .* torchrun"):
         read_processes()
 
 
@@ -44,6 +47,23 @@ def test_torchrun_inside_a_slurm_step_counts(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert read_processes().size == 1
+
+
+def test_mpirun_inside_a_slurm_step_counts(monkeypatch):
+    """srun starts one daemon a node then, whose step is not the run's."""
+    for name, value in {
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "0",
+        "OMPI_COMM_WORLD_SIZE": "8",
+        "OMPI_COMM_WORLD_RANK": "6",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "2",
+        "MASTER_ADDR": "here",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    found = read_processes()
+    assert (found.rank, found.size, found.local_rank) == (6, 8, 2)
 
 
 def test_a_build_for_gpus_runs_without_one(monkeypatch):

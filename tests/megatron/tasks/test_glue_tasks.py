@@ -1,6 +1,6 @@
 import pytest
 
-from megatron.tasks.glue_tasks import GLUE, task_named, with_labels
+from megatron.tasks.glue_tasks import GLUE, task_named
 
 
 def test_the_eight_tasks_and_their_metrics():
@@ -27,9 +27,8 @@ def test_a_task_by_any_spelling_of_its_name(name):
     assert task_named(name) is GLUE["STS-B"]
 
 
-def test_a_classification_of_your_own_gets_its_labels_from_the_data():
+def test_another_name_is_a_classification_whose_classes_are_in_the_data():
     task = task_named("my_folder")
     assert task.name == "my_folder"
     assert task.labels is None
     assert not task.is_regression
-    assert with_labels(task, ("no", "yes")).labels == ("no", "yes")
