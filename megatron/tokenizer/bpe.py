@@ -14,6 +14,8 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from megatron.tokenizer.word_cache import WordCache, cuts_as_gpt2
+
 END_OF_DOCUMENT = "<|endoftext|>"
 MIN_VOCAB_SIZE = 257
 
@@ -37,6 +39,7 @@ class Tokenizer:
         if backend.token_to_id(END_OF_DOCUMENT) is not None:
             backend.add_special_tokens([END_OF_DOCUMENT])
         backend.encode_special_tokens = True
+        self._words = WordCache(backend) if cuts_as_gpt2(backend) else None
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without any added control tokens."""
@@ -44,6 +47,8 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text; uses all cores unless TOKENIZERS_PARALLELISM says otherwise."""
+        if self._words is not None:
+            return self._words.encode_batch(texts)
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
