@@ -185,9 +185,7 @@ def _rows(tokenizer: Any, examples: Examples, max_length: int) -> list[dict[str,
 def scores_of(output: Path, side: str, setting: Setting) -> dict[int, dict[str, float]]:
     """Seed -> metrics after the last epoch, of the finished runs."""
     folder = output / side / setting.task
-    records = [
-        read_record(path) for path in sorted(folder.glob(f"lr{LEARNING_RATE:g}_seed*"))
-    ]
+    records = [read_record(path) for path in sorted(folder.glob(f"lr{LEARNING_RATE:g}_seed*"))]
     return {
         record["seed"]: next(iter(record["epochs"][-1].values()))
         for record in records

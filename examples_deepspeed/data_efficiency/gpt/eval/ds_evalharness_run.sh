@@ -28,8 +28,8 @@ NUM_FEWSHOT="${NUM_FEWSHOT:-10}"
 NUM_PROCESSES="${NUM_PROCESSES:-1}"
 read -r -a MORE_FLAGS <<<"${FLAGS:-}"
 read -r -a PLACES <<<"${DEVICES:-}"
-set_of_tasks=published
-if [[ -n "${DATA_FOLDER:-}" ]]; then set_of_tasks=local; fi
+zero_shot_set=published_zero_shot few_shot_set=published_few_shot
+if [[ -n "${DATA_FOLDER:-}" ]]; then zero_shot_set="local" few_shot_set=local_few_shot; fi
 with_path=(env "PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}")
 start=("${with_path[@]}" "$PYTHON")
 if [[ "$NUM_PROCESSES" != 1 ]]; then
@@ -53,8 +53,8 @@ rows_of() {
 # add_jobs CHECKPOINT NAME: its jobs
 add_jobs() {
     local checkpoint="$1" name="$2" model="$2" row
-    for row in "${zero_shot_rows[@]}"; do add_job "$checkpoint" "$name" 0 "$row"; done
-    for row in "${few_shot_rows[@]}"; do add_job "$checkpoint" "$name" "$NUM_FEWSHOT" "$row"; done
+    for row in ${zero_shot_rows[@]+"${zero_shot_rows[@]}"}; do add_job "$checkpoint" "$name" 0 "$row"; done
+    for row in ${few_shot_rows[@]+"${few_shot_rows[@]}"}; do add_job "$checkpoint" "$name" "$NUM_FEWSHOT" "$row"; done
     # Runs with different seeds are trainings of one model.
     if [[ "${name##*/}" =~ ^seed_[0-9]+$ ]]; then model="$(basename "$(dirname "$checkpoint")")"; fi
     RUNS+=(--run "$model=$SAVE/$name")
@@ -107,10 +107,10 @@ work_everywhere() {
     if ((failed)); then fail "not all jobs ended well; the same command does what is missing"; fi
 }
 
-printed="$(rows_of "${ZERO_SHOT:-${set_of_tasks/published/published_zero_shot}}")"
-mapfile -t zero_shot_rows < <(printf '%s' "${printed:+$printed$'\n'}")
-printed="$(rows_of "${FEW_SHOT:-${set_of_tasks}_few_shot}")"
-mapfile -t few_shot_rows < <(printf '%s' "${printed:+$printed$'\n'}")
+zero_shot="$(rows_of "${ZERO_SHOT:-$zero_shot_set}")"
+few_shot="$(rows_of "${FEW_SHOT:-$few_shot_set}")"
+read -r -d '' -a zero_shot_rows <<<"$zero_shot" || true
+read -r -d '' -a few_shot_rows <<<"$few_shot" || true
 if [[ -e "$CHECKPOINTS/manifest.json" ]]; then
     add_jobs "$CHECKPOINTS" "$(basename "$CHECKPOINTS")"
 elif [[ -e "$CHECKPOINTS/latest" ]]; then
@@ -123,9 +123,8 @@ elif [[ -d "$CHECKPOINTS" ]]; then
         add_jobs "$run" "${run#"$CHECKPOINTS"/}"
     done < <(find -L "${CHECKPOINTS%/}" -name latest -type f | sort)
 fi
-if [[ ${#COMMANDS[@]} == 0 ]]; then
-    fail "CHECKPOINTS is $CHECKPOINTS, ZERO_SHOT and FEW_SHOT are what they are: there is nothing to evaluate"
-fi
+if [[ ${#RUNS[@]} == 0 ]]; then fail "CHECKPOINTS is $CHECKPOINTS: no run and no checkpoint in it"; fi
+if [[ ${#COMMANDS[@]} == 0 ]]; then fail "ZERO_SHOT and FEW_SHOT are none: nothing to evaluate"; fi
 gather="$(printf '%q ' "${with_path[@]}" "$PYTHON" "$REPOSITORY/tools/gather_results.py" \
     "${RUNS[@]}" --output "$SAVE/table.json")"
 
