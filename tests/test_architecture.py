@@ -110,6 +110,7 @@ OUTSIDE_PACKAGES = {
     ),
     "safetensors": (
         "megatron.checkpointing",
+        "megatron.tasks.conversion_vocabulary",
         "examples_deepspeed.data_efficiency.finetuning.saved_run",
         "tests.end_to_end",
     ),
