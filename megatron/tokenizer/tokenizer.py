@@ -16,6 +16,8 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import models
 
+from megatron.tokenizer.word_cache import WordCache, cuts_as_gpt2
+
 END_OF_DOCUMENT = "<|endoftext|>"
 BERT_TOKENS = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
 
@@ -46,8 +48,14 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text; uses all cores unless TOKENIZERS_PARALLELISM says otherwise."""
+        if self._words is not None:
+            return self._words.encode_batch(texts)
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    @cached_property
+    def _words(self) -> WordCache | None:
+        return WordCache(self._backend) if cuts_as_gpt2(self._backend) else None
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, control tokens included."""
