@@ -18,7 +18,7 @@ import numpy as np
 
 from megatron.data.counter_hash import hash_numbers
 from megatron.data.progress import ByteProgress
-from megatron.data.text_sources import SourceFile, read_blocks, texts_of
+from megatron.data.text_sources import STANDARD_INPUT, SourceFile, read_blocks, texts_of
 
 LEARNED_CHARACTERS = 4 * 1024 * 1024
 MAX_LEARNED_FILES = 64
@@ -89,8 +89,13 @@ def learn_model(
 
     Raises:
         ModuleNotFoundError: if nltk is not installed.
-        ValueError: if the input is wrong, with file and line.
+        ValueError: if the input is wrong, with file and line, or is standard input.
     """
+    if any(source.path == STANDARD_INPUT for source in sources):
+        raise ValueError(
+            "standard input can be read only once, so no model of sentences is learned from it: give"
+            " --sentence-model, or install nltk's punkt_tab"
+        )
     trainer = _punkt().PunktTrainer()
     chosen = np.sort(np.argsort(hash_numbers(np.arange(len(sources))))[:MAX_LEARNED_FILES])
     share = -(-num_characters // max(1, len(chosen)))
@@ -136,7 +141,7 @@ def write_model(path: str | os.PathLike[str], model: SentenceModel) -> None:
 
 
 def _texts(source: SourceFile, json_keys: Sequence[str]) -> Iterator[str]:
-    for block in read_blocks([source]):
+    for block in read_blocks([source], json_keys):
         for texts in texts_of(block, json_keys):
             yield from texts
 

@@ -126,7 +126,9 @@ def test_sentences_by_a_learned_model_that_can_be_given_again(
 def test_errors_of_sentences_are_one_line(
     sentence_arguments: list[str], tokenizer_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    piped = [flag for flag in sentence_arguments if flag != "--verify"]
     changes = {
+        "standard input can be read only once, so no model": [*piped, "--input", "-"],
         "exclude each other": [*sentence_arguments, "--append-eod"],
         "has no [CLS] and no": [*sentence_arguments, "--tokenizer-file", str(tokenizer_file)],
         "no such file with a model": [*sentence_arguments, "--sentence-model", "/nowhere"],
@@ -140,6 +142,25 @@ def test_errors_of_sentences_are_one_line(
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+def test_standard_input_becomes_a_corpus(tmp_path: Path, tokenizer_file: Path) -> None:
+    command = [
+        *(sys.executable, str(ROOT / "tools" / "preprocess_data.py"), "--input", "-"),
+        *("--output-prefix", str(tmp_path / "piped"), "--tokenizer-file", str(tokenizer_file)),
+        *("--workers", "1"),
+    ]
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        content = "".join(json.dumps({"text": one}) + "\n" for one in TEXTS)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            [*command, *more], input=content, env=environment, capture_output=True, text=True
+        )
+
+    assert "standard input can be read only once" in run("--verify").stderr
+    assert run().returncode == 0
+    assert IndexedDataset(tmp_path / "piped_text_document").num_documents == 3
 
 
 def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
