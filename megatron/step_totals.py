@@ -34,6 +34,11 @@ def sum_over_processes(value: int, device: torch.device) -> int:
     return int(_table([value], device).sum())
 
 
+def value_of_first_process(value: int, device: torch.device) -> int:
+    """Process 0's value, whatever the others have."""
+    return int(_table([value], device)[0, 0])
+
+
 def loss_over_processes(loss_sum: float, loss_tokens: int, device: torch.device) -> float:
     """The mean loss, each process given its summed loss and its number of tokens."""
     table = _table([_bits(loss_sum), loss_tokens], device)

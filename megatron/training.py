@@ -35,16 +35,8 @@ from megatron.config import RunConfig, TrainingConfig, require
 from megatron.model.compilation import compile_model
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.reporting import RunLogger, progress_line
-from megatron.run_state import (
-    Batch,
-    Run,
-    Task,
-    check_folders,
-    counter_record,
-    model_shape,
-    resume,
-    save,
-)
+from megatron.run_checkpoints import check_folders, resume, save
+from megatron.run_state import Batch, Run, Task, counter_record, model_shape
 from megatron.step_totals import (
     NO_STOP,
     StopRequest,

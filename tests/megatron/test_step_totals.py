@@ -10,6 +10,7 @@ from megatron.step_totals import (
     loss_over_processes,
     step_over_processes,
     sum_over_processes,
+    value_of_first_process,
 )
 
 HERE = torch.device("cpu")
@@ -29,6 +30,7 @@ def test_one_process_keeps_its_numbers_to_the_last_bit():
     request = StopRequest(signal=15, out_of_time=True)
     assert step_over_processes(loss, counters, request, HERE)[2] == request
     assert sum_over_processes(41, HERE) == 41
+    assert value_of_first_process(-2, HERE) == -2
     assert loss_over_processes(3.0, 4, HERE) == 0.75
 
 
