@@ -52,6 +52,7 @@ LEVELS = {
     "megatron.stopping": 4,
     "megatron.tensor_file": 4,
     "megatron.training": 4,
+    "megatron.training_step": 4,
     "megatron.tasks": 4,
     "pretrain_gpt": 5,
     "pretrain_bert": 5,
