@@ -114,6 +114,7 @@ OUTSIDE_PACKAGES = {
     ),
     "safetensors": (
         "megatron.checkpointing",
+        "megatron.tasks.conversion_vocabulary",
         "examples_deepspeed.data_efficiency.finetuning.saved_run",
         "tests.end_to_end",
     ),
@@ -136,7 +137,7 @@ OUTSIDE_PACKAGES = {
     "torchvision": ("examples_deepspeed.data_efficiency.vit_finetuning.images",),
     "regex": ("megatron.data.wiki_markup",),
     "zstandard": ("megatron.data.text_sources",),
-    "pyarrow": ("data_efficiency.analysis.outside_scores",),
+    "pyarrow": ("data_efficiency.analysis.outside_scores", "megatron.data.parquet_rows"),
     "tqdm": ("data_efficiency.analysis", "megatron", "tools", "benchmarks"),
     "hypothesis": ("tests.end_to_end",),
     "pytest": ("tests.end_to_end",),
