@@ -1,7 +1,7 @@
 """A run in progress: what it is made of, what it has counted, and its way to disk and back."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,37 @@ Batch = Mapping[str, torch.Tensor]
 SHAPE_NEUTRAL_FIELDS = ("attention_dropout", "hidden_dropout", "recompute_activations")
 
 
+def model_shape(config: ModelConfig) -> ModelShape:
+    """What the number of operations depends on."""
+    return ModelShape(
+        num_layers=config.num_layers,
+        hidden_size=config.hidden_size,
+        query_size=config.hidden_size,
+        key_value_size=config.kv_heads * config.head_size,
+        ffn_size=config.ffn_size,
+        num_ffn_matrices=3 if config.swiglu else 2,
+        vocab_size=config.padded_vocab_size,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What an entry script brings: a model, its data, and its loss."""
+    """What an entry script brings: a model, its data, and its losses."""
 
     make_model: Callable[[RunConfig], torch.nn.Module]
     make_datasets: Callable[[RunConfig], tuple[Any, Any]]
     """Training and validation dataset."""
-    forward_step: Callable[[Any, Batch], torch.Tensor]
-    """(engine, batch) -> summed loss, fp32 scalar."""
-    count_loss_tokens: Callable[[Batch], int]
+    losses: tuple[str, ...]
+    """Names of the losses whose sum is minimized. The first one's terms are tokens: they are the run's
+    loss tokens, and by it runs are compared."""
+    forward_step: Callable[[Any, Batch], Sequence[torch.Tensor]]
+    """(engine, batch) -> the sum of each loss, fp32 scalars."""
+    count_loss_terms: Callable[[Batch], Sequence[int]]
+    """Over how many terms each of these sums is; 0 is allowed."""
     layer_class: type[torch.nn.Module]
     """The layers that random-LTD may be attached to."""
+    make_shape: Callable[[ModelConfig], ModelShape] = model_shape
+    """What the model's number of operations depends on."""
 
 
 @dataclass(kw_only=True)
@@ -71,19 +90,6 @@ class Run:
             "tokens": self.tokens(),
         }
         return values[self.learning_rate.clock]
-
-
-def model_shape(config: ModelConfig) -> ModelShape:
-    """What the number of operations depends on."""
-    return ModelShape(
-        num_layers=config.num_layers,
-        hidden_size=config.hidden_size,
-        query_size=config.hidden_size,
-        key_value_size=config.kv_heads * config.head_size,
-        ffn_size=config.ffn_size,
-        num_ffn_matrices=3 if config.swiglu else 2,
-        vocab_size=config.padded_vocab_size,
-    )
 
 
 def counter_record(run: Run) -> dict[str, Any]:

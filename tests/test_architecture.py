@@ -48,6 +48,7 @@ LEVELS = {
     "megatron.step_totals": 4,
     "megatron.stopping": 4,
     "megatron.training": 4,
+    "megatron.training_step": 4,
     "megatron.tasks": 4,
     "pretrain_gpt": 5,
     "pretrain_bert": 5,
