@@ -102,7 +102,7 @@ OUTSIDE_PACKAGES = {
     ),
     "tokenizers": ("megatron.tokenizer",),
     "nltk": ("tools.preprocess_data",),
-    "lm_eval": ("megatron.tasks.eval_harness",),
+    "lm_eval": ("benchmarks.evaluation", "megatron.tasks.eval_harness"),
     "deepspeed": (
         "data_efficiency.engine.deepspeed_engine",
         "data_efficiency.engine.deepspeed_state",
@@ -114,6 +114,7 @@ OUTSIDE_PACKAGES = {
         "tests.end_to_end",
     ),
     "transformers": (
+        "benchmarks.finetuning_glue",
         "benchmarks.generation",
         "benchmarks.train_throughput",
         "data_efficiency.analysis.huggingface_model",

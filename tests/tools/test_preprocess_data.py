@@ -110,7 +110,14 @@ def start_long_run(folder: Path, tokenizer_file: Path) -> subprocess.Popen[bytes
 @pytest.mark.parametrize(
     ("number", "code", "left"),
     [
-        (signal.SIGKILL, -9, ["corpus_text_document.bin.partial", "input.jsonl"]),
+        (
+            signal.SIGKILL,
+            -9,
+            [
+                *(f"corpus_text_document.{ending}.partial" for ending in ("bin", "idx")),
+                "input.jsonl",
+            ],
+        ),
         (signal.SIGTERM, 143, ["input.jsonl"]),
         (signal.SIGINT, 130, ["input.jsonl"]),
     ],
