@@ -22,10 +22,10 @@ def outside_functions(text):
     """The lines of a script that stand in no function."""
     inside = False
     for line in text.splitlines():
-        inside = inside or re.match(r"\w+\(\) ", line) is not None
-        if not inside:
+        begins = re.match(r"\w+\(\) ", line) is not None
+        if not inside and not begins:
             yield line
-        inside = inside and not line.rstrip().endswith("}")
+        inside = (inside and line != "}") or (begins and not line.endswith("}"))
 
 
 def complaints(text):
@@ -70,4 +70,5 @@ def test_what_is_complained_about(line):
 
 
 def test_what_is_not():
-    assert list(complaints('f() {\n    echo "$2"\n}\necho "$1"\n# ssh to 2\n')) == []
+    text = 'f() {\n    a=${1}\n    echo "$2"\n}\ng() { echo "$2"; }\necho "$1"\n# ssh to 2\n'
+    assert list(complaints(text)) == []
