@@ -6,6 +6,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO_DIR ?= runs/quickstart
 EVAL_LIMIT ?= 100
 VIT_VENV ?= .venv-vit
+MEGATRON_CORE := $(VENV)/megatron-core
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-eval test test-full vit-test check format lint types docs clean
@@ -50,8 +51,14 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist work
 test: $(VENV)/installed-dev
 	@$(PYTEST) -m "not full"
 
-test-full: $(VENV)/installed-dev
+test-full: $(VENV)/installed-dev $(MEGATRON_CORE)/installed
 	@$(PYTEST)
+
+# Its package is called megatron like this project's, and its own requirements are not needed: the
+# tests import it in a process that sees this folder, torch and numpy alone.
+$(MEGATRON_CORE)/installed: | $(BIN)/python
+	@$(BIN)/pip install $(PIP_FLAGS) --no-deps --upgrade --target $(MEGATRON_CORE) 'megatron-core>=0.16'
+	@touch $@
 
 # torchvision wants a torch of its own, and merely installed it breaks other packages here.
 VIT := examples_deepspeed/data_efficiency/vit_finetuning

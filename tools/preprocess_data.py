@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from megatron.data.commands import run_command
 from megatron.data.corpus_verification import verify_corpus
 from megatron.data.preprocessing import CorpusCounts, PreprocessingJob, preprocess
-from megatron.data.text_sources import find_sources
+from megatron.data.text_sources import STANDARD_INPUT, find_sources
 from megatron.tokenizer import build_tokenizer
 
 
@@ -18,7 +18,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Tokenizes text into {prefix}_{key}_document.bin, .idx and .meta.json.",
         epilog="Inputs end in .jsonl, .ndjson or .json (one object a line), or .txt, .text, .md or"
-        " .rst (one document a file); each also with .gz or .zst.",
+        " .rst (one document a file); each also with .gz or .zst. Or in .parquet (columns are keys),"
+        " which needs pyarrow. '-' is standard input, JSON lines.",
     )
     parser.add_argument(
         "--input", nargs="+", required=True, metavar="PATH", help="files and folders"
@@ -52,7 +53,9 @@ def num_usable_cores() -> int:
 
 def run(arguments: argparse.Namespace) -> None:
     """Tokenizes, reports and, if asked, verifies."""
-    sources, skipped = find_sources(arguments.input)
+    sources, skipped = find_sources(arguments.input, with_standard_input=True)
+    if arguments.verify and STANDARD_INPUT in {source.path for source in sources}:
+        raise ValueError("--verify reads the input again, but standard input can be read only once")
     if skipped:
         print(f"left out {len(skipped)} files with other endings, such as {skipped[0]}")
     job = PreprocessingJob(

@@ -44,7 +44,7 @@ class Documents:
     def __iter__(self) -> Iterator[str]:
         num_bytes = sum(source.num_bytes for source in self._sources)
         with ByteProgress("reading", num_bytes) as progress:
-            for block in read_blocks(self._sources):
+            for block in read_blocks(self._sources, [self._key]):
                 for (text,) in texts_of(block, [self._key]):
                     yield text
                 progress.update(block.num_bytes_done)

@@ -70,7 +70,7 @@ def _documents(
     """(number in the corpus, file, text) of each document of the input that is not left out."""
     number = 0
     with ByteProgress("verifying", sum(source.num_bytes for source in sources)) as progress:
-        for block in read_blocks(sources):
+        for block in read_blocks(sources, [metadata["json_key"]]):
             for (text,) in texts_of(block, [metadata["json_key"]]):
                 # Only tokenizing tells a tokenless document, so it is done where there are some.
                 left_out = is_empty(text) or (

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from megatron.data.indexed_dataset_writer import IndexedDatasetWriter
 from megatron.data.indexed_format import dtype_for_vocabulary, path_of
+from megatron.data.parquet_rows import check_columns
 from megatron.data.progress import ByteProgress
 from megatron.data.text_sources import Block, SourceFile, read_blocks, texts_of
 
@@ -83,7 +84,8 @@ class PreprocessingJob:
 
         Raises:
             FileExistsError: if a corpus exists and may not be replaced.
-            ValueError: if a field is wrong.
+            ValueError: if a field is wrong or a Parquet file lacks a column.
+            ModuleNotFoundError: if pyarrow is needed and not installed.
         """
         if self.num_workers < 1:
             raise ValueError(f"--workers is {self.num_workers}: must be at least 1")
@@ -98,6 +100,9 @@ class PreprocessingJob:
         texts = [source.path for source in self.sources if source.is_text]
         if texts and len(self.json_keys) > 1:
             raise ValueError(f"{texts[0]}: a text file has no keys, so give a single --json-keys")
+        for source in self.sources:
+            if source.is_table:
+                check_columns(source.path, self.json_keys)
 
 
 @dataclass
@@ -257,7 +262,7 @@ def _encoded_blocks(
     )
     waiting: deque[tuple[int, Future[list[_EncodedTexts]]]] = deque()
     try:
-        for block in read_blocks(job.sources):
+        for block in read_blocks(job.sources, job.json_keys):
             waiting.append((block.num_bytes_done, executor.submit(_Worker.encode, block)))
             if len(waiting) >= _BLOCKS_PER_WORKER * job.num_workers:
                 num_bytes_done, future = waiting.popleft()

@@ -80,6 +80,25 @@ def test_wrong_arguments_end_in_one_line(
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
+def test_standard_input_becomes_a_corpus(tmp_path: Path, tokenizer_file: Path) -> None:
+    command = [
+        *(sys.executable, str(ROOT / "tools" / "preprocess_data.py"), "--input", "-"),
+        *("--output-prefix", str(tmp_path / "piped"), "--tokenizer-file", str(tokenizer_file)),
+        *("--workers", "1"),
+    ]
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        content = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            [*command, *more], input=content, env=environment, capture_output=True, text=True
+        )
+
+    assert "standard input can be read only once" in run("--verify").stderr
+    assert run().returncode == 0
+    assert IndexedDataset(tmp_path / "piped_text_document").num_documents == 3
+
+
 def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         preprocess_data.main(["--input", "a"])

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 import os
@@ -158,3 +159,31 @@ def test_factory_that_fails_is_told_before_any_worker_starts(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="no tokenizer"):
         preprocess(job_of(tmp_path, tokenizer_factory=factory))
     assert outputs(tmp_path) == []
+
+
+def test_table_and_lines_give_the_same_corpora(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    parquet.write_table(pyarrow.Table.from_pylist(RECORDS), tmp_path / "t.parquet")
+    table = {"sources": find_sources([tmp_path / "t.parquet"])[0]}
+    both = [job_of(tmp_path / name, **fields) for name, fields in (("a", {}), ("b", table))]
+    for job in both:
+        preprocess(dataclasses.replace(job, json_keys=["text", "title"], num_workers=2))
+    for key in ("text", "title"):
+        for ending in ("bin", "idx"):
+            lines, rows = (Path(f"{job.corpus_prefix(key)}.{ending}") for job in both)
+            assert lines.read_bytes() == rows.read_bytes()
+    wrong = dataclasses.replace(both[1], json_keys=["body"])
+    with pytest.raises(
+        ValueError, match=r"t\.parquet: no column 'body'; it has \['text', 'title'\]"
+    ):
+        wrong.check()
+
+
+def test_full_disk_leaves_nothing(tmp_path: Path, small_disk: Path) -> None:
+    job = job_of(tmp_path, [{"text": "x" * 100_000}], output_prefix=str(small_disk / "out"))
+    with pytest.raises(
+        OSError, match=r"out_text_document: the corpus cannot be written \(No space"
+    ):
+        preprocess(job)
+    assert not list(small_disk.iterdir())
