@@ -7,9 +7,23 @@ described. `None` means "not used" and is never filled in later: derived values 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 CompileMode = Literal["none", "model", "layers"]
+GuardedSetting = Literal[
+    "data",
+    "tokenizer",
+    "split",
+    "seq_length",
+    "global_batch_size",
+    "seed",
+    "difficulty_index",
+    "curriculum",
+    "random_ltd",
+    "clock",
+]
+GUARDED_SETTINGS: tuple[GuardedSetting, ...] = get_args(GuardedSetting)
+"""What a run and the checkpoint it continues from must agree on."""
 
 
 def require(condition: bool, field: str, value: object, rule: str) -> None:
@@ -228,6 +242,9 @@ class TrainingConfig:
     """Global batches of an evaluation; 0 evaluates on the whole validation split."""
     exit_duration_in_mins: float | None = None
     """Save and stop after this many minutes."""
+    distributed_timeout_minutes: float = 30.0
+    """How long a process waits for one that does not answer before it stops with an error: longer
+    than any save or evaluation. A process that has ended is noticed at once."""
 
     def __post_init__(self) -> None:
         """Checks the fields against each other."""
@@ -256,7 +273,8 @@ class TrainingConfig:
         require(
             0 <= self.min_lr <= self.lr, "min_lr", self.min_lr, f"must be 0 to --lr ({self.lr})"
         )
-        require(self.eval_interval > 0, "eval_interval", self.eval_interval, "must be positive")
+        for name in ("eval_interval", "distributed_timeout_minutes"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
 
     @property
     def batch_size(self) -> int:
@@ -276,8 +294,10 @@ class CheckpointConfig:
     """Newest checkpoints to keep; 0 keeps all."""
     load: str | None = None
     """Folder of a run to continue."""
-    exit_on_missing_checkpoint: bool = True
-    """Whether --load of a folder without a checkpoint is an error or a fresh start."""
+    allow_missing_checkpoint: bool = False
+    """Start afresh where --load names a folder without a checkpoint, which is an error otherwise."""
+    override: tuple[GuardedSetting, ...] = ()
+    """Continue although these differ from the checkpoint's run, which is an error otherwise."""
 
     def __post_init__(self) -> None:
         """Checks the fields against each other."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from data_efficiency import result_folder
+from data_efficiency import result_folder, whole_tensors
 from megatron.checkpointing import read_state, read_weights, save_checkpoint
 from megatron.config import ModelConfig
 from megatron.model.bert_model import BertModel
@@ -136,7 +136,8 @@ def save_as_ours(
     model = Model(known_to(tokenizer, model.config), model.weights)
     with result_folder.new_folder(output) as run:
         state = {"model": asdict(model.config)}
-        save_checkpoint(run, 0, weights=model.weights, optimizer_state={}, state=state, keep_last=0)
+        weights = whole_tensors(model.weights)
+        save_checkpoint(run, 0, weights=weights, optimizer_state=[], state=state, keep_last=0)
         if tokenizer is not None:
             tokenizer.save(run / TOKENIZER_FILE)
         written = read_any(run)

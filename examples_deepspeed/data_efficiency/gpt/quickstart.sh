@@ -196,7 +196,7 @@ train() {
         --lr-decay-tokens "$TRAIN_TOKENS" --lr-warmup-tokens $((TRAIN_TOKENS / 50)) \
         --weight-decay 0.1 --adam-beta2 0.95 --clip-grad 1.0 \
         --eval-interval "$EVAL_INTERVAL" --eval-iters 16 --log-interval 10 \
-        --save "$run" --load "$run" --no-exit-on-missing-checkpoint \
+        --save "$run" --load "$run" --allow-missing-checkpoint \
         --save-interval 100 --keep-last 1 \
         --deepspeed_config "$CONFIGS/$name.json" ${flags[@]+"${flags[@]}"}
 }
