@@ -38,20 +38,28 @@ def save_run(folder: Path, engine: Any, state: Mapping[str, Any]) -> None:
     wait_for_all()
 
 
-def load_run(folder: Path, engine: Any) -> dict[str, Any]:
-    """The run's own state; the engine goes on where it was saved.
+def read_state(folder: Path) -> dict[str, Any]:
+    """The run's own state, and the engine's under "progress", once every file is found undamaged.
 
     Raises:
-        ValueError: if a file is damaged, or the weights are of another model.
+        ValueError: if a file is damaged.
     """
     remedy = "remove the folder to start the run anew"
     manifest = result_folder.read_manifest(folder, FORMAT, VERSION, remedy=remedy)
     result_folder.verify_checksums(folder, manifest)
     state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+    return state
+
+
+def load_run(folder: Path, engine: Any, progress: Mapping[str, Any]) -> None:
+    """Nothing; the engine goes on where it was saved.
+
+    Raises:
+        ValueError: if the weights are of another model.
+    """
     engine.load_full_weights(load_file(folder / "model.safetensors"))
     engine.load_full_optimizer_state(load_file(folder / "optimizer.safetensors"))
-    engine.load_progress_state(state["progress"])
-    return state
+    engine.load_progress_state(progress)
 
 
 def own_memory(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
