@@ -70,9 +70,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--counted-batch", type=int, help="--plan: batch that a published count was made with"
     )
-    parser.set_defaults(
-        epochs=14.0, batch_size=32, micro_batch_size=32, learning_rate=1e-4, weight_decay=5e-4
-    )
+    parser.set_defaults(epochs=14.0, learning_rate=1e-4, weight_decay=5e-4)
     return parser.parse_args(argv)
 
 

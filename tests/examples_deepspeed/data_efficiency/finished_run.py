@@ -79,12 +79,14 @@ def kill_at_random_steps(module, flags, *, seed, num_kills, before, launch=()):
             text=True,
         ) as process:
             lines = []
-            for line in process.stdout:
-                lines.append(line)
-                if f"| optimizer steps {step} " in line:
-                    break
-            time.sleep(generator.random() / 50)
-            kill_all(**mark)
+            try:
+                for line in process.stdout:
+                    lines.append(line)
+                    if f"| optimizer steps {step} " in line:
+                        time.sleep(generator.random() / 50)
+                        break
+            finally:
+                kill_all(**mark)
         assert f"| optimizer steps {step} " in lines[-1], "".join(lines)
         assert "End of training" not in "".join(lines)
     return steps

@@ -38,6 +38,8 @@ def flags(language_model, text_file):
             "max_train_blocks": 40,
             "max_eval_blocks": 7,
             "epochs": 1,
+            "batch_size": 4,
+            "micro_batch_size": 2,
             "curriculum_start": 8,
             "curriculum_share": 0.4,
             "learning_rate": 1e-3,
