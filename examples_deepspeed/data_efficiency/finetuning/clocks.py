@@ -49,10 +49,14 @@ class Budget:
     unit: Unit
     amount: int
 
+    def spent(self, totals: Totals) -> int:
+        """How much of it is used up."""
+        count: int = getattr(totals, self.unit)
+        return count
+
     def fraction(self, totals: Totals) -> float:
         """The part that is used up; 1 or more at the end."""
-        spent: int = getattr(totals, self.unit)
-        return spent / self.amount
+        return self.spent(totals) / self.amount
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -149,7 +149,7 @@ def print_errors_in_one_line(*errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(1)
     finally:
         if torch.distributed.is_initialized():

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from examples_deepspeed.data_efficiency.finetuning.clocks import Totals, kept_length
 from examples_deepspeed.data_efficiency.finetuning.saved_run import sum_over_processes
@@ -23,7 +24,8 @@ def evaluate(engine: Any, task: Task, dataset: Any) -> float:
     size, rank = engine.dp_world_size, engine.global_rank
     share = np.arange(rank, -(-len(dataset) // size) * size, size)
     sums = None
-    for start in range(0, len(share), task.eval_batch_size):
+    starts = range(0, len(share), task.eval_batch_size)
+    for start in tqdm(starts, "evaluation", leave=False, disable=None if rank == 0 else True):
         numbers = share[start : start + task.eval_batch_size]
         batch = dataset.get_batch(numbers % len(dataset), np.zeros_like(numbers))
         batch = {name: tensor.to(engine.device) for name, tensor in batch.items()}
@@ -57,7 +59,8 @@ def look(
     state["loss_sum"], state["num_losses"] = 0.0, 0
     if engine.global_rank == 0:
         fraction = settings.budget.fraction(totals)
-        print(progress_line(record, task.quality_name, fraction), flush=True)
+        with tqdm.external_write_mode():
+            print(progress_line(record, task.quality_name, fraction), flush=True)
 
 
 def progress_line(record: Mapping[str, Any], quality_name: str, fraction: float) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from data_efficiency import StepShape
-from examples_deepspeed.data_efficiency.finetuning.clocks import Totals, kept_length
+from examples_deepspeed.data_efficiency.finetuning.clocks import Budget, Totals, kept_length
 from examples_deepspeed.data_efficiency.finetuning.evaluation import evaluate, last_line, look
 from examples_deepspeed.data_efficiency.finetuning.saved_run import (
     load_run,
@@ -46,19 +47,21 @@ def train(engine: Any, task: Task, settings: RunSettings) -> dict[str, Any]:
         "all_seconds": 0.0,
     }
     if (checkpoint / "manifest.json").is_file():
-        state = read_state(checkpoint)
+        state, progress = read_state(checkpoint)
         check_same_run(state["description"], settings)
-        load_run(checkpoint, engine, state["progress"])
+        load_run(checkpoint, engine, progress)
     totals = Totals(**state["totals"])
     watch = _Stopwatch(state)
     batches = iter(engine.training_dataloader)
     losses: list[torch.Tensor] = []
     if not state["history"]:
         look(engine, task, settings, state, totals)
+    bar = _progress_bar(engine, settings.budget, totals)
     watch.restart()
     while settings.budget.fraction(totals) < 1:
         totals, loss = _train_step(engine, task, settings, batches, totals)
         losses.append(loss)
+        bar.update(settings.budget.spent(totals) - bar.n)
         finished = settings.budget.fraction(totals) >= 1
         looks = totals.steps % settings.eval_interval_steps == 0 or finished
         saves = totals.steps % settings.save_interval_steps == 0 and not finished
@@ -72,6 +75,7 @@ def train(engine: Any, task: Task, settings: RunSettings) -> dict[str, Any]:
             if saves:
                 save_run(checkpoint, engine, state)
             watch.restart()
+    bar.close()
     return _finish(engine, task, settings, state)
 
 
@@ -185,6 +189,19 @@ def _finish(
         print(last_line(results), flush=True)
     wait_for_all()
     return results
+
+
+def _progress_bar(engine: Any, budget: Budget, totals: Totals) -> Any:
+    """On a terminal, how much of the budget is used up and the time left; of one process."""
+    return tqdm(
+        desc="training",
+        total=budget.amount,
+        initial=budget.spent(totals),
+        unit=f" {budget.unit}",
+        unit_scale=True,
+        leave=False,
+        disable=None if engine.global_rank == 0 else True,
+    )
 
 
 class _Stopwatch:

@@ -49,6 +49,6 @@ def test_what_makes_a_run_another(tmp_path, flags, same):
 
 def test_errors_end_the_program_in_one_line(capsys):
     with pytest.raises(SystemExit) as ending, print_errors_in_one_line(ValueError):
-        raise ValueError("no such thing")
+        raise ValueError("no such\n  thing")
     assert ending.value.code == 1
     assert capsys.readouterr().err == "error: no such thing\n"

@@ -44,9 +44,9 @@ def test_goes_on_where_it_was(tmp_path):
     save_run(tmp_path / "last", engine, {"mine": [1, 2]})
     train(engine, 2)
     other = make_engine(1)
-    state = read_state(tmp_path / "last")
-    assert state["mine"] == [1, 2]
-    load_run(tmp_path / "last", other, state["progress"])
+    state, progress = read_state(tmp_path / "last")
+    assert state == {"mine": [1, 2]}
+    load_run(tmp_path / "last", other, progress)
     assert other.global_steps == 2
     train(other, 2)
     for name, tensor in engine.full_weights().items():
@@ -57,7 +57,7 @@ def test_a_later_save_replaces_the_earlier(tmp_path):
     engine = make_engine(0)
     save_run(tmp_path / "last", engine, {"number": 1})
     save_run(tmp_path / "last", engine, {"number": 2})
-    assert read_state(tmp_path / "last")["number"] == 2
+    assert read_state(tmp_path / "last")[0] == {"number": 2}
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoConfig, GPTNeoForCausalLM
 
+from examples_deepspeed.data_efficiency.finetuning.saved_run import read_state
 from examples_deepspeed.data_efficiency.gpt_finetuning import analyze_data, finetune
 from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import TokenBlocks
 from tests.examples_deepspeed.data_efficiency.finished_run import (
@@ -69,14 +70,17 @@ def test_learns_and_counts(flags, tmp_path, capsys):
     assert f"consumed_token {results['consumed_token']} best perplexity" in printed
 
 
-def test_stopped_and_resumed_gives_the_same_numbers(flags, tmp_path, monkeypatch):
+def test_stopped_twice_and_resumed_gives_the_same_numbers(flags, tmp_path, monkeypatch):
+    """The second stop resumes from a checkpoint that a resumed run wrote."""
     finetune.main(flags(tmp_path / "whole"))
-    with monkeypatch.context() as patch:
-        # Seven validation batches before the first step, two micro-batches a step: dies in step 5.
-        stop_after(patch, TokenBlocks, 11)
-        with pytest.raises(Stopped):
-            finetune.main(flags(tmp_path / "stopped"))
-    assert list((tmp_path / "stopped").rglob("last/manifest.json"))
+    for saved_step in (3, 6):
+        with monkeypatch.context() as patch:
+            # Two micro-batches a step and two validation batches, before the first step and after the fourth.
+            stop_after(patch, TokenBlocks, 9)
+            with pytest.raises(Stopped):
+                finetune.main(flags(tmp_path / "stopped"))
+        (manifest,) = (tmp_path / "stopped").rglob("last/manifest.json")
+        assert read_state(manifest.parent)[0]["totals"]["steps"] == saved_step
     finetune.main(flags(tmp_path / "stopped"))
     assert results_of(tmp_path / "stopped") == results_of(tmp_path / "whole")
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_efficiency import DifficultyIndex
+from examples_deepspeed.data_efficiency.finetuning.saved_run import read_state
 from examples_deepspeed.data_efficiency.vit_finetuning import analyze_images, finetune
 from examples_deepspeed.data_efficiency.vit_finetuning.images import ImageBatches
 from tests.examples_deepspeed.data_efficiency.finished_run import (
@@ -97,13 +98,17 @@ def test_class_token_is_never_dropped(flags, tmp_path, monkeypatch):
     assert all((positions[..., 0] == 0).all() for positions in drawn)
 
 
-def test_stopped_and_resumed_gives_the_same_numbers(flags, tmp_path, monkeypatch):
+def test_stopped_twice_and_resumed_gives_the_same_numbers(flags, tmp_path, monkeypatch):
+    """The second stop resumes from a checkpoint that a resumed run wrote."""
     finetune.main(flags(tmp_path / "whole"))
-    with monkeypatch.context() as patch:
-        stop_after(patch, ImageBatches, 14)
-        with pytest.raises(Stopped):
-            finetune.main(flags(tmp_path / "stopped"))
-    assert list((tmp_path / "stopped").rglob("last/manifest.json"))
+    for saved_step in (3, 6):
+        with monkeypatch.context() as patch:
+            # Two micro-batches a step and three validation batches, before the first step and after the fourth.
+            stop_after(patch, ImageBatches, 10)
+            with pytest.raises(Stopped):
+                finetune.main(flags(tmp_path / "stopped"))
+        (manifest,) = (tmp_path / "stopped").rglob("last/manifest.json")
+        assert read_state(manifest.parent)[0]["totals"]["steps"] == saved_step
     finetune.main(flags(tmp_path / "stopped"))
     assert results_of(tmp_path / "stopped") == results_of(tmp_path / "whole")
 
