@@ -53,22 +53,22 @@ def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset]:
     return datasets[0], in_proportion(datasets[1])
 
 
-def forward_step(engine: Any, batch: Batch) -> torch.Tensor:
+def forward_step(engine: Any, batch: Batch) -> tuple[torch.Tensor]:
     """The summed loss of a micro-batch."""
-    loss: torch.Tensor = engine(batch["tokens"], labels=batch["labels"])
-    return loss
+    return (engine(batch["tokens"], labels=batch["labels"]),)
 
 
-def count_loss_tokens(batch: Batch) -> int:
+def count_loss_terms(batch: Batch) -> tuple[int]:
     """Positions of a micro-batch whose label is in the loss."""
-    return int((batch["labels"] != -100).sum())
+    return (int((batch["labels"] != -100).sum()),)
 
 
 TASK = Task(
     make_model=make_model,
     make_datasets=make_datasets,
+    losses=("lm",),
     forward_step=forward_step,
-    count_loss_tokens=count_loss_tokens,
+    count_loss_terms=count_loss_terms,
     layer_class=TransformerLayer,
 )
 

@@ -2,9 +2,10 @@
 
 Three token counts are kept apart, since curricula and token dropping change each one differently:
 
-- corpus tokens: input positions given to the model, after any truncation;
-- loss tokens: positions whose label is in the loss;
-- layer tokens: the sum over layers of the positions that the layer processed.
+- corpus tokens: input positions given to the model, after any truncation; padding is among them,
+  unless it was trimmed;
+- loss tokens: positions whose label is in the loss: for BERT those that were masked;
+- layer tokens: the sum over layers of the positions that the layer processed, padding among them.
 
 Effective tokens are layer tokens divided by layers. A worked example: 2 rows of 8 tokens through 4
 layers, the middle 2 of which keep 3 tokens of each row: 16 corpus tokens, 2 x (2 x 8 + 2 x 3) = 44
@@ -28,16 +29,21 @@ class ModelShape:
     ffn_size: int
     num_ffn_matrices: int
     vocab_size: int
+    masked_lm_head: bool = False
+    """Whether the output is computed at the labelled positions alone, behind one hidden x hidden map."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepShape:
-    """Rows and lengths that one forward pass saw; `kept_length` None means nothing was dropped."""
+    """Rows and lengths that one forward pass saw."""
 
     num_rows: int
     sequence_length: int
     num_dropping_layers: int = 0
     kept_length: int | None = None
+    """None: nothing was dropped."""
+    num_labels: int | None = None
+    """Positions of all rows whose label is in the loss; None: all positions."""
 
     @property
     def dropped_sequence_length(self) -> int:
@@ -101,15 +107,25 @@ def training_flops(shape: StepShape, model: ModelShape) -> int:
     """Floating-point operations of the model's forward and backward pass over some rows.
 
     Multiplications and additions of the matrix products only, the backward pass counted as twice
-    the forward pass, attention as the full square of the length, recomputation not counted.
+    the forward pass, attention as the full square of the length, recomputation not counted, nor what is
+    computed once a row (BERT's pooler).
 
     Source: the model FLOPs of Narayanan et al. 2021 (arXiv 2104.04473), section 5.1.
     """
     full_layers = model.num_layers - shape.num_dropping_layers
     forward = full_layers * _layer_flops(shape.sequence_length, model)
     forward += shape.num_dropping_layers * _layer_flops(shape.dropped_sequence_length, model)
-    forward += 2 * shape.sequence_length * model.hidden_size * model.vocab_size
-    return 3 * shape.num_rows * forward
+    return 3 * (shape.num_rows * forward + _output_flops(shape, model))
+
+
+def _output_flops(shape: StepShape, model: ModelShape) -> int:
+    """Operations of the output's forward pass over all rows."""
+    num_positions = shape.num_rows * shape.sequence_length
+    if not model.masked_lm_head:
+        return 2 * num_positions * model.hidden_size * model.vocab_size
+    if shape.num_labels is not None:
+        num_positions = shape.num_labels
+    return 2 * num_positions * model.hidden_size * (model.vocab_size + model.hidden_size)
 
 
 def _layer_flops(length: int, model: ModelShape) -> int:

@@ -1,11 +1,12 @@
 """Numbers of one step, added up over the processes: two small collectives a step, exact.
 
-Before the first backward pass the number of tokens in the loss is summed; after the last one the
-loss, the counters and the wish to stop travel together. All processes then hold the same values, so
+Before the first backward pass the number of terms of each loss is summed; after the last one the
+losses, the counters and the wish to stop travel together. All processes then hold the same values, so
 their learning rates, budgets and stops cannot disagree.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,51 +30,74 @@ class StopRequest:
 NO_STOP = StopRequest()
 
 
-def sum_over_processes(value: int, device: torch.device) -> int:
-    """The sum of every process's value."""
-    return int(_table([value], device).sum())
+@dataclass(frozen=True, kw_only=True)
+class StepTotals:
+    """What one step came to: of one process, or of all."""
+
+    loss_sums: Sequence[float]
+    """Of each loss, in their order."""
+    num_rows: int
+    counters: Counters
+    """What the step adds. Loss tokens, too, are those of all processes from the beginning."""
+    stop_request: StopRequest = NO_STOP
 
 
-def loss_over_processes(loss_sum: float, loss_tokens: int, device: torch.device) -> float:
-    """The mean loss, each process given its summed loss and its number of tokens."""
-    table = _table([_bits(loss_sum), loss_tokens], device)
-    return float(_floats(table[:, 0]).sum() / table[:, 1].sum())
+def value_of_first_process(value: int, device: torch.device) -> int:
+    """Process 0's value, whatever the others have."""
+    return int(_table([value], device)[0, 0])
 
 
-def step_over_processes(
-    loss_sum: float, counters: Counters, request: StopRequest, device: torch.device
-) -> tuple[float, Counters, StopRequest]:
-    """Summed loss, counters and stop request of all processes.
+def sums_over_processes(values: Sequence[int], device: torch.device) -> list[int]:
+    """The sum of every process's value, for each of several."""
+    return _table(list(values), device).sum(axis=0).tolist()
+
+
+def losses_over_processes(
+    loss_sums: Sequence[float], num_terms: Sequence[int], device: torch.device
+) -> list[float]:
+    """The mean of each loss, each process given its sums and their numbers of terms."""
+    table = _table([*map(_bits, loss_sums), *num_terms], device)
+    sums = _floats(table[:, : len(loss_sums)]).sum(axis=0)
+    return mean_losses(sums.tolist(), table[:, len(loss_sums) :].sum(axis=0).tolist())
+
+
+def mean_losses(loss_sums: Sequence[float], num_terms: Sequence[int]) -> list[float]:
+    """Each sum divided by its number of terms; 0 where there are none."""
+    return [total / max(1, terms) for total, terms in zip(loss_sums, num_terms, strict=True)]
+
+
+def step_over_processes(own: StepTotals, device: torch.device) -> StepTotals:
+    """What the step came to on all processes together.
 
     Args:
-        loss_sum: this process's.
-        counters: what the step adds. Steps and consumed samples, which are the same everywhere, are
-            taken as they are; the other counts are summed.
-        request: any process's is everyone's.
+        own: this process's. Steps, consumed samples and loss tokens, which are the same everywhere,
+            are taken as they are, the other numbers summed; any process's stop request is everyone's.
         device: where the process group's collectives work.
     """
+    counters, request = own.counters, own.stop_request
     table = _table(
         [
-            _bits(loss_sum),
+            own.num_rows,
             counters.corpus_tokens,
             counters.layer_tokens,
             counters.flops,
             request.signal,
             int(request.out_of_time),
+            *map(_bits, own.loss_sums),
         ],
         device,
     )
-    corpus_tokens, layer_tokens, flops = table[:, 1:4].sum(axis=0).tolist()
-    total = Counters(
-        steps=counters.steps,
-        consumed_samples=counters.consumed_samples,
-        corpus_tokens=corpus_tokens,
-        loss_tokens=counters.loss_tokens,
-        layer_tokens=layer_tokens,
-        flops=flops,
+    num_rows, corpus_tokens, layer_tokens, flops = table[:, :4].sum(axis=0).tolist()
+    return StepTotals(
+        loss_sums=_floats(table[:, 6:]).sum(axis=0).tolist(),
+        num_rows=num_rows,
+        counters=replace(
+            counters, corpus_tokens=corpus_tokens, layer_tokens=layer_tokens, flops=flops
+        ),
+        stop_request=StopRequest(
+            signal=int(table[:, 4].max()), out_of_time=bool(table[:, 5].max())
+        ),
     )
-    stop = StopRequest(signal=int(table[:, 4].max()), out_of_time=bool(table[:, 5].max()))
-    return float(_floats(table[:, 0]).sum()), total, stop
 
 
 def _table(row: list[int], device: torch.device) -> Int64Array:

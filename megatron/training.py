@@ -1,58 +1,37 @@
-"""Pretraining from settings to checkpoint: set-up, the loop, evaluation, and when to stop.
+"""Pretraining from settings to checkpoint: set-up, the loop, and when to evaluate, save and stop.
 
-The loop reads top to bottom in `train`. A step is one global batch: all its micro-batches are read
-first, so that the number of tokens in the loss is known before the first backward pass and the loss
-is the sum over the global batch divided by it, however it is split. Learning rate, budgets and stops
-use only the counters of finished steps; checkpoints are written between steps.
+The loop reads top to bottom in `train`; a step and an evaluation are in `training_step.py`. Learning
+rate, budgets and stops use only the counters of finished steps; checkpoints are written between steps.
 """
 
 import contextlib
 import itertools
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed
 
 from data_efficiency import (
     Counters,
-    StepShape,
-    actual_seq_length,
     convert_to_random_ltd,
     fill_from_flags,
     initialize,
-    layer_tokens,
     load_config,
     read_json,
     start_processes,
-    training_flops,
 )
 from megatron.config import RunConfig, TrainingConfig, require
 from megatron.model.compilation import compile_model
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.reporting import RunLogger, progress_line
-from megatron.run_state import (
-    Batch,
-    Run,
-    Task,
-    check_folders,
-    counter_record,
-    model_shape,
-    resume,
-    save,
-)
-from megatron.step_totals import (
-    NO_STOP,
-    StopRequest,
-    loss_over_processes,
-    step_over_processes,
-    sum_over_processes,
-)
+from megatron.run_checkpoints import check_folders, resume, save
+from megatron.run_state import Run, Task, counter_record
+from megatron.step_totals import StopRequest
 from megatron.stopping import StopSignals, fraction_done, stop_reason
+from megatron.training_step import evaluate, train_step
 
 
 def pretrain(config: RunConfig, task: Task) -> None:
@@ -152,7 +131,7 @@ def setup_model_and_optimizer(
         task=task,
         engine=engine,
         learning_rate=make_learning_rate(training, config.data.seq_length),
-        shape=model_shape(config.model),
+        shape=task.make_shape(config.model),
         num_dropping_layers=0 if dropping is None else dropping.random_ltd_layer_num,
         valid_dataset=valid_dataset,
     )
@@ -211,97 +190,6 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
     _log(logger, {"kind": "end", "reason": reason, **counter_record(run)})
 
 
-def train_step(run: Run, batches: list[Batch], request: StopRequest = NO_STOP) -> dict[str, Any]:
-    """What the log says of one step; the model and all counters are one step further.
-
-    Args:
-        run: the run.
-        batches: this process's micro-batches of the step.
-        request: whether this process asks all to stop after the step.
-    """
-    engine, config = run.engine, run.config
-    own_loss_tokens = sum(run.task.count_loss_tokens(batch) for batch in batches)
-    loss_tokens = sum_over_processes(own_loss_tokens, engine.device)
-    # The engine averages over the processes; a share of the global batch's loss must be summed.
-    num_processes = engine.dp_world_size
-    plan = engine.training_dataloader.plan
-    rate = run.learning_rate.at(run.clock_value())
-    for group in engine.optimizer.param_groups:
-        group["lr"] = rate
-
-    engine.train()
-    kept_length = None
-    if run.num_dropping_layers:
-        kept_length = engine.random_ltd_scheduler.kept_length(
-            engine.global_steps, batches[0]["tokens"].shape[1]
-        )
-    loss_sum = torch.zeros((), device=engine.device)
-    for number, batch in enumerate(batches):
-        place = engine.global_rank * len(batches) + number
-        _seed_dropout(config.training.seed, run.counters.steps, place)
-        loss = run.task.forward_step(engine, _to_device(batch, engine.device))
-        engine.backward(num_processes * loss / loss_tokens, scale_wrt_gas=False)
-        engine.step()
-        loss_sum += loss.detach()
-
-    shapes = [_step_shape(run, batch, kept_length) for batch in batches]
-    total, step_counters, run.stop_request = step_over_processes(
-        float(loss_sum), _count(run, shapes, loss_tokens), request, engine.device
-    )
-    mean_loss = total / loss_tokens
-    if not math.isfinite(mean_loss) and not config.training.fp16:
-        raise ValueError(
-            f"the loss of step {run.counters.steps + 1} is {mean_loss}: lower --lr, or continue "
-            "from the last checkpoint with another seed"
-        )
-    run.counters = run.counters.plus(step_counters)
-    length = shapes[-1].sequence_length
-    return {
-        "kind": "train",
-        "step": run.counters.steps,
-        "loss": mean_loss,
-        "learning_rate": rate,
-        "grad_norm": engine.get_global_grad_norm(),
-        "skipped_steps": engine.skipped_steps,
-        "sequence_length": length,
-        "kept_length": None if kept_length is None else min(kept_length, length),
-        "actual_seq_length": actual_seq_length(shapes[-1], run.shape.num_layers),
-        "difficulties": dict(plan.batch.difficulties),
-        "pool_size": plan.batch.pool_size,
-    }
-
-
-@torch.no_grad()
-def evaluate(run: Run) -> dict[str, Any]:
-    """The log's line on the validation split, at full length and without dropping."""
-    engine, dataset = run.engine, run.valid_dataset
-    rows = run.config.training.micro_batch_size
-    share = rows * engine.dp_world_size
-    num_samples = len(dataset)
-    if run.config.training.eval_iters:
-        num_samples = min(num_samples, run.config.training.eval_iters * engine.train_batch_size())
-    engine.eval()
-    loss_sum = torch.zeros((), dtype=torch.float64, device=engine.device)
-    loss_tokens = 0
-    for start in range(0, num_samples, share):
-        first = start + engine.global_rank * rows
-        samples = np.arange(first, first + rows)
-        # A process beyond the last sample repeats it, uncounted: sharded weights need every forward.
-        counted = samples[samples < num_samples]
-        arrays = dataset.get_batch(counted if len(counted) else np.array([num_samples - 1]))
-        batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        batch_loss = run.task.forward_step(engine, _to_device(batch, engine.device))
-        if len(counted):
-            loss_tokens += run.task.count_loss_tokens(batch)
-            loss_sum += batch_loss
-    loss = loss_over_processes(float(loss_sum), loss_tokens, engine.device)
-    perplexity = math.exp(min(loss, 700.0))
-    run.say(
-        f"validation at step {run.counters.steps}: loss {loss:.4f} | perplexity {perplexity:.2f}"
-    )
-    return {"kind": "valid", "loss": loss, "perplexity": perplexity, **counter_record(run)}
-
-
 def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW with weight decay on matrices only."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
@@ -315,28 +203,6 @@ def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.opti
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_eps,
         fused=True,
-    )
-
-
-def _step_shape(run: Run, batch: Batch, kept_length: int | None) -> StepShape:
-    num_rows, length = batch["tokens"].shape
-    return StepShape(
-        num_rows=num_rows,
-        sequence_length=length,
-        num_dropping_layers=run.num_dropping_layers,
-        kept_length=kept_length,
-    )
-
-
-def _count(run: Run, shapes: list[StepShape], loss_tokens: int) -> Counters:
-    """What one step adds to the counters."""
-    return Counters(
-        steps=1,
-        consumed_samples=run.engine.train_batch_size(),
-        corpus_tokens=sum(shape.num_rows * shape.sequence_length for shape in shapes),
-        loss_tokens=loss_tokens,
-        layer_tokens=sum(layer_tokens(shape, run.shape.num_layers) for shape in shapes),
-        flops=sum(training_flops(shape, run.shape) for shape in shapes),
     )
 
 
@@ -393,6 +259,7 @@ def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
         "sequence_length": run.config.data.seq_length,
         "global_batch_size": run.engine.train_batch_size(),
         "num_processes": run.engine.dp_world_size,
+        "losses": run.task.losses,
         "train_samples_in_dataset": num_samples,
         "flags": flags,
         "data_efficiency": load_config(
@@ -404,13 +271,3 @@ def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
 def _log(logger: RunLogger | None, record: Mapping[str, Any]) -> None:
     if logger is not None:
         logger.write(record)
-
-
-def _seed_dropout(seed: int, step: int, micro_batch: int) -> None:
-    """Makes what dropout draws a function of seed, step and micro-batch alone."""
-    state = np.random.SeedSequence([seed, step, micro_batch]).generate_state(1, np.uint64)
-    torch.manual_seed(int(state[0]))
-
-
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -35,6 +35,27 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 86400}d {whole // 3600 % 24:02d}h"
 
 
+def format_losses(record: Mapping[str, Any]) -> str:
+    """The loss of a line of the log, with its parts where it has several.
+
+    >>> format_losses({"loss": 3.25, "lm_loss": 3.25})
+    'loss 3.2500'
+    >>> format_losses({"loss": 3.75, "masked_lm_loss": 3.25, "sentence_loss": 0.5})
+    'loss 3.7500 (masked_lm 3.2500, sentence 0.5000)'
+    """
+    parts = [
+        f"{name.removesuffix('_loss')} {_format_loss(value)}"
+        for name, value in record.items()
+        if name.endswith("_loss")
+    ]
+    total = f"loss {_format_loss(record['loss'])}"
+    return f"{total} ({', '.join(parts)})" if len(parts) > 1 else total
+
+
+def _format_loss(loss: float | None) -> str:
+    return "nan" if loss is None else f"{loss:.4f}"
+
+
 def progress_line(
     record: Mapping[str, Any], *, fraction_done: float, total_steps: int | None = None
 ) -> str:
@@ -47,11 +68,10 @@ def progress_line(
         total_steps: Steps of the whole run; None where a token budget ends it.
     """
     steps = f"step {record['step']}" + (f"/{total_steps}" if total_steps is not None else "")
-    loss = "nan" if record["loss"] is None else f"{record['loss']:.4f}"
     parts = [
         steps,
         f"{100 * fraction_done:3.0f}%",
-        f"loss {loss}",
+        format_losses(record),
         f"lr {record['learning_rate']:.2e}",
         f"length {record['sequence_length']}",
     ]

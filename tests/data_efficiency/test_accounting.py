@@ -70,6 +70,18 @@ def test_flops_of_dropping_layers_are_those_of_the_kept_length():
     assert training_flops(replace(all_dropping, kept_length=64), GPT) == training_flops(full, GPT)
 
 
+def test_flops_of_a_masked_lm_head_are_those_of_the_labelled_positions():
+    bert = replace(GPT, masked_lm_head=True)
+    rows = StepShape(num_rows=2, sequence_length=64, num_labels=10)
+    output = 3 * 2 * GPT.hidden_size * GPT.vocab_size
+    layers = training_flops(rows, GPT) - 2 * 64 * output
+    dense = 3 * 2 * GPT.hidden_size**2
+    assert training_flops(rows, bert) == layers + 10 * (output + dense)
+    everywhere = replace(rows, num_labels=None)
+    assert training_flops(everywhere, bert) == layers + 2 * 64 * (output + dense)
+    assert training_flops(replace(rows, num_labels=0), bert) == layers
+
+
 def test_counters_add_up_and_name_their_tokens():
     one = Counters(
         steps=1, consumed_samples=2, corpus_tokens=16, loss_tokens=14, layer_tokens=44, flops=9

@@ -25,7 +25,7 @@ def start(workspace, config, folder):
         save_interval=3,
         save=folder,
         load=folder,
-        no_exit_on_missing_checkpoint=True,
+        allow_missing_checkpoint=True,
     )
     return subprocess.Popen(
         [sys.executable, "pretrain_gpt.py", *flags],

@@ -25,8 +25,8 @@ def with_padding(batch):
 
 TASK = replace(
     pretrain_gpt.TASK,
-    forward_step=lambda engine, batch: engine(batch["tokens"], labels=with_padding(batch)),
-    count_loss_tokens=lambda batch: int((with_padding(batch) != -100).sum()),
+    forward_step=lambda engine, batch: (engine(batch["tokens"], labels=with_padding(batch)),),
+    count_loss_terms=lambda batch: (int((with_padding(batch) != -100).sum()),),
 )
 
 

@@ -1,85 +1,15 @@
 import json
-from dataclasses import replace
 
-import numpy as np
 import pytest
-import torch
 
 import pretrain_gpt
-from megatron.arguments import parse_run_config
-from megatron.data.indexed_dataset import IndexedDatasetWriter
-from megatron.run_state import Task
-from megatron.training import evaluate, make_optimizer, setup_model_and_optimizer, train_step
-
-SEQ_LENGTH = 16
+from megatron.training import make_optimizer
+from tests.megatron.tiny_pretraining import SEQ_LENGTH, make_run, settings, write_corpus
 
 
 @pytest.fixture(scope="module")
 def prefix(tmp_path_factory):
-    path = str(tmp_path_factory.mktemp("corpus") / "corpus")
-    lengths = np.full(60, 50, np.int32)
-    tokens = np.random.default_rng(0).integers(0, 100, lengths.sum()).astype(np.uint16)
-    with IndexedDatasetWriter(path, np.dtype("uint16")) as writer:
-        writer.add_documents(tokens, lengths)
-    return path
-
-
-def settings(prefix, *flags):
-    return parse_run_config(
-        "",
-        [
-            *("--data-path", prefix, "--split", "8,2,0", "--seq-length", str(SEQ_LENGTH)),
-            *("--num-layers", "2", "--hidden-size", "32", "--num-attention-heads", "2"),
-            *("--vocab-size", "128", "--max-position-embeddings", str(SEQ_LENGTH)),
-            *("--train-iters", "6", "--micro-batch-size", "4", "--global-batch-size", "8"),
-            *flags,
-        ],
-    )
-
-
-def make_run(config, task=pretrain_gpt.TASK):
-    return setup_model_and_optimizer(config, task, *task.make_datasets(config))
-
-
-def step(run):
-    loader = iter(run.engine.training_dataloader)
-    batches = [next(loader) for _ in range(run.engine.gradient_accumulation_steps())]
-    return train_step(run, batches)
-
-
-def test_the_loss_does_not_depend_on_the_split_into_micro_batches(prefix):
-    whole = make_run(settings(prefix, "--micro-batch-size", "8"))
-    parts = make_run(settings(prefix, "--micro-batch-size", "2"))
-    for _ in range(3):
-        left, right = step(whole), step(parts)
-        assert left["loss"] == pytest.approx(right["loss"], abs=1e-5)
-        assert left["grad_norm"] == pytest.approx(right["grad_norm"], rel=1e-4)
-    for a, b in zip(whole.engine.parameters(), parts.engine.parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
-    assert whole.counters == parts.counters
-
-
-def test_micro_batches_with_unequal_numbers_of_labels_weigh_by_tokens(prefix):
-    """A mean of the micro-batches' means would give another loss and other gradients."""
-
-    def mask_labels(batch):
-        labels = batch["labels"].clone()
-        # Rows keep 1 to SEQ_LENGTH labels, by their first token.
-        kept = 1 + batch["tokens"][:, :1] % SEQ_LENGTH
-        labels[torch.arange(SEQ_LENGTH)[None] >= kept] = -100
-        return labels
-
-    task: Task = replace(
-        pretrain_gpt.TASK,
-        forward_step=lambda engine, batch: engine(batch["tokens"], labels=mask_labels(batch)),
-        count_loss_tokens=lambda batch: int((mask_labels(batch) != -100).sum()),
-    )
-    whole = make_run(settings(prefix, "--micro-batch-size", "8"), task)
-    parts = make_run(settings(prefix, "--micro-batch-size", "1"), task)
-    left, right = step(whole), step(parts)
-    assert left["loss"] == pytest.approx(right["loss"], abs=1e-6)
-    assert left["grad_norm"] == pytest.approx(right["grad_norm"], rel=1e-4)
-    assert whole.counters.loss_tokens == parts.counters.loss_tokens < 8 * SEQ_LENGTH
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def test_training_learns_and_logs(prefix, tmp_path, capsys):
@@ -122,21 +52,6 @@ def test_budgets_by_tokens_and_samples(prefix, capsys):
         assert f"stopped after step 5: {budget} ({amount}" in capsys.readouterr().out
 
 
-def test_evaluation_is_at_full_length_and_changes_nothing(prefix):
-    run = make_run(settings(prefix, "--eval-iters", "0"))
-    before = [p.clone() for p in run.engine.parameters()]
-    record = evaluate(run)
-    assert record["loss"] == pytest.approx(np.log(128), abs=0.2)
-    assert record["perplexity"] == pytest.approx(np.exp(record["loss"]))
-    with torch.no_grad():
-        arrays = run.valid_dataset.get_batch(np.arange(len(run.valid_dataset)))
-        tokens, labels = (torch.from_numpy(arrays[name]) for name in ("tokens", "labels"))
-        expected = float(run.engine.module(tokens, labels=labels)) / labels.numel()
-    assert record["loss"] == pytest.approx(expected, abs=1e-5)
-    for a, b in zip(before, run.engine.parameters(), strict=True):
-        assert torch.equal(a, b)
-
-
 def test_weight_decay_is_for_matrices_only(prefix):
     run = make_run(settings(prefix))
     optimizer = make_optimizer(run.engine.module, run.config.training)
@@ -146,12 +61,3 @@ def test_weight_decay_is_for_matrices_only(prefix):
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
     count = sum(len(group["params"]) for group in optimizer.param_groups)
     assert count == len(list(run.engine.module.parameters()))
-
-
-def test_dropout_depends_on_seed_and_step_alone(prefix):
-    config = settings(prefix, "--hidden-dropout", "0.5")
-    first, second = make_run(config), make_run(config)
-    torch.rand(7)
-    left = step(first)["loss"]
-    torch.rand(3)
-    assert step(second)["loss"] == left

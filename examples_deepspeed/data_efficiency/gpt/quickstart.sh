@@ -196,7 +196,7 @@ train() {
         --lr-decay-tokens "$TRAIN_TOKENS" --lr-warmup-tokens $((TRAIN_TOKENS / 50)) \
         --weight-decay 0.1 --adam-beta2 0.95 --clip-grad 1.0 \
         --eval-interval "$EVAL_INTERVAL" --eval-iters 16 --log-interval 10 \
-        --save "$run" --load "$run" --no-exit-on-missing-checkpoint \
+        --save "$run" --load "$run" --allow-missing-checkpoint \
         --save-interval 100 --keep-last 1 \
         --deepspeed_config "$CONFIGS/$name.json" ${flags[@]+"${flags[@]}"}
 }
@@ -263,5 +263,6 @@ What to try next
   A larger model:       NUM_LAYERS=12 HIDDEN_SIZE=512 NUM_HEADS=8 TRAIN_TOKENS=20000000 DEMO_DIR=runs/larger make demo
   What is difficult?    python tools/analyze_data.py show $RUN_DIR/difficulty/vocab_rarity --histogram $RUN_DIR/difficulty.png \\
                           --tokenizer-file $TOKENIZER --data-path $TOKENS --split $SPLIT --seq-length $SEQ_LENGTH
+  Zero- and few-shot:   EVAL_DATA=eval DEMO_DIR=$RUN_DIR make demo-eval (docs/evaluation.md says what belongs into eval)
   Other pacing:         edit the numbers in $CONFIGS/curriculum.json and give it to pretrain_gpt.py
 END
