@@ -4,7 +4,6 @@ One reader cuts the input into blocks, worker processes parse and tokenize them,
 results in order into the corpora of all keys.
 """
 
-import itertools
 import multiprocessing
 import os
 import signal
@@ -53,7 +52,7 @@ class DocumentTokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Token ids of a text."""
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         """Token ids of each text."""
 
 
@@ -167,11 +166,8 @@ def encode_documents(
     parts = [[text] if splitter is None else splitter.split(text) for text in present]
     ids = tokenizer.encode_batch([part for own in parts for part in own])
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-    tokens = np.fromiter(
-        itertools.chain.from_iterable(ids),
-        dtype=dtype_for_vocabulary(tokenizer.vocab_size),
-        count=int(lengths.sum()),
-    )
+    dtype = dtype_for_vocabulary(tokenizer.vocab_size)
+    tokens = np.concatenate([np.empty(0, dtype), *ids], dtype=dtype, casting="unsafe")
     document = np.repeat(np.arange(len(parts)), [len(own) for own in parts])
     num_sequences = np.bincount(document[lengths > 0], minlength=len(parts))
     lengths, num_sequences = lengths[lengths > 0], num_sequences[num_sequences > 0]

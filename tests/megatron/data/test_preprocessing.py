@@ -38,8 +38,8 @@ class ByteTokenizer:
             os._exit(1)
         return [] if text == "~" else list(text.encode())
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.array(self.encode(text), np.int32) for text in texts]
 
 
 def splitter_of_model() -> SentenceSplitter:
