@@ -124,9 +124,15 @@ def measure_ours(dataset: GPTDataset, save: Path, num_processes: int) -> dict[st
 
 
 def rarity_of_rows(table: Any, batch: Any) -> Any:
-    """Rarity as published for GPT: each sample's weights are looked up, added and rounded by themselves."""
-    rarities = [int(table[batch[row]].sum().item()) for row in range(len(batch))]
-    return batch.new_tensor(rarities)
+    """Rarity as published for GPT: sample by sample, then a line about the batch.
+
+    Each sample's weights are looked up, added and rounded by themselves. The line (here for nobody) needs the
+    smallest, the largest and the mean, by Python's own functions over the tensor.
+    """
+    rarities = batch.new_tensor([int(table[row].sum().item()) for row in batch])
+    mean = sum(rarities) / len(rarities)
+    print(f"rarity from {min(rarities)} to {max(rarities)}, mean {mean}", file=sys.stderr)
+    return rarities
 
 
 def rarity_at_once(table: Any, batch: Any) -> Any:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.full
+@pytest.mark.timeout(900)  # eight processes, half of which import DeepSpeed
 def test_a_small_run_gives_all_figures(tmp_path):
     pytest.importorskip("deepspeed.ops", reason="DeepSpeed is not installed", exc_type=ImportError)
     generator = np.random.default_rng(2)
