@@ -8,15 +8,18 @@ A worked example: parts of 5 and 3 samples: number 6 is sample 1 of the second p
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
 from megatron.data.gpt_dataset import GPTDataset
 
 Int64Array = NDArray[np.int64]
+Part = TypeVar("Part", bound="Dataset")
 
 
 class Dataset(Protocol):
@@ -24,6 +27,7 @@ class Dataset(Protocol):
 
     identity: Mapping[str, Any]
     vocab_size: int | None
+    sequence_length: int
 
     def __len__(self) -> int:
         """Samples."""
@@ -65,6 +69,7 @@ class BlendedDataset:
         self._ends = np.cumsum(self.part_sizes)
         sizes = [part.vocab_size for part in parts]
         self.vocab_size = None if None in sizes else max(size for size in sizes if size)
+        self.sequence_length = max(part.sequence_length for part in parts)
         self.identity: Mapping[str, Any] = {
             "type": "BlendedDataset",
             "tokenizer": next(iter(tokenizers), None),
@@ -127,6 +132,7 @@ class ReorderedDataset:
     def __init__(self, dataset: Dataset, order: Int64Array) -> None:
         self._dataset, self._order = dataset, order
         self.identity, self.vocab_size = dataset.identity, dataset.vocab_size
+        self.sequence_length = dataset.sequence_length
 
     def __len__(self) -> int:
         return len(self._order)
@@ -167,11 +173,36 @@ def open_gpt_dataset(
         ValueError: for weights and paths that are not in turn, and as `GPTDataset`.
         FileNotFoundError: if a corpus is missing.
     """
+    return _open(
+        data_path,
+        partial(GPTDataset, split_name=split_name, split=split, sequence_length=sequence_length),
+    )
+
+
+def open_bert_dataset(
+    data_path: Sequence[str],
+    settings: BertSettings,
+    *,
+    split_name: str,
+    split: str,
+    vocabulary: BertVocabulary | None = None,
+) -> BertDataset | BlendedDataset:
+    """As `open_gpt_dataset`, for corpora of sentences; `settings` and `vocabulary`: see `BertDataset`."""
+    return _open(
+        data_path,
+        partial(
+            BertDataset,
+            settings=settings,
+            split_name=split_name,
+            split=split,
+            vocabulary=vocabulary,
+        ),
+    )
+
+
+def _open(data_path: Sequence[str], open_part: Callable[[str], Part]) -> Part | BlendedDataset:
     weights, paths = _weights_and_paths(data_path)
-    parts = [
-        GPTDataset(path, split_name=split_name, split=split, sequence_length=sequence_length)
-        for path in paths
-    ]
+    parts = [open_part(path) for path in paths]
     return parts[0] if len(data_path) == 1 else BlendedDataset(parts, weights)
 
 

@@ -75,7 +75,7 @@ class GPTDataset:
         self.vocab_size: int | None = None
         """Entries of the vocabulary the corpus was made with, where it is known."""
         first, last = split_boundaries(split, corpus.num_documents)[split_name]
-        begin, end = _token_offsets(corpus, np.array([first, last])).tolist()
+        begin, end = corpus.offsets_of(corpus.document_index[[first, last]]).tolist()
         self._corpus = corpus
         self.documents = range(first, last)
         """Which documents of the corpus the split holds."""
@@ -141,15 +141,6 @@ class GPTDataset:
 
     def document_offsets(self) -> NDArray[np.int64]:
         """Place of each document's first token in the split, and of its end, [documents + 1]."""
-        documents = np.arange(self.documents.start, self.documents.stop + 1)
-        offsets = _token_offsets(self._corpus, documents)
+        documents = self._corpus.document_index[self.documents.start : self.documents.stop + 1]
+        offsets = self._corpus.offsets_of(documents)
         return offsets - offsets[0]
-
-
-def _token_offsets(corpus: IndexedDataset, documents: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Places of the first tokens of some documents; all tokens for the one after the last."""
-    sequences = corpus.document_index[documents]
-    is_end = sequences == len(corpus)
-    offsets = np.full(len(sequences), corpus.num_tokens, np.int64)
-    offsets[~is_end] = corpus.byte_offsets[sequences[~is_end]] // corpus.dtype.itemsize
-    return offsets

@@ -153,6 +153,17 @@ class IndexedDataset:
         """Place of each sequence's first token in `tokens`, int64 [N], computed anew."""
         return self.byte_offsets // self.dtype.itemsize
 
+    def offsets_of(self, sequences: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Place of the first token of each of some sequences in `tokens`, int64, in their shape.
+
+        Args:
+            sequences: integers from 0 to `len()`; the last stands for the end of all tokens.
+        """
+        offsets = np.full(np.shape(sequences), self.num_tokens, np.int64)
+        is_sequence = sequences < len(self)
+        offsets[is_sequence] = self.byte_offsets[sequences[is_sequence]] // self.dtype.itemsize
+        return offsets
+
     @property
     def metadata(self) -> dict[str, Any] | None:
         """Content of the sidecar `PREFIX.meta.json`, or None where there is none."""
