@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO_DIR ?= runs/quickstart
+EVAL_LIMIT ?= 100
 VIT_VENV ?= .venv-vit
+MEGATRON_CORE := $(VENV)/megatron-core
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full vit-test check format lint types docs clean
+.PHONY: help demo demo-eval test test-full vit-test check format lint types docs clean
 
 help:
 	@echo "make demo       corpus, tokens, difficulty index, four trainings, one table and one picture"
+	@echo "make demo-eval  the demo's models on LAMBADA, PIQA, ... and one table; EVAL_DATA names the files"
 	@echo "make test       the tests of every push (8 minutes at most on 2 cores)"
 	@echo "make test-full  all matrices, all kills, all recipes"
 	@echo "make vit-test   the timm tests, in an environment of their own ($(VIT_VENV))"
@@ -35,14 +38,27 @@ demo: $(VENV)/installed-report
 	@PATH="$(abspath $(BIN)):$$PATH" RUN_DIR="$(DEMO_DIR)" \
 		bash examples_deepspeed/data_efficiency/gpt/quickstart.sh
 
+# docs/evaluation.md says where the files of EVAL_DATA come from.
+demo-eval: $(VENV)/installed-report $(VENV)/installed-eval
+	@PYTHON="$(abspath $(BIN))/python" CHECKPOINTS="$(DEMO_DIR)" SAVE="$(DEMO_DIR)/evaluation" \
+		DATA_FOLDER="$${EVAL_DATA:?names no folder: docs/evaluation.md says what belongs in it}" \
+		NUM_FEWSHOT=2 LIMIT="$(EVAL_LIMIT)" \
+		bash examples_deepspeed/data_efficiency/gpt/eval/ds_evalharness_run.sh
+
 # Two test processes of one thread each: threads that wait for a busy core are many times slower.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test: $(VENV)/installed-dev
 	@$(PYTEST) -m "not full"
 
-test-full: $(VENV)/installed-dev
+test-full: $(VENV)/installed-dev $(MEGATRON_CORE)/installed
 	@$(PYTEST)
+
+# Its package is called megatron like this project's, and its own requirements are not needed: the
+# tests import it in a process that sees this folder, torch and numpy alone.
+$(MEGATRON_CORE)/installed: | $(BIN)/python
+	@$(BIN)/pip install $(PIP_FLAGS) --no-deps --upgrade --target $(MEGATRON_CORE) 'megatron-core>=0.16'
+	@touch $@
 
 # torchvision wants a torch of its own, and merely installed it breaks other packages here.
 VIT := examples_deepspeed/data_efficiency/vit_finetuning

@@ -23,6 +23,7 @@ from data_efficiency.config import fill_from_flags, load_config, read_json
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
 from data_efficiency.engine.processes import start_processes
+from data_efficiency.engine.whole_tensor import WholeTensor, whole_tensors
 from data_efficiency.json_section import ConfigError
 from data_efficiency.plan import RunPlan, plan_run
 from data_efficiency.plan_totals import planned_totals
@@ -53,6 +54,7 @@ __all__ = [
     "ReferenceModel",
     "RunPlan",
     "StepShape",
+    "WholeTensor",
     "actual_seq_length",
     "analyze",
     "convert_to_random_ltd",
@@ -70,4 +72,5 @@ __all__ = [
     "save_without_random_ltd",
     "start_processes",
     "training_flops",
+    "whole_tensors",
 ]

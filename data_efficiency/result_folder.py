@@ -18,6 +18,10 @@ import numpy as np
 MANIFEST_FILE = "manifest.json"
 
 
+class OtherVersionError(ValueError):
+    """A sound result that another version of this program wrote."""
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 (64 hex digits) of a file's bytes."""
     with open(path, "rb") as file:
@@ -97,7 +101,8 @@ def read_manifest(
 
     Raises:
         FileNotFoundError: if the folder, its manifest or one of its files is missing.
-        ValueError: if it is something else, of another version, or a file has another size.
+        OtherVersionError: if it is of another version.
+        ValueError: if it is something else, or a file has another size.
     """
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
@@ -110,11 +115,15 @@ def read_manifest(
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != format_name:
         raise ValueError(f"{folder} is not a {format_name}: its manifest says format {found!r}")
-    if manifest.get("version") != version:
-        raise ValueError(
-            f"{folder} is a {format_name} of version {manifest.get('version')}, this program reads "
-            f"version {version}; {remedy}"
+    written = manifest.get("version")
+    if written != version:
+        is_newer = isinstance(written, int) and written > version
+        raise OtherVersionError(
+            f"{folder} is a {format_name} of version {written}, this program reads version "
+            f"{version}: {'update it, or ' if is_newer else ''}{remedy}"
         )
+    if not isinstance(manifest.get("files"), dict):
+        raise ValueError(f"{folder / MANIFEST_FILE} names no files: it is damaged; {remedy}")
     for name, entry in manifest["files"].items():
         file = folder / name
         if not file.is_file():
@@ -147,7 +156,7 @@ def verify_checksums(folder: Path, manifest: Mapping[str, Any]) -> None:
 def remove_leftovers(target: Path) -> None:
     """Nothing; removes the temporary folders that killed writers of `target` left beside it.
 
-    Call it only while nobody writes there and `target` is finished.
+    Call it only while nobody writes there and `target` is finished. Its name may hold a `*`.
     """
     for pattern in ("partial", "replaced"):
         for folder in target.parent.glob(f".{target.name}.*.{pattern}"):

@@ -96,7 +96,7 @@ def _frozen(value: Any) -> Any:
 
 def _add_flag(group: Any, field: Field[Any], hint: Any, doc: str, default: Any) -> None:
     required = default is MISSING
-    if not required and default is not None:
+    if not required and default not in (None, ()):
         doc += f" Default: {default}."
     settings: dict[str, Any] = {"dest": field.name, "help": doc.replace("%", "%%")}
     settings |= {"required": True} if required else {"default": default}
@@ -106,7 +106,10 @@ def _add_flag(group: Any, field: Field[Any], hint: Any, doc: str, default: Any) 
     elif get_origin(kind) is Literal:
         settings["choices"] = get_args(kind)
     elif get_origin(kind) is tuple:
-        settings |= {"nargs": "+", "metavar": "TEXT"}
+        settings["nargs"] = "+"
+        [part, *_] = get_args(kind)
+        is_choice = get_origin(part) is Literal
+        settings |= {"choices": get_args(part)} if is_choice else {"metavar": "TEXT"}
     else:
         settings |= {"type": _whole_number if kind is int else kind, "metavar": _metavar(kind)}
     group.add_argument(flag_name(field.name), **settings)

@@ -7,9 +7,23 @@ described. `None` means "not used" and is never filled in later: derived values 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 CompileMode = Literal["none", "model", "layers"]
+GuardedSetting = Literal[
+    "data",
+    "tokenizer",
+    "split",
+    "seq_length",
+    "global_batch_size",
+    "seed",
+    "difficulty_index",
+    "curriculum",
+    "random_ltd",
+    "clock",
+]
+GUARDED_SETTINGS: tuple[GuardedSetting, ...] = get_args(GuardedSetting)
+"""What a run and the checkpoint it continues from must agree on."""
 
 
 def require(condition: bool, field: str, value: object, rule: str) -> None:
@@ -283,8 +297,10 @@ class CheckpointConfig:
     """Newest checkpoints to keep; 0 keeps all."""
     load: str | None = None
     """Folder of a run to continue."""
-    exit_on_missing_checkpoint: bool = True
-    """Whether --load of a folder without a checkpoint is an error or a fresh start."""
+    allow_missing_checkpoint: bool = False
+    """Start afresh where --load names a folder without a checkpoint, which is an error otherwise."""
+    override: tuple[GuardedSetting, ...] = ()
+    """Continue although these differ from the checkpoint's run, which is an error otherwise."""
 
     def __post_init__(self) -> None:
         """Checks the fields against each other."""

@@ -1,21 +1,17 @@
-"""A run in progress: what it is made of, what it has counted, and its way to disk and back."""
+"""A run in progress: what it is made of and what it has counted."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from data_efficiency import Counters, ModelShape
-from megatron.checkpointing import latest_checkpoint, read_state, read_tensors, save_checkpoint
-from megatron.config import CheckpointConfig, ModelConfig, RunConfig
+from megatron.config import ModelConfig, RunConfig
 from megatron.optimizer_param_scheduler import LearningRate
 from megatron.step_totals import StopRequest
 
 Batch = Mapping[str, torch.Tensor]
-SHAPE_NEUTRAL_FIELDS = ("attention_dropout", "hidden_dropout", "recompute_activations")
 
 
 def model_shape(config: ModelConfig) -> ModelShape:
@@ -105,76 +101,3 @@ def counter_record(run: Run) -> dict[str, Any]:
         "flops": counters.flops,
         "seconds": run.seconds,
     }
-
-
-def save(run: Run) -> None:
-    """Nothing; writes a checkpoint where the settings ask for one. All processes must call it."""
-    checkpoint = run.config.checkpoint
-    if checkpoint.save is None:
-        return
-    weights, optimizer_state = run.engine.full_weights(), run.engine.full_optimizer_state()
-    state = {
-        "counters": asdict(run.counters),
-        "seconds": run.seconds,
-        "engine": run.engine.progress_state(),
-        "model": asdict(run.config.model),
-        "settings": asdict(run.config),
-    }
-    if run.is_first_process:
-        save_checkpoint(
-            Path(checkpoint.save),
-            run.counters.steps,
-            weights=weights,
-            optimizer_state=optimizer_state,
-            state=state,
-            keep_last=checkpoint.keep_last,
-        )
-
-
-def check_folders(config: CheckpointConfig) -> None:
-    """Nothing, if a checkpoint could be written and no other run would be overwritten."""
-    save, load = config.save, config.load
-    if save is None:
-        return
-    folder = Path(save)
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".writable.{os.getpid()}"
-    probe.touch()
-    probe.unlink()
-    if latest_checkpoint(folder) is not None and (load is None or Path(load) != folder):
-        raise ValueError(
-            f"--save {save} holds another run's checkpoints: continue it with --load {save}, or "
-            "name another folder"
-        )
-
-
-def resume(run: Run) -> bool:
-    """Whether a checkpoint was loaded; the run then stands where it was written."""
-    settings = run.config.checkpoint
-    if settings.load is None:
-        return False
-    checkpoint = latest_checkpoint(Path(settings.load))
-    if checkpoint is None:
-        if settings.exit_on_missing_checkpoint:
-            raise FileNotFoundError(
-                f"--load {settings.load} has no checkpoint; to start afresh there, add "
-                "--no-exit-on-missing-checkpoint"
-            )
-        return False
-    state = read_state(checkpoint)
-    own = asdict(run.config.model)
-    differing = [
-        f"--{name.replace('_', '-')} is {value!r} here and {state['model'].get(name)!r} there"
-        for name, value in own.items()
-        if name not in SHAPE_NEUTRAL_FIELDS and state["model"].get(name) != value
-    ]
-    if differing:
-        raise ValueError(f"{checkpoint} is of another model: {'; '.join(differing)}")
-    weights, optimizer_state = read_tensors(checkpoint)
-    run.engine.load_full_weights(weights)
-    run.engine.load_full_optimizer_state(optimizer_state)
-    run.engine.load_progress_state(state["engine"])
-    run.counters = replace(Counters(), **state["counters"])
-    run.seconds = state["seconds"]
-    run.say(f"continuing from {checkpoint}")
-    return True

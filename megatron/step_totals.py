@@ -42,6 +42,11 @@ class StepTotals:
     stop_request: StopRequest = NO_STOP
 
 
+def value_of_first_process(value: int, device: torch.device) -> int:
+    """Process 0's value, whatever the others have."""
+    return int(_table([value], device)[0, 0])
+
+
 def sums_over_processes(values: Sequence[int], device: torch.device) -> list[int]:
     """The sum of every process's value, for each of several."""
     return _table(list(values), device).sum(axis=0).tolist()

@@ -27,7 +27,8 @@ from megatron.config import RunConfig, TrainingConfig, require
 from megatron.model.compilation import compile_model
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.reporting import RunLogger, progress_line
-from megatron.run_state import Run, Task, check_folders, counter_record, resume, save
+from megatron.run_checkpoints import check_folders, resume, save
+from megatron.run_state import Run, Task, counter_record
 from megatron.step_totals import StopRequest
 from megatron.stopping import StopSignals, fraction_done, stop_reason
 from megatron.training_step import evaluate, train_step

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron.tasks.evaluation_results import evaluation_record, write_record
+from megatron.tasks.evaluation_results import evaluation_record, is_finished, write_record
 from megatron.tasks.local_tasks import LOCAL_TASKS, write_task_files
 from megatron.tasks.published_tasks import ROWS, expand
 
@@ -60,6 +60,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--log-samples", action="store_true", help="write each question and answer as well"
     )
     parser.add_argument(
+        "--keep-finished",
+        action="store_true",
+        help="do nothing if --output holds just this: checkpoint, tasks and settings",
+    )
+    parser.add_argument(
         "--list",
         choices=sorted(ROWS),
         help="print the tasks of a set, one job of about equal length a line, and stop",
@@ -89,6 +94,16 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """Evaluates, writes the results and prints them."""
     tasks = expand([name.strip() for name in needed(arguments, "tasks").split(",") if name.strip()])
     checkpoint, output = needed(arguments, "checkpoint"), needed(arguments, "output")
+    settings = {
+        "requested_tasks": tasks,
+        "num_fewshot": arguments.num_fewshot,
+        "limit": arguments.limit,
+        "dtype": arguments.dtype,
+        "log_samples": arguments.log_samples,
+    }
+    if arguments.keep_finished and is_finished(output, checkpoint, settings):
+        print(f"{output} was finished before")
+        return
     local = [task for task in tasks if task in LOCAL_TASKS]
     if len(local) == len(tasks):
         # Read when lm-eval is imported; nothing of these tasks is anywhere but here.
@@ -118,14 +133,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
         )
     if found is None:
         return
-    settings = {
-        "num_fewshot": arguments.num_fewshot,
-        "limit": arguments.limit,
-        "dtype": arguments.dtype,
-        "num_processes": model.world_size,
-    }
     record = evaluation_record(
-        checkpoint, found, settings, seconds=round(time.monotonic() - started, 1)
+        checkpoint,
+        found,
+        {**settings, "num_processes": model.world_size},
+        seconds=round(time.monotonic() - started, 1),
     )
     write_record(output, record)
     for task, metrics in record["tasks"].items():

@@ -72,7 +72,9 @@ def describe_type(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(hint))
     if get_origin(hint) is tuple:
-        return "one or more texts"
+        [part, *_] = get_args(hint)
+        is_choice = get_origin(part) is Literal
+        return f"one or more of {describe_type(part)}" if is_choice else "one or more texts"
     return {bool: "switch", int: "whole number", float: "number", str: "text"}[hint]
 
 
@@ -80,7 +82,7 @@ def describe_default(default: object) -> str:
     """A default as the reader would write it."""
     if default is dataclasses.MISSING:
         return "required"
-    if default is None:
+    if default in (None, ()):
         return "not given"
     if isinstance(default, bool):
         return "on" if default else "off"

@@ -1,4 +1,4 @@
-"""Learns a byte-level BPE tokenizer from text and writes it as `tokenizer.json`."""
+"""Learns a tokenizer from text, byte-level BPE or WordPiece, and writes it as `tokenizer.json`."""
 
 import argparse
 import functools
@@ -8,13 +8,14 @@ from pathlib import Path
 from megatron.data.commands import run_command
 from megatron.data.progress import ByteProgress
 from megatron.data.text_sources import SourceFile, find_sources, read_blocks, texts_of
-from megatron.tokenizer import train_bpe
+from megatron.tokenizer import Tokenizer, train_bpe, train_wordpiece
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line as parsed by argparse."""
     parser = argparse.ArgumentParser(
-        description="Learns a byte-level BPE with <|endoftext|> from text.",
+        description="Learns a tokenizer from text: byte-level BPE with <|endoftext|> for GPT, or WordPiece"
+        " with [CLS], [SEP], [PAD] and [MASK] for BERT.",
         epilog="Inputs end in .jsonl, .ndjson or .json (one object a line), or .txt, .text, .md or"
         " .rst (one document a file); each also with .gz or .zst.",
     )
@@ -22,6 +23,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--input", nargs="+", required=True, metavar="PATH", help="files and folders"
     )
     parser.add_argument("--json-key", default="text", metavar="KEY", help="key of the text (text)")
+    parser.add_argument("--type", choices=["bpe", "wordpiece"], default="bpe", help="kind (bpe)")
+    parser.add_argument(
+        "--cased", action="store_true", help="wordpiece: keep upper case and accents"
+    )
     parser.add_argument(
         "--vocab-size", type=int, default=8192, metavar="N", help="entries of the vocabulary (8192)"
     )
@@ -30,13 +35,30 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def texts(sources: Sequence[SourceFile], key: str) -> Iterator[str]:
-    """The documents of the input, in order, with a progress bar."""
-    with ByteProgress("reading", sum(source.num_bytes for source in sources)) as progress:
-        for block in read_blocks(sources):
-            for (text,) in texts_of(block, [key]):
-                yield text
-            progress.update(block.num_bytes_done)
+class Documents:
+    """The documents of the input, in order, as often as they are wanted; each time with a progress bar."""
+
+    def __init__(self, sources: Sequence[SourceFile], key: str) -> None:
+        self._sources, self._key = sources, key
+
+    def __iter__(self) -> Iterator[str]:
+        num_bytes = sum(source.num_bytes for source in self._sources)
+        with ByteProgress("reading", num_bytes) as progress:
+            for block in read_blocks(self._sources, [self._key]):
+                for (text,) in texts_of(block, [self._key]):
+                    yield text
+                progress.update(block.num_bytes_done)
+
+
+def learn(arguments: argparse.Namespace, documents: Documents) -> Tokenizer:
+    """The tokenizer of the kind that is asked for."""
+    if arguments.type == "wordpiece":
+        return train_wordpiece(documents, arguments.vocab_size, is_cased=arguments.cased)
+    if arguments.cased:
+        raise ValueError(
+            "--cased belongs to --type wordpiece; byte-level BPE keeps all text as it is"
+        )
+    return train_bpe(documents, arguments.vocab_size)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -47,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     sources, skipped = find_sources(arguments.input)
     if skipped:
         print(f"left out {len(skipped)} files with other endings, such as {skipped[0]}")
-    tokenizer = train_bpe(texts(sources, arguments.json_key), arguments.vocab_size)
+    tokenizer = learn(arguments, Documents(sources, arguments.json_key))
     tokenizer.save(output)
     print(f"{output}: {tokenizer.vocab_size:,} entries")
     if tokenizer.vocab_size < arguments.vocab_size:

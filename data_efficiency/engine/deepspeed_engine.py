@@ -19,6 +19,7 @@ from data_efficiency.engine import deepspeed_state
 from data_efficiency.engine.data_side import Collate, DataSide, make_loader
 from data_efficiency.engine.processes import Processes
 from data_efficiency.engine.sections import refuse_unsupported
+from data_efficiency.engine.whole_tensor import WholeTensor, gather_all
 from data_efficiency.json_section import ConfigError, Section
 
 
@@ -72,18 +73,26 @@ class DeepSpeedEngine(DataSide, deepspeed.DeepSpeedEngine):
         if saved["loss_scale"] is not None:
             deepspeed_state.load_loss_scale(self.optimizer, saved["loss_scale"])
 
+    def whole_weights(self) -> list[WholeTensor]:
+        """As `TorchEngine.whole_weights`; every process must call it."""
+        return deepspeed_state.whole_weights(self)
+
     def full_weights(self) -> dict[str, torch.Tensor]:
         """As `TorchEngine.full_weights`; every process must call it, process 0 gets the tensors."""
-        return deepspeed_state.full_weights(self)
+        return gather_all(self.whole_weights(), keep=self.global_rank == 0)
 
     def load_full_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """As `TorchEngine.load_full_weights`; every process must call it with the same tensors."""
         self._check_fit(tensors)
         deepspeed_state.load_full_weights(self, tensors)
 
+    def whole_optimizer_state(self) -> list[WholeTensor]:
+        """As `TorchEngine.whole_optimizer_state`; every process must call it."""
+        return deepspeed_state.whole_optimizer_state(self)
+
     def full_optimizer_state(self) -> dict[str, torch.Tensor]:
         """As `TorchEngine.full_optimizer_state`; every process must call it, process 0 gets them."""
-        return deepspeed_state.full_optimizer_state(self)
+        return gather_all(self.whole_optimizer_state(), keep=self.global_rank == 0)
 
     def load_full_optimizer_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Takes the optimizer's tensors as `full_optimizer_state` gives them."""

@@ -9,6 +9,7 @@ or the number of processes. Where DeepSpeed keeps the float32 copy that the opti
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import deepspeed
@@ -24,30 +25,52 @@ from deepspeed.utils import (
 )
 from torch import nn
 
+from data_efficiency.engine.whole_tensor import WholeTensor, whole_tensors
 from data_efficiency.routing.random_ltd import remove_random_ltd_state_dict
 
 _STEP = "step"
 
 
-def full_weights(engine: Any) -> dict[str, torch.Tensor]:
+def whole_weights(engine: Any) -> list[WholeTensor]:
     """Weights in float32, and buffers; a collective call."""
     places = _unsharded_places(engine)
     parameters = dict(engine.module.named_parameters(remove_duplicate=False))
-    tensors: dict[str, torch.Tensor] = {}
-    for name, own in engine.module.state_dict().items():
+    plain = remove_random_ltd_state_dict(
+        {name: (name, tensor) for name, tensor in engine.module.state_dict().items()}
+    )
+    tensors = []
+    for plain_name, (name, own) in plain.items():
         parameter = parameters.get(name)
         if parameter is None:
-            found = own
-        elif not parameter.requires_grad:
-            with deepspeed.zero.GatheredParameters([parameter]):
-                found = parameter.detach().clone()
-        elif places is not None:
-            found = _view(places[parameter], parameter).detach()
-        else:
-            found = _found(safe_get_full_fp32_param(parameter), name)
-        if engine.global_rank == 0:
-            tensors[name] = found.cpu()
-    return remove_random_ltd_state_dict(tensors)
+            tensors += whole_tensors({plain_name: own})
+            continue
+        if parameter.requires_grad and places is not None:
+            tensors += whole_tensors({plain_name: _view(places[parameter], parameter)})
+            continue
+        whole = WholeTensor(
+            name=plain_name,
+            shape=_whole_shape(parameter),
+            dtype=torch.float32 if parameter.requires_grad else parameter.dtype,
+            gather=partial(_gather_weight, parameter, plain_name),
+        )
+        tensors.append(whole)
+    return tensors
+
+
+def _gather_weight(parameter: nn.Parameter, name: str) -> torch.Tensor:
+    if parameter.requires_grad:
+        return _found(safe_get_full_fp32_param(parameter), name)
+    with deepspeed.zero.GatheredParameters([parameter]):
+        return parameter.detach().clone()
+
+
+def _gather_state(parameter: nn.Parameter, name: str, key: str) -> torch.Tensor:
+    return _found(safe_get_full_optimizer_state(parameter, key), name)
+
+
+def _whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    # Where ZeRO keeps parts, `ds_shape` is the whole's shape.
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def load_full_weights(engine: Any, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -71,27 +94,33 @@ def load_full_weights(engine: Any, tensors: Mapping[str, torch.Tensor]) -> None:
             buffer.copy_(tensors[name])
 
 
-def full_optimizer_state(engine: Any) -> dict[str, torch.Tensor]:
-    """`<weight>.<name of the state>` -> tensor; a collective call."""
+def whole_optimizer_state(engine: Any) -> list[WholeTensor]:
+    """`<weight>.<name of the state>`, in float32 where ZeRO keeps parts; a collective call."""
     _link_state(engine)
     places = _unsharded_places(engine)
     state = engine.basic_optimizer.state
     keys = sorted(
         {key for entry in state.values() for key, value in entry.items() if _is_elementwise(value)}
     )
-    step = _step_count(engine)
-    tensors: dict[str, torch.Tensor] = {}
+    step = torch.tensor(float(_step_count(engine)))
+    tensors = []
     for name, parameter in _trainable(engine):
-        if keys and engine.global_rank == 0:
-            tensors[f"{name}.{_STEP}"] = torch.tensor(float(step))
+        if keys:
+            tensors += whole_tensors({f"{name}.{_STEP}": step})
         for key in keys:
             if places is not None:
                 owner, start = places[parameter]
-                found = _view((state[owner][key], start), parameter)
-            else:
-                found = _found(safe_get_full_optimizer_state(parameter, key), name)
-            if engine.global_rank == 0:
-                tensors[f"{name}.{key}"] = found.cpu()
+                tensors += whole_tensors(
+                    {f"{name}.{key}": _view((state[owner][key], start), parameter)}
+                )
+                continue
+            whole = WholeTensor(
+                name=f"{name}.{key}",
+                shape=_whole_shape(parameter),
+                dtype=torch.float32,
+                gather=partial(_gather_state, parameter, name, key),
+            )
+            tensors.append(whole)
     return tensors
 
 

@@ -16,6 +16,7 @@ from data_efficiency.config import Config
 from data_efficiency.engine.data_side import Collate, DataSide, make_loader
 from data_efficiency.engine.processes import Processes
 from data_efficiency.engine.sections import check_torch_sections
+from data_efficiency.engine.whole_tensor import WholeTensor, whole_tensors
 from data_efficiency.json_section import ConfigError, Section
 from data_efficiency.routing.random_ltd import save_without_random_ltd
 
@@ -180,8 +181,12 @@ class TorchEngine(DataSide):
         if self.loss_scale is not None and saved["loss_scale"] is not None:
             self.loss_scale.load_state_dict(saved["loss_scale"])
 
-    def full_weights(self) -> dict[str, torch.Tensor]:
+    def whole_weights(self) -> list[WholeTensor]:
         """Weights and buffers by their plain names, in the precision that the optimizer updates."""
+        return whole_tensors(self.full_weights())
+
+    def full_weights(self) -> dict[str, torch.Tensor]:
+        """What `whole_weights` announces, all at once."""
         return save_without_random_ltd(self.module)
 
     def load_full_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -193,8 +198,12 @@ class TorchEngine(DataSide):
         self._check_fit(tensors)
         self.module.load_state_dict(tensors)
 
-    def full_optimizer_state(self) -> dict[str, torch.Tensor]:
+    def whole_optimizer_state(self) -> list[WholeTensor]:
         """The optimizer's tensors as `<weight>.<name of the state>`; Adam's step among them."""
+        return whole_tensors(self.full_optimizer_state())
+
+    def full_optimizer_state(self) -> dict[str, torch.Tensor]:
+        """What `whole_optimizer_state` announces, all at once."""
         assert self.optimizer is not None
         names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         return {

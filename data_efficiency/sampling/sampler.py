@@ -100,7 +100,8 @@ class CurriculumSampler:
         self.global_batch_size = data_parallel_size * self.rows_per_rank
         self.metrics = config.metrics
         self.seed = config.seed
-        self._dataset_identity = describe_dataset(dataset)
+        self.dataset_identity = describe_dataset(dataset)
+        """What the dataset says it is, plain JSON data."""
         num_samples = len(dataset)
         if num_samples == 0:
             raise ValueError("the dataset is empty: there is nothing to sample")
@@ -210,6 +211,14 @@ class CurriculumSampler:
             "depends_on": self._dependencies(),
         }
 
+    def state_at(self, step: int) -> dict[str, Any]:
+        """The state after `step` steps that drew nothing, as plain JSON data.
+
+        For a run that goes on with other data: the schedules stand at the step, and every cluster is
+        passed through from its beginning.
+        """
+        return self.state_dict(SamplerState(step=step))
+
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Goes to a saved state; the ranks and the batch size may have changed.
 
@@ -255,7 +264,7 @@ class CurriculumSampler:
         """What the meaning of the positions depends on, plain JSON data."""
         return {
             "seed": self.seed,
-            "dataset": fingerprint_of(self._dataset_identity),
+            "dataset": fingerprint_of(self.dataset_identity),
             "metrics": {pool.metric.name: describe_pool(pool) for pool in self._pools()},
             "part_weights": None if self._blend is None else list(self._blend.weights),
         }

@@ -11,6 +11,7 @@
 #   tokenizer_flags=() tokens_flags=() analysis_flags=() training_flags=()    more flags of the stages
 #   MAKE_DEMO="make demo" RUN_DIR_NAME=DEMO_DIR          how it was started, for the advice at the end
 #   LARGER="NUM_LAYERS=12"                               settings of a larger model, for the same
+#   MORE_ADVICE=                                         one more line of it
 
 declare -a tokenizer_flags tokens_flags analysis_flags training_flags # empty where not set
 CORPUS="${CORPUS:-}"
@@ -172,7 +173,7 @@ train() {
         --lr-decay-tokens "$TRAIN_TOKENS" --lr-warmup-tokens $((TRAIN_TOKENS / 50)) \
         --clip-grad 1.0 ${training_flags[@]+"${training_flags[@]}"} \
         --eval-interval "$EVAL_INTERVAL" --eval-iters 16 --log-interval 10 \
-        --save "$run" --load "$run" --no-exit-on-missing-checkpoint \
+        --save "$run" --load "$run" --allow-missing-checkpoint \
         --save-interval 100 --keep-last 1 \
         --deepspeed_config "$CONFIGS/$name.json" ${flags[@]+"${flags[@]}"}
 }
@@ -242,5 +243,5 @@ What to try next
   A larger model:       $LARGER $RUN_DIR_NAME=runs/larger $MAKE_DEMO
   What is difficult?    python tools/analyze_data.py show $RUN_DIR/difficulty/vocab_rarity --histogram $RUN_DIR/difficulty.png \\
                           --tokenizer-file $TOKENIZER --data-path $TOKENS --split $SPLIT --seq-length $SEQ_LENGTH ${analysis_flags[*]-}
-  Other pacing:         edit the numbers in $CONFIGS/curriculum.json and give it to $ENTRY_SCRIPT
+${MORE_ADVICE:+$MORE_ADVICE$'\n'}  Other pacing:         edit the numbers in $CONFIGS/curriculum.json and give it to $ENTRY_SCRIPT
 END

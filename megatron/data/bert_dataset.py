@@ -17,6 +17,7 @@ from megatron.data.gpt_dataset import split_boundaries
 from megatron.data.indexed_dataset import IndexedDataset
 from megatron.data.sentence_pairs import Segments, SentencePairs
 from megatron.data.token_masking import mask_tokens
+from megatron.tokenizer import Tokenizer
 
 Int64Array = NDArray[np.int64]
 
@@ -65,6 +66,20 @@ class BertVocabulary:
     """Entries of the vocabulary."""
     continuations: NDArray[np.bool_] | None = field(default=None, compare=False)
     """For each token whether it continues a word, bool [size]. If given, words are masked whole."""
+
+    @classmethod
+    def of_tokenizer(cls, tokenizer: Tokenizer, *, whole_words: bool = False) -> Self:
+        """What a tokenizer says.
+
+        Raises:
+            ValueError: if it lacks a control token, or words are to be masked whole and it does not
+                tell which tokens continue one.
+        """
+        return cls(
+            **tokenizer.control_tokens,
+            size=tokenizer.vocab_size,
+            continuations=tokenizer.continuations if whole_words else None,
+        )
 
     @classmethod
     def of_corpus(cls, corpus: IndexedDataset) -> Self:

@@ -18,7 +18,7 @@ def run_command(action: Callable[[], None]) -> int:
     previous = signal.signal(signal.SIGTERM, stop)
     try:
         action()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interruption:

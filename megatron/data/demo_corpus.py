@@ -185,7 +185,7 @@ def documents_of_files(sources: Sequence[SourceFile], json_key: str) -> list[Doc
     """
     documents: list[Document] = []
     number, path = 0, None
-    for block in read_blocks(sources):
+    for block in read_blocks(sources, [json_key]):
         number = number if block.path == path else 0
         path = block.path
         for (text,) in texts_of(block, [json_key]):

@@ -1,4 +1,4 @@
-"""Reader of token corpora in Megatron's memory-mapped form, and joining of corpora.
+"""Reader of token corpora in Megatron's memory-mapped form.
 
 The layout is described in `indexed_format.py`.
 """
@@ -7,7 +7,6 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,11 +24,12 @@ from megatron.data.indexed_format import (
     path_of,
 )
 
-__all__ = ["IndexedDataset", "IndexedDatasetWriter", "dtype_for_vocabulary", "merge_corpora"]
+__all__ = ["IndexedDataset", "IndexedDatasetWriter", "dtype_for_vocabulary"]
 
 NUM_HASHED_BLOCKS = 64
 HASHED_BLOCK_BYTES = 64 * 1024
 _READ_BYTES = 16 * 1024 * 1024
+_READ_SEQUENCES = 1024 * 1024
 
 
 def _map_bytes(path: Path) -> npt.NDArray[np.uint8]:
@@ -204,21 +204,37 @@ class IndexedDataset:
             ValueError: naming the first thing that is wrong.
         """
         path = self._path("idx")
-        lengths = self.sequence_lengths.astype(np.int64)
-        if len(lengths) and lengths.min() < 0:
-            raise ValueError(f"{path}: sequence {int(lengths.argmin())} has a negative length")
-        expected = (np.cumsum(lengths) - lengths) * self.dtype.itemsize
-        wrong = np.flatnonzero(self.byte_offsets != expected)
-        if len(wrong):
-            raise ValueError(
-                f"{path}: sequence {wrong[0]} starts at byte {self.byte_offsets[wrong[0]]}, but the"
-                f" lengths before it end at byte {expected[wrong[0]]}"
-            )
-        falling = np.flatnonzero(np.diff(self.document_index) < 0)
-        if len(falling):
-            raise ValueError(f"{path}: the document index falls after document {falling[0]}")
+        end = 0
+        for start in range(0, len(self), _READ_SEQUENCES):
+            end = self._verify_offsets(start, end)
+        for start in range(0, self.num_documents, _READ_SEQUENCES):
+            entries = self.document_index[start : start + _READ_SEQUENCES + 1]
+            falling = np.flatnonzero(np.diff(entries) < 0)
+            if len(falling):
+                raise ValueError(
+                    f"{path}: the document index falls after document {start + falling[0]}"
+                )
         if vocab_size is not None:
             self._verify_tokens(vocab_size)
+
+    def _verify_offsets(self, start: int, end: int) -> int:
+        """Where the sequences of the block that begins at `start` end, if the one before ends at `end`."""
+        path = self._path("idx")
+        lengths = self.sequence_lengths[start : start + _READ_SEQUENCES].astype(np.int64)
+        if lengths.min() < 0:
+            raise ValueError(
+                f"{path}: sequence {start + int(lengths.argmin())} has a negative length"
+            )
+        ends = end + np.cumsum(lengths) * self.dtype.itemsize
+        expected = ends - lengths * self.dtype.itemsize
+        found = self.byte_offsets[start : start + _READ_SEQUENCES]
+        wrong = np.flatnonzero(found != expected)
+        if len(wrong):
+            raise ValueError(
+                f"{path}: sequence {start + wrong[0]} starts at byte {found[wrong[0]]}, but the"
+                f" lengths before it end at byte {expected[wrong[0]]}"
+            )
+        return int(ends[-1])
 
     def _verify_tokens(self, vocab_size: int) -> None:
         for start in range(0, self.num_tokens, _READ_BYTES):
@@ -229,27 +245,3 @@ class IndexedDataset:
                     f"{self._path('bin')}: token id {low if low < 0 else high} is outside the"
                     f" vocabulary of {vocab_size}"
                 )
-
-
-def merge_corpora(
-    prefixes: Iterable[str | os.PathLike[str]], output_prefix: str | os.PathLike[str]
-) -> None:
-    """Joins corpora of one dtype, in the order given, into a new one.
-
-    Raises:
-        ValueError: if there is none or their dtypes differ.
-        FileNotFoundError: if a file is missing.
-    """
-    parts = list(prefixes)
-    if not parts:
-        raise ValueError("no corpus to merge was given")
-    with IndexedDatasetWriter(output_prefix, IndexedDataset(parts[0]).dtype) as writer:
-        for prefix in parts:
-            part = IndexedDataset(prefix)
-            if part.dtype != writer.dtype:
-                raise ValueError(
-                    f"{part.prefix}.idx: {part.dtype.name} tokens cannot join a corpus of"
-                    f" {writer.dtype.name}; preprocess all parts with the same tokenizer"
-                )
-            counts = np.diff(part.document_index)
-            writer.add_documents(part.tokens, part.sequence_lengths, counts)

@@ -7,6 +7,8 @@ import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -14,12 +16,8 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import numpy.typing as npt
 
-from megatron.data.indexed_format import (
-    CODE_OF_DTYPE,
-    MAX_SEQUENCE_TOKENS,
-    index_content,
-    path_of,
-)
+from megatron.data.index_writer import IndexWriter
+from megatron.data.indexed_format import CODE_OF_DTYPE, MAX_SEQUENCE_TOKENS, path_of
 
 _BLOCK_TOKENS = 4 * 1024 * 1024
 
@@ -48,16 +46,20 @@ class IndexedDatasetWriter:
             allowed = [name.name for name in CODE_OF_DTYPE if name.kind in "iu"]
             raise ValueError(f"dtype {self.dtype.name} cannot hold tokens; take one of {allowed}")
         self.num_tokens = 0
-        self._lengths: list[npt.NDArray[np.int32]] = []
-        self._sequences_per_document: list[npt.NDArray[np.int64]] = []
         self._digest = hashlib.sha256()
         self._partials = {
             ending: path_of(self.prefix, f"{ending}.partial")
             for ending in ("bin", "meta.json", "idx")
         }
         self._file = _open_exclusively(self._partials["bin"])
-        for ending in ("meta.json", "idx"):
-            self._partials[ending].unlink(missing_ok=True)
+        try:
+            self._partials["meta.json"].unlink(missing_ok=True)
+            with self._failure_told():
+                self._index = IndexWriter(self._partials["idx"], self.dtype)
+        except OSError:
+            self._partials["bin"].unlink(missing_ok=True)
+            self._file.close()
+            raise
 
     def add_documents(
         self,
@@ -75,6 +77,7 @@ class IndexedDatasetWriter:
 
         Raises:
             ValueError: if the numbers do not add up or an id does not fit the writer's dtype.
+            OSError: if the disk is full or cannot be written.
         """
         lengths = np.asarray(sequence_lengths, dtype=np.int64)
         if len(lengths) and not 0 <= lengths.min() <= lengths.max() <= MAX_SEQUENCE_TOKENS:
@@ -86,9 +89,9 @@ class IndexedDatasetWriter:
             counts = np.asarray(sequences_per_document, dtype=np.int64)
         if counts.sum() != len(lengths) or (len(counts) and counts.min() < 0):
             raise ValueError(f"{len(lengths)} sequences cannot group as {counts.sum()}")
-        self._append(self._cast(tokens))
-        self._lengths.append(lengths.astype(np.int32))
-        self._sequences_per_document.append(counts)
+        with self._failure_told():
+            self._append(self._cast(tokens))
+            self._index.add(lengths, counts)
         self.num_tokens += len(tokens)
 
     def _cast(self, tokens: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -112,26 +115,30 @@ class IndexedDatasetWriter:
         Args:
             metadata: what the sidecar shall say; counts, dtype and checksums are added. Without it
                 there is no sidecar.
+
+        Raises:
+            OSError: if the disk is full or cannot be written.
         """
-        if self._file.closed:
-            return
-        lengths = np.concatenate([np.empty(0, np.int32), *self._lengths])
-        counts = np.concatenate([np.empty(0, np.int64), *self._sequences_per_document])
-        index = index_content(self.dtype, lengths, counts)
+        if not self._file.closed:
+            with self._failure_told():
+                self._finish(metadata)
+
+    def _finish(self, metadata: dict[str, Any] | None) -> None:
         self._file.flush()
-        os.fsync(self._file.fileno())
+        index_sum = self._index.finish()
+        for file in (self._file, self._index):
+            os.fsync(file.fileno())
         if metadata is not None:
             facts = metadata | {
                 "dtype": self.dtype.name,
-                "num_documents": len(counts),
-                "num_sequences": len(lengths),
+                "num_documents": self._index.num_documents,
+                "num_sequences": self._index.num_sequences,
                 "num_tokens": self.num_tokens,
                 "bin_sha256": self._digest.hexdigest(),
-                "idx_sha256": hashlib.sha256(index).hexdigest(),
+                "idx_sha256": index_sum,
             }
             text = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
             _write_synced(self._partials["meta.json"], text.encode())
-        _write_synced(self._partials["idx"], index)
         # The old index goes first: at no moment does it stand beside the new tokens.
         for ending in ("idx", "meta.json"):
             path_of(self.prefix, ending).unlink(missing_ok=True)
@@ -139,13 +146,30 @@ class IndexedDatasetWriter:
             if partial.exists():
                 partial.replace(path_of(self.prefix, ending))
         _sync_folder(self._partials["bin"].parent)
-        self._file.close()
+        self._close()
+
+    @contextmanager
+    def _failure_told(self) -> Iterator[None]:
+        """Names the corpus where the system only says that, say, no space is left."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                f"{self.prefix}: the corpus cannot be written ({error.strerror}); nothing"
+                " half-written is left"
+            ) from None
 
     def abort(self) -> None:
         """Deletes the partial files, leaving whatever stood under the prefix before."""
         if not self._file.closed:
             for partial in self._partials.values():
                 partial.unlink(missing_ok=True)
+            self._close()
+
+    def _close(self) -> None:
+        self._index.close()
+        # On a full disk closing fails as well, and the error is told already.
+        with suppress(OSError):
             self._file.close()
 
     def __enter__(self) -> Self:

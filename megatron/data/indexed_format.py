@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -51,29 +50,3 @@ def dtype_for_vocabulary(vocab_size: int) -> np.dtype[Any]:
 def path_of(prefix: str | os.PathLike[str], ending: str) -> Path:
     """Path of one of the files of a corpus; `ending` is "bin", "idx" or "meta.json"."""
     return Path(f"{os.fspath(prefix)}.{ending}")
-
-
-def index_content(
-    dtype: np.dtype[Any],
-    sequence_lengths: npt.NDArray[np.int32],
-    sequences_per_document: npt.NDArray[np.int64],
-) -> bytes:
-    """Bytes of an `.idx` file.
-
-    Args:
-        dtype: type of a token, a key of `CODE_OF_DTYPE`.
-        sequence_lengths: tokens of each sequence, int32 [N].
-        sequences_per_document: int64 [documents], adding up to N.
-    """
-    ends = np.cumsum(sequence_lengths, dtype=np.int64)
-    byte_offsets = (ends - sequence_lengths) * dtype.itemsize
-    document_index = np.concatenate([[0], np.cumsum(sequences_per_document)])
-    counts = (len(sequence_lengths), len(document_index))
-    return b"".join(
-        [
-            HEADER.pack(MAGIC, VERSION, CODE_OF_DTYPE[dtype], *counts),
-            sequence_lengths.astype("<i4").tobytes(),
-            byte_offsets.astype("<i8").tobytes(),
-            document_index.astype("<i8").tobytes(),
-        ]
-    )

@@ -15,7 +15,7 @@ class ByteProgress:
 
     Args:
         label: what is going on.
-        num_bytes: all bytes of the input, as they lie on disk.
+        num_bytes: all bytes of the input, as they lie on disk; 0 if they are not known.
     """
 
     def __init__(self, label: str, num_bytes: int) -> None:
@@ -23,7 +23,7 @@ class ByteProgress:
         self._num_bytes = num_bytes
         self._start = self._logged = time.monotonic()
         self._bar = tqdm(
-            total=num_bytes,
+            total=num_bytes or None,
             desc=label,
             unit="B",
             unit_scale=True,
@@ -48,6 +48,8 @@ class ByteProgress:
         )
         percent = 100 * num_bytes_done // max(self._num_bytes, 1)
         text = f"{self._label}: {percent}% ({done} of {total}), {left} left"
+        if not self._num_bytes:
+            text = f"{self._label}: {done}"
         return f"{text}, {note}" if note else text
 
     def __enter__(self) -> Self:

@@ -94,7 +94,7 @@ def prepare_run(
     merged["micro_batch_size"] = _micro_batch_size(merged, num_processes)
     merged.setdefault("save_interval", max(1, recipe.full_length_steps // recipe.num_checkpoints))
     if merged.get("save") and "load" not in merged:
-        merged |= {"load": merged["save"], "exit_on_missing_checkpoint": False}
+        merged |= {"load": merged["save"], "allow_missing_checkpoint": True}
     content = _json_content(recipe, merged, difficulty)
     run = PreparedRun(script=f"pretrain_{recipe.architecture}.py", flags=merged, json=content)
     if recipe.warmup_steps is None:

@@ -36,7 +36,7 @@ def score_continuations(
 
     Contexts too long for the model lose tokens at their start. Continuations of one text that
     differ in their last token only are computed once, and the output layer sees nothing but the
-    positions that are asked for.
+    positions that are asked for. Likelihoods are among the tokens of the vocabulary, without its padding.
 
     Args:
         model: in evaluation.
@@ -96,7 +96,9 @@ def _score_batch(
             for place, size in zip(places, sizes, strict=True)
         ]
     )
-    logits = functional.linear(hidden_states[rows, columns], model.output_weight).float()
+    # Nothing is said about the rows that pad the vocabulary: they are no tokens.
+    weight = model.output_weight[: model.config.vocab_size]
+    logits = functional.linear(hidden_states[rows, columns], weight).float()
     ids = torch.tensor([id for target in targets for id in target], device=device)
     chosen = logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     likelihoods = (chosen - logits.logsumexp(-1)).split(sizes)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from data_efficiency import result_folder
+from data_efficiency import result_folder, whole_tensors
 from megatron.checkpointing import read_state, read_weights, save_checkpoint
 from megatron.config import ModelConfig
 from megatron.model.bert_model import BertModel
@@ -27,6 +27,12 @@ from megatron.tasks.conversion_bert import (
 )
 from megatron.tasks.conversion_deepspeed import model_states_file, read_megatron_deepspeed
 from megatron.tasks.conversion_gpt import gpt_from_hugging_face, gpt_rules, gpt_to_hugging_face
+from megatron.tasks.conversion_vocabulary import (
+    known_to,
+    with_padding,
+    without_padding,
+    write_padding,
+)
 from megatron.tasks.conversion_weights import Rule, to_ours, to_theirs
 from megatron.tokenizer import Tokenizer
 
@@ -71,7 +77,8 @@ def read_any(folder: Path, *, vocab_size: int | None = None) -> Model:
         bert = fields["model_type"] in BERT_FAMILIES
         config = (bert_from_hugging_face if bert else gpt_from_hugging_face)(fields)
         theirs = hugging_face_folder.weights_of(hugging_face_folder.read_model(folder))
-        return Model(config, to_ours(theirs, (bert_rules if bert else gpt_rules)(config)))
+        weights = to_ours(theirs, (bert_rules if bert else gpt_rules)(config))
+        return Model(*with_padding(folder, config, weights))
     foreign = model_states_file(folder)
     if foreign is not None:
         return Model(*read_megatron_deepspeed(foreign, vocab_size))
@@ -87,17 +94,21 @@ def read_any(folder: Path, *, vocab_size: int | None = None) -> Model:
 def save_as_hugging_face(model: Model, output: Path, tokenizer: Tokenizer | None) -> Converted:
     """What was written to a new folder for `from_pretrained`, after its logits were compared.
 
+    The model there has the vocabulary that the tokenizer knows; the rows that pad ours lie beside it.
+
     Raises:
         FileExistsError: if the folder is taken.
         ValueError: if there is no such Hugging Face model, the tokenizer has more entries than the
             model, or the logits differ; nothing is left behind then.
     """
     _check_tokenizer(model.config, tokenizer)
+    model = Model(known_to(tokenizer, model.config), model.weights)
     to_hugging_face = bert_to_hugging_face if is_bert(model.weights) else gpt_to_hugging_face
     fields = to_hugging_face(model.config)
     with result_folder.new_folder(output) as folder:
-        theirs = to_theirs(model.weights, model.rules)
-        hugging_face_folder.write_model(folder, fields, theirs)
+        weights, padding = without_padding(model.config, model.weights)
+        hugging_face_folder.write_model(folder, fields, to_theirs(weights, model.rules))
+        write_padding(folder, padding)
         if tokenizer is not None:
             hugging_face_folder.write_tokenizer(
                 folder, tokenizer, model.config.max_position_embeddings
@@ -122,9 +133,11 @@ def save_as_ours(
         ValueError: as `save_as_hugging_face`.
     """
     _check_tokenizer(model.config, tokenizer)
+    model = Model(known_to(tokenizer, model.config), model.weights)
     with result_folder.new_folder(output) as run:
         state = {"model": asdict(model.config)}
-        save_checkpoint(run, 0, weights=model.weights, optimizer_state={}, state=state, keep_last=0)
+        weights = whole_tensors(model.weights)
+        save_checkpoint(run, 0, weights=weights, optimizer_state=[], state=state, keep_last=0)
         if tokenizer is not None:
             tokenizer.save(run / TOKENIZER_FILE)
         written = read_any(run)
@@ -148,10 +161,18 @@ def _largest_difference(ours: Model, folder: Path) -> float:
             second = (places >= length // 4).long() * (config.num_token_types > 1)
             real = places < torch.tensor([[length], [length // 2]])
             output = theirs(ids, token_type_ids=second, attention_mask=real.long())
-            expected = _joined(output.prediction_logits, output.seq_relationship_logits)
-            found = _joined(*build_bert(ours)(ids, token_types=second, padding_mask=real))
+            pairs = zip(
+                (output.prediction_logits, output.seq_relationship_logits),
+                build_bert(ours)(ids, token_types=second, padding_mask=real),
+                strict=True,
+            )
         else:
-            expected, found = theirs(ids).logits, build_gpt(ours)(ids)
+            pairs = zip([theirs(ids).logits], [build_gpt(ours)(ids)], strict=True)
+    # Either side may have rows that pad the vocabulary.
+    shared = [(a[..., : b.shape[-1]], b[..., : a.shape[-1]]) for a, b in pairs]
+    expected, found = (
+        torch.cat([one.flatten() for one in side]) for side in zip(*shared, strict=True)
+    )
     difference = float((expected - found).abs().max())
     allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:
@@ -174,10 +195,6 @@ def build_bert(model: Model) -> BertModel:
     bert = BertModel(model.config)
     bert.load_state_dict(model.weights)
     return bert.eval()
-
-
-def _joined(*logits: torch.Tensor) -> torch.Tensor:
-    return torch.cat([tensor.flatten() for tensor in logits])
 
 
 def _check_tokenizer(config: ModelConfig, tokenizer: Tokenizer | None) -> None:

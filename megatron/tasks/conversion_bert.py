@@ -1,7 +1,6 @@
 """Our BERT and the two Hugging Face families it corresponds to: settings and weight names.
 
-`bert` normalizes after attention and feed-forward, `megatron-bert` before them. The embedding keeps its
-padding rows, as in the conversion of GPT.
+`bert` normalizes after attention and feed-forward, `megatron-bert` before them.
 
 Source: the `config.json` of BertForPreTraining and MegatronBertForPreTraining in transformers 5.
 """
@@ -12,9 +11,7 @@ from typing import Any
 from megatron.config import ModelConfig, require
 from megatron.tasks.conversion_gpt import (
     EXACT_GELU,
-    REAL_VOCAB_SIZE,
     TANH_GELU,
-    padding_multiple,
     refuse_other_values,
 )
 from megatron.tasks.conversion_weights import Rule, Weights, rules_of_layers
@@ -104,8 +101,7 @@ def bert_to_hugging_face(config: ModelConfig) -> dict[str, Any]:
     families = {position: family for family, position in BERT_FAMILIES.items()}
     return {
         "model_type": families[config.normalization_position],
-        "vocab_size": config.padded_vocab_size,
-        REAL_VOCAB_SIZE: config.vocab_size,
+        "vocab_size": config.vocab_size,
         "num_hidden_layers": config.num_layers,
         "hidden_size": config.hidden_size,
         "num_attention_heads": config.num_attention_heads,
@@ -127,16 +123,14 @@ def bert_from_hugging_face(fields: Mapping[str, Any]) -> ModelConfig:
         ValueError: if the model uses what our BERT does not have.
     """
     refuse_other_values(fields, _FIXED)
-    rows = fields["vocab_size"]
-    real = fields.get(REAL_VOCAB_SIZE, rows)
     position: Any = BERT_FAMILIES[fields["model_type"]]
     return ModelConfig(
         num_layers=fields["num_hidden_layers"],
         hidden_size=fields["hidden_size"],
         num_attention_heads=fields["num_attention_heads"],
         ffn_hidden_size=fields["intermediate_size"],
-        vocab_size=real,
-        make_vocab_size_divisible_by=padding_multiple(real, rows),
+        vocab_size=fields["vocab_size"],
+        make_vocab_size_divisible_by=1,
         max_position_embeddings=fields["max_position_embeddings"],
         num_token_types=fields.get("type_vocab_size", 2),
         normalization_position=position,

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from megatron.config import ModelConfig
-from megatron.tasks.conversion_gpt import padding_multiple, refuse_other_values
+from megatron.tasks.conversion_gpt import refuse_other_values
+from megatron.tasks.conversion_vocabulary import padding_multiple
 
 _FILE = "mp_rank_00_model_states.pt"
 _FIXED: dict[str, tuple[Any, ...]] = {

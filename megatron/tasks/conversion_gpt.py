@@ -1,8 +1,7 @@
 """Our GPT and the two Hugging Face families it corresponds to: settings and weight names.
 
 GPT-2: learned positions, LayerNorm, GELU, biases. Llama: rotary positions, RMSNorm, SwiGLU, grouped
-keys and values, no biases. The embedding keeps its padding rows: they took part in the training's
-softmax, so without them the logits would mean something else.
+keys and values, no biases. What is converted has no rows that pad the vocabulary.
 
 Source: the `config.json` of GPT2LMHeadModel and LlamaForCausalLM in transformers 5.
 """
@@ -12,9 +11,6 @@ from typing import Any
 
 from megatron.config import ModelConfig
 from megatron.tasks.conversion_weights import Rule, rules_of_layers
-
-REAL_VOCAB_SIZE = "unpadded_vocab_size"
-"""Our own key in `config.json`: entries of the vocabulary without the rows that pad it."""
 
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 EXACT_GELU = ("gelu",)
@@ -94,8 +90,7 @@ def gpt_rules(config: ModelConfig) -> list[Rule]:
 def gpt_to_hugging_face(config: ModelConfig) -> dict[str, Any]:
     """The fields of `config.json` for a GPT of ours; the error of `gpt_rules`."""
     shared = {
-        "vocab_size": config.padded_vocab_size,
-        REAL_VOCAB_SIZE: config.vocab_size,
+        "vocab_size": config.vocab_size,
         "tie_word_embeddings": not config.untie_embeddings_and_output_weights,
         "initializer_range": config.init_method_std,
     }
@@ -143,25 +138,12 @@ def gpt_from_hugging_face(fields: Mapping[str, Any]) -> ModelConfig:
         raise ValueError(
             f"model_type is {family!r}: a GPT of ours is made from {' or '.join(sorted(_READERS))}"
         )
-    rows = fields["vocab_size"]
-    real = fields.get(REAL_VOCAB_SIZE, rows)
     return ModelConfig(
-        vocab_size=real,
-        make_vocab_size_divisible_by=padding_multiple(real, rows),
+        vocab_size=fields["vocab_size"],
+        make_vocab_size_divisible_by=1,
         init_method_std=fields.get("initializer_range", 0.02),
         **_READERS[family](fields),
     )
-
-
-def padding_multiple(vocab_size: int, rows: int) -> int:
-    """A multiple to which `vocab_size` is rounded up as `rows`.
-
-    Example:
-        >>> padding_multiple(50257, 50304)
-        128
-    """
-    usual = (1, 128)
-    return next((n for n in usual if -(-vocab_size // n) * n == rows), rows)
 
 
 def refuse_other_values(

@@ -15,6 +15,7 @@ from megatron.model.gpt_model import GPTModel
 from megatron.reference_model import checkpoint_in
 from megatron.tasks.checkpoint_tokenizer import tokenizer_of
 from megatron.tasks.conversion import Model, read_any
+from megatron.tasks.conversion_vocabulary import known_to
 from megatron.tokenizer import Tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -97,7 +98,7 @@ def _ready(
             " do not belong together; give the model's own with --tokenizer-file"
         )
     with torch.device("meta"):
-        model = GPTModel(config)
+        model = GPTModel(known_to(tokenizer, config))
     model.load_state_dict(read.weights, assign=True)
     return model.to(device=device, dtype=_DTYPES[dtype]).eval(), tokenizer
 

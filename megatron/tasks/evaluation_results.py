@@ -49,6 +49,25 @@ def evaluation_record(
     return record
 
 
+def is_finished(path: Path, folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a file holds what an evaluation of a folder's present checkpoint would write.
+
+    Args:
+        path: of the record; it need not be there.
+        folder: run or checkpoint.
+        settings: as in `evaluation_record`, or those of them that must be the same.
+
+    Raises:
+        ValueError: if the file is something else.
+    """
+    checkpoint = checkpoint_in(folder)
+    if checkpoint is None or not path.is_file():
+        return False
+    wanted = {**settings, "identity": identity_of_checkpoint(checkpoint)}
+    record = read_record(path)
+    return all(record.get(name) == value for name, value in wanted.items())
+
+
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Writes a record; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

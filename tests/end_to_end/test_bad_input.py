@@ -3,11 +3,15 @@
 import json
 import re
 import shutil
+from dataclasses import asdict
 
 import pytest
 
 import pretrain_gpt
+from data_efficiency import whole_tensors
 from megatron.arguments import parse_run_config
+from megatron.checkpointing import save_checkpoint
+from megatron.model.bert_model import BertModel
 from megatron.training import with_batch_size
 from tests.end_to_end.tiny_runs import composed_flags, run_command, training_flags, write_text
 
@@ -173,13 +177,155 @@ def test_checkpoint_of_another_model(workspace, finished, tmp_path, capsys):
     assert not (tmp_path / "new" / "latest").exists()
 
 
-def test_checkpoint_of_another_seed(workspace, finished, capsys):
-    line = failure(training_flags(workspace, load=finished, seed=4321), capsys)
-    assert "another run: seed" in line
+@pytest.mark.parametrize(
+    ("flags", "message", "name"),
+    [
+        ({"seed": 4321}, "seed is 4321 here and 1234 there", "seed"),
+        ({"split": "8,2,0"}, "split is '8,2,0' here and '9,1,0' there", "split"),
+        ({"seq_length": 16}, "seq_length is 16 here and 32 there", "seq_length"),
+        ({"global_batch_size": 4}, "global_batch_size is 4 here and 8 there", "global_batch_size"),
+        ({"lr_decay_samples": 80}, "clock is 'samples' here and 'iters' there", "clock"),
+    ],
+)
+def test_checkpoint_of_a_run_with_other_settings(workspace, finished, capsys, flags, message, name):
+    line = failure(training_flags(workspace, load=finished, **flags), capsys)
+    assert line == (
+        "error: the checkpoint is of a run with other settings: "
+        f"{message}; if this is meant, add --override {name}"
+    )
+    arguments = training_flags(workspace, load=finished, train_iters=3, **flags)
+    assert pretrain_gpt.main([*arguments, "--override", name, "tokenizer"]) == 0
+    output = capsys.readouterr().out
+    assert f"overridden: {message}" in output
+    assert "--override tokenizer lifts nothing" in output
+    assert "stopped after step 3" in output
+    assert ("as if none had been drawn" in output) == (name in ("seed", "split", "seq_length"))
+
+
+def test_curriculum_and_token_dropping_of_another_run(workspace, composed_config, tmp_path, capsys):
+    run = tmp_path / "run"
+    flags = {"train_iters": 3, "save": run, "keep_last": 0}
+    assert pretrain_gpt.main(composed_flags(workspace, composed_config, **flags)) == 0
+
+    def change(section):
+        metrics = section["data_sampling"]["curriculum_learning"]["curriculum_metrics"]
+        metrics["seqlen_truncate"]["schedule_config"]["total_curriculum_step"] = 13
+        metrics["vocab_rarity"]["min_difficulty"] = 11
+        section["data_routing"]["random_ltd"]["random_ltd_schedule"]["min_value"] = 8
+
+    path = changed_config(composed_config, tmp_path / "config.json", change)
+    again = composed_flags(workspace, path, **flags | {"load": run, "train_iters": 5})
+    line = failure(again, capsys)
+    for text in (
+        "curriculum.seqlen_truncate.schedule.total_curriculum_step is 13 here and 12 there",
+        "curriculum.vocab_rarity.min_difficulty is 11 here and 10 there",
+        "random_ltd.schedule.min_difficulty is 8 here and 4 there",
+        "add --override curriculum random_ltd",
+    ):
+        assert text in line
+    assert pretrain_gpt.main([*again, "--override", "curriculum", "random_ltd"]) == 0
+    assert "stopped after step 5" in capsys.readouterr().out
+    # The new settings are the checkpoint's from now on: the same command goes on without a word.
+    again[again.index("--train-iters") + 1] = "6"
+    assert pretrain_gpt.main(again) == 0
+    assert "overridden" not in capsys.readouterr().out
+
+
+def test_corpus_and_index_replaced_between_runs(workspace, composed_config, tmp_path, capsys):
+    """The same paths, other content."""
+    text, corpus, difficulty = (tmp_path / name for name in ("text.jsonl", "corpus", "difficulty"))
+
+    def prepare(seed):
+        write_text(text, seed=seed)
+        run_command(
+            *("tools/preprocess_data.py", "--input", text, "--workers", 1, "--append-eod"),
+            *("--tokenizer-file", workspace / "tokenizer.json", "--output-prefix", corpus),
+            *(["--overwrite"] if seed else []),
+        )
+        shutil.rmtree(difficulty, ignore_errors=True)
+        run_command(
+            *("tools/analyze_data.py", "run", "--data-path", f"{corpus}_text_document"),
+            *("--split", "9,1,0", "--seq-length", 32, "--metric", "vocab_rarity"),
+            *("--save", difficulty, "--num-processes", 1),
+        )
+
+    def change(section):
+        metrics = section["data_sampling"]["curriculum_learning"]["curriculum_metrics"]
+        metrics["vocab_rarity"]["index_path"] = str(difficulty / "vocab_rarity")
+
+    path = changed_config(composed_config, tmp_path / "config.json", change)
+    flags = {"data_path": f"{corpus}_text_document", "save": tmp_path / "run"}
+    prepare(seed=0)
+    assert pretrain_gpt.main(composed_flags(workspace, path, train_iters=2, **flags)) == 0
+    prepare(seed=1)
+    again = composed_flags(workspace, path, train_iters=4, load=tmp_path / "run", **flags)
+    line = failure(again, capsys)
+    for text in ("data.identity.corpus is '", "difficulty_index.vocab_rarity is '"):
+        assert text in line
+    assert line.endswith("add --override data difficulty_index")
+    assert pretrain_gpt.main([*again, "--override", "data", "difficulty_index"]) == 0
+    assert "samples are drawn as if none had been drawn before" in capsys.readouterr().out
+
+
+def test_checkpoint_of_another_architecture(workspace, tmp_path, capsys):
+    config = parse_run_config("", training_flags(workspace)).model
+    save_checkpoint(
+        tmp_path,
+        1,
+        weights=whole_tensors(BertModel(config).state_dict()),
+        optimizer_state=[],
+        state={"counters": {}, "architecture": "BertModel", "model": asdict(config)},
+        keep_last=0,
+    )
+    line = failure(training_flags(workspace, load=tmp_path), capsys)
+    assert "global_step1 is of a BertModel: this run trains a GPTModel" in line
+
+
+def test_checkpoint_of_a_newer_format(workspace, finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    manifest = run / "global_step2" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 2'))
+    line = failure(training_flags(workspace, load=run), capsys)
+    assert "of version 2, this program reads version 1: update it" in line
+
+
+def test_a_model_without_a_run(workspace, finished, tmp_path, capsys):
+    config = parse_run_config("", training_flags(workspace)).model
+    state = {"model": asdict(config)}
+    save_checkpoint(tmp_path, 0, weights=[], optimizer_state=[], state=state, keep_last=0)
+    line = failure(training_flags(workspace, load=tmp_path), capsys)
+    assert "holds a model alone, such as a converted one: no run to go on" in line
+
+
+def test_damaged_checkpoints(workspace, finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    flags = training_flags(workspace, train_iters=4, save_interval=2, keep_last=1, save=run)
+    shutil.copytree(finished, run)
+    assert pretrain_gpt.main([*flags, "--load", str(run)]) == 0
+    shutil.copytree(finished / "global_step2", run / "global_step2")
+    whole = (run / "global_step4" / "model.safetensors").read_bytes()
+    (run / "global_step4" / "model.safetensors").write_bytes(whole[:-4])
+    capsys.readouterr()
+    assert pretrain_gpt.main([*flags, "--load", str(run)]) == 0
+    output = capsys.readouterr().out
+    assert "warning: " in output
+    assert "model.safetensors has " in output
+    assert "global_step4 is set aside as global_step4.damaged" in output
+    assert f"continuing from {run / 'global_step2'}" in output
+    assert (run / "global_step4" / "model.safetensors").read_bytes() == whole
+    for file in run.glob("global_step4/*.safetensors"):
+        file.unlink()
+    line = failure([*flags, "--load", str(run)], capsys)
+    assert "no checkpoint in" in line
+    assert "safetensors is missing" in line
 
 
 def test_missing_checkpoint(workspace, tmp_path, capsys):
-    assert "has no checkpoint" in failure(training_flags(workspace, load=tmp_path), capsys)
+    line = failure(training_flags(workspace, load=tmp_path), capsys)
+    assert "has no checkpoint; to start afresh there, add --allow-missing-checkpoint" in line
+    flags = training_flags(workspace, load=tmp_path, train_iters=1, allow_missing_checkpoint=True)
+    assert pretrain_gpt.main(flags) == 0
 
 
 def test_saving_over_another_run(workspace, finished, capsys):

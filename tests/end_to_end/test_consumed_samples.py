@@ -68,7 +68,7 @@ def composed(workspace, config, folder, num_processes):
         train_iters=NUM_STEPS,
         save_interval=3,
         load=folder,
-        no_exit_on_missing_checkpoint=True,
+        allow_missing_checkpoint=True,
     )
 
 

@@ -40,7 +40,7 @@ def start(training, folder):
         save_interval=3,
         save=folder,
         load=folder,
-        no_exit_on_missing_checkpoint=True,
+        allow_missing_checkpoint=True,
     )
     return subprocess.Popen(
         [sys.executable, script, *flags],

@@ -32,7 +32,7 @@ def test_flags_reach_their_fields():
             *NEEDED,
             *("--hidden-size", "96", "--swiglu", "--no-bf16", "--normalization", "rmsnorm"),
             *("--train-tokens", "3e5", "--min-lr", "1e-5", "--deepspeed_config", "a.json"),
-            *("--no-exit-on-missing-checkpoint", "--token-counter", "corpus"),
+            *("--allow-missing-checkpoint", "--token-counter", "corpus"),
         ],
     )
     assert config.model.hidden_size == 96
@@ -42,7 +42,7 @@ def test_flags_reach_their_fields():
     assert config.training.min_lr == 1e-5
     assert config.training.deepspeed_config == "a.json"
     assert config.training.token_counter == "corpus"
-    assert not config.checkpoint.exit_on_missing_checkpoint
+    assert config.checkpoint.allow_missing_checkpoint
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 
+from data_efficiency import whole_tensors
 from megatron.checkpointing import save_checkpoint
 from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
@@ -33,8 +34,8 @@ def run(tmp_path_factory):
         model(tokens, labels=tokens).backward()
         optimizer.step()
         state = {"model": asdict(CONFIG)}
-        weights = model.state_dict()
-        save_checkpoint(folder, step, weights=weights, optimizer_state={}, state=state, keep_last=0)
+        weights = whole_tensors(model.state_dict())
+        save_checkpoint(folder, step, weights=weights, optimizer_state=[], state=state, keep_last=0)
     return folder, model
 
 

@@ -3,10 +3,10 @@ from types import SimpleNamespace
 import pytest
 
 from data_efficiency import Counters, StepShape, training_flops
-from megatron.config import CheckpointConfig, ModelConfig, TrainingConfig
+from megatron.config import ModelConfig, TrainingConfig
 from megatron.model.gpt_model import GPTModel
 from megatron.optimizer_param_scheduler import LearningRate
-from megatron.run_state import Run, check_folders, counter_record, model_shape
+from megatron.run_state import Run, counter_record, model_shape
 
 
 def make_run(clock="tokens"):
@@ -62,20 +62,3 @@ def test_flops_without_attention_are_six_for_each_weight_of_a_matrix(settings):
     attention = 12 * config.num_layers * length**2 * config.hidden_size
     found = training_flops(StepShape(num_rows=1, sequence_length=length), model_shape(config))
     assert found == 6 * weights * length + attention
-
-
-def test_folders(tmp_path):
-    check_folders(CheckpointConfig())
-    check_folders(CheckpointConfig(save=str(tmp_path / "new" / "run")))
-    assert list((tmp_path / "new" / "run").iterdir()) == []
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"):
-        check_folders(CheckpointConfig(save=str(tmp_path / "file" / "run")))
-    old = tmp_path / "old"
-    (old / "global_step1").mkdir(parents=True)
-    (old / "latest").write_text("global_step1\n")
-    with pytest.raises(
-        ValueError, match="holds another run's checkpoints: continue it with --load"
-    ):
-        check_folders(CheckpointConfig(save=str(old)))
-    check_folders(CheckpointConfig(save=str(old), load=str(old)))

@@ -11,6 +11,7 @@ from megatron.step_totals import (
     losses_over_processes,
     step_over_processes,
     sums_over_processes,
+    value_of_first_process,
 )
 
 HERE = torch.device("cpu")
@@ -33,6 +34,7 @@ def test_one_process_keeps_its_numbers_to_the_last_bit():
     asked = replace(TOTALS, stop_request=StopRequest(signal=15, out_of_time=True))
     assert step_over_processes(asked, HERE) == asked
     assert sums_over_processes([41, 2**60], HERE) == [41, 2**60]
+    assert value_of_first_process(-2, HERE) == -2
 
 
 def test_each_loss_is_divided_by_its_own_number_of_terms():

@@ -118,6 +118,15 @@ def test_examples_come_before_each_question(evaluate):
         assert asked.endswith("Answer:")
 
 
+def test_finished_results_are_kept(evaluate, folder, capsys):
+    asked = ("--tasks", "local_copa,local_piqa", "--num-fewshot", "0", "--keep-finished")
+    first = evaluate(*asked, "--limit", "1")
+    again = evaluate(*asked, "--limit", "1")
+    assert "local.json was finished before" in capsys.readouterr().out
+    assert again == first
+    assert evaluate(*asked, "--limit", "2")["num_items"] == {"local_copa": 2, "local_piqa": 2}
+
+
 def test_list_and_task_files(folder, capsys):
     assert main(["--list", "published_zero_shot"]) == 0
     rows = capsys.readouterr().out.splitlines()

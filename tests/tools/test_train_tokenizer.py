@@ -32,6 +32,21 @@ def test_the_same_text_gives_the_same_file(
     assert "1.json: 270 entries" in capsys.readouterr().out
 
 
+def test_wordpiece(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--type", "wordpiece", "--vocab-size", "80"]
+    for name in ("1.json", "2.json"):
+        assert train_tokenizer.main(arguments(source, tmp_path / name, *flags)) == 0
+    assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
+    tokenizer = build_tokenizer(tokenizer_file=tmp_path / "1.json")
+    assert tokenizer.control_tokens == {"pad": 0, "cls": 2, "sep": 3, "mask": 4}
+    assert tokenizer.decode(tokenizer.encode("The low")) == "the low"
+    cased = tmp_path / "cased.json"
+    assert train_tokenizer.main(arguments(source, cased, *flags, "--cased")) == 0
+    assert build_tokenizer(tokenizer_file=cased).fingerprint != tokenizer.fingerprint
+    assert train_tokenizer.main(arguments(source, tmp_path / "3.json", "--cased")) == 1
+    assert "--cased belongs to --type wordpiece" in capsys.readouterr().err
+
+
 def test_existing_file_is_replaced_only_when_asked(
     tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

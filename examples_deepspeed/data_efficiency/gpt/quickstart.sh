@@ -50,6 +50,7 @@ training_flags=(--weight-decay 0.1 --adam-beta2 0.95)
 MAKE_DEMO="make demo"
 RUN_DIR_NAME=DEMO_DIR
 LARGER="NUM_LAYERS=12 HIDDEN_SIZE=512 NUM_HEADS=8 TRAIN_TOKENS=20000000"
+MORE_ADVICE="  Zero- and few-shot:   EVAL_DATA=eval DEMO_DIR=$RUN_DIR make demo-eval (docs/evaluation.md says what belongs into eval)"
 
 # shellcheck source=examples_deepspeed/data_efficiency/quickstart_stages.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../quickstart_stages.sh"

@@ -364,6 +364,25 @@ def test_what_cannot_be_sampled_from_is_refused(index_path):
         CurriculumSampler(Numbers(), micro_batch_size=4, data_parallel_rank=2, data_parallel_size=2)
 
 
+def test_a_step_without_a_place_in_the_clusters(config, values):
+    """As after `step` steps by the schedules, and every cluster is passed through from its start."""
+    sampler = CurriculumSampler(Numbers(), config, micro_batch_size=16)
+    saved = json.loads(json.dumps(sampler.state_at(20)))
+    assert sampler.state.step == 0
+    sampler.load_state_dict(saved)
+    batch, *later = draw(sampler, 30)
+    there = CurriculumSampler(Numbers(), config, micro_batch_size=16)
+    draw(there, 20)
+    same_step = there.next_global_batch()
+    assert batch.difficulties == same_step.difficulties
+    assert batch.pool_size == same_step.pool_size
+    assert values[batch.samples].max() <= batch.difficulties["rarity"]
+    # A cluster smaller than its share of the batch is passed through more than once.
+    assert 0 in batch.visits
+    assert batch.step == 21
+    assert later[-1].step == 50
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

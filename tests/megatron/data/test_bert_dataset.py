@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from data_efficiency.sampling.sequence_length import trim_padding, truncate
 from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
 from megatron.data.token_masking import IGNORED_LABEL
+from megatron.tokenizer import train_bpe, train_wordpiece
 from tests.megatron.data.sentence_corpus import (
     CLS,
     FIRST_TOKEN,
@@ -129,6 +130,17 @@ def test_whole_words_where_the_vocabulary_says_what_continues_one(prefix):
     goes_on = (restored(batch)[:, 1:] % 2 == 1) & (np.diff(restored(batch)) == 1)
     assert chosen.any()
     assert np.array_equal(chosen[:, 1:][goes_on], chosen[:, :-1][goes_on])
+
+
+def test_vocabulary_of_a_tokenizer():
+    tokenizer = train_wordpiece(["the low and the lowest", "the slow and the slowest"] * 5, 64)
+    vocabulary = BertVocabulary.of_tokenizer(tokenizer)
+    assert (vocabulary.cls, vocabulary.sep, vocabulary.pad, vocabulary.mask) == (2, 3, 0, 4)
+    assert (vocabulary.size, vocabulary.continuations) == (tokenizer.vocab_size, None)
+    whole = BertVocabulary.of_tokenizer(tokenizer, whole_words=True)
+    assert whole.continuations.tolist() == tokenizer.continuations.tolist()
+    with pytest.raises(ValueError, match=r"the vocabulary has no \[CLS\]"):
+        BertVocabulary.of_tokenizer(train_bpe(["a b"], 260))
 
 
 def test_batches_can_be_truncated_and_trimmed(dataset):

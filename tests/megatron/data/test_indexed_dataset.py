@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter, merge_corpora
+from megatron.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
 
 
 @pytest.fixture
@@ -124,30 +124,6 @@ def test_content_hash_of_a_large_corpus_reads_blocks_up_to_the_end(tmp_path: Pat
             writer.add_documents(tokens, [len(tokens)])
         hashes.add(IndexedDataset(tmp_path / "corpus").content_hash())
     assert len(hashes) == 2
-
-
-def test_merging_keeps_order_and_documents(tmp_path: Path, prefix: Path) -> None:
-    with IndexedDatasetWriter(tmp_path / "other", "uint16") as writer:
-        writer.add_documents(np.array([7]), [1])
-    merge_corpora([prefix, tmp_path / "other", prefix], tmp_path / "merged")
-    merged = IndexedDataset(tmp_path / "merged")
-    merged.verify()
-    assert [row.tolist() for row in merged] == [[1, 2, 3], [], [4, 500], [7]] + [
-        [1, 2, 3],
-        [],
-        [4, 500],
-    ]
-    assert merged.document_index.tolist() == [0, 2, 3, 4, 6, 7]
-
-
-def test_merging_refuses_two_dtypes_and_no_corpus(tmp_path: Path, prefix: Path) -> None:
-    with IndexedDatasetWriter(tmp_path / "other", "int32") as writer:
-        writer.add_documents(np.array([7]), [1])
-    with pytest.raises(ValueError, match=r"other\.idx: int32 tokens cannot join .* uint16"):
-        merge_corpora([prefix, tmp_path / "other"], tmp_path / "merged")
-    assert not list(tmp_path.glob("merged*"))
-    with pytest.raises(ValueError, match="no corpus to merge"):
-        merge_corpora([], tmp_path / "merged")
 
 
 @pytest.mark.parametrize("ending", ["bin", "idx"])

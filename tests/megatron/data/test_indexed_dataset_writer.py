@@ -102,7 +102,7 @@ def test_killed_writer_leaves_no_index_and_the_next_one_works(tmp_path: Path) ->
         with pytest.raises(BlockingIOError, match="another process is writing this corpus"):
             IndexedDatasetWriter(tmp_path / "corpus", "uint16")
         os.kill(process.pid, signal.SIGKILL)
-    assert names(tmp_path) == ["corpus.bin.partial"]
+    assert names(tmp_path) == ["corpus.bin.partial", "corpus.idx.partial"]
     with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
         writer.add_documents(np.array([5]), [1])
     assert IndexedDataset(tmp_path / "corpus").tokens.tolist() == [5]
@@ -141,3 +141,16 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"file/folder: cannot be written to \("):
         IndexedDatasetWriter(tmp_path / "file" / "folder" / "corpus", "uint16")
+
+
+@pytest.mark.parametrize("num_tokens", [10_000, 300_000])
+def test_full_disk_is_told_and_leaves_nothing(small_disk: Path, num_tokens: int) -> None:
+    """Few tokens fail when they are written out at the end, many when they are added."""
+    prefix = small_disk / "corpus"
+    (small_disk / "filler").write_bytes(bytes(50_000))
+    with (
+        pytest.raises(OSError, match=r"disk/corpus: the corpus cannot be written \(No space left"),
+        IndexedDatasetWriter(prefix, "uint16") as writer,
+    ):
+        writer.add_documents(np.zeros(num_tokens, np.uint16), [num_tokens])
+    assert names(small_disk) == ["filler"]

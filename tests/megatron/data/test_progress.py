@@ -34,3 +34,13 @@ def test_log_gets_a_line_each_interval(
         "reading: 25% (1.00MB of 4.00MB), 01:33 left, 7 tokens",
         "reading: 50% (2.00MB of 4.00MB), 01:05 left, 7 tokens",
     ]
+
+
+def test_unknown_size_is_told_as_bytes_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([100.0, 131.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with ByteProgress("reading", 0) as shown:
+        shown.update(1_000_000, "7 tokens")
+    assert capsys.readouterr().err == "reading: 1.00MB, 7 tokens\n"

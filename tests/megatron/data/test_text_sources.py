@@ -1,5 +1,8 @@
 import gzip
+import io
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,7 @@ def test_no_cut_loses_a_document_or_a_line_number(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_sources, "BLOCK_BYTES", block_bytes)
         patch.setattr(text_sources, "_READ_BYTES", read_bytes)
+        patch.setattr(text_sources, "_COMPRESSED_READ_BYTES", read_bytes)
         blocks = list(read_blocks(find_sources([path])[0]))
     assert [text for block in blocks for (text,) in texts_of(block, ["text"])] == texts
     line = 1
@@ -128,12 +132,67 @@ def test_wrong_inputs(tmp_path: Path) -> None:
         find_sources([tmp_path / "gone"])
     with pytest.raises(ValueError, match="no file with a known ending in it"):
         find_sources([tmp_path])
-    (tmp_path / "a.parquet").touch()
-    with pytest.raises(ValueError, match=r"a\.parquet: unknown ending; known are \.jsonl"):
-        find_sources([tmp_path / "a.parquet"])
+    for name in ("a.csv", "a.parquet.zst"):
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=rf"{name}: unknown ending; known are \.jsonl"):
+            find_sources([tmp_path / name])
     (tmp_path / "a.txt").touch()
     with pytest.raises(ValueError, match=r"a\.txt: given twice"):
         find_sources([tmp_path, tmp_path / "a.txt"])
+
+
+def test_repetitive_compressed_file_comes_in_small_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(zstandard.compress(lines("x" * 1000) * 200_000))
+    assert path.stat().st_size < 50_000
+    largest = max(len(block.content) for block in read_blocks(find_sources([path])[0]))
+    assert largest < 25_000_000
+
+
+def test_standard_input_and_pipes_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = lines("one", "two")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    pipe = tmp_path / "b.jsonl"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(content,))
+    writer.start()
+    (tmp_path / "c.jsonl").write_bytes(content)
+    sources, _ = find_sources(["-", pipe, tmp_path / "c.jsonl"], with_standard_input=True)
+    blocks = list(read_blocks(sources))
+    writer.join()
+    assert [block.num_bytes_done for block in blocks] == [len(content) * n for n in (1, 2, 3)]
+    texts = [text for block in blocks for (text,) in texts_of(block, ["text"])]
+    assert texts == ["one", "two"] * 3
+    with pytest.raises(ValueError, match="-: standard input was given twice"):
+        find_sources(["-", "-"], with_standard_input=True)
+    with pytest.raises(FileNotFoundError, match="-: no such input"):
+        find_sources(["-"])
+
+
+def test_rows_of_a_table_become_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    titles = [f"t{number}" for number in range(300)]
+    table = pyarrow.table({"title": titles, "n": range(300), "text": ["x" * 10] * 299 + [None]})
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=90)
+    (tmp_path / "b.jsonl").write_bytes(lines("last"))
+    monkeypatch.setattr(text_sources, "BLOCK_BYTES", 200)
+    sources, _ = find_sources([tmp_path])
+    blocks = list(read_blocks(sources, ["title"]))
+    assert len(blocks) > 3
+    done = [block.num_bytes_done for block in blocks]
+    assert done == sorted(done)
+    assert done[-1] == sum(source.num_bytes for source in sources)
+    assert [text for block in blocks[:-1] for (text,) in texts_of(block, ["title"])] == titles
+    *_, before, last = read_blocks(sources[:1], ["text", "title"])
+    assert texts_of(before, ["text", "title"])[0] == ("x" * 10, titles[before.first_line])
+    message = r"a\.parquet, row 299: the value of 'text' must be a string, not NoneType"
+    with pytest.raises(ValueError, match=message):
+        texts_of(last, ["text", "title"])
+    with pytest.raises(ValueError, match=r"a\.parquet: no column 'body'; it has \['n', 'text', 't"):
+        list(read_blocks(sources, ["body"]))
 
 
 def test_file_that_vanishes_before_it_is_read(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_other_sizes_change_what_follows_from_them(recipe):
 
 def test_a_run_goes_on_in_its_own_folder(recipe):
     flags = prepare_run(recipe, num_processes=1, flags={"save": "s"}).config().checkpoint
-    assert (flags.load, flags.exit_on_missing_checkpoint) == ("s", False)
+    assert (flags.load, flags.allow_missing_checkpoint) == ("s", True)
 
 
 def test_warm_up_in_steps_is_the_tokens_of_those_steps(tmp_path):

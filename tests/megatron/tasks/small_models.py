@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import torch
 
+from data_efficiency import whole_tensors
 from megatron.checkpointing import save_checkpoint
 from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
@@ -60,8 +61,8 @@ def save_run(folder, model, tokenizer=None, step=0):
     save_checkpoint(
         folder,
         step,
-        weights=model.state_dict(),
-        optimizer_state={},
+        weights=whole_tensors(model.state_dict()),
+        optimizer_state=[],
         state={"model": asdict(model.config)},
         keep_last=0,
     )

@@ -29,7 +29,7 @@ def test_the_one_that_the_run_was_started_with(tmp_path, tokenizer):
     tokenizer.save(file)
     data = {"tokenizer_file": str(file), "vocab_file": None, "merge_file": None}
     state = {"model": {}, "settings": {"data": data}}
-    save_checkpoint(tmp_path, 1, weights={}, optimizer_state={}, state=state, keep_last=0)
+    save_checkpoint(tmp_path, 1, weights=[], optimizer_state=[], state=state, keep_last=0)
     assert tokenizer_of(tmp_path).fingerprint == tokenizer.fingerprint
     file.unlink()
     assert tokenizer_of(tmp_path) is None

@@ -18,7 +18,8 @@ def one_by_one(model, context, ids, max_length):
     total, greedy = 0.0, True
     with torch.inference_mode():
         for place in range(len(text) - len(ids), len(text)):
-            likelihoods = model(torch.tensor([text[:place]]))[0, -1].log_softmax(-1)
+            logits = model(torch.tensor([text[:place]]))[0, -1, : model.config.vocab_size]
+            likelihoods = logits.log_softmax(-1)
             total += float(likelihoods[text[place]])
             greedy = greedy and int(likelihoods.argmax()) == text[place]
     return total, greedy

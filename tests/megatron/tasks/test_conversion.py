@@ -29,7 +29,7 @@ def test_ours_to_hugging_face_to_ours_gives_the_same_bits(tmp_path, family):
     assert there.num_parameters == sum(weight.numel() for weight in model.parameters())
     read = read_any(tmp_path / "there")
     assert (read.config.vocab_size, read.config.padded_vocab_size) == (
-        config.vocab_size,
+        make_tokenizer().vocab_size,
         config.padded_vocab_size,
     )
     save_as_ours(read, tmp_path / "back", make_tokenizer(), tmp_path / "there")
@@ -38,13 +38,23 @@ def test_ours_to_hugging_face_to_ours_gives_the_same_bits(tmp_path, family):
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
-def test_folder_works_as_users_load_it(tmp_path):
-    model, tokenizer = make_gpt(LLAMA), make_tokenizer()
+@pytest.mark.parametrize("untied", [False, True])
+def test_folder_works_as_users_load_it(tmp_path, untied):
+    tokenizer = make_tokenizer()
+    config = replace(
+        LLAMA,
+        vocab_size=tokenizer.vocab_size,
+        untie_embeddings_and_output_weights=untied,
+    )
+    model = make_gpt(config)
     run = save_run(tmp_path / "run", model)
     save_as_hugging_face(read_any(run), tmp_path / "there", tokenizer)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "there")
     ids = AutoTokenizer.from_pretrained(tmp_path / "there")("the cat", return_tensors="pt")
-    assert torch.allclose(theirs(**ids).logits, model(ids["input_ids"]), atol=1e-4)
+    found, expected = theirs(**ids).logits, model(ids["input_ids"])
+    # No id can be chosen that the tokenizer lacks.
+    assert found.shape[-1] == tokenizer.vocab_size < expected.shape[-1]
+    assert torch.allclose(found, expected[..., : tokenizer.vocab_size], atol=1e-4)
 
 
 def test_megatron_deepspeed_to_hugging_face(tmp_path):
@@ -53,16 +63,36 @@ def test_megatron_deepspeed_to_hugging_face(tmp_path):
     save_as_hugging_face(read_any(run, vocab_size=300), tmp_path / "there", None)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "there")
     ids = torch.arange(20)[None]
-    assert torch.allclose(theirs(ids).logits, model(ids), atol=1e-4)
+    assert torch.allclose(theirs(ids).logits, model(ids)[..., :300], atol=1e-4)
+
+
+def test_rows_beyond_the_tokenizer_are_padding(tmp_path):
+    model, tokenizer = make_gpt(GPT2), make_tokenizer()
+    save_as_hugging_face(Model(GPT2, model.state_dict()), tmp_path / "there", tokenizer)
+    # As others write it: the padding is part of the model.
+    config = replace(GPT2, make_vocab_size_divisible_by=1)
+    save_as_hugging_face(Model(config, make_gpt(config).state_dict()), tmp_path / "padded", None)
+    read = read_any(tmp_path / "padded")
+    save_as_ours(read, tmp_path / "ours", tokenizer, tmp_path / "padded")
+    ours = read_any(tmp_path / "ours").config
+    assert (ours.vocab_size, ours.padded_vocab_size) == (tokenizer.vocab_size, 300)
+    save_as_hugging_face(read_any(tmp_path / "ours"), tmp_path / "cut", tokenizer)
+    for name in ("there", "cut"):
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        assert len(theirs.lm_head.weight) == tokenizer.vocab_size
+    again = read_any(tmp_path / "cut").weights
+    assert all(torch.equal(again[name], value) for name, value in read.weights.items())
 
 
 def test_a_model_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
     read = read_any(save_run(tmp_path / "run", make_gpt(GPT2)))
     norm = "language_model.final_layernorm.weight"
     # What is written comes from other weights than what is compared with.
-    changed = dict(read.weights) | {norm: read.weights[norm] + 0.01}
+    changed = {norm: read.weights[norm] + 0.01}
     rules = conversion.to_theirs
-    monkeypatch.setattr(conversion, "to_theirs", lambda _, names: rules(changed, names))
+    monkeypatch.setattr(
+        conversion, "to_theirs", lambda weights, names: rules(weights | changed, names)
+    )
     with pytest.raises(ValueError, match="the logits differ by"):
         save_as_hugging_face(read, tmp_path / "there", None)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -64,7 +64,7 @@ def configs(draw):
 @given(configs())
 def test_settings_and_weights_come_back(config):
     back = bert_from_hugging_face(bert_to_hugging_face(config))
-    for name in ("ffn_size", "padded_vocab_size"):
+    for name in ("ffn_size", "vocab_size"):
         assert getattr(back, name) == getattr(config, name)
     derived = ("ffn_hidden_size", "make_vocab_size_divisible_by")
     assert replace(back, **{name: getattr(config, name) for name in derived}) == config

@@ -10,7 +10,6 @@ from megatron.tasks.conversion_gpt import (
     gpt_from_hugging_face,
     gpt_rules,
     gpt_to_hugging_face,
-    padding_multiple,
 )
 from megatron.tasks.conversion_weights import to_ours, to_theirs
 from tests.megatron.tasks.small_models import GPT2, LLAMA, make_gpt
@@ -47,7 +46,7 @@ def configs(draw):
 def test_settings_and_weights_come_back(config):
     fields = gpt_to_hugging_face(config)
     back = gpt_from_hugging_face(fields)
-    for name in ("kv_heads", "ffn_size", "padded_vocab_size"):
+    for name in ("kv_heads", "ffn_size", "vocab_size"):
         assert getattr(back, name) == getattr(config, name)
     derived = ("num_key_value_heads", "ffn_hidden_size", "make_vocab_size_divisible_by")
     same = {name: getattr(config, name) for name in derived}
@@ -57,13 +56,6 @@ def test_settings_and_weights_come_back(config):
     again = to_ours(to_theirs(weights, rules), gpt_rules(back))
     assert again.keys() == weights.keys()
     assert all(torch.equal(again[name], weights[name]) for name in weights)
-
-
-@pytest.mark.parametrize(("vocab_size", "rows"), [(50257, 50304), (50257, 50257), (5, 7), (7, 7)])
-def test_padding_multiple_gives_the_rows(vocab_size, rows):
-    multiple = padding_multiple(vocab_size, rows)
-    config = ModelConfig(vocab_size=vocab_size, make_vocab_size_divisible_by=multiple)
-    assert config.padded_vocab_size == rows
 
 
 @pytest.mark.parametrize(

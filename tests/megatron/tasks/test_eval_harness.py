@@ -24,8 +24,7 @@ from tests.megatron.tasks.task_data import write_task_data
 def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     tokenizer = make_tokenizer()
-    # Padding of the vocabulary is what lm-eval's model may generate and ours may not.
-    config = replace(LLAMA, vocab_size=tokenizer.vocab_size, make_vocab_size_divisible_by=1)
+    config = replace(LLAMA, vocab_size=tokenizer.vocab_size)
     run = save_run(folder / "run", make_gpt(config), tokenizer)
     save_as_hugging_face(read_any(run), folder / "theirs", tokenizer)
     return run, folder / "theirs"

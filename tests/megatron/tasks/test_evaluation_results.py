@@ -2,7 +2,12 @@ import json
 
 import pytest
 
-from megatron.tasks.evaluation_results import evaluation_record, read_record, write_record
+from megatron.tasks.evaluation_results import (
+    evaluation_record,
+    is_finished,
+    read_record,
+    write_record,
+)
 from tests.megatron.tasks.small_models import GPT2, make_gpt, save_run
 
 FOUND = {
@@ -45,6 +50,21 @@ def test_what_is_written_is_read(tmp_path):
     sample = record["samples"]["local_piqa"][0]
     assert (sample["arguments"], sample["responses"]) == ([["a", " b"]], [[-1.5, True]])
     assert [file.name for file in path.parent.iterdir()] == ["a.json"]
+
+
+def test_a_newer_checkpoint_or_another_setting_makes_a_record_outdated(tmp_path):
+    run, path = tmp_path / "run", tmp_path / "a.json"
+    assert not is_finished(path, run, {})
+    save_run(run, make_gpt(GPT2), step=7)
+    assert not is_finished(path, run, {})
+    settings = {"num_fewshot": 2, "limit": None}
+    write_record(path, evaluation_record(run, FOUND, settings, seconds=1.5))
+    assert is_finished(path, run, settings)
+    assert is_finished(path, run, {"num_fewshot": 2})
+    assert not is_finished(path, run, {"num_fewshot": 0})
+    assert not is_finished(path, run, {"log_samples": False})
+    save_run(run, make_gpt(GPT2, seed=1), step=8)
+    assert not is_finished(path, run, settings)
 
 
 @pytest.mark.parametrize(

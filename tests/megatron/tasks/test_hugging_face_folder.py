@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -13,17 +15,19 @@ from megatron.tasks.hugging_face_folder import (
 )
 from tests.megatron.tasks.small_models import GPT2, make_gpt, make_tokenizer
 
+CONFIG = replace(GPT2, make_vocab_size_divisible_by=1)
+
 
 @pytest.fixture
 def weights():
-    return to_theirs(make_gpt(GPT2).state_dict(), gpt_rules(GPT2))
+    return to_theirs(make_gpt(CONFIG).state_dict(), gpt_rules(CONFIG))
 
 
 def test_what_is_written_is_read(tmp_path, weights):
     weights = {name: value.bfloat16() for name, value in weights.items()}
-    write_model(tmp_path, gpt_to_hugging_face(GPT2), weights)
+    write_model(tmp_path, gpt_to_hugging_face(CONFIG), weights)
     fields = read_config(tmp_path)
-    assert (fields["model_type"], fields["unpadded_vocab_size"]) == ("gpt2", 300)
+    assert (fields["model_type"], fields["vocab_size"]) == ("gpt2", 300)
     found = weights_of(read_model(tmp_path))
     assert found.keys() == weights.keys()
     assert all(torch.equal(found[name], weights[name]) for name in weights)
@@ -33,7 +37,7 @@ def test_what_is_written_is_read(tmp_path, weights):
 def test_missing_weight_is_an_error(tmp_path, weights):
     del weights["transformer.wpe.weight"]
     with pytest.raises(ValueError, match=r"no weights for 1 tensors .* transformer.wpe.weight"):
-        write_model(tmp_path, gpt_to_hugging_face(GPT2), weights)
+        write_model(tmp_path, gpt_to_hugging_face(CONFIG), weights)
 
 
 def test_folder_without_config(tmp_path):

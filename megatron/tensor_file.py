@@ -1,0 +1,96 @@
+"""Writing a `.safetensors` file tensor by tensor, so that memory holds one of them and never all.
+
+Source: the safetensors format: the header's length in eight bytes, the header in JSON, padded with
+spaces to a multiple of eight, then all numbers. The bytes are those of `safetensors.torch.save_file`.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_efficiency import WholeTensor
+
+DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What the format calls the dtypes that weights, buffers and optimizers have."""
+
+_BLOCK_BYTES = 2**24
+
+
+def in_file_order(tensors: Iterable[WholeTensor]) -> list[WholeTensor]:
+    """The order in which a file holds them: wide numbers first, so that all of them are aligned."""
+    return sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.name))
+
+
+def write_tensor_file(path: Path, tensors: Iterable[WholeTensor]) -> dict[str, Any]:
+    """Size in bytes and SHA-256 of the file, for a manifest; computed from what is written.
+
+    Processes that do not write gather the same tensors `in_file_order`.
+
+    Raises:
+        OSError: if the file cannot be written.
+        ValueError: for a dtype that the format lacks, or a tensor that is not what was announced.
+    """
+    assert sys.byteorder == "little", "the format's numbers are little-endian"
+    ordered = in_file_order(tensors)
+    digest = hashlib.sha256()
+    with path.open("xb") as file:
+        for block in _blocks(ordered):
+            file.write(block)
+            digest.update(block)
+        num_bytes = file.tell()
+    return {"num_bytes": num_bytes, "sha256": digest.hexdigest()}
+
+
+def _blocks(tensors: Sequence[WholeTensor]) -> Iterator[bytes | memoryview]:
+    """The file's bytes in order."""
+    yield _header(tensors)
+    for tensor in tensors:
+        content = _bytes_of(tensor)
+        for start in range(0, len(content), _BLOCK_BYTES):
+            yield content[start : start + _BLOCK_BYTES]
+
+
+def _header(tensors: Sequence[WholeTensor]) -> bytes:
+    entries: dict[str, Any] = {}
+    end = 0
+    for tensor in tensors:
+        if tensor.dtype not in DTYPE_NAMES:
+            raise ValueError(f"{tensor.name} has dtype {tensor.dtype}: safetensors has no such one")
+        start = end
+        end += torch.Size(tensor.shape).numel() * tensor.dtype.itemsize
+        entries[tensor.name] = {
+            "dtype": DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _bytes_of(tensor: WholeTensor) -> memoryview:
+    """The numbers of a gathered tensor, on the host; freed with the view."""
+    found = tensor.gather()
+    if tuple(found.shape) != tensor.shape or found.dtype != tensor.dtype:
+        raise ValueError(
+            f"{tensor.name} was announced as {tensor.dtype} {list(tensor.shape)} and is "
+            f"{found.dtype} {list(found.shape)}"
+        )
+    flat = found.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data

@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import models
+
+from megatron.tokenizer import (
+    END_OF_DOCUMENT,
+    Tokenizer,
+    build_tokenizer,
+    train_bpe,
+    train_wordpiece,
+)
+
+TEXTS = ["the lowest of the low", "the newest and the widest", "naïve ☃ snow"] * 5
+
+
+@pytest.fixture(scope="module")
+def trained() -> Tokenizer:
+    return train_bpe(TEXTS, 280)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text())
+def test_any_text_survives_encoding(trained: Tokenizer, text: str) -> None:
+    ids = trained.encode(text)
+    assert trained.decode(ids) == text
+    assert all(0 <= token < trained.vocab_size for token in ids)
+    assert trained.eod not in ids
+    assert trained.encode_batch([text, "the"]) == [ids, trained.encode("the")]
+
+
+def test_end_of_document_in_a_text_stays_text(trained: Tokenizer) -> None:
+    ids = trained.encode(f"a{END_OF_DOCUMENT}b")
+    assert trained.eod not in ids
+    assert trained.decode(ids) == f"a{END_OF_DOCUMENT}b"
+    assert trained.decode([trained.eod]) == END_OF_DOCUMENT
+
+
+def test_saved_file_gives_the_same_tokenizer(tmp_path: Path, trained: Tokenizer) -> None:
+    trained.save(tmp_path / "new" / "tokenizer.json")
+    loaded = build_tokenizer(tokenizer_file=tmp_path / "new" / "tokenizer.json")
+    assert loaded.fingerprint == trained.fingerprint
+    assert (loaded.vocab_size, loaded.eod) == (trained.vocab_size, trained.eod)
+    assert loaded.encode(TEXTS[0]) == trained.encode(TEXTS[0])
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["tokenizer.json"]
+
+
+def test_saving_where_nothing_can_be_written(tmp_path: Path, trained: Tokenizer) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"tokenizer\.json: cannot be written"):
+        trained.save(tmp_path / "file" / "tokenizer.json")
+
+
+def test_truncation_and_padding_in_a_file_are_switched_off(
+    tmp_path: Path, trained: Tokenizer
+) -> None:
+    trained.save(tmp_path / "tokenizer.json")
+    backend = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    backend.enable_truncation(2)
+    backend.enable_padding(length=2)
+    backend.save(str(tmp_path / "short.json"))
+    short = build_tokenizer(tokenizer_file=tmp_path / "short.json")
+    assert short.encode(TEXTS[0]) == trained.encode(TEXTS[0])
+    assert short.encode_batch(["a"]) == [trained.encode("a")]
+
+
+def test_vocabulary_without_end_of_document(tmp_path: Path) -> None:
+    backend = tokenizers.Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = build_tokenizer(tokenizer_file=tmp_path / "tokenizer.json")
+    assert tokenizer.encode("a") == [0]
+    assert len(tokenizer.fingerprint) == 64
+    with pytest.raises(ValueError, match=r"tokenizer\.json: the vocabulary has no '<\|endoftext"):
+        _ = tokenizer.eod
+
+
+def test_control_tokens_of_bert() -> None:
+    tokenizer = train_wordpiece(TEXTS, 100)
+    ids = {"pad": 0, "cls": 2, "sep": 3, "mask": 4}
+    assert tokenizer.control_tokens == ids
+    assert tokenizer.decode([4]) == "[MASK]"
+
+
+def test_missing_control_tokens_are_named(trained: Tokenizer) -> None:
+    with pytest.raises(ValueError, match=r"no \[CLS\] and no \[SEP\] and no \[PAD\] and no \[MASK"):
+        _ = trained.control_tokens
+
+
+def test_tokens_that_continue_a_word(trained: Tokenizer) -> None:
+    tokenizer = train_wordpiece(TEXTS, 100)
+    flags = tokenizer.continuations
+    assert flags.shape == (tokenizer.vocab_size,)
+    assert flags.dtype == np.bool_
+    ids = tokenizer.encode("lowland widest")
+    words = [[ids[0]]]
+    for token in ids[1:]:
+        if flags[token]:
+            words[-1].append(token)
+        else:
+            words.append([token])
+    assert [tokenizer.decode(word) for word in words] == ["lowland", "widest"]
+    assert len(ids) > 2
+    with pytest.raises(ValueError, match="not WordPiece"):
+        _ = trained.continuations

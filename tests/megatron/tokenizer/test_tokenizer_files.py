@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+
+from megatron.tokenizer import build_tokenizer, train_bpe, train_wordpiece
+
+TEXTS = ["the lowest of the low", "the newest and the widest"] * 5
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"vocab_file": "a"}, {"tokenizer_file": "a", "merge_file": "b"}]
+)
+def test_choice_of_files(arguments: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="either --tokenizer-file, or --vocab-file and"):
+        build_tokenizer(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{}", r"not a tokenizer\.json"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b'{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}', "is empty"),
+    ],
+)
+def test_damaged_tokenizer_file(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        build_tokenizer(tokenizer_file=tmp_path / "tokenizer.json")
+
+
+def test_each_kind_of_file_gives_its_tokenizer(tmp_path: Path) -> None:
+    train_bpe(TEXTS, 270).save(tmp_path / "bpe.json")
+    wordpiece = train_wordpiece(TEXTS, 80)
+    wordpiece.save(tmp_path / "wordpiece.json")
+    assert build_tokenizer(tokenizer_file=tmp_path / "bpe.json").eod == 0
+    of_json = build_tokenizer(tokenizer_file=tmp_path / "wordpiece.json")
+    words = [wordpiece.decode([number]) for number in range(wordpiece.vocab_size)]
+    (tmp_path / "vocab.txt").write_text("".join(word + "\n" for word in words))
+    of_text = build_tokenizer(vocab_file=tmp_path / "vocab.txt")
+    assert of_text.fingerprint == of_json.fingerprint == wordpiece.fingerprint
+    assert of_text.encode(TEXTS[0]) == of_json.encode(TEXTS[0]) == wordpiece.encode(TEXTS[0])
