@@ -1,5 +1,6 @@
 """Flags that name the samples of a corpus, and what they name."""
 
+import logging
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
 from megatron.data.blended_dataset import BlendedDataset, open_bert_dataset, open_gpt_dataset
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.tokenizer import Tokenizer, build_tokenizer
+
+logger = logging.getLogger(__name__)
 
 AnyDataset = GPTDataset | BertDataset | BlendedDataset
 
@@ -68,7 +71,7 @@ def open_corpus(arguments: Namespace) -> AnyDataset:
         )
     given = {"seed": arguments.sample_seed, "short_seq_prob": arguments.short_seq_prob}
     tokenizer = _named_tokenizer(arguments)
-    return open_bert_dataset(
+    dataset = open_bert_dataset(
         arguments.data_path,
         BertSettings(
             sequence_length=arguments.seq_length,
@@ -78,6 +81,12 @@ def open_corpus(arguments: Namespace) -> AnyDataset:
         split=arguments.split,
         vocabulary=None if tokenizer is None else BertVocabulary.of_tokenizer(tokenizer),
     )
+    if dataset.num_skipped_documents:
+        logger.info(
+            "%s documents with fewer than two sentences are not used",
+            f"{dataset.num_skipped_documents:,}",
+        )
+    return dataset
 
 
 def tokenizer_of(arguments: Namespace, dataset: AnyDataset) -> Tokenizer:

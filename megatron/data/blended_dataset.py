@@ -70,6 +70,9 @@ class BlendedDataset:
         sizes = [part.vocab_size for part in parts]
         self.vocab_size = None if None in sizes else max(size for size in sizes if size)
         self.sequence_length = max(part.sequence_length for part in parts)
+        self.num_skipped_documents = sum(
+            getattr(part, "num_skipped_documents", 0) for part in parts
+        )
         self.identity: Mapping[str, Any] = {
             "type": "BlendedDataset",
             "tokenizer": next(iter(tokenizers), None),

@@ -1,3 +1,4 @@
+import logging
 from argparse import ArgumentParser
 
 import pytest
@@ -34,6 +35,16 @@ def test_each_type_opens_its_dataset(prefix):
     assert isinstance(blend, BlendedDataset)
     assert [part["seed"] for part in blend.identity["parts"].values()] == [0, 0]
     assert [part["short_seq_prob"] for part in blend.identity["parts"].values()] == [0, 0]
+
+
+def test_documents_that_are_not_used_are_counted(tmp_path, prefix, caplog):
+    caplog.set_level(logging.INFO)
+    flags = ("--data-type", "bert", "--split", "1")
+    open_corpus(parse("--data-path", prefix, *flags))
+    assert caplog.messages == []
+    short = write_sentences(str(tmp_path / "short"), [[4, 9], [3], [], [2]])
+    open_corpus(parse("--data-path", "1", short, "1", short, *flags))
+    assert caplog.messages == ["6 documents with fewer than two sentences are not used"]
 
 
 @pytest.mark.parametrize("flag", ["--sample-seed", "--short-seq-prob"])
