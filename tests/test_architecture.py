@@ -106,6 +106,8 @@ OUTSIDE_PACKAGES = {
     ),
     "tokenizers": ("megatron.tokenizer",),
     "nltk": ("tools.preprocess_data",),
+    "flash_attn": ("megatron.model.optional_kernels",),
+    "apex": ("megatron.model.optional_kernels",),
     "lm_eval": ("benchmarks.evaluation", "megatron.tasks.eval_harness"),
     "deepspeed": (
         "data_efficiency.engine.deepspeed_engine",

@@ -145,6 +145,13 @@ def test_processes_that_cannot_share_the_batch(workspace):
     assert alone.training.global_batch_size == 12
 
 
+def test_kernels_that_are_not_installed(workspace, capsys):
+    flags = training_flags(workspace, attention_implementation="flash")
+    assert "--attention-implementation is 'flash': " in failure(flags, capsys)
+    flags = training_flags(workspace, optimizer_implementation="apex")
+    assert "--optimizer-implementation is 'apex': apex cannot be imported" in failure(flags, capsys)
+
+
 def test_two_precisions(workspace, capsys):
     line = failure(training_flags(workspace, bf16=True, fp16=True), capsys)
     assert "--bf16 is given too" in line
