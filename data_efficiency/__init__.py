@@ -22,7 +22,7 @@ from data_efficiency.analysis.reference_loss import ReferenceModel
 from data_efficiency.config import fill_from_flags, load_config, read_json
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
-from data_efficiency.engine.processes import start_processes
+from data_efficiency.engine.processes import naming_lost_processes, start_processes
 from data_efficiency.engine.whole_tensor import WholeTensor, whole_tensors
 from data_efficiency.json_section import ConfigError
 from data_efficiency.plan import RunPlan, plan_run
@@ -63,6 +63,7 @@ __all__ = [
     "known_layer_class",
     "layer_tokens",
     "load_config",
+    "naming_lost_processes",
     "plan_run",
     "plan_warnings",
     "planned_totals",

@@ -251,6 +251,9 @@ class TrainingConfig:
     """Global batches of an evaluation; 0 evaluates on the whole validation split."""
     exit_duration_in_mins: float | None = None
     """Save and stop after this many minutes."""
+    distributed_timeout_minutes: float = 30.0
+    """How long a process waits for one that does not answer before it stops with an error: longer
+    than any save or evaluation. A process that has ended is noticed at once."""
 
     def __post_init__(self) -> None:
         """Checks the fields against each other."""
@@ -279,7 +282,8 @@ class TrainingConfig:
         require(
             0 <= self.min_lr <= self.lr, "min_lr", self.min_lr, f"must be 0 to --lr ({self.lr})"
         )
-        require(self.eval_interval > 0, "eval_interval", self.eval_interval, "must be positive")
+        for name in ("eval_interval", "distributed_timeout_minutes"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
 
     @property
     def batch_size(self) -> int:

@@ -20,6 +20,7 @@ from data_efficiency import (
     fill_from_flags,
     initialize,
     load_config,
+    naming_lost_processes,
     read_json,
     start_processes,
 )
@@ -35,14 +36,16 @@ from megatron.stopping import StopSignals, fraction_done, stop_reason
 from megatron.training_step import evaluate, train_step
 
 
+@naming_lost_processes()
 def pretrain(config: RunConfig, task: Task) -> None:
     """Nothing; trains until a budget, a time limit, a signal or the end of the data.
 
     Raises:
+        ConnectionError: if another process of the run has ended or does not answer.
         ValueError: for settings, data or checkpoints that do not fit together.
         FileNotFoundError: for a missing corpus, index, JSON file or checkpoint.
     """
-    processes = start_processes()
+    processes = start_processes(timeout_minutes=config.training.distributed_timeout_minutes)
     config = with_batch_size(config, processes.size)
     check_folders(config.checkpoint)
     train_dataset, valid_dataset = task.make_datasets(config)

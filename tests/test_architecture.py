@@ -105,9 +105,9 @@ OUTSIDE_PACKAGES = {
         "examples_deepspeed.data_efficiency.finetuning.compare",
     ),
     "tokenizers": ("megatron.tokenizer",),
-    "nltk": ("tools.preprocess_data",),
     "flash_attn": ("megatron.model.optional_kernels",),
     "apex": ("megatron.model.optional_kernels",),
+    "nltk": ("megatron.data.sentence_splitter",),
     "lm_eval": ("benchmarks.evaluation", "megatron.tasks.eval_harness"),
     "deepspeed": (
         "data_efficiency.engine.deepspeed_engine",

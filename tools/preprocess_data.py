@@ -5,10 +5,19 @@ import functools
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from megatron.data.commands import run_command
 from megatron.data.corpus_verification import verify_corpus
 from megatron.data.preprocessing import CorpusCounts, PreprocessingJob, preprocess
+from megatron.data.sentence_splitter import (
+    SentenceModel,
+    SentenceSplitter,
+    installed_model,
+    learn_model,
+    read_model,
+    write_model,
+)
 from megatron.data.text_sources import STANDARD_INPUT, find_sources
 from megatron.tokenizer import build_tokenizer
 
@@ -16,7 +25,8 @@ from megatron.tokenizer import build_tokenizer
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line as parsed by argparse."""
     parser = argparse.ArgumentParser(
-        description="Tokenizes text into {prefix}_{key}_document.bin, .idx and .meta.json.",
+        description="Tokenizes text into {prefix}_{key}_document.bin, .idx and .meta.json, or, split into"
+        " sentences for BERT, {prefix}_{key}_sentence.bin and so on.",
         epilog="Inputs end in .jsonl, .ndjson or .json (one object a line), or .txt, .text, .md or"
         " .rst (one document a file); each also with .gz or .zst. Or in .parquet (columns are keys),"
         " which needs pyarrow. '-' is standard input, JSON lines.",
@@ -29,10 +39,30 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output-prefix", required=True, metavar="PREFIX")
     parser.add_argument("--tokenizer-file", metavar="FILE", help="a tokenizer.json")
-    parser.add_argument("--vocab-file", metavar="FILE", help="GPT-2's vocab.json")
+    parser.add_argument(
+        "--vocab-file", metavar="FILE", help="GPT-2's vocab.json, or alone BERT's vocab.txt"
+    )
     parser.add_argument("--merge-file", metavar="FILE", help="GPT-2's merges.txt")
     parser.add_argument(
         "--append-eod", action="store_true", help="close each document with <|endoftext|>"
+    )
+    sentences = parser.add_argument_group("sentences")
+    sentences.add_argument(
+        "--split-sentences",
+        action="store_true",
+        help="make sentences the sequences of the corpus, as BERT needs it",
+    )
+    sentences.add_argument(
+        "--language",
+        default="english",
+        metavar="NAME",
+        help="of nltk's Punkt model (english); where it is not installed, one is learned from the input"
+        " and kept as {prefix}_sentence_model.json",
+    )
+    sentences.add_argument(
+        "--sentence-model",
+        metavar="FILE",
+        help="a model learned before; give it where parts of one corpus are made apart",
     )
     parser.add_argument(
         "--workers", type=int, default=num_usable_cores(), metavar="N", help="processes (all cores)"
@@ -49,6 +79,26 @@ def num_usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def find_sentence_model(arguments: argparse.Namespace) -> SentenceModel | None:
+    """The model that is given or installed; None where one must be learned, or none is wanted."""
+    if arguments.sentence_model is not None:
+        if not arguments.split_sentences:
+            raise ValueError("--sentence-model belongs to --split-sentences")
+        return read_model(arguments.sentence_model)
+    return installed_model(arguments.language) if arguments.split_sentences else None
+
+
+def with_learned_model(job: PreprocessingJob) -> PreprocessingJob:
+    """The job with a model learned from its input, which is kept beside its corpora."""
+    job.check()
+    _ = job.tokenizer_factory().control_tokens  # An error now, not after the learning.
+    model = learn_model(job.sources, job.json_keys)
+    path = f"{job.output_prefix}_sentence_model.json"
+    write_model(path, model)
+    print(f"{path}: learned where sentences end, since nltk's own model is not installed")
+    return replace(job, sentence_model=model)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -70,8 +120,12 @@ def run(arguments: argparse.Namespace) -> None:
         ),
         append_eod=arguments.append_eod,
         num_workers=arguments.workers,
+        split_sentences=arguments.split_sentences,
+        sentence_model=find_sentence_model(arguments),
         overwrite=arguments.overwrite,
     )
+    if job.split_sentences and job.sentence_model is None:
+        job = with_learned_model(job)
     start = time.monotonic()
     counts = preprocess(job)
     seconds = time.monotonic() - start
@@ -80,15 +134,24 @@ def run(arguments: argparse.Namespace) -> None:
     num_tokens = sum(count.num_tokens for count in counts.values())
     print(f"{seconds:.1f} s, {num_tokens / seconds:,.0f} tokens/s with {job.num_workers} workers")
     if arguments.verify:
-        tokenizer = job.tokenizer_factory()
-        for key in job.json_keys:
-            num_equal = verify_corpus(job.corpus_prefix(key), sources, tokenizer)
-            print(f"{job.corpus_prefix(key)}: verified, {num_equal} documents tokenized again")
+        verify(job)
+
+
+def verify(job: PreprocessingJob) -> None:
+    """Reads everything again and compares it with the input."""
+    tokenizer, model = job.tokenizer_factory(), job.sentence_model
+    splitter = None if model is None else SentenceSplitter(model)
+    for key in job.json_keys:
+        num_equal = verify_corpus(job.corpus_prefix(key), job.sources, tokenizer, splitter)
+        print(f"{job.corpus_prefix(key)}: verified, {num_equal} documents tokenized again")
 
 
 def describe(count: CorpusCounts) -> str:
     """One line about a corpus."""
-    line = f"{count.num_documents:,} documents, {count.num_tokens:,} tokens"
+    line = f"{count.num_documents:,} documents"
+    if count.num_sequences != count.num_documents:
+        line += f", {count.num_sequences:,} sentences"
+    line += f", {count.num_tokens:,} tokens"
     if count.num_empty_documents:
         line += f", {count.num_empty_documents:,} empty documents left out"
     if count.num_tokenless_documents:

@@ -19,7 +19,7 @@ from megatron.recipes import (
     read_recipe,
     scale_down,
 )
-from megatron.recipes.toml_file import read_toml
+from megatron.recipes.toml_file import check_known, read_toml
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples_deepspeed" / "data_efficiency"
 
@@ -28,7 +28,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="all recipes, with their tokens and published results")
+    listing = commands.add_parser("list", help="recipes with their tokens and published results")
+    listing.add_argument("family", nargs="?", metavar="FAMILY", help="gpt or bert; all by default")
     commands.add_parser("check", help="read, prepare and cost every recipe")
     for name, text in (
         ("show", "print the cost, the command and the JSON file of a recipe"),
@@ -75,10 +76,17 @@ def prepared(catalogue: Catalogue, arguments: argparse.Namespace) -> tuple[Recip
     return recipe, run
 
 
-def list_recipes(catalogue: Catalogue) -> None:
-    """Prints a line for each recipe."""
-    width = max(map(len, catalogue.recipes))
-    for name, path in catalogue.recipes.items():
+def list_recipes(catalogue: Catalogue, family: str | None) -> None:
+    """Prints two lines for each recipe of a family, or of all."""
+    if family is not None:
+        check_known([family], catalogue.families, "list")
+    shown = {
+        name: path
+        for name, path in catalogue.recipes.items()
+        if family in (None, path.parents[1].name)
+    }
+    width = max(map(len, shown), default=0)
+    for name, path in shown.items():
         file = read_toml(path)
         print(f"{name:{width}}  {file.comment[0]}\n{'':{width}}  {file.remark('Result')}")
 
@@ -116,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     catalogue = Catalogue(FOLDER)
     try:
         if arguments.command == "list":
-            list_recipes(catalogue)
+            list_recipes(catalogue, arguments.family)
         elif arguments.command == "check":
             wrong = check(catalogue)
             print("\n".join(wrong) or f"{len(catalogue.recipes)} recipes are right")

@@ -128,6 +128,9 @@ def make_deepspeed_engine(
     }
     # DeepSpeed reads it from there, and only there.
     os.environ.setdefault("LOCAL_RANK", str(processes.local_rank))
+    # On CPUs DeepSpeed would compile collectives that only its inference calls: a start would need a
+    # compiler, and a build that was killed leaves a lock for which every later start waits for ever.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     with _configuration_errors():
         engine = deepspeed.initialize(
             model=module,

@@ -4,8 +4,10 @@ Launchers (torchrun, `deepspeed`, srun, mpirun) tell it by environment variables
 one process.
 """
 
+import contextlib
 import datetime
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +16,11 @@ import torch.distributed
 from data_efficiency.analysis.launcher import RANK_AND_SIZE
 from data_efficiency.json_section import ConfigError
 
-COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
+TIMEOUT_MINUTES = 30.0
 """How long a process waits for the others: longer than any save or evaluation, shorter than a night."""
+
+_COMMUNICATION = ("gloo", "NCCL", "XCCL", "Connection closed by peer", "Connection reset by peer")
+"""What the message of a failed collective has in it, where its type does not say so."""
 
 LOCAL_RANK = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
 """The process's number on its machine, by the launchers of `RANK_AND_SIZE` in their order."""
@@ -61,13 +66,16 @@ def read_processes() -> Processes:
     return Processes(rank=rank, size=size, local_rank=local_rank, device=device)
 
 
-def start_processes(*, always_join: bool = False) -> Processes:
+def start_processes(
+    *, always_join: bool = False, timeout_minutes: float = TIMEOUT_MINUTES
+) -> Processes:
     """This process, joined with the others in torch.distributed's default group if there are any.
 
     A group that exists already is used as it is.
 
     Args:
         always_join: make a group even for a single process, as DeepSpeed needs it.
+        timeout_minutes: how long a collective waits for the other processes before it fails.
     """
     processes = read_processes()
     if processes.device.type != "cpu":
@@ -77,7 +85,10 @@ def start_processes(*, always_join: bool = False) -> Processes:
     backend = torch.distributed.get_default_backend_for_device(processes.device)
     if processes.size > 1:
         torch.distributed.init_process_group(
-            backend, timeout=COLLECTIVE_TIMEOUT, rank=processes.rank, world_size=processes.size
+            backend,
+            timeout=datetime.timedelta(minutes=timeout_minutes),
+            rank=processes.rank,
+            world_size=processes.size,
         )
     else:
         torch.distributed.init_process_group(
@@ -87,3 +98,28 @@ def start_processes(*, always_join: bool = False) -> Processes:
             world_size=1,
         )
     return processes
+
+
+@contextlib.contextmanager
+def naming_lost_processes() -> Iterator[None]:
+    """Turns the failure of a collective into one line that says what happened; a decorator as well.
+
+    A process that is killed closes its connections, so the others fail at their next collective; for
+    one that only stands still they wait as long as `start_processes` was told.
+
+    Raises:
+        ConnectionError: if another process has ended, or has not answered in time.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        lost = isinstance(error, torch.distributed.DistError)
+        if not lost and not any(word in text for word in _COMMUNICATION):
+            raise
+        processes = read_processes()
+        raise ConnectionError(
+            f"process {processes.rank} of {processes.size} has lost another one, which ended or did "
+            f"not answer ({text.splitlines()[0]}): look for its own message, then continue from the "
+            "last checkpoint"
+        ) from error

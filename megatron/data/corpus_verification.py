@@ -10,8 +10,14 @@ import numpy as np
 
 from megatron.data.indexed_dataset import IndexedDataset
 from megatron.data.indexed_format import path_of
-from megatron.data.preprocessing import DocumentTokenizer, is_empty
+from megatron.data.preprocessing import (
+    DocumentTokenizer,
+    EncodedTexts,
+    encode_documents,
+    is_empty,
+)
 from megatron.data.progress import ByteProgress
+from megatron.data.sentence_splitter import SentenceSplitter
 from megatron.data.text_sources import SourceFile, read_blocks, texts_of
 
 NUM_SAMPLED_DOCUMENTS = 256
@@ -21,12 +27,21 @@ def verify_corpus(
     prefix: str | os.PathLike[str],
     sources: Sequence[SourceFile],
     tokenizer: DocumentTokenizer,
+    splitter: SentenceSplitter | None = None,
     num_sampled_documents: int = NUM_SAMPLED_DOCUMENTS,
 ) -> int:
     """Number of documents tokenized again and found equal, after all other checks passed.
 
     Checked are: the checksums of the sidecar, all offsets, the document index, all token ids, the
-    tokenizer, the number of documents in the input, and a fixed random choice of documents.
+    tokenizer, the model of sentences, the number of documents in the input, and a fixed random choice
+    of documents.
+
+    Args:
+        prefix: path of the corpus.
+        sources: the input.
+        tokenizer: of the corpus.
+        splitter: of a corpus of sentences.
+        num_sampled_documents: how many to tokenize again.
 
     Raises:
         ValueError: naming the first thing that is wrong.
@@ -41,15 +56,20 @@ def verify_corpus(
     corpus.verify(metadata["vocab_size"])
     if metadata["tokenizer_fingerprint"] != tokenizer.fingerprint:
         raise ValueError(f"{prefix}: made with another tokenizer than the one given")
+    if metadata.get("sentence_model") != (splitter and splitter.fingerprint):
+        raise ValueError(f"{prefix}: not split into sentences as is asked for now")
     chosen = np.random.default_rng(corpus.num_documents).choice(
         corpus.num_documents, min(num_sampled_documents, corpus.num_documents), replace=False
     )
     wanted, number = set(chosen.tolist()), -1
+    eod = metadata["eod"]
     for number, where, text in _documents(sources, metadata, tokenizer):
         if number >= corpus.num_documents:
             raise ValueError(f"{prefix}: {corpus.num_documents} documents, but the input has more")
         if number in wanted:
-            _check_document(corpus, number, where, text, tokenizer, metadata["eod"])
+            _check_document(
+                corpus, number, where, encode_documents(tokenizer, [text], eod, splitter)
+            )
             wanted.remove(number)
     if wanted or number + 1 != corpus.num_documents:
         raise ValueError(
@@ -83,15 +103,13 @@ def _documents(
 
 
 def _check_document(
-    corpus: IndexedDataset,
-    number: int,
-    where: Path,
-    text: str,
-    tokenizer: DocumentTokenizer,
-    eod: int | None,
+    corpus: IndexedDataset, number: int, where: Path, expected: EncodedTexts
 ) -> None:
-    expected = tokenizer.encode(text) + ([] if eod is None else [eod])
-    if corpus[number].tolist() != expected:
+    first, last = corpus.document_index[number : number + 2].tolist()
+    begin, end = corpus.offsets_of(np.array([first, last]))
+    if not np.array_equal(corpus.sequence_lengths[first:last], expected.lengths) or (
+        not np.array_equal(corpus.tokens[begin:end], expected.tokens)
+    ):
         raise ValueError(
             f"{corpus.prefix}: document {number} is not what {where} gives; the input has changed"
             " or the corpus is damaged"

@@ -24,6 +24,7 @@ from megatron.data.indexed_dataset_writer import IndexedDatasetWriter
 from megatron.data.indexed_format import dtype_for_vocabulary, path_of
 from megatron.data.parquet_rows import check_columns
 from megatron.data.progress import ByteProgress
+from megatron.data.sentence_splitter import SentenceModel, SentenceSplitter
 from megatron.data.text_sources import Block, SourceFile, read_blocks, texts_of
 
 # Blocks under way for each worker: enough to keep it busy, few enough to bound memory.
@@ -40,6 +41,10 @@ class DocumentTokenizer(Protocol):
     @property
     def eod(self) -> int:
         """Id of the end-of-document token; ValueError if there is none."""
+
+    @property
+    def control_tokens(self) -> dict[str, int]:
+        """Ids of BERT's control tokens; ValueError if it lacks one. Asked for with sentences only."""
 
     @property
     def fingerprint(self) -> str:
@@ -59,10 +64,12 @@ class PreprocessingJob:
     Attributes:
         sources: input files, in the order of the corpus.
         json_keys: keys of the records; each gets a corpus of its own.
-        output_prefix: corpora are named `{output_prefix}_{key}_document`.
+        output_prefix: corpora are named `{output_prefix}_{key}_document`, or `..._sentence`.
         tokenizer_factory: makes the tokenizer, once in each process, so it must be a module's
             function or a `functools.partial` of one.
         append_eod: whether the end-of-document token closes each document.
+        split_sentences: whether the sequences of the corpus are sentences, not whole documents.
+        sentence_model: how to split; needed for that.
         num_workers: worker processes.
         overwrite: whether existing corpora may be replaced.
     """
@@ -73,11 +80,14 @@ class PreprocessingJob:
     tokenizer_factory: Callable[[], DocumentTokenizer]
     append_eod: bool
     num_workers: int
+    split_sentences: bool = False
+    sentence_model: SentenceModel | None = None
     overwrite: bool = False
 
     def corpus_prefix(self, key: str) -> str:
         """Prefix of the corpus of one key."""
-        return f"{self.output_prefix}_{key}_document"
+        level = "sentence" if self.split_sentences else "document"
+        return f"{self.output_prefix}_{key}_{level}"
 
     def check(self) -> None:
         """Nothing, if the job can start.
@@ -91,6 +101,11 @@ class PreprocessingJob:
             raise ValueError(f"--workers is {self.num_workers}: must be at least 1")
         if len(set(self.json_keys)) != len(self.json_keys) or not self.json_keys:
             raise ValueError(f"--json-keys is {list(self.json_keys)}: give distinct keys")
+        if self.append_eod and self.split_sentences:
+            raise ValueError(
+                "--append-eod and --split-sentences exclude each other: a BERT sample stays inside one"
+                " document"
+            )
         for key in self.json_keys:
             if "/" in key:
                 raise ValueError(f"--json-keys has {key!r}: a key names files, so no '/' in it")
@@ -110,6 +125,8 @@ class CorpusCounts:
     """Documents and tokens of one key, as far as they are written."""
 
     num_documents: int = 0
+    num_sequences: int = 0
+    """Sentences, where documents are split into them; else documents."""
     num_tokens: int = 0
     num_empty_documents: int = 0
     """Documents of nothing but white space, left out."""
@@ -118,11 +135,13 @@ class CorpusCounts:
 
 
 @dataclass(frozen=True)
-class _EncodedTexts:
-    """Tokens of one key of one block: back to back, with the tokens of each document."""
+class EncodedTexts:
+    """Tokens of one key of one block, back to back."""
 
     tokens: npt.NDArray[Any]
     lengths: npt.NDArray[np.int64]
+    """Tokens of each sequence."""
+    sequences_per_document: npt.NDArray[np.int64]
     counts: CorpusCounts = field(default_factory=CorpusCounts)
 
 
@@ -132,28 +151,42 @@ def is_empty(text: str) -> bool:
 
 
 def encode_documents(
-    tokenizer: DocumentTokenizer, texts: Sequence[str], eod: int | None
-) -> _EncodedTexts:
-    """Tokens of the documents that are not empty, each closed by `eod` where one is given."""
+    tokenizer: DocumentTokenizer,
+    texts: Sequence[str],
+    eod: int | None,
+    splitter: SentenceSplitter | None = None,
+) -> EncodedTexts:
+    """Tokens of the documents that are not empty.
+
+    Args:
+        tokenizer: makes the tokens.
+        texts: a document each.
+        eod: closes each document, where one is given.
+        splitter: makes the sentences of a document its sequences; without it a document is one.
+    """
     present = [text for text in texts if not is_empty(text)]
-    ids = tokenizer.encode_batch(present)
+    parts = [[text] if splitter is None else splitter.split(text) for text in present]
+    ids = tokenizer.encode_batch([part for own in parts for part in own])
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
     tokens = np.fromiter(
         itertools.chain.from_iterable(ids),
         dtype=dtype_for_vocabulary(tokenizer.vocab_size),
         count=int(lengths.sum()),
     )
-    lengths = lengths[lengths > 0]
+    document = np.repeat(np.arange(len(parts)), [len(own) for own in parts])
+    num_sequences = np.bincount(document[lengths > 0], minlength=len(parts))
+    lengths, num_sequences = lengths[lengths > 0], num_sequences[num_sequences > 0]
     if eod is not None:
         tokens = np.insert(tokens, np.cumsum(lengths), eod)
         lengths = lengths + 1
     counts = CorpusCounts(
-        num_documents=len(lengths),
+        num_documents=len(num_sequences),
+        num_sequences=len(lengths),
         num_tokens=len(tokens),
         num_empty_documents=len(texts) - len(present),
-        num_tokenless_documents=len(present) - len(lengths),
+        num_tokenless_documents=len(present) - len(num_sequences),
     )
-    return _EncodedTexts(tokens, lengths, counts)
+    return EncodedTexts(tokens, lengths, num_sequences, counts)
 
 
 class _Worker:
@@ -162,10 +195,15 @@ class _Worker:
     tokenizer: DocumentTokenizer
     keys: Sequence[str]
     eod: int | None
+    splitter: SentenceSplitter | None
 
     @classmethod
     def start(
-        cls, factory: Callable[[], DocumentTokenizer], keys: Sequence[str], eod: int | None
+        cls,
+        factory: Callable[[], DocumentTokenizer],
+        keys: Sequence[str],
+        eod: int | None,
+        sentence_model: SentenceModel | None,
     ) -> None:
         # Each worker is one core's worth; threads of its own would only get in the others' way.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -173,6 +211,7 @@ class _Worker:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=cls._leave_with_parent, daemon=True).start()
         cls.tokenizer, cls.keys, cls.eod = factory(), keys, eod
+        cls.splitter = None if sentence_model is None else SentenceSplitter(sentence_model)
 
     @staticmethod
     def _leave_with_parent() -> None:
@@ -183,10 +222,12 @@ class _Worker:
             os._exit(1)
 
     @classmethod
-    def encode(cls, block: Block) -> list[_EncodedTexts]:
+    def encode(cls, block: Block) -> list[EncodedTexts]:
         records = texts_of(block, cls.keys)
         return [
-            encode_documents(cls.tokenizer, [texts[place] for texts in records], cls.eod)
+            encode_documents(
+                cls.tokenizer, [texts[place] for texts in records], cls.eod, cls.splitter
+            )
             for place in range(len(cls.keys))
         ]
 
@@ -201,6 +242,7 @@ def preprocess(job: PreprocessingJob) -> dict[str, CorpusCounts]:
     job.check()
     tokenizer = job.tokenizer_factory()
     eod = tokenizer.eod if job.append_eod else None
+    sentence_facts = _sentence_facts(job, tokenizer)
     counts = {key: CorpusCounts() for key in job.json_keys}
     dtype = dtype_for_vocabulary(tokenizer.vocab_size)
     num_bytes = sum(source.num_bytes for source in job.sources)
@@ -212,7 +254,9 @@ def preprocess(job: PreprocessingJob) -> dict[str, CorpusCounts]:
         progress = stack.enter_context(ByteProgress("tokenizing", num_bytes))
         for num_bytes_done, encoded in stack.enter_context(closing(_encoded_blocks(job, eod))):
             for key, texts in zip(job.json_keys, encoded, strict=True):
-                writers[key].add_documents(texts.tokens, texts.lengths)
+                writers[key].add_documents(
+                    texts.tokens, texts.lengths, texts.sequences_per_document
+                )
                 _add(counts[key], texts.counts)
             num_tokens = sum(count.num_tokens for count in counts.values())
             progress.update(num_bytes_done, f"{num_tokens:,} tokens")
@@ -220,13 +264,26 @@ def preprocess(job: PreprocessingJob) -> dict[str, CorpusCounts]:
             if not counts[key].num_documents:
                 raise ValueError(f"no document with any text under {key!r} in the input")
         for key in job.json_keys:
-            writers[key].finish(_metadata(job, tokenizer, key, eod, counts[key]))
+            facts = _metadata(job, tokenizer, key, eod, counts[key])
+            writers[key].finish(facts | sentence_facts)
     return counts
 
 
 def _add(total: CorpusCounts, part: CorpusCounts) -> None:
     for name, value in vars(part).items():
         setattr(total, name, getattr(total, name) + value)
+
+
+def _sentence_facts(job: PreprocessingJob, tokenizer: DocumentTokenizer) -> dict[str, Any]:
+    """What the sidecar of a corpus of sentences says besides; all that BERT's dataset needs to know."""
+    if not job.split_sentences:
+        return {}
+    if job.sentence_model is None:
+        raise ValueError("sentence_model is None: needed to split sentences")
+    return {
+        "control_tokens": tokenizer.control_tokens,
+        "sentence_model": SentenceSplitter(job.sentence_model).fingerprint,
+    }
 
 
 def _metadata(
@@ -251,16 +308,16 @@ def _metadata(
 
 def _encoded_blocks(
     job: PreprocessingJob, eod: int | None
-) -> Generator[tuple[int, list[_EncodedTexts]]]:
+) -> Generator[tuple[int, list[EncodedTexts]]]:
     """(bytes of input done, tokens of each key) of each block, in the order of the input."""
     # A fresh interpreter for each worker: forking a process whose tokenizer has threads may hang.
     executor = ProcessPoolExecutor(
         job.num_workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_Worker.start,
-        initargs=(job.tokenizer_factory, job.json_keys, eod),
+        initargs=(job.tokenizer_factory, job.json_keys, eod, job.sentence_model),
     )
-    waiting: deque[tuple[int, Future[list[_EncodedTexts]]]] = deque()
+    waiting: deque[tuple[int, Future[list[EncodedTexts]]]] = deque()
     try:
         for block in read_blocks(job.sources, job.json_keys):
             waiting.append((block.num_bytes_done, executor.submit(_Worker.encode, block)))

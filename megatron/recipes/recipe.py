@@ -59,7 +59,7 @@ def read_recipe(catalogue: Catalogue, name: str, *, model: str | None = None) ->
         ConfigError: for an unknown name or key, with the nearest known one.
     """
     own = read_toml(catalogue.recipe_path(name))
-    own.check_keys(("model", "flags", "curriculum", "random_ltd"))
+    own.check_keys(("model", "flags", "curriculum", "metrics", "random_ltd"))
     own.check_keys(("metrics", "total_steps"), "curriculum")
     own.check_keys(("require_steps",), "random_ltd")
     model = model or str(_need(own, "model"))
@@ -76,6 +76,7 @@ def read_recipe(catalogue: Catalogue, name: str, *, model: str | None = None) ->
     known_metrics = shared.content.get("metrics", {})
     chosen = curriculum.get("metrics", [])
     check_known(chosen, known_metrics, f"{own.path.name}: [curriculum] metrics")
+    own.check_keys(chosen, "metrics")
     if bool(chosen) != ("total_steps" in curriculum):
         raise ConfigError(f"{own.path.name}: [curriculum] needs both metrics and total_steps")
     return Recipe(
@@ -91,7 +92,10 @@ def read_recipe(catalogue: Catalogue, name: str, *, model: str | None = None) ->
         },
         warmup_steps=shared.content.get("warmup_steps"),
         num_checkpoints=shared.content.get("num_checkpoints", 1),
-        metrics={metric: known_metrics[metric] for metric in chosen},
+        metrics={
+            metric: {**known_metrics[metric], **own.content.get("metrics", {}).get(metric, {})}
+            for metric in chosen
+        },
         curriculum_steps=curriculum.get("total_steps"),
         random_ltd=None
         if dropping is None

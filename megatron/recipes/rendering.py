@@ -14,7 +14,7 @@ from megatron.run_state import model_shape
 
 Engine = Literal["torch", "deepspeed"]
 # The PyTorch engine refuses what only DeepSpeed does.
-DEEPSPEED_ONLY = ("zero_optimization",)
+DEEPSPEED_ONLY = ("prescale_gradients", "zero_optimization")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ def scale_down(recipe: Recipe) -> Recipe:
     """The recipe with a tiny model, all lengths and all steps shrunk in proportion.
 
     What is on stays on; percentages, learning rate and seed stay as they are. float16, which CPUs
-    only imitate, becomes bfloat16, and DeepSpeed's engine the PyTorch one, which every machine has.
+    only imitate, becomes bfloat16, DeepSpeed's engine the PyTorch one, which every machine has, and
+    batches are read by the training process.
     """
     lengths = Fraction(SEQ_LENGTH, recipe.flags["seq_length"])
     steps = Fraction(NUM_STEPS, recipe.full_length_steps)
@@ -34,6 +35,7 @@ def scale_down(recipe: Recipe) -> Recipe:
         "fp16": False,
         "bf16": True,
         "deepspeed": False,
+        "num_workers": 0,
         "log_interval": 1,
         "eval_interval": NUM_STEPS // 2,
         "eval_iters": 1,
@@ -55,7 +57,7 @@ def scale_down(recipe: Recipe) -> Recipe:
         warmup_steps=None if recipe.warmup_steps is None else _scaled(recipe.warmup_steps, steps),
         num_checkpoints=2,
         metrics={
-            name: _with_lengths(entry, lengths) if name in LENGTH_METRICS else entry
+            name: _scaled_metric(entry, lengths, is_length=name in LENGTH_METRICS)
             for name, entry in recipe.metrics.items()
         },
         curriculum_steps=None if total is None else _scaled(total, steps),
@@ -63,15 +65,18 @@ def scale_down(recipe: Recipe) -> Recipe:
     )
 
 
-def _with_lengths(entry: Mapping[str, Any], lengths: Fraction) -> dict[str, Any]:
-    """A metric's entry whose difficulties are lengths, scaled."""
-    pacing = dict(entry["schedule_config"])
-    pacing["difficulty_step"] = _scaled(pacing["difficulty_step"], lengths)
-    scaled = {**entry, "schedule_config": pacing}
-    for name in ("min_difficulty", "max_difficulty", "length_multiple"):
-        if name in entry:
-            scaled[name] = _scaled(entry[name], lengths)
-    return scaled
+def _scaled_metric(
+    entry: Mapping[str, Any], lengths: Fraction, *, is_length: bool
+) -> dict[str, Any]:
+    """A metric's entry with its lengths scaled; its difficulties too, where they are lengths."""
+    scaled = dict(entry)
+    names: tuple[str, ...] = ("length_multiple",)
+    if is_length:
+        names += ("min_difficulty", "max_difficulty")
+        pacing = dict(entry["schedule_config"])
+        pacing["difficulty_step"] = _scaled(pacing["difficulty_step"], lengths)
+        scaled["schedule_config"] = pacing
+    return scaled | {name: _scaled(entry[name], lengths) for name in names if name in entry}
 
 
 def _scaled(value: int, share: Fraction) -> int:

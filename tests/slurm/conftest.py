@@ -58,8 +58,14 @@ class Cluster:
         assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
         return ended.stdout
 
-    def wait_for_jobs(self, seconds: float = 120) -> dict[str, str]:
-        """Last state of each job or array task by its number, once none is left in the queue."""
+    def end_jobs(self) -> None:
+        """Nothing; cancels what a failed test left in the queue."""
+        if self.output_of("squeue", "--noheader").strip():
+            self.output_of("scancel", f"--user={getpass.getuser()}")
+            self.wait_for_jobs()
+
+    def wait_for_jobs(self, seconds: float = 120) -> dict[str, dict[str, str]]:
+        """What SLURM says of each job or array task by its number, once none is left in the queue."""
         deadline = time.monotonic() + seconds
         while self.output_of("squeue", "--noheader").strip():
             assert time.monotonic() < deadline, self.output_of("squeue")
@@ -118,6 +124,8 @@ def start_cluster(folder, stack):
             environment,
         )
     cluster = Cluster(folder, environment)
+    # Daemons that end leave their jobs running.
+    stack.callback(cluster.end_jobs)
     deadline = time.monotonic() + 30
     while cluster.output_of("sinfo", "--noheader", "--format=%D %t").split() != ["2", "idle"]:
         assert time.monotonic() < deadline, cluster.output_of("sinfo", "--Node", "--long")

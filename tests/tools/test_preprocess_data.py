@@ -6,10 +6,14 @@ import sys
 import time
 from pathlib import Path
 
+import nltk
+import numpy as np
 import pytest
 
+from megatron.data.bert_dataset import BertDataset, BertSettings
 from megatron.data.indexed_dataset import IndexedDataset
-from megatron.tokenizer import build_tokenizer, train_bpe
+from megatron.tokenizer import build_tokenizer, train_bpe, train_wordpiece
+from tests.megatron.data.abbreviated_text import sentences, text
 from tools import preprocess_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +84,66 @@ def test_wrong_arguments_end_in_one_line(
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
+@pytest.fixture
+def sentence_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Flags for a corpus of sentences, where no model of nltk is installed."""
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "nltk")])
+    (tmp_path / "in").mkdir()
+    content = "".join(json.dumps({"text": one}) + "\n" for one in [text(0, 40), "", "One.\n\nTwo"])
+    (tmp_path / "in" / "a.jsonl").write_text(content)
+    train_wordpiece([text(0, 40)], 100).save(tmp_path / "tokenizer.json")
+    return [
+        *("--input", str(tmp_path / "in"), "--split-sentences", "--workers", "1", "--verify"),
+        *("--output-prefix", str(tmp_path / "out" / "c")),
+        *("--tokenizer-file", str(tmp_path / "tokenizer.json")),
+    ]
+
+
+def test_sentences_by_a_learned_model_that_can_be_given_again(
+    tmp_path: Path, sentence_arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert preprocess_data.main(sentence_arguments) == 0
+    output = capsys.readouterr()
+    assert "c_sentence_model.json: learned where sentences end" in output.out
+    assert "c_text_sentence: 2 documents, 122 sentences, " in output.out
+    assert "c_text_sentence: verified, 2 documents tokenized again" in output.out
+    assert output.err == ""
+    corpus = IndexedDataset(tmp_path / "out" / "c_text_sentence")
+    assert np.diff(corpus.document_index).tolist() == [120, 2]
+    tokenizer = build_tokenizer(tokenizer_file=tmp_path / "tokenizer.json")
+    assert tokenizer.decode(corpus[1].tolist()) == sentences(0)[1].lower()
+    dataset = BertDataset(corpus.prefix, BertSettings(sequence_length=32), split="1")
+    assert tokenizer.decode(dataset[0]["tokens"].tolist()).startswith("[CLS]")
+
+    model = str(tmp_path / "out" / "c_sentence_model.json")
+    other = ["--output-prefix", str(tmp_path / "out" / "d"), "--sentence-model", model]
+    assert preprocess_data.main([*sentence_arguments, *other]) == 0
+    again = tmp_path / "out" / "d_text_sentence.idx"
+    assert again.read_bytes() == (tmp_path / "out" / "c_text_sentence.idx").read_bytes()
+    assert not (tmp_path / "out" / "d_sentence_model.json").exists()
+
+
+def test_errors_of_sentences_are_one_line(
+    sentence_arguments: list[str], tokenizer_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    piped = [flag for flag in sentence_arguments if flag != "--verify"]
+    changes = {
+        "standard input can be read only once, so no model": [*piped, "--input", "-"],
+        "exclude each other": [*sentence_arguments, "--append-eod"],
+        "has no [CLS] and no": [*sentence_arguments, "--tokenizer-file", str(tokenizer_file)],
+        "no such file with a model": [*sentence_arguments, "--sentence-model", "/nowhere"],
+        "belongs to --split-sentences": [
+            *(flag for flag in sentence_arguments if flag != "--split-sentences"),
+            *("--sentence-model", "a"),
+        ],
+    }
+    for message, arguments in changes.items():
+        assert preprocess_data.main(arguments) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
 def test_standard_input_becomes_a_corpus(tmp_path: Path, tokenizer_file: Path) -> None:
     command = [
         *(sys.executable, str(ROOT / "tools" / "preprocess_data.py"), "--input", "-"),
@@ -88,7 +152,7 @@ def test_standard_input_becomes_a_corpus(tmp_path: Path, tokenizer_file: Path) -
     ]
 
     def run(*more: str) -> subprocess.CompletedProcess[str]:
-        content = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
+        content = "".join(json.dumps({"text": one}) + "\n" for one in TEXTS)
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         return subprocess.run(
             [*command, *more], input=content, env=environment, capture_output=True, text=True

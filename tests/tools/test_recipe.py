@@ -4,7 +4,7 @@ import pytest
 
 from data_efficiency import load_config
 from megatron.arguments import parse_run_config
-from tests.megatron.recipes.recipe_files import SHIPPED, write_family
+from tests.megatron.recipes.recipe_files import NUM_CASES, SHIPPED, write_family
 from tools import recipe
 
 
@@ -12,6 +12,13 @@ def test_list_names_every_recipe(capsys):
     assert recipe.main(["list"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[::2]]
     assert listed == list(SHIPPED.recipes)
+
+
+def test_list_of_a_family(capsys):
+    assert recipe.main(["list", "bert"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[::2]]
+    assert listed == [name for name in SHIPPED.recipes if name.startswith("bert_")]
+    assert len(listed) == NUM_CASES["bert"]
 
 
 def test_shipped_recipes_are_right(capsys):
@@ -40,6 +47,8 @@ def test_analysis_says_which_indexes_are_needed(capsys):
     assert capsys.readouterr().out.split() == ["gpt", "949,50,1", "64", "vocab_rarity"]
     assert recipe.main(["analysis", "gpt_cl_truncate_300b"]) == 0
     assert capsys.readouterr().out.split() == ["gpt", "949,50,1", "2048"]
+    assert recipe.main(["analysis", "bert_cl_voc_reorder_1049b"]) == 0
+    assert capsys.readouterr().out.split() == ["bert", "949,50,1", "512", "seqlen_vocab_rarity"]
 
 
 def test_write_leaves_what_a_launcher_needs(tmp_path):
@@ -58,6 +67,7 @@ def test_write_leaves_what_a_launcher_needs(tmp_path):
     ("flags", "message"),
     [
         (["show", "gpt_basline_300b"], "near it are gpt_baseline_300b"),
+        (["list", "bart"], "nearest known key is 'bert'"),
         (["show", "gpt_ltd_300b", "--num-processes", "48"], "48 processes cannot share it"),
         (["show", "gpt_ltd_300b", "--model", "bart"], "'bart' is no model"),
     ],

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the finetuning scripts: the settings they share, and how a command is started.
 #
 #   ENGINE=torch|deepspeed   NPROC=1   PYTHON=python3   SAVE=runs/...   SEEDS="1234 1235"

@@ -12,9 +12,16 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def calls():
+def extensions(tmp_path_factory):
+    """Where torch would put what it compiles."""
+    return tmp_path_factory.mktemp("extensions")
+
+
+@pytest.fixture(scope="module")
+def calls(extensions):
     """What deepspeed_calls.py found, in a process of its own: DeepSpeed warns a lot."""
     environment = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment["TORCH_EXTENSIONS_DIR"] = str(extensions)
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("deepspeed_calls.py")],
         env=os.environ | environment,
@@ -31,6 +38,11 @@ def test_it_is_a_deepspeed_engine_with_our_loader(calls):
     assert calls["is_deepspeed"] == "deepspeed.runtime.engine"
     assert calls["training_dataloader"] == "CurriculumDataLoader"
     assert calls["flags"] == [True, True]
+
+
+def test_nothing_is_compiled_at_the_start(calls, extensions):
+    assert calls["losses"]
+    assert list(extensions.iterdir()) == []
 
 
 def test_losses_lengths_and_kept_lengths_are_those_of_plain_pytorch(calls):

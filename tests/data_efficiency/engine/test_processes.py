@@ -5,6 +5,7 @@ from data_efficiency.analysis.launcher import RANK_AND_SIZE
 from data_efficiency.engine.processes import (
     LOCAL_RANK,
     Processes,
+    naming_lost_processes,
     read_processes,
     start_processes,
 )
@@ -72,3 +73,31 @@ def test_a_build_for_gpus_runs_without_one(monkeypatch):
 
     monkeypatch.setattr(torch.accelerator, "current_accelerator", current_accelerator)
     assert start_processes().device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[/a/gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:3\nmore"),
+        torch.distributed.DistNetworkError("no answer"),
+    ],
+)
+def test_a_failed_collective_says_whom_and_what_to_do(monkeypatch, error):
+    for name, value in {
+        "RANK": "1",
+        "WORLD_SIZE": "4",
+        "MASTER_ADDR": "a",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    expected = pytest.raises(ConnectionError, match="^process 1 of 4 has lost another")
+    with expected as caught, naming_lost_processes():
+        raise error
+    assert "continue from the last checkpoint" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is error
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="^shapes differ$"), naming_lost_processes():
+        raise RuntimeError("shapes differ")

@@ -9,6 +9,7 @@ import pytest
 from megatron.data.corpus_verification import verify_corpus
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 from megatron.data.preprocessing import encode_documents
+from megatron.data.sentence_splitter import SentenceSplitter
 from megatron.data.text_sources import SourceFile, find_sources
 
 TEXTS = ["abc", " ", "de", "~", "fgh", "i"]
@@ -20,6 +21,7 @@ class LetterTokenizer:
     vocab_size = 27
     eod = 26
     fingerprint = "letters"
+    control_tokens = {"cls": 22, "sep": 23, "pad": 24, "mask": 25}
 
     def encode(self, text: str) -> list[int]:
         return [ord(letter) - ord("a") for letter in text if letter.isalpha()]
@@ -111,6 +113,41 @@ def test_other_tokenizer_and_token_outside_the_vocabulary(tmp_path: Path, corpus
         verify_corpus(corpus, sources, LetterTokenizer())
 
 
+def test_corpus_of_sentences(tmp_path: Path) -> None:
+    splitter = SentenceSplitter(
+        {"abbrev_types": [], "collocations": [], "sent_starters": [], "ortho_context": {}}
+    )
+    texts = ["abc. De.", " ", "~", "fgh.\n\n~\n\ni"]
+
+    def write(lengths: list[int]) -> None:
+        encoded = encode_documents(LetterTokenizer(), [text.lower() for text in texts], None)
+        with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
+            writer.add_documents(encoded.tokens, lengths, [2, 2])
+            writer.finish(
+                {
+                    "json_key": "text",
+                    "tokenizer_fingerprint": "letters",
+                    "vocab_size": 27,
+                    "eod": None,
+                    "num_tokenless_documents": 1,
+                    "sentence_model": splitter.fingerprint,
+                }
+            )
+
+    class AnyCase(LetterTokenizer):
+        def encode(self, text: str) -> list[int]:
+            return super().encode(text.lower())
+
+    sources = write_input(tmp_path / "a.jsonl", texts)
+    write([3, 2, 3, 1])
+    assert verify_corpus(tmp_path / "corpus", sources, AnyCase(), splitter) == 2
+    with pytest.raises(ValueError, match="not split into sentences as is asked for now"):
+        verify_corpus(tmp_path / "corpus", sources, AnyCase())
+    write([3, 2, 2, 2])
+    with pytest.raises(ValueError, match="document 1 is not what .*a.jsonl gives"):
+        verify_corpus(tmp_path / "corpus", sources, AnyCase(), splitter)
+
+
 def test_corpus_without_a_sidecar(tmp_path: Path, corpus: Path) -> None:
     shutil.copy(f"{corpus}.bin", tmp_path / "other.bin")
     shutil.copy(f"{corpus}.idx", tmp_path / "other.idx")
@@ -125,9 +162,9 @@ def test_only_the_sampled_documents_are_tokenized_again(tmp_path: Path) -> None:
     encoded: list[str] = []
 
     class Watched(LetterTokenizer):
-        def encode(self, text: str) -> list[int]:
-            encoded.append(text)
-            return super().encode(text)
+        def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+            encoded.extend(texts)
+            return super().encode_batch(texts)
 
     assert verify_corpus(tmp_path / "corpus", sources, Watched()) == 256
     assert len(encoded) == 256

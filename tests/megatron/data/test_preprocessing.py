@@ -11,9 +11,11 @@ import pytest
 from megatron.data import text_sources
 from megatron.data.indexed_dataset import IndexedDataset
 from megatron.data.preprocessing import PreprocessingJob, encode_documents, preprocess
+from megatron.data.sentence_splitter import SentenceSplitter
 from megatron.data.text_sources import find_sources
 
 EOD = 256
+MODEL = {"abbrev_types": [], "collocations": [], "sent_starters": [], "ortho_context": {}}
 RECORDS = [
     {
         "text": f"document {number} " + "x" * (number % 7),
@@ -29,6 +31,7 @@ class ByteTokenizer:
     vocab_size = 257
     eod = EOD
     fingerprint = "bytes"
+    control_tokens = {"cls": 1, "sep": 2, "pad": 3, "mask": 4}
 
     def encode(self, text: str) -> list[int]:
         if text == "!die":
@@ -65,6 +68,7 @@ def test_end_of_document_is_counted_in_the_lengths() -> None:
     assert encoded.lengths.tolist() == [3, 2]
     assert vars(encoded.counts) == {
         "num_documents": 2,
+        "num_sequences": 2,
         "num_tokens": 5,
         "num_empty_documents": 2,
         "num_tokenless_documents": 1,
@@ -72,6 +76,63 @@ def test_end_of_document_is_counted_in_the_lengths() -> None:
     plain = encode_documents(ByteTokenizer(), ["ab", "c"], None)
     assert (plain.tokens.tolist(), plain.lengths.tolist()) == ([97, 98, 99], [2, 1])
     assert len(encode_documents(ByteTokenizer(), [" "], EOD).tokens) == 0
+
+
+def test_sentences_are_grouped_into_documents() -> None:
+    splitter = SentenceSplitter(MODEL)
+    texts = ["One is. Two are.", " ", "~", "Three.\n\n~\n\nFour", "Five"]
+    encoded = encode_documents(ByteTokenizer(), texts, None, splitter)
+    sentences = ["One is.", "Two are.", "Three.", "Four", "Five"]
+    assert bytes(encoded.tokens.tolist()).decode() == "".join(sentences)
+    assert encoded.lengths.tolist() == [len(sentence) for sentence in sentences]
+    assert encoded.sequences_per_document.tolist() == [2, 2, 1]
+    assert vars(encoded.counts) == {
+        "num_documents": 3,
+        "num_sequences": 5,
+        "num_tokens": len("".join(sentences)),
+        "num_empty_documents": 1,
+        "num_tokenless_documents": 1,
+    }
+    nothing = encode_documents(ByteTokenizer(), ["~", " "], None, splitter)
+    assert (len(nothing.tokens), len(nothing.sequences_per_document)) == (0, 0)
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_sentence_corpus_whatever_the_number_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    monkeypatch.setattr(text_sources, "BLOCK_BYTES", 500)
+    monkeypatch.setattr(text_sources, "_READ_BYTES", 100)
+    records = [
+        {"text": f"Number {i} is here. It was {i}." + " And so on." * (i % 4)} for i in range(90)
+    ]
+    job = job_of(
+        tmp_path,
+        records,
+        num_workers=num_workers,
+        append_eod=False,
+        split_sentences=True,
+        sentence_model=MODEL,
+    )
+    counts = preprocess(job)["text"]
+    corpus = IndexedDataset(tmp_path / "out_text_sentence")
+    corpus.verify(257)
+    splitter = SentenceSplitter(MODEL)
+    documents = [splitter.split(record["text"]) for record in records]
+    assert np.diff(corpus.document_index).tolist() == [len(sentences) for sentences in documents]
+    assert [bytes(row.tolist()).decode() for row in corpus] == sum(documents, [])
+    assert (counts.num_documents, counts.num_sequences) == (90, len(corpus))
+    assert corpus.metadata is not None
+    assert corpus.metadata["control_tokens"] == ByteTokenizer.control_tokens
+    assert corpus.metadata["sentence_model"] == splitter.fingerprint
+
+
+def test_sentences_need_a_model_and_no_end_of_document(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--append-eod and --split-sentences exclude each other"):
+        preprocess(job_of(tmp_path, split_sentences=True, sentence_model=MODEL))
+    with pytest.raises(ValueError, match="sentence_model is None"):
+        preprocess(job_of(tmp_path, split_sentences=True, append_eod=False))
+    assert outputs(tmp_path) == []
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])

@@ -6,7 +6,9 @@ from megatron.recipes import Catalogue
 
 FOLDER = Path(__file__).resolve().parents[3] / "examples_deepspeed" / "data_efficiency"
 SHIPPED = Catalogue(FOLDER)
-# The rows of the published tables, a column of three token budgets counted as three.
+# The runs of ds_pretrain_gpt_1.3B_dense_run.sh and ds_pretrain_bert_336M_run.sh in Megatron-DeepSpeed: each
+# is a block there, the rows of both tables with every token budget counted by itself.
+NUM_CASES = {"gpt": 15, "bert": 15}
 CASES = {
     "gpt": {
         "baseline": ("300b", "200b", "150b"),
@@ -17,6 +19,16 @@ CASES = {
         "cl_truncate": ("300b",),
         "cl_reshape": ("300b",),
         "cl_ltd": ("300b", "150b"),
+    },
+    "bert": {
+        "baseline": ("1049b", "703b", "524b"),
+        "ltd": ("1049b", "703b", "524b"),
+        "cl_voc_truncate": ("1049b", "703b", "524b"),
+        "cl_voc_reorder": ("1049b",),
+        "cl_voc": ("1049b",),
+        "cl_truncate": ("1049b",),
+        "cl_reorder": ("1049b",),
+        "cl_ltd": ("1049b", "524b"),
     },
 }
 PRETRAINING = """\

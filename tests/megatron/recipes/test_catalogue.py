@@ -2,18 +2,22 @@ import pytest
 
 from data_efficiency import ConfigError
 from megatron.recipes import read_recipe
-from tests.megatron.recipes.recipe_files import CASES, FOLDER, SHIPPED, write_family
+from tests.megatron.recipes.recipe_files import CASES, FOLDER, NUM_CASES, SHIPPED, write_family
 
 
-def test_every_row_of_the_published_tables_is_a_recipe():
+@pytest.mark.parametrize("family", CASES)
+def test_every_row_of_the_published_tables_is_a_recipe(family):
     names = {
-        f"{family}_{case}_{tokens}"
-        for family, cases in CASES.items()
-        for case, budgets in cases.items()
-        for tokens in budgets
+        f"{family}_{case}_{tokens}" for case, budgets in CASES[family].items() for tokens in budgets
     }
-    assert set(SHIPPED.recipes) == names
-    assert len(list(FOLDER.glob("*/recipes/*.toml"))) == len(names) == 15 * len(CASES)
+    shipped = {path.stem for path in (FOLDER / family / "recipes").glob("*.toml")}
+    assert shipped == names
+    assert len(names) == NUM_CASES[family]
+
+
+def test_the_catalogue_has_the_recipes_of_all_families():
+    assert set(SHIPPED.families) == set(CASES)
+    assert len(SHIPPED.recipes) == sum(NUM_CASES.values())
 
 
 def test_an_unknown_name_lists_near_ones():

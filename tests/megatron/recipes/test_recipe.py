@@ -2,11 +2,14 @@ import pytest
 import torch
 
 from data_efficiency import ConfigError, StepShape, training_flops
+from megatron.model.bert_model import BertModel
 from megatron.model.gpt_model import GPTModel
 from megatron.recipes import prepare_run, read_recipe
 from megatron.run_state import model_shape
 from tests.megatron.recipes.recipe_files import MODEL, PRETRAINING, RECIPE, SHIPPED, write_family
 
+# GPT-3: Brown et al. 2020, table 2.1. BERT: the size menu of ds_pretrain_bert_336M_base_script.sh, which is
+# that of Devlin et al. 2019 and Shoeybi et al. 2020.
 PUBLISHED_SIZES = {
     "gpt_125m": 125e6,
     "gpt_350m": 350e6,
@@ -16,15 +19,23 @@ PUBLISHED_SIZES = {
     "gpt_6.7b": 6.7e9,
     "gpt_13b": 13e9,
     "gpt_175b": 175e9,
+    "bert_110m": 110e6,
+    "bert_336m": 336e6,
+    "bert_1.3b": 1.3e9,
+    "bert_3.9b": 3.9e9,
 }
+MODEL_CLASSES = {"gpt": GPTModel, "bert": BertModel}
+ANY_RECIPE = {"gpt": "gpt_baseline_300b", "bert": "bert_baseline_1049b"}
 
 
 @pytest.mark.parametrize("name", SHIPPED.models)
 def test_models_have_their_published_size_and_operations(name):
-    recipe = read_recipe(SHIPPED, "gpt_baseline_300b", model=name)
+    architecture = name.split("_")[0]
+    recipe = read_recipe(SHIPPED, ANY_RECIPE[architecture], model=name)
+    assert recipe.architecture == architecture
     config = prepare_run(recipe, num_processes=1).config()
     with torch.device("meta"):
-        model = GPTModel(config.model)
+        model = MODEL_CLASSES[architecture](config.model)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     assert num_parameters == pytest.approx(PUBLISHED_SIZES[name], rel=0.02)
 
@@ -37,8 +48,30 @@ def test_models_have_their_published_size_and_operations(name):
     assert training_flops(row, model_shape(config.model)) == pytest.approx(closed_form, rel=1e-12)
 
 
+def test_bert_large_to_the_last_digit():
+    """Its published 336 million, as the sum of its parts."""
+    recipe = read_recipe(SHIPPED, "bert_baseline_1049b")
+    config = prepare_run(recipe, num_processes=1).config().model
+    with torch.device("meta"):
+        model = BertModel(config)
+    hidden, vocabulary = 1024, 30592
+    embeddings = (vocabulary + 512 + 2) * hidden
+    layer = 12 * hidden**2 + 13 * hidden
+    heads = 2 * (hidden**2 + hidden) + 2 * hidden + vocabulary + 2 * hidden + 2
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    assert counted == embeddings + 24 * layer + 2 * hidden + heads == 336_297_858
+
+
 def test_the_size_menu_is_complete():
     assert set(SHIPPED.models) == set(PUBLISHED_SIZES)
+
+
+def test_a_recipe_may_change_its_metrics(tmp_path):
+    own = RECIPE + "[metrics.vocab_rarity]\nmin_difficulty = 9\n"
+    metrics = read_recipe(write_family(tmp_path, recipe=own), "small_run").metrics
+    assert metrics["vocab_rarity"]["min_difficulty"] == 9
+    assert metrics["vocab_rarity"]["max_difficulty"] == 100
+    assert metrics["seqlen_truncate"]["min_difficulty"] == 8
 
 
 def test_files_are_laid_over_each_other(tmp_path):
@@ -63,6 +96,12 @@ def test_files_are_laid_over_each_other(tmp_path):
         ("recipe", RECIPE, ("total_steps", "steps"), r"\[curriculum\]: 'steps' .*'total_steps'"),
         ("recipe", RECIPE, ("require_steps", "require_step"), "'require_step' .*'require_steps'"),
         ("recipe", RECIPE, ("vocab_rarity", "vocab_rarety"), "'vocab_rarety' .*'vocab_rarity'"),
+        (
+            "recipe",
+            RECIPE,
+            ("[random_ltd]", "[metrics.voc]\nmin_difficulty = 2\n[random_ltd]"),
+            r"\[metrics\]: 'voc' .*'vocab_rarity'",
+        ),
         ("recipe", RECIPE, ('"small"', '"smal"'), "'smal' is no model: near it are small"),
         ("recipe", RECIPE, ('model = "small"', ""), "small_run.toml: model is missing"),
         ("recipe", RECIPE, ("total_steps = 40", ""), "needs both metrics and total_steps"),

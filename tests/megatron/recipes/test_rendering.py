@@ -90,11 +90,55 @@ def test_published_values_of_the_composed_recipe():
     )
 
 
+def test_published_values_of_the_composed_recipe_of_bert():
+    run = prepare_run(read_recipe(SHIPPED, "bert_cl_ltd_524b"), num_processes=64)
+    training = run.config().training
+    assert run.script == "pretrain_bert.py"
+    assert (training.lr, training.min_lr, training.lr_decay_style) == (2e-4, 1e-5, "linear")
+    assert (training.train_tokens, training.batch_size) == (10**6 * 512 * 1024, 1024)
+    # 10,000 steps of 128 tokens: a curriculum's first steps are short, and nothing is dropped of them.
+    assert 10_000 * 1024 * 128 <= training.lr_warmup_tokens < 10_000 * 1024 * 144
+    section = load_config(run.json).data_efficiency
+    rarity, length = (metric.schedule for metric in section.metrics)
+    assert (rarity.min_difficulty, rarity.total_curriculum_step, rarity.root_degree) == (
+        5,
+        480_000,
+        2,
+    )
+    assert (length.min_difficulty, length.difficulty_step, length.max_difficulty) == (128, 8, 512)
+    assert section.random_ltd.model_type == "encoder"
+    assert section.random_ltd.schedule.total_curriculum_step == 10**6
+
+
+@pytest.mark.parametrize("name", ["bert_cl_reorder_1049b", "bert_cl_voc_reorder_1049b"])
+def test_reordering_selects_samples_and_trims_their_padding(name):
+    """The published case of `seqlen` says single_cluster, which selects none."""
+    run = prepare_run(read_recipe(SHIPPED, name), num_processes=64)
+    (metric,) = load_config(run.json).data_efficiency.metrics
+    assert metric.selects_samples
+    assert (metric.sequence_length, metric.length_multiple) == ("trim_padding", 8)
+    assert (metric.schedule.difficulty(1), metric.schedule.difficulty(960_000)) == (5, 100)
+
+
+@pytest.mark.parametrize("name", SHIPPED.recipes)
+def test_padding_is_trimmed_where_bert_has_a_curriculum_that_does_not_truncate(name):
+    metrics = load_config(
+        prepare_run(read_recipe(SHIPPED, name), num_processes=1).json
+    ).data_efficiency.metrics
+    actions = {metric.sequence_length for metric in metrics} - {None}
+    if metrics and not actions & {"truncate", "reshape"}:
+        assert actions == ({"trim_padding"} if name.startswith("bert") else set())
+    else:
+        assert "trim_padding" not in actions
+
+
 @pytest.mark.parametrize(
     ("file", "recipe"),
     [
         ("gpt/pretrain/ds_config_gpt_1clmetric.json", "gpt_cl_voc_300b"),
         ("gpt/pretrain/ds_config_gpt_2clmetrics.json", "gpt_cl_ltd_300b"),
+        ("bert/pretrain/ds_config_bert_1clmetric.json", "bert_cl_voc_1049b"),
+        ("bert/pretrain/ds_config_bert_2clmetrics.json", "bert_cl_ltd_1049b"),
     ],
 )
 def test_json_examples_are_those_of_their_recipes(file, recipe, caplog):

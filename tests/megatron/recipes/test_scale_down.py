@@ -14,8 +14,8 @@ def test_the_shape_is_kept(name):
     assert (small.random_ltd is None) == (whole.random_ltd is None)
     run = prepare_run(small, num_processes=1)
     config = run.config()
-    for pair in ("attention_dropout", "lr", "seed", "vocab_size", "recompute_activations"):
-        assert small.flags[pair] == whole.flags[pair]
+    for name in ("attention_dropout", "lr", "seed", "vocab_size", "lr_decay_style"):
+        assert small.flags[name] == whole.flags[name]
     if whole.curriculum_steps is not None:
         shares = [each.curriculum_steps / each.full_length_steps for each in (small, whole)]
         assert shares[0] == pytest.approx(shares[1], abs=0.03)
@@ -36,6 +36,13 @@ def test_the_shape_is_kept(name):
         kept = {schedule.difficulty(step) for step in range(totals.steps)}
         assert len(kept) > 2
         assert max(kept) == small.flags["seq_length"]
+
+
+def test_the_multiple_of_a_length_is_a_length():
+    small = scale_down(read_recipe(SHIPPED, "bert_cl_voc_1049b"))
+    assert small.metrics["vocab_rarity"]["length_multiple"] == 1
+    assert small.metrics["vocab_rarity"]["min_difficulty"] == 5
+    assert small.metrics["vocab_rarity"]["schedule_config"]["difficulty_step"] == 1
 
 
 def test_lengths_and_steps_shrink_in_proportion():

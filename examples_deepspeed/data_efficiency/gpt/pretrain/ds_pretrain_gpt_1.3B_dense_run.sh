@@ -8,7 +8,7 @@ set -euo pipefail
 REPOSITORY="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../../.." && pwd)"
 if [[ "${1:-}" == list ]]; then
     PYTHONPATH="$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}" \
-        exec "${PYTHON:-python}" "$REPOSITORY/tools/recipe.py" list
+        exec "${PYTHON:-python}" "$REPOSITORY/tools/recipe.py" list gpt
 fi
 if [[ $# == 0 ]]; then set -- gpt_cl_ltd_300b; fi
 exec bash "$REPOSITORY/examples_deepspeed/launch.sh" "$@"

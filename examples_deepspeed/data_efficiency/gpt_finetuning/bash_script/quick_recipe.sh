@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by run_base_random_ltd.sh and run_medium_random_ltd.sh, which differ in their model alone.
 
 # shellcheck source-path=SCRIPTDIR source=../../finetuning/launch.sh

@@ -1,7 +1,6 @@
 """The analysis scripts without a cluster: what they print, what they run, what they refuse."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,16 +93,3 @@ def test_bad_settings_are_one_line(settings, name, changes, line):
     assert ended.stderr.startswith("error: ")
     assert ended.stderr.endswith(f"{line}\n")
     assert ended.stderr.count("\n") == 1
-
-
-def test_shellcheck_finds_nothing():
-    if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed")
-    ended = subprocess.run(
-        ["shellcheck", "-x", MAP, REDUCE, "../analysis_jobs.sh"],
-        cwd=SCRIPTS,
-        capture_output=True,
-        text=True,
-    )
-    assert ended.stdout == ""
-    assert ended.returncode == 0

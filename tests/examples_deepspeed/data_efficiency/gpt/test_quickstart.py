@@ -240,11 +240,3 @@ def test_unknown_variant_is_refused(quick_start: QuickStart) -> None:
     result = quick_start.start(VARIANTS="baseline fast", DRY_RUN="1")
     assert result.returncode == 1
     assert "VARIANTS names fast" in result.stderr
-
-
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-def test_shellcheck_has_no_complaint() -> None:
-    result = subprocess.run(
-        ["shellcheck", str(SCRIPT)], capture_output=True, text=True, check=False
-    )
-    assert result.stdout == ""
