@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.end_to_end import bert_runs
 from tests.end_to_end.engine_runs import finish, flags_of, log_lines, start
 from tests.end_to_end.tiny_runs import (
     SEQ_LENGTH,
@@ -79,3 +80,9 @@ def one_process(workspace, write_config):
     assert len(lengths) > 2
     assert len(kept) > 2
     return folder
+
+
+@pytest.fixture(scope="session")
+def bert_workspace(tmp_path_factory):
+    """A folder with the corpus `sentences` and its indexes below difficulty/, for BERT."""
+    return bert_runs.write_workspace(tmp_path_factory.mktemp("bert"))

@@ -7,12 +7,14 @@ from dataclasses import asdict
 
 import pytest
 
+import pretrain_bert
 import pretrain_gpt
 from data_efficiency import whole_tensors
 from megatron.arguments import parse_run_config
 from megatron.checkpointing import save_checkpoint
 from megatron.model.bert_model import BertModel
 from megatron.training import with_batch_size
+from tests.end_to_end.bert_runs import bert_flags
 from tests.end_to_end.tiny_runs import composed_flags, run_command, training_flags, write_text
 
 
@@ -286,6 +288,12 @@ def test_checkpoint_of_another_architecture(workspace, tmp_path, capsys):
     )
     line = failure(training_flags(workspace, load=tmp_path), capsys)
     assert "global_step1 is of a BertModel: this run trains a GPTModel" in line
+
+
+def test_checkpoint_of_a_gpt_for_a_bert(bert_workspace, finished, capsys):
+    assert pretrain_bert.main(bert_flags(bert_workspace, None, load=finished)) == 1
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert "global_step2 is of a GPTModel: this run trains a BertModel" in line
 
 
 def test_checkpoint_of_a_newer_format(workspace, finished, tmp_path, capsys):

@@ -11,14 +11,29 @@ import time
 import pytest
 
 from megatron.checkpointing import find_checkpoint, verify
+from tests.end_to_end import bert_runs
 from tests.end_to_end.tiny_runs import ROOT, composed_flags
 
 NUM_STEPS = 40
 pytestmark = pytest.mark.timeout(1800)
 
 
-def start(workspace, config, folder, **flags):
+@pytest.fixture(scope="module", params=["gpt", pytest.param("bert", marks=pytest.mark.full)])
+def training(request):
+    """Script, function of flags, workspace and JSON file of a GPT or a BERT."""
+    if request.param == "gpt":
+        names = "workspace", "composed_config"
+        return "pretrain_gpt.py", composed_flags, *map(request.getfixturevalue, names)
+    workspace = request.getfixturevalue("bert_workspace")
+    config = bert_runs.write_config(
+        workspace / "resumed.json", bert_runs.composed_metrics(workspace), num_workers=2
+    )
+    return bert_runs.SCRIPT, bert_runs.bert_flags, workspace, config
+
+
+def start(training, folder, **flags):
     """A running process; its loader workers are in its process group."""
+    script, make_flags, workspace, config = training
     settings = {
         "train_iters": NUM_STEPS,
         "hidden_size": 64,  # three megabytes a checkpoint: long enough to be killed in
@@ -28,9 +43,9 @@ def start(workspace, config, folder, **flags):
         "load": folder,
         "allow_missing_checkpoint": True,
     }
-    flags = composed_flags(workspace, config, **settings | flags)
+    flags = make_flags(workspace, config, **settings | flags)
     return subprocess.Popen(
-        [sys.executable, "pretrain_gpt.py", *flags],
+        [sys.executable, script, *flags],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -79,14 +94,14 @@ def result(folder):
 
 
 @pytest.fixture(scope="module")
-def unbroken(workspace, composed_config):
-    folder = workspace / "unbroken"
-    finish(start(workspace, composed_config, folder))
+def unbroken(training, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    finish(start(training, folder))
     return result(folder)
 
 
-def continue_to_the_end(workspace, config, folder, expected):
-    finish(start(workspace, config, folder))
+def continue_to_the_end(training, folder, expected):
+    finish(start(training, folder))
     found = result(folder)
     for part, content in expected.items():
         assert found[part] == content, part
@@ -95,27 +110,27 @@ def continue_to_the_end(workspace, config, folder, expected):
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(1, 6))]
 )
-def test_killed_at_random_steps(workspace, composed_config, unbroken, tmp_path, seed):
+def test_killed_at_random_steps(training, unbroken, tmp_path, seed):
     generator = random.Random(seed)
     for _ in range(1 if seed == 0 else 2):
-        process = start(workspace, composed_config, tmp_path)
+        process = start(training, tmp_path)
         target = min(NUM_STEPS - 2, last_step(tmp_path) + generator.randint(1, 15))
         wait_for_step(process, tmp_path, target)
         time.sleep(generator.random() / 20)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    continue_to_the_end(workspace, composed_config, tmp_path, unbroken)
+    continue_to_the_end(training, tmp_path, unbroken)
 
 
-def test_asked_to_leave_it_saves_first(workspace, composed_config, unbroken, tmp_path):
-    process = start(workspace, composed_config, tmp_path)
+def test_asked_to_leave_it_saves_first(training, unbroken, tmp_path):
+    process = start(training, tmp_path)
     wait_for_step(process, tmp_path, 5)
     os.kill(process.pid, signal.SIGTERM)
     output = finish(process)
     assert "signal SIGTERM" in output
     saved = (tmp_path / "latest").read_text().strip()
     assert saved == f"global_step{last_step(tmp_path)}"
-    continue_to_the_end(workspace, composed_config, tmp_path, unbroken)
+    continue_to_the_end(training, tmp_path, unbroken)
 
 
 def unfinished_save(folder):
@@ -134,12 +149,12 @@ def wait_for_save(process, folder, *, to_end=False):
 
 
 @pytest.mark.parametrize("num_kills", [3, pytest.param(20, marks=pytest.mark.full)])
-def test_killed_within_saves(workspace, composed_config, unbroken, tmp_path, num_kills):
+def test_killed_within_saves(training, unbroken, tmp_path, num_kills):
     """Each attempt finishes one save and is killed at a random moment of the next, or just after it."""
     generator = random.Random(num_kills)
     was_within_a_save = []
     for _ in range(num_kills):
-        process = start(workspace, composed_config, tmp_path, save_interval=1)
+        process = start(training, tmp_path, save_interval=1)
         # What the attempt before left is removed by the first save.
         if unfinished_save(tmp_path):
             wait_for_save(process, tmp_path, to_end=True)
@@ -159,6 +174,6 @@ def test_killed_within_saves(workspace, composed_config, unbroken, tmp_path, num
         for checkpoint in tmp_path.glob("global_step*"):
             verify(checkpoint)
     assert sum(was_within_a_save) >= num_kills / 3
-    continue_to_the_end(workspace, composed_config, tmp_path, unbroken)
+    continue_to_the_end(training, tmp_path, unbroken)
     assert not unfinished_save(tmp_path)
     assert not list(tmp_path.glob("*.damaged"))
