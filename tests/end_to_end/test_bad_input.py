@@ -291,7 +291,18 @@ def test_checkpoint_of_another_architecture(workspace, tmp_path, capsys):
 
 
 def test_checkpoint_of_a_gpt_for_a_bert(bert_workspace, finished, capsys):
-    assert pretrain_bert.main(bert_flags(bert_workspace, None, load=finished)) == 1
+    assert (
+        pretrain_bert.main(
+            bert_flags(
+                bert_workspace,
+                None,
+                load=finished,
+                random_ltd=None,
+                data_efficiency_curriculum_learning=None,
+            )
+        )
+        == 1
+    )
     [line] = capsys.readouterr().err.strip().splitlines()
     assert "global_step2 is of a GPTModel: this run trains a BertModel" in line
 
