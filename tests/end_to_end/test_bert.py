@@ -248,8 +248,8 @@ def test_from_text_to_a_finetuned_and_a_converted_model(tmp_path):
     )
     run_command(SCRIPT, *flags)
     run_command(
-        *("tools/convert_checkpoint.py", "to-hf", "--checkpoint", tmp_path / "run"),
-        *("--output", tmp_path / "hf"),
+        *("tools/convert_checkpoint.py", "--input", tmp_path / "run"),
+        *("--output", tmp_path / "hf", "--to", "huggingface"),
     )
     converted = transformers.AutoModelForPreTraining.from_pretrained(tmp_path / "hf")
     assert type(converted).__name__ == "BertForPreTraining"
