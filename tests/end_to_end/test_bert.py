@@ -21,9 +21,9 @@ from tests.end_to_end.bert_runs import (
 )
 from tests.end_to_end.test_engines import assert_equal_runs, finish, log_lines, start
 from tests.end_to_end.tiny_runs import NUM_LAYERS, SEQ_LENGTH, run_command
-from tests.megatron.tasks.bert_task_data import WORDS, write_sentiment
 
 NUM_STEPS = 20
+WORDS = ["good", "bad", "the", "film", "was", "very", "not", "a", "plot", "well", "told"]
 ENGINES = [
     None,
     *(pytest.param(stage, marks=pytest.mark.full) for stage in (0, 1, 2, 3)),
@@ -253,7 +253,10 @@ def test_from_text_to_a_finetuned_and_a_converted_model(tmp_path):
     )
     converted = transformers.AutoModelForPreTraining.from_pretrained(tmp_path / "hf")
     assert type(converted).__name__ == "BertForPreTraining"
-    write_sentiment(tmp_path / "glue")
+    (tmp_path / "glue" / "SST-2").mkdir(parents=True)
+    for part in ("train", "dev"):
+        rows = ["sentence\tlabel", *(f"a {WORDS[i % 2]} film\t{1 - i % 2}" for i in range(32))]
+        (tmp_path / "glue" / "SST-2" / f"{part}.tsv").write_text("\n".join(rows) + "\n")
     run_command(
         *("tools/finetune_bert.py", "--checkpoint", tmp_path / "run", "--data", tmp_path / "glue"),
         *("--output", tmp_path / "results", "--tasks", "SST-2", "--seeds", 1, "--epochs", 1),
