@@ -40,6 +40,7 @@ LEVELS = {
     "megatron": 3,
     "megatron.arguments": 4,
     "megatron.checkpointing": 4,
+    "megatron.corpus_flags": 4,
     "megatron.optimizer_param_scheduler": 4,
     "megatron.provenance": 4,
     "megatron.recipes": 4,
