@@ -15,9 +15,11 @@ from megatron.model.gpt_model import GPTModel
 from megatron.reference_model import checkpoint_in
 from megatron.tasks.checkpoint_tokenizer import tokenizer_of
 from megatron.tasks.conversion import Model, read_any
+from megatron.tasks.conversion_bert import is_bert
 from megatron.tasks.conversion_vocabulary import known_to
 from megatron.tokenizer import Tokenizer
 
+_OTHER_ARCHITECTURE = "{} is a checkpoint of another architecture: a GPT is needed here"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -71,7 +73,10 @@ def load_any_for_evaluation(
         return load_for_evaluation(
             folder, dtype=dtype, device=device, tokenizer_files=tokenizer_files
         )
-    return _ready(read_any(folder), folder, dtype, device, tokenizer_files)
+    read = read_any(folder)
+    if is_bert(read.weights):
+        raise ValueError(_OTHER_ARCHITECTURE.format(folder))
+    return _ready(read, folder, dtype, device, tokenizer_files)
 
 
 def _ready(
@@ -108,7 +113,8 @@ def _gpt_config(
 ) -> ModelConfig:
     """The settings of a GPT; an error if they, or the weights, are those of something else."""
     known = {field.name for field in fields(ModelConfig)}
-    config = ModelConfig(**settings) if settings.keys() <= known else None
+    fits = settings.keys() <= known and not is_bert(weights)
+    config = ModelConfig(**settings) if fits else None
     if config is not None:
         with torch.device("meta"):
             expected = GPTModel(config).state_dict()
@@ -116,7 +122,7 @@ def _gpt_config(
             name: value.shape for name, value in weights.items()
         }:
             return config
-    raise ValueError(f"{checkpoint} is a checkpoint of another architecture: a GPT is needed here")
+    raise ValueError(_OTHER_ARCHITECTURE.format(checkpoint))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ examples, WikiText-2 zero-shot beside them. Differs: names and prompts are those
 of its version 0.2, so numbers of the two don't compare exactly.
 """
 
+import difflib
 from collections.abc import Sequence
 
 ZERO_SHOT_ROWS: tuple[tuple[str, ...], ...] = (
@@ -103,12 +104,21 @@ def metric_of(task: str) -> str:
 def expand(names: Sequence[str]) -> list[str]:
     """Tasks, with the name of a set replaced by its tasks; each once, in order.
 
+    Raises:
+        ValueError: if a name is that of a local task that there is not.
+
     Example:
         >>> expand(["piqa", "local"])[:2]
         ['piqa', 'local_lambada_openai']
     """
     tasks: dict[str, None] = {}
+    local = [task for row in LOCAL_ROWS for task in row]
     for name in names:
         rows = ROWS.get(name, ((name,),))
+        if name.startswith("local_") and name not in (*local, *ROWS):
+            near = difflib.get_close_matches(name, local, n=2) or local
+            raise ValueError(
+                f"--tasks names {name!r}: no such local task; near it are {', '.join(near)}"
+            )
         tasks.update(dict.fromkeys(task for row in rows for task in row))
     return list(tasks)

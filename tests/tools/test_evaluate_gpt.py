@@ -5,11 +5,12 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
+from tests.megatron.tasks.bert_task_data import save_bert_run
 from tests.megatron.tasks.small_models import GPT2, LLAMA, make_gpt, make_tokenizer, save_run
 from tests.megatron.tasks.task_data import write_task_data
 from tools.evaluate_gpt import main
@@ -137,10 +138,10 @@ def test_list_and_task_files(folder, capsys):
 
 
 def test_bad_input_is_one_line(folder, tmp_path, capsys):
-    other = make_gpt(GPT2)
-    other.register_parameter("pooler", torch.nn.Parameter(torch.ones(2)))
-    save_run(tmp_path / "bert", other, make_tokenizer())
+    save_bert_run(tmp_path / "bert")
     save_run(tmp_path / "bare", make_gpt(GPT2))
+    save_run(tmp_path / "small", make_gpt(replace(GPT2, vocab_size=100)), make_tokenizer())
+    (tmp_path / "part").mkdir()
     given = {
         "--checkpoint": folder / "run",
         "--tasks": "local_copa",
@@ -150,10 +151,13 @@ def test_bad_input_is_one_line(folder, tmp_path, capsys):
     for changes, message in (
         ({"--tasks": None}, "--tasks is missing"),
         ({"--data-folder": None}, "--data-folder is missing"),
+        ({"--tasks": "local_coppa"}, "'local_coppa': no such local task; near it are local_copa"),
         ({"--data-folder": tmp_path / "no"}, "no such folder"),
+        ({"--data-folder": tmp_path / "part"}, "local_copa needs copa.jsonl in it"),
         ({"--checkpoint": tmp_path / "no"}, "holds no checkpoint of ours"),
         ({"--checkpoint": tmp_path / "bert"}, "another architecture"),
         ({"--checkpoint": tmp_path / "bare"}, "no tokenizer was found"),
+        ({"--checkpoint": tmp_path / "small"}, "has 287 entries, the model 100: they do not"),
     ):
         flags = [[flag, str(value)] for flag, value in (given | changes).items() if value]
         assert main(sum(flags, [])) == 1

@@ -2,7 +2,12 @@ import json
 
 import pytest
 
-from tests.megatron.tasks.bert_task_data import save_bert_run, write_sentiment
+from tests.megatron.tasks.bert_task_data import (
+    RANDOM_LTD,
+    save_bert_run,
+    write_lines,
+    write_sentiment,
+)
 from tools.finetune_bert import main
 
 
@@ -33,6 +38,38 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, arguments, capsys):
     assert list(record["epochs"][0]["dev"]) == ["accuracy"]
     assert main(["--output", str(tmp_path / "results"), "--table"]) == 0
     assert capsys.readouterr().out in said
+
+
+def test_tokens_are_dropped_as_a_file_says(tmp_path, arguments, capsys):
+    settings = tmp_path / "ltd.json"
+    settings.write_text(json.dumps(RANDOM_LTD))
+    one = [*arguments, "--seeds", "1", "--learning-rates", "1e-3"]
+    assert main([*one, "--random-ltd", str(settings)]) == 0
+    record = json.loads((tmp_path / "results/SST-2/lr0.001_seed1.json").read_text())
+    assert record["settings"]["random_ltd"] == RANDOM_LTD
+    assert main(one) == 1
+    assert "was made with random_ltd = " in capsys.readouterr().err
+    settings.write_text("{}")
+    assert main([*one, "--random-ltd", str(settings), "--output", str(tmp_path / "x")]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
+def test_both_development_sets_and_real_values(tmp_path, arguments, capsys):
+    rows = [{"premise": "good", "hypothesis": f"film {i}", "label": "neutral"} for i in range(4)]
+    for part in ("train", "dev_matched", "dev_mismatched"):
+        write_lines(tmp_path / "data" / "MNLI" / f"{part}.jsonl", rows)
+    pairs = [{"sentence1": "good", "sentence2": "a film", "score": 0.6 + i / 3} for i in range(6)]
+    for part in ("train", "dev"):
+        write_lines(tmp_path / "data" / "STS-B" / f"{part}.jsonl", pairs)
+    one = [*arguments, "--tasks", "mnli,stsb", "--seeds", "1", "--learning-rates", "1e-3"]
+    assert main(one) == 0
+    heading = capsys.readouterr().out.splitlines()[-3]
+    assert heading == (
+        "| learning rate | STS-B (spearman) | MNLI-matched (accuracy) | MNLI-mismatched (accuracy)"
+        " | mean |"
+    )
+    record = json.loads((tmp_path / "results/STS-B/lr0.001_seed1.json").read_text())
+    assert list(record["epochs"][0]["dev"]) == ["spearman", "pearson"]
 
 
 def test_bad_input_is_one_line(tmp_path, arguments, capsys):

@@ -22,6 +22,31 @@ CONFIG = ModelConfig(
     normalization_position="after",
 )
 
+RANDOM_LTD = {
+    "train_batch_size": 8,
+    "data_efficiency": {
+        "enabled": True,
+        "data_routing": {
+            "enabled": True,
+            "random_ltd": {
+                "enabled": True,
+                "total_layer_num": 4,
+                "random_ltd_layer_num": 2,
+                "random_ltd_layer_id": [1, 2],
+                "model_mask_name": "attention_mask",
+                "model_type": "encoder",
+                "hidden_state_order": "batch_seq_dim",
+                "random_ltd_schedule": {
+                    "min_value": 4,
+                    "max_value": 32,
+                    "schedule_type": "fixed_linear",
+                    "schedule_config": {"require_steps": 1000, "seq_per_step": 4},
+                },
+            },
+        },
+    },
+}
+
 
 def write_tokenizer(path):
     backend = tokenizers.Tokenizer(

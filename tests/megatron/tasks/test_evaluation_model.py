@@ -3,7 +3,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from megatron.tasks.evaluation_model import Processes, load_for_evaluation
+from megatron.tasks.conversion import read_any, save_as_hugging_face
+from megatron.tasks.evaluation_model import (
+    Processes,
+    load_any_for_evaluation,
+    load_for_evaluation,
+)
+from tests.megatron.tasks.bert_task_data import save_bert_run
 from tests.megatron.tasks.small_models import GPT2, LLAMA, make_gpt, make_tokenizer, save_run
 
 
@@ -45,6 +51,11 @@ def test_another_architecture(tmp_path, tokenizer):
     run = save_run(tmp_path / "run", model, tokenizer)
     with pytest.raises(ValueError, match="is a checkpoint of another architecture: a GPT"):
         load_for_evaluation(run)
+    bert = save_bert_run(tmp_path / "bert")
+    save_as_hugging_face(read_any(bert), tmp_path / "theirs", None)
+    for folder in (bert, tmp_path / "theirs"):
+        with pytest.raises(ValueError, match="is a checkpoint of another architecture: a GPT"):
+            load_any_for_evaluation(folder)
 
 
 def test_alone_without_torchrun(monkeypatch):

@@ -1,9 +1,10 @@
 import gzip
 
+import datasets
 import numpy as np
 import pytest
 
-from megatron.tasks.glue_data import read_task
+from megatron.tasks.glue_data import HUB, read_task
 from megatron.tasks.glue_tasks import GLUE, task_named
 from tests.megatron.tasks.bert_task_data import write_lines, write_sentiment
 
@@ -54,6 +55,41 @@ def test_cola_has_no_header_and_one_text(tmp_path):
     assert sets["dev"].first == ["It is.", "It are."]
     assert sets["dev"].second is None
     assert sets["dev"].labels.tolist() == [1, 0]
+
+
+# Columns of the data set on the hub, where labels are numbers of classes.
+ON_THE_HUB = {
+    "cola": (("sentence",), 1, "acceptable"),
+    "sst2": (("sentence",), 0, "negative"),
+    "mrpc": (("sentence1", "sentence2"), 1, "equivalent"),
+    "qqp": (("question1", "question2"), 1, "duplicate"),
+    "stsb": (("sentence1", "sentence2"), 3.8, None),
+    "mnli": (("premise", "hypothesis"), 2, "contradiction"),
+    "qnli": (("question", "sentence"), 0, "entailment"),
+    "rte": (("sentence1", "sentence2"), 1, "not_entailment"),
+}
+
+
+@pytest.mark.parametrize("name", ON_THE_HUB)
+def test_the_datasets_library(monkeypatch, name):
+    columns, label, meaning = ON_THE_HUB[name]
+    asked = []
+
+    def load_dataset(path, config, split):
+        asked.append((path, config, split))
+        texts = {column: [f"{column} {split}"] for column in columns}
+        return datasets.Dataset.from_dict({**texts, "label": [label], "idx": [0]})
+
+    # The hub itself cannot be asked in a test.
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    task, sets = read_task(HUB, name)
+    dev = ["validation_matched", "validation_mismatched"] if name == "mnli" else ["validation"]
+    assert asked == [("nyu-mll/glue", name, split) for split in ("train", *dev)]
+    for examples, split in zip(sets.values(), ("train", *dev), strict=True):
+        texts = [examples.first] if examples.second is None else [examples.first, examples.second]
+        assert texts == [[f"{column} {split}"] for column in columns]
+        found = examples.labels[0]
+        assert (found if task.labels is None else task.labels[found]) == (meaning or label)
 
 
 def test_a_classification_of_your_own(tmp_path):

@@ -9,34 +9,10 @@ from megatron.tasks.glue_data import Examples, read_task
 from megatron.tasks.glue_finetuning import FinetuningConfig, evaluate, finetune
 from megatron.tasks.glue_inputs import Rows, make_rows
 from megatron.tasks.glue_tasks import GLUE
-from tests.megatron.tasks.bert_task_data import save_bert_run, write_sentiment
+from tests.megatron.tasks.bert_task_data import RANDOM_LTD, save_bert_run, write_sentiment
 from tests.megatron.tasks.small_models import GPT2, make_gpt, make_tokenizer, save_run
 
 CONFIG = FinetuningConfig(epochs=4, batch_size=8, micro_batch_size=8, dropout=0.0, max_length=32)
-RANDOM_LTD = {
-    "train_batch_size": 8,
-    "data_efficiency": {
-        "enabled": True,
-        "data_routing": {
-            "enabled": True,
-            "random_ltd": {
-                "enabled": True,
-                "total_layer_num": 4,
-                "random_ltd_layer_num": 2,
-                "random_ltd_layer_id": [1, 2],
-                "model_mask_name": "attention_mask",
-                "model_type": "encoder",
-                "hidden_state_order": "batch_seq_dim",
-                "random_ltd_schedule": {
-                    "min_value": 4,
-                    "max_value": 32,
-                    "schedule_type": "fixed_linear",
-                    "schedule_config": {"require_steps": 1000, "seq_per_step": 4},
-                },
-            },
-        },
-    },
-}
 
 
 @pytest.fixture(scope="module")

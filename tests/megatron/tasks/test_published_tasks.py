@@ -38,3 +38,9 @@ def test_metrics(task, metric):
     assert published_name(task) in (*COLUMNS, "wikitext")
     assert ZERO_SHOT.keys() == FEW_SHOT.keys() == set(COLUMNS)
     assert {len(row) for row in (*ZERO_SHOT.values(), *FEW_SHOT.values())} == {len(SIZES)}
+
+
+def test_unknown_local_task_is_named():
+    with pytest.raises(ValueError, match="'local_piqqa': no such local task; near it are local_pi"):
+        expand(["piqa", "local_piqqa"])
+    assert expand(["local_few_shot"])[0] == "local_lambada_openai"
