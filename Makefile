@@ -69,7 +69,7 @@ $(VIT_VENV)/installed: $(VIT)/requirements.txt
 
 vit-test: $(VIT_VENV)/installed
 	@OMP_NUM_THREADS=1 $(VIT_VENV)/bin/python -m pytest -m vit \
-		tests/data_efficiency/routing/test_timm.py tests/$(VIT)
+		tests/data_efficiency/routing/test_timm.py tests/$(VIT)/test_timm_models.py
 
 format: $(VENV)/installed-dev
 	@$(BIN)/ruff format .

@@ -48,15 +48,15 @@ class Setting:
     epochs: int
 
 
-# What a CPU trains in minutes. Nothing here was chosen by a score: the first values that were tried stayed.
+# What a CPU trains in ten minutes each. With 4,000 examples at 1e-4 the first task stayed at its most frequent class.
 SETTINGS = (
-    Setting(task="vitaminc", max_train_examples=4000, epochs=1),
-    Setting(task="multiemo", max_train_examples=4000, epochs=1),
+    Setting(task="vitaminc", max_train_examples=16000, epochs=1),
+    Setting(task="multiemo", max_train_examples=12000, epochs=1),
     Setting(task="CoLA", epochs=2),
     Setting(task="RTE", epochs=3),
 )
-# Twice the largest published rate: the model is small and its training short.
-LEARNING_RATE = 1e-4
+# The largest that was published for BERTs as small as these (Turc et al., 2019, "Well-Read Students Learn Better").
+LEARNING_RATE = 3e-4
 MAX_LENGTH = 64
 
 

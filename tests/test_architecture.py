@@ -138,7 +138,13 @@ OUTSIDE_PACKAGES = {
     "regex": ("megatron.data.wiki_markup",),
     "zstandard": ("megatron.data.text_sources",),
     "pyarrow": ("data_efficiency.analysis.outside_scores", "megatron.data.parquet_rows"),
-    "tqdm": ("data_efficiency.analysis", "megatron", "tools", "benchmarks"),
+    "tqdm": (
+        "data_efficiency.analysis",
+        "megatron",
+        "tools",
+        "benchmarks",
+        "examples_deepspeed.data_efficiency.finetuning",
+    ),
     "hypothesis": ("tests.end_to_end",),
     "pytest": ("tests.end_to_end",),
 }

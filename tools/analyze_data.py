@@ -37,14 +37,12 @@ from data_efficiency.analysis.summary import (
 )
 from data_efficiency.deepspeed_format import export_index
 from data_efficiency.difficulty_index import DifficultyIndex
-from megatron.data.blended_dataset import BlendedDataset, open_gpt_dataset
-from megatron.data.gpt_dataset import GPTDataset
 from megatron.reference_model import (
     checkpoint_in,
     identity_of_checkpoint,
     load_reference_model,
 )
-from megatron.tokenizer import Tokenizer, build_tokenizer
+from tools.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of
 
 EXAMPLE_PERCENTILES = (1, 10, 50, 90, 99)
 EXAMPLE_CHARACTERS = 300
@@ -60,7 +58,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     mapper = commands.add_parser("map", help="compute one worker's part of a metric")
     reduce = commands.add_parser("reduce", help="put the parts of all workers together")
     for command in (run, mapper, reduce):
-        _add_corpus_flags(command, is_required=True)
+        add_corpus_flags(command, is_required=True)
         _add_metric_flags(command)
     for command in (run, reduce):
         command.add_argument(
@@ -86,14 +84,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     show.add_argument("index", metavar="INDEX", help="folder of a difficulty index")
     show.add_argument("--json", action="store_true", help="print JSON")
     show.add_argument("--histogram", metavar="FILE.png", help="write a picture")
-    show.add_argument(
-        "--tokenizer-file",
-        metavar="FILE",
-        help="a tokenizer.json (the corpus's own, beside it or in the folder above)",
-    )
-    show.add_argument("--vocab-file", metavar="FILE", help="GPT-2's vocab.json")
-    show.add_argument("--merge-file", metavar="FILE", help="GPT-2's merges.txt")
-    _add_corpus_flags(show, is_required=False)
+    add_corpus_flags(show, is_required=False)
 
     verify = commands.add_parser("verify", help="check checksums, order and permutation")
     verify.add_argument("index", metavar="INDEX", help="folder of a difficulty index")
@@ -107,20 +98,6 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
         "--legacy-codes", action="store_true", help="for DeepSpeed before 0.13.3: its type codes"
     )
     return parser.parse_args(argv)
-
-
-def _add_corpus_flags(parser: ArgumentParser, *, is_required: bool) -> None:
-    """Adds the flags that name a dataset."""
-    corpus = parser.add_argument_group("corpus")
-    corpus.add_argument(
-        "--data-path",
-        required=is_required,
-        nargs="+",
-        metavar="PREFIX",
-        help="without .bin and .idx; of a blend, as in training: W1 PREFIX1 W2 PREFIX2",
-    )
-    corpus.add_argument("--split", default="969,30,1", metavar="A,B,C", help="train, valid, test")
-    corpus.add_argument("--seq-length", type=int, required=is_required, metavar="N")
 
 
 def _add_metric_flags(parser: ArgumentParser) -> None:
@@ -195,7 +172,7 @@ def _add_import_flags(parser: ArgumentParser) -> None:
         action="store_true",
         help="deepspeed: the analyzed dataset was not shuffled",
     )
-    _add_corpus_flags(parser, is_required=False)
+    add_corpus_flags(parser, is_required=False)
     parser.add_argument(
         "--dataset-class",
         metavar="NAME",
@@ -206,7 +183,7 @@ def _add_import_flags(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> None:
     """Computes a metric and prints its summary."""
     result = analyze(
-        _dataset(arguments),
+        open_corpus(arguments),
         arguments.metric,
         arguments.save,
         _settings(arguments),
@@ -242,14 +219,15 @@ def show(arguments: Namespace) -> None:
         if arguments.data_path or arguments.tokenizer_file or arguments.vocab_file:
             raise ValueError("examples need --data-path, --split and --seq-length as in `run`")
         return
-    dataset = _dataset(arguments)
+    dataset = open_corpus(arguments)
     index.check_dataset(dataset)
-    tokenizer = _tokenizer(arguments, dataset)
+    tokenizer = tokenizer_of(arguments, dataset)
     for percentile in EXAMPLE_PERCENTILES:
         sample = sample_at_percentile(index, percentile)
-        text = tokenizer.decode(dataset[sample]["tokens"].tolist())[:EXAMPLE_CHARACTERS]
+        tokens, starts, lengths = dataset.token_spans(sample, sample + 1)
+        text = tokenizer.decode(tokens[starts[0] : starts[0] + lengths[0]].tolist())
         print(f"\npercentile {percentile}: sample {sample}, difficulty {index.values[sample]}")
-        print(json.dumps(text, ensure_ascii=False))
+        print(json.dumps(text[:EXAMPLE_CHARACTERS], ensure_ascii=False))
 
 
 def verify(arguments: Namespace) -> None:
@@ -263,7 +241,7 @@ def import_(arguments: Namespace) -> None:
     has_corpus = arguments.data_path is not None and arguments.seq_length is not None
     if has_corpus == (arguments.dataset_class is not None):
         raise ValueError("name the dataset: --data-path and --seq-length, or --dataset-class")
-    dataset = _dataset(arguments) if has_corpus else arguments.dataset_class
+    dataset = open_corpus(arguments) if has_corpus else arguments.dataset_class
     if arguments.format == "deepspeed":
         if len(arguments.input) != 1:
             raise ValueError(f"--input names {len(arguments.input)} paths: one folder is needed")
@@ -296,19 +274,9 @@ def export(arguments: Namespace) -> None:
         print(f'"{kind}_path": "{folder / f"{index.metric}_{kind}"}"')
 
 
-def _dataset(arguments: Namespace) -> GPTDataset | BlendedDataset:
-    """The training split that the flags name."""
-    return open_gpt_dataset(
-        arguments.data_path,
-        split_name="train",
-        split=arguments.split,
-        sequence_length=arguments.seq_length,
-    )
-
-
 def _job(arguments: Namespace, **options: Any) -> MapReduce:
     """The work on one metric, the same for `map` and `reduce`."""
-    dataset, settings = _dataset(arguments), _settings(arguments)
+    dataset, settings = open_corpus(arguments), _settings(arguments)
     metric = metric_named(arguments.metric, dataset, arguments.save, settings)
     reader = reader_for(metric, dataset, settings)
     return MapReduce(reader, [metric], arguments.save, **options)
@@ -359,26 +327,6 @@ def _print_result(result: Result) -> None:
     else:
         print(f"{result.metric}: {result.value.size:,} numbers, {result.value.sum():,} in all")
     print(result.path)
-
-
-def _tokenizer(arguments: Namespace, dataset: GPTDataset | BlendedDataset) -> Tokenizer:
-    """The tokenizer that the flags name, or else the one the corpus was made with, if it is near."""
-    if arguments.tokenizer_file or arguments.vocab_file or arguments.merge_file:
-        return build_tokenizer(
-            tokenizer_file=arguments.tokenizer_file,
-            vocab_file=arguments.vocab_file,
-            merge_file=arguments.merge_file,
-        )
-    folder = Path(arguments.data_path[-1]).parent
-    for file in (folder / "tokenizer.json", folder.parent / "tokenizer.json"):
-        if file.is_file():
-            tokenizer = build_tokenizer(tokenizer_file=file)
-            if tokenizer.fingerprint == dataset.identity["tokenizer"]:
-                return tokenizer
-    raise ValueError(
-        f"the tokenizer of {arguments.data_path[-1]} is not beside it: give --tokenizer-file, or "
-        "--vocab-file and --merge-file"
-    )
 
 
 COMMANDS = {

@@ -4,18 +4,17 @@ import argparse
 import functools
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from megatron.data.commands import run_command
 from megatron.data.corpus_verification import verify_corpus
 from megatron.data.preprocessing import CorpusCounts, PreprocessingJob, preprocess
 from megatron.data.sentence_splitter import (
-    SentenceModel,
     SentenceSplitter,
-    installed_model,
+    installed_splitter,
     learn_model,
-    read_model,
+    splitter_of_file,
     write_model,
 )
 from megatron.data.text_sources import STANDARD_INPUT, find_sources
@@ -81,24 +80,31 @@ def num_usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def find_sentence_model(arguments: argparse.Namespace) -> SentenceModel | None:
-    """The model that is given or installed; None where one must be learned, or none is wanted."""
-    if arguments.sentence_model is not None:
-        if not arguments.split_sentences:
+SplitterFactory = Callable[[], SentenceSplitter]
+
+
+def find_splitter(arguments: argparse.Namespace) -> tuple[SplitterFactory | None, Path | None]:
+    """What makes the splitter, if one is wanted; and the file of its model, if it is yet to be learned."""
+    if not arguments.split_sentences:
+        if arguments.sentence_model is not None:
             raise ValueError("--sentence-model belongs to --split-sentences")
-        return read_model(arguments.sentence_model)
-    return installed_model(arguments.language) if arguments.split_sentences else None
+        return None, None
+    if arguments.sentence_model is not None:
+        return functools.partial(splitter_of_file, arguments.sentence_model), None
+    try:
+        installed_splitter(arguments.language)
+    except LookupError:
+        path = Path(f"{arguments.output_prefix}_sentence_model.json")
+        return functools.partial(splitter_of_file, path), path
+    return functools.partial(installed_splitter, arguments.language), None
 
 
-def with_learned_model(job: PreprocessingJob) -> PreprocessingJob:
-    """The job with a model learned from its input, which is kept beside its corpora."""
+def learn_sentences(job: PreprocessingJob, path: Path) -> None:
+    """Learns from the job's input where sentences end, and keeps it."""
     job.check()
     _ = job.tokenizer_factory().control_tokens  # An error now, not after the learning.
-    model = learn_model(job.sources, job.json_keys)
-    path = f"{job.output_prefix}_sentence_model.json"
-    write_model(path, model)
+    write_model(path, learn_model(job.sources, job.json_keys))
     print(f"{path}: learned where sentences end, since nltk's own model is not installed")
-    return replace(job, sentence_model=model)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -108,6 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError("--verify reads the input again, but standard input can be read only once")
     if skipped:
         print(f"left out {len(skipped)} files with other endings, such as {skipped[0]}")
+    splitter_factory, unlearned = find_splitter(arguments)
     job = PreprocessingJob(
         sources=sources,
         json_keys=arguments.json_keys,
@@ -120,12 +127,11 @@ def run(arguments: argparse.Namespace) -> None:
         ),
         append_eod=arguments.append_eod,
         num_workers=arguments.workers,
-        split_sentences=arguments.split_sentences,
-        sentence_model=find_sentence_model(arguments),
+        splitter_factory=splitter_factory,
         overwrite=arguments.overwrite,
     )
-    if job.split_sentences and job.sentence_model is None:
-        job = with_learned_model(job)
+    if unlearned is not None:
+        learn_sentences(job, unlearned)
     start = time.monotonic()
     counts = preprocess(job)
     seconds = time.monotonic() - start
@@ -139,8 +145,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def verify(job: PreprocessingJob) -> None:
     """Reads everything again and compares it with the input."""
-    tokenizer, model = job.tokenizer_factory(), job.sentence_model
-    splitter = None if model is None else SentenceSplitter(model)
+    tokenizer = job.tokenizer_factory()
+    splitter = None if job.splitter_factory is None else job.splitter_factory()
     for key in job.json_keys:
         num_equal = verify_corpus(job.corpus_prefix(key), job.sources, tokenizer, splitter)
         print(f"{job.corpus_prefix(key)}: verified, {num_equal} documents tokenized again")

@@ -68,8 +68,9 @@ def outside_difficulties(
         paths: see `read_scores`.
         field: see there.
         scores_of: what has a score. Of documents a sample gets the mean over its tokens.
-        dataset: for documents, a corpus: has `token_spans`, `documents` (their numbers in the corpus),
-            `document_offsets()` and `num_corpus_documents`.
+        dataset: for documents, a corpus: has `num_corpus_documents`, and either `sample_documents()`
+            (where each sample lies in one), or `token_spans`, `documents` (their numbers in the corpus)
+            and `document_offsets()`.
 
     Raises:
         ValueError: if there are not as many scores as documents.
@@ -78,13 +79,15 @@ def outside_difficulties(
     scores = read_scores(paths, field)
     if scores_of == "samples":
         return Imported(scores, source)
-    if not hasattr(dataset, "document_offsets"):
+    if not hasattr(dataset, "num_corpus_documents"):
         raise ValueError("scores of documents need a corpus (--data-path and --seq-length)")
     if len(scores) != dataset.num_corpus_documents:
         raise ValueError(
             f"{len(scores)} scores for the {dataset.num_corpus_documents} documents of the corpus: "
             "empty documents, which preprocessing leaves out, must have none"
         )
+    if hasattr(dataset, "sample_documents"):
+        return Imported(scores[dataset.sample_documents()], source)
     _, starts, lengths = dataset.token_spans(0, len(dataset))
     scores = scores[dataset.documents.start : dataset.documents.stop]
     return Imported(mean_over_samples(scores, dataset.document_offsets(), starts, lengths), source)

@@ -18,6 +18,29 @@ WORKER_ID="${WORKER_ID:-0}"
 # shellcheck source-path=SCRIPTDIR source=../slurm/jobs.sh
 source "$REPOSITORY/examples_deepspeed/slurm/jobs.sh"
 
+# set_dataset TYPE: DATASET becomes the flags that name the samples
+set_dataset() {
+    require DATA_PATH SEQ_LENGTH
+    DATASET=(--data-path "$DATA_PATH" --split "${SPLIT:-969,30,1}" --seq-length "$SEQ_LENGTH")
+    if [[ "$1" == bert ]]; then
+        DATASET+=(--data-type bert ${SHORT_SEQ_PROB:+--short-seq-prob "$SHORT_SEQ_PROB"}
+            ${SAMPLE_SEED:+--sample-seed "$SAMPLE_SEED"} ${VOCAB_FILE:+--vocab-file "$VOCAB_FILE"})
+    fi
+}
+
+# map_all: maps METRIC, before it the token frequencies that rarity needs; on SLURM the reduce step follows
+map_all() {
+    if [[ "$METRIC" == *vocab_rarity && ! -e "$SAVE/total_vocab_freq" ]]; then
+        if [[ "$LAUNCHER" == local && "$NUM_WORKERS" != 1 ]]; then
+            fail "METRIC=$METRIC needs $SAVE/total_vocab_freq: map and reduce METRIC=total_vocab_freq first"
+        fi
+        map_step total_vocab_freq "${DATASET[@]}"
+        reduce_step total_vocab_freq "${DATASET[@]}"
+    fi
+    map_step "$METRIC" "${DATASET[@]}"
+    if [[ "$LAUNCHER" == slurm ]]; then reduce_step "$METRIC" "${DATASET[@]}"; fi
+}
+
 # map_step METRIC DATASET_FLAG...: the parts of all workers, or of this one
 map_step() {
     local metric="$1" worker=()

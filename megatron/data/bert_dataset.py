@@ -129,11 +129,12 @@ class BertDataset:
         corpus = IndexedDataset(prefix)
         self.settings = settings
         self.sequence_length = settings.sequence_length
-        self._tokens = corpus.tokens
+        self._corpus = corpus
         self._vocabulary = vocabulary or BertVocabulary.of_corpus(corpus)
         self.vocab_size: int | None = self._vocabulary.size
         self.documents = range(*split_boundaries(split, corpus.num_documents)[split_name])
         """Which documents of the corpus the split holds."""
+        self.num_corpus_documents = corpus.num_documents
         self._pairs = SentencePairs(
             corpus,
             self.documents,
@@ -230,6 +231,12 @@ class BertDataset:
         )
         return tokens, starts, lengths
 
+    def sample_documents(self) -> Int64Array:
+        """Number in the corpus of the document that each sample is from, int64 [samples]."""
+        first, _ = self._pairs.sentences(np.arange(len(self)))
+        edges = np.array(self._corpus.document_index)
+        return np.searchsorted(edges, first, side="right").astype(np.int64) - 1
+
     def _text(
         self, positions: Int64Array, segments: Segments
     ) -> tuple[Int64Array, NDArray[np.bool_]]:
@@ -246,6 +253,6 @@ class BertDataset:
         shift = np.where(
             in_first, segments.first_start - 1, segments.second_start - after_first - 1
         )
-        from_corpus = self._tokens[np.where(is_text, shift + positions, 0)]
+        from_corpus = self._corpus.tokens[np.where(is_text, shift + positions, 0)]
         control = np.where(positions == 0, self._vocabulary.cls, self._vocabulary.sep)
         return np.where(is_text, from_corpus, control).astype(np.int64, copy=False), is_text

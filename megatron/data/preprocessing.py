@@ -4,7 +4,6 @@ One reader cuts the input into blocks, worker processes parse and tokenize them,
 results in order into the corpora of all keys.
 """
 
-import itertools
 import multiprocessing
 import os
 import signal
@@ -14,7 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,7 +23,7 @@ from megatron.data.indexed_dataset_writer import IndexedDatasetWriter
 from megatron.data.indexed_format import dtype_for_vocabulary, path_of
 from megatron.data.parquet_rows import check_columns
 from megatron.data.progress import ByteProgress
-from megatron.data.sentence_splitter import SentenceModel, SentenceSplitter
+from megatron.data.sentence_splitter import SentenceSplitter
 from megatron.data.text_sources import Block, SourceFile, read_blocks, texts_of
 
 # Blocks under way for each worker: enough to keep it busy, few enough to bound memory.
@@ -53,7 +52,7 @@ class DocumentTokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Token ids of a text."""
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         """Token ids of each text."""
 
 
@@ -68,8 +67,8 @@ class PreprocessingJob:
         tokenizer_factory: makes the tokenizer, once in each process, so it must be a module's
             function or a `functools.partial` of one.
         append_eod: whether the end-of-document token closes each document.
-        split_sentences: whether the sequences of the corpus are sentences, not whole documents.
-        sentence_model: how to split; needed for that.
+        splitter_factory: as `tokenizer_factory`; with it the sequences of the corpora are sentences,
+            without it whole documents.
         num_workers: worker processes.
         overwrite: whether existing corpora may be replaced.
     """
@@ -80,13 +79,12 @@ class PreprocessingJob:
     tokenizer_factory: Callable[[], DocumentTokenizer]
     append_eod: bool
     num_workers: int
-    split_sentences: bool = False
-    sentence_model: SentenceModel | None = None
+    splitter_factory: Callable[[], SentenceSplitter] | None = None
     overwrite: bool = False
 
     def corpus_prefix(self, key: str) -> str:
         """Prefix of the corpus of one key."""
-        level = "sentence" if self.split_sentences else "document"
+        level = "document" if self.splitter_factory is None else "sentence"
         return f"{self.output_prefix}_{key}_{level}"
 
     def check(self) -> None:
@@ -101,7 +99,7 @@ class PreprocessingJob:
             raise ValueError(f"--workers is {self.num_workers}: must be at least 1")
         if len(set(self.json_keys)) != len(self.json_keys) or not self.json_keys:
             raise ValueError(f"--json-keys is {list(self.json_keys)}: give distinct keys")
-        if self.append_eod and self.split_sentences:
+        if self.append_eod and self.splitter_factory is not None:
             raise ValueError(
                 "--append-eod and --split-sentences exclude each other: a BERT sample stays inside one"
                 " document"
@@ -168,11 +166,8 @@ def encode_documents(
     parts = [[text] if splitter is None else splitter.split(text) for text in present]
     ids = tokenizer.encode_batch([part for own in parts for part in own])
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-    tokens = np.fromiter(
-        itertools.chain.from_iterable(ids),
-        dtype=dtype_for_vocabulary(tokenizer.vocab_size),
-        count=int(lengths.sum()),
-    )
+    dtype = dtype_for_vocabulary(tokenizer.vocab_size)
+    tokens = np.concatenate([np.empty(0, dtype), *ids], dtype=dtype, casting="unsafe")
     document = np.repeat(np.arange(len(parts)), [len(own) for own in parts])
     num_sequences = np.bincount(document[lengths > 0], minlength=len(parts))
     lengths, num_sequences = lengths[lengths > 0], num_sequences[num_sequences > 0]
@@ -198,20 +193,14 @@ class _Worker:
     splitter: SentenceSplitter | None
 
     @classmethod
-    def start(
-        cls,
-        factory: Callable[[], DocumentTokenizer],
-        keys: Sequence[str],
-        eod: int | None,
-        sentence_model: SentenceModel | None,
-    ) -> None:
+    def start(cls, job: PreprocessingJob, eod: int | None) -> None:
         # Each worker is one core's worth; threads of its own would only get in the others' way.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         # Ctrl-C reaches the whole group; the parent ends its workers itself.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=cls._leave_with_parent, daemon=True).start()
-        cls.tokenizer, cls.keys, cls.eod = factory(), keys, eod
-        cls.splitter = None if sentence_model is None else SentenceSplitter(sentence_model)
+        cls.tokenizer, cls.keys, cls.eod = job.tokenizer_factory(), job.json_keys, eod
+        cls.splitter = None if job.splitter_factory is None else job.splitter_factory()
 
     @staticmethod
     def _leave_with_parent() -> None:
@@ -276,13 +265,11 @@ def _add(total: CorpusCounts, part: CorpusCounts) -> None:
 
 def _sentence_facts(job: PreprocessingJob, tokenizer: DocumentTokenizer) -> dict[str, Any]:
     """What the sidecar of a corpus of sentences says besides; all that BERT's dataset needs to know."""
-    if not job.split_sentences:
+    if job.splitter_factory is None:
         return {}
-    if job.sentence_model is None:
-        raise ValueError("sentence_model is None: needed to split sentences")
     return {
         "control_tokens": tokenizer.control_tokens,
-        "sentence_model": SentenceSplitter(job.sentence_model).fingerprint,
+        "sentence_model": job.splitter_factory().fingerprint,
     }
 
 
@@ -310,12 +297,13 @@ def _encoded_blocks(
     job: PreprocessingJob, eod: int | None
 ) -> Generator[tuple[int, list[EncodedTexts]]]:
     """(bytes of input done, tokens of each key) of each block, in the order of the input."""
-    # A fresh interpreter for each worker: forking a process whose tokenizer has threads may hang.
+    # A fresh interpreter for each worker: forking a process whose tokenizer has threads may hang. What
+    # it is given at its start must be small: Python waits for ever to hand much to one that died.
     executor = ProcessPoolExecutor(
         job.num_workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_Worker.start,
-        initargs=(job.tokenizer_factory, job.json_keys, eod, job.sentence_model),
+        initargs=(replace(job, sources=()), eod),
     )
     waiting: deque[tuple[int, Future[list[EncodedTexts]]]] = deque()
     try:

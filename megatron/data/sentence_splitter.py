@@ -34,7 +34,7 @@ class SentenceSplitter:
     """Splits texts at blank lines, and the paragraphs into sentences.
 
     Args:
-        model: from `installed_model`, `learn_model` or `read_model`.
+        model: from `learn_model`, or one of those the two functions below read.
 
     Attributes:
         fingerprint: SHA-256 of the model.
@@ -60,19 +60,38 @@ class SentenceSplitter:
         ]
 
 
-def installed_model(language: str) -> SentenceModel | None:
-    """The Punkt model of nltk for a language, such as "english", or None where it is not installed.
+def installed_splitter(language: str) -> SentenceSplitter:
+    """A splitter by nltk's Punkt model of a language, such as "english".
 
     Raises:
         ModuleNotFoundError: if nltk is not installed.
+        LookupError: if the model is not.
     """
     punkt = _punkt()
     from nltk.data import find  # noqa: PLC0415  an optional extra
 
+    folder = find(f"tokenizers/punkt_tab/{language}/")
+    return SentenceSplitter(_as_data(punkt.load_punkt_params(folder)))
+
+
+def splitter_of_file(path: str | os.PathLike[str]) -> SentenceSplitter:
+    """A splitter by a model that `write_model` wrote.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: if it holds something else.
+    """
     try:
-        return _as_data(punkt.load_punkt_params(find(f"tokenizers/punkt_tab/{language}/")))
-    except LookupError:
-        return None
+        model = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file with a model of sentences") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(model, dict) or model.keys() != _FIELDS:
+        raise ValueError(
+            f"{path}: not a model of sentences, a JSON object with the keys {', '.join(sorted(_FIELDS))}"
+        )
+    return SentenceSplitter(model)
 
 
 def learn_model(
@@ -110,26 +129,6 @@ def learn_model(
                     break
     trainer.finalize_training()
     return _as_data(trainer.get_params())
-
-
-def read_model(path: str | os.PathLike[str]) -> SentenceModel:
-    """A model that `write_model` wrote.
-
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it holds something else.
-    """
-    try:
-        model = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file with a model of sentences") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(model, dict) or model.keys() != _FIELDS:
-        raise ValueError(
-            f"{path}: not a model of sentences, a JSON object with the keys {', '.join(sorted(_FIELDS))}"
-        )
-    return model
 
 
 def write_model(path: str | os.PathLike[str], model: SentenceModel) -> None:

@@ -25,11 +25,11 @@ def make_rows(examples: Examples, tokenizer: Tokenizer, max_length: int) -> Rows
         ValueError: if the vocabulary lacks one of BERT's control tokens.
     """
     cls, sep, pad = (tokenizer.id_of(token) for token in ("[CLS]", "[SEP]", "[PAD]"))
-    first = tokenizer.encode_batch(examples.first)
+    first = [ids.tolist() for ids in tokenizer.encode_batch(examples.first)]
     if examples.second is None:
         ids = [[cls, *text[: max_length - 2], sep] for text in first]
         return Rows(ids, [len(row) for row in ids], pad)
-    second = tokenizer.encode_batch(examples.second)
+    second = [ids.tolist() for ids in tokenizer.encode_batch(examples.second)]
     ids, starts = [], []
     for left, right in zip(first, second, strict=True):
         num_left, num_right = _kept(len(left), len(right), max_length - 3)

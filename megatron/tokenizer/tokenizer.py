@@ -46,12 +46,12 @@ class Tokenizer:
         """Token ids of a text, without any added control tokens."""
         return self._backend.encode(text, add_special_tokens=False).ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text; uses all cores unless TOKENIZERS_PARALLELISM says otherwise."""
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Token ids of each text, as `encode` gives them."""
         if self._words is not None:
             return self._words.encode_batch(texts)
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     @cached_property
     def _words(self) -> WordCache | None:

@@ -11,7 +11,7 @@ import pytest
 
 from data_efficiency import DifficultyIndex
 from megatron.data.indexed_dataset import IndexedDatasetWriter
-from megatron.tokenizer import train_bpe
+from megatron.tokenizer import train_bpe, train_wordpiece
 from tests.end_to_end.tiny_runs import ROOT
 from tools import analyze_data
 
@@ -34,6 +34,21 @@ def folder(tmp_path, monkeypatch):
             {
                 "vocab_size": tokenizer.vocab_size,
                 "tokenizer_fingerprint": tokenizer.fingerprint,
+            }
+        )
+    wordpiece = train_wordpiece(texts, 100)
+    wordpiece.save(tmp_path / "tokens" / "tokenizer.json")
+    sentences = wordpiece.encode_batch(["the slow fox jumps", "a fox is here"] * 500)
+    with IndexedDatasetWriter(
+        str(tmp_path / "tokens" / "my_text_sentence"), np.dtype("uint16")
+    ) as writer:
+        lengths = [len(ids) for ids in sentences]
+        writer.add_documents(np.concatenate(sentences), lengths, [10] * 100)
+        writer.finish(
+            {
+                "vocab_size": wordpiece.vocab_size,
+                "tokenizer_fingerprint": wordpiece.fingerprint,
+                "control_tokens": wordpiece.control_tokens,
             }
         )
     (tmp_path / "scores").mkdir()
@@ -75,6 +90,7 @@ def test_every_command_of_the_page(folder, capsys):
                 run_here(command)
     assert len(submitted) == 1
     assert (folder / "rarity.png").is_file()
+    DifficultyIndex.open(folder / "bert_difficulty" / "seqlen_vocab_rarity").verify()
     for name in ("vocab_rarity", "seqlen", "quality"):
         DifficultyIndex.open(folder / "difficulty" / name).verify()
     original = DifficultyIndex.open("difficulty/vocab_rarity")

@@ -1,15 +1,13 @@
 """Which samples a run really consumes: after kills, on other numbers of processes, from a blend."""
 
 import json
-import os
 import random
-import signal
 import time
 from collections import Counter, defaultdict
-from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.killing import kill_all
 from tests.end_to_end.test_engines import finish, flags_of, log_lines, start
 from tests.end_to_end.tiny_runs import training_flags, write_two_corpora
 
@@ -36,18 +34,6 @@ def consumed(folder):
         attempt: {step: sorted(rows) for step, rows in steps.items() if len(rows) == BATCH_SIZE}
         for attempt, steps in found.items()
     }
-
-
-def kill_all(folder, attempt):
-    """SIGKILL to every process of an attempt: launcher, ranks and loader workers, at one moment."""
-    marks = {f"ATTEMPT={attempt}".encode(), f"RECORDS={folder / 'records'}".encode()}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = set((process / "environ").read_bytes().split(b"\0"))
-        except OSError:
-            continue
-        if marks <= environment:
-            os.kill(int(process.name), signal.SIGKILL)
 
 
 def wait_for_step(process, folder, step):
@@ -89,7 +75,7 @@ def test_five_kills_on_changing_numbers_of_processes(workspace, composed_config,
         target += generator.randint(4, 7)
         wait_for_step(process, broken, target)
         time.sleep(generator.random() / 10)
-        kill_all(broken, attempt)
+        kill_all(ATTEMPT=str(attempt), RECORDS=str(broken / "records"))
         process.communicate()
     finish(start_recorded(composed(workspace, composed_config, broken, 2), broken, 2, 5))
 

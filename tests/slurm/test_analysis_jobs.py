@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from megatron.data.indexed_dataset import IndexedDatasetWriter
+from tests.megatron.data.sentence_corpus import write_sentences
 from tools import analyze_data
 
 pytestmark = [pytest.mark.slurm, pytest.mark.full]
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ROOT / "examples_deepspeed" / "data_efficiency" / "gpt"
+SCRIPTS = ROOT / "examples_deepspeed" / "data_efficiency"
 SEQ_LENGTH = 512
 FILES = ("values.npy", "order.npy", "manifest.json")
 
@@ -56,7 +57,7 @@ def logs(save):
 def test_array_on_two_nodes_and_dependent_reduce(slurm, corpus, tmp_path):
     save = tmp_path / "on slurm"
     settings = {"NUM_WORKERS": "2", "SBATCH_FLAGS": "--exclusive"}
-    printed = script(slurm, "ds_analyze_gpt_data_map.sh", corpus, save, **settings, DRY_RUN="1")
+    printed = script(slurm, "gpt/ds_analyze_gpt_data_map.sh", corpus, save, **settings, DRY_RUN="1")
     assert not save.exists()
     assert printed.count("--array=0-1") == 2
     assert printed.count("--dependency=afterok:$job_") == 3
@@ -82,12 +83,28 @@ def test_array_on_two_nodes_and_dependent_reduce(slurm, corpus, tmp_path):
     assert sorted(os.listdir(save)) == ["logs", "total_vocab_freq", "vocab_rarity"]
 
 
+def test_bert_on_slurm_equals_bert_here(slurm, tmp_path):
+    save, before = tmp_path / "d", slurm.wait_for_jobs().keys()
+    prefix = write_sentences(str(tmp_path / "c"), [[9, 4, 12, 7, 3, 20, 5, 6]] * 400)
+    settings = {"NUM_WORKERS": "2", "METRIC": "seqlen_vocab_rarity", "SEQ_LENGTH": "64"}
+    script(slurm, "bert/ds_analyze_bert_data_map.sh", prefix, save, **settings)
+    jobs = {key: job for key, job in slurm.wait_for_jobs().items() if key not in before}
+    assert {job["JobState"] for job in jobs.values()} == {"COMPLETED"}, logs(save)
+    assert len(jobs) == 6
+    here = ["run", "--data-type", "bert", "--data-path", prefix, "--seq-length", "64"]
+    here += ["--metric", "seqlen_vocab_rarity", "--save", str(tmp_path / "here")]
+    assert analyze_data.main(here) == 0
+    for name in FILES:
+        ours = (tmp_path / "here" / "seqlen_vocab_rarity" / name).read_bytes()
+        assert (save / "seqlen_vocab_rarity" / name).read_bytes() == ours, name
+
+
 def test_a_failed_map_stops_what_waits_for_it_and_can_be_repeated(slurm, corpus, tmp_path):
     before = slurm.wait_for_jobs().keys()
     settings = {"NUM_WORKERS": "2", "METRIC": "total_vocab_freq"}
     save = tmp_path / "d"
     printed = script(
-        slurm, "ds_analyze_gpt_data_map.sh", corpus, save, **settings, VOCAB_SIZE="900"
+        slurm, "gpt/ds_analyze_gpt_data_map.sh", corpus, save, **settings, VOCAB_SIZE="900"
     )
     assert [line.split(":")[0] for line in printed.splitlines()] == [
         "map-total_vocab_freq",
@@ -98,6 +115,6 @@ def test_a_failed_map_stops_what_waits_for_it_and_can_be_repeated(slurm, corpus,
     assert states == {"map-total_vocab_freq": "FAILED", "reduce-total_vocab_freq": "CANCELLED"}
     assert "is outside the vocabulary of 900 entries" in logs(save)
 
-    script(slurm, "ds_analyze_gpt_data_map.sh", corpus, save, **settings)
+    script(slurm, "gpt/ds_analyze_gpt_data_map.sh", corpus, save, **settings)
     slurm.wait_for_jobs()
     assert (save / "total_vocab_freq" / "value.npy").is_file(), logs(save)

@@ -10,11 +10,13 @@ import pytest
 
 from data_efficiency.deepspeed_format import read_difficulties
 from data_efficiency.difficulty_index import DifficultyIndex
-from megatron.data.blended_dataset import open_gpt_dataset
+from megatron.data.bert_dataset import BertSettings
+from megatron.data.blended_dataset import open_bert_dataset, open_gpt_dataset
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.data.indexed_dataset import IndexedDatasetWriter
-from megatron.tokenizer import train_bpe
-from tools import analyze_data
+from megatron.tokenizer import train_bpe, train_wordpiece
+from tests.megatron.data.abbreviated_text import text
+from tools import analyze_data, preprocess_data
 
 SEQ_LENGTH = 8
 
@@ -93,6 +95,57 @@ def test_run_show_verify(tmp_path, corpus, flags, capsys):
     values.write_bytes(values.read_bytes()[:-1] + b"\xff")
     assert analyze_data.main(["verify", str(index.path)]) == 1
     assert "values.npy was changed after it was written" in capsys.readouterr().err
+
+
+def test_bert_from_text_to_examples(tmp_path, capsys):
+    story = text(0, 300)
+    (tmp_path / "a.txt").write_text(story)
+    train_wordpiece([story], 200).save(tmp_path / "tokenizer.json")
+    make = ["--input", str(tmp_path / "a.txt"), "--output-prefix", str(tmp_path / "a")]
+    make += ["--tokenizer-file", str(tmp_path / "tokenizer.json"), "--workers", "1"]
+    assert preprocess_data.main([*make, "--split-sentences"]) == 0
+    flags = ["--data-type", "bert", "--data-path", str(tmp_path / "a_text_sentence")]
+    flags += ["--seq-length", "48", "--split", "1"]
+    save = ["--save", str(tmp_path / "d")]
+    metrics = ["seqlen", "vocab_rarity", "seqlen_vocab_rarity", "compression_ratio"]
+    for metric in metrics:
+        assert analyze_data.main(["run", *flags, *save, "--metric", metric]) == 0
+    dataset = open_bert_dataset(
+        [str(tmp_path / "a_text_sentence")],
+        BertSettings(sequence_length=48),
+        split_name="train",
+        split="1",
+    )
+    batch = dataset.get_batch(np.arange(len(dataset)))
+    lengths = batch["padding_mask"].sum(1)
+    indexes = {metric: DifficultyIndex.open(tmp_path / "d" / metric) for metric in metrics}
+    assert indexes["seqlen"].values.tolist() == lengths.tolist()
+    # The formulas, with the mask of the padding, on the rows before masking.
+    rows = np.where(batch["labels"] >= 0, batch["labels"], batch["tokens"])
+    counts = np.bincount(rows.ravel(), batch["padding_mask"].ravel(), dataset.vocab_size + 1)
+    probabilities = np.maximum(counts, 1) / np.maximum(counts, 1).sum()
+    rarity = np.floor(-(np.log(probabilities)[rows] * batch["padding_mask"]).sum(1))
+    assert np.abs(indexes["vocab_rarity"].values - rarity).max() <= 1
+    factor = 10 ** (np.ceil(np.log10(48 * -np.log(probabilities.min()))) + 1)
+    both = indexes["seqlen_vocab_rarity"].values
+    assert np.array_equal(both, lengths * factor + indexes["vocab_rarity"].values)
+    capsys.readouterr()
+    assert analyze_data.main(["show", str(indexes["seqlen"].path), *flags]) == 0
+    examples = [
+        json.loads(line) for line in capsys.readouterr().out.splitlines() if '"' in line[:1]
+    ]
+    assert len(examples) == 5
+    for example in examples:
+        assert example.startswith("[CLS] ")
+        assert example.count("[SEP]") == 2
+        assert "[MASK]" not in example
+        assert "[PAD]" not in example
+    lines = "".join(f"{json.dumps({'score': 5})}\n")
+    (tmp_path / "s.jsonl").write_text(lines)
+    scores = ["--format", "scores", "--input", str(tmp_path / "s.jsonl"), "--field", "score"]
+    scores += ["--scores-of", "documents", "--metric", "quality"]
+    assert analyze_data.main(["import", *scores, *flags, *save]) == 0
+    assert set(DifficultyIndex.open(tmp_path / "d" / "quality").values.tolist()) == {5}
 
 
 def test_frequencies_alone(tmp_path, flags, capsys):

@@ -123,6 +123,23 @@ def test_sentences_by_a_learned_model_that_can_be_given_again(
     assert not (tmp_path / "out" / "d_sentence_model.json").exists()
 
 
+def test_sentences_by_nltks_own_model(
+    tmp_path: Path, sentence_arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "nltk" / "tokenizers" / "punkt_tab" / "english"
+    folder.mkdir(parents=True)
+    for name in ("collocations.tab", "sent_starters.txt", "ortho_context.tab"):
+        (folder / name).touch()
+    (folder / "abbrev_types.txt").write_text("dr\nvol\napprox\n")
+    command = [sys.executable, str(ROOT / "tools" / "preprocess_data.py"), *sentence_arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NLTK_DATA": str(tmp_path / "nltk")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "learned" not in done.stdout
+    assert "c_text_sentence: 2 documents, 122 sentences, " in done.stdout
+    assert not (tmp_path / "out" / "c_sentence_model.json").exists()
+
+
 def test_errors_of_sentences_are_one_line(
     sentence_arguments: list[str], tokenizer_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,7 @@ neighbours say what it hides: random-LTD reads more corpus tokens for the same c
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from data_efficiency import RunPlan, StepShape, actual_seq_length, layer_tokens
 
@@ -49,10 +49,14 @@ class Budget:
     unit: Unit
     amount: int
 
+    def spent(self, totals: Totals) -> int:
+        """How much of it is used up."""
+        count: int = getattr(totals, self.unit)
+        return count
+
     def fraction(self, totals: Totals) -> float:
         """The part that is used up; 1 or more at the end."""
-        spent: int = getattr(totals, self.unit)
-        return spent / self.amount
+        return self.spent(totals) / self.amount
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,3 +106,9 @@ def planned_totals(plan: RunPlan, micro_batches: int) -> Iterator[Totals]:
             micro_batches=micro_batches,
         )
         yield totals
+
+
+def kept_length(engine: Any, step: int, length: int) -> int:
+    """Positions of a row that a dropping layer sees after `step` finished steps."""
+    router = engine.random_ltd_scheduler
+    return length if router is None else min(length, router.kept_length(step, length))

@@ -16,8 +16,13 @@ SIZE="${SIZE:-published}"
 DRY_RUN="${DRY_RUN:-}"
 DATA="${DATA:-runs/finetuning_data}"
 read -r -a SEEDS <<<"${SEEDS:-1234}"
-if [[ -x "$REPOSITORY/.venv/bin/python" ]]; then PYTHON="${PYTHON:-$REPOSITORY/.venv/bin/python}"; fi
-PYTHON="${PYTHON:-python3}"
+chosen_python="${PYTHON:-}"
+PYTHON="${chosen_python:-python3}"
+# use_environment FOLDER: its Python is taken, unless PYTHON was given or it is not there
+use_environment() {
+    if [[ -z "$chosen_python" && -x "$REPOSITORY/$1/bin/python" ]]; then PYTHON="$REPOSITORY/$1/bin/python"; fi
+}
+use_environment .venv
 PACKAGE="examples_deepspeed.data_efficiency"
 
 fail() {
@@ -45,6 +50,11 @@ train() {
         launcher+=(-m torch.distributed.run --standalone --nproc-per-node "$NPROC")
     fi
     start "${launcher[@]}" -m "$PACKAGE.$1" --engine "$ENGINE" --seeds "${SEEDS[@]}" "${@:2}"
+}
+
+# use_timm_environment: published sizes of images need timm and torchvision
+use_timm_environment() {
+    if [[ "$SIZE" == published ]]; then use_environment .venv-vit; fi
 }
 
 # prepare_cpu_text: SmolLM2-135M and Wikipedia text, from packages

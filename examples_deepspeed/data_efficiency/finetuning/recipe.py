@@ -30,6 +30,7 @@ class Scale:
     seed: int
     """Of sampling and token dropping."""
     batch_size: int | None = None
+    """Global batch of a file that says "auto"; None: what the file says. The next likewise."""
     micro_batch_size: int | None = None
     bf16: bool = False
     start_length: int | None = None
@@ -59,11 +60,15 @@ def read_recipe(path: str | Path, variant: str, scale: Scale) -> Any:
         ValueError: if the variant needs a technique that the file does not have.
     """
     raw = _only(variant, read_json(path), path)
-    if raw.get("train_batch_size") == "auto":
-        raw["train_batch_size"] = scale.batch_size
+    sizes = {
+        "train_batch_size": scale.batch_size,
+        "train_micro_batch_size_per_gpu": scale.micro_batch_size,
+    }
+    raw = fill_from_flags(raw, {key: size for key, size in sizes.items() if size is not None})
     if not isinstance(raw.get("train_batch_size"), int):
         raise ValueError(
-            f"train_batch_size is {raw.get('train_batch_size')!r} in {path}: must be a number"
+            f"train_batch_size is {raw.get('train_batch_size')!r} in {path}: must be a number, there or "
+            "as --batch-size"
         )
     if scale.bf16:
         raw = fill_from_flags(raw, {"bf16.enabled": True})
@@ -100,7 +105,7 @@ def _auto_values(raw: dict[str, Any], scale: Scale) -> dict[str, Any]:
     dropping = list(range(1, scale.num_layers - 1))
     schedule = f"{_ROUTING}.random_ltd_schedule"
     values: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": scale.micro_batch_size,
+        "train_micro_batch_size_per_gpu": None,
         "data_efficiency.seed": scale.seed,
         f"{_ROUTING}.total_layer_num": scale.num_layers,
         f"{_ROUTING}.random_ltd_layer_num": len(dropping),

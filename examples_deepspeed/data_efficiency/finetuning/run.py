@@ -7,65 +7,27 @@ final numbers as one that was not.
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from data_efficiency import StepShape
-from examples_deepspeed.data_efficiency.finetuning.clocks import Budget, LearningRate, Totals
+from examples_deepspeed.data_efficiency.finetuning.clocks import Budget, Totals, kept_length
+from examples_deepspeed.data_efficiency.finetuning.evaluation import evaluate, last_line, look
 from examples_deepspeed.data_efficiency.finetuning.saved_run import (
     load_run,
+    read_state,
     save_run,
     sum_over_processes,
     wait_for_all,
 )
+from examples_deepspeed.data_efficiency.finetuning.task import RunSettings, Task
 
 RESULTS_FILE = "results.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What differs between texts and images."""
-
-    num_layers: int
-    num_samples: int
-    """Of the training data: one epoch."""
-    length: int
-    """Positions of a whole row that a layer sees."""
-    loss: Callable[[Any, Any], torch.Tensor]
-    """(engine, micro-batch) -> its mean loss."""
-    shape: Callable[[Any], tuple[int, int]]
-    """micro-batch -> rows, and positions of a row that a layer sees when nothing is dropped."""
-    scores: Callable[[Any, Any], torch.Tensor]
-    """(engine, batch) -> float64 [rows, numbers], to be summed over a whole data set."""
-    quality: Callable[[Sequence[float]], float]
-    """These sums -> the quality."""
-    quality_name: str
-    higher_is_better: bool
-    validation: Any
-    """Has a length and `get_batch(samples, visits)`, as the next has."""
-    test: Any
-    eval_batch_size: int
-    export: Callable[[Any, Path], None] | None = None
-    """(engine, folder): writes the finetuned model there; every process calls it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """Where a run stands on disk, how long it is, and how often it looks up."""
-
-    folder: Path
-    budget: Budget
-    learning_rate: LearningRate
-    seed: int
-    eval_interval_steps: int
-    save_interval_steps: int
-    description: Mapping[str, Any]
-    """Plain JSON data that says which run it is; a run goes on only with its own."""
 
 
 def train(engine: Any, task: Task, settings: RunSettings) -> dict[str, Any]:
@@ -85,18 +47,21 @@ def train(engine: Any, task: Task, settings: RunSettings) -> dict[str, Any]:
         "all_seconds": 0.0,
     }
     if (checkpoint / "manifest.json").is_file():
-        state = load_run(checkpoint, engine)
+        state, progress = read_state(checkpoint)
         check_same_run(state["description"], settings)
+        load_run(checkpoint, engine, progress)
     totals = Totals(**state["totals"])
     watch = _Stopwatch(state)
     batches = iter(engine.training_dataloader)
     losses: list[torch.Tensor] = []
     if not state["history"]:
-        _look(engine, task, settings, state, totals)
+        look(engine, task, settings, state, totals)
+    bar = _progress_bar(engine, settings.budget, totals)
     watch.restart()
     while settings.budget.fraction(totals) < 1:
         totals, loss = _train_step(engine, task, settings, batches, totals)
         losses.append(loss)
+        bar.update(settings.budget.spent(totals) - bar.n)
         finished = settings.budget.fraction(totals) >= 1
         looks = totals.steps % settings.eval_interval_steps == 0 or finished
         saves = totals.steps % settings.save_interval_steps == 0 and not finished
@@ -106,10 +71,11 @@ def train(engine: Any, task: Task, settings: RunSettings) -> dict[str, Any]:
             _add_losses(engine, state, losses)
             losses = []
             if looks:
-                _look(engine, task, settings, state, totals)
+                look(engine, task, settings, state, totals)
             if saves:
                 save_run(checkpoint, engine, state)
             watch.restart()
+    bar.close()
     return _finish(engine, task, settings, state)
 
 
@@ -129,18 +95,17 @@ def check_same_run(found: Mapping[str, Any], settings: RunSettings) -> None:
         )
 
 
-def finished_results(settings: RunSettings) -> dict[str, Any] | None:
-    """The results of a run that is over; None if it is not.
+def is_finished(settings: RunSettings) -> bool:
+    """Whether the run is over and its results lie in its folder.
 
     Raises:
         ValueError: if they are another run's.
     """
     path = settings.folder / RESULTS_FILE
     if not path.is_file():
-        return None
-    results: dict[str, Any] = json.loads(path.read_text())
-    check_same_run(results["description"], settings)
-    return results
+        return False
+    check_same_run(json.loads(path.read_text())["description"], settings)
+    return True
 
 
 def _train_step(
@@ -188,83 +153,11 @@ def _train_step(
     return after, loss_sum
 
 
-def kept_length(engine: Any, step: int, length: int) -> int:
-    """Positions of a row that a dropping layer sees after `step` finished steps."""
-    router = engine.random_ltd_scheduler
-    return length if router is None else min(length, router.kept_length(step, length))
-
-
-@torch.no_grad()
-def evaluate(engine: Any, task: Task, dataset: Any) -> float:
-    """The quality on a whole data set; every process computes its share of it.
-
-    All processes compute as many batches: what fills up the last ones does not count.
-    """
-    engine.eval()
-    size, rank = engine.dp_world_size, engine.global_rank
-    share = np.arange(rank, -(-len(dataset) // size) * size, size)
-    sums = None
-    for start in range(0, len(share), task.eval_batch_size):
-        numbers = share[start : start + task.eval_batch_size]
-        batch = dataset.get_batch(numbers % len(dataset), np.zeros_like(numbers))
-        batch = {name: tensor.to(engine.device) for name, tensor in batch.items()}
-        counts = torch.from_numpy(numbers < len(dataset)).to(engine.device)
-        part = (task.scores(engine, batch).double() * counts[:, None]).sum(0)
-        sums = part if sums is None else sums + part
-    assert sums is not None
-    return task.quality(sum_over_processes(sums).tolist())
-
-
 def _add_losses(engine: Any, state: dict[str, Any], losses: Sequence[torch.Tensor]) -> None:
     """Adds losses of finished steps to the state, read from the device only now."""
     total = sum_over_processes(torch.stack(list(losses)).double().sum())
     state["loss_sum"] += float(total) / engine.dp_world_size
     state["num_losses"] += len(losses)
-
-
-def _look(
-    engine: Any, task: Task, settings: RunSettings, state: dict[str, Any], totals: Totals
-) -> None:
-    """Adds the present validation quality to the history and prints the published line."""
-    start = time.perf_counter()
-    found = evaluate(engine, task, task.validation)
-    state["all_seconds"] += time.perf_counter() - start
-    known = [record["validation"] for record in state["history"]] + [found]
-    record = {
-        **asdict(totals),
-        "epoch": totals.samples // task.num_samples + 1,
-        "training_loss": state["loss_sum"] / state["num_losses"] if state["num_losses"] else None,
-        "validation": found,
-        "best_validation": max(known) if task.higher_is_better else min(known),
-        "kept_length": kept_length(engine, max(0, totals.steps - 1), task.length),
-        "learning_rate": engine.optimizer.param_groups[0]["lr"],
-        "training_seconds": state["training_seconds"],
-        "all_seconds": state["all_seconds"],
-    }
-    state["history"].append(record)
-    state["loss_sum"], state["num_losses"] = 0.0, 0
-    if engine.global_rank == 0:
-        print(
-            progress_line(record, task.quality_name, settings.budget.fraction(totals)), flush=True
-        )
-
-
-def progress_line(record: Mapping[str, Any], quality_name: str, fraction: float) -> str:
-    """The published line of figures and, after the bar, what it leaves out."""
-    loss = (
-        "" if record["training_loss"] is None else f" training loss {record['training_loss']:.4f}"
-    )
-    left = record["all_seconds"] * (1 - min(1.0, fraction)) / fraction if fraction else 0.0
-    return (
-        f"epoch {record['epoch']} step {record['micro_batches']} "
-        f"consumed_token {record['consumed_token']} {quality_name} {record['validation']:.4f} "
-        f"best {quality_name} {record['best_validation']:.4f} "
-        f"time {record['all_seconds'] / 3600:.4f} hr reserved_length {record['kept_length']} | "
-        f"optimizer steps {record['steps']}{loss} lr {record['learning_rate']:.2e} "
-        f"corpus tokens {record['corpus_tokens']} layer tokens {record['layer_tokens']} "
-        f"training {record['training_seconds']:.1f} s, {100 * min(1.0, fraction):.0f} % done, "
-        f"{left / 60:.1f} min left"
-    )
 
 
 def _finish(
@@ -293,16 +186,22 @@ def _finish(
         partial.write_text(json.dumps(results, indent=1) + "\n")
         partial.replace(settings.folder / RESULTS_FILE)
         shutil.rmtree(settings.folder / "last", ignore_errors=True)
-        print(
-            f"End of training epoch {last['epoch']} step {last['micro_batches']} "
-            f"consumed_token {last['consumed_token']} best {task.quality_name} "
-            f"{last['best_validation']} time {last['all_seconds'] / 3600} hr | "
-            f"test {task.quality_name} {results['test']:.4f} corpus tokens {last['corpus_tokens']} "
-            f"layer tokens {last['layer_tokens']}",
-            flush=True,
-        )
+        print(last_line(results), flush=True)
     wait_for_all()
     return results
+
+
+def _progress_bar(engine: Any, budget: Budget, totals: Totals) -> Any:
+    """On a terminal, how much of the budget is used up and the time left; of one process."""
+    return tqdm(
+        desc="training",
+        total=budget.amount,
+        initial=budget.spent(totals),
+        unit=f" {budget.unit}",
+        unit_scale=True,
+        leave=False,
+        disable=None if engine.global_rank == 0 else True,
+    )
 
 
 class _Stopwatch:

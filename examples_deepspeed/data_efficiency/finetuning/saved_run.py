@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from data_efficiency import result_folder
 
-FORMAT, VERSION = "finetuning checkpoint", 1
+FORMAT, VERSION = "finetuning checkpoint", 2
 
 
 def save_run(folder: Path, engine: Any, state: Mapping[str, Any]) -> None:
@@ -25,7 +25,8 @@ def save_run(folder: Path, engine: Any, state: Mapping[str, Any]) -> None:
         with result_folder.new_folder(folder, overwrite=True) as partial:
             save_file(own_memory(weights), partial / "model.safetensors")
             save_file(own_memory(optimizer), partial / "optimizer.safetensors")
-            (partial / "state.json").write_text(json.dumps({"progress": progress, **state}))
+            content = {"run": state, "engine": progress}
+            (partial / "state.json").write_text(json.dumps(content))
             files = {
                 path.name: {
                     "num_bytes": path.stat().st_size,
@@ -38,20 +39,28 @@ def save_run(folder: Path, engine: Any, state: Mapping[str, Any]) -> None:
     wait_for_all()
 
 
-def load_run(folder: Path, engine: Any) -> dict[str, Any]:
-    """The run's own state; the engine goes on where it was saved.
+def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The run's own state and the engine's progress, once every file is found undamaged.
 
     Raises:
-        ValueError: if a file is damaged, or the weights are of another model.
+        ValueError: if a file is damaged.
     """
     remedy = "remove the folder to start the run anew"
     manifest = result_folder.read_manifest(folder, FORMAT, VERSION, remedy=remedy)
     result_folder.verify_checksums(folder, manifest)
-    state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+    content = json.loads((folder / "state.json").read_text())
+    return content["run"], content["engine"]
+
+
+def load_run(folder: Path, engine: Any, progress: Mapping[str, Any]) -> None:
+    """Nothing; the engine goes on where it was saved.
+
+    Raises:
+        ValueError: if the weights are of another model.
+    """
     engine.load_full_weights(load_file(folder / "model.safetensors"))
     engine.load_full_optimizer_state(load_file(folder / "optimizer.safetensors"))
-    engine.load_progress_state(state["progress"])
-    return state
+    engine.load_progress_state(progress)
 
 
 def own_memory(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

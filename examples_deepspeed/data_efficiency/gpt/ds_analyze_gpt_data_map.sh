@@ -14,15 +14,5 @@ set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=../analysis_jobs.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../analysis_jobs.sh"
-require DATA_PATH SEQ_LENGTH
-dataset=(--data-path "$DATA_PATH" --split "${SPLIT:-969,30,1}" --seq-length "$SEQ_LENGTH")
-
-if [[ "$METRIC" == *vocab_rarity && ! -e "$SAVE/total_vocab_freq" ]]; then
-    if [[ "$LAUNCHER" == local && "$NUM_WORKERS" != 1 ]]; then
-        fail "METRIC=$METRIC needs $SAVE/total_vocab_freq: map and reduce METRIC=total_vocab_freq first"
-    fi
-    map_step total_vocab_freq "${dataset[@]}"
-    reduce_step total_vocab_freq "${dataset[@]}"
-fi
-map_step "$METRIC" "${dataset[@]}"
-if [[ "$LAUNCHER" == slurm ]]; then reduce_step "$METRIC" "${dataset[@]}"; fi
+set_dataset gpt
+map_all

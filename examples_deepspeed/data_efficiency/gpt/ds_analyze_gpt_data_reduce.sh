@@ -8,5 +8,5 @@ set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=../analysis_jobs.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../analysis_jobs.sh"
-require DATA_PATH SEQ_LENGTH
-reduce_step "$METRIC" --data-path "$DATA_PATH" --split "${SPLIT:-969,30,1}" --seq-length "$SEQ_LENGTH"
+set_dataset gpt
+reduce_step "$METRIC" "${DATASET[@]}"

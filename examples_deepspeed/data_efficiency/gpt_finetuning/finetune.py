@@ -21,22 +21,17 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from data_efficiency import ConfigError, convert_to_random_ltd, initialize, known_layer_class
-from examples_deepspeed.data_efficiency.finetuning.clocks import Budget, LearningRate
+from examples_deepspeed.data_efficiency.finetuning.clocks import Budget
 from examples_deepspeed.data_efficiency.finetuning.command_line import (
     add_run_flags,
-    description_of,
     print_errors_in_one_line,
-    run_folder,
+    run_recipe,
+    run_settings,
 )
 from examples_deepspeed.data_efficiency.finetuning.plan import print_text_plan
-from examples_deepspeed.data_efficiency.finetuning.recipe import Scale, read_recipe
-from examples_deepspeed.data_efficiency.finetuning.run import (
-    RunSettings,
-    Task,
-    finished_results,
-    train,
-)
+from examples_deepspeed.data_efficiency.finetuning.run import is_finished, train
 from examples_deepspeed.data_efficiency.finetuning.saved_run import own_memory, wait_for_all
+from examples_deepspeed.data_efficiency.finetuning.task import Task
 from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import (
     IGNORED_LABEL,
     TokenBlocks,
@@ -53,14 +48,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_run_flags(parser)
     add_text_flags(parser)
-    parser.add_argument("--epochs", type=float, default=2.0, help="sets the budget of tokens")
-    parser.add_argument("--batch-size", type=int, default=4, help='"auto" global batch')
-    parser.add_argument("--micro-batch-size", type=int, default=2, help='"auto" forward pass')
-    parser.add_argument("--learning-rate", type=float, default=5e-5, help="its peak")
-    parser.add_argument("--lr-decay", choices=("constant", "linear"), default="constant")
-    parser.add_argument("--warmup-steps", type=int, default=0, help="optimizer steps")
     parser.add_argument("--adam-eps", type=float, default=1e-6)
-    parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument(
         "--no-dropout", action="store_true", help="train without the model's own dropout"
     )
@@ -168,35 +156,21 @@ def export(engine: Any, folder: Path, source: str) -> None:
 
 def run_seed(arguments: argparse.Namespace, blocks: dict[str, TokenBlocks], seed: int) -> None:
     """Nothing; the results of one seed are in its folder."""
-    config = AutoConfig.from_pretrained(arguments.model)
-    num_layers = config.num_hidden_layers
-    settings = RunSettings(
-        folder=run_folder(arguments, seed),
-        budget=Budget(
-            unit="consumed_token",
-            amount=round(arguments.epochs * len(blocks["train"]) * arguments.block_size),
-        ),
-        learning_rate=LearningRate(
-            peak=arguments.learning_rate,
-            decay=arguments.lr_decay,
-            warmup_steps=arguments.warmup_steps,
-        ),
-        seed=seed,
-        eval_interval_steps=arguments.eval_interval,
-        save_interval_steps=arguments.save_interval,
-        description={
-            **description_of(arguments, seed),
-            "data": {name: part.identity for name, part in blocks.items()},
-        },
-    )
-    if finished_results(settings) is not None:
+    num_layers = AutoConfig.from_pretrained(arguments.model).num_hidden_layers
+    num_blocks, length = len(blocks["train"]), arguments.block_size
+    budget = Budget(unit="consumed_token", amount=round(arguments.epochs * num_blocks * length))
+    identity = {name: part.identity for name, part in blocks.items()}
+    settings = run_settings(arguments, seed, budget, identity)
+    if is_finished(settings):
         print(f"{settings.folder} is finished", flush=True)
         return
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
     if arguments.no_dropout:
         switch_dropout_off(model)
-    recipe = text_recipe(arguments, num_layers, len(blocks["train"]), seed)
+    recipe = run_recipe(
+        arguments, num_layers=num_layers, length=length, num_samples=num_blocks, seed=seed
+    )
     engine = initialize(
         model=model,
         optimizer=lambda parameters: torch.optim.AdamW(
@@ -224,26 +198,6 @@ def switch_dropout_off(model: torch.nn.Module) -> None:
             module.attention_dropout = 0.0
 
 
-def text_recipe(arguments: argparse.Namespace, num_layers: int, num_blocks: int, seed: int) -> Any:
-    """The configuration of the chosen variant, schedules scaled to the run."""
-    scale = Scale(
-        num_layers=num_layers,
-        length=arguments.block_size,
-        num_samples=num_blocks,
-        epochs=arguments.epochs,
-        seed=seed,
-        batch_size=arguments.batch_size,
-        micro_batch_size=arguments.micro_batch_size,
-        bf16=arguments.bf16,
-        start_length=arguments.start_length,
-        curriculum_start=arguments.curriculum_start,
-        random_ltd_share=arguments.random_ltd_share,
-        curriculum_share=arguments.curriculum_share,
-        index_path=arguments.index,
-    )
-    return read_recipe(arguments.recipe, arguments.variant, scale)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Plans, or trains each seed after the other; finished ones are passed over."""
     arguments = parse_arguments(argv)
@@ -252,14 +206,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if num_layers is None:
             num_layers = AutoConfig.from_pretrained(arguments.model).num_hidden_layers
         num_blocks = arguments.num_blocks or len(read_blocks(arguments)["train"])
-        recipe = text_recipe(arguments, num_layers, num_blocks, arguments.seeds[0])
-        print_text_plan(
-            recipe,
-            num_layers=num_layers,
-            num_samples=num_blocks,
-            length=arguments.block_size,
-            epochs=arguments.epochs,
-        )
+        size = {
+            "num_layers": num_layers,
+            "num_samples": num_blocks,
+            "length": arguments.block_size,
+        }
+        recipe = run_recipe(arguments, **size, seed=arguments.seeds[0])
+        print_text_plan(recipe, **size, epochs=arguments.epochs)
         return
     blocks = read_blocks(arguments)
     for seed in arguments.seeds:

@@ -108,7 +108,7 @@ def read_splits(source: str, *, config_name: str | None, shares: Sequence[float]
         ValueError: if a part is left without text.
         ModuleNotFoundError: if the source is on the hub and `datasets` is not installed.
     """
-    if Path(source).exists():
+    if Path(source).exists() or Path(source).suffix in (".jsonl", ".txt"):
         splits = divide(texts_of_file(Path(source)), shares)
     else:
         splits = _from_hub(source, config_name, shares)

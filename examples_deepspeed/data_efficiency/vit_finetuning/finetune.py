@@ -19,22 +19,17 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from data_efficiency import ConfigError, convert_to_random_ltd, initialize
-from examples_deepspeed.data_efficiency.finetuning.clocks import Budget, LearningRate
+from examples_deepspeed.data_efficiency.finetuning.clocks import Budget
 from examples_deepspeed.data_efficiency.finetuning.command_line import (
     add_run_flags,
-    description_of,
     print_errors_in_one_line,
-    run_folder,
+    run_recipe,
+    run_settings,
 )
 from examples_deepspeed.data_efficiency.finetuning.plan import print_image_plan
-from examples_deepspeed.data_efficiency.finetuning.recipe import Scale, read_recipe
-from examples_deepspeed.data_efficiency.finetuning.run import (
-    RunSettings,
-    Task,
-    finished_results,
-    train,
-)
+from examples_deepspeed.data_efficiency.finetuning.run import is_finished, train
 from examples_deepspeed.data_efficiency.finetuning.saved_run import own_memory, wait_for_all
+from examples_deepspeed.data_efficiency.finetuning.task import Task
 from examples_deepspeed.data_efficiency.vit_finetuning.images import (
     ImageBatches,
     ImageSplits,
@@ -59,20 +54,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, default=224, help="pixels that the model takes")
     parser.add_argument("--resize", type=int, help="shorter side before cutting; 8/7 of the size")
     parser.add_argument("--padding", type=int, default=0, help="around training images")
-    parser.add_argument("--epochs", type=float, default=14.0, help="sets the length of the run")
     parser.add_argument(
         "--budget",
         choices=("steps", "layer_tokens"),
         default="steps",
         help="what the epochs of the baseline are counted in",
     )
-    parser.add_argument("--batch-size", type=int, default=32, help='"auto" global batch')
-    parser.add_argument("--micro-batch-size", type=int, default=32, help='"auto" forward pass')
     parser.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd")
-    parser.add_argument("--learning-rate", type=float, default=1e-4, help="its peak")
-    parser.add_argument("--lr-decay", choices=("constant", "linear", "thirds"), default="constant")
-    parser.add_argument("--warmup-steps", type=int, default=0, help="optimizer steps")
-    parser.add_argument("--weight-decay", type=float, default=5e-4)
     parser.add_argument(
         "--keep-class-token", action="store_true", help="no layer drops the class token"
     )
@@ -82,6 +70,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--counted-batch", type=int, help="--plan: batch that a published count was made with"
     )
+    parser.set_defaults(epochs=14.0, learning_rate=1e-4, weight_decay=5e-4)
     return parser.parse_args(argv)
 
 
@@ -131,36 +120,24 @@ def make_task(
 
 
 def image_recipe(
-    arguments: argparse.Namespace, num_layers: int, num_positions: int, num_samples: int, seed: int
-) -> Any:
-    """The configuration of the chosen variant, schedules scaled to the run."""
-    scale = Scale(
+    arguments: argparse.Namespace, seed: int, *, num_layers: int, length: int, num_samples: int
+) -> tuple[Any, Budget]:
+    """The configuration of the chosen variant, and as many steps, or as many layer tokens, as the
+    epochs are for the baseline.
+    """
+    config = run_recipe(
+        arguments,
         num_layers=num_layers,
-        length=num_positions,
+        length=length,
         num_samples=num_samples,
-        epochs=arguments.epochs,
         seed=seed,
-        batch_size=arguments.batch_size,
-        micro_batch_size=arguments.micro_batch_size,
-        bf16=arguments.bf16,
-        start_length=arguments.start_length,
-        random_ltd_share=arguments.random_ltd_share,
-        curriculum_share=arguments.curriculum_share,
-        index_path=arguments.index,
         always_keep=(0,) if arguments.keep_class_token else None,
     )
-    return read_recipe(arguments.recipe, arguments.variant, scale)
-
-
-def image_budget(
-    arguments: argparse.Namespace, config: Any, num_layers: int, positions: int, num_samples: int
-) -> Budget:
-    """As many steps, or as many layer tokens, as the epochs are for the baseline."""
     batch_size = config.train_batch_size
     steps = math.ceil(arguments.epochs * math.ceil(num_samples / batch_size))
     if arguments.budget == "steps":
-        return Budget(unit="steps", amount=steps)
-    return Budget(unit="layer_tokens", amount=steps * batch_size * positions * num_layers)
+        return config, Budget(unit="steps", amount=steps)
+    return config, Budget(unit="layer_tokens", amount=steps * batch_size * length * num_layers)
 
 
 def run_seed(arguments: argparse.Namespace, splits: ImageSplits, seed: int) -> None:
@@ -169,26 +146,15 @@ def run_seed(arguments: argparse.Namespace, splits: ImageSplits, seed: int) -> N
     model = load_model(
         arguments.model, class_names=splits.class_names, image_size=arguments.image_size
     )
-    sizes = model.num_layers, model.num_positions, len(splits.train)
-    config = image_recipe(arguments, *sizes, seed)
-    settings = RunSettings(
-        folder=run_folder(arguments, seed),
-        budget=image_budget(arguments, config, *sizes),
-        learning_rate=LearningRate(
-            peak=arguments.learning_rate,
-            decay=arguments.lr_decay,
-            warmup_steps=arguments.warmup_steps,
-        ),
-        seed=seed,
-        eval_interval_steps=arguments.eval_interval,
-        save_interval_steps=arguments.save_interval,
-        description={
-            **description_of(arguments, seed),
-            "num_train_images": len(splits.train),
-            "classes": splits.class_names,
-        },
+    config, budget = image_recipe(
+        arguments,
+        seed,
+        num_layers=model.num_layers,
+        length=model.num_positions,
+        num_samples=len(splits.train),
     )
-    if finished_results(settings) is not None:
+    settings = run_settings(arguments, seed, budget, splits.identity)
+    if is_finished(settings):
         print(f"{settings.folder} is finished", flush=True)
         return
     transform = Transform(
@@ -216,16 +182,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.plan:
         if arguments.num_samples is None:
             raise ValueError("--plan needs --num-samples, the number of training images")
-        sizes = arguments.num_layers, arguments.num_positions, arguments.num_samples
-        config = image_recipe(arguments, *sizes, arguments.seeds[0])
-        print_image_plan(
-            config,
-            image_budget(arguments, config, *sizes),
-            num_layers=arguments.num_layers,
-            num_samples=arguments.num_samples,
-            length=arguments.num_positions,
-            counted_batch=arguments.counted_batch,
-        )
+        size = {
+            "num_layers": arguments.num_layers,
+            "length": arguments.num_positions,
+            "num_samples": arguments.num_samples,
+        }
+        config, budget = image_recipe(arguments, arguments.seeds[0], **size)
+        print_image_plan(config, budget, **size, counted_batch=arguments.counted_batch)
         return
     splits = read_images(arguments.data, arguments.data_folder, arguments.validation_share)
     for seed in arguments.seeds:

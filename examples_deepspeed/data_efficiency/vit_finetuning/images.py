@@ -106,6 +106,15 @@ class ImageSplits:
     test: LabelledImages
     class_names: list[str]
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run that goes on must find again: all images and their classes."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {
+            "class_names": self.class_names,
+            **{name: part.identity for name, part in parts.items()},
+        }
+
 
 class ImageBatches:
     """The data set that the sampler numbers: image i is sample i.

@@ -51,7 +51,13 @@ def load_model(name: str, *, class_names: list[str], image_size: int) -> VisionM
 
 
 def _load_timm(name: str, class_names: list[str], image_size: int) -> VisionModel:
-    import timm  # noqa: PLC0415  with torchvision, in an environment of its own
+    try:
+        import timm  # noqa: PLC0415  with torchvision, in an environment of its own
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"timm:{name} needs timm (pip install -r requirements.txt, in an environment of its own, as "
+            "`make vit-test` does); models of Hugging Face do not"
+        ) from error
     from timm.models import save_for_hf  # noqa: PLC0415
 
     random_weights = name.startswith("random:")

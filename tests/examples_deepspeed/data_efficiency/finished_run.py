@@ -2,11 +2,13 @@
 
 import json
 import os
-import signal
+import random
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from tests.end_to_end.killing import kill_all
 
 ROOT = Path(__file__).resolve().parents[3]
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -61,18 +63,45 @@ def run_processes(module, flags):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def kill_at_first_save(module, flags, folder):
-    """Starts a run and kills it, without warning, once it has saved."""
-    process = subprocess.Popen(
-        command(module, flags),
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+def kill_at_random_steps(module, flags, *, seed, num_kills, before, launch=()):
+    """Starts a run `num_kills` times, each time killing all its processes at some moment behind a
+    later step; the steps are drawn from 1 to `before` - 1. The run must print a line a step.
+    """
+    generator = random.Random(seed)
+    steps = sorted(generator.sample(range(1, before), num_kills))
+    for step in steps:
+        mark = {"KILLED_RUN": f"{os.getpid()}/{seed}/{step}"}
+        with subprocess.Popen(
+            command(module, flags, launch),
+            env=environment() | mark,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            lines = []
+            try:
+                for line in process.stdout:
+                    lines.append(line)
+                    if f"| optimizer steps {step} " in line:
+                        time.sleep(generator.random() / 50)
+                        break
+            finally:
+                kill_all(**mark)
+        assert f"| optimizer steps {step} " in lines[-1], "".join(lines)
+        assert "End of training" not in "".join(lines)
+    return steps
+
+
+def alone(program, *arguments):
+    """What a program prints as JSON where this library and its examples cannot be imported."""
+    hidden = (
+        "import sys\nsys.modules.update(dict.fromkeys(['data_efficiency', 'examples_deepspeed']))\n"
     )
-    end = time.monotonic() + 200
-    while process.poll() is None and not list(Path(folder).rglob("last/manifest.json")):
-        assert time.monotonic() < end, "nothing was saved"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not list(Path(folder).rglob("results.json")), "the run was over before it was killed"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", hidden + program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])

@@ -88,6 +88,37 @@ def test_wrong_setting_is_one_line(setting, value, tmp_path):
     assert re.fullmatch(rf"error: {setting} is {value}: .*\n", done.stderr)
 
 
+@pytest.mark.parametrize(
+    ("script", "size", "expected"),
+    [
+        ("vit_finetuning/bash_script/run_cifar.sh", "published", ".venv-vit/bin/python"),
+        ("vit_finetuning/bash_script/run_cifar.sh", "cpu", ".venv/bin/python"),
+        ("gpt_finetuning/bash_script/run_base_random_ltd.sh", "published", ".venv/bin/python"),
+    ],
+)
+def test_each_example_takes_the_environment_made_for_it(script, size, expected, tmp_path):
+    """Of those that are there; a PYTHON that is given comes before both."""
+    place = tmp_path / "examples_deepspeed" / "data_efficiency"
+    place.parent.mkdir()
+    place.symlink_to(EXAMPLES)
+    for name in (".venv", ".venv-vit"):
+        (tmp_path / name / "bin").mkdir(parents=True)
+        (tmp_path / name / "bin" / "python").touch(mode=0o755)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHON"}
+    done = subprocess.run(
+        ["bash", str(place / script)],
+        cwd=tmp_path,
+        env=environment | {"DRY_RUN": "1", "SIZE": size},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    words = done.stdout.splitlines()[-1].split()
+    assert words[0] == str(tmp_path / expected)
+    given = run_script(script, tmp_path, SIZE=size, PYTHON="mine").stdout.splitlines()[-1]
+    assert given.startswith("mine ")
+
+
 def test_imagenet_needs_its_folder(tmp_path):
     done = run_script("vit_finetuning/bash_script/run_imagenet.sh", tmp_path, DRY_RUN="")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)

@@ -175,6 +175,21 @@ def test_splits_hold_their_own_documents(prefix):
     assert dataset_of(prefix).num_skipped_documents == 24
 
 
+def test_the_document_of_each_sample(prefix):
+    dataset = BertDataset(
+        prefix, BertSettings(sequence_length=LENGTH), split="30,30", split_name="valid"
+    )
+    edges = np.cumsum([0, *map(sum, DOCUMENTS)]) + FIRST_TOKEN
+    expected = []
+    for number in range(len(dataset)):
+        tokens = dataset.token_spans(number, number + 1)[0]
+        text = tokens[tokens >= FIRST_TOKEN]
+        (document,) = set(np.searchsorted(edges, text, side="right") - 1)
+        expected.append(document)
+    assert dataset.sample_documents().tolist() == expected
+    assert dataset.num_corpus_documents == len(DOCUMENTS)
+
+
 def test_identity_tells_what_the_text_of_a_sample_depends_on(prefix, tmp_path, dataset):
     copy = write_sentences(str(tmp_path / "copy"), DOCUMENTS)
     assert dataset_of(copy).identity == dataset.identity

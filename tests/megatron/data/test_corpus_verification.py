@@ -26,8 +26,8 @@ class LetterTokenizer:
     def encode(self, text: str) -> list[int]:
         return [ord(letter) - ord("a") for letter in text if letter.isalpha()]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.array(self.encode(text), np.int32) for text in texts]
 
 
 def write_input(path: Path, texts: Sequence[str]) -> list[SourceFile]:
@@ -162,7 +162,7 @@ def test_only_the_sampled_documents_are_tokenized_again(tmp_path: Path) -> None:
     encoded: list[str] = []
 
     class Watched(LetterTokenizer):
-        def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
             encoded.extend(texts)
             return super().encode_batch(texts)
 

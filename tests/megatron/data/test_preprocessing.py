@@ -38,8 +38,12 @@ class ByteTokenizer:
             os._exit(1)
         return [] if text == "~" else list(text.encode())
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.array(self.encode(text), np.int32) for text in texts]
+
+
+def splitter_of_model() -> SentenceSplitter:
+    return SentenceSplitter(MODEL)
 
 
 def job_of(folder: Path, records: Sequence[object] = RECORDS, **fields: object) -> PreprocessingJob:
@@ -111,8 +115,7 @@ def test_sentence_corpus_whatever_the_number_of_workers(
         records,
         num_workers=num_workers,
         append_eod=False,
-        split_sentences=True,
-        sentence_model=MODEL,
+        splitter_factory=splitter_of_model,
     )
     counts = preprocess(job)["text"]
     corpus = IndexedDataset(tmp_path / "out_text_sentence")
@@ -127,11 +130,9 @@ def test_sentence_corpus_whatever_the_number_of_workers(
     assert corpus.metadata["sentence_model"] == splitter.fingerprint
 
 
-def test_sentences_need_a_model_and_no_end_of_document(tmp_path: Path) -> None:
+def test_sentences_and_end_of_document_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--append-eod and --split-sentences exclude each other"):
-        preprocess(job_of(tmp_path, split_sentences=True, sentence_model=MODEL))
-    with pytest.raises(ValueError, match="sentence_model is None"):
-        preprocess(job_of(tmp_path, split_sentences=True, append_eod=False))
+        preprocess(job_of(tmp_path, splitter_factory=splitter_of_model))
     assert outputs(tmp_path) == []
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from megatron.data.sentence_splitter import (
     SentenceSplitter,
-    installed_model,
+    installed_splitter,
     learn_model,
-    read_model,
+    splitter_of_file,
     write_model,
 )
 from megatron.data.text_sources import find_sources
@@ -84,7 +84,9 @@ print(SentenceSplitter(learn_model(sources, ["text", "title"])).fingerprint)
 def test_a_model_survives_its_file(sources, tmp_path: Path) -> None:
     model = learn_model(sources, ["text"])
     write_model(tmp_path / "new" / "m.json", model)
-    assert read_model(tmp_path / "new" / "m.json") == model
+    splitter = splitter_of_file(tmp_path / "new" / "m.json")
+    assert splitter.fingerprint == SentenceSplitter(model).fingerprint
+    assert splitter.split(text(7, 9)) == [*sentences(7), *sentences(8)]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["m.json"]
     other = dict(model, abbrev_types=[])
     assert SentenceSplitter(other).fingerprint != SentenceSplitter(model).fingerprint
@@ -97,29 +99,34 @@ def test_a_model_survives_its_file(sources, tmp_path: Path) -> None:
 def test_files_that_are_no_models(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "m.json").write_text(content)
     with pytest.raises(ValueError, match=message):
-        read_model(tmp_path / "m.json")
+        splitter_of_file(tmp_path / "m.json")
     with pytest.raises(FileNotFoundError, match="gone: no such file"):
-        read_model(tmp_path / "gone")
+        splitter_of_file(tmp_path / "gone")
 
 
 def test_nltks_own_model_is_taken_where_it_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
-    assert installed_model("english") is None
+    with pytest.raises(LookupError):
+        installed_splitter("english")
     folder = tmp_path / "tokenizers" / "punkt_tab" / "english"
     folder.mkdir(parents=True)
     (folder / "collocations.tab").write_text("##number##\tinch\n")
     (folder / "sent_starters.txt").write_text("however\n")
     (folder / "abbrev_types.txt").write_text("dr\nvol\n")
     (folder / "ortho_context.tab").write_text("low\t12\n")
-    assert installed_model("english") == {
+    model = {
         "abbrev_types": ["dr", "vol"],
         "collocations": [["##number##", "inch"]],
         "sent_starters": ["however"],
         "ortho_context": {"low": 12},
     }
-    assert installed_model("german") is None
+    splitter = installed_splitter("english")
+    assert splitter.fingerprint == SentenceSplitter(model).fingerprint
+    assert splitter.split("Dr. Low is here. So is he.") == ["Dr. Low is here.", "So is he."]
+    with pytest.raises(LookupError):
+        installed_splitter("german")
 
 
 def test_no_input_at_all_still_gives_a_model(tmp_path: Path) -> None:

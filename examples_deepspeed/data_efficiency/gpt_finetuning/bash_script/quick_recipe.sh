@@ -13,7 +13,7 @@ quick_recipe() {
         flags+=(--model "$DATA/smollm2" --text "$DATA/wikipedia.jsonl" --recipe "$CONFIGS/reshape.json")
         flags+=(--block-size 128 --max-train-blocks 32 --max-eval-blocks 16 --epochs 1 --bf16)
         flags+=(--warmup-steps 4 --random-ltd-share 0.76 --eval-interval 4 --eval-batch-size 8)
-        flags+=(--micro-batch-size 2)
+        flags+=(--batch-size 4 --micro-batch-size 2)
     else
         # The last --num-blocks is Penn Treebank's: needed by a plan alone, which reads no text.
         flags+=(--model "$1" --text ptb_text_only --text-config penn_treebank --recipe "$CONFIGS/$2")

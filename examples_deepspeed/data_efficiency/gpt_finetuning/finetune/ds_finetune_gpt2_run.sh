@@ -6,6 +6,7 @@
 #
 #   bash ds_finetune_gpt2_run.sh                        DRY_RUN=1 prints the commands; PLAN=1 the accounting
 #   SEEDS="1 2 3" SIZE=cpu bash ds_finetune_gpt2_run.sh SmolLM2-135M on Wikipedia: about 50 minutes a seed
+#   EPOCHS=0.25 SIZE=cpu bash ds_finetune_gpt2_run.sh  a quarter of that, to see it work
 #   CURRICULUM=truncate|reshape|rarity                  rarity analyzes the text first
 #   VARIANTS="baseline random_ltd"                      only some of the four
 # Other settings: see ../../finetuning/launch.sh. Started again, it goes on where it stopped.
@@ -23,7 +24,7 @@ if [[ "$SIZE" == cpu ]]; then
     prepare_cpu_text
     text=(--model "$DATA/smollm2" --text "$DATA/wikipedia.jsonl" --block-size 128)
     text+=(--max-train-blocks 160 --max-eval-blocks 48)
-    flags=(--epochs 1 --batch-size 4 --micro-batch-size 4 --eval-batch-size 8 --curriculum-start 16)
+    flags=(--epochs "${EPOCHS:-1}" --batch-size 4 --micro-batch-size 4 --eval-batch-size 8 --curriculum-start 16)
     flags+=(--warmup-steps 4 --bf16 --eval-interval 20 --save-interval 20)
 else
     text=(--model "${MODEL:-gpt2-medium}" --text ptb_text_only --text-config penn_treebank)

@@ -12,13 +12,15 @@ set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=../../finetuning/launch.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../finetuning/launch.sh"
+use_timm_environment
 CONFIGS="$EXAMPLES/vit_finetuning/configs"
 
 if [[ "$SIZE" == cpu ]]; then
     prepare_cpu_images
     flags=(--model "$DATA/dinov2" --data-folder "$DATA/cifar10" --recipe "$CONFIGS/both.json")
+    flags+=(--optimizer adamw --learning-rate 1e-4 --lr-decay thirds --padding 10)
     flags+=(--image-size 84 --epochs 0.1 --bf16 --start-length 12 --random-ltd-share 0.76)
-    flags+=(--validation-share 0.02 --eval-batch-size 50 --num-samples 7840 --num-positions 37)
+    flags+=(--batch-size 32 --micro-batch-size 32 --validation-share 0.02 --eval-batch-size 50 --num-samples 7840 --num-positions 37)
 else
     if [[ -z "${IMAGENET:-}" && -z "$DRY_RUN" && -z "${PLAN:-}" ]]; then
         fail "IMAGENET is not set: the folder with train/CLASS and val/CLASS"

@@ -18,7 +18,8 @@ def plan_text(capsys, recipe, variant, *flags):
     gpt.main(
         [
             *("--plan", "--model", "unread", "--recipe", str(GPT / recipe)),
-            *("--variant", variant, "--num-blocks", "1048", *flags),
+            *("--variant", variant, "--num-blocks", "1048"),
+            *("--batch-size", "4", "--micro-batch-size", "2", *flags),
         ]
     )
     return capsys.readouterr().out

@@ -16,10 +16,9 @@ SIZE = {
     "num_samples": 1000,
     "epochs": 2,
     "seed": 5,
-    "batch_size": 8,
-    "micro_batch_size": 4,
     "index_path": "difficulty",
 }
+AUTO_SIZES = {"batch_size": 8, "micro_batch_size": 4}
 
 
 def scale(**changes):
@@ -30,21 +29,23 @@ def scale(**changes):
 @pytest.mark.parametrize("variant", recipe.VARIANTS)
 def test_every_recipe_gives_the_variants_it_has(path, variant):
     layers = 24 if "medium" in path.name else 12
+    auto = json.loads(path.read_text())["train_batch_size"] == "auto"
+    sizes = AUTO_SIZES if auto else {}
     technique = json.loads(path.read_text())["data_efficiency"]
     has = {"curriculum": "data_sampling" in technique, "random_ltd": "data_routing" in technique}
     has["both"] = all(has.values())
     if not has.get(variant, True):
         with pytest.raises(ValueError, match=f"--variant is {variant}"):
-            read_recipe(path, variant, scale(num_layers=layers))
+            read_recipe(path, variant, scale(num_layers=layers, **sizes))
         return
-    config = read_recipe(path, variant, scale(num_layers=layers))
+    config = read_recipe(path, variant, scale(num_layers=layers, **sizes))
     assert (config.data_efficiency.random_ltd is not None) == (variant in ("random_ltd", "both"))
     assert bool(config.data_efficiency.metrics) == (variant in ("curriculum", "both"))
     assert config.data_efficiency.seed == 5
 
 
 def test_auto_values_follow_the_size_of_the_run():
-    config = read_recipe(RESHAPE, "both", scale(curriculum_share=0.1))
+    config = read_recipe(RESHAPE, "both", scale(curriculum_share=0.1, **AUTO_SIZES))
     dropping = config.data_efficiency.random_ltd
     assert dropping.random_ltd_layer_id == tuple(range(1, 11))
     assert dropping.schedule.min_difficulty == 24
@@ -57,7 +58,7 @@ def test_auto_values_follow_the_size_of_the_run():
 
 
 def test_kept_positions_and_precision():
-    config = read_recipe(RESHAPE, "random_ltd", scale(always_keep=(0,), bf16=True))
+    config = read_recipe(RESHAPE, "random_ltd", scale(always_keep=(0,), bf16=True, **AUTO_SIZES))
     assert config.data_efficiency.random_ltd.always_keep == (0,)
     assert config.engine_sections["bf16"] == {"enabled": True}
 
@@ -65,14 +66,24 @@ def test_kept_positions_and_precision():
 def test_missing_index_is_named():
     rarity = EXAMPLES / "gpt_finetuning" / "configs" / "rarity.json"
     with pytest.raises(ValueError, match=r"vocab_rarity.index_path is auto in .*--index"):
-        read_recipe(rarity, "both", scale(index_path=None))
+        read_recipe(rarity, "both", scale(index_path=None, **AUTO_SIZES))
 
 
 def test_batch_size_must_be_known(tmp_path):
     path = tmp_path / "recipe.json"
     path.write_text("{}")
-    with pytest.raises(ValueError, match="train_batch_size is None"):
+    with pytest.raises(ValueError, match=r"train_batch_size is None .* or as --batch-size"):
         read_recipe(path, "baseline", scale())
+    assert read_recipe(path, "baseline", scale(**AUTO_SIZES)).batch_sizes(1) == (4, 2)
+
+
+def test_batch_size_of_the_file_holds():
+    cifar = EXAMPLES / "vit_finetuning" / "configs" / "cifar_random_ltd.json"
+    with pytest.raises(ConfigError, match="train_batch_size is 128 in the JSON file but 64"):
+        read_recipe(cifar, "baseline", scale(batch_size=64))
+    assert read_recipe(cifar, "baseline", scale(batch_size=128)).train_batch_size == 128
+    halves = read_recipe(cifar, "baseline", scale(micro_batch_size=64))
+    assert halves.batch_sizes(1) == (64, 2)
 
 
 def test_contradiction_is_an_error(tmp_path):

@@ -2,15 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoConfig, GPTNeoForCausalLM
 
+from examples_deepspeed.data_efficiency.finetuning.saved_run import read_state
 from examples_deepspeed.data_efficiency.gpt_finetuning import analyze_data, finetune
 from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import TokenBlocks
 from tests.examples_deepspeed.data_efficiency.finished_run import (
+    LAUNCH,
     Stopped,
-    kill_at_first_save,
+    alone,
+    kill_at_random_steps,
     results_of,
     run_processes,
     stop_after,
@@ -35,6 +39,8 @@ def flags(language_model, text_file):
             "max_train_blocks": 40,
             "max_eval_blocks": 7,
             "epochs": 1,
+            "batch_size": 4,
+            "micro_batch_size": 2,
             "curriculum_start": 8,
             "curriculum_share": 0.4,
             "learning_rate": 1e-3,
@@ -64,14 +70,17 @@ def test_learns_and_counts(flags, tmp_path, capsys):
     assert f"consumed_token {results['consumed_token']} best perplexity" in printed
 
 
-def test_stopped_and_resumed_gives_the_same_numbers(flags, tmp_path, monkeypatch):
+def test_stopped_twice_and_resumed_gives_the_same_numbers(flags, tmp_path, monkeypatch):
+    """The second stop resumes from a checkpoint that a resumed run wrote."""
     finetune.main(flags(tmp_path / "whole"))
-    with monkeypatch.context() as patch:
-        # Seven validation batches before the first step, two micro-batches a step: dies in step 5.
-        stop_after(patch, TokenBlocks, 11)
-        with pytest.raises(Stopped):
-            finetune.main(flags(tmp_path / "stopped"))
-    assert list((tmp_path / "stopped").rglob("last/manifest.json"))
+    for saved_step in (3, 6):
+        with monkeypatch.context() as patch:
+            # Two micro-batches a step and two validation batches, before the first step and after the fourth.
+            stop_after(patch, TokenBlocks, 9)
+            with pytest.raises(Stopped):
+                finetune.main(flags(tmp_path / "stopped"))
+        (manifest,) = (tmp_path / "stopped").rglob("last/manifest.json")
+        assert read_state(manifest.parent)[0]["totals"]["steps"] == saved_step
     finetune.main(flags(tmp_path / "stopped"))
     assert results_of(tmp_path / "stopped") == results_of(tmp_path / "whole")
 
@@ -92,18 +101,33 @@ def test_another_run_in_the_folder_is_refused(flags, tmp_path):
         finetune.main(flags(tmp_path, learning_rate=0.1))
 
 
+ALONE = """
+import json, numpy, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
+data = numpy.load(sys.argv[2])
+with torch.no_grad():
+    logits = model(torch.from_numpy(data["input_ids"])).logits
+labels = torch.from_numpy(data["labels"]).flatten()
+print(json.dumps({
+    "perplexity": float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels).exp()),
+    "words": [len(AutoTokenizer.from_pretrained(sys.argv[1])), model.config.vocab_size],
+    "tied": model.lm_head.weight is model.transformer.wte.weight,
+}))
+"""
+
+
 def test_exported_model_loads_without_this_library(flags, tmp_path):
     finetune.main(flags(tmp_path, export=True))
     (folder,) = tmp_path.rglob("model")
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    assert len(AutoTokenizer.from_pretrained(folder)) == model.config.vocab_size
-    assert model.lm_head.weight is model.transformer.wte.weight
-    arguments = finetune.parse_arguments(flags(tmp_path))
-    test = finetune.read_blocks(arguments)["test"]
-    task = finetune.make_task(arguments, finetune.read_blocks(arguments), 4)
-    with torch.no_grad():
-        sums = finetune.scores_of(model, test.get_batch(range(len(test)), None)).sum(0)
-    assert task.quality(sums.tolist()) == pytest.approx(results_of(tmp_path)["test"], rel=1e-5)
+    test = finetune.read_blocks(finetune.parse_arguments(flags(tmp_path)))["test"]
+    batch = test.get_batch(np.arange(len(test)), None)
+    np.savez(tmp_path / "test.npz", **{name: part.numpy() for name, part in batch.items()})
+    found = alone(ALONE, folder, tmp_path / "test.npz")
+    assert found["perplexity"] == pytest.approx(results_of(tmp_path)["test"], rel=1e-5)
+    assert found["words"][0] == found["words"][1]
+    assert found["tied"]
 
 
 def test_rarity_needs_the_analysis_of_the_same_text(flags, tmp_path):
@@ -160,20 +184,26 @@ def test_two_processes_compute_what_one_does(flags, tmp_path, engine):
 
 
 @pytest.mark.full
-def test_killed_and_resumed(flags, tmp_path):
-    finetune.main(flags(tmp_path / "whole", epochs=8))
-    killed = flags(tmp_path / "killed", epochs=8)
-    kill_at_first_save(MODULE, killed, tmp_path / "killed")
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_killed_twice_and_resumed(flags, tmp_path, seed):
+    finetune.main(flags(tmp_path / "whole", epochs=4, eval_interval=1))
+    killed = flags(tmp_path / "killed", epochs=4, eval_interval=1)
+    kill_at_random_steps(MODULE, killed, seed=seed, num_kills=2, before=35)
     finetune.main(killed)
     assert results_of(tmp_path / "killed") == results_of(tmp_path / "whole")
 
 
 @pytest.mark.full
-def test_killed_on_deepspeed_and_resumed_on_two_processes(flags, tmp_path):
-    more = {"engine": "deepspeed", "epochs": 8, "no_dropout": True}
-    finetune.main(flags(tmp_path / "whole", epochs=8, no_dropout=True))
-    kill_at_first_save(MODULE, flags(tmp_path / "killed", **more), tmp_path / "killed")
-    run_processes(MODULE, flags(tmp_path / "killed", **more))
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_two_processes_killed_and_resumed(flags, tmp_path, engine):
+    """Both processes and the launcher die at once; one process of the other engine is unbroken."""
+    more = {"epochs": 4, "eval_interval": 1, "no_dropout": True}
+    finetune.main(flags(tmp_path / "whole", **more))
+    killed = flags(tmp_path / "killed", engine=engine, **more)
+    kill_at_random_steps(MODULE, killed, seed=3, num_kills=2, before=30, launch=LAUNCH)
+    run_processes(MODULE, killed)
     found, expected = results_of(tmp_path / "killed"), results_of(tmp_path / "whole")
-    assert found["test"] == pytest.approx(expected["test"], rel=1e-5)
     assert found["consumed_token"] == expected["consumed_token"]
+    assert found["test"] == pytest.approx(expected["test"], rel=1e-5)
+    for here, there in zip(found["history"][1:], expected["history"][1:], strict=True):
+        assert here["training_loss"] == pytest.approx(there["training_loss"], rel=1e-5)

@@ -89,6 +89,12 @@ def test_lines_of_a_plain_file_and_of_json(tmp_path):
     assert len(found.train) + len(found.validation) + len(found.test) == 60
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_missing_file_is_no_data_set_of_the_hub(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=name):
+        read_splits(str(tmp_path / name), config_name=None, shares=(0.2, 0.2))
+
+
 @pytest.mark.parametrize("line", ["not json", '{"other": 1}', "[1]"])
 def test_bad_line_is_named_by_its_number(tmp_path, line):
     path = tmp_path / "a.jsonl"

@@ -1,16 +1,20 @@
 """The whole example on a small DINOv2: engines, stops, exports, and what is refused."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 
 from data_efficiency import DifficultyIndex
+from examples_deepspeed.data_efficiency.finetuning.saved_run import read_state
 from examples_deepspeed.data_efficiency.vit_finetuning import analyze_images, finetune
 from examples_deepspeed.data_efficiency.vit_finetuning.images import ImageBatches
 from tests.examples_deepspeed.data_efficiency.finished_run import (
+    LAUNCH,
     Stopped,
-    kill_at_first_save,
+    alone,
+    kill_at_random_steps,
     results_of,
     run_processes,
     stop_after,
@@ -94,30 +98,54 @@ def test_class_token_is_never_dropped(flags, tmp_path, monkeypatch):
     assert all((positions[..., 0] == 0).all() for positions in drawn)
 
 
-def test_stopped_and_resumed_gives_the_same_numbers(flags, tmp_path, monkeypatch):
+def test_stopped_twice_and_resumed_gives_the_same_numbers(flags, tmp_path, monkeypatch):
+    """The second stop resumes from a checkpoint that a resumed run wrote."""
     finetune.main(flags(tmp_path / "whole"))
-    with monkeypatch.context() as patch:
-        stop_after(patch, ImageBatches, 14)
-        with pytest.raises(Stopped):
-            finetune.main(flags(tmp_path / "stopped"))
-    assert list((tmp_path / "stopped").rglob("last/manifest.json"))
+    for saved_step in (3, 6):
+        with monkeypatch.context() as patch:
+            # Two micro-batches a step and three validation batches, before the first step and after the fourth.
+            stop_after(patch, ImageBatches, 10)
+            with pytest.raises(Stopped):
+                finetune.main(flags(tmp_path / "stopped"))
+        (manifest,) = (tmp_path / "stopped").rglob("last/manifest.json")
+        assert read_state(manifest.parent)[0]["totals"]["steps"] == saved_step
     finetune.main(flags(tmp_path / "stopped"))
     assert results_of(tmp_path / "stopped") == results_of(tmp_path / "whole")
+
+
+ALONE = """
+import json, numpy, torch
+from transformers import AutoModelForImageClassification
+
+model = AutoModelForImageClassification.from_pretrained(sys.argv[1]).eval()
+with torch.no_grad():
+    logits = model(pixel_values=torch.from_numpy(numpy.load(sys.argv[2]))).logits
+print(json.dumps({"found": logits.argmax(-1).tolist(), "names": model.config.id2label}))
+"""
 
 
 def test_exported_model_loads_without_this_library(flags, tmp_path):
     finetune.main(flags(tmp_path, export=True, learning_rate=1e-2))
     (folder,) = tmp_path.rglob("model")
-    model = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
-    assert model.config.id2label == {0: "blue", 1: "red"}
     arguments = finetune.parse_arguments(flags(tmp_path))
     splits = finetune.read_images("folder", arguments.data_folder, 0.2)
     transform = finetune.Transform(size=16, resize=18, mean=(0.5,) * 3, std=(0.25,) * 3)
-    batch = ImageBatches(splits.test, transform, None).get_batch(range(18), range(18))
-    with torch.no_grad():
-        found = model(pixel_values=batch["pixel_values"]).logits.argmax(-1)
-    accuracy = 100 * (found == batch["labels"]).double().mean()
-    assert float(accuracy) == pytest.approx(results_of(tmp_path)["test"])
+    batch = ImageBatches(splits.test, transform, None).get_batch(np.arange(18), np.zeros(18))
+    np.save(tmp_path / "pixels.npy", batch["pixel_values"].numpy())
+    answer = alone(ALONE, folder, tmp_path / "pixels.npy")
+    assert answer["names"] == {"0": "blue", "1": "red"}
+    accuracy = 100 * np.mean(np.array(answer["found"]) == batch["labels"].numpy())
+    assert accuracy == pytest.approx(results_of(tmp_path)["test"])
+
+
+def test_other_images_are_refused(flags, tmp_path, image_folder):
+    """As many, of the same classes: a run on some does not go on with others."""
+    finetune.main(flags(tmp_path / "run"))
+    other = tmp_path / "images"
+    shutil.copytree(image_folder, other)
+    (other / "train" / "red" / "00.png").rename(other / "train" / "red" / "new.png")
+    with pytest.raises(ValueError, match="holds another run: its data_identity is"):
+        finetune.main(flags(tmp_path / "run", data_folder=other))
 
 
 def test_curriculum_needs_a_recipe_that_has_one(flags, tmp_path):
@@ -158,14 +186,26 @@ def test_two_processes_compute_what_one_does(flags, tmp_path, engine):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_killed_twice_and_resumed(flags, tmp_path, seed):
+    finetune.main(flags(tmp_path / "whole", epochs=6, eval_interval=1))
+    killed = flags(tmp_path / "killed", epochs=6, eval_interval=1)
+    kill_at_random_steps(MODULE, killed, seed=seed, num_kills=2, before=30)
+    finetune.main(killed)
+    assert results_of(tmp_path / "killed") == results_of(tmp_path / "whole")
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
-def test_killed_and_resumed(flags, tmp_path, engine):
-    finetune.main(flags(tmp_path / "whole", epochs=20))
-    killed = flags(tmp_path / "killed", epochs=20, engine=engine)
-    kill_at_first_save(MODULE, killed, tmp_path / "killed")
+def test_two_processes_killed_and_resumed(flags, tmp_path, engine):
+    """Both processes and the launcher die at once; one process of the other engine is unbroken."""
+    more = {"epochs": 6, "eval_interval": 1}
+    finetune.main(flags(tmp_path / "whole", **more))
+    killed = flags(tmp_path / "killed", engine=engine, **more)
+    kill_at_random_steps(MODULE, killed, seed=3, num_kills=2, before=25, launch=LAUNCH)
     run_processes(MODULE, killed)
     found, expected = results_of(tmp_path / "killed"), results_of(tmp_path / "whole")
-    assert found["test"] == expected["test"]
     assert found["layer_tokens"] == expected["layer_tokens"]
-    last, other = found["history"][-1], expected["history"][-1]
-    assert last["training_loss"] == pytest.approx(other["training_loss"], rel=1e-3)
+    assert found["test"] == expected["test"]
+    for here, there in zip(found["history"][1:], expected["history"][1:], strict=True):
+        assert here["training_loss"] == pytest.approx(there["training_loss"], rel=1e-3)

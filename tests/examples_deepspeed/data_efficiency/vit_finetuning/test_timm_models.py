@@ -1,6 +1,5 @@
 """The example with timm and torchvision, in an environment of their own: make vit-test."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,38 +13,68 @@ from PIL import Image  # noqa: E402
 from torchvision import datasets, transforms  # noqa: E402
 
 from examples_deepspeed.data_efficiency.vit_finetuning import finetune, images  # noqa: E402
+from tests.examples_deepspeed.data_efficiency.finished_run import (  # noqa: E402
+    LAUNCH,
+    alone,
+    kill_at_random_steps,
+    results_of,
+    run_processes,
+)
 
 CONFIGS = Path(finetune.__file__).parent / "configs"
 NAMES = ["blue", "red"]
 
 
-def run(folder, image_folder, *flags):
-    finetune.main(
-        [
+@pytest.fixture
+def flags(image_folder):
+    """A run of six steps of eight images, two micro-batches each."""
+
+    def make(save, *more):
+        return [
             *("--model", "timm:random:vit_tiny_patch16_224", "--data-folder", str(image_folder)),
             *("--recipe", str(CONFIGS / "both.json"), "--variant", "random_ltd"),
             *("--image-size", "64", "--epochs", "1", "--batch-size", "8"),
-            *("--micro-batch-size", "4", "--validation-share", "0.2", "--eval-interval", "2"),
-            *("--learning-rate", "1e-2", "--save", str(folder), "--export", *flags),
+            *("--micro-batch-size", "4", "--validation-share", "0.2", "--eval-interval", "1"),
+            *("--save-interval", "2", "--learning-rate", "1e-2", "--save", str(save), *more),
         ]
-    )
-    (path,) = folder.rglob("results.json")
-    return json.loads(path.read_text())
+
+    return make
 
 
-def test_exported_model_loads_with_timm_alone(tmp_path, image_folder):
-    results = run(tmp_path, image_folder, "--keep-class-token")
+ALONE = """
+import json, numpy, timm, torch
+
+model = timm.create_model(f"local-dir:{sys.argv[1]}", pretrained=True).eval()
+with torch.no_grad():
+    print(json.dumps(model(torch.from_numpy(numpy.load(sys.argv[2]))).argmax(-1).tolist()))
+"""
+
+
+def test_exported_model_loads_with_timm_alone(flags, tmp_path, image_folder):
+    finetune.main(flags(tmp_path, "--keep-class-token", "--export"))
+    results = results_of(tmp_path)
     assert results["num_layers"] == 12
     (folder,) = tmp_path.rglob("model")
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     splits = images.read_images("folder", image_folder, 0.2)
     transform = images.Transform(size=64, resize=73, mean=(0.5,) * 3, std=(0.5,) * 3)
     batches = images.ImageBatches(splits.test, transform, None)
     batch = batches.get_batch(np.arange(18), np.zeros(18))
-    with torch.no_grad():
-        found = model(batch["pixel_values"]).argmax(-1)
-    accuracy = 100 * (found == batch["labels"]).double().mean()
-    assert float(accuracy) == pytest.approx(results["test"])
+    np.save(tmp_path / "pixels.npy", batch["pixel_values"].numpy())
+    found = alone(ALONE, folder, tmp_path / "pixels.npy")
+    accuracy = 100 * np.mean(np.array(found) == batch["labels"].numpy())
+    assert accuracy == pytest.approx(results["test"])
+
+
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_two_processes_killed_and_resumed_compute_what_one_does(flags, tmp_path, engine):
+    finetune.main(flags(tmp_path / "one"))
+    more = flags(tmp_path / "two", "--engine", engine)
+    kill_at_random_steps(finetune.__name__, more, seed=0, num_kills=1, before=5, launch=LAUNCH)
+    run_processes(finetune.__name__, more)
+    one, two = results_of(tmp_path / "one"), results_of(tmp_path / "two")
+    assert (one["layer_tokens"], one["test"]) == (two["layer_tokens"], two["test"])
+    for here, there in zip(one["history"][1:], two["history"][1:], strict=True):
+        assert there["training_loss"] == pytest.approx(here["training_loss"], rel=1e-3)
 
 
 def test_images_are_cut_as_torchvision_cuts_them():

@@ -1,0 +1,111 @@
+"""Flags that name the samples of a corpus, and what they name."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
+from megatron.data.blended_dataset import BlendedDataset, open_bert_dataset, open_gpt_dataset
+from megatron.data.gpt_dataset import GPTDataset
+from megatron.tokenizer import Tokenizer, build_tokenizer
+
+AnyDataset = GPTDataset | BertDataset | BlendedDataset
+
+
+def add_corpus_flags(parser: ArgumentParser, *, is_required: bool) -> None:
+    """Adds the flags that name a dataset."""
+    corpus = parser.add_argument_group("corpus")
+    corpus.add_argument(
+        "--data-path",
+        required=is_required,
+        nargs="+",
+        metavar="PREFIX",
+        help="without .bin and .idx; of a blend, as in training: W1 PREFIX1 W2 PREFIX2",
+    )
+    corpus.add_argument(
+        "--data-type",
+        choices=["gpt", "bert"],
+        default="gpt",
+        help="how samples are made of it: windows of running text, or pairs of segments (gpt)",
+    )
+    corpus.add_argument("--split", default="969,30,1", metavar="A,B,C", help="train, valid, test")
+    corpus.add_argument("--seq-length", type=int, required=is_required, metavar="N")
+    corpus.add_argument(
+        "--short-seq-prob",
+        type=float,
+        metavar="P",
+        help=f"bert: as in training ({BertSettings.short_seq_prob})",
+    )
+    corpus.add_argument(
+        "--sample-seed", type=int, metavar="N", help=f"bert: as in training ({BertSettings.seed})"
+    )
+    corpus.add_argument(
+        "--tokenizer-file",
+        metavar="FILE",
+        help="a tokenizer.json (the corpus's own, beside it or in the folder above)",
+    )
+    corpus.add_argument(
+        "--vocab-file", metavar="FILE", help="GPT-2's vocab.json, or alone BERT's vocab.txt"
+    )
+    corpus.add_argument("--merge-file", metavar="FILE", help="GPT-2's merges.txt")
+
+
+def open_corpus(arguments: Namespace) -> AnyDataset:
+    """The training split that the flags name.
+
+    Raises:
+        ValueError: for flags that do not belong together, or a damaged corpus.
+        FileNotFoundError: if a corpus or the tokenizer is missing.
+    """
+    if arguments.data_type == "gpt":
+        for name in ("short_seq_prob", "sample_seed"):
+            if getattr(arguments, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} belongs to --data-type bert")
+        return open_gpt_dataset(
+            arguments.data_path,
+            split_name="train",
+            split=arguments.split,
+            sequence_length=arguments.seq_length,
+        )
+    given = {"seed": arguments.sample_seed, "short_seq_prob": arguments.short_seq_prob}
+    tokenizer = _named_tokenizer(arguments)
+    return open_bert_dataset(
+        arguments.data_path,
+        BertSettings(
+            sequence_length=arguments.seq_length,
+            **{name: value for name, value in given.items() if value is not None},
+        ),
+        split_name="train",
+        split=arguments.split,
+        vocabulary=None if tokenizer is None else BertVocabulary.of_tokenizer(tokenizer),
+    )
+
+
+def tokenizer_of(arguments: Namespace, dataset: AnyDataset) -> Tokenizer:
+    """The tokenizer that the flags name, or else the one the corpus was made with, if it is near.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    tokenizer = _named_tokenizer(arguments)
+    if tokenizer is not None:
+        return tokenizer
+    folder = Path(arguments.data_path[-1]).parent
+    for file in (folder / "tokenizer.json", folder.parent / "tokenizer.json"):
+        if file.is_file():
+            tokenizer = build_tokenizer(tokenizer_file=file)
+            if tokenizer.fingerprint == dataset.identity["tokenizer"]:
+                return tokenizer
+    raise ValueError(
+        f"the tokenizer of {arguments.data_path[-1]} is not beside it: give --tokenizer-file, or "
+        "--vocab-file and --merge-file"
+    )
+
+
+def _named_tokenizer(arguments: Namespace) -> Tokenizer | None:
+    if arguments.tokenizer_file or arguments.vocab_file or arguments.merge_file:
+        return build_tokenizer(
+            tokenizer_file=arguments.tokenizer_file,
+            vocab_file=arguments.vocab_file,
+            merge_file=arguments.merge_file,
+        )
+    return None
