@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from megatron.arguments import parse_run_config
-from megatron.config import RunConfig, require
+from megatron.config import RunConfig
 from megatron.data.blended_dataset import Dataset, in_proportion, open_gpt_dataset
+from megatron.data.vocabulary_check import check_vocabulary
 from megatron.model.gpt_model import GPTModel
 from megatron.model.transformer import TransformerLayer
 from megatron.run_state import Batch, Task
-from megatron.tokenizer import build_tokenizer
 from megatron.training import pretrain
 
 
@@ -30,26 +30,7 @@ def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset]:
         )
         for name in ("train", "valid")
     ]
-    corpus, vocab_size = " ".join(data.data_path), datasets[0].vocab_size
-    require(
-        vocab_size is None or vocab_size <= config.model.vocab_size,
-        "vocab_size",
-        config.model.vocab_size,
-        f"the corpus {corpus} was made with a vocabulary of {vocab_size}",
-    )
-    if data.tokenizer_file is not None or data.vocab_file is not None:
-        tokenizer = build_tokenizer(
-            tokenizer_file=data.tokenizer_file,
-            vocab_file=data.vocab_file,
-            merge_file=data.merge_file,
-        )
-        expected = datasets[0].identity["tokenizer"]
-        require(
-            expected in (None, tokenizer.fingerprint),
-            "tokenizer_file",
-            data.tokenizer_file or data.vocab_file,
-            f"the corpus {corpus} was made with another tokenizer",
-        )
+    check_vocabulary(datasets[0], data, config.model.vocab_size)
     return datasets[0], in_proportion(datasets[1])
 
 

@@ -5,7 +5,7 @@ import ast
 import functools
 import inspect
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -42,9 +42,17 @@ def field_docs(config_class: type) -> dict[str, str]:
 
 
 def make_parser(
-    description: str, groups: Sequence[type] = CONFIG_GROUPS
+    description: str,
+    groups: Sequence[type] = CONFIG_GROUPS,
+    defaults: Mapping[str, Any] | None = None,
 ) -> argparse.ArgumentParser:
-    """A parser with one titled group of flags for each dataclass; abbreviations are refused."""
+    """A parser with one titled group of flags for each dataclass; abbreviations are refused.
+
+    Args:
+        description: what `--help` begins with.
+        groups: the dataclasses.
+        defaults: of some fields, instead of the dataclasses' own.
+    """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     for config_class in groups:
         group = parser.add_argument_group(
@@ -52,17 +60,22 @@ def make_parser(
         )
         hints = get_type_hints(config_class)
         for field in fields(config_class):
-            _add_flag(group, field, hints[field.name], field_docs(config_class)[field.name])
+            default = (defaults or {}).get(field.name, field.default)
+            _add_flag(
+                group, field, hints[field.name], field_docs(config_class)[field.name], default
+            )
     return parser
 
 
-def parse_run_config(description: str, argv: Sequence[str] | None = None) -> RunConfig:
-    """The settings of a run from the command line.
+def parse_run_config(
+    description: str, argv: Sequence[str] | None = None, **defaults: Any
+) -> RunConfig:
+    """The settings of a run from the command line; `defaults` as in `make_parser`.
 
     Raises:
         ValueError: for values that break a rule; argparse itself exits for flags it cannot read.
     """
-    return run_config_from(make_parser(description).parse_args(argv))
+    return run_config_from(make_parser(description, defaults=defaults).parse_args(argv))
 
 
 def run_config_from(values: argparse.Namespace) -> RunConfig:
@@ -81,12 +94,12 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _add_flag(group: Any, field: Field[Any], hint: Any, doc: str) -> None:
-    required = field.default is MISSING
-    if not required and field.default not in (None, ()):
-        doc += f" Default: {field.default}."
+def _add_flag(group: Any, field: Field[Any], hint: Any, doc: str, default: Any) -> None:
+    required = default is MISSING
+    if not required and default not in (None, ()):
+        doc += f" Default: {default}."
     settings: dict[str, Any] = {"dest": field.name, "help": doc.replace("%", "%%")}
-    settings |= {"required": True} if required else {"default": field.default}
+    settings |= {"required": True} if required else {"default": default}
     kind = _without_none(hint)
     if kind is bool:
         settings["action"] = argparse.BooleanOptionalAction

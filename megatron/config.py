@@ -164,6 +164,13 @@ class DataConfig:
     """vocab.json of a GPT-2 tokenizer, instead of --tokenizer-file."""
     merge_file: str | None = None
     """merges.txt of a GPT-2 tokenizer, together with --vocab-file."""
+    mask_prob: float = 0.15
+    """BERT: share of a sample's tokens to be guessed, 0 to 1."""
+    short_seq_prob: float = 0.1
+    """BERT: probability of a sample that is made shorter than the sequence, 0 to 1."""
+    sample_seed: int = 1234
+    """BERT: seed of which sentences form a sample, and of the masks in evaluation. Runs that share a
+    difficulty index must share it, whatever their --seed."""
     num_workers: int | None = None
     """Processes that read training batches ahead. Not given: as many as the JSON file's
     `data_sampling.num_workers`, or none."""

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.end_to_end import bert_runs
 from tests.end_to_end.tiny_runs import (
     SEQ_LENGTH,
     curriculum_section,
@@ -46,3 +47,9 @@ def composed_config(workspace):
     }
     path.write_text(json.dumps({"data_efficiency": section}))
     return path
+
+
+@pytest.fixture(scope="session")
+def bert_workspace(tmp_path_factory):
+    """A folder with the corpus `sentences` and its indexes below difficulty/, for BERT."""
+    return bert_runs.write_workspace(tmp_path_factory.mktemp("bert"))

@@ -10,14 +10,29 @@ import time
 
 import pytest
 
+from tests.end_to_end import bert_runs
 from tests.end_to_end.tiny_runs import ROOT, composed_flags
 
 NUM_STEPS = 40
 
 
-def start(workspace, config, folder):
+@pytest.fixture(scope="module", params=["gpt", pytest.param("bert", marks=pytest.mark.full)])
+def training(request):
+    """Script, function of flags, workspace and JSON file of a GPT or a BERT."""
+    if request.param == "gpt":
+        names = "workspace", "composed_config"
+        return "pretrain_gpt.py", composed_flags, *map(request.getfixturevalue, names)
+    workspace = request.getfixturevalue("bert_workspace")
+    config = bert_runs.write_config(
+        workspace / "resumed.json", bert_runs.composed_metrics(workspace), num_workers=2
+    )
+    return bert_runs.SCRIPT, bert_runs.bert_flags, workspace, config
+
+
+def start(training, folder):
     """A running process; its loader workers are in its process group."""
-    flags = composed_flags(
+    script, make_flags, workspace, config = training
+    flags = make_flags(
         workspace,
         config,
         train_iters=NUM_STEPS,
@@ -28,7 +43,7 @@ def start(workspace, config, folder):
         allow_missing_checkpoint=True,
     )
     return subprocess.Popen(
-        [sys.executable, "pretrain_gpt.py", *flags],
+        [sys.executable, script, *flags],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -77,14 +92,14 @@ def result(folder):
 
 
 @pytest.fixture(scope="module")
-def unbroken(workspace, composed_config):
-    folder = workspace / "unbroken"
-    finish(start(workspace, composed_config, folder))
+def unbroken(training, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    finish(start(training, folder))
     return result(folder)
 
 
-def continue_to_the_end(workspace, config, folder, expected):
-    finish(start(workspace, config, folder))
+def continue_to_the_end(training, folder, expected):
+    finish(start(training, folder))
     found = result(folder)
     for part, content in expected.items():
         assert found[part] == content, part
@@ -93,24 +108,24 @@ def continue_to_the_end(workspace, config, folder, expected):
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(1, 6))]
 )
-def test_killed_at_random_steps(workspace, composed_config, unbroken, tmp_path, seed):
+def test_killed_at_random_steps(training, unbroken, tmp_path, seed):
     generator = random.Random(seed)
     for _ in range(1 if seed == 0 else 2):
-        process = start(workspace, composed_config, tmp_path)
+        process = start(training, tmp_path)
         target = min(NUM_STEPS - 2, last_step(tmp_path) + generator.randint(1, 15))
         wait_for_step(process, tmp_path, target)
         time.sleep(generator.random() / 20)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    continue_to_the_end(workspace, composed_config, tmp_path, unbroken)
+    continue_to_the_end(training, tmp_path, unbroken)
 
 
-def test_asked_to_leave_it_saves_first(workspace, composed_config, unbroken, tmp_path):
-    process = start(workspace, composed_config, tmp_path)
+def test_asked_to_leave_it_saves_first(training, unbroken, tmp_path):
+    process = start(training, tmp_path)
     wait_for_step(process, tmp_path, 5)
     os.kill(process.pid, signal.SIGTERM)
     output = finish(process)
     assert "signal SIGTERM" in output
     saved = (tmp_path / "latest").read_text().strip()
     assert saved == f"global_step{last_step(tmp_path)}"
-    continue_to_the_end(workspace, composed_config, tmp_path, unbroken)
+    continue_to_the_end(training, tmp_path, unbroken)

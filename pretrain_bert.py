@@ -1,0 +1,89 @@
+"""Pretrains a BERT: model, data and losses for `megatron.training.pretrain`."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from megatron.arguments import parse_run_config
+from megatron.config import RunConfig, require
+from megatron.data.bert_dataset import BertSettings
+from megatron.data.blended_dataset import Dataset, in_proportion, open_bert_dataset
+from megatron.data.vocabulary_check import check_vocabulary
+from megatron.model.bert_model import BertModel
+from megatron.model.transformer import TransformerLayer
+from megatron.run_state import Batch, Task, model_shape
+from megatron.training import pretrain
+
+
+def make_model(config: RunConfig) -> BertModel:
+    """The BERT that the settings describe."""
+    num_token_types = config.model.num_token_types
+    require(
+        num_token_types >= 2, "num_token_types", num_token_types, "BERT tells two segments apart"
+    )
+    return BertModel(config.model)
+
+
+def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset]:
+    """Training and validation samples, checked against the model's vocabulary and the tokenizer.
+
+    Which tokens are masked follows `--seed` in training. In evaluation it is the same for every run.
+    """
+    data = config.data
+    settings = BertSettings(
+        sequence_length=data.seq_length,
+        seed=data.sample_seed,
+        short_seq_prob=data.short_seq_prob,
+        mask_prob=data.mask_prob,
+    )
+    training, validation = (
+        open_bert_dataset(data.data_path, own, split_name=name, split=data.split)
+        for name, own in (
+            ("train", replace(settings, mask_seed=config.training.seed)),
+            ("valid", settings),
+        )
+    )
+    check_vocabulary(training, data, config.model.vocab_size)
+    return training, in_proportion(validation)
+
+
+def forward_step(engine: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """A micro-batch's summed loss of the masked tokens, and of the order of the segments."""
+    others = ("token_types", "padding_mask", "labels", "sentence_labels")
+    losses: tuple[torch.Tensor, torch.Tensor] = engine(
+        batch["tokens"], **{name: batch[name] for name in others}
+    )
+    return losses
+
+
+def count_loss_terms(batch: Batch) -> tuple[int, int]:
+    """Masked tokens and rows of a micro-batch."""
+    return int((batch["labels"] != -100).sum()), len(batch["sentence_labels"])
+
+
+TASK = Task(
+    make_model=make_model,
+    make_datasets=make_datasets,
+    losses=("masked_lm", "sentence"),
+    forward_step=forward_step,
+    count_loss_terms=count_loss_terms,
+    layer_class=TransformerLayer,
+    make_shape=lambda config: replace(model_shape(config), masked_lm_head=True),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 after a run that ended as asked, 1 after an error."""
+    try:
+        pretrain(parse_run_config(__doc__ or "", argv, num_token_types=2), TASK)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,131 @@
+"""Tiny runs of pretrain_bert.py: a corpus of sentences, its difficulty indexes, JSON, command lines."""
+
+import json
+
+import numpy as np
+
+from data_efficiency import DifficultyIndex
+from megatron.data.bert_dataset import BertSettings
+from megatron.data.blended_dataset import open_bert_dataset
+from megatron.data.indexed_dataset import IndexedDatasetWriter
+from tests.end_to_end.tiny_runs import SEQ_LENGTH, random_ltd_section, training_flags
+
+SCRIPT = "pretrain_bert.py"
+SPLIT = "9,1,0"
+VOCAB_SIZE = 400
+CONTROL = {"pad": 0, "cls": 2, "sep": 3, "mask": 4}
+
+
+def write_workspace(folder):
+    """A corpus `sentences` of uneven documents, and difficulty/{seqlen, vocab_rarity, ...}."""
+    generator = np.random.default_rng(5)
+    with IndexedDatasetWriter(folder / "sentences", np.dtype("uint16")) as writer:
+        for _ in range(150):
+            lengths = generator.integers(2, 14, generator.integers(2, 9)).astype(np.int32)
+            tokens = 5 + generator.zipf(1.4, lengths.sum()) % (VOCAB_SIZE - 5)
+            writer.add_documents(tokens.astype(np.uint16), lengths, [len(lengths)])
+        writer.finish(
+            {
+                "vocab_size": VOCAB_SIZE,
+                "control_tokens": CONTROL,
+                "tokenizer_fingerprint": "made up",
+            }
+        )
+    dataset = open_bert_dataset(
+        [str(folder / "sentences")],
+        BertSettings(sequence_length=SEQ_LENGTH, mask_prob=0),
+        split_name="train",
+        split=SPLIT,
+    )
+    batch = dataset.get_batch(np.arange(len(dataset)))
+    lengths = batch["padding_mask"].sum(1)
+    rarity = np.where(batch["padding_mask"], np.log1p(batch["tokens"]), 0).sum(1)
+    for name, values in {
+        "seqlen": lengths,
+        "vocab_rarity": rarity,
+        "seqlen_vocab_rarity": 1000 * lengths + rarity,
+    }.items():
+        DifficultyIndex.write(
+            folder / "difficulty" / name,
+            values.astype(np.int64),
+            metric=name,
+            dataset_identity=dataset.identity,
+        )
+    return folder
+
+
+def selecting(workspace, name, total_steps=12, **more):
+    """A metric that shows samples in the order of their difficulty."""
+    schedule = {"total_curriculum_step": total_steps, "difficulty_step": 1, "root_degree": 2}
+    return {
+        "index_path": str(workspace / "difficulty" / name),
+        "difficulty_type": "percentile",
+        "clustering_type": "schedule_based",
+        "min_difficulty": 20,
+        "max_difficulty": 100,
+        "schedule_type": "fixed_root",
+        "schedule_config": schedule,
+        **more,
+    }
+
+
+def truncating():
+    """The metric that shows short rows first: of [CLS] alone, and of one token more."""
+    return {
+        "difficulty_type": "value",
+        "clustering_type": "single_cluster",
+        "min_difficulty": 1,
+        "max_difficulty": SEQ_LENGTH,
+        "schedule_type": "fixed_discrete",
+        "schedule_config": {"difficulty": [1, 2, 8, 16, SEQ_LENGTH], "max_step": [1, 7, 9, 13]},
+    }
+
+
+def composed_metrics(workspace):
+    """Short samples first, trimmed to the longest of their micro-batch, and cut."""
+    return {
+        "seqlen": selecting(workspace, "seqlen", sequence_length="trim_padding"),
+        "seqlen_truncate": truncating(),
+    }
+
+
+def write_config(path, metrics, *, dropping=True, stage=None, num_workers=0):
+    """Writes a JSON file with the metrics and, where asked for, random-LTD; returns its path."""
+    content = {
+        "data_efficiency": {
+            "data_sampling": {
+                "num_workers": num_workers,
+                "curriculum_learning": {"enabled": bool(metrics), "curriculum_metrics": metrics},
+            },
+            "data_routing": {
+                "random_ltd": random_ltd_section(mask_name="attention_mask")
+                | {"enabled": dropping, "model_type": "encoder"}
+            },
+        }
+    }
+    if stage is not None:
+        content["zero_optimization"] = {"stage": stage}
+    path.write_text(json.dumps(content))
+    return path
+
+
+def bert_flags(workspace, config, **flags):
+    """The command line of a tiny BERT, both techniques on unless a flag says None.
+
+    So few tokens are masked that many micro-batches, once cut, have none at all.
+    """
+    return training_flags(
+        workspace,
+        **{
+            "data_path": workspace / "sentences",
+            "tokenizer_file": None,
+            "split": SPLIT,
+            "vocab_size": VOCAB_SIZE,
+            "mask_prob": 0.03,
+            "micro_batch_size": 2,
+            "deepspeed_config": config,
+            "random_ltd": True,
+            "data_efficiency_curriculum_learning": True,
+        }
+        | flags,
+    )

@@ -1,0 +1,205 @@
+"""BERT's pretraining: its losses and counters, on both engines, with padding, truncation and dropping."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import pretrain_bert
+from megatron.model.transformer import TransformerLayer
+from tests.end_to_end.bert_runs import (
+    SCRIPT,
+    bert_flags,
+    composed_metrics,
+    selecting,
+    truncating,
+    write_config,
+)
+from tests.end_to_end.test_engines import assert_equal_runs, finish, log_lines, start
+from tests.end_to_end.tiny_runs import NUM_LAYERS, SEQ_LENGTH
+
+NUM_STEPS = 20
+ENGINES = [
+    None,
+    *(pytest.param(stage, marks=pytest.mark.full) for stage in (0, 1, 2, 3)),
+]
+
+
+class Seen:
+    """What the forward passes of a run were given."""
+
+    def __init__(self):
+        self.layer_tokens = 0
+        self.training, self.evaluation = [], []
+
+    def see_model(self, module, arguments, keywords):
+        batch = {"tokens": arguments[0], **keywords}
+        (self.training if module.training else self.evaluation).append(batch)
+
+    def see_layer(self, module, arguments):
+        if module.training:
+            self.layer_tokens += arguments[0].shape[0] * arguments[0].shape[1]
+
+    def total(self, count):
+        return sum(int(count(batch)) for batch in self.training)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    seen, task = Seen(), pretrain_bert.TASK
+
+    def make_model(config):
+        model = task.make_model(config)
+        model.register_forward_pre_hook(seen.see_model, with_kwargs=True)
+        for layer in model.modules():
+            if isinstance(layer, TransformerLayer):
+                # Inside the layer, behind the routing: it sees only the kept tokens.
+                layer.input_layernorm.register_forward_pre_hook(seen.see_layer)
+        return model
+
+    monkeypatch.setattr(pretrain_bert, "TASK", replace(task, make_model=make_model))
+    return seen
+
+
+def run_here(workspace, config, folder, **flags):
+    """The log's lines of a run in this process."""
+    assert pretrain_bert.main(bert_flags(workspace, config, save=folder, **flags)) == 0
+    return log_lines(folder)
+
+
+def of_kind(lines, kind):
+    return [line for line in lines if line["kind"] == kind]
+
+
+def is_masked(batch):
+    return batch["labels"] != -100
+
+
+def test_padding_truncation_and_dropping_are_counted_exactly(bert_workspace, tmp_path, seen):
+    """Padding that the model is given counts, also in the layers; what was trimmed or cut does not."""
+    config = write_config(tmp_path / "config.json", composed_metrics(bert_workspace))
+    lines = run_here(bert_workspace, config, tmp_path / "run")
+    train, end = of_kind(lines, "train"), lines[-1]
+    assert end["corpus_tokens"] == seen.total(lambda batch: batch["tokens"].numel())
+    assert end["loss_tokens"] == seen.total(lambda batch: is_masked(batch).sum())
+    assert end["layer_tokens"] == seen.layer_tokens < NUM_LAYERS * end["corpus_tokens"]
+    assert end["consumed_samples"] == NUM_STEPS * 8 == seen.total(lambda b: len(b["tokens"]))
+    real = seen.total(lambda batch: batch["padding_mask"].sum())
+    assert real < end["corpus_tokens"] < NUM_STEPS * 8 * SEQ_LENGTH
+
+    assert any(not is_masked(batch).any() for batch in seen.training)
+    widths = [batch["tokens"].shape[1] for batch in seen.training]
+    for step, (line, before) in enumerate(zip(train, [None, *train], strict=False)):
+        in_step = widths[4 * step : 4 * step + 4]
+        assert line["sequence_length"] == sum(in_step) // 4
+        layer_tokens = line["layer_tokens"] - (before["layer_tokens"] if before else 0)
+        assert line["actual_seq_length"] == layer_tokens // (NUM_LAYERS * 8)
+    assert any(len(set(widths[4 * step : 4 * step + 4])) > 1 for step in range(NUM_STEPS))
+    assert {batch["tokens"].shape[1] for batch in seen.evaluation} == {SEQ_LENGTH}
+
+
+def test_the_losses_have_names_and_fall(bert_workspace, tmp_path, seen, capsys):
+    config = write_config(
+        tmp_path / "config.json",
+        {
+            "seqlen_vocab_rarity": selecting(bert_workspace, "seqlen_vocab_rarity"),
+            "seqlen_truncate": truncating(),
+        },
+        dropping=False,
+    )
+    flags = {"random_ltd": None, "train_iters": 40, "eval_interval": 10, "lr": 3e-3}
+    lines = run_here(bert_workspace, config, tmp_path / "run", mask_prob=0.15, **flags)
+    assert lines[0]["losses"] == ["masked_lm", "sentence"]
+    valid = of_kind(lines, "valid")
+    for line in [*of_kind(lines, "train"), *valid]:
+        assert line["loss"] == line["masked_lm_loss"] + line["sentence_loss"]
+    assert valid[0]["masked_lm_loss"] < np.log(400)
+    assert valid[-1]["masked_lm_loss"] < valid[0]["masked_lm_loss"] - 0.3
+    assert valid[-1]["perplexity"] == pytest.approx(np.exp(valid[-1]["masked_lm_loss"]))
+    output = capsys.readouterr().out
+    assert f"(masked_lm {valid[-1]['masked_lm_loss']:.4f}, sentence" in output
+    # An evaluation masks the same tokens each time; in training a second visit masks others.
+    first, second = (seen.evaluation[len(seen.evaluation) // 4 * part :] for part in (0, 1))
+    for left, right in zip(first, second, strict=False):
+        assert torch.equal(left["tokens"], right["tokens"])
+        assert torch.equal(left["labels"], right["labels"])
+
+
+def test_evaluation_masks_do_not_follow_the_seed(bert_workspace, tmp_path, seen):
+    config = write_config(tmp_path / "config.json", {}, dropping=False)
+    off = {"random_ltd": None, "data_efficiency_curriculum_learning": None, "train_iters": 1}
+    batches = []
+    for seed in (1, 2):
+        run_here(bert_workspace, config, tmp_path / str(seed), seed=seed, **off)
+        batches.append((seen.evaluation, seen.training))
+        seen.evaluation, seen.training = [], []
+    (left, left_training), (right, right_training) = batches
+    assert all(torch.equal(a["tokens"], b["tokens"]) for a, b in zip(left, right, strict=True))
+    assert not torch.equal(left_training[0]["tokens"], right_training[0]["tokens"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"num_token_types": 1}, "--num-token-types is 1: BERT tells two segments apart"),
+        ({"mask_prob": 1.5}, "--mask-prob is 1.5: must be from 0 to 1"),
+        ({"vocab_size": 300}, "--vocab-size is 300: the corpus"),
+        ({"split": "1,0,0"}, "the valid split of"),
+    ],
+)
+def test_wrong_settings_are_one_line(bert_workspace, tmp_path, capsys, flags, message):
+    config = write_config(tmp_path / "config.json", composed_metrics(bert_workspace))
+    assert pretrain_bert.main(bert_flags(bert_workspace, config, **flags)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}")
+    assert error.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def one_process(bert_workspace):
+    """Folder of a run on plain PyTorch with one process; its flags for another folder and engine."""
+
+    def flags(folder, stage=None):
+        config = write_config(
+            bert_workspace / f"engines_{stage}.json", composed_metrics(bert_workspace), stage=stage
+        )
+        # Padding is trimmed by micro-batch, so its size must not depend on the processes.
+        return bert_flags(
+            bert_workspace,
+            config,
+            save=folder,
+            save_interval=10,
+            keep_last=0,
+            deepspeed=True if stage is not None else None,
+        )
+
+    folder = bert_workspace / "one_process"
+    finish(start(flags(folder), script=SCRIPT))
+    return folder, flags
+
+
+@pytest.mark.parametrize("stage", ENGINES)
+def test_two_processes_equal_one(one_process, tmp_path, stage):
+    """Also where a micro-batch, or all of a process's, has no masked token."""
+    expected, flags = one_process
+    totals = [line["loss_tokens"] for line in of_kind(log_lines(expected), "train")]
+    # With a single masked token in a step, one of the two processes has none.
+    assert {0, 1} <= set(np.diff(totals, prepend=0))
+    finish(start(flags(tmp_path, stage), 2, SCRIPT))
+    assert_equal_runs(tmp_path, expected)
+    for left, right in zip(log_lines(tmp_path), log_lines(expected), strict=True):
+        for name in ("masked_lm_loss", "sentence_loss"):
+            assert left.get(name) == pytest.approx(right.get(name), abs=1e-5)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_run_goes_on_with_the_other_engine(one_process, tmp_path, stage):
+    expected, flags = one_process
+    first = flags(tmp_path, stage)
+    first[first.index("--train-iters") + 1] = "10"
+    both = ["--lr-decay-iters", str(NUM_STEPS)]
+    finish(start([*first, *both], 2, SCRIPT))
+    finish(start([*flags(tmp_path), *both, "--load", str(tmp_path)], script=SCRIPT))
+    assert_equal_runs(tmp_path, expected)
