@@ -9,9 +9,9 @@ import torch
 
 from megatron.arguments import parse_run_config
 from megatron.config import RunConfig, require
-from megatron.data.bert_dataset import BertSettings
+from megatron.data.bert_dataset import BertSettings, BertVocabulary
 from megatron.data.blended_dataset import Dataset, in_proportion, open_bert_dataset
-from megatron.data.vocabulary_check import check_vocabulary
+from megatron.data.vocabulary_check import check_vocabulary, named_tokenizer
 from megatron.model.bert_model import BertModel
 from megatron.model.transformer import TransformerLayer
 from megatron.run_state import Batch, Task, model_shape
@@ -39,14 +39,18 @@ def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset]:
         short_seq_prob=data.short_seq_prob,
         mask_prob=data.mask_prob,
     )
+    tokenizer = named_tokenizer(data)
+    vocabulary = None if tokenizer is None else BertVocabulary.of_tokenizer(tokenizer)
     training, validation = (
-        open_bert_dataset(data.data_path, own, split_name=name, split=data.split)
+        open_bert_dataset(
+            data.data_path, own, split_name=name, split=data.split, vocabulary=vocabulary
+        )
         for name, own in (
             ("train", replace(settings, mask_seed=config.training.seed)),
             ("valid", settings),
         )
     )
-    check_vocabulary(training, data, config.model.vocab_size)
+    check_vocabulary(training, data, config.model.vocab_size, tokenizer)
     return training, in_proportion(validation)
 
 

@@ -9,7 +9,7 @@ import torch
 from megatron.arguments import parse_run_config
 from megatron.config import RunConfig
 from megatron.data.blended_dataset import Dataset, in_proportion, open_gpt_dataset
-from megatron.data.vocabulary_check import check_vocabulary
+from megatron.data.vocabulary_check import check_vocabulary, named_tokenizer
 from megatron.model.gpt_model import GPTModel
 from megatron.model.transformer import TransformerLayer
 from megatron.run_state import Batch, Task
@@ -30,7 +30,7 @@ def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset]:
         )
         for name in ("train", "valid")
     ]
-    check_vocabulary(datasets[0], data, config.model.vocab_size)
+    check_vocabulary(datasets[0], data, config.model.vocab_size, named_tokenizer(data))
     return datasets[0], in_proportion(datasets[1])
 
 

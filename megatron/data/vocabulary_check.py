@@ -1,21 +1,37 @@
-"""Whether corpus, model and tokenizer belong together, before any of them is used."""
+"""The tokenizer that the settings name, and whether corpus, model and tokenizer belong together."""
 
 from megatron.config import DataConfig, require
 from megatron.data.blended_dataset import Dataset
-from megatron.tokenizer import build_tokenizer
+from megatron.tokenizer import Tokenizer, build_tokenizer
 
 
-def check_vocabulary(dataset: Dataset, data: DataConfig, vocab_size: int) -> None:
-    """Nothing, if the model has an entry for each token and the named tokenizer made the corpus.
+def named_tokenizer(data: DataConfig) -> Tokenizer | None:
+    """The tokenizer of the settings; None where they name none.
+
+    Raises:
+        FileNotFoundError: if its file is missing.
+        ValueError: if its file is damaged.
+    """
+    if data.tokenizer_file is None and data.vocab_file is None:
+        return None
+    return build_tokenizer(
+        tokenizer_file=data.tokenizer_file, vocab_file=data.vocab_file, merge_file=data.merge_file
+    )
+
+
+def check_vocabulary(
+    dataset: Dataset, data: DataConfig, vocab_size: int, tokenizer: Tokenizer | None
+) -> None:
+    """Nothing, if the model has an entry for each token and the tokenizer is the corpus's own.
 
     Args:
         dataset: of the corpus.
-        data: names the tokenizer, or none.
+        data: the settings, for messages.
         vocab_size: entries of the model's vocabulary.
+        tokenizer: None: there is nothing to compare.
 
     Raises:
         ValueError: for a model with too few entries, or another tokenizer.
-        FileNotFoundError: if the tokenizer's file is missing.
     """
     corpus = " ".join(data.data_path)
     require(
@@ -24,14 +40,10 @@ def check_vocabulary(dataset: Dataset, data: DataConfig, vocab_size: int) -> Non
         vocab_size,
         f"the corpus {corpus} was made with a vocabulary of {dataset.vocab_size}",
     )
-    if data.tokenizer_file is None and data.vocab_file is None:
-        return
-    tokenizer = build_tokenizer(
-        tokenizer_file=data.tokenizer_file, vocab_file=data.vocab_file, merge_file=data.merge_file
-    )
-    require(
-        dataset.identity["tokenizer"] in (None, tokenizer.fingerprint),
-        "tokenizer_file",
-        data.tokenizer_file or data.vocab_file,
-        f"the corpus {corpus} was made with another tokenizer",
-    )
+    if tokenizer is not None:
+        require(
+            dataset.identity["tokenizer"] in (None, tokenizer.fingerprint),
+            "tokenizer_file",
+            data.tokenizer_file or data.vocab_file,
+            f"the corpus {corpus} was made with another tokenizer",
+        )

@@ -27,6 +27,18 @@ def test_a_failed_download_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_maker_misses_is_one_line(tmp_path, monkeypatch):
+    """As transformers says that accelerate is missing."""
+
+    def maker(_folder, _work):
+        raise ValueError("accelerate is required")
+
+    monkeypatch.setitem(packaged_models.MAKERS, "smollm2", maker)
+    with pytest.raises(SystemExit, match="error: accelerate is required"):
+        packaged_models.main(["smollm2", str(tmp_path / "smollm2")])
+    assert not list(tmp_path.iterdir())
+
+
 def test_names_of_weights():
     names = {
         "encoder.layer.3.attention.attention.key.bias": "encoder.layer.3.attention.k_proj.bias",

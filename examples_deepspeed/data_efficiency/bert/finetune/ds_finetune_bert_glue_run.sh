@@ -27,7 +27,7 @@ for name in CHECKPOINT DATA SAVE; do
     fi
 done
 
-# execute ARGUMENT...: tools/finetune_bert.py, or its command line
+# execute ARGUMENT...: becomes tools/finetune_bert.py, or prints its command line
 execute() {
     set -- env "PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}" \
         "$PYTHON" "$REPOSITORY/tools/finetune_bert.py" --output "$SAVE" "$@"
@@ -35,7 +35,7 @@ execute() {
         printf '%q ' "$@"
         printf '\n'
     else
-        "$@"
+        exec "$@"
     fi
 }
 
@@ -54,6 +54,8 @@ for i in "${!PLACES[@]}"; do
     # Printed commands keep their order.
     if [[ -n "${DRY_RUN:-}" ]]; then wait "${processes[i]}"; fi
 done
+# What runs in the background does not hear of an interrupt by itself.
+trap 'kill "${processes[@]}" 2>/dev/null; echo "Stopped; the same command goes on from here." >&2; exit 130' INT TERM
 for process in "${processes[@]}"; do
     wait "$process"
 done

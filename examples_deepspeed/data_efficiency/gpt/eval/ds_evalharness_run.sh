@@ -73,7 +73,8 @@ add_job() {
 
 # work NUMBER COUNT [FLAG]: every COUNT-th job; one that fails does not stop the others
 work() {
-    local number="$1" count="$2" flag="${3:-}" failed=0 i left
+    local number="$1" count="$2" flag="${3:-}" failed=0 i left child=""
+    trap 'kill $child 2>/dev/null; exit 130' TERM
     for ((i = number; i < ${#COMMANDS[@]}; i += count)); do
         if [[ -n "$DRY_RUN" ]]; then
             echo "${COMMANDS[i]}$flag"
@@ -82,7 +83,9 @@ work() {
         left=""
         if ((i >= count)); then left=" ($((SECONDS * (${#COMMANDS[@]} - i) / i)) s left)"; fi
         echo "[$((i + 1))/${#COMMANDS[@]}] ${TITLES[i]}$left"
-        if ! eval "${COMMANDS[i]}$flag"; then
+        eval "${COMMANDS[i]}$flag &"
+        child=$!
+        if ! wait "$child"; then
             echo "failed: ${TITLES[i]}" >&2
             failed=1
         fi
@@ -100,6 +103,7 @@ work_everywhere() {
         # Printed commands keep their order.
         if [[ -n "$DRY_RUN" ]]; then wait "${processes[i]}"; fi
     done
+    # What runs in the background does not hear of an interrupt by itself.
     trap 'kill "${processes[@]}" 2>/dev/null; echo "Stopped; the same command goes on from here." >&2; exit 130' INT TERM
     for i in "${processes[@]}"; do
         wait "$i" || failed=1
@@ -107,23 +111,30 @@ work_everywhere() {
     if ((failed)); then fail "not all jobs ended well; the same command does what is missing"; fi
 }
 
+# find_checkpoints: a line for each, its path and its name with a tab between them
+find_checkpoints() {
+    local path
+    if [[ -e "$CHECKPOINTS/manifest.json" ]]; then
+        printf '%s\t%s\n' "$CHECKPOINTS" "$(basename "$CHECKPOINTS")"
+    elif [[ -e "$CHECKPOINTS/latest" ]]; then
+        find -L "$CHECKPOINTS" -mindepth 1 -maxdepth 1 -name 'global_step*' -printf '%p\t%f\n' | sort -V
+    elif [[ -d "$CHECKPOINTS" ]]; then
+        find -L "$CHECKPOINTS" -name latest -type f -printf '%P\n' | sort | while read -r path; do
+            path="$(dirname "$path")"
+            printf '%s\t%s\n' "${CHECKPOINTS%/}/$path" "$path"
+        done
+    fi
+}
+
+found="$(find_checkpoints)"
+if [[ -z "$found" ]]; then fail "CHECKPOINTS is $CHECKPOINTS: no run and no checkpoint in it"; fi
 zero_shot="$(rows_of "${ZERO_SHOT:-$zero_shot_set}")"
 few_shot="$(rows_of "${FEW_SHOT:-$few_shot_set}")"
 read -r -d '' -a zero_shot_rows <<<"$zero_shot" || true
 read -r -d '' -a few_shot_rows <<<"$few_shot" || true
-if [[ -e "$CHECKPOINTS/manifest.json" ]]; then
-    add_jobs "$CHECKPOINTS" "$(basename "$CHECKPOINTS")"
-elif [[ -e "$CHECKPOINTS/latest" ]]; then
-    while read -r checkpoint; do
-        add_jobs "$checkpoint" "$(basename "$checkpoint")"
-    done < <(find -L "$CHECKPOINTS" -mindepth 1 -maxdepth 1 -name 'global_step*' | sort -V)
-elif [[ -d "$CHECKPOINTS" ]]; then
-    while read -r pointer; do
-        run="$(dirname "$pointer")"
-        add_jobs "$run" "${run#"$CHECKPOINTS"/}"
-    done < <(find -L "${CHECKPOINTS%/}" -name latest -type f | sort)
-fi
-if [[ ${#RUNS[@]} == 0 ]]; then fail "CHECKPOINTS is $CHECKPOINTS: no run and no checkpoint in it"; fi
+while IFS=$'\t' read -r checkpoint name; do
+    add_jobs "$checkpoint" "$name"
+done <<<"$found"
 if [[ ${#COMMANDS[@]} == 0 ]]; then fail "ZERO_SHOT and FEW_SHOT are none: nothing to evaluate"; fi
 gather="$(printf '%q ' "${with_path[@]}" "$PYTHON" "$REPOSITORY/tools/gather_results.py" \
     "${RUNS[@]}" --output "$SAVE/table.json")"

@@ -3,8 +3,10 @@
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -134,12 +136,40 @@ def test_it_evaluates_and_does_only_what_is_missing(folder):
 
 
 def test_a_failed_job_does_not_stop_the_others(folder):
-    settings = {"DATA_FOLDER": "data", "ZERO_SHOT": "no_such_task local_copa", "FEW_SHOT": "none"}
+    settings = {"DATA_FOLDER": "data", "ZERO_SHOT": "local_no local_copa", "FEW_SHOT": "none"}
     ended = start(folder, **settings, CHECKPOINTS="runs/one/global_step5", SAVE="failed")
     assert ended.returncode == 1
-    assert "error: --tasks names 'no_such_task'" in ended.stderr
+    assert "error: --tasks names 'local_no'" in ended.stderr
     assert ended.stderr.splitlines()[-1].startswith("error: not all jobs ended well")
     assert (folder / "failed/global_step5/0shot/local_copa.json").is_file()
+
+
+def test_a_stop_ends_what_runs(folder):
+    stand_in, number = folder / "python", folder / "number"
+    stand_in.write_text(
+        f"#!/bin/sh\necho $$ >'{number}.partial'\nmv '{number}.partial' '{number}'\nexec sleep 60\n"
+    )
+    stand_in.chmod(0o755)
+    process = subprocess.Popen(
+        ["bash", str(SCRIPT)],
+        cwd=folder,
+        env=os.environ
+        | {"PYTHON": str(stand_in)}
+        | {"CHECKPOINTS": "runs", "SAVE": "stopped", "ZERO_SHOT": "piqa", "FEW_SHOT": "none"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not number.exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "goes on from here" in said
+    for _ in range(100):
+        if not Path(f"/proc/{number.read_text().strip()}").exists():
+            break
+        time.sleep(0.1)
+    assert not Path(f"/proc/{number.read_text().strip()}").exists()
 
 
 @pytest.mark.parametrize(
