@@ -138,7 +138,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The figures."""
     factory = functools.partial(
         build_tokenizer,
-        tokenizer_file=None if options.vocab_file else options.tokenizer_file,
+        tokenizer_file=options.tokenizer_file,
         vocab_file=options.vocab_file,
         merge_file=options.merge_file,
     )
@@ -186,15 +186,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--input",
-        metavar="FILE",
-        default="runs/quickstart/corpus/corpus.jsonl",
-        help="JSON lines, of which the first are taken (what `make demo` made)",
+        "--input", required=True, metavar="FILE", help="JSON lines, of which the first are taken"
     )
-    parser.add_argument("--tokenizer-file", default="runs/quickstart/tokenizer.json")
+    parser.add_argument("--tokenizer-file", metavar="FILE", help="a tokenizer.json")
     parser.add_argument("--vocab-file", metavar="FILE", help="with --merge-file, GPT-2's tokenizer")
     parser.add_argument("--merge-file", metavar="FILE")
-    parser.add_argument("--num-bytes", type=int, default=40_000_000, help="of the input to take")
+    parser.add_argument(
+        "--num-bytes",
+        type=int,
+        default=100_000_000,
+        help="of the input to take; with little, the start of the processes and words not yet seen count most",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="counted runs of each side")
     parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
     parser.add_argument("--folder", metavar="DIR", help="for the corpora (a temporary one)")

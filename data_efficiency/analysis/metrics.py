@@ -89,12 +89,7 @@ def count_tokens(batch: TokenBatch, vocab_size: int) -> np.ndarray:
     _check_vocabulary(batch.tokens, vocab_size)
     counts = np.bincount(batch.tokens, minlength=vocab_size + 1)
     places, num_readers = _places_not_read_once(batch)
-    if len(places):
-        # Weighted counts are float64: exact for integers, far below 2**53 here.
-        corrections = np.bincount(
-            batch.tokens[places], weights=num_readers - 1, minlength=vocab_size + 1
-        )
-        counts += corrections.astype(np.int64)
+    np.add.at(counts, batch.tokens[places], num_readers - 1)
     return counts
 
 
@@ -147,7 +142,8 @@ def sum_over_spans(batch: TokenBatch, table: np.ndarray) -> np.ndarray:
         return np.zeros(0)
     # `reduceat` with start, end, start, end, ... gives the span sums at even places even where
     # spans overlap. An end may be one past the last token, hence the zero.
-    numbers = np.zeros(len(batch.tokens) + 1)
+    numbers = np.empty(len(batch.tokens) + 1)
+    numbers[-1] = 0.0
     np.take(table, batch.tokens, out=numbers[:-1], mode="clip")
     edges = np.stack([batch.starts, batch.starts + batch.lengths], axis=1).ravel()
     sums = np.add.reduceat(numbers, edges)[::2]
