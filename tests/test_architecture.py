@@ -106,6 +106,8 @@ OUTSIDE_PACKAGES = {
         "examples_deepspeed.data_efficiency.finetuning.compare",
     ),
     "tokenizers": ("megatron.tokenizer",),
+    "flash_attn": ("megatron.model.optional_kernels",),
+    "apex": ("megatron.model.optional_kernels",),
     "nltk": ("megatron.data.sentence_splitter",),
     "lm_eval": ("benchmarks.evaluation", "megatron.tasks.eval_harness"),
     "deepspeed": (
@@ -271,9 +273,9 @@ def misplaced_packages(sources: Sources) -> list[str]:
 
 
 def misplaced_argparse(sources: Sources) -> list[str]:
-    """argparse outside the commands and megatron's two files of flags."""
+    """argparse outside the commands and the flags that several of them share."""
     return [
-        f"{module}:{imported.line}: argparse belongs to commands and megatron's files of flags"
+        f"{module}:{imported.line}: argparse belongs to commands, megatron.arguments and .corpus_flags"
         for module in sources
         for imported in imports_of(module, sources)
         if imported.module == "argparse"

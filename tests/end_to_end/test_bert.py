@@ -19,7 +19,7 @@ from tests.end_to_end.bert_runs import (
     truncating,
     write_config,
 )
-from tests.end_to_end.test_engines import assert_equal_runs, finish, log_lines, start
+from tests.end_to_end.engine_runs import assert_equal_runs, finish, log_lines, start
 from tests.end_to_end.tiny_runs import NUM_LAYERS, SEQ_LENGTH, run_command
 
 NUM_STEPS = 20
@@ -216,7 +216,7 @@ def test_from_text_to_a_finetuned_and_a_converted_model(tmp_path):
     pytest.importorskip("nltk")
     generator = random.Random(0)
     lines = []
-    for _ in range(80):
+    for _ in range(200):
         sentences = [" ".join(generator.choices(WORDS, k=6)).capitalize() for _ in range(6)]
         lines.append(json.dumps({"text": ". ".join(sentences) + "."}))
     text, tokenizer = tmp_path / "text.jsonl", tmp_path / "tokenizer.json"
