@@ -4,15 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO_DIR ?= runs/quickstart
+DEMO_BERT_DIR ?= runs/quickstart_bert
 EVAL_LIMIT ?= 100
 VIT_VENV ?= .venv-vit
 MEGATRON_CORE := $(VENV)/megatron-core
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-eval test test-full vit-test check format lint types docs clean
+.PHONY: help demo demo-bert demo-eval test test-full vit-test check format lint types docs clean
 
 help:
 	@echo "make demo       corpus, tokens, difficulty index, four trainings, one table and one picture"
+	@echo "make demo-bert  the same with BERT"
 	@echo "make demo-eval  the demo's models on LAMBADA, PIQA, ... and one table; EVAL_DATA names the files"
 	@echo "make test       the tests of every push (8 minutes at most on 2 cores)"
 	@echo "make test-full  all matrices, all kills, all recipes"
@@ -37,6 +39,10 @@ $(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/installed-report
 	@PATH="$(abspath $(BIN)):$$PATH" RUN_DIR="$(DEMO_DIR)" \
 		bash examples_deepspeed/data_efficiency/gpt/quickstart.sh
+
+demo-bert: $(VENV)/installed-report $(VENV)/installed-analysis
+	@PATH="$(abspath $(BIN)):$$PATH" RUN_DIR="$(DEMO_BERT_DIR)" \
+		bash examples_deepspeed/data_efficiency/bert/quickstart.sh
 
 # docs/evaluation.md says where the files of EVAL_DATA come from.
 demo-eval: $(VENV)/installed-report $(VENV)/installed-eval

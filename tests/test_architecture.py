@@ -40,6 +40,7 @@ LEVELS = {
     "megatron": 3,
     "megatron.arguments": 4,
     "megatron.checkpointing": 4,
+    "megatron.corpus_flags": 4,
     "megatron.optimizer_param_scheduler": 4,
     "megatron.provenance": 4,
     "megatron.recipes": 4,
@@ -105,6 +106,8 @@ OUTSIDE_PACKAGES = {
         "examples_deepspeed.data_efficiency.finetuning.compare",
     ),
     "tokenizers": ("megatron.tokenizer",),
+    "flash_attn": ("megatron.model.optional_kernels",),
+    "apex": ("megatron.model.optional_kernels",),
     "nltk": ("megatron.data.sentence_splitter",),
     "lm_eval": ("benchmarks.evaluation", "megatron.tasks.eval_harness"),
     "deepspeed": (
@@ -270,13 +273,26 @@ def misplaced_packages(sources: Sources) -> list[str]:
 
 
 def misplaced_argparse(sources: Sources) -> list[str]:
-    """argparse outside the commands and megatron/arguments.py."""
+    """argparse outside the commands and the flags that several of them share."""
     return [
-        f"{module}:{imported.line}: argparse belongs to commands and megatron/arguments.py"
+        f"{module}:{imported.line}: argparse belongs to commands, megatron.arguments and .corpus_flags"
         for module in sources
         for imported in imports_of(module, sources)
         if imported.module == "argparse"
-        and not inside(module, "megatron.arguments", "tests.end_to_end", *COMMANDS)
+        and not inside(
+            module, "megatron.arguments", "megatron.corpus_flags", "tests.end_to_end", *COMMANDS
+        )
+    ]
+
+
+def commands_that_need_commands(sources: Sources) -> list[str]:
+    """A command that imports another: started by its path, it does not find the folder `tools`."""
+    return [
+        f"{imported.importer}:{imported.line}: `python tools/x.py` cannot import {imported.module}"
+        for module in sources
+        if inside(module, "tools")
+        for imported in imports_of(module, sources)
+        if inside(imported.module, "tools")
     ]
 
 
@@ -321,6 +337,7 @@ RULES = (
     import_cycles,
     misplaced_packages,
     misplaced_argparse,
+    commands_that_need_commands,
     private_library_imports,
 )
 
@@ -366,6 +383,8 @@ VIOLATIONS = [
     (misplaced_packages, "tools.report", "from pickle import loads"),
     (misplaced_argparse, "megatron.training", "import argparse"),
     (misplaced_argparse, "data_efficiency.analysis.map_reduce", "from argparse import Namespace"),
+    (commands_that_need_commands, "tools.report", "from tools import plan"),
+    (commands_that_need_commands, "tools.report", "def f():\n    import tools.plan"),
     (private_library_imports, "megatron.training", "from data_efficiency.sampling import sampler"),
     (private_library_imports, "megatron.training", "from data_efficiency import _secret"),
     (private_library_imports, "megatron.training", "from data_efficiency import sampling"),

@@ -37,12 +37,12 @@ from data_efficiency.analysis.summary import (
 )
 from data_efficiency.deepspeed_format import export_index
 from data_efficiency.difficulty_index import DifficultyIndex
+from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of
 from megatron.reference_model import (
     checkpoint_in,
     identity_of_checkpoint,
     load_reference_model,
 )
-from tools.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of
 
 EXAMPLE_PERCENTILES = (1, 10, 50, 90, 99)
 EXAMPLE_CHARACTERS = 300

@@ -22,8 +22,8 @@ INTRODUCTION = """\
 # Configuration reference
 
 Made by `tools/generate_docs.py` from `megatron/config.py` and `data_efficiency/json_keys.py`: change
-those, then run `make docs`. A run is described by the flags of `pretrain_gpt.py` and, for everything
-about data efficiency, by one JSON file in DeepSpeed's form (`--deepspeed_config FILE`).
+those, then run `make docs`. A run is described by the flags of `pretrain_gpt.py` or
+`pretrain_bert.py` and, for everything about data efficiency, by one JSON file in DeepSpeed's form (`--deepspeed_config FILE`).
 """
 
 JSON_INTRODUCTION = """\

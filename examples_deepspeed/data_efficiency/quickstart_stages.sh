@@ -4,7 +4,7 @@
 #
 #   RUN_DIR= SEED=             the folder of the results, and the seed
 #   VOCAB_SIZE= NUM_LAYERS= HIDDEN_SIZE= NUM_HEADS= SEQ_LENGTH= SPLIT= MICRO_BATCH= GLOBAL_BATCH=
-#   TRAIN_TOKENS= LEARNING_RATE= EVAL_INTERVAL=          the size
+#   TRAIN_TOKENS= LEARNING_RATE= WARMUP_PERCENT= EVAL_INTERVAL= EVAL_ITERS=              the size
 #   CURRICULUM_STEPS= CURRICULUM_START_LENGTH= CURRICULUM_START_PERCENT=
 #   RANDOM_LTD_STEPS= RANDOM_LTD_START_LENGTH=           the pacing
 #   ENTRY_SCRIPT=pretrain_gpt.py MODEL_TYPE=decoder TOKENS_NAME=text_document
@@ -168,11 +168,11 @@ train() {
         --vocab-size "$VOCAB_SIZE" \
         --data-path "$TOKENS" --split "$SPLIT" --tokenizer-file "$TOKENIZER" \
         --micro-batch-size "$MICRO_BATCH" --global-batch-size "$GLOBAL_BATCH" \
-        --train-tokens "$TRAIN_TOKENS" --seed "$SEED" --bf16 \
+        --train-tokens "$TRAIN_TOKENS" --seed "$SEED" \
         --lr "$LEARNING_RATE" --min-lr 1e-5 --lr-decay-style cosine \
-        --lr-decay-tokens "$TRAIN_TOKENS" --lr-warmup-tokens $((TRAIN_TOKENS / 50)) \
+        --lr-decay-tokens "$TRAIN_TOKENS" --lr-warmup-tokens $((TRAIN_TOKENS * WARMUP_PERCENT / 100)) \
         --clip-grad 1.0 ${training_flags[@]+"${training_flags[@]}"} \
-        --eval-interval "$EVAL_INTERVAL" --eval-iters 16 --log-interval 10 \
+        --eval-interval "$EVAL_INTERVAL" --eval-iters "$EVAL_ITERS" --log-interval 10 \
         --save "$run" --load "$run" --allow-missing-checkpoint \
         --save-interval 100 --keep-last 1 \
         --deepspeed_config "$CONFIGS/$name.json" ${flags[@]+"${flags[@]}"}

@@ -35,24 +35,33 @@ def compare_runs(runs: Mapping[str, RunLog], baseline: str = "baseline") -> Repo
     """Final figures of each run, absolute and relative to the baseline.
 
     Returns:
-        A report that JSON can hold: `baseline`, `note`, and for each run under `runs` its
-        `num_parameters`, `training_tokens_in_data`, `end_reason` (None: still running or killed),
-        `final` quantities, `relative_to_baseline` ratios, and `to_reach_baseline_loss`: effective
-        tokens and training seconds at which the run's validation loss first was as low as the
-        baseline's last one, with their ratios to the baseline's own first time. None: not reached.
+        A report that JSON can hold: `baseline`, `note`, `loss` (the name of the one that is compared),
+        and for each run under `runs` its `num_parameters`, `training_tokens_in_data`, `end_reason`
+        (None: still running or killed), `final` quantities, `other_final_losses` by name,
+        `relative_to_baseline` ratios, and `to_reach_baseline_loss`: effective tokens and training
+        seconds at which the run's validation loss first was as low as the baseline's last one, with
+        their ratios to the baseline's own first time. None: not reached.
 
     Raises:
-        ValueError: The baseline is not among the runs, or a run has no evaluation yet.
+        ValueError: The baseline is not among the runs, a run has other losses than the baseline, or no
+            evaluation yet.
     """
     if baseline not in runs:
         raise ValueError(f"the baseline {baseline!r} is not among the runs: {', '.join(runs)}")
+    losses = runs[baseline].losses
+    for name, log in runs.items():
+        if log.losses != losses:
+            raise ValueError(
+                f"run {name!r} has the losses {', '.join(log.losses)}, the baseline "
+                f"{', '.join(losses)}: they cannot be compared"
+            )
     finals = {name: final_quantities(name, log) for name, log in runs.items()}
     target = finals[baseline]["validation_loss"]
     reached = {
-        name: {clock: first_crossing(log.valid, clock, target) for clock in CLOCKS}
+        name: {clock: first_crossing(log.compared, clock, target) for clock in CLOCKS}
         for name, log in runs.items()
     }
-    report: Report = {"baseline": baseline, "note": "", "runs": {}}
+    report: Report = {"baseline": baseline, "note": "", "loss": losses[0], "runs": {}}
     for name, log in runs.items():
         report["runs"][name] = {
             "num_parameters": log.start["num_parameters"],
@@ -61,6 +70,7 @@ def compare_runs(runs: Mapping[str, RunLog], baseline: str = "baseline") -> Repo
             "sequence_length": log.start["sequence_length"],
             "end_reason": None if log.end is None else log.end["reason"],
             "final": finals[name],
+            "other_final_losses": {other: log.valid[-1][f"{other}_loss"] for other in losses[1:]},
             "relative_to_baseline": ratios(finals[name], finals[baseline]),
             "to_reach_baseline_loss": {
                 **reached[name],
@@ -78,7 +88,7 @@ def final_quantities(name: str, log: RunLog) -> dict[str, float | None]:
             f"run {name!r} has no evaluation in its log: let it run on, or give it a smaller "
             "--eval-interval"
         )
-    last = log.valid[-1]
+    last = log.compared[-1]
     return {
         "validation_loss": last["loss"],
         "validation_perplexity": last["perplexity"],
@@ -149,6 +159,7 @@ def format_comparison(report: Report) -> str:
         "",
         *format_crossing_table(report),
         "",
+        *format_other_losses(report),
     ]
     for remark in [*remarks_on_fairness(report), report["note"]]:
         lines += textwrap.wrap(remark, TABLE_WIDTH)
@@ -210,6 +221,18 @@ def format_crossing_table(report: Report) -> list[str]:
             cells.append(format_ratio(reached["relative_to_baseline"][clock]))
         lines.append(row(name, cells))
     return lines
+
+
+def format_other_losses(report: Report) -> list[str]:
+    """What the other losses were at the last evaluation; nothing where there is one loss only."""
+    names = list(report["runs"][report["baseline"]]["other_final_losses"])
+    if not names:
+        return []
+    lines = [f"The validation loss above is {report['loss']}. Further losses:", row("run", names)]
+    for name, run in report["runs"].items():
+        values = run["other_final_losses"].values()
+        lines.append(row(name, [format_quantity("validation_loss", value) for value in values]))
+    return [*lines, ""]
 
 
 def format_quantity(key: str, value: float | None) -> str:

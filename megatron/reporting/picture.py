@@ -41,7 +41,8 @@ def plot_report(runs: Mapping[str, RunLog], report: Report, path: str | Path) ->
     draw_loss(above[0], runs, report, styles, "effective_tokens")
     above[0].set_title("What was reached for the tokens")
     above[0].set_xlabel("effective tokens (averaged over the layers)")
-    above[0].set_ylabel("validation loss (nats per token)")
+    kind = "" if report["loss"] == "lm" else f"{report['loss']} "
+    above[0].set_ylabel(f"{kind}validation loss (nats per token)")
     draw_loss(above[1], runs, report, styles, "seconds")
     above[1].set_title("What was reached for the time")
     above[1].set_xlabel("training time (seconds)")
@@ -98,7 +99,7 @@ def draw_loss(
 ) -> None:
     """Validation loss against one clock, with the baseline's last loss as a level to reach."""
     for name, log in runs.items():
-        points = [point for point in log.valid if point["loss"] is not None]
+        points = [point for point in log.compared if point["loss"] is not None]
         horizontal = [point[clock] for point in points]
         losses = [point["loss"] for point in points]
         style = {**styles[name], "linewidth": 0.7 * styles[name]["linewidth"]}
@@ -137,7 +138,8 @@ def loss_limits(runs: Mapping[str, RunLog]) -> tuple[float, float]:
     The fall from a random model is so steep that it would flatten all that matters.
     """
     losses = [
-        [point["loss"] for point in log.valid if point["loss"] is not None] for log in runs.values()
+        [point["loss"] for point in log.compared if point["loss"] is not None]
+        for log in runs.values()
     ]
     lowest = min(min(values) for values in losses if values)
     upper = max(

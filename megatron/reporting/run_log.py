@@ -47,6 +47,18 @@ class RunLog:
     valid: tuple[Record, ...]
     end: Record | None
 
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Names of the run's losses; by the first one runs are compared."""
+        return tuple(self.start.get("losses", ("lm",)))
+
+    @property
+    def compared(self) -> list[Record]:
+        """The evaluations, `loss` being the first one of several."""
+        if len(self.losses) == 1:
+            return list(self.valid)
+        return [{**record, "loss": record[f"{self.losses[0]}_loss"]} for record in self.valid]
+
 
 class RunLogger:
     """Writer of one run's log, and of TensorBoard scalars where asked.
@@ -91,7 +103,8 @@ class RunLogger:
         self._file.write(json.dumps(finite, allow_nan=False) + "\n")
         self._file.flush()
         for clock, writer in self._writers.items():
-            for name in SCALARS.get(record["kind"], ()):
+            named = [name for name in record if name.endswith("_loss")]
+            for name in (*SCALARS.get(record["kind"], ()), *named):
                 if finite.get(name) is not None:
                     tag = f"{record['kind']}/{name} by {clock.replace('_', ' ')}"
                     writer.add_scalar(tag, finite[name], int(record[clock]))

@@ -1,5 +1,7 @@
 """BERT's pretraining: its losses and counters, on both engines, with padding, truncation and dropping."""
 
+import json
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -10,16 +12,18 @@ import pretrain_bert
 from megatron.model.transformer import TransformerLayer
 from tests.end_to_end.bert_runs import (
     SCRIPT,
+    SPLIT,
     bert_flags,
     composed_metrics,
     selecting,
     truncating,
     write_config,
 )
-from tests.end_to_end.test_engines import assert_equal_runs, finish, log_lines, start
-from tests.end_to_end.tiny_runs import NUM_LAYERS, SEQ_LENGTH
+from tests.end_to_end.engine_runs import assert_equal_runs, finish, log_lines, start
+from tests.end_to_end.tiny_runs import NUM_LAYERS, SEQ_LENGTH, run_command
 
 NUM_STEPS = 20
+WORDS = ["good", "bad", "the", "film", "was", "very", "not", "a", "plot", "well", "told"]
 ENGINES = [
     None,
     *(pytest.param(stage, marks=pytest.mark.full) for stage in (0, 1, 2, 3)),
@@ -203,3 +207,60 @@ def test_a_run_goes_on_with_the_other_engine(one_process, tmp_path, stage):
     finish(start([*first, *both], 2, SCRIPT))
     finish(start([*flags(tmp_path), *both, "--load", str(tmp_path)], script=SCRIPT))
     assert_equal_runs(tmp_path, expected)
+
+
+@pytest.mark.full
+def test_from_text_to_a_finetuned_and_a_converted_model(tmp_path):
+    """Text, WordPiece, sentences, an index, pretraining; then Hugging Face's folder, and GLUE's form."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("nltk")
+    generator = random.Random(0)
+    lines = []
+    for _ in range(200):
+        sentences = [" ".join(generator.choices(WORDS, k=6)).capitalize() for _ in range(6)]
+        lines.append(json.dumps({"text": ". ".join(sentences) + "."}))
+    text, tokenizer = tmp_path / "text.jsonl", tmp_path / "tokenizer.json"
+    text.write_text("\n".join(lines) + "\n")
+    run_command(
+        *("tools/train_tokenizer.py", "--input", text, "--type", "wordpiece"),
+        *("--vocab-size", 120, "--output", tokenizer),
+    )
+    run_command(
+        *("tools/preprocess_data.py", "--input", text, "--tokenizer-file", tokenizer),
+        *("--split-sentences", "--output-prefix", tmp_path / "corpus", "--workers", 1),
+    )
+    corpus = ("--data-path", tmp_path / "corpus_text_sentence", "--seq-length", SEQ_LENGTH)
+    run_command(
+        *("tools/analyze_data.py", "run", *corpus, "--data-type", "bert", "--split", SPLIT),
+        *("--metric", "seqlen_vocab_rarity", "--save", tmp_path / "difficulty"),
+    )
+    metrics = {"difficulty": selecting(tmp_path, "seqlen_vocab_rarity")}
+    config = write_config(tmp_path / "config.json", metrics)
+    flags = bert_flags(
+        tmp_path,
+        config,
+        data_path=tmp_path / "corpus_text_sentence",
+        tokenizer_file=tokenizer,
+        vocab_size=120,
+        normalization_position="after",
+        gelu="exact",
+        save=tmp_path / "run",
+    )
+    run_command(SCRIPT, *flags)
+    run_command(
+        *("tools/convert_checkpoint.py", "--input", tmp_path / "run"),
+        *("--output", tmp_path / "hf", "--to", "huggingface"),
+    )
+    converted = transformers.AutoModelForPreTraining.from_pretrained(tmp_path / "hf")
+    assert type(converted).__name__ == "BertForPreTraining"
+    (tmp_path / "glue" / "SST-2").mkdir(parents=True)
+    for part in ("train", "dev"):
+        rows = ["sentence\tlabel", *(f"a {WORDS[i % 2]} film\t{1 - i % 2}" for i in range(32))]
+        (tmp_path / "glue" / "SST-2" / f"{part}.tsv").write_text("\n".join(rows) + "\n")
+    run_command(
+        *("tools/finetune_bert.py", "--checkpoint", tmp_path / "run", "--data", tmp_path / "glue"),
+        *("--output", tmp_path / "results", "--tasks", "SST-2", "--seeds", 1, "--epochs", 1),
+        *("--learning-rates", 1e-3, "--max-length", SEQ_LENGTH),
+    )
+    [record] = (tmp_path / "results" / "SST-2").glob("*.json")
+    assert json.loads(record.read_text())

@@ -26,6 +26,7 @@ MICRO_BATCH="${MICRO_BATCH:-8}"
 GLOBAL_BATCH="${GLOBAL_BATCH:-8}"
 TRAIN_TOKENS="${TRAIN_TOKENS:-600000}"    # effective tokens of each variant
 LEARNING_RATE="${LEARNING_RATE:-2e-3}"
+WARMUP_PERCENT="${WARMUP_PERCENT:-2}"
 SPLIT="${SPLIT:-949,50,1}"
 
 # The published recipe for a GPT of 1.3B parameters, scaled down with the length of the training:
@@ -39,6 +40,7 @@ CURRICULUM_START_LENGTH="${CURRICULUM_START_LENGTH:-$((SEQ_LENGTH / 4))}"
 RANDOM_LTD_STEPS="${RANDOM_LTD_STEPS:-$((BASELINE_STEPS * 70 / 100))}"
 RANDOM_LTD_START_LENGTH="${RANDOM_LTD_START_LENGTH:-$((SEQ_LENGTH / 4))}"
 EVAL_INTERVAL="${EVAL_INTERVAL:-$((BASELINE_STEPS / 12 + 1))}"
+EVAL_ITERS="${EVAL_ITERS:-16}"
 
 ENTRY_SCRIPT=pretrain_gpt.py
 MODEL_TYPE=decoder
@@ -46,7 +48,7 @@ TOKENS_NAME=text_document
 tokenizer_flags=()
 tokens_flags=(--append-eod)
 analysis_flags=()
-training_flags=(--weight-decay 0.1 --adam-beta2 0.95)
+training_flags=(--bf16 --weight-decay 0.1 --adam-beta2 0.95)
 MAKE_DEMO="make demo"
 RUN_DIR_NAME=DEMO_DIR
 LARGER="NUM_LAYERS=12 HIDDEN_SIZE=512 NUM_HEADS=8 TRAIN_TOKENS=20000000"

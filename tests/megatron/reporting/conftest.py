@@ -26,8 +26,13 @@ def write_made_up_run(
     gain: float = 0.0,
     budget: int = 1_300_000,
     finished: bool = True,
+    sentence_loss: float | None = None,
 ) -> Path:
-    """Writes the log of a run that trains until its effective tokens reach the budget."""
+    """Writes the log of a run that trains until its effective tokens reach the budget.
+
+    With a sentence loss it is a BERT: its first loss is the one of a run without.
+    """
+    names = ["lm"] if sentence_loss is None else ["masked_lm", "sentence"]
     noise = np.random.default_rng(zlib.crc32(folder.name.encode()))
     counters = {"consumed_samples": 0, "corpus_tokens": 0, "loss_tokens": 0, "layer_tokens": 0}
     counters |= {"effective_tokens": 0, "flops": 0, "seconds": 0.0}
@@ -38,6 +43,7 @@ def write_made_up_run(
                 "kind": "start",
                 "num_parameters": 3_446_784,
                 "num_layers": LAYERS,
+                "losses": names,
                 "num_random_ltd_layers": 2 if random_ltd else 0,
                 "sequence_length": LENGTH,
                 "global_batch_size": BATCH,
@@ -87,8 +93,13 @@ def write_made_up_run(
                 )
             if step % 20 == 0 or counters["effective_tokens"] >= budget:
                 level = loss + 0.006 * noise.normal()
+                losses = {f"{names[0]}_loss": level}
+                if sentence_loss is not None:
+                    losses["sentence_loss"] = sentence_loss
                 logger.write(
-                    {"kind": "valid", "step": step, "loss": level, "perplexity": math.exp(level)}
+                    {"kind": "valid", "step": step, "loss": sum(losses.values())}
+                    | losses
+                    | {"perplexity": math.exp(level)}
                     | counters
                 )
         if finished:

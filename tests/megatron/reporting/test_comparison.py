@@ -1,5 +1,6 @@
 import doctest
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,3 +138,36 @@ def test_missing_baseline_and_missing_evaluation_are_errors() -> None:
         compare_runs({"a": make_log([1.0]), "b": make_log([1.0])})
     with pytest.raises(ValueError, match="run 'b' has no evaluation"):
         compare_runs({"a": make_log([1.0]), "b": make_log([])}, baseline="a")
+
+
+def test_the_first_of_several_losses_is_compared(
+    write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    bert, gpt = tmp_path / "bert" / "a", tmp_path / "gpt" / "a"
+    for folder, sentence_loss in ((bert, 0.7), (gpt, None)):
+        folder.parent.mkdir()
+        write_run(folder, sentence_loss=sentence_loss)
+    reports = [compare_runs({"a": read_log(folder)}, "a") for folder in (bert, gpt)]
+    assert [report["loss"] for report in reports] == ["masked_lm", "lm"]
+    ours, theirs = (report["runs"]["a"] for report in reports)
+    assert ours["final"] == theirs["final"]
+    assert ours["to_reach_baseline_loss"] == theirs["to_reach_baseline_loss"]
+    assert (ours["other_final_losses"], theirs["other_final_losses"]) == ({"sentence": 0.7}, {})
+    text, other_text = map(format_comparison, reports)
+    assert "The validation loss above is masked_lm." in text
+    assert re.search(r"^a +0\.7000$", text, re.MULTILINE)
+    assert "Further losses" not in other_text
+
+
+def test_runs_with_other_losses_are_not_compared(
+    write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    runs = {
+        "baseline": read_log(write_run(tmp_path / "gpt")),
+        "bert": read_log(write_run(tmp_path / "bert", sentence_loss=0.7)),
+    }
+    message = (
+        "run 'bert' has the losses masked_lm, sentence, the baseline lm: they cannot be compared"
+    )
+    with pytest.raises(ValueError, match=message):
+        compare_runs(runs)

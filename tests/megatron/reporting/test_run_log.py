@@ -158,3 +158,23 @@ def test_missing_tensorboard_names_the_extra(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ModuleNotFoundError, match=r"data-efficiency\[report\]"):
         open_tensorboard(tmp_path, {})
+
+
+def test_the_first_loss_is_compared_and_each_is_in_tensorboard_by_name(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: PLC0415
+
+    counters = {"step": 1, "corpus_tokens": 100, "effective_tokens": 80}
+    losses = {"loss": 7.0, "masked_lm_loss": 6.25, "sentence_loss": 0.75}
+    with RunLogger(tmp_path, tensorboard=True) as logger:
+        logger.write(START | {"losses": ("masked_lm", "sentence")})
+        logger.write({"kind": "valid", **losses, "perplexity": 9.0, **counters})
+    log = read_log(tmp_path)
+    assert log.losses == ("masked_lm", "sentence")
+    assert [record["loss"] for record in log.compared] == [6.25]
+    assert [record["loss"] for record in log.valid] == [7.0]
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "step"))
+    events.Reload()
+    assert {"valid/sentence_loss by step", "valid/masked_lm_loss by step"} <= set(
+        events.Tags()["scalars"]
+    )

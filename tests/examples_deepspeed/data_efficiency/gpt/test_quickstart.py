@@ -57,7 +57,8 @@ sys.exit(interrupted and tool != "pretrain_gpt.py")
 class QuickStart:
     """Starts the script in a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, script: Path = SCRIPT) -> None:
+        self.script = script
         self.run_dir = folder / "a run"
         self.calls_file = folder / "calls"
         self.stand_in = folder / "python"
@@ -73,7 +74,7 @@ class QuickStart:
             **settings,
         }
         return subprocess.run(
-            ["bash", str(SCRIPT)], env=environment, capture_output=True, text=True, check=False
+            ["bash", str(self.script)], env=environment, capture_output=True, text=True, check=False
         )
 
     def tools(self) -> list[str]:

@@ -1,8 +1,8 @@
 """Flags that name the samples of a corpus, and what they name."""
 
 import logging
-from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
 from megatron.data.blended_dataset import BlendedDataset, open_bert_dataset, open_gpt_dataset
@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 AnyDataset = GPTDataset | BertDataset | BlendedDataset
 
 
-def add_corpus_flags(parser: ArgumentParser, *, is_required: bool) -> None:
-    """Adds the flags that name a dataset."""
+def add_corpus_flags(parser: Any, *, is_required: bool) -> None:
+    """Adds the flags that name a dataset to a parser of argparse."""
     corpus = parser.add_argument_group("corpus")
     corpus.add_argument(
         "--data-path",
@@ -52,8 +52,8 @@ def add_corpus_flags(parser: ArgumentParser, *, is_required: bool) -> None:
     corpus.add_argument("--merge-file", metavar="FILE", help="GPT-2's merges.txt")
 
 
-def open_corpus(arguments: Namespace) -> AnyDataset:
-    """The training split that the flags name.
+def open_corpus(arguments: Any) -> AnyDataset:
+    """The training split that the parsed flags name.
 
     Raises:
         ValueError: for flags that do not belong together, or a damaged corpus.
@@ -89,7 +89,7 @@ def open_corpus(arguments: Namespace) -> AnyDataset:
     return dataset
 
 
-def tokenizer_of(arguments: Namespace, dataset: AnyDataset) -> Tokenizer:
+def tokenizer_of(arguments: Any, dataset: AnyDataset) -> Tokenizer:
     """The tokenizer that the flags name, or else the one the corpus was made with, if it is near.
 
     Raises:
@@ -110,7 +110,7 @@ def tokenizer_of(arguments: Namespace, dataset: AnyDataset) -> Tokenizer:
     )
 
 
-def _named_tokenizer(arguments: Namespace) -> Tokenizer | None:
+def _named_tokenizer(arguments: Any) -> Tokenizer | None:
     if arguments.tokenizer_file or arguments.vocab_file or arguments.merge_file:
         return build_tokenizer(
             tokenizer_file=arguments.tokenizer_file,

@@ -3,12 +3,12 @@ from argparse import ArgumentParser
 
 import pytest
 
+from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of
 from megatron.data.bert_dataset import BertDataset
 from megatron.data.blended_dataset import BlendedDataset
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.tokenizer import train_wordpiece
 from tests.megatron.data.sentence_corpus import write_sentences
-from tools.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of
 
 TEXTS = ["the lowest of the low and the newest of the widest"] * 5
 
