@@ -153,6 +153,13 @@ def verify_checksums(folder: Path, manifest: Mapping[str, Any]) -> None:
             raise ValueError(f"{folder / name} was changed after it was written: other SHA-256")
 
 
+def remove_folder(target: Path) -> None:
+    """Nothing; removes a finished result, which is gone at once: a kill leaves no half of it behind."""
+    hidden = target.with_name(f".{target.name}.{secrets.token_hex(4)}.replaced")
+    target.rename(hidden)
+    shutil.rmtree(hidden)
+
+
 def remove_leftovers(target: Path) -> None:
     """Nothing; removes the temporary folders that killed writers of `target` left beside it.
 

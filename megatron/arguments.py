@@ -1,4 +1,4 @@
-"""Command-line flags, generated from the dataclasses in `config.py`; the only place with argparse."""
+"""Command-line flags, generated from the dataclasses in `config.py`."""
 
 import argparse
 import ast

@@ -96,7 +96,7 @@ def save_checkpoint(
         ) from error
     if keep_last:
         for old in [known for known in _steps_on_disk(run) if known <= step][:-keep_last]:
-            shutil.rmtree(checkpoint_folder(run, old))
+            result_folder.remove_folder(checkpoint_folder(run, old))
     return target
 
 

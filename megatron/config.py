@@ -9,7 +9,9 @@ described. `None` means "not used" and is never filled in later: derived values 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+AttentionImplementation = Literal["auto", "math", "sdpa", "flash"]
 CompileMode = Literal["none", "model", "layers"]
+OptimizerImplementation = Literal["auto", "fused", "foreach", "apex"]
 GuardedSetting = Literal[
     "data",
     "tokenizer",
@@ -233,6 +235,13 @@ class TrainingConfig:
     """Decay of the squared gradient's running mean."""
     adam_eps: float = 1e-8
     """Added to the denominator of Adam's update."""
+    attention_implementation: AttentionImplementation = "auto"
+    """Kernel of attention: flash (the package flash-attn: GPU, half precision, no padding mask), sdpa
+    (PyTorch's own), math (plain matrix products), or auto: flash where it is installed and fits, else
+    PyTorch's, and on CPUs a causal one in blocks for bfloat16."""
+    optimizer_implementation: OptimizerImplementation = "auto"
+    """Kernel of AdamW: fused (PyTorch's, one kernel for many weights), foreach (PyTorch's, one kernel
+    an operation), apex (apex's FusedAdam), or auto, which is fused."""
     clip_grad: float = 1.0
     """Largest norm of the whole gradient; 0 does not clip."""
     deepspeed: bool = False

@@ -26,6 +26,7 @@ from data_efficiency import (
 )
 from megatron.config import RunConfig, TrainingConfig, require
 from megatron.model.compilation import compile_model
+from megatron.model.optional_kernels import choose_attention, make_adamw
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.reporting import RunLogger, progress_line
 from megatron.run_checkpoints import check_folders, resume, save
@@ -100,6 +101,7 @@ def setup_model_and_optimizer(
     training = config.training
     torch.manual_seed(training.seed)
     model = task.make_model(config)
+    choose_attention(model, training.attention_implementation)
     compile_model(model, training.compile)
     json_config = _json_config(config, start_processes().size)
     engine, _, _, _ = initialize(
@@ -197,15 +199,15 @@ def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.opti
     """AdamW with weight decay on matrices only."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    return torch.optim.AdamW(
+    return make_adamw(
         [
             {"params": matrices, "weight_decay": config.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ],
+        config.optimizer_implementation,
         lr=config.lr,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_eps,
-        fused=True,
     )
 
 

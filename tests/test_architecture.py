@@ -106,6 +106,8 @@ OUTSIDE_PACKAGES = {
         "examples_deepspeed.data_efficiency.finetuning.compare",
     ),
     "tokenizers": ("megatron.tokenizer",),
+    "flash_attn": ("megatron.model.optional_kernels",),
+    "apex": ("megatron.model.optional_kernels",),
     "nltk": ("megatron.data.sentence_splitter",),
     "lm_eval": ("benchmarks.evaluation", "megatron.tasks.eval_harness"),
     "deepspeed": (
@@ -283,6 +285,17 @@ def misplaced_argparse(sources: Sources) -> list[str]:
     ]
 
 
+def commands_that_need_commands(sources: Sources) -> list[str]:
+    """A command that imports another: started by its path, it does not find the folder `tools`."""
+    return [
+        f"{imported.importer}:{imported.line}: `python tools/x.py` cannot import {imported.module}"
+        for module in sources
+        if inside(module, "tools")
+        for imported in imports_of(module, sources)
+        if inside(imported.module, "tools")
+    ]
+
+
 def public_names(sources: Sources) -> set[str]:
     """The names in `data_efficiency.__all__`."""
     for node in ast.parse(sources.get("data_efficiency", "")).body:
@@ -324,6 +337,7 @@ RULES = (
     import_cycles,
     misplaced_packages,
     misplaced_argparse,
+    commands_that_need_commands,
     private_library_imports,
 )
 
@@ -369,6 +383,8 @@ VIOLATIONS = [
     (misplaced_packages, "tools.report", "from pickle import loads"),
     (misplaced_argparse, "megatron.training", "import argparse"),
     (misplaced_argparse, "data_efficiency.analysis.map_reduce", "from argparse import Namespace"),
+    (commands_that_need_commands, "tools.report", "from tools import plan"),
+    (commands_that_need_commands, "tools.report", "def f():\n    import tools.plan"),
     (private_library_imports, "megatron.training", "from data_efficiency.sampling import sampler"),
     (private_library_imports, "megatron.training", "from data_efficiency import _secret"),
     (private_library_imports, "megatron.training", "from data_efficiency import sampling"),

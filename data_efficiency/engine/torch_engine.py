@@ -20,6 +20,8 @@ from data_efficiency.engine.whole_tensor import WholeTensor, whole_tensors
 from data_efficiency.json_section import ConfigError, Section
 from data_efficiency.routing.random_ltd import save_without_random_ltd
 
+_STEP = "step"
+
 
 class TorchEngine(DataSide):
     """A module with its optimizer, loader, precision and step counters; made by `initialize`."""
@@ -206,11 +208,15 @@ class TorchEngine(DataSide):
         """What `whole_optimizer_state` announces, all at once."""
         assert self.optimizer is not None
         names = {id(parameter): name for name, parameter in self.module.named_parameters()}
-        return {
-            f"{names[id(parameter)]}.{key}": value
-            for parameter, states in self.optimizer.state.items()
-            for key, value in states.items()
-        }
+        tensors = {}
+        for group in self.optimizer.param_groups:
+            # Some optimizers count their steps once a group.
+            counted = {_STEP: torch.tensor(float(group[_STEP]))} if _STEP in group else {}
+            for parameter in group["params"]:
+                states = self.optimizer.state.get(parameter)
+                for key, value in {**states, **counted}.items() if states else ():
+                    tensors[f"{names[id(parameter)]}.{key}"] = value
+        return tensors
 
     def load_full_optimizer_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Takes the optimizer's tensors as `full_optimizer_state` gives them."""
@@ -219,9 +225,14 @@ class TorchEngine(DataSide):
         on_device = self.optimizer.defaults.get("fused") or self.optimizer.defaults.get(
             "capturable"
         )
+        groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
         for full_name, tensor in tensors.items():
             name, _, key = full_name.rpartition(".")
             parameter = parameters[name]
+            group = groups[id(parameter)]
+            if key == _STEP and _STEP in group:
+                group[_STEP] = int(tensor)
+                continue
             # Unless the optimizer is fused, its step count stays on the host.
             device = parameter.device if tensor.ndim or on_device else torch.device("cpu")
             self.optimizer.state[parameter][key] = tensor.to(device, copy=True)

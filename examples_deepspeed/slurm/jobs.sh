@@ -31,9 +31,10 @@ require() {
 
 # submit NAME COMMAND SBATCH_FLAG...: submits a job that waits for AFTER; AFTER becomes its number
 submit() {
-    local name="$1" command="$2" flags job
+    local name="$1" command="$2" number=%j flags job
     shift 2
-    flags=(--parsable "--job-name=$name" "--output=$SAVE/logs/%x-%A_%a.log" --ntasks=1 "$@"
+    if [[ " $*" == *" --array="* ]]; then number=%A_%a; fi
+    flags=(--parsable "--job-name=$name" "--output=$SAVE/logs/%x-$number.log" --ntasks=1 "$@"
         ${MORE_SBATCH_FLAGS[@]+"${MORE_SBATCH_FLAGS[@]}"} "--wrap=$command")
     NUM_JOBS=$((NUM_JOBS + 1))
     if [[ -n "$DRY_RUN" ]]; then

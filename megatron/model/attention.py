@@ -2,10 +2,9 @@
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from megatron.config import ModelConfig
-from megatron.model.blocked_attention import blocked_causal_attention
+from megatron.model.optional_kernels import Attention, attend_automatically
 from megatron.model.rotary import apply_rotary
 
 
@@ -20,6 +19,8 @@ class SelfAttention(nn.Module):
     def __init__(self, config: ModelConfig, *, causal: bool = True) -> None:
         super().__init__()
         self.causal = causal
+        self.attend: Attention = attend_automatically
+        """What computes it; `choose_attention` puts another one there."""
         self.num_query_heads = config.num_attention_heads
         self.num_key_value_heads = config.kv_heads
         self.head_size = config.head_size
@@ -59,33 +60,14 @@ class SelfAttention(nn.Module):
             query, key, value = heads.split(
                 (self.num_query_heads, self.num_key_value_heads, self.num_key_value_heads), dim=2
             )
-        context = self._attend(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attention_mask
+        context = self.attend(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attention_mask=attention_mask,
+            dropout=self.dropout if self.training else 0.0,
+            is_causal=self.causal and attention_mask is None,
         )
         context = context.transpose(1, 2).reshape(batch_size, sequence_length, -1)
         output: torch.Tensor = self.dense(context)
         return output
-
-    def _attend(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        dropout = self.dropout if self.training else 0.0
-        grouped = self.num_key_value_heads != self.num_query_heads
-        is_causal = self.causal and attention_mask is None
-        plain = is_causal and not dropout and not grouped
-        bfloat16_on_cpu = query.device.type == "cpu" and query.dtype == torch.bfloat16
-        if plain and bfloat16_on_cpu and not torch.compiler.is_compiling():
-            return blocked_causal_attention(query, key, value)
-        return functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=attention_mask,
-            dropout_p=dropout,
-            is_causal=is_causal,
-            enable_gqa=grouped,
-        )

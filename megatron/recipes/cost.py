@@ -1,6 +1,8 @@
 """What a recipe costs: steps, tokens, operations and hours of a graphics card."""
 
-from data_efficiency import Counters, load_config, planned_totals
+from dataclasses import replace
+
+from data_efficiency import Counters, StepShape, load_config, planned_totals, training_flops
 from megatron.recipes.recipe import Recipe
 from megatron.recipes.rendering import prepare_run
 from megatron.run_state import model_shape
@@ -15,15 +17,25 @@ Source: 260 hours on 64 V100 for the baseline of 300B tokens (DeepSpeed's blog o
 
 
 def planned_cost(recipe: Recipe, num_processes: int = PUBLISHED_PROCESSES) -> Counters:
-    """Totals of the whole run, for samples without padding."""
+    """Totals of the whole run, for samples without padding and, in BERT's, as many masks as asked for."""
     run = prepare_run(recipe, num_processes=num_processes)
-    return planned_totals(
+    config = run.config()
+    shape = model_shape(config.model)
+    masks_tokens = recipe.architecture == "bert"
+    totals = planned_totals(
         load_config({**run.json, "train_micro_batch_size_per_gpu": run.flags["micro_batch_size"]}),
-        model=model_shape(run.config().model),
+        model=replace(shape, vocab_size=0) if masks_tokens else shape,
         sequence_length=run.flags["seq_length"],
         effective_tokens=int(run.flags["train_tokens"]),
         data_parallel_size=num_processes,
     )
+    if not masks_tokens:
+        return totals
+    masked_token = training_flops(
+        StepShape(num_rows=1, sequence_length=1), replace(shape, num_layers=0, masked_lm_head=True)
+    )
+    num_masked = round(config.data.mask_prob * totals.corpus_tokens)
+    return replace(totals, flops=totals.flops + num_masked * masked_token)
 
 
 def v100_hours(flops: float) -> float:

@@ -16,11 +16,11 @@ VOCAB_SIZE = 400
 CONTROL = {"pad": 0, "cls": 2, "sep": 3, "mask": 4}
 
 
-def write_workspace(folder):
+def write_workspace(folder, *, num_documents=150, sequence_length=SEQ_LENGTH, split=SPLIT):
     """A corpus `sentences` of uneven documents, and difficulty/{seqlen, vocab_rarity, ...}."""
     generator = np.random.default_rng(5)
     with IndexedDatasetWriter(folder / "sentences", np.dtype("uint16")) as writer:
-        for _ in range(150):
+        for _ in range(num_documents):
             lengths = generator.integers(2, 14, generator.integers(2, 9)).astype(np.int32)
             tokens = 5 + generator.zipf(1.4, lengths.sum()) % (VOCAB_SIZE - 5)
             writer.add_documents(tokens.astype(np.uint16), lengths, [len(lengths)])
@@ -33,9 +33,9 @@ def write_workspace(folder):
         )
     dataset = open_bert_dataset(
         [str(folder / "sentences")],
-        BertSettings(sequence_length=SEQ_LENGTH, mask_prob=0),
+        BertSettings(sequence_length=sequence_length, mask_prob=0),
         split_name="train",
-        split=SPLIT,
+        split=split,
     )
     batch = dataset.get_batch(np.arange(len(dataset)))
     lengths = batch["padding_mask"].sum(1)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.end_to_end import bert_runs
+from tests.end_to_end.engine_runs import finish, flags_of, log_lines, start
 from tests.end_to_end.tiny_runs import (
     SEQ_LENGTH,
     curriculum_section,
@@ -47,6 +48,38 @@ def composed_config(workspace):
     }
     path.write_text(json.dumps({"data_efficiency": section}))
     return path
+
+
+@pytest.fixture(scope="session")
+def write_config(workspace):
+    """Writes the composed JSON file for a ZeRO stage and returns its path."""
+
+    def write(stage=None):
+        path = workspace / f"engines_{stage}.json"
+        content = {
+            "data_efficiency": {
+                "data_sampling": {"curriculum_learning": curriculum_section(workspace)},
+                "data_routing": {"random_ltd": random_ltd_section()},
+            }
+        }
+        if stage is not None:
+            content["zero_optimization"] = {"stage": stage}
+        path.write_text(json.dumps(content))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def one_process(workspace, write_config):
+    """Folder of the run on plain PyTorch with one process."""
+    folder = workspace / "one_process"
+    finish(start(flags_of(workspace, write_config(), folder)))
+    lengths = {line["sequence_length"] for line in log_lines(folder) if line["kind"] == "train"}
+    kept = {line["kept_length"] for line in log_lines(folder) if line["kind"] == "train"}
+    assert len(lengths) > 2
+    assert len(kept) > 2
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,14 @@ from dataclasses import asdict
 
 import pytest
 
+import pretrain_bert
 import pretrain_gpt
 from data_efficiency import whole_tensors
 from megatron.arguments import parse_run_config
 from megatron.checkpointing import save_checkpoint
 from megatron.model.bert_model import BertModel
 from megatron.training import with_batch_size
+from tests.end_to_end.bert_runs import bert_flags
 from tests.end_to_end.tiny_runs import composed_flags, run_command, training_flags, write_text
 
 
@@ -143,6 +145,13 @@ def test_processes_that_cannot_share_the_batch(workspace):
         parse_run_config("", training_flags(workspace, global_batch_size=None)), 3
     )
     assert alone.training.global_batch_size == 12
+
+
+def test_kernels_that_are_not_installed(workspace, capsys):
+    flags = training_flags(workspace, attention_implementation="flash")
+    assert "--attention-implementation is 'flash': " in failure(flags, capsys)
+    flags = training_flags(workspace, optimizer_implementation="apex")
+    assert "--optimizer-implementation is 'apex': apex cannot be imported" in failure(flags, capsys)
 
 
 def test_two_precisions(workspace, capsys):
@@ -279,6 +288,23 @@ def test_checkpoint_of_another_architecture(workspace, tmp_path, capsys):
     )
     line = failure(training_flags(workspace, load=tmp_path), capsys)
     assert "global_step1 is of a BertModel: this run trains a GPTModel" in line
+
+
+def test_checkpoint_of_a_gpt_for_a_bert(bert_workspace, finished, capsys):
+    assert (
+        pretrain_bert.main(
+            bert_flags(
+                bert_workspace,
+                None,
+                load=finished,
+                random_ltd=None,
+                data_efficiency_curriculum_learning=None,
+            )
+        )
+        == 1
+    )
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert "global_step2 is of a GPTModel: this run trains a BertModel" in line
 
 
 def test_checkpoint_of_a_newer_format(workspace, finished, tmp_path, capsys):

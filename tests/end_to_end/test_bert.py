@@ -19,7 +19,7 @@ from tests.end_to_end.bert_runs import (
     truncating,
     write_config,
 )
-from tests.end_to_end.test_engines import assert_equal_runs, finish, log_lines, start
+from tests.end_to_end.engine_runs import assert_equal_runs, finish, log_lines, start
 from tests.end_to_end.tiny_runs import NUM_LAYERS, SEQ_LENGTH, run_command
 
 NUM_STEPS = 20

@@ -1,39 +1,23 @@
 """Which samples a run really consumes: after kills, on other numbers of processes, from a blend."""
 
-import json
 import random
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 
 import pytest
 
+from tests.end_to_end.engine_runs import (
+    BATCH_SIZE,
+    consumed,
+    finish,
+    flags_of,
+    log_lines,
+    start_recorded,
+)
 from tests.end_to_end.killing import kill_all
-from tests.end_to_end.test_engines import finish, flags_of, log_lines, start
 from tests.end_to_end.tiny_runs import training_flags, write_two_corpora
 
-SCRIPT = "tests/end_to_end/recorded_run.py"
 NUM_STEPS = 40
-BATCH_SIZE = 8
-
-
-def start_recorded(flags, folder, num_processes, attempt):
-    """A running training that writes to `folder`/records."""
-    records = folder / "records"
-    records.mkdir(parents=True, exist_ok=True)
-    return start(flags, num_processes, SCRIPT, RECORDS=str(records), ATTEMPT=str(attempt))
-
-
-def consumed(folder):
-    """Attempt -> step -> the sorted samples of its global batch; unfinished steps are left out."""
-    found = defaultdict(lambda: defaultdict(list))
-    for path in (folder / "records").glob("*.jsonl"):
-        for line in path.read_text().split("\n")[:-1]:
-            record = json.loads(line)
-            found[int(path.name.split("_")[0])][record["step"]] += record["samples"]
-    return {
-        attempt: {step: sorted(rows) for step, rows in steps.items() if len(rows) == BATCH_SIZE}
-        for attempt, steps in found.items()
-    }
 
 
 def wait_for_step(process, folder, step):

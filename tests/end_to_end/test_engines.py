@@ -3,148 +3,25 @@
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.end_to_end.tiny_runs import (
-    ROOT,
-    composed_flags,
-    curriculum_section,
-    random_ltd_section,
+from tests.end_to_end.engine_runs import (
+    assert_equal_runs,
+    finish,
+    flags_of,
+    log_lines,
+    start,
 )
-
-NUM_STEPS = 20
-# Float32 sums in another order; Adam divides by their root, so small gradients show it most.
-WEIGHT_TOLERANCE = 5e-5
-ZERO_STAGES = [
-    pytest.param(stage, marks=() if stage == 2 else pytest.mark.full) for stage in (0, 1, 2, 3)
-]
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def start(flags, num_processes=1, script="pretrain_gpt.py", **environment):
-    """A running training; more than one process is started by torchrun."""
-    command = [sys.executable]
-    if num_processes > 1:
-        command += ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
-        command += [f"--master_port={free_port()}"]
-    settings = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [*command, script, *flags],
-        cwd=ROOT,
-        env=os.environ | settings | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process, timeout=180):
-    output, _ = process.communicate(timeout=timeout)
-    assert process.returncode == 0, output
-    return output
-
-
-@pytest.fixture(scope="session")
-def write_config(workspace):
-    """Writes the composed JSON file for a ZeRO stage and returns its path."""
-
-    def write(stage=None):
-        path = workspace / f"engines_{stage}.json"
-        content = {
-            "data_efficiency": {
-                "data_sampling": {"curriculum_learning": curriculum_section(workspace)},
-                "data_routing": {"random_ltd": random_ltd_section()},
-            }
-        }
-        if stage is not None:
-            content["zero_optimization"] = {"stage": stage}
-        path.write_text(json.dumps(content))
-        return path
-
-    return write
-
-
-def flags_of(workspace, config, folder, num_processes=1, **flags):
-    return composed_flags(
-        workspace,
-        config,
-        **{
-            "micro_batch_size": 4 // num_processes,
-            "train_iters": NUM_STEPS,
-            "save": folder,
-            "save_interval": 10,
-            "keep_last": 0,
-        }
-        | flags,
-    )
-
-
-def log_lines(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def assert_equal_runs(folder, expected, from_step=1):
-    """Losses to 5 decimals, counters to the digit, weights and Adam's state within rounding."""
-    for kind in ("train", "valid"):
-        found, wanted = (
-            [line for line in log_lines(each) if line["kind"] == kind and line["step"] >= from_step]
-            for each in (folder, expected)
-        )
-        assert len(found) == len(wanted) > 0
-        for left, right in zip(found, wanted, strict=True):
-            assert left["loss"] == pytest.approx(right["loss"], abs=1e-5)
-            if kind == "train":
-                assert left["grad_norm"] == pytest.approx(right["grad_norm"], rel=1e-4)
-            for name in ("step", "corpus_tokens", "loss_tokens", "layer_tokens", "flops"):
-                assert left[name] == right[name], name
-            for name in ("sequence_length", "kept_length", "difficulties", "pool_size"):
-                assert left.get(name) == right.get(name), name
-    for file, tolerance in (("model", WEIGHT_TOLERANCE), ("optimizer", 1e-5)):
-        found, wanted = (
-            load_file(each / f"global_step{NUM_STEPS}" / f"{file}.safetensors")
-            for each in (folder, expected)
-        )
-        assert set(found) == set(wanted)
-        for name, tensor in wanted.items():
-            torch.testing.assert_close(
-                found[name], tensor, atol=tolerance, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
-            )
-
-
-@pytest.fixture(scope="session")
-def one_process(workspace, write_config):
-    """Folder of the run on plain PyTorch with one process."""
-    folder = workspace / "one_process"
-    finish(start(flags_of(workspace, write_config(), folder)))
-    lengths = {line["sequence_length"] for line in log_lines(folder) if line["kind"] == "train"}
-    kept = {line["kept_length"] for line in log_lines(folder) if line["kind"] == "train"}
-    assert len(lengths) > 2
-    assert len(kept) > 2
-    return folder
+from tests.end_to_end.tiny_runs import curriculum_section, random_ltd_section
 
 
 def test_two_processes_equal_one(workspace, write_config, one_process, tmp_path):
     finish(start(flags_of(workspace, write_config(), tmp_path, 2), 2))
-    assert_equal_runs(tmp_path, one_process)
-
-
-@pytest.mark.parametrize("stage", ZERO_STAGES)
-def test_deepspeed_equals_plain_pytorch(workspace, write_config, one_process, tmp_path, stage):
-    config = write_config(stage)
-    finish(start(flags_of(workspace, config, tmp_path, 2, deepspeed=True), 2))
     assert_equal_runs(tmp_path, one_process)
 
 
@@ -189,21 +66,6 @@ def test_reshaping_on_two_processes_equals_one(reshaping, tmp_path, stage):
     assert len({line["sequence_length"] for line in lines}) > 2
     finish(start(flags(tmp_path, stage), 2))
     assert_equal_runs(tmp_path, expected)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_run_goes_on_with_the_other_engine(workspace, write_config, one_process, tmp_path, stage):
-    """DeepSpeed on two processes for ten steps, one process of plain PyTorch for the rest, and back."""
-    there, back = tmp_path / "there", tmp_path / "back"
-    both = {"lr_decay_iters": NUM_STEPS}
-    zero = {"deepspeed": True} | both
-    finish(start(flags_of(workspace, write_config(stage), there, 2, train_iters=10, **zero), 2))
-    finish(start(flags_of(workspace, write_config(), there, load=there, **both)))
-    assert_equal_runs(there, one_process)
-    finish(start(flags_of(workspace, write_config(), back, train_iters=10, **both)))
-    finish(start(flags_of(workspace, write_config(stage), back, 2, load=back, **zero), 2))
-    assert_equal_runs(back, one_process)
 
 
 @pytest.mark.full

@@ -10,10 +10,12 @@ import time
 
 import pytest
 
+from megatron.checkpointing import find_checkpoint, verify
 from tests.end_to_end import bert_runs
 from tests.end_to_end.tiny_runs import ROOT, composed_flags
 
 NUM_STEPS = 40
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module", params=["gpt", pytest.param("bert", marks=pytest.mark.full)])
@@ -29,19 +31,19 @@ def training(request):
     return bert_runs.SCRIPT, bert_runs.bert_flags, workspace, config
 
 
-def start(training, folder):
+def start(training, folder, **flags):
     """A running process; its loader workers are in its process group."""
     script, make_flags, workspace, config = training
-    flags = make_flags(
-        workspace,
-        config,
-        train_iters=NUM_STEPS,
-        hidden_dropout=0.1,
-        save_interval=3,
-        save=folder,
-        load=folder,
-        allow_missing_checkpoint=True,
-    )
+    settings = {
+        "train_iters": NUM_STEPS,
+        "hidden_size": 64,  # three megabytes a checkpoint: long enough to be killed in
+        "hidden_dropout": 0.1,
+        "save_interval": 3,
+        "save": folder,
+        "load": folder,
+        "allow_missing_checkpoint": True,
+    }
+    flags = make_flags(workspace, config, **settings | flags)
     return subprocess.Popen(
         [sys.executable, script, *flags],
         cwd=ROOT,
@@ -53,7 +55,7 @@ def start(training, folder):
 
 
 def finish(process):
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return output
 
@@ -65,7 +67,7 @@ def last_step(folder):
 
 
 def wait_for_step(process, folder, step):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while last_step(folder) < step and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -129,3 +131,49 @@ def test_asked_to_leave_it_saves_first(training, unbroken, tmp_path):
     saved = (tmp_path / "latest").read_text().strip()
     assert saved == f"global_step{last_step(tmp_path)}"
     continue_to_the_end(training, tmp_path, unbroken)
+
+
+def unfinished_save(folder):
+    """Whether a save is under way, or was when its process was killed."""
+    with os.scandir(folder) as entries:
+        return any(entry.name.endswith(".partial") for entry in entries)
+
+
+def wait_for_save(process, folder, *, to_end=False):
+    """Returns at the beginning of the next save, or at the end of the present one."""
+    deadline = time.monotonic() + 300
+    while unfinished_save(folder) == to_end:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.0002)
+
+
+@pytest.mark.parametrize("num_kills", [3, pytest.param(20, marks=pytest.mark.full)])
+def test_killed_within_saves(training, unbroken, tmp_path, num_kills):
+    """Each attempt finishes one save and is killed at a random moment of the next, or just after it."""
+    generator = random.Random(num_kills)
+    was_within_a_save = []
+    for _ in range(num_kills):
+        process = start(training, tmp_path, save_interval=1)
+        # What the attempt before left is removed by the first save.
+        if unfinished_save(tmp_path):
+            wait_for_save(process, tmp_path, to_end=True)
+        else:
+            wait_for_save(process, tmp_path)
+            wait_for_save(process, tmp_path, to_end=True)
+        finished = find_checkpoint(tmp_path).step
+        wait_for_save(process, tmp_path)
+        time.sleep(generator.random() * 0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        was_within_a_save.append(unfinished_save(tmp_path))
+
+        found = find_checkpoint(tmp_path)
+        assert found.problems == ()
+        assert found.step >= finished
+        for checkpoint in tmp_path.glob("global_step*"):
+            verify(checkpoint)
+    assert sum(was_within_a_save) >= num_kills / 3
+    continue_to_the_end(training, tmp_path, unbroken)
+    assert not unfinished_save(tmp_path)
+    assert not list(tmp_path.glob("*.damaged"))

@@ -76,6 +76,15 @@ def test_jobs_wait_for_each_other():
     assert "analyze_data.py" not in without
 
 
+def test_jobs_of_a_bert_make_its_own_index():
+    printed = start("slurm/submit.sh", "bert_cl_voc_reorder_1049b", DRY_RUN="1", **PLACES).stdout
+    jobs = [line for line in printed.splitlines() if line.startswith("job_")]
+    metrics = ["total_vocab_freq", "total_vocab_freq", "seqlen_vocab_rarity", "seqlen_vocab_rarity"]
+    assert [job.split("--metric\\ ")[1].split("\\")[0] for job in jobs[:4]] == metrics
+    assert all("--seq-length\\ 512" in job for job in jobs[:4])
+    assert ["bert_cl_voc_reorder_1049b" in job for job in jobs] == [False] * 4 + [True] * 2
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "settings", "message"),
     [

@@ -155,6 +155,26 @@ def test_what_killed_saves_left_is_removed_by_the_next_save(saved):
     assert names_in(run) == [".other.partial", "global_step1", "global_step3", "latest"]
 
 
+def test_an_old_checkpoint_is_gone_at_once(saved, monkeypatch):
+    run, weights, state = saved
+    rmtree = shutil.rmtree
+
+    def be_killed(folder, **settings):
+        if folder.name.endswith(".replaced"):
+            raise ZeroDivisionError
+        rmtree(folder, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data_efficiency.result_folder.shutil.rmtree", be_killed)
+        with pytest.raises(ZeroDivisionError):
+            save(run, 2, weights, state, keep_last=1)
+    [hidden, *names] = names_in(run)
+    assert hidden.startswith(".global_step1.")
+    assert names == ["global_step2", "latest"]
+    save(run, 3, weights, state, keep_last=2)
+    assert names_in(run) == ["global_step2", "global_step3", "latest"]
+
+
 def test_a_failed_save_says_so_and_changes_nothing(saved, monkeypatch):
     run, weights, state = saved
 

@@ -300,18 +300,6 @@ def test_two_divisions_of_the_work_at_once_are_refused(tmp_path, windows):
     assert job.run_reduce()["sums"].values.tolist() == expected_sums(windows)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a disk of 64 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_full_disk_in_the_map(small_disk, make_windows):
     windows = make_windows(5000)
     job = MapReduce(TokenSpanReader(windows), [sums_metric()], small_disk, num_shards=10)

@@ -197,6 +197,40 @@ def test_whole_state_goes_to_another_engine_of_the_same_shape():
         make_engine(nn.Linear(3, 2)).load_full_weights(engine.full_weights())
 
 
+class CountsInGroups(torch.optim.Optimizer):
+    """Steps of one n-th in the n-th step, counted in the groups as apex and DeepSpeed do."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 0.1, "step": 0})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            group["step"] += 1
+            for parameter in group["params"]:
+                mean = self.state[parameter].setdefault("exp_avg", torch.zeros_like(parameter))
+                mean.lerp_(parameter.grad, 0.1)
+                parameter.sub_(mean / group["step"])
+
+
+def test_steps_that_an_optimizer_counts_in_its_groups_are_kept():
+    engine, copy = (make_engine(optimizer=CountsInGroups) for _ in range(2))
+    assert engine.full_optimizer_state() == {}
+    for half in rows().split(4):
+        engine.backward(engine(half).square().mean())
+        engine.step()
+    state = engine.full_optimizer_state()
+    assert {float(state[f"{name}.step"]) for name in ("weight", "bias")} == {1.0}
+    copy.load_full_weights(engine.full_weights())
+    copy.load_full_optimizer_state(state)
+    for each in (engine, copy):
+        for half in rows(seed=1).split(4):
+            each.backward(each(half).square().mean())
+            each.step()
+    for left, right in zip(engine.parameters(), copy.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
 def test_calls_that_cannot_be_carried_out():
     with pytest.raises(ConfigError, match="an optimizer is given to initialize and in the JSON"):
         make_engine(config={"optimizer": ADAM})

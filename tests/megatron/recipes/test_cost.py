@@ -23,3 +23,13 @@ def test_the_file_says_what_it_costs(name):
 def test_published_hours_were_compared():
     texts = [read_toml(path).remark("Result") for path in SHIPPED.recipes.values()]
     assert sum("hours on 64 V100" in text for text in texts) == 8
+
+
+def test_operations_of_bert_are_those_of_its_layers_and_its_masked_tokens():
+    cost = planned_cost(read_recipe(SHIPPED, "bert_baseline_524b"))
+    layers, hidden, length, vocabulary = 24, 1024, 512, 30592
+    per_token = 72 * layers * hidden**2 * (1 + length / (6 * hidden))
+    per_masked_token = 6 * hidden * (hidden + vocabulary)
+    num_tokens = 10**6 * 1024 * 512
+    assert cost.corpus_tokens == num_tokens
+    assert cost.flops == pytest.approx(num_tokens * (per_token + 0.15 * per_masked_token), rel=1e-9)
