@@ -243,5 +243,6 @@ What to try next
   A larger model:       $LARGER $RUN_DIR_NAME=runs/larger $MAKE_DEMO
   What is difficult?    python tools/analyze_data.py show $RUN_DIR/difficulty/vocab_rarity --histogram $RUN_DIR/difficulty.png \\
                           --tokenizer-file $TOKENIZER --data-path $TOKENS --split $SPLIT --seq-length $SEQ_LENGTH ${analysis_flags[*]-}
-${MORE_ADVICE:+$MORE_ADVICE$'\n'}  Other pacing:         edit the numbers in $CONFIGS/curriculum.json and give it to $ENTRY_SCRIPT
+${MORE_ADVICE:+$MORE_ADVICE
+}  Other pacing:         edit the numbers in $CONFIGS/curriculum.json and give it to $ENTRY_SCRIPT
 END
