@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.end_to_end.engine_runs import (
+    NUM_STEPS,
     assert_equal_runs,
     finish,
     flags_of,
@@ -23,6 +25,28 @@ from tests.end_to_end.tiny_runs import curriculum_section, random_ltd_section
 def test_two_processes_equal_one(workspace, write_config, one_process, tmp_path):
     finish(start(flags_of(workspace, write_config(), tmp_path, 2), 2))
     assert_equal_runs(tmp_path, one_process)
+
+
+@pytest.mark.full
+def test_all_processes_go_on_from_the_checkpoint_that_is_whole(
+    workspace, write_config, one_process, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(one_process, run)
+    damaged = run / f"global_step{NUM_STEPS}" / "optimizer.safetensors"
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    flags = flags_of(workspace, write_config(), run, 2, load=run)
+    output = finish(start(flags, 2))
+    assert "optimizer.safetensors was changed after it was written" in output
+    assert f"global_step{NUM_STEPS} is set aside as global_step{NUM_STEPS}.damaged" in output
+    assert f"continuing from {run / 'global_step10'}" in output
+    assert_equal_runs(run, one_process)
+    for checkpoint in run.glob("global_step?0"):
+        (checkpoint / "state.json").unlink()
+    process = start(flags, 2)
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == 1
+    assert f"no checkpoint in {run} is whole: " in output
 
 
 @pytest.fixture(scope="module")
