@@ -6,6 +6,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO_DIR ?= runs/quickstart
 DEMO_BERT_DIR ?= runs/quickstart_bert
 EVAL_LIMIT ?= 100
+EVAL_TASKS ?= local_lambada_openai,local_piqa,local_arc_easy,local_copa
 VIT_VENV ?= .venv-vit
 MEGATRON_CORE := $(VENV)/megatron-core
 
@@ -48,7 +49,7 @@ demo-bert: $(VENV)/installed-report $(VENV)/installed-analysis
 demo-eval: $(VENV)/installed-report $(VENV)/installed-eval
 	@PYTHON="$(abspath $(BIN))/python" CHECKPOINTS="$(DEMO_DIR)" SAVE="$(DEMO_DIR)/evaluation" \
 		DATA_FOLDER="$${EVAL_DATA:?names no folder: docs/evaluation.md says what belongs in it}" \
-		NUM_FEWSHOT=2 LIMIT="$(EVAL_LIMIT)" \
+		ZERO_SHOT="$(EVAL_TASKS),local_wikitext" FEW_SHOT="$(EVAL_TASKS)" NUM_FEWSHOT=2 LIMIT="$(EVAL_LIMIT)" \
 		bash examples_deepspeed/data_efficiency/gpt/eval/ds_evalharness_run.sh
 
 # Two test processes of one thread each: threads that wait for a busy core are many times slower.

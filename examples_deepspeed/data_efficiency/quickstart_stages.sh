@@ -233,6 +233,8 @@ total=0
 for file in "$STAGES"/*.seconds; do total=$((total + $(cat "$file"))); done
 downloads="$(sed -n 's/^download \([0-9]*\).*/\1/p' "$STAGES/corpus.said")"
 downloads="${downloads:-0}"
+more_advice="${MORE_ADVICE:-}"
+if [[ -n "$more_advice" ]]; then more_advice+=$'\n'; fi
 cat <<END
 
 Time: $((total - downloads))s of work and ${downloads}s of downloads (those of the set-up not counted).
@@ -243,5 +245,5 @@ What to try next
   A larger model:       $LARGER $RUN_DIR_NAME=runs/larger $MAKE_DEMO
   What is difficult?    python tools/analyze_data.py show $RUN_DIR/difficulty/vocab_rarity --histogram $RUN_DIR/difficulty.png \\
                           --tokenizer-file $TOKENIZER --data-path $TOKENS --split $SPLIT --seq-length $SEQ_LENGTH ${analysis_flags[*]-}
-${MORE_ADVICE:+$MORE_ADVICE$'\n'}  Other pacing:         edit the numbers in $CONFIGS/curriculum.json and give it to $ENTRY_SCRIPT
+${more_advice}  Other pacing:         edit the numbers in $CONFIGS/curriculum.json and give it to $ENTRY_SCRIPT
 END

@@ -16,10 +16,10 @@ VOCAB_SIZE = 400
 CONTROL = {"pad": 0, "cls": 2, "sep": 3, "mask": 4}
 
 
-def write_workspace(folder, *, num_documents=150, sequence_length=SEQ_LENGTH, split=SPLIT):
-    """A corpus `sentences` of uneven documents, and difficulty/{seqlen, vocab_rarity, ...}."""
+def write_sentences(prefix, num_documents=150):
+    """Writes a corpus of uneven documents."""
     generator = np.random.default_rng(5)
-    with IndexedDatasetWriter(folder / "sentences", np.dtype("uint16")) as writer:
+    with IndexedDatasetWriter(prefix, np.dtype("uint16")) as writer:
         for _ in range(num_documents):
             lengths = generator.integers(2, 14, generator.integers(2, 9)).astype(np.int32)
             tokens = 5 + generator.zipf(1.4, lengths.sum()) % (VOCAB_SIZE - 5)
@@ -31,6 +31,11 @@ def write_workspace(folder, *, num_documents=150, sequence_length=SEQ_LENGTH, sp
                 "tokenizer_fingerprint": "made up",
             }
         )
+
+
+def write_workspace(folder, *, num_documents=150, sequence_length=SEQ_LENGTH, split=SPLIT):
+    """A corpus `sentences`, and difficulty/{seqlen, vocab_rarity, seqlen_vocab_rarity}."""
+    write_sentences(folder / "sentences", num_documents)
     dataset = open_bert_dataset(
         [str(folder / "sentences")],
         BertSettings(sequence_length=sequence_length, mask_prob=0),

@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from megatron.data.indexed_dataset import IndexedDatasetWriter
+from tests.end_to_end import bert_runs
 
 # Each stage is a job that imports torch anew on both nodes, which are this one machine.
 pytestmark = [pytest.mark.slurm, pytest.mark.full, pytest.mark.timeout(900)]
@@ -35,7 +36,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def submit(slurm, folder, name, *flags, **settings):
+def submit(slurm, folder, name, *flags, recipe=RECIPE, **settings):
     environment = {
         **slurm.environment,
         "PYTHON": sys.executable,
@@ -49,7 +50,7 @@ def submit(slurm, folder, name, *flags, **settings):
         **settings,
     }
     ended = subprocess.run(
-        ["bash", str(SUBMIT), RECIPE, "--vocab-size", "400", *flags],
+        ["bash", str(SUBMIT), recipe, "--vocab-size", "400", *flags],
         env=environment,
         capture_output=True,
         text=True,
@@ -93,6 +94,22 @@ def test_analysis_pretraining_and_evaluation_follow_each_other(slurm, folder):
     (evaluated,) = (folder / "all" / "logs").glob("evaluate-*.log")
     assert f"validation at step {lines[-1]['step']}: loss" in evaluated.read_text()
     assert "effective tokens" not in evaluated.read_text()
+
+
+def test_a_bert_is_analyzed_trained_and_evaluated_as_well(slurm, folder):
+    before = slurm.wait_for_jobs().keys()
+    bert_runs.write_sentences(folder / "sentences", num_documents=400)
+    settings = {"DATA_PATH": str(folder / "sentences"), "DIFFICULTY": str(folder / "of bert")}
+    submit(slurm, folder, "bert", recipe="bert_cl_voc_reorder_1049b", **settings)
+    jobs = slurm.wait_for_jobs(WAIT_SECONDS)
+    new = [job for number, job in jobs.items() if number not in before]
+    assert {job["JobState"] for job in new} == {"COMPLETED"}, output(folder / "bert")
+    assert {job["JobName"] for job in new} >= {"reduce-seqlen_vocab_rarity", "pretrain", "evaluate"}
+    lines = log_lines(folder / "bert")
+    assert lines[0]["num_processes"] == 2
+    assert "--train-tokens" in lines[-1]["reason"]
+    (evaluated,) = (folder / "bert" / "logs").glob("evaluate-*.log")
+    assert f"validation at step {lines[-1]['step']}: loss" in evaluated.read_text()
 
 
 def test_an_interrupted_run_is_requeued_and_ends_as_the_unbroken_one(slurm, folder):
