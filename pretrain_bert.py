@@ -40,7 +40,15 @@ def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset]:
         mask_prob=data.mask_prob,
     )
     tokenizer = named_tokenizer(data)
-    vocabulary = None if tokenizer is None else BertVocabulary.of_tokenizer(tokenizer)
+    require(
+        tokenizer is not None or not data.mask_whole_words,
+        "mask_whole_words",
+        data.mask_whole_words,
+        "give the tokenizer by --vocab-file or --tokenizer-file: it tells which tokens continue a word",
+    )
+    vocabulary = None
+    if tokenizer is not None:
+        vocabulary = BertVocabulary.of_tokenizer(tokenizer, whole_words=data.mask_whole_words)
     training, validation = (
         open_bert_dataset(
             data.data_path, own, split_name=name, split=data.split, vocabulary=vocabulary

@@ -15,6 +15,7 @@ OptimizerImplementation = Literal["auto", "fused", "foreach", "apex"]
 GuardedSetting = Literal[
     "data",
     "tokenizer",
+    "masking",
     "split",
     "seq_length",
     "global_batch_size",
@@ -168,6 +169,9 @@ class DataConfig:
     """merges.txt of a GPT-2 tokenizer, together with --vocab-file."""
     mask_prob: float = 0.15
     """BERT: share of a sample's tokens to be guessed, 0 to 1."""
+    mask_whole_words: bool = False
+    """BERT: mask all tokens of a word or none of them, as the published runs do. Needs the tokenizer
+    (--vocab-file or --tokenizer-file), which tells which tokens continue a word."""
     short_seq_prob: float = 0.1
     """BERT: probability of a sample that is made shorter than the sequence, 0 to 1."""
     sample_seed: int = 1234

@@ -15,6 +15,7 @@ from megatron.config import GUARDED_SETTINGS, ModelConfig, RunConfig
 Record = Mapping[str, Any]
 
 SHAPE_NEUTRAL_FIELDS = ("attention_dropout", "hidden_dropout", "recompute_activations")
+_MASKING_FIELDS = ("mask_prob", "mask_whole_words")
 _NAMED_APART = ("split", "sequence_length", "tokenizer")
 """Fields of a dataset's identity that have names of their own in a record."""
 
@@ -60,6 +61,7 @@ def guarded_record(
             "weights": sampler_depends_on["part_weights"],
         },
         "tokenizer": dataset_identity.get("tokenizer"),
+        "masking": {name: getattr(config.data, name) for name in _MASKING_FIELDS},
         "split": config.data.split,
         "seq_length": config.data.seq_length,
         "global_batch_size": config.training.batch_size,

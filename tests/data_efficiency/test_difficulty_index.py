@@ -195,7 +195,10 @@ def test_missing_index(tmp_path):
     ("change", "message"),
     [
         ({"format": "recipe"}, "is not a difficulty index: its manifest says format 'recipe'"),
-        ({"version": 2}, "of version 2, this program reads version 1; analyze the dataset again"),
+        (
+            {"version": 2},
+            "of version 2, this program reads version 1: update it, or analyze the dataset again",
+        ),
         ({"num_samples": 5}, r"has shape \(4,\) but the manifest says 5 samples"),
     ],
 )

@@ -307,6 +307,12 @@ def test_checkpoint_of_a_gpt_for_a_bert(bert_workspace, finished, capsys):
     assert "global_step2 is of a GPTModel: this run trains a BertModel" in line
 
 
+def test_whole_words_without_a_tokenizer(bert_workspace, capsys):
+    assert pretrain_bert.main(bert_flags(bert_workspace, None, mask_whole_words=True)) == 1
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert "--mask-whole-words is True: give the tokenizer by --vocab-file" in line
+
+
 def test_checkpoint_of_a_newer_format(workspace, finished, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(finished, run)

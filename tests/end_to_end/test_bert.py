@@ -9,15 +9,18 @@ import pytest
 import torch
 
 import pretrain_bert
+from megatron.arguments import parse_run_config
 from megatron.model.transformer import TransformerLayer
 from tests.end_to_end.bert_runs import (
     SCRIPT,
     SPLIT,
+    VOCAB_SIZE,
     bert_flags,
     composed_metrics,
     selecting,
     truncating,
     write_config,
+    write_sentences,
 )
 from tests.end_to_end.engine_runs import assert_equal_runs, finish, log_lines, start
 from tests.end_to_end.tiny_runs import NUM_LAYERS, SEQ_LENGTH, run_command
@@ -101,6 +104,32 @@ def test_padding_truncation_and_dropping_are_counted_exactly(bert_workspace, tmp
         assert line["actual_seq_length"] == layer_tokens // (NUM_LAYERS * 8)
     assert any(len(set(widths[4 * step : 4 * step + 4])) > 1 for step in range(NUM_STEPS))
     assert {batch["tokens"].shape[1] for batch in seen.evaluation} == {SEQ_LENGTH}
+
+
+def test_words_are_masked_whole(tmp_path):
+    write_sentences(tmp_path / "sentences")
+    sidecar = tmp_path / "sentences.meta.json"
+    sidecar.write_text(
+        json.dumps(json.loads(sidecar.read_text()) | {"tokenizer_fingerprint": None})
+    )
+    control = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [f"{'##' * (token % 2)}w{token}" for token in range(len(control), VOCAB_SIZE)]
+    (tmp_path / "vocab.txt").write_text("\n".join([*control, *words]) + "\n")
+
+    def share_cut(**flags):
+        """Of the tokens that continue a word, the share whose fate is not that of the one before."""
+        vocabulary = tmp_path / "vocab.txt"
+        arguments = bert_flags(tmp_path, None, mask_prob=0.2, vocab_file=vocabulary, **flags)
+        config = parse_run_config("", arguments, num_token_types=2)
+        batch = pretrain_bert.make_datasets(config)[0].get_batch(np.arange(64))
+        masked = batch["labels"] != -100
+        text = np.where(masked, batch["labels"], batch["tokens"])
+        inside = (text[:, 1:] % 2 == 1) & (text[:, 1:] >= 5) & (text[:, :-1] >= 5)
+        assert masked.sum() > 100 < inside.sum()
+        return (masked[:, 1:] != masked[:, :-1])[inside].mean()
+
+    assert share_cut() > 0.1
+    assert share_cut(mask_whole_words=True) == 0
 
 
 def test_the_losses_have_names_and_fall(bert_workspace, tmp_path, seen, capsys):

@@ -141,6 +141,7 @@ def record(*, identity=(), metric=(), random_ltd=(), values="f00d", clock="iters
     [
         ({"identity": {"corpus": "4567", "num_tokens": 9, "num_samples": 3}}, ["data.identity"] * 2),
         ({"identity": {"tokenizer": "ef"}}, ["tokenizer"]),
+        ({"mask_prob": 0.2, "mask_whole_words": True}, ["masking"] * 2),
         ({"split": "8,2,0", "identity": {"split": "8,2,0", "num_samples": 100}}, ["split"]),
         ({"seq_length": 16, "identity": {"sequence_length": 16, "num_samples": 9}}, ["seq_length"]),
         ({"global_batch_size": 16}, ["global_batch_size"]),

@@ -133,5 +133,6 @@ def test_the_same_training(folder, task):
     }
     ours = classifier.state_dict()
     for name, value in pairs.items():
-        torch.testing.assert_close(ours[name], value.detach(), rtol=1e-4, atol=1e-5)
+        # Their embeddings have no rows beyond the vocabulary.
+        torch.testing.assert_close(ours[name][: len(value)], value.detach(), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(ours["output_layer.weight"], first["weight"].double(), atol=1e-2)
