@@ -41,7 +41,7 @@ demo: $(VENV)/installed-report
 	@PATH="$(abspath $(BIN)):$$PATH" RUN_DIR="$(DEMO_DIR)" \
 		bash examples_deepspeed/data_efficiency/gpt/quickstart.sh
 
-demo-bert: $(VENV)/installed-report $(VENV)/installed-analysis
+demo-bert: $(VENV)/installed-report $(VENV)/installed-sentences
 	@PATH="$(abspath $(BIN)):$$PATH" RUN_DIR="$(DEMO_BERT_DIR)" \
 		bash examples_deepspeed/data_efficiency/bert/quickstart.sh
 

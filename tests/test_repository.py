@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -90,6 +91,14 @@ def test_no_tracked_file_holds_a_machine_path() -> None:
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_pages_name_existing_make_targets(page: str) -> None:
     assert unknown_make_targets((ROOT / page).read_text(), (ROOT / "Makefile").read_text()) == []
+
+
+def test_the_makefile_installs_extras_that_exist() -> None:
+    """pip only warns of an extra that there is not, and the command then lacks its packages."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    installed = set(re.findall(r"\(VENV\)/installed-(\w+)", (ROOT / "Makefile").read_text()))
+    assert "dev" in installed
+    assert installed <= set(project["optional-dependencies"])
 
 
 def test_quick_start_is_in_readme_and_makefile() -> None:
