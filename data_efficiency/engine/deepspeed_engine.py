@@ -140,6 +140,7 @@ def make_deepspeed_engine(
             collate_fn=collate_fn,
             config=content,
         )[0]
+    deepspeed_state.undo_empty_step(engine)
     # DeepSpeed builds its own class; ours adds methods to it and no state of its own.
     engine.__class__ = DeepSpeedEngine
     engine.json_config = config

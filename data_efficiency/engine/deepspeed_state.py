@@ -31,6 +31,27 @@ from data_efficiency.routing.random_ltd import remove_random_ltd_state_dict
 _STEP = "step"
 
 
+def undo_empty_step(engine: Any) -> None:
+    """Nothing; the optimizer stands before its first update.
+
+    In half precision without ZeRO, DeepSpeed lets it make its state by an update with gradients of zero.
+    It would begin with decayed weights, and with a bias correction that is a step ahead: Adam's first
+    updates would be a quarter too small.
+    """
+    places = None if engine.optimizer is None else _unsharded_places(engine)
+    if places is None:
+        return
+    with torch.no_grad():
+        for parameter, place in places.items():
+            if place[0] is not parameter:
+                _view(place, parameter).copy_(parameter)
+    base = engine.basic_optimizer
+    base.state.clear()
+    for group in base.param_groups:
+        if _STEP in group:
+            group[_STEP] = 0
+
+
 def whole_weights(engine: Any) -> list[WholeTensor]:
     """Weights in float32, and buffers; a collective call."""
     places = _unsharded_places(engine)

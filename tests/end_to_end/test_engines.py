@@ -97,16 +97,13 @@ def test_reshaping_on_two_processes_equals_one(reshaping, tmp_path, stage):
 def test_bf16_and_recomputation_with_deepspeed(
     workspace, write_config, one_process, tmp_path, stage
 ):
-    """bf16 weights with a float32 copy: near the float32 run, and resumed to the same losses.
-
-    Without ZeRO, gradients are accumulated and reduced in bf16 as well, which shows in two decimals.
-    """
+    """bf16 weights with a float32 copy: near the float32 run, and resumed to the same losses."""
     flags = {"deepspeed": True, "bf16": True, "recompute_activations": True}
     config = write_config(stage)
     finish(start(flags_of(workspace, config, tmp_path, 2, **flags), 2))
     losses = [line["loss"] for line in log_lines(tmp_path) if line["kind"] == "train"]
     wanted = [line["loss"] for line in log_lines(one_process) if line["kind"] == "train"]
-    assert losses == pytest.approx(wanted, abs=0.04)
+    assert losses == pytest.approx(wanted, abs=0.002)
     (tmp_path / "latest").write_text("global_step10\n")
     finish(start(flags_of(workspace, config, tmp_path, 2, load=tmp_path, **flags), 2))
     again = [line["loss"] for line in log_lines(tmp_path) if line["kind"] == "train"]

@@ -54,6 +54,13 @@ def main(cases):
     for case in cases:
         settings = case.split(",")
         engine = make_engine(*settings)
+        begun, given = engine.full_weights(), engine.module.state_dict()
+        decayed = [
+            name
+            for name, value in begun.items()
+            # ZeRO 3 leaves an empty tensor in the module.
+            if given[name].numel() and not torch.equal(value, given[name].to(value.dtype))
+        ]
         for seed in range(3):
             take_step(engine, seed)
         weights, state = engine.full_weights(), engine.full_optimizer_state()
@@ -70,6 +77,7 @@ def main(cases):
             {**each.full_weights(), **each.full_optimizer_state()} for each in (engine, fresh)
         )
         result = {
+            "decayed_at_start": decayed,
             "names": sorted(state),
             "dtypes": sorted({str(tensor.dtype) for tensor in weights.values()}),
             "steps": sorted({float(v) for name, v in state.items() if name.endswith(".step")}),
