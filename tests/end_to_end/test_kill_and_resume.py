@@ -148,12 +148,15 @@ def wait_for_save(process, folder, *, to_end=False):
         time.sleep(0.0002)
 
 
-@pytest.mark.parametrize("num_kills", [3, pytest.param(20, marks=pytest.mark.full)])
+@pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.full)])
 def test_killed_within_saves(training, unbroken, tmp_path, num_kills):
-    """Each attempt finishes one save and is killed at a random moment of the next, or just after it."""
+    """Each attempt finishes one save and is killed at a random moment of the next, or just after it.
+
+    How long a save takes depends on the machine: the moments come earlier after a kill that was too late.
+    """
     generator = random.Random(num_kills)
-    was_within_a_save = []
-    for _ in range(num_kills):
+    num_within_saves, longest_wait = 0, 0.05
+    for _ in range(5 * num_kills):
         process = start(training, tmp_path, save_interval=1)
         # What the attempt before left is removed by the first save.
         if unfinished_save(tmp_path):
@@ -163,17 +166,21 @@ def test_killed_within_saves(training, unbroken, tmp_path, num_kills):
             wait_for_save(process, tmp_path, to_end=True)
         finished = find_checkpoint(tmp_path).step
         wait_for_save(process, tmp_path)
-        time.sleep(generator.random() * 0.05)
+        time.sleep(generator.random() * longest_wait)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        was_within_a_save.append(unfinished_save(tmp_path))
+        is_within = unfinished_save(tmp_path)
+        num_within_saves += is_within
+        longest_wait *= 1.25 if is_within else 0.6
 
         found = find_checkpoint(tmp_path)
         assert found.problems == ()
         assert found.step >= finished
         for checkpoint in tmp_path.glob("global_step*"):
             verify(checkpoint)
-    assert sum(was_within_a_save) >= num_kills / 3
+        if num_within_saves == num_kills:
+            break
+    assert num_within_saves == num_kills
     continue_to_the_end(training, tmp_path, unbroken)
     assert not unfinished_save(tmp_path)
     assert not list(tmp_path.glob("*.damaged"))
