@@ -1,8 +1,18 @@
 """What tests of several folders share."""
 
+import signal
 import subprocess
 
 import pytest
+
+
+def pytest_configure():
+    """Lets Ctrl-C reach the programs that tests start.
+
+    A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
