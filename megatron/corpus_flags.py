@@ -7,6 +7,7 @@ from typing import Any
 from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
 from megatron.data.blended_dataset import BlendedDataset, open_bert_dataset, open_gpt_dataset
 from megatron.data.gpt_dataset import GPTDataset
+from megatron.data.vocabulary_check import named_tokenizer
 from megatron.tokenizer import Tokenizer, build_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def open_corpus(arguments: Any) -> AnyDataset:
             sequence_length=arguments.seq_length,
         )
     given = {"seed": arguments.sample_seed, "short_seq_prob": arguments.short_seq_prob}
-    tokenizer = _named_tokenizer(arguments)
+    tokenizer = named_tokenizer(arguments)
     dataset = open_bert_dataset(
         arguments.data_path,
         BertSettings(
@@ -95,7 +96,7 @@ def tokenizer_of(arguments: Any, dataset: AnyDataset) -> Tokenizer:
     Raises:
         ValueError: if it is not.
     """
-    tokenizer = _named_tokenizer(arguments)
+    tokenizer = named_tokenizer(arguments)
     if tokenizer is not None:
         return tokenizer
     folder = Path(arguments.data_path[-1]).parent
@@ -108,13 +109,3 @@ def tokenizer_of(arguments: Any, dataset: AnyDataset) -> Tokenizer:
         f"the tokenizer of {arguments.data_path[-1]} is not beside it: give --tokenizer-file, or "
         "--vocab-file and --merge-file"
     )
-
-
-def _named_tokenizer(arguments: Any) -> Tokenizer | None:
-    if arguments.tokenizer_file or arguments.vocab_file or arguments.merge_file:
-        return build_tokenizer(
-            tokenizer_file=arguments.tokenizer_file,
-            vocab_file=arguments.vocab_file,
-            merge_file=arguments.merge_file,
-        )
-    return None

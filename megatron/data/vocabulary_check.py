@@ -10,9 +10,9 @@ def named_tokenizer(data: DataConfig) -> Tokenizer | None:
 
     Raises:
         FileNotFoundError: if its file is missing.
-        ValueError: if its file is damaged.
+        ValueError: if its file is damaged, or files are named that do not belong together.
     """
-    if data.tokenizer_file is None and data.vocab_file is None:
+    if not (data.tokenizer_file or data.vocab_file or data.merge_file):
         return None
     return build_tokenizer(
         tokenizer_file=data.tokenizer_file, vocab_file=data.vocab_file, merge_file=data.merge_file

@@ -22,6 +22,11 @@ def test_no_tokenizer_is_named():
     assert named_tokenizer(DataConfig(data_path=("corpus",))) is None
 
 
+def test_merges_alone_are_refused():
+    with pytest.raises(ValueError, match="--vocab-file and --merge-file together"):
+        named_tokenizer(DataConfig(data_path=("corpus",), merge_file="merges.txt"))
+
+
 def test_what_belongs_together_passes(tokenizer_file):
     data = DataConfig(data_path=("corpus",), tokenizer_file=tokenizer_file)
     tokenizer = named_tokenizer(data)

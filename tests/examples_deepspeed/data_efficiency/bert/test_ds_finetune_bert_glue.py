@@ -1,12 +1,10 @@
 import os
 import shlex
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 from tests.examples_deepspeed.data_efficiency.finished_run import ROOT
+from tests.examples_deepspeed.data_efficiency.stopped_script import check_a_stop_ends_what_runs
 from tests.megatron.tasks.bert_task_data import save_bert_run, write_sentiment
 from tools.finetune_bert import parse_arguments
 
@@ -71,28 +69,5 @@ def test_a_missing_setting_is_one_line(tmp_path):
 
 
 def test_a_stop_ends_what_runs(tmp_path):
-    stand_in, number = tmp_path / "python", tmp_path / "number"
-    stand_in.write_text(
-        f"#!/bin/sh\necho $$ >'{number}.partial'\nmv '{number}.partial' '{number}'\nexec sleep 60\n"
-    )
-    stand_in.chmod(0o755)
-    process = subprocess.Popen(
-        ["bash", str(SCRIPT)],
-        cwd=tmp_path,
-        env=os.environ
-        | {"PYTHON": str(stand_in)}
-        | {"CHECKPOINT": "run", "DATA": "glue", "SAVE": "out", "DEVICES": "cpu cpu"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not number.exists():
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert "goes on from here" in said
-    for _ in range(100):
-        if not Path(f"/proc/{number.read_text().strip()}").exists():
-            break
-        time.sleep(0.1)
-    assert not Path(f"/proc/{number.read_text().strip()}").exists()
+    settings = {"CHECKPOINT": "run", "DATA": "glue", "SAVE": "out", "DEVICES": "cpu cpu"}
+    check_a_stop_ends_what_runs(SCRIPT, tmp_path, settings)

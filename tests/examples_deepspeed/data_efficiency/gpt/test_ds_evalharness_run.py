@@ -3,14 +3,13 @@
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.examples_deepspeed.data_efficiency.stopped_script import check_a_stop_ends_what_runs
 from tests.megatron.tasks.small_models import GPT2, make_gpt, make_tokenizer, save_run
 from tests.megatron.tasks.task_data import write_task_data
 from tools import gather_results
@@ -145,31 +144,8 @@ def test_a_failed_job_does_not_stop_the_others(folder):
 
 
 def test_a_stop_ends_what_runs(folder):
-    stand_in, number = folder / "python", folder / "number"
-    stand_in.write_text(
-        f"#!/bin/sh\necho $$ >'{number}.partial'\nmv '{number}.partial' '{number}'\nexec sleep 60\n"
-    )
-    stand_in.chmod(0o755)
-    process = subprocess.Popen(
-        ["bash", str(SCRIPT)],
-        cwd=folder,
-        env=os.environ
-        | {"PYTHON": str(stand_in)}
-        | {"CHECKPOINTS": "runs", "SAVE": "stopped", "ZERO_SHOT": "piqa", "FEW_SHOT": "none"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not number.exists():
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert "goes on from here" in said
-    for _ in range(100):
-        if not Path(f"/proc/{number.read_text().strip()}").exists():
-            break
-        time.sleep(0.1)
-    assert not Path(f"/proc/{number.read_text().strip()}").exists()
+    settings = {"CHECKPOINTS": "runs", "SAVE": "stopped", "ZERO_SHOT": "piqa", "FEW_SHOT": "none"}
+    check_a_stop_ends_what_runs(SCRIPT, folder, settings)
 
 
 @pytest.mark.parametrize(
