@@ -11,7 +11,7 @@ VIT_VENV ?= .venv-vit
 MEGATRON_CORE := $(VENV)/megatron-core
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-bert demo-eval test test-full vit-test check format lint types docs clean
+.PHONY: help demo demo-bert demo-eval test test-full test-gpu vit-test check format lint types docs clean
 
 help:
 	@echo "make demo       corpus, tokens, difficulty index, four trainings, one table and one picture"
@@ -19,6 +19,7 @@ help:
 	@echo "make demo-eval  the demo's models on LAMBADA, PIQA, ... and one table; EVAL_DATA names the files"
 	@echo "make test       the tests of every push (8 minutes at most on 2 cores)"
 	@echo "make test-full  all matrices, all kills, all recipes"
+	@echo "make test-gpu   the tests that need a GPU"
 	@echo "make vit-test   the timm tests, in an environment of their own ($(VIT_VENV))"
 	@echo "make check      what CI runs: format, lint, types, make test, docs are current"
 	@echo "make format     rewrite files as the formatter wants them"
@@ -60,6 +61,9 @@ test: $(VENV)/installed-dev
 
 test-full: $(VENV)/installed-dev $(MEGATRON_CORE)/installed
 	@$(PYTEST)
+
+test-gpu: $(VENV)/installed-dev
+	@$(BIN)/python -m pytest -m gpu
 
 # Its package is called megatron like this project's, and its own requirements are not needed: the
 # tests import it in a process that sees this folder, torch and numpy alone.

@@ -1,18 +1,31 @@
 """What tests of several folders share."""
 
+import os
 import signal
 import subprocess
 
 import pytest
+import torch
 
 
-def pytest_configure():
-    """Lets Ctrl-C reach the programs that tests start.
+def pytest_configure(config):
+    """Hides GPUs from all tests but those of `-m gpu`, and lets Ctrl-C reach what tests start.
 
-    A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that.
+    Several processes cannot share a GPU, and what is compared bit by bit is a CPU's. A shell starts
+    what it runs in the background with Ctrl-C ignored, and children inherit that.
     """
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """Each kind of device in turn."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    return torch.device(request.param)
 
 
 @pytest.fixture

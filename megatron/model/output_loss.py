@@ -15,6 +15,8 @@ IGNORED_LABEL = -100
 _CHUNK_LOGITS = 2**23
 """Logits in memory at once, where that leaves each chunk enough tokens for fast matrix products. Small
 chunks lose time where the threads of an operator wait for each other on a busy machine."""
+_ACCELERATOR_CHUNK_LOGITS = 2**27
+"""On a GPU, where each chunk's pass over the weight's gradient costs as much as its matrix products."""
 _MIN_CHUNK_TOKENS = 256
 
 
@@ -65,7 +67,8 @@ def linear_cross_entropy_sum(
 
 
 def _chunk_tokens(weight: torch.Tensor) -> int:
-    return max(_MIN_CHUNK_TOKENS, _CHUNK_LOGITS // weight.shape[0])
+    num_logits = _CHUNK_LOGITS if weight.device.type == "cpu" else _ACCELERATOR_CHUNK_LOGITS
+    return max(_MIN_CHUNK_TOKENS, num_logits // weight.shape[0])
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:

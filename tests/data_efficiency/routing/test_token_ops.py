@@ -8,7 +8,7 @@ from data_efficiency.routing.token_ops import gather_tokens, sample_kept_positio
 CPU = torch.device("cpu")
 
 
-def sample(**changes: int) -> torch.Tensor:
+def sample(device: torch.device = CPU, **changes: int) -> torch.Tensor:
     arguments = {
         "seed": 7,
         "step": 3,
@@ -21,7 +21,7 @@ def sample(**changes: int) -> torch.Tensor:
     arguments |= changes
     first_row, num_rows = arguments.pop("first_row"), arguments.pop("num_rows")
     rows = range(first_row, first_row + num_rows)
-    return sample_kept_positions(**arguments, rows=rows, device=CPU)
+    return sample_kept_positions(**arguments, rows=rows, device=device)
 
 
 def splitmix_reference(seed, step, layer, row, position):
@@ -39,8 +39,8 @@ def splitmix_reference(seed, step, layer, row, position):
     return mix(mix(mix(layer * gamma + run) + row) + (position + 1) * gamma)
 
 
-def test_keys_are_those_of_the_integer_definition():
-    drawn = sample(first_row=5, num_rows=2, sequence_length=13, kept_length=6)
+def test_keys_are_those_of_the_integer_definition(device):
+    drawn = sample(device, first_row=5, num_rows=2, sequence_length=13, kept_length=6)
     for layer in range(3):
         for row in range(2):
 

@@ -8,15 +8,17 @@ from megatron.model.output_loss import IGNORED_LABEL, linear_cross_entropy_sum
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(output_loss, "_CHUNK_LOGITS", 0)
+    monkeypatch.setattr(output_loss, "_ACCELERATOR_CHUNK_LOGITS", 0)
 
 
-def make_inputs(num_tokens: int, dtype=torch.float64) -> tuple[torch.Tensor, ...]:
+def make_inputs(num_tokens: int, dtype=torch.float64, device="cpu") -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(num_tokens)
     hidden = torch.randn(num_tokens, 8, generator=generator, dtype=torch.float64)
     weight = torch.randn(11, 8, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, 11, (num_tokens,), generator=generator)
     labels[::3] = IGNORED_LABEL
-    return hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_(), labels
+    hidden, weight = (tensor.to(device, dtype).requires_grad_() for tensor in (hidden, weight))
+    return hidden, weight, labels.to(device)
 
 
 def plain(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -27,8 +29,8 @@ def plain(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> t
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 255, 256, 257, 700])
-def test_loss_and_gradients_are_those_of_the_plain_computation(num_tokens):
-    inputs = make_inputs(num_tokens)
+def test_loss_and_gradients_are_those_of_the_plain_computation(num_tokens, device):
+    inputs = make_inputs(num_tokens, device=device)
     expected = plain(*inputs)
     loss = linear_cross_entropy_sum(*inputs)
     torch.testing.assert_close(loss, expected)
@@ -58,9 +60,9 @@ def test_without_a_counted_label_all_is_zero():
 
 
 @pytest.mark.parametrize("grad", [True, False])
-def test_sums_are_float32_under_autocast(grad):
-    hidden, weight, labels = make_inputs(700, torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16), torch.set_grad_enabled(grad):
+def test_sums_are_float32_under_autocast(grad, device):
+    hidden, weight, labels = make_inputs(700, torch.float32, device)
+    with torch.autocast(device.type, dtype=torch.bfloat16), torch.set_grad_enabled(grad):
         loss = linear_cross_entropy_sum(hidden, weight, labels)
     assert loss.dtype == torch.float32
     expected = plain(hidden, weight, labels)
@@ -120,3 +122,9 @@ def test_a_bias_shifts_the_logits_and_gets_its_gradient(num_tokens):
     )
     with torch.no_grad():
         torch.testing.assert_close(linear_cross_entropy_sum(hidden, weight, labels, bias), expected)
+
+
+def test_a_gpu_gets_larger_chunks(monkeypatch):
+    monkeypatch.undo()
+    sizes = [output_loss._chunk_tokens(torch.empty(50304, 1, device=d)) for d in ("cpu", "meta")]
+    assert sizes == [256, 2668]
