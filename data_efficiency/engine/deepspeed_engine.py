@@ -126,8 +126,9 @@ def make_deepspeed_engine(
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": config.gradient_clipping,
     }
-    # DeepSpeed reads it from there, and only there.
-    os.environ.setdefault("LOCAL_RANK", str(processes.local_rank))
+    # DeepSpeed reads it from there, and only there, and takes the accelerator of that number.
+    index = processes.device.index
+    os.environ.setdefault("LOCAL_RANK", str(processes.local_rank if index is None else index))
     # On CPUs DeepSpeed would compile collectives that only its inference calls: a start would need a
     # compiler, and a build that was killed leaves a lock for which every later start waits for ever.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

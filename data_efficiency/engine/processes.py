@@ -34,7 +34,7 @@ class Processes:
     """0 <= rank < size; rank 0 writes logs and checkpoints."""
     size: int = 1
     local_rank: int = 0
-    """Place on this machine, which chooses the accelerator."""
+    """Place on this machine."""
     device: torch.device = torch.device("cpu")
 
 
@@ -42,7 +42,8 @@ def read_processes() -> Processes:
     """What the launcher says; one process if it says nothing.
 
     Raises:
-        ConfigError: if the launcher's variables are incomplete.
+        ConfigError: if the launcher's variables are incomplete, or it started more processes here
+            than there are accelerators.
     """
     rank_name, size_name = next(
         (names for names in RANK_AND_SIZE if names[1] in os.environ), RANK_AND_SIZE[0]
@@ -59,11 +60,24 @@ def read_processes() -> Processes:
                 f"another launcher, so that {', '.join(needed)} are set"
             )
         rank = int(os.environ[rank_name])
+    return Processes(rank=rank, size=size, local_rank=local_rank, device=_own_device(local_rank))
+
+
+def _own_device(local_rank: int) -> torch.device:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    device = torch.device("cpu")
-    if accelerator is not None:
-        device = torch.device(accelerator.type, local_rank)
-    return Processes(rank=rank, size=size, local_rank=local_rank, device=device)
+    if accelerator is None:
+        return torch.device("cpu")
+    num_devices = torch.accelerator.device_count()
+    # SLURM's --gpus-per-task shows each process its own GPU alone; torchrun shows all to all.
+    index = local_rank if num_devices > 1 else 0
+    num_started = max(index + 1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if num_started > num_devices:
+        raise ConfigError(
+            f"{num_started} processes share this machine, whose {accelerator.type} devices are "
+            f"{num_devices}: start one process a device, or hide the devices (CUDA_VISIBLE_DEVICES= "
+            "for NVIDIA's) to compute on the CPU"
+        )
+    return torch.device(accelerator.type, index)
 
 
 def start_processes(
@@ -79,7 +93,7 @@ def start_processes(
     """
     processes = read_processes()
     if processes.device.type != "cpu":
-        torch.accelerator.set_device_index(processes.local_rank)
+        torch.accelerator.set_device_index(processes.device)
     if torch.distributed.is_initialized() or (processes.size == 1 and not always_join):
         return processes
     backend = torch.distributed.get_default_backend_for_device(processes.device)

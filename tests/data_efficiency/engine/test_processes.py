@@ -75,6 +75,37 @@ def test_a_build_for_gpus_runs_without_one(monkeypatch):
     assert start_processes().device == torch.device("cpu")
 
 
+def show_devices(monkeypatch, number):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: number)
+
+
+def test_a_process_takes_the_device_of_its_place(monkeypatch):
+    show_devices(monkeypatch, 4)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert read_processes().device == torch.device("cuda", 3)
+
+
+def test_a_process_that_is_shown_its_own_device_alone_takes_it(monkeypatch):
+    show_devices(monkeypatch, 1)
+    monkeypatch.setenv("SLURM_LOCALID", "3")
+    found = read_processes()
+    assert (found.local_rank, found.device) == (3, torch.device("cuda", 0))
+
+
+@pytest.mark.parametrize(
+    ("number", "started", "place"), [(1, "2", "0"), (1, "2", "1"), (2, "4", "0"), (2, "1", "3")]
+)
+def test_more_processes_than_devices_are_refused(monkeypatch, number, started, place):
+    show_devices(monkeypatch, number)
+    monkeypatch.setenv("LOCAL_RANK", place)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", started)
+    rule = f"processes share this machine, whose cuda devices are {number}: start one process a"
+    with pytest.raises(ConfigError, match=rule):
+        read_processes()
+
+
 @pytest.mark.parametrize(
     "error",
     [
