@@ -122,7 +122,7 @@ OUTSIDE_PACKAGES = {
         "tests.end_to_end",
     ),
     "transformers": (
-        "benchmarks.finetuning_glue",
+        "benchmarks.glue_trainer",
         "benchmarks.generation",
         "benchmarks.train_throughput",
         "data_efficiency.analysis.huggingface_model",

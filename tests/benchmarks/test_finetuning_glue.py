@@ -45,7 +45,7 @@ def test_both_sides_are_trained_once(tmp_path, monkeypatch, capsys):
     assert "| SST-2 | accuracy | 50.00 |" in said
     for side in (OURS, PEER):
         files = sorted((tmp_path / "out" / side / "SST-2").iterdir())
-        assert [file.name for file in files] == ["lr0.0003_seed1.json", "lr0.0003_seed2.json"]
+        assert [file.name for file in files] == ["lr0.0001_seed1.json", "lr0.0001_seed2.json"]
         record = json.loads(files[0].read_text())
         assert len(record["epochs"]) == 2
         assert record["num_examples"] == {"train": 24, "dev": 40}

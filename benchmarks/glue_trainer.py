@@ -1,0 +1,126 @@
+"""The finetuning of tools/finetune_bert.py by a plain Hugging Face Trainer.
+
+All that is left to chance is ours: the first output layer and the order of the examples. The rest is as a
+user of the Trainer writes it: their model, tokenizer, batches, schedule, optimizer and loop.
+"""
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import transformers
+from torch.utils.data import Sampler
+
+from megatron.tasks.glue_classifier import BertClassifier, read_bert
+from megatron.tasks.glue_data import Examples
+from megatron.tasks.glue_finetuning import FinetuningConfig
+from megatron.tasks.glue_metrics import METRICS
+from megatron.tasks.glue_sweep import Run
+from megatron.tasks.glue_tasks import TRAIN, Task
+
+
+class OrderOfOurs(Sampler[int]):
+    """The orders in which `finetune` reads the examples, one an epoch."""
+
+    def __init__(self, num_examples: int, seed: int) -> None:
+        self.num_examples, self.seed, self.epoch = num_examples, seed, 0
+
+    def __len__(self) -> int:
+        """Examples of an epoch."""
+        return self.num_examples
+
+    def __iter__(self) -> Iterator[int]:
+        """The next epoch's."""
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_examples)
+        self.epoch += 1
+        return iter(order.tolist())
+
+
+class OrderedTrainer(transformers.Trainer):
+    """A Trainer that is told the order of the examples."""
+
+    def __init__(self, order: OrderOfOurs, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.order = order
+
+    def _get_train_sampler(self, *_: Any) -> OrderOfOurs:
+        return self.order
+
+
+def finetune_with_trainer(
+    model_folder: Path,
+    task: Task,
+    sets: dict[str, Examples],
+    config: FinetuningConfig,
+    run: Run,
+    *,
+    device: str,
+) -> list[dict[str, dict[str, float]]]:
+    """The scores after each epoch, as `finetune` gives them; `device` is "cpu" or "cuda"."""
+    assert task.labels is not None
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        model_folder,
+        num_labels=len(task.labels),
+        attention_probs_dropout_prob=config.dropout,
+        hidden_dropout_prob=config.dropout,
+    )
+    ours = BertClassifier(read_bert(model_folder)[0], len(task.labels), dropout=0.0, seed=run.seed)
+    model.classifier.load_state_dict(ours.output_layer.state_dict())
+
+    def scores(predictions: Any) -> dict[str, float]:
+        predicted = np.asarray(predictions.predictions).argmax(1)
+        expected = np.asarray(predictions.label_ids)
+        return {name: 100 * METRICS[name](predicted, expected) for name in task.metrics}
+
+    (dev_set,) = task.dev_sets
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = OrderedTrainer(
+            OrderOfOurs(len(sets[TRAIN].first), run.seed),
+            model=model,
+            args=transformers.TrainingArguments(
+                output_dir=folder,
+                num_train_epochs=config.epochs,
+                per_device_train_batch_size=config.batch_size,
+                per_device_eval_batch_size=64,
+                learning_rate=run.learning_rate,
+                lr_scheduler_type="linear",
+                warmup_steps=config.warmup_fraction,
+                weight_decay=config.weight_decay,
+                max_grad_norm=config.clip_grad,
+                seed=run.seed,
+                bf16=config.bf16,
+                use_cpu=device == "cpu",
+                eval_strategy="epoch",
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=not sys.stderr.isatty(),
+            ),
+            train_dataset=_rows(tokenizer, sets[TRAIN], config.max_length),
+            eval_dataset=_rows(tokenizer, sets[dev_set], config.max_length),
+            data_collator=transformers.DataCollatorWithPadding(tokenizer),
+            compute_metrics=scores,
+        )
+        trainer.train()
+    return [
+        {dev_set: {name: line[f"eval_{name}"] for name in task.metrics}}
+        for line in trainer.state.log_history
+        if f"eval_{task.metrics[0]}" in line
+    ]
+
+
+def _rows(tokenizer: Any, examples: Examples, max_length: int) -> list[dict[str, Any]]:
+    texts = (examples.first,) if examples.second is None else (examples.first, examples.second)
+    encoded = tokenizer(*texts, truncation=True, max_length=max_length)
+    names = list(encoded)
+    return [
+        dict(zip(names, row, strict=True)) | {"labels": int(label)}
+        for row, label in zip(
+            zip(*encoded.values(), strict=True), examples.labels.tolist(), strict=True
+        )
+    ]
