@@ -1,6 +1,6 @@
 """Difficulty analysis beside DeepSpeed's DataAnalyzer and beside one bare pass of numpy.bincount.
 
-    python benchmarks/analysis.py --data-path runs/quickstart/tokens/demo_text_document [--check]
+    python -m benchmarks.analysis --data-path runs/quickstart/tokens/demo_text_document [--check]
 
 Both analyzers compute token frequencies and rarity, map and reduce, of the same tokens. Each measurement
 has a process of its own; the analyzers take turns and the median of the repeats counts. Times are CPU
@@ -9,40 +9,32 @@ them.
 
 DeepSpeed's analyzer leaves the metrics to its user, so it runs twice: with rarity as Megatron-DeepSpeed
 publishes it for GPT, one sample after the other ("published", what its users run), and with one expression a batch
-("vectorised", what a careful user could write, faster). Its log is off both times. The last line is one JSON object of the figures. `benchmarks/analysis_scale.py` shows how time and
-memory grow with the corpus.
+("vectorised", what a careful user could write, faster). Its log is off both times. The last line is one JSON object of the figures.
+`benchmarks/analysis_scale.py` shows how time and memory grow with the corpus.
 """
 
 import argparse
-import hashlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from data_efficiency import MetricSettings, analyze
-from megatron.data.gpt_dataset import GPTDataset
 from megatron.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
 
 ROOT = Path(__file__).resolve().parents[1]
+PEERS = ("published", "vectorised")
+SIDES = ("ours", *PEERS)
 SAMPLE_TOKENS = (2049, 129)
 PROCESSES = (1, 2)
-PEER_BATCH_SIZE = 1000
-# A pass in pieces that stay in the processor's cache: the fastest that numpy can be.
-TOKENS_PER_BINCOUNT = 2**16
 
 
 @dataclass(frozen=True)
@@ -73,175 +65,13 @@ TARGETS = {
 }
 
 
-@contextmanager
-def stopwatch(seconds: dict[str, float], name: str = "") -> Iterator[None]:
-    """Adds the CPU seconds (of children too) and wall seconds of the block under `<name>cpu`, `wall`."""
-
-    def cpu() -> float:
-        kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        usages = [resource.getrusage(kind) for kind in kinds]
-        return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-    before_cpu, before_wall = cpu(), time.perf_counter()
-    yield
-    for clock, value in (("cpu", cpu() - before_cpu), ("wall", time.perf_counter() - before_wall)):
-        seconds[name + clock] = seconds.get(name + clock, 0.0) + value
-
-
-def timed(function: Callable[..., Any], seconds: dict[str, float], name: str) -> Callable[..., Any]:
-    """The same function, with the time it takes added to `seconds`."""
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        with stopwatch(seconds, name):
-            return function(*arguments, **options)
-
-    return call
-
-
-def measure_ours(dataset: GPTDataset, save: Path, num_processes: int) -> dict[str, Any]:
-    """Seconds of our analysis, those of checksums and file writes apart, and of one bare pass."""
-    seconds: dict[str, float] = {}
-    tokens, _, _ = dataset.token_spans(0, len(dataset))
-    settings = MetricSettings(vocab_size=vocab_size_of(dataset))
-    # What a process does once, imports and locks, is not the analysis; the peer imports before too.
-    analyze(first_samples(dataset, save.with_name("few")), "vocab_rarity", save.parent, settings)
-    tokens.max()  # both passes find the corpus in memory
-    with stopwatch(seconds, "bincount_"):
-        counts = np.bincount(tokens)
-    with stopwatch(seconds, "cached_bincount_"):
-        for start in range(0, len(tokens), TOKENS_PER_BINCOUNT):
-            part = tokens[start : start + TOKENS_PER_BINCOUNT]
-            counts -= np.bincount(part, minlength=len(counts))
-    # Only in this process: with several, the workers' writes are not told apart.
-    hashlib.file_digest = timed(hashlib.file_digest, seconds, "checksum_")
-    np.save = timed(np.save, seconds, "write_")
-    os.fsync = timed(os.fsync, seconds, "write_")
-    with stopwatch(seconds):
-        index = analyze(dataset, "vocab_rarity", save, settings, num_processes=num_processes)
-    files = [len(list(folder.iterdir())) for folder in save.iterdir()]
-    np.savetxt(save.with_suffix(".values"), index.values, fmt="%d")
-    return {**seconds, "files_per_metric": max(files), "num_files": sum(files)}
-
-
-def rarity_of_rows(table: Any, batch: Any) -> Any:
-    """Rarity as published for GPT: sample by sample, then a line about the batch.
-
-    Each sample's weights are looked up, added and rounded by themselves. The line (here for nobody) needs the
-    smallest, the largest and the mean, by Python's own functions over the tensor.
-    """
-    rarities = batch.new_tensor([int(table[row].sum().item()) for row in batch])
-    mean = sum(rarities) / len(rarities)
-    print(f"rarity from {min(rarities)} to {max(rarities)}, mean {mean}", file=sys.stderr)
-    return rarities
-
-
-def rarity_at_once(table: Any, batch: Any) -> Any:
-    """The same numbers by one expression over the batch."""
-    return table[batch].sum(1).floor().long()
-
-
-def measure_peer(
-    dataset: GPTDataset,
-    save: Path,
-    num_processes: int,
-    rarity: Callable[[Any, Any], Any],
-) -> dict[str, Any]:
-    """Seconds of DeepSpeed's analysis of the same samples; `rarity` of a table and a batch of tokens."""
-    import torch  # noqa: PLC0415 - our own measurement does without the two
-    from deepspeed.runtime.data_pipeline.data_sampling import (  # noqa: PLC0415, TID251
-        data_analyzer,
-        indexed_dataset,
-    )
-    from deepspeed.utils import logger  # noqa: PLC0415, TID251
-
-    logger.setLevel("ERROR")
-    torch.set_num_threads(1)
-    tokens, starts, lengths = dataset.token_spans(0, len(dataset))
-    vocab_size = vocab_size_of(dataset)
-
-    class Windows(torch.utils.data.Dataset):
-        """The samples as DeepSpeed's analyzer reads them: one tensor each."""
-
-        def __len__(self) -> int:
-            return len(starts)
-
-        def __getitem__(self, item: int) -> torch.Tensor:
-            window = tokens[starts[item] : starts[item] + lengths[item]]
-            return torch.from_numpy(window.astype(np.int64))
-
-    def analyze(name: str, kind: str, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        analyzer = data_analyzer.DataAnalyzer(
-            Windows(),
-            num_threads=num_processes,
-            num_threads_reduce=num_processes,
-            batch_size=PEER_BATCH_SIZE,
-            metric_names=[name],
-            metric_functions=[function],
-            metric_types=[kind],
-            metric_dtypes=[torch.int64],
-            save_path=str(save),
-        )
-        analyzer.run_map()
-        analyzer.run_reduce()
-
-    def rows_of(name: str, kind: str) -> Any:
-        prefix = str(save / name / f"{name}_{kind}")
-        return indexed_dataset.MMapIndexedDataset(prefix, skip_warmup=True)
-
-    seconds: dict[str, float] = {}
-    with stopwatch(seconds):
-        analyze(
-            "total_vocab_freq",
-            "accumulate_value_over_samples",
-            lambda batch: torch.bincount(batch.view(-1), minlength=vocab_size + 1),
-        )
-        frequencies = rows_of("total_vocab_freq", "metric_value")
-        seen = torch.from_numpy(np.array(frequencies[0], np.float64)).clamp(min=1)
-        table = -torch.log(seen / seen.sum())
-        analyze(
-            "vocab_rarity",
-            "single_value_per_sample",
-            partial(rarity, table),
-        )
-    values = rows_of("vocab_rarity", "sample_to_metric")
-    np.savetxt(
-        save.with_suffix(".values"), [values[row][0] for row in range(len(values))], fmt="%d"
-    )
-    return {**seconds, "num_files": sum(len(files) for _, _, files in os.walk(save))}
-
-
-def first_samples(dataset: GPTDataset, target: Path) -> GPTDataset:
-    """A dataset of the first ten samples."""
-    tokens, _, _ = dataset.token_spans(0, 10)
-    with IndexedDatasetWriter(str(target), tokens.dtype) as writer:
-        writer.add_documents(tokens, [len(tokens)])
-        writer.finish()
-    return GPTDataset(str(target), split="1", sequence_length=dataset.sequence_length)
-
-
-def vocab_size_of(dataset: GPTDataset) -> int:
-    """Entries of the vocabulary: what the corpus says, or else as many as its tokens need."""
-    if dataset.vocab_size is not None:
-        return dataset.vocab_size
-    return int(dataset.token_spans(0, len(dataset))[0].max()) + 1
-
-
-PEERS = ("published", "vectorised")
-MEASUREMENTS: dict[str, Callable[[GPTDataset, Path, int], dict[str, Any]]] = {
-    "ours": measure_ours,
-    "published": partial(measure_peer, rarity=rarity_of_rows),
-    "vectorised": partial(measure_peer, rarity=rarity_at_once),
-}
-
-
 def in_own_process(
     who: str, prefix: Path, sample_tokens: int, num_processes: int, folder: Path
 ) -> dict[str, Any]:
     """Figures of one measurement; its difficulties are left in `<folder>/<who>.values`."""
     with tempfile.TemporaryDirectory(dir=folder) as results:
-        command = [sys.executable, __file__, "--data-path", str(prefix), "--measure", who]
-        command += ["--sample-tokens", str(sample_tokens), "--processes", str(num_processes)]
-        command += ["--folder", results]
+        command = [sys.executable, "-m", "benchmarks.analysis_contestants", who, str(prefix)]
+        command += [str(sample_tokens), str(num_processes), results]
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
@@ -263,7 +93,7 @@ def beside_peers(
     Raises:
         RuntimeError: if they do not find the same difficulties.
     """
-    runs: dict[str, list[dict[str, Any]]] = {who: [] for who in MEASUREMENTS}
+    runs: dict[str, list[dict[str, Any]]] = {who: [] for who in SIDES}
     for _ in range(repeats):
         for who, figures in runs.items():
             figures.append(in_own_process(who, prefix, sample_tokens, num_processes, folder))
@@ -354,9 +184,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, metavar="N")
     parser.add_argument("--small", action="store_true", help="seconds; the figures mean nothing")
     parser.add_argument("--check", action="store_true", help="fail where a target is missed")
-    parser.add_argument("--measure", choices=sorted(MEASUREMENTS), help=argparse.SUPPRESS)
-    parser.add_argument("--sample-tokens", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--processes", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", metavar="DIR", help="for the results (a temporary one)")
     return parser.parse_args(argv)
 
@@ -391,7 +218,7 @@ def print_tables(figures: dict[str, Any]) -> None:
         if isinstance(case, dict) and "ours_cpu_seconds" in case:
             seconds = {
                 who: f"{case[f'{who}_cpu_seconds']:.2f} ({case[f'{who}_wall_seconds']:.2f})"
-                for who in MEASUREMENTS
+                for who in SIDES
             }
             print(
                 f"  {name}: ours {seconds['ours']}; files {case['ours_num_files']}, DeepSpeed's "
@@ -417,14 +244,6 @@ def print_tables(figures: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 1 where `--check` finds a target missed."""
     arguments = parse_arguments(argv)
-    if arguments.measure:
-        dataset = GPTDataset(
-            arguments.data_path, split="1", sequence_length=arguments.sample_tokens - 1
-        )
-        save = Path(arguments.folder) / "save"
-        figures = MEASUREMENTS[arguments.measure](dataset, save, arguments.processes)
-        print(json.dumps(figures))
-        return 0
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         figures = compare(arguments, Path(folder))
     print_tables(figures)

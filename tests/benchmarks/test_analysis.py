@@ -23,7 +23,7 @@ def test_a_small_run_gives_all_figures(tmp_path):
     with IndexedDatasetWriter(str(tmp_path / "c"), np.dtype("uint16")) as writer:
         writer.add_documents(tokens, np.full(30, 1000, np.int32))
         writer.finish({"vocab_size": 500})
-    command = [sys.executable, "benchmarks/analysis.py", "--small", "--check"]
+    command = [sys.executable, "-m", "benchmarks.analysis", "--small", "--check"]
     command += ["--data-path", str(tmp_path / "c"), "--folder", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
