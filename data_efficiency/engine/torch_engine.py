@@ -269,6 +269,7 @@ def _make_optimizer(
         betas=tuple(params.take("betas", (0.9, 0.999))),
         eps=params.number("eps", 1e-8, at_least=0.0),
         weight_decay=params.number("weight_decay", 0.0, at_least=0.0),
+        fused=True,
     )
     params.close()
     section.close()
