@@ -2,7 +2,6 @@
 
 import json
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ import torch
 
 import pretrain_bert
 from megatron.arguments import parse_run_config
-from megatron.model.transformer import TransformerLayer
 from tests.end_to_end.bert_runs import (
     SCRIPT,
     SPLIT,
@@ -23,6 +21,7 @@ from tests.end_to_end.bert_runs import (
     write_sentences,
 )
 from tests.end_to_end.engine_runs import assert_equal_runs, finish, log_lines, start
+from tests.end_to_end.seen_batches import SeenBatches
 from tests.end_to_end.tiny_runs import NUM_LAYERS, SEQ_LENGTH, run_command
 
 NUM_STEPS = 20
@@ -33,40 +32,9 @@ ENGINES = [
 ]
 
 
-class Seen:
-    """What the forward passes of a run were given."""
-
-    def __init__(self):
-        self.layer_tokens = 0
-        self.training, self.evaluation = [], []
-
-    def see_model(self, module, arguments, keywords):
-        batch = {"tokens": arguments[0], **keywords}
-        (self.training if module.training else self.evaluation).append(batch)
-
-    def see_layer(self, module, arguments):
-        if module.training:
-            self.layer_tokens += arguments[0].shape[0] * arguments[0].shape[1]
-
-    def total(self, count):
-        return sum(int(count(batch)) for batch in self.training)
-
-
 @pytest.fixture
 def seen(monkeypatch):
-    seen, task = Seen(), pretrain_bert.TASK
-
-    def make_model(config):
-        model = task.make_model(config)
-        model.register_forward_pre_hook(seen.see_model, with_kwargs=True)
-        for layer in model.modules():
-            if isinstance(layer, TransformerLayer):
-                # Inside the layer, behind the routing: it sees only the kept tokens.
-                layer.input_layernorm.register_forward_pre_hook(seen.see_layer)
-        return model
-
-    monkeypatch.setattr(pretrain_bert, "TASK", replace(task, make_model=make_model))
-    return seen
+    return SeenBatches().watch(monkeypatch, pretrain_bert)
 
 
 def run_here(workspace, config, folder, **flags):
