@@ -155,7 +155,10 @@ def _backward(
 
 
 def _schedule(config: FinetuningConfig, learning_rate: float, num_steps: int) -> LearningRate:
-    """Up to the peak over the warm-up's share of the steps, then straight down to 0."""
+    """Up to the peak over the warm-up's share of the steps, then straight down to 0.
+
+    The first step's is 0, as in Megatron-LM's and Hugging Face's finetuning, so that results compare.
+    """
     return LearningRate(
         peak=learning_rate,
         minimum=0.0,
@@ -163,7 +166,7 @@ def _schedule(config: FinetuningConfig, learning_rate: float, num_steps: int) ->
         clock="iters",
         warmup=-(-round(1000 * config.warmup_fraction) * num_steps // 1000),
         decay=num_steps,
-        share=1,
+        share=0,
     )
 
 

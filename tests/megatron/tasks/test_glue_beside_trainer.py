@@ -15,14 +15,13 @@ from megatron.tasks.glue_tasks import GLUE
 from tests.megatron.tasks.bert_task_data import save_bert_run, write_sentiment
 
 SEED = 5
-# Where the warm-up begins differs by a step, so there is none here.
 CONFIG = FinetuningConfig(
     epochs=4,
     batch_size=8,
     micro_batch_size=8,
     dropout=0.0,
     max_length=32,
-    warmup_fraction=0.0,
+    warmup_fraction=0.1,
     weight_decay=0.3,
     clip_grad=1.0,
 )
@@ -79,6 +78,7 @@ def with_trainer(folder, rows, labels, num_outputs, first_weights):
             per_device_train_batch_size=CONFIG.batch_size,
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="linear",
+            warmup_steps=CONFIG.warmup_fraction,
             weight_decay=CONFIG.weight_decay,
             max_grad_norm=CONFIG.clip_grad,
             logging_steps=1,

@@ -12,7 +12,7 @@ from megatron.tasks.glue_tasks import GLUE
 from tests.megatron.tasks.bert_task_data import RANDOM_LTD, save_bert_run, write_sentiment
 from tests.megatron.tasks.small_models import GPT2, make_gpt, make_tokenizer, save_run
 
-CONFIG = FinetuningConfig(epochs=4, batch_size=8, micro_batch_size=8, dropout=0.0, max_length=32)
+CONFIG = FinetuningConfig(epochs=12, batch_size=8, micro_batch_size=8, dropout=0.0, max_length=32)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def prepared(tmp_path_factory):
     return model, task, sets
 
 
-def run(prepared, config=CONFIG, *, seed=1, learning_rate=1e-2, **more):
+def run(prepared, config=CONFIG, *, seed=1, learning_rate=3e-3, **more):
     model, task, sets = prepared
     classifier = BertClassifier(model, 2, dropout=config.dropout, seed=seed)
     scores = finetune(
@@ -36,7 +36,7 @@ def run(prepared, config=CONFIG, *, seed=1, learning_rate=1e-2, **more):
 def test_it_learns_and_repeats_itself(prepared):
     losses = []
     first, scores = run(prepared, report=lambda *values: losses.append(values))
-    assert [values[:2] for values in losses] == [(i, 32) for i in range(1, 33)]
+    assert [values[:2] for values in losses] == [(i, 96) for i in range(1, 97)]
     assert scores[-1]["dev"]["accuracy"] == 100
     assert losses[-1][2] < 0.1 < losses[0][2]
     again, same = run(prepared)
@@ -81,7 +81,7 @@ def test_real_values_are_not_rounded(prepared):
     scores = 1.1 + 0.3 * examples.labels
     sets = {name: (rows, Examples(examples.first, None, scores)) for name in ("train", "dev")}
     classifier = BertClassifier(model, 1, dropout=0.0, seed=0)
-    config = replace(CONFIG, epochs=8)
+    config = replace(CONFIG, epochs=20)
     losses = []
     found = finetune(
         classifier,
@@ -89,7 +89,7 @@ def test_real_values_are_not_rounded(prepared):
         sets,
         config,
         seed=0,
-        learning_rate=1e-2,
+        learning_rate=3e-3,
         report=lambda _, __, loss: losses.append(loss),
     )
     assert set(found[-1]["dev"]) == {"spearman", "pearson"}
