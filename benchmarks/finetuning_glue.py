@@ -147,8 +147,9 @@ def compare(
             "difference": round(means[OURS] - means[PEER], 2),
         }
         if len(seeds) > 1:
-            squares = sum(statistics.variance(values[side]) for side in SIDES)
-            figures[metric]["standard_error"] = round(math.sqrt(squares / len(seeds)), 2)
+            pairs = zip(values[OURS], values[PEER], strict=True)
+            spread = statistics.stdev(ours - theirs for ours, theirs in pairs)
+            figures[metric]["standard_error"] = round(spread / math.sqrt(len(seeds)), 2)
     return figures | {"epochs": setting.epochs}
 
 
