@@ -5,8 +5,9 @@
 MODEL is a Hugging Face BERT, DATA a folder of task folders as docs/glue.md describes. Each side reads the texts with its own
 tokenizer and trains its own model in its own loop. Two seeds of one program differ by more than the point that is
 looked for, so what a seed decides is the same on both sides: the first output layer and the order of the examples; there is
-no dropout. What is left is rounding, which training amplifies. Every finished run is one JSON file below --output: a stopped comparison goes on where it was, more seeds may be added to it, and
-several programs can share it by --tasks, --seeds and --sides. The last line printed is one JSON object.
+no dropout. What is left is rounding, which training amplifies. Every finished run is one JSON file below --output: a stopped
+comparison goes on where it was, more seeds may be added to it, and several programs can share it by --tasks, --seeds and
+--sides. The last line printed is one JSON object.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from megatron.tasks.glue_tasks import TRAIN, Task
 from tools import finetune_bert
 
 OURS, PEER = SIDES = ("ours", "trainer")
-# The same training twice: what is left between the means is chance.
+# The same training twice: what is left between the means is rounding.
 LARGEST_DIFFERENCE = 1.0
 # A model that learned nothing stays within one or two points of the most frequent class.
 LEAST_ABOVE_MAJORITY = 5.0
@@ -48,8 +49,8 @@ class Setting:
     epochs: int
 
 
-# The least at which a BERT of 22M parameters leaves the most frequent class behind: with a third of the first
-# task's examples, half of CoLA's epochs, or three times the learning rate it mostly did not.
+# With a learning rate of 3e-4 and dropout, 16,000 examples of the first task, 2 epochs of CoLA and 3 of RTE left a
+# BERT of 22M parameters mostly at the most frequent class, on both sides.
 SETTINGS = (
     Setting(task="vitaminc", max_train_examples=40000, epochs=1),
     Setting(task="multiemo", max_train_examples=12000, epochs=1),

@@ -16,7 +16,7 @@ from torch.utils.data import Sampler
 
 from megatron.tasks.glue_classifier import BertClassifier, read_bert
 from megatron.tasks.glue_data import Examples
-from megatron.tasks.glue_finetuning import FinetuningConfig
+from megatron.tasks.glue_finetuning import FinetuningConfig, epoch_order
 from megatron.tasks.glue_metrics import METRICS
 from megatron.tasks.glue_sweep import Run
 from megatron.tasks.glue_tasks import TRAIN, Task
@@ -34,7 +34,7 @@ class OrderOfOurs(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         """The next epoch's."""
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_examples)
+        order = epoch_order(self.num_examples, self.seed, self.epoch)
         self.epoch += 1
         return iter(order.tolist())
 
@@ -64,14 +64,6 @@ def finetune_with_trainer(
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        model_folder,
-        num_labels=len(task.labels),
-        attention_probs_dropout_prob=config.dropout,
-        hidden_dropout_prob=config.dropout,
-    )
-    ours = BertClassifier(read_bert(model_folder)[0], len(task.labels), dropout=0.0, seed=run.seed)
-    model.classifier.load_state_dict(ours.output_layer.state_dict())
 
     def scores(predictions: Any) -> dict[str, float]:
         predicted = np.asarray(predictions.predictions).argmax(1)
@@ -82,7 +74,9 @@ def finetune_with_trainer(
     with tempfile.TemporaryDirectory() as folder:
         trainer = OrderedTrainer(
             OrderOfOurs(len(sets[TRAIN].first), run.seed),
-            model=model,
+            model=model_with_our_layer(
+                model_folder, len(task.labels), dropout=config.dropout, seed=run.seed
+            ),
             args=transformers.TrainingArguments(
                 output_dir=folder,
                 num_train_epochs=config.epochs,
@@ -112,6 +106,21 @@ def finetune_with_trainer(
         for line in trainer.state.log_history
         if f"eval_{task.metrics[0]}" in line
     ]
+
+
+def model_with_our_layer(
+    model_folder: Path, num_outputs: int, *, dropout: float, seed: int
+) -> transformers.PreTrainedModel:
+    """Their model, whose output layer begins as ours with this seed."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        model_folder,
+        num_labels=num_outputs,
+        attention_probs_dropout_prob=dropout,
+        hidden_dropout_prob=dropout,
+    )
+    ours = BertClassifier(read_bert(model_folder)[0], num_outputs, dropout=dropout, seed=seed)
+    model.classifier.load_state_dict(ours.output_layer.state_dict())
+    return model
 
 
 def _rows(tokenizer: Any, examples: Examples, max_length: int) -> list[dict[str, Any]]:

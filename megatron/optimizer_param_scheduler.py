@@ -34,7 +34,8 @@ class LearningRate:
     decay: int
     """Where the minimum is reached."""
     share: int
-    """What one step adds to the clock when nothing is truncated or dropped."""
+    """What one step adds to the clock when nothing is truncated or dropped; how far the warm-up looks
+    ahead. With 0 it does not, and the first step's rate is 0."""
 
     def at(self, finished: float) -> float:
         """The rate of the step after `finished`, 0 at the start, was counted."""

@@ -89,7 +89,7 @@ def finetune(
     step = 0
     for epoch in range(config.epochs):
         model.train()
-        order = np.random.default_rng((seed, epoch)).permutation(num_examples)
+        order = epoch_order(num_examples, seed, epoch)
         for start in range(0, num_examples, config.batch_size):
             for group in optimizer.param_groups:
                 group["lr"] = schedule.at(step)
@@ -110,6 +110,11 @@ def finetune(
             {name: evaluate(model, task, *sets[name], bf16=config.bf16) for name in task.dev_sets}
         )
     return scores
+
+
+def epoch_order(num_examples: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The order of the examples in an epoch, counted from 0: a permutation."""
+    return np.random.default_rng((seed, epoch)).permutation(num_examples)
 
 
 @torch.inference_mode()

@@ -11,7 +11,8 @@ class SeenBatches:
     def __init__(self):
         self.layer_tokens = 0
         self.training, self.evaluation = [], []
-        self.dropping_evaluations = 0
+        self.evaluated_lengths = set()
+        """Lengths of what layers were given in evaluation forwards."""
 
     def total(self, count):
         """The sum of `count(batch)` over the training forwards."""
@@ -36,10 +37,10 @@ class SeenBatches:
     def _see_model(self, module, arguments, keywords):
         batch = {"tokens": arguments[0], **keywords}
         (self.training if module.training else self.evaluation).append(batch)
-        router = getattr(module, "random_ltd_scheduler", None)
-        if not module.training and router is not None and router.positions is not None:
-            self.dropping_evaluations += 1
 
     def _see_layer(self, module, arguments):
+        num_rows, length = arguments[0].shape[:2]
         if module.training:
-            self.layer_tokens += arguments[0].shape[0] * arguments[0].shape[1]
+            self.layer_tokens += num_rows * length
+        else:
+            self.evaluated_lengths.add(length)

@@ -34,7 +34,7 @@ def check_totals(end, seen):
     assert end["consumed_samples"] == 20 * 8
     assert end["layer_tokens"] < NUM_LAYERS * end["corpus_tokens"]
     assert {batch["tokens"].shape[1] for batch in seen.evaluation} == {SEQ_LENGTH}
-    assert seen.dropping_evaluations == 0
+    assert seen.evaluated_lengths == {SEQ_LENGTH}
 
 
 def test_truncation_and_dropping_are_counted_exactly(workspace, composed_config, tmp_path, seen):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import SequentialSampler
-from transformers import BertForSequenceClassification, Trainer, TrainingArguments
+from transformers import TrainingArguments
 
-from megatron.tasks.conversion import read_any, save_as_hugging_face
+from benchmarks.glue_trainer import OrderedTrainer, OrderOfOurs, model_with_our_layer
+from megatron.tasks.conversion import save_as_hugging_face
 from megatron.tasks.glue_classifier import BertClassifier, read_bert
 from megatron.tasks.glue_data import Examples, read_task
 from megatron.tasks.glue_finetuning import FinetuningConfig, finetune
@@ -28,37 +28,18 @@ CONFIG = FinetuningConfig(
 LEARNING_RATE = 1e-2
 
 
-class OrderedTrainer(Trainer):
-    """Takes the examples as they lie; the epochs lie one after the other."""
-
-    def _get_train_sampler(self, *_):
-        return SequentialSampler(self.train_dataset)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("beside")
-    save_bert_run(folder / "run")
-    save_as_hugging_face(read_any(folder / "run"), folder / "theirs", None)
+    model, tokenizer = read_bert(save_bert_run(folder / "run"))
+    save_as_hugging_face(model, folder / "theirs", tokenizer)
     write_sentiment(folder / "data", num_train=56)
     return folder
 
 
-def with_trainer(folder, rows, labels, num_outputs, first_weights):
-    """Losses of the steps and the model, trained on the epochs' orders laid end to end."""
-    model = BertForSequenceClassification.from_pretrained(
-        folder / "theirs",
-        num_labels=num_outputs,
-        attention_probs_dropout_prob=0.0,
-        hidden_dropout_prob=0.0,
-    )
-    model.classifier.load_state_dict(first_weights)
-    model.double()
-    order = [
-        int(place)
-        for epoch in range(CONFIG.epochs)
-        for place in np.random.default_rng((SEED, epoch)).permutation(len(labels))
-    ]
+def with_trainer(folder, rows, labels, num_outputs):
+    """Losses of the steps and the model."""
+    model = model_with_our_layer(folder / "theirs", num_outputs, dropout=0.0, seed=SEED).double()
 
     def collate(places):
         batch = make_batch(rows, places, torch.device("cpu"))
@@ -71,10 +52,11 @@ def with_trainer(folder, rows, labels, num_outputs, first_weights):
         }
 
     trainer = OrderedTrainer(
+        OrderOfOurs(len(labels), SEED),
         model=model,
         args=TrainingArguments(
             output_dir=str(folder / "trainer"),
-            num_train_epochs=1,
+            num_train_epochs=CONFIG.epochs,
             per_device_train_batch_size=CONFIG.batch_size,
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="linear",
@@ -88,7 +70,7 @@ def with_trainer(folder, rows, labels, num_outputs, first_weights):
             report_to="none",
             disable_tqdm=True,
         ),
-        train_dataset=order,
+        train_dataset=range(len(labels)),
         data_collator=collate,
     )
     trainer.train()
@@ -106,7 +88,7 @@ def test_the_same_training(folder, task):
     num_outputs = 1 if GLUE[task].is_regression else 2
     prepared = {name: (make_rows(part, tokenizer, 32), part) for name, part in sets.items()}
     classifier = BertClassifier(model, num_outputs, dropout=0.0, seed=SEED)
-    first = {name: value.clone() for name, value in classifier.output_layer.state_dict().items()}
+    first = classifier.output_layer.weight.detach().clone()
     losses = []
     finetune(
         # In float32 Adam makes steps of the rounding of gradients that should be zero.
@@ -122,7 +104,7 @@ def test_the_same_training(folder, task):
     labels = examples.labels
     if GLUE[task].is_regression:
         labels = labels.astype(np.float64)
-    expected, theirs = with_trainer(folder, rows, labels, num_outputs, first)
+    expected, theirs = with_trainer(folder, rows, labels, num_outputs)
     assert len(losses) == len(expected) == 28
     assert losses == pytest.approx(expected, abs=1e-5)
     pairs = {
@@ -135,4 +117,4 @@ def test_the_same_training(folder, task):
     for name, value in pairs.items():
         # Their embeddings have no rows beyond the vocabulary.
         torch.testing.assert_close(ours[name][: len(value)], value.detach(), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(ours["output_layer.weight"], first["weight"].double(), atol=1e-2)
+    assert not torch.allclose(ours["output_layer.weight"], first.double(), atol=1e-2)
