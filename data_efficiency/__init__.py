@@ -19,14 +19,13 @@ from data_efficiency.accounting import (
 from data_efficiency.analysis.data_analyzer import DataAnalyzer
 from data_efficiency.analysis.named_metrics import MetricSettings, analyze
 from data_efficiency.analysis.reference_loss import ReferenceModel
-from data_efficiency.config import fill_from_flags, load_config, read_json
+from data_efficiency.config import DataEfficiencyConfig, fill_from_flags, load_config, read_json
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
 from data_efficiency.engine.processes import naming_lost_processes, start_processes
 from data_efficiency.engine.whole_tensor import WholeTensor, whole_tensors
 from data_efficiency.json_section import ConfigError
-from data_efficiency.plan import RunPlan, plan_run
-from data_efficiency.plan_totals import planned_totals
+from data_efficiency.plan import RunPlan, plan_run, planned_totals
 from data_efficiency.plan_warnings import DecayEnd, plan_warnings
 from data_efficiency.routing.layer_interface import LayerInterface
 from data_efficiency.routing.layer_presets import known_layer_class
@@ -37,7 +36,8 @@ from data_efficiency.routing.random_ltd import (
     save_without_random_ltd,
 )
 from data_efficiency.sampling.loader import CurriculumDataLoader
-from data_efficiency.sampling.sampler import CurriculumSampler
+from data_efficiency.sampling.sampler import CurriculumSampler, SamplerIdentity
+from data_efficiency.schedule import Schedule, register_schedule
 
 __all__ = [
     "ConfigError",
@@ -45,6 +45,7 @@ __all__ = [
     "CurriculumDataLoader",
     "CurriculumSampler",
     "DataAnalyzer",
+    "DataEfficiencyConfig",
     "DecayEnd",
     "DifficultyIndex",
     "LayerInterface",
@@ -53,6 +54,8 @@ __all__ = [
     "ModelShape",
     "ReferenceModel",
     "RunPlan",
+    "SamplerIdentity",
+    "Schedule",
     "StepShape",
     "WholeTensor",
     "actual_seq_length",
@@ -68,6 +71,7 @@ __all__ = [
     "plan_warnings",
     "planned_totals",
     "read_json",
+    "register_schedule",
     "remove_random_ltd_state_dict",
     "result_folder",
     "save_without_random_ltd",

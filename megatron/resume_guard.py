@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
+from data_efficiency import DataEfficiencyConfig, SamplerIdentity
 from megatron.config import GUARDED_SETTINGS, ModelConfig, RunConfig
 
 Record = Mapping[str, Any]
@@ -38,27 +39,26 @@ class Difference:
 def guarded_record(
     config: RunConfig,
     *,
-    metrics: Sequence[Any],
-    random_ltd: Any,
+    data_efficiency: DataEfficiencyConfig,
     dataset_identity: Mapping[str, Any],
-    sampler_depends_on: Mapping[str, Any],
+    sampler_identity: SamplerIdentity,
     clock: str,
 ) -> dict[str, Any]:
     """The record of a run, plain JSON data.
 
     Args:
         config: its settings.
-        metrics: of the curriculum, parsed.
-        random_ltd: token dropping, parsed; None where it is off.
+        data_efficiency: the section of the JSON file, parsed.
         dataset_identity: what the training dataset says it is.
-        sampler_depends_on: what the sampler's place depends on, as its saved state says.
+        sampler_identity: what the sampler's place depends on.
         clock: the learning rate's.
     """
+    dropping = data_efficiency.random_ltd
     counter = f" ({config.training.token_counter})" if clock == "tokens" else ""
     record = {
         "data": {
             "identity": _without(dataset_identity, _NAMED_APART),
-            "weights": sampler_depends_on["part_weights"],
+            "weights": sampler_identity.part_weights,
         },
         "tokenizer": dataset_identity.get("tokenizer"),
         "masking": {name: getattr(config.data, name) for name in _MASKING_FIELDS},
@@ -66,13 +66,9 @@ def guarded_record(
         "seq_length": config.data.seq_length,
         "global_batch_size": config.training.batch_size,
         "seed": config.training.seed,
-        "difficulty_index": {
-            name: pool["values"] for name, pool in sampler_depends_on["metrics"].items()
-        },
-        "curriculum": {
-            metric.name: _plain(metric, leave_out=("name", "index_path")) for metric in metrics
-        },
-        "random_ltd": None if random_ltd is None else _plain(random_ltd, leave_out=("seed",)),
+        "difficulty_index": sampler_identity.index_checksums,
+        "curriculum": _curriculum(data_efficiency),
+        "random_ltd": None if dropping is None else _plain(dropping, leave_out=("seed",)),
         "clock": clock + counter,
     }
     assert set(record) == set(GUARDED_SETTINGS)
@@ -95,7 +91,7 @@ def differences(saved: Record, own: Record) -> list[Difference]:
 
 
 def refuse_differences(found: Sequence[Difference], override: Collection[str]) -> None:
-    """Nothing, if every difference is one that `--override` names.
+    """Refuse differences that `--override` does not name.
 
     Raises:
         ValueError: listing the others, both values of each, and the flag that lifts them.
@@ -116,6 +112,26 @@ def model_differences(saved: Record, own: ModelConfig) -> list[str]:
         for name, value in asdict(own).items()
         if name not in SHAPE_NEUTRAL_FIELDS and saved.get(name) != value
     ]
+
+
+def _curriculum(settings: DataEfficiencyConfig) -> dict[str, Any]:
+    """Metric name -> its settings, in the words of the first checkpoints: one entry a metric."""
+    selections = {selection.name: selection for selection in settings.selections}
+    length_plans = {plan.name: plan for plan in settings.length_plans}
+    record = {}
+    for name, metric in {**selections, **length_plans}.items():
+        plan = length_plans.get(name)
+        record[name] = {
+            "kind": "MetricConfig",
+            "difficulty_type": metric.difficulty_type,
+            "clustering_type": "schedule_based" if name in selections else "single_cluster",
+            "min_difficulty": metric.min_difficulty,
+            "max_difficulty": metric.max_difficulty,
+            "schedule": _plain(metric.schedule),
+            "sequence_length": None if plan is None else plan.action,
+            "length_multiple": 1 if plan is None else plan.length_multiple,
+        }
+    return record
 
 
 def _differing_leaves(saved: Any, own: Any, field: str) -> Iterator[tuple[str, Any, Any]]:

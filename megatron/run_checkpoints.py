@@ -134,13 +134,11 @@ def _architecture(run: Run) -> str:
 def _record(run: Run) -> dict[str, Any]:
     """What the run and the checkpoint it continues from must agree on."""
     sampler = run.engine.training_dataloader.sampler
-    json_config = run.engine.data_efficiency_config
     return guarded_record(
         run.config,
-        metrics=json_config.metrics,
-        random_ltd=json_config.random_ltd,
+        data_efficiency=run.engine.data_efficiency_config,
         dataset_identity=sampler.dataset_identity,
-        sampler_depends_on=sampler.state_dict()["depends_on"],
+        sampler_identity=sampler.identity(),
         clock=run.learning_rate.clock,
     )
 
@@ -209,7 +207,7 @@ def _check_settings(run: Run, state: Mapping[str, Any]) -> dict[str, Any]:
             run.say(f"note: the learning rate's {name} is {own} here and {saved} there")
     progress = dict(state["engine"])
     sampler = run.engine.training_dataloader.sampler
-    if found and progress["loader"]["depends_on"] != sampler.state_dict()["depends_on"]:
+    if found and sampler.differences(progress["loader"]):
         progress["loader"] = sampler.state_at(progress["global_steps"])
         run.say("overridden: samples are drawn as if none had been drawn before")
     return progress

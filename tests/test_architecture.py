@@ -21,16 +21,13 @@ LEVELS = {
     "data_efficiency.difficulty_index": 0,
     "data_efficiency.deepspeed_format": 0,
     "data_efficiency.accounting": 0,
-    "data_efficiency.json_keys": 0,
     "data_efficiency.json_section": 0,
-    "data_efficiency.random_ltd_config": 0,
     "data_efficiency.result_folder": 0,
     "data_efficiency.analysis": 1,
     "data_efficiency.sampling": 1,
     "data_efficiency.routing": 1,
     "data_efficiency.engine": 2,
     "data_efficiency.plan": 2,
-    "data_efficiency.plan_totals": 2,
     "data_efficiency.plan_warnings": 2,
     "data_efficiency": 2,
     "megatron.config": 3,
@@ -412,7 +409,7 @@ ALLOWED = [
     ),
     ("megatron.arguments", "import argparse"),
     ("data_efficiency.routing", "from . import router\nfrom ..config import load_config"),
-    ("tools.report", "import argparse\nfrom data_efficiency.config import JSON_KEYS"),
+    ("tools.report", "import argparse\nfrom data_efficiency.config import load_config"),
 ]
 
 

@@ -47,7 +47,7 @@ class DataSide:
 
     def curriculum_learning_enabled(self) -> bool:
         """Whether the JSON switches curriculum sampling on."""
-        return bool(self.data_efficiency_config.metrics)
+        return bool(self.data_efficiency_config.schedules)
 
     def set_data_post_process_func(self, function: PostProcess) -> None:
         """As `CurriculumDataLoader.set_post_process`.

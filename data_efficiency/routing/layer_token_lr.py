@@ -7,7 +7,7 @@ the keys of DeepSpeed's `layer_token_lr_schedule`, which DeepSpeed reads and ref
 from collections.abc import Mapping
 from typing import Any
 
-from data_efficiency.random_ltd_config import LayerTokenLRConfig
+from data_efficiency.config import LayerTokenLRConfig
 from data_efficiency.routing.router import Router
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from data_efficiency.accounting import StepShape, layer_tokens
-from data_efficiency.random_ltd_config import RandomLTDConfig
+from data_efficiency.config import RandomLTDConfig
 from data_efficiency.routing.draw_memory import Draw, DrawMemory
 from data_efficiency.routing.token_ops import sample_kept_positions
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.sampler import CurriculumSampler, GlobalBatch, SamplerState
 from data_efficiency.sampling.sequence_length import apply_actions
 
@@ -40,6 +41,9 @@ class CurriculumDataLoader:
         collate_fn: items -> batch; PyTorch's default if None.
         num_workers: processes that read ahead; 0 reads in the main process.
         pin_memory: page-locked batches, where there is an accelerator.
+
+    Raises:
+        ConfigError: if the dataset's samples cannot be read by their numbers.
     """
 
     def __init__(
@@ -51,6 +55,12 @@ class CurriculumDataLoader:
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
+        can_be_numbered = hasattr(dataset, "get_batch") or hasattr(dataset, "__getitem__")
+        if isinstance(dataset, IterableDataset) or not can_be_numbered:
+            raise ConfigError(
+                f"the training dataset ({type(dataset).__name__}) cannot be read by sample numbers: give "
+                "one with __len__ and __getitem__; read a stream into a list or a file first"
+            )
         self.sampler = sampler
         self.plan: MicroBatchPlan | None = None
         """Plan of the micro-batch returned last."""
@@ -106,7 +116,7 @@ class CurriculumDataLoader:
 
     def _processed(self, batch: Any, plan: MicroBatchPlan) -> Any:
         if self._post_process is None:
-            return apply_actions(batch, self.sampler.metrics, plan.batch.difficulties)
+            return apply_actions(batch, self.sampler.config.length_plans, plan.batch.difficulties)
         state = {
             "current_difficulties": dict(plan.batch.difficulties),
             "curriculum_step": plan.batch.step,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from data_efficiency import load_config
+from data_efficiency import SamplerIdentity, load_config
 from megatron.config import (
     GUARDED_SETTINGS,
     CheckpointConfig,
@@ -126,10 +126,11 @@ def record(*, identity=(), metric=(), random_ltd=(), values="f00d", clock="iters
         groups[group] = replace(groups[group], **{name: value})
     made = guarded_record(
         RunConfig(**groups),
-        metrics=parsed.metrics,
-        random_ltd=parsed.random_ltd,
+        data_efficiency=parsed,
         dataset_identity=IDENTITY | dict(identity),
-        sampler_depends_on={"metrics": {"rarity": {"values": values}}, "part_weights": None},
+        sampler_identity=SamplerIdentity(
+            seed=1, dataset="da7a", metrics={"rarity": {"values": values}}, part_weights=None
+        ),
         clock=clock,
     )
     assert json.loads(json.dumps(made)) == made

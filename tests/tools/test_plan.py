@@ -45,7 +45,10 @@ def test_indexes_from_the_command_line(path, tmp_path, capsys):
     assert plan.main([str(path), *RUN_FLAGS, "--index", f"voc={tmp_path / 'voc'}"]) == 0
     assert "800" in capsys.readouterr().out
     assert plan.main([str(path), *RUN_FLAGS, "--index", "vocab=x"]) == 1
-    assert "must be METRIC=FOLDER with one of the metrics voc" in capsys.readouterr().err
+    assert (
+        "must be METRIC=FOLDER with one of the metrics that select samples: voc"
+        in capsys.readouterr().err
+    )
 
 
 def test_picture(path, tmp_path):

@@ -88,24 +88,16 @@ class LearningRate:
 
 def planned_totals(plan: RunPlan, micro_batches: int) -> Iterator[Totals]:
     """The totals after each step of a plan, by the functions that training itself counts with."""
-    dropping = plan.config.data_efficiency.random_ltd
-    corpus_tokens = plan.column("corpus_tokens")
     totals = Totals()
-    for place in range(plan.num_steps):
-        length = int(plan.sequence_lengths[place])
-        shape = StepShape(
-            num_rows=int(corpus_tokens[place]) // length,
-            sequence_length=length,
-            num_dropping_layers=0 if dropping is None else dropping.random_ltd_layer_num,
-            kept_length=int(plan.kept_lengths[place]),
-        )
-        totals = totals.after(
-            shape,
-            num_layers=plan.model.num_layers,
-            samples=plan.whole.num_rows,
-            micro_batches=micro_batches,
-        )
-        yield totals
+    for stretch in plan.stretches:
+        for _ in range(stretch.num_steps):
+            totals = totals.after(
+                stretch.shape,
+                num_layers=plan.model.num_layers,
+                samples=plan.whole.num_rows,
+                micro_batches=micro_batches,
+            )
+            yield totals
 
 
 def kept_length(engine: Any, step: int, length: int) -> int:

@@ -71,9 +71,10 @@ def print_text_plan(
         f"{last.layer_tokens}, {100 * (1 - last.layer_tokens / whole):.1f} % saved of the "
         f"{whole} that as many corpus tokens take without dropping"
     )
+    first_shape, last_shape = plan.stretch_at(1).shape, plan.stretch_at(last.steps).shape
     print(
-        f"kept length {plan.kept_lengths[0]} at step 1, {plan.kept_lengths[last.steps - 1]} at the "
-        f"last; row length {plan.sequence_lengths[0]} and {plan.sequence_lengths[last.steps - 1]}"
+        f"kept length {first_shape.kept_length} at step 1, {last_shape.kept_length} at the last; row "
+        f"length {first_shape.sequence_length} and {last_shape.sequence_length}"
     )
 
 
@@ -123,4 +124,5 @@ def print_image_plan(
             f"published accounting, {counted_batch} images a step: layer_token "
             f"{last.layer_tokens * counted_batch // plan.whole.num_rows}"
         )
-    print(f"kept length {plan.kept_lengths[0]} at step 1, {plan.kept_lengths[last.steps - 1]} last")
+    kept = [plan.stretch_at(step).shape.kept_length for step in (1, last.steps)]
+    print(f"kept length {kept[0]} at step 1, {kept[1]} last")

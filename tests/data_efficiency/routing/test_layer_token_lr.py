@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from data_efficiency.accounting import StepShape, layer_tokens
-from data_efficiency.random_ltd_config import LayerTokenLRConfig, RandomLTDConfig
+from data_efficiency.config import LayerTokenLRConfig, RandomLTDConfig
 from data_efficiency.routing.layer_token_lr import LayerTokenLR
 from data_efficiency.routing.random_ltd import convert_to_random_ltd
 from data_efficiency.schedule import RootSchedule

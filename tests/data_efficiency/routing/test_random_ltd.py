@@ -8,8 +8,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from data_efficiency.config import DataEfficiencyConfig
-from data_efficiency.random_ltd_config import RandomLTDConfig
+from data_efficiency.config import DataEfficiencyConfig, RandomLTDConfig
 from data_efficiency.routing.random_ltd import (
     convert_to_random_ltd,
     remove_random_ltd_state_dict,

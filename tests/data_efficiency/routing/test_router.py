@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from data_efficiency.random_ltd_config import RandomLTDConfig
+from data_efficiency.config import RandomLTDConfig
 from data_efficiency.routing.router import Router
 from data_efficiency.routing.token_ops import sample_kept_positions
 from data_efficiency.schedule import CustomSchedule, RootSchedule

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from data_efficiency.config import fill_from_flags, load_config
-from data_efficiency.json_keys import JSON_KEYS
+from data_efficiency.config.deepspeed_sections import DEEPSPEED_SECTIONS
 from data_efficiency.json_section import ConfigError
 from data_efficiency.schedule import CustomSchedule, DiscreteSchedule, RootSchedule
 
@@ -118,8 +118,7 @@ def test_the_published_file_loads_unchanged(tmp_path, caplog):
     assert config.dataloader_drop_last
     assert config.data_efficiency.data_cluster_path == "/data/clusters"
     assert config.engine_sections["fp16"]["loss_scale_window"] == 500
-    voc, length = config.data_efficiency.metrics
-    assert voc.selects_samples
+    (voc,), (length,) = config.data_efficiency.selections, config.data_efficiency.length_plans
     assert voc.index_path == "/data/index_to_sample_percentile_merged"
     assert voc.schedule == RootSchedule(
         min_difficulty=1,
@@ -128,8 +127,8 @@ def test_the_published_file_loads_unchanged(tmp_path, caplog):
         difficulty_step=1,
         root_degree=2,
     )
-    assert not length.selects_samples
-    assert length.sequence_length == "truncate"
+    assert length.name == "seqlen_truncate"
+    assert length.action == "truncate"
     assert length.schedule.difficulty(110000) == 2048
     dropping = config.data_efficiency.random_ltd
     assert dropping.random_ltd_layer_id == tuple(range(1, 23))
@@ -139,15 +138,15 @@ def test_the_published_file_loads_unchanged(tmp_path, caplog):
 
 def test_the_legacy_section_is_the_truncating_metric():
     legacy = load_config({"curriculum_learning": LEGACY, "train_batch_size": 4})
-    (metric,) = legacy.data_efficiency.metrics
+    (plan,) = legacy.data_efficiency.length_plans
     modern = LEGACY | {"difficulty_type": "value", "clustering_type": "single_cluster"}
     del modern["curriculum_type"], modern["enabled"]
     section = {"enabled": True, "curriculum_metrics": {"seqlen_truncate": modern}}
     in_place = {"data_efficiency": {"data_sampling": {"curriculum_learning": section}}}
-    assert (metric,) == load_config(in_place).data_efficiency.metrics
+    assert (plan,) == load_config(in_place).data_efficiency.length_plans
     assert legacy.data_efficiency_json == {"curriculum_learning": LEGACY}
     off = load_config({"curriculum_learning": LEGACY | {"enabled": False}})
-    assert off.data_efficiency.metrics == ()
+    assert off.data_efficiency.schedules == {}
 
 
 def test_loading_does_not_touch_the_given_object():
@@ -179,7 +178,7 @@ def test_loading_does_not_touch_the_given_object():
         (
             "curriculum_learning",
             {"enabled": True},
-            "curriculum_learning.curriculum_type is missing",
+            "curriculum_learning.min_difficulty is missing",
         ),
         ("curriculum_learning", LEGACY, "both enabled: keep the second"),
         ("curriculum_learning", LEGACY | {"curriculum_type": "loss"}, "curriculum_type is 'loss'"),
@@ -209,7 +208,7 @@ def test_outer_switches_that_contradict_are_reported(part, caplog):
     path = f"data_efficiency{part}.enabled"
     with caplog.at_level(logging.WARNING):
         config = load_config(changed(path, False))
-    assert config.data_efficiency.metrics
+    assert config.data_efficiency.schedules
     assert config.data_efficiency.random_ltd is not None
     assert f"{path} is false but" in caplog.text
 
@@ -219,7 +218,7 @@ def test_switched_off_techniques_are_off():
     learning = content["data_efficiency"]["data_sampling"]["curriculum_learning"]
     learning["enabled"] = False
     settings = load_config(content).data_efficiency
-    assert settings.metrics == ()
+    assert settings.schedules == {}
     assert settings.random_ltd is None
 
 
@@ -227,14 +226,14 @@ def test_a_minimum_off_the_step_is_reported(caplog):
     with caplog.at_level(logging.WARNING):
         config = load_config(changed(f"{METRICS}.seqlen_truncate.min_difficulty", 81))
     assert "the minimum 81 is no multiple of the step 8; the schedule starts at 88" in caplog.text
-    assert config.data_efficiency.metrics[1].schedule.difficulty(1) == 88
+    assert config.data_efficiency.schedules["seqlen_truncate"].difficulty(1) == 88
 
 
 def test_a_maximum_off_the_step_is_reported(caplog):
     with caplog.at_level(logging.WARNING):
         config = load_config(changed(f"{METRICS}.seqlen_truncate.max_difficulty", 2047))
     reached = re.search(r"the maximum 2047 is no multiple .* reached at step (\d+)", caplog.text)
-    length = config.data_efficiency.metrics[1].schedule
+    length = config.data_efficiency.schedules["seqlen_truncate"]
     assert length.difficulty(int(reached[1])) == 2047 > length.difficulty(int(reached[1]) - 1)
 
 
@@ -255,7 +254,7 @@ def discrete(difficulty, max_step):
 
 
 def test_discrete_and_custom_schedules():
-    schedule = load_config(discrete([1, 2], [5])).data_efficiency.metrics[0].schedule
+    schedule = load_config(discrete([1, 2], [5])).data_efficiency.schedules["seqlen_truncate"]
     assert isinstance(schedule, DiscreteSchedule)
     assert [schedule.difficulty(step) for step in (5, 6)] == [1, 2]
     with pytest.raises(ConfigError, match="one difficulty more than steps"):
@@ -266,8 +265,7 @@ def test_discrete_and_custom_schedules():
     del custom["data_efficiency"]["data_sampling"]["curriculum_learning"]["curriculum_metrics"][
         "voc"
     ]["schedule_config"]
-    metric = load_config(custom).data_efficiency.metrics[0]
-    assert isinstance(metric.schedule, CustomSchedule)
+    assert load_config(custom).data_efficiency.schedules["voc"] == CustomSchedule()
 
 
 @pytest.mark.parametrize(
@@ -316,18 +314,29 @@ def test_files_that_cannot_be_read(tmp_path):
         load_config(path)
 
 
-def leaf_paths(content, prefix=""):
-    for key, value in content.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from leaf_paths(value, f"{path}.")
-        else:
-            yield path
+def test_the_sections_of_the_engine_are_kept_for_it():
+    for section in DEEPSPEED_SECTIONS:
+        assert load_config({section: {}}).engine_sections == {section: {}}
 
 
-def test_every_published_key_of_our_sections_is_documented():
-    ours = {"data_efficiency": PUBLISHED["data_efficiency"]}
-    for path in leaf_paths(ours):
-        for metric in ("voc", "seqlen_truncate"):
-            path = path.replace(f"{METRICS}.{metric}", "METRIC")
-        assert path.replace(LTD, "RANDOM_LTD") in JSON_KEYS
+def test_a_metric_may_select_samples_and_cut_rows():
+    both = changed(f"{METRICS}.voc.sequence_length", "trim_padding")
+    both = load_config(both).data_efficiency
+    (selection,), (trimming, length) = both.selections, both.length_plans
+    assert (selection.name, trimming.name, trimming.action) == ("voc", "voc", "trim_padding")
+    assert selection.schedule == trimming.schedule
+    assert list(both.schedules) == ["voc", "seqlen_truncate"]
+    assert (trimming.length_at(9), length.length_at(9)) == (None, 9)
+
+
+def test_a_function_by_name_reaches_selection_and_length_plan():
+    content = changed(f"{METRICS}.voc.schedule_type", "custom")
+    learning = content["data_efficiency"]["data_sampling"]["curriculum_learning"]
+    voc = learning["curriculum_metrics"]["voc"]
+    del voc["schedule_config"], learning["curriculum_metrics"]["seqlen_truncate"]
+    voc["sequence_length"] = "truncate"
+    settings = load_config(content).data_efficiency
+    followed = settings.with_custom_schedules({"voc": lambda step: step + 7})
+    for metric in (*followed.selections, *followed.length_plans):
+        assert metric.schedule.difficulty(3) == 10
+    assert settings.schedules == {"voc": CustomSchedule()}

@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_efficiency.schedule import CustomSchedule, DiscreteSchedule, RootSchedule, growth
+from data_efficiency.schedule import (
+    CustomSchedule,
+    DiscreteSchedule,
+    RootSchedule,
+    growth,
+    register_schedule,
+)
 
 
 def root(low, high, total, step, degree=1):
@@ -147,6 +153,47 @@ def test_growth_of_a_function_that_goes_down_is_its_running_maximum():
     custom = CustomSchedule(function=[0, 2, 5, 3, 5, 6].__getitem__)
     assert [custom.difficulty(step) for step in range(1, 6)] == [2, 5, 3, 5, 6]
     assert list(growth(custom, 0, None, 5)) == [(1, 2), (2, 5), (5, 6)]
+
+
+@given(schedules, st.integers(0, 300))
+def test_the_next_change_is_the_first_step_with_another_value(schedule, step):
+    following = schedule.next_change(step)
+    value = schedule.difficulty(step)
+    if following is None:
+        assert value == schedule.max_difficulty
+    else:
+        assert {schedule.difficulty(s) for s in range(step, following)} == {value}
+        assert schedule.difficulty(following) != value
+
+
+def test_the_changes_of_stages_and_functions():
+    stages = DiscreteSchedule(difficulties=(3, 1, 4), max_steps=(10, 20), max_difficulty=9)
+    assert [stages.next_change(step) for step in (0, 10, 11, 20, 21)] == [11, 11, 21, 21, None]
+    assert CustomSchedule(function=abs).next_change(7) == 8
+
+
+@pytest.mark.parametrize(
+    ("schedule", "text"),
+    [
+        (root(6, 64, 100, 8), "from 8 to 64 in 100 steps"),
+        (root(8, 64, 9, 8, 2), "from 8 to 64 in 9 steps along a root of degree 2"),
+        (root(5, 5, 1, 1), "always 5"),
+        (
+            DiscreteSchedule(difficulties=(1, 2), max_steps=(4,), max_difficulty=2),
+            "1, 2, up to the steps [4]",
+        ),
+        (CustomSchedule(), "a custom schedule"),
+    ],
+)
+def test_descriptions(schedule, text):
+    assert schedule.describe() == text
+
+
+def test_kinds_that_cannot_be_registered():
+    with pytest.raises(ValueError, match="'fixed_root' is taken"):
+        register_schedule("fixed_root", RootSchedule)
+    with pytest.raises(ValueError, match="dict cannot be schedule_type 'own': must be a frozen"):
+        register_schedule("own", dict)
 
 
 def test_custom_errors():
