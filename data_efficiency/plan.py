@@ -61,7 +61,7 @@ class RunPlan:
     model: ModelShape
     num_samples: int
     """Of the dataset."""
-    whole: StepShape
+    full_batch: StepShape
     """A global batch as it is read."""
     stretches: tuple[Stretch, ...]
     """The steps one after the other, by their shapes."""
@@ -91,23 +91,23 @@ class RunPlan:
         """Totals up to the end of `step`, exact."""
         if step == 0:
             return Counters()
-        place = int(np.searchsorted(self._first_steps, step, side="right")) - 1
-        stretch = self.stretches[place]
+        number = int(np.searchsorted(self._first_steps, step, side="right")) - 1
+        stretch = self.stretches[number]
         done = step - stretch.first_step + 1
-        return self._totals_before[place].plus(_times(stretch.counts, done))
+        return self._totals_before[number].plus(_times(stretch.counts, done))
 
     def step_that_fills(self, counter: str, amount: float) -> int:
         """The first step whose totals of a field of `Counters` are `amount` or more.
 
         Where the run does not come so far, the step after its last.
         """
-        place = bisect_left(self._totals_before, amount, key=lambda total: getattr(total, counter))
-        if place > len(self.stretches):
+        number = bisect_left(self._totals_before, amount, key=lambda total: getattr(total, counter))
+        if number > len(self.stretches):
             return self.num_steps + 1
-        if place == 0:
+        if number == 0:
             return 1
-        stretch = self.stretches[place - 1]
-        missing = amount - getattr(self._totals_before[place - 1], counter)
+        stretch = self.stretches[number - 1]
+        missing = amount - getattr(self._totals_before[number - 1], counter)
         return stretch.first_step - 1 + math.ceil(missing / getattr(stretch.counts, counter))
 
     @property
@@ -119,8 +119,8 @@ class RunPlan:
 
     @property
     def baseline(self) -> Counters:
-        """Totals of as many steps on whole samples, without dropping."""
-        return _times(count_step(self.whole, self.whole, self.model), self.num_steps)
+        """Totals of as many steps on full samples, without dropping."""
+        return _times(count_step(self.full_batch, self.full_batch, self.model), self.num_steps)
 
     @cached_property
     def _first_steps(self) -> Int64Array:
@@ -164,7 +164,7 @@ def plan_run(
         config=walk.config,
         model=model,
         num_samples=num_samples,
-        whole=walk.whole,
+        full_batch=walk.full_batch,
         stretches=tuple(_merged(walk.stretches(num_steps))),
         pools=pools,
     )
@@ -225,7 +225,7 @@ class _Walk:
         self._router = None if dropping is None else Router(dropping)
         self._micro_batch_size, accumulation = config.batch_sizes(data_parallel_size)
         self._num_micro_batches = accumulation * data_parallel_size
-        self.whole = StepShape(
+        self.full_batch = StepShape(
             num_rows=self._micro_batch_size * self._num_micro_batches,
             sequence_length=sequence_length,
         )
@@ -242,14 +242,14 @@ class _Walk:
                 first_step=step,
                 num_steps=end - step,
                 shape=shape,
-                counts=count_step(shape, self.whole, self._model),
+                counts=count_step(shape, self.full_batch, self._model),
             )
             step = following
 
     def _shape_at(self, step: int) -> StepShape:
         accepted = {plan.name: plan.schedule.difficulty(step) for plan in self._plans}
         rows, length = shape_after(
-            self._plans, accepted, self._micro_batch_size, self.whole.sequence_length
+            self._plans, accepted, self._micro_batch_size, self.full_batch.sequence_length
         )
         # Token dropping goes by the steps finished, the curriculum by the step at hand.
         kept = None if self._router is None else self._router.kept_length(step - 1, length)
@@ -288,15 +288,15 @@ def _merged(stretches: Iterator[Stretch]) -> Iterator[Stretch]:
     yield last
 
 
-def count_step(shape: StepShape, whole: StepShape, model: ModelShape) -> Counters:
-    """What a step of one shape adds, `whole` being the shape of its samples as they are read."""
+def count_step(shape: StepShape, full_batch: StepShape, model: ModelShape) -> Counters:
+    """What a step of one shape adds, `full_batch` being the shape of its samples as they are read."""
     corpus_tokens = shape.num_rows * shape.sequence_length
     return Counters(
         steps=1,
-        consumed_samples=whole.num_rows,
+        consumed_samples=full_batch.num_rows,
         corpus_tokens=corpus_tokens,
         # However rows are cut, no label of a sample is in the loss twice.
-        loss_tokens=min(corpus_tokens, whole.num_rows * whole.sequence_length),
+        loss_tokens=min(corpus_tokens, full_batch.num_rows * full_batch.sequence_length),
         layer_tokens=layer_tokens(shape, model.num_layers),
         flops=training_flops(shape, model),
     )

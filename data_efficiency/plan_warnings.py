@@ -37,18 +37,18 @@ def _about_pools(plan: RunPlan) -> list[str]:
     found = []
     steps, sizes = plan.pools
     ends = np.append(steps[1:], plan.num_steps + 1)
-    too_small = np.flatnonzero(sizes < plan.whole.num_rows)
+    too_small = np.flatnonzero(sizes < plan.full_batch.num_rows)
     if sizes[0] == 0:
         found.append("no sample can be drawn at step 1, so training would not start; start higher")
     elif len(too_small):
         found.append(
             f"pool too small for a batch: {(ends - steps)[too_small].sum()} of the first "
-            f"{ends[too_small[-1]] - 1} steps draw {plan.whole.num_rows} samples from as few as "
+            f"{ends[too_small[-1]] - 1} steps draw {plan.full_batch.num_rows} samples from as few as "
             f"{sizes[too_small].min()}, so samples repeat within a batch; start at a higher "
             "difficulty"
         )
     passes = plan.config.data_efficiency.num_epochs
-    wanted = plan.num_steps * plan.whole.num_rows
+    wanted = plan.num_steps * plan.full_batch.num_rows
     if wanted > passes * plan.num_samples:
         found.append(
             f"the data ends first: {plan.num_steps} steps take {wanted} samples, but num_epochs "
@@ -75,10 +75,10 @@ def _about_the_curriculum(plan: RunPlan) -> list[str]:
                 f"{length.name} changes the batches in a way that depends on them "
                 f"({length.action}): the plan counts them unchanged"
             )
-        elif length.max_difficulty > plan.whole.sequence_length:
+        elif length.max_difficulty > plan.full_batch.sequence_length:
             found.append(
                 f"{length.name} goes up to {length.max_difficulty}, but samples have "
-                f"{plan.whole.sequence_length} positions: beyond that it changes nothing"
+                f"{plan.full_batch.sequence_length} positions: beyond that it changes nothing"
             )
     return found
 

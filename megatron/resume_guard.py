@@ -50,7 +50,7 @@ def guarded_record(
         config: its settings.
         data_efficiency: the section of the JSON file, parsed.
         dataset_identity: what the training dataset says it is.
-        sampler_identity: what the sampler's place depends on.
+        sampler_identity: what the positions of the sampler depend on.
         clock: the learning rate's.
     """
     dropping = data_efficiency.random_ltd

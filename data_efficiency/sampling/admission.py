@@ -135,6 +135,7 @@ def admitted_at(pools: Sequence[MetricPool], rise: Rise) -> Iterator[NDArray[np.
     for number, pool in enumerate(pools):
         first, last = rise.before[number], rise.after[number]
         for start in range(first, last, _PIECE_SAMPLES):
+            # [at most _PIECE_SAMPLES], fewer after each other metric
             samples = np.asarray(pool.index.order[start : min(start + _PIECE_SAMPLES, last)])
             for other, other_pool in enumerate(pools):
                 if other != number and samples.size:

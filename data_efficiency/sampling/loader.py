@@ -1,4 +1,4 @@
-"""The training data loader: reads ahead with any number of workers, and never loses its place.
+"""The training data loader: reads ahead with any number of workers, and loses no step.
 
 A queue in the main process keeps the plan of each micro-batch (step, difficulties, sampler state
 after its step) in the order in which the DataLoader returns them. So a batch always carries its own
@@ -94,7 +94,7 @@ class CurriculumDataLoader:
 
     @property
     def data_sampler(self) -> "CurriculumDataLoader":
-        """What DeepSpeed's own checkpoints ask for the place in the data: the loader itself."""
+        """What DeepSpeed's checkpoints ask for the position in the data: the loader itself."""
         return self
 
     def set_post_process(self, function: PostProcess) -> None:

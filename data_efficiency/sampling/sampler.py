@@ -57,7 +57,7 @@ class SamplerState:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerIdentity:
-    """What the meaning of a sampler's place depends on: two runs that differ in it do not continue."""
+    """What the positions of a sampler's state depend on: a state of another identity is of no use."""
 
     seed: int
     dataset: str
@@ -241,7 +241,7 @@ class CurriculumSampler:
         )
 
     def differences(self, saved: Mapping[str, Any]) -> list[str]:
-        """One text for each place in which a saved state's identity is another one."""
+        """One text for each entry of the identity that a saved state does not share."""
         return differing_fields(saved["depends_on"], asdict(self.identity()))
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:

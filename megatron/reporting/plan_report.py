@@ -94,7 +94,7 @@ def plot_plan(plan: RunPlan, path: str | Path) -> None:
     panels = figure.subplots(2, 3).ravel()
     steps = np.array(_spread_steps(plan, min(plan.num_steps, MAX_POINTS)))
     stretches = [plan.stretch_at(step) for step in steps.tolist()]
-    whole = plan.whole.sequence_length
+    whole = plan.full_batch.sequence_length
     difficulties = [plan.difficulties(step) for step in steps.tolist()]
     last = difficulties[-1]
     _draw(

@@ -97,7 +97,9 @@ def test_from_the_json_to_plan_log_and_resume(workspace, content, tmp_path):
     (resumed / "latest").write_text("global_step10\n")
     assert pretrain_gpt.main(flags_of(workspace, config, resumed, load=resumed)) == 0
     assert_equal_runs(resumed, whole)
-    states = [json.loads((run / "global_step20" / "state.json").read_text()) for run in (resumed, whole)]
+    states = [
+        json.loads((run / "global_step20" / "state.json").read_text()) for run in (resumed, whole)
+    ]
     assert states[0]["engine"] == states[1]["engine"]
     assert states[0]["guarded"] == states[1]["guarded"]
 

@@ -94,7 +94,7 @@ def planned_totals(plan: RunPlan, micro_batches: int) -> Iterator[Totals]:
             totals = totals.after(
                 stretch.shape,
                 num_layers=plan.model.num_layers,
-                samples=plan.whole.num_rows,
+                samples=plan.full_batch.num_rows,
                 micro_batches=micro_batches,
             )
             yield totals

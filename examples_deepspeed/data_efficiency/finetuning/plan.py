@@ -48,7 +48,7 @@ def _until_the_end(plan: RunPlan, budget: Budget, micro_batches: int) -> Iterato
 def print_text_plan(
     config: Any, *, num_layers: int, num_samples: int, length: int, epochs: float
 ) -> None:
-    """Nothing; prints the published accounting of a run on text, and what it leaves out."""
+    """Print the published accounting of a run on text, and what it leaves out."""
     budget = Budget(unit="consumed_token", amount=round(epochs * num_samples * length))
     plan, totals = plan_until(
         config, budget, num_layers=num_layers, num_samples=num_samples, length=length
@@ -99,7 +99,7 @@ def print_image_plan(
     length: int,
     counted_batch: int | None,
 ) -> None:
-    """Nothing; prints the accounting of a run on images.
+    """Print the accounting of a run on images.
 
     Args:
         config: of the run.
@@ -115,14 +115,14 @@ def print_image_plan(
     last = totals[-1]
     whole = last.samples * length * num_layers
     print(
-        f"{last.steps} steps of {plan.whole.num_rows} images ({last.samples / num_samples:.2f} passes): "
+        f"{last.steps} steps of {plan.full_batch.num_rows} images ({last.samples / num_samples:.2f} passes): "
         f"layer_token {last.layer_tokens}, without dropping {whole}, "
         f"{100 * (1 - last.layer_tokens / whole):.1f} % saved"
     )
     if counted_batch is not None:
         print(
             f"published accounting, {counted_batch} images a step: layer_token "
-            f"{last.layer_tokens * counted_batch // plan.whole.num_rows}"
+            f"{last.layer_tokens * counted_batch // plan.full_batch.num_rows}"
         )
     kept = [plan.stretch_at(step).shape.kept_length for step in (1, last.steps)]
     print(f"kept length {kept[0]} at step 1, {kept[1]} last")
