@@ -8,10 +8,11 @@ samples' content (padding) cannot be planned.
 """
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -47,11 +48,6 @@ class Stretch:
     counts: Counters
     """What one step adds to the counters."""
 
-    @property
-    def totals(self) -> Counters:
-        """What all the steps add to the counters."""
-        return _times(self.counts, self.num_steps)
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
@@ -75,7 +71,7 @@ class RunPlan:
 
     def stretch_at(self, step: int) -> Stretch:
         """The stretch that a step belongs to."""
-        return self.stretches[int(np.searchsorted(self._first_steps, step, side="right")) - 1]
+        return self.stretches[self._number_at(step)]
 
     def pool_size(self, step: int) -> int:
         """Samples that a step can draw."""
@@ -88,10 +84,8 @@ class RunPlan:
         return {name: schedule.difficulty(step) for name, schedule in schedules.items()}
 
     def counters(self, step: int) -> Counters:
-        """Totals up to the end of `step`, exact."""
-        if step == 0:
-            return Counters()
-        number = int(np.searchsorted(self._first_steps, step, side="right")) - 1
+        """Totals up to the end of `step` >= 0, exact."""
+        number = max(0, self._number_at(step))
         stretch = self.stretches[number]
         done = step - stretch.first_step + 1
         return self._totals_before[number].plus(_times(stretch.counts, done))
@@ -122,16 +116,13 @@ class RunPlan:
         """Totals of as many steps on full samples, without dropping."""
         return _times(count_step(self.full_batch, self.full_batch, self.model), self.num_steps)
 
-    @cached_property
-    def _first_steps(self) -> Int64Array:
-        return np.array([stretch.first_step for stretch in self.stretches], np.int64)
+    def _number_at(self, step: int) -> int:
+        return bisect_right(self.stretches, step, key=lambda stretch: stretch.first_step) - 1
 
     @cached_property
     def _totals_before(self) -> list[Counters]:
-        totals = [Counters()]
-        for stretch in self.stretches:
-            totals.append(totals[-1].plus(stretch.totals))
-        return totals
+        added = (_times(stretch.counts, stretch.num_steps) for stretch in self.stretches)
+        return [*accumulate(added, Counters.plus, initial=Counters())]
 
 
 def plan_run(
@@ -159,13 +150,19 @@ def plan_run(
         ValueError: if the pools do not follow from what is given.
     """
     walk = _Walk(load_config(config), model, sequence_length, data_parallel_size)
+    stretches: list[Stretch] = []
+    for stretch in walk.stretches(num_steps):
+        if stretches and stretches[-1].shape == stretch.shape:
+            before = stretches.pop()
+            stretch = replace(before, num_steps=before.num_steps + stretch.num_steps)
+        stretches.append(stretch)
     num_samples, pools = _pools(walk.config.data_efficiency, num_samples, num_steps)
     return RunPlan(
         config=walk.config,
         model=model,
         num_samples=num_samples,
         full_batch=walk.full_batch,
-        stretches=tuple(_merged(walk.stretches(num_steps))),
+        stretches=tuple(stretches),
         pools=pools,
     )
 
@@ -198,12 +195,13 @@ def planned_totals(
     walk = _Walk(load_config(config), model, sequence_length, data_parallel_size)
     total = Counters()
     for stretch in walk.stretches(num_steps):
+        steps = stretch.num_steps
         if effective_tokens is not None:
-            missing = effective_tokens * model.num_layers - total.layer_tokens
-            needed = -(-missing // stretch.counts.layer_tokens)
-            if needed <= stretch.num_steps:
-                return total.plus(_times(stretch.counts, needed))
-        total = total.plus(stretch.totals)
+            missing = max(0, effective_tokens * model.num_layers - total.layer_tokens)
+            steps = min(steps, -(-missing // stretch.counts.layer_tokens))
+        total = total.plus(_times(stretch.counts, steps))
+        if steps < stretch.num_steps:
+            break
     return total
 
 
@@ -269,23 +267,6 @@ class _Walk:
             finished = self._dropping.schedule.next_change(step - 1)
             changes.append(None if finished is None else finished + 1)
         return min((change for change in changes if change is not None), default=None)
-
-
-def _merged(stretches: Iterator[Stretch]) -> Iterator[Stretch]:
-    """The same steps, neighbours that are alike put together."""
-    last = next(stretches)
-    for stretch in stretches:
-        if stretch.shape == last.shape:
-            last = Stretch(
-                first_step=last.first_step,
-                num_steps=last.num_steps + stretch.num_steps,
-                shape=last.shape,
-                counts=last.counts,
-            )
-        else:
-            yield last
-            last = stretch
-    yield last
 
 
 def count_step(shape: StepShape, full_batch: StepShape, model: ModelShape) -> Counters:
