@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from megatron.data.corpus_merging import merge_corpora
+from megatron.corpus.merging import merge_corpora
+from megatron.corpus.preprocessing import preprocess
 from megatron.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
-from megatron.data.preprocessing import preprocess
 from tests.megatron.data.test_preprocessing import EOD, RECORDS, job_of
 
 MEGATRON_CORE = Path(sys.prefix) / "megatron-core"
