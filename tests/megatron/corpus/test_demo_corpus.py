@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron.corpus import demo_corpus
 from megatron.corpus.demo_corpus import (
     PACKAGED_TEXTS,
     Document,
@@ -20,7 +21,6 @@ from megatron.corpus.demo_corpus import (
     write_corpus,
 )
 from megatron.corpus.text_sources import find_sources
-from megatron.data import demo_corpus
 
 LONG = " ".join(["word"] * 20)
 LEADS = json.dumps({"A": {"extract": f"A ( ) is {LONG} ."}, "B": {"extract": "short"}}).encode()

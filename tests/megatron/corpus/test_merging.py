@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megatron.corpus import merging
 from megatron.corpus.merging import find_corpora, merge_corpora
 from megatron.corpus.preprocessing import preprocess
 from megatron.corpus.text_sources import find_sources
-from megatron.corpus import merging
 from megatron.data.indexed_dataset import IndexedDatasetWriter
-from tests.megatron.data.test_preprocessing import RECORDS, ByteTokenizer, job_of
+from tests.megatron.corpus.test_preprocessing import RECORDS, ByteTokenizer, job_of
 
 ENDINGS = ("bin", "idx", "meta.json")
 FACTS = {

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megatron.corpus import text_sources
 from megatron.corpus.preprocessing import PreprocessingJob, encode_documents, preprocess
 from megatron.corpus.sentence_splitter import SentenceSplitter
 from megatron.corpus.text_sources import find_sources
-from megatron.data import text_sources
 from megatron.data.indexed_dataset import IndexedDataset
 
 EOD = 256

@@ -2,8 +2,8 @@ import io
 
 import pytest
 
+from megatron.corpus import progress
 from megatron.corpus.progress import ByteProgress
-from megatron.data import progress
 
 
 class Terminal(io.StringIO):

@@ -10,8 +10,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megatron.corpus import text_sources
 from megatron.corpus.text_sources import Block, find_sources, read_blocks, texts_of
-from megatron.data import text_sources
 
 
 def all_texts(*inputs: Path) -> list[str]:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megatron.corpus import wiki_markup
 from megatron.corpus.wiki_markup import clean_article, tidy
-from megatron.data import wiki_markup
 
 
 def test_examples_in_the_docstrings_hold() -> None:
