@@ -7,7 +7,6 @@ The three steps of a run, each usable alone:
     convert_to_random_ltd(engine, TransformerLayer)       chosen layers see a random part of the tokens
 """
 
-from data_efficiency import result_folder
 from data_efficiency.accounting import (
     Counters,
     ModelShape,
@@ -24,6 +23,7 @@ from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
 from data_efficiency.engine.processes import naming_lost_processes, start_processes
 from data_efficiency.engine.whole_tensor import WholeTensor, whole_tensors
+from data_efficiency.files import result_folder
 from data_efficiency.json_section import ConfigError
 from data_efficiency.plan import RunPlan, plan_run, planned_totals
 from data_efficiency.plan_warnings import DecayEnd, plan_warnings
