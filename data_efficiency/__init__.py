@@ -7,7 +7,6 @@ The three steps of a run, each usable alone:
     convert_to_random_ltd(engine, TransformerLayer)       chosen layers see a random part of the tokens
 """
 
-from data_efficiency import result_folder
 from data_efficiency.accounting import (
     Clock,
     Counters,
@@ -28,6 +27,7 @@ from data_efficiency.engine.protocol import Engine
 from data_efficiency.engine.ranks import Ranks, naming_lost_processes, start_ranks
 from data_efficiency.engine.step import NonFiniteError, StepResult, mean_losses_over
 from data_efficiency.engine.whole_tensor import WholeTensor, gather_all, whole_tensors
+from data_efficiency.files import result_folder
 from data_efficiency.json_section import ConfigError
 from data_efficiency.plan import RunPlan, plan_run
 from data_efficiency.plan_totals import planned_totals

@@ -24,12 +24,12 @@ from data_efficiency import (
     read_json,
     start_processes,
 )
+from megatron.checkpoint.run import check_folders, resume, save
 from megatron.config import RunConfig, TrainingConfig, require
 from megatron.model.compilation import compile_model
 from megatron.model.optional_kernels import choose_attention, make_adamw
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.reporting import RunLogger, progress_line
-from megatron.run_checkpoints import check_folders, resume, save
 from megatron.run_state import Run, Task, counter_record
 from megatron.step_totals import StopRequest
 from megatron.stopping import StopSignals, fraction_done, stop_reason

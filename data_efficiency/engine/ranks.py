@@ -15,8 +15,8 @@ import torch
 import torch.distributed
 from numpy.typing import NDArray
 
-from data_efficiency.analysis.launcher import RANK_AND_SIZE
 from data_efficiency.json_section import ConfigError
+from data_efficiency.launcher import RANK_AND_SIZE
 
 TIMEOUT_MINUTES = 30.0
 """How long a process waits for the others: longer than any save or evaluation, shorter than a night."""

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from data_efficiency.analysis.launcher import RANK_AND_SIZE
 from data_efficiency.engine.processes import (
     LOCAL_RANK,
     Processes,
@@ -10,6 +9,7 @@ from data_efficiency.engine.processes import (
     start_processes,
 )
 from data_efficiency.json_section import ConfigError
+from data_efficiency.launcher import RANK_AND_SIZE
 
 
 @pytest.fixture(autouse=True)
