@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from data_efficiency.accounting import Counters, LearningRate, ModelShape, StepShape
-from data_efficiency.config import Config
+from data_efficiency.config import Config, DataEfficiencyConfig
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.step import StepResult
 from data_efficiency.engine.whole_tensor import WholeTensor
@@ -37,6 +37,13 @@ class Engine(Protocol):
     counters: Counters
     """Of all finished steps, the same on every process."""
     model_shape: ModelShape | None
+    learning_rate: LearningRate | None
+    skipped_steps: int
+    """Steps whose float16 gradients overflowed: their samples are consumed, weights unchanged."""
+
+    @property
+    def data_efficiency_config(self) -> DataEfficiencyConfig:
+        """Our section of the JSON file, parsed."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's result; in training one micro-batch of the present step."""
@@ -54,6 +61,15 @@ class Engine(Protocol):
 
     def follow_learning_rate(self, rate: LearningRate) -> None:
         """Set each step's rate by a function of the counters from now on."""
+
+    def train_batch_size(self) -> int:
+        """Samples of a step, over all processes."""
+
+    def train_micro_batch_size_per_gpu(self) -> int:
+        """Samples of a forward pass."""
+
+    def gradient_accumulation_steps(self) -> int:
+        """Forward passes of a step on this process."""
 
     def train(self, mode: bool = True) -> Any:
         """Go to training, or evaluation."""
