@@ -7,6 +7,7 @@ The three steps of a run, each usable alone:
     convert_to_random_ltd(engine, TransformerLayer)       chosen layers see a random part of the tokens
 """
 
+from data_efficiency import files
 from data_efficiency.accounting import (
     Counters,
     ModelShape,
@@ -23,7 +24,7 @@ from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
 from data_efficiency.engine.processes import naming_lost_processes, start_processes
 from data_efficiency.engine.whole_tensor import WholeTensor, whole_tensors
-from data_efficiency.files import result_folder
+from data_efficiency.files import mmididx, result_folder
 from data_efficiency.json_section import ConfigError
 from data_efficiency.plan import RunPlan, plan_run
 from data_efficiency.plan_totals import planned_totals
@@ -58,11 +59,13 @@ __all__ = [
     "actual_seq_length",
     "analyze",
     "convert_to_random_ltd",
+    "files",
     "fill_from_flags",
     "initialize",
     "known_layer_class",
     "layer_tokens",
     "load_config",
+    "mmididx",
     "naming_lost_processes",
     "plan_run",
     "plan_warnings",

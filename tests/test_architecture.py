@@ -105,6 +105,7 @@ OUTSIDE_PACKAGES = {
         "megatron.reporting",
         "examples_deepspeed.data_efficiency.finetuning.compare",
     ),
+    "filelock": ("data_efficiency.files.lock",),
     "tokenizers": ("megatron.tokenizer",),
     "flash_attn": ("megatron.model.optional_kernels",),
     "apex": ("megatron.model.optional_kernels",),

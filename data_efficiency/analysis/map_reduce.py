@@ -29,7 +29,7 @@ from data_efficiency.analysis.shard_task import ShardTask
 from data_efficiency.analysis.shards import ShardFolder
 from data_efficiency.analysis.user_functions import source_fingerprint
 from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
-from data_efficiency.files.lock import folder_lock, refuse_other_locks
+from data_efficiency.files.lock import file_lock, refuse_other_locks
 from data_efficiency.files.result_folder import remove_leftovers
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class MapReduce:
             num_shards * worker_id // num_workers, num_shards * (worker_id + 1) // num_workers
         )
         lock = f".map_{worker_id}_of_{num_workers}.lock"
-        with folder_lock(self.save_path / lock):
+        with file_lock(self.save_path / lock):
             refuse_other_locks(self.save_path, f".map_*_of_{num_workers}.lock")
             self._check_places()
             for folder in self.folders.values():
@@ -142,7 +142,7 @@ class MapReduce:
             AnalysisError: naming shards that are missing or not right, or a metric whose result
                 cannot be written; its shards are kept.
         """
-        with folder_lock(self.save_path / ".reduce.lock"):
+        with file_lock(self.save_path / ".reduce.lock"):
             refuse_other_locks(self.save_path, ".reduce.lock")
             self._check_places()
             for name, folder in self.folders.items():

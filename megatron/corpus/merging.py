@@ -10,8 +10,7 @@ import numpy as np
 
 from megatron.corpus.progress import ByteProgress
 from megatron.data.indexed_dataset import IndexedDataset
-from megatron.data.indexed_dataset_writer import IndexedDatasetWriter
-from megatron.data.indexed_format import path_of
+from megatron.data.indexed_dataset_writer import IndexedDatasetWriter, path_of
 
 _RUN_BYTES = 8 * 1024 * 1024
 _RUN_DOCUMENTS = 64 * 1024

@@ -23,8 +23,7 @@ from megatron.corpus.parquet_rows import check_columns
 from megatron.corpus.progress import ByteProgress
 from megatron.corpus.sentence_splitter import SentenceSplitter
 from megatron.corpus.text_sources import Block, SourceFile, read_blocks, texts_of
-from megatron.data.indexed_dataset_writer import IndexedDatasetWriter
-from megatron.data.indexed_format import dtype_for_vocabulary, path_of
+from megatron.data.indexed_dataset_writer import IndexedDatasetWriter, dtype_for_vocabulary, path_of
 
 # Blocks under way for each worker: enough to keep it busy, few enough to bound memory.
 _BLOCKS_PER_WORKER = 4

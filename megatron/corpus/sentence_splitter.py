@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from data_efficiency import files
 from megatron.corpus.progress import ByteProgress
 from megatron.corpus.text_sources import STANDARD_INPUT, SourceFile, read_blocks, texts_of
 from megatron.data.counter_hash import hash_numbers
@@ -132,11 +133,8 @@ def learn_model(
 
 
 def write_model(path: str | os.PathLike[str], model: SentenceModel) -> None:
-    """Nothing; writes a model, and the file appears whole or not at all."""
-    partial = Path(f"{os.fspath(path)}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(_as_text(model) + "\n", encoding="utf-8")
-    partial.replace(path)
+    """Write a model."""
+    files.write_file(path, _as_text(model) + "\n")
 
 
 def _texts(source: SourceFile, json_keys: Sequence[str]) -> Iterator[str]:

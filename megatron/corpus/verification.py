@@ -18,7 +18,7 @@ from megatron.corpus.progress import ByteProgress
 from megatron.corpus.sentence_splitter import SentenceSplitter
 from megatron.corpus.text_sources import SourceFile, read_blocks, texts_of
 from megatron.data.indexed_dataset import IndexedDataset
-from megatron.data.indexed_format import path_of
+from megatron.data.indexed_dataset_writer import path_of
 
 NUM_SAMPLED_DOCUMENTS = 256
 

@@ -5,7 +5,6 @@ OUTPUT/<task>/lr2e-05_seed1234.json    one run: settings, scores of each epoch, 
 
 import dataclasses
 import json
-import os
 import statistics
 import time
 from collections import defaultdict
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from data_efficiency import files
 from megatron.conversion.model import Model
 from megatron.finetuning.classifier import BertClassifier
 from megatron.finetuning.data import Examples
@@ -104,13 +104,11 @@ def execute(
 def write_record(
     run: Run, output: Path, settings: Mapping[str, Any], found: Mapping[str, Any]
 ) -> None:
-    """Writes a run's file; it appears whole or not at all."""
-    path = run.path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a run's file."""
     record = {"format": FORMAT, "version": VERSION, **run._asdict(), **found}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(record | {"settings": dict(settings)}, indent=1) + "\n")
-    os.replace(partial, path)
+    files.write_file(
+        run.path(output), json.dumps(record | {"settings": dict(settings)}, indent=1) + "\n"
+    )
 
 
 def read_record(path: Path) -> dict[str, Any]:
