@@ -7,8 +7,9 @@ The three steps of a run, each usable alone:
     convert_to_random_ltd(engine, TransformerLayer)       chosen layers see a random part of the tokens
 """
 
-from data_efficiency import files
+from data_efficiency import files, hashing
 from data_efficiency.accounting import (
+    IGNORED_LABEL,
     Counters,
     ModelShape,
     StepShape,
@@ -20,6 +21,7 @@ from data_efficiency.analysis.data_analyzer import DataAnalyzer
 from data_efficiency.analysis.named_metrics import MetricSettings, analyze
 from data_efficiency.analysis.reference_loss import ReferenceModel
 from data_efficiency.config import fill_from_flags, load_config, read_json
+from data_efficiency.differences import differing_leaves
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
 from data_efficiency.engine.processes import naming_lost_processes, start_processes
@@ -29,6 +31,7 @@ from data_efficiency.json_section import ConfigError
 from data_efficiency.plan import RunPlan, plan_run
 from data_efficiency.plan_totals import planned_totals
 from data_efficiency.plan_warnings import DecayEnd, plan_warnings
+from data_efficiency.progress import Progress
 from data_efficiency.routing.layer_interface import LayerInterface
 from data_efficiency.routing.layer_presets import known_layer_class
 from data_efficiency.routing.layer_token_lr import LayerTokenLR
@@ -41,6 +44,7 @@ from data_efficiency.sampling.loader import CurriculumDataLoader
 from data_efficiency.sampling.sampler import CurriculumSampler
 
 __all__ = [
+    "IGNORED_LABEL",
     "ConfigError",
     "Counters",
     "CurriculumDataLoader",
@@ -52,6 +56,7 @@ __all__ = [
     "LayerTokenLR",
     "MetricSettings",
     "ModelShape",
+    "Progress",
     "ReferenceModel",
     "RunPlan",
     "StepShape",
@@ -59,8 +64,10 @@ __all__ = [
     "actual_seq_length",
     "analyze",
     "convert_to_random_ltd",
+    "differing_leaves",
     "files",
     "fill_from_flags",
+    "hashing",
     "initialize",
     "known_layer_class",
     "layer_tokens",

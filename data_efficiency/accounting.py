@@ -16,6 +16,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 TokenCounter = Literal["corpus", "loss", "effective"]
+IGNORED_LABEL = -100
+"""Label of a position that is not in the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)

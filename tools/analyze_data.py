@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -42,7 +41,8 @@ from megatron.checkpoint.model import (
     identity_of_checkpoint,
     load_reference_model,
 )
-from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of
+from megatron.command import run_command
+from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of_corpus
 
 EXAMPLE_PERCENTILES = (1, 10, 50, 90, 99)
 EXAMPLE_CHARACTERS = 300
@@ -221,7 +221,7 @@ def show(arguments: Namespace) -> None:
         return
     dataset = open_corpus(arguments)
     index.check_dataset(dataset)
-    tokenizer = tokenizer_of(arguments, dataset)
+    tokenizer = tokenizer_of_corpus(arguments, dataset)
     for percentile in EXAMPLE_PERCENTILES:
         sample = sample_at_percentile(index, percentile)
         tokens, starts, lengths = dataset.token_spans(sample, sample + 1)
@@ -344,16 +344,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 after an error, 130 after Ctrl-C or SIGTERM."""
     arguments = parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+
+    def action() -> None:
         with sigterm_as_interrupt():
             COMMANDS[arguments.command](arguments)
-    except (ValueError, OSError, AnalysisError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as interruption:
-        print(str(interruption) or "stopped", file=sys.stderr)
-        return 130
-    return 0
+
+    return run_command(action, more_errors=(AnalysisError,), when_stopped="stopped")
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ sets; no test file is read.
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from megatron.command import run_command
 from megatron.conversion.model import Model
 from megatron.finetuning.classifier import read_bert
 from megatron.finetuning.data import HUB, read_task
@@ -152,17 +152,16 @@ def _joined(values: Sequence[float]) -> str:
     return ",".join(f"{value:g}" for value in values)
 
 
+def run(arguments: argparse.Namespace) -> None:
+    """Run the sweep and print its table, or the table alone."""
+    if not arguments.table:
+        sweep(arguments)
+    print_table(arguments.output)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a sweep, 1 after an error."""
-    arguments = parse_arguments(argv)
-    try:
-        if not arguments.table:
-            sweep(arguments)
-        print_table(arguments.output)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(lambda: run(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

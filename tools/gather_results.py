@@ -8,12 +8,12 @@ A run is a JSON file of tools/evaluate_gpt.py, or a folder with such files in it
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from megatron.command import run_command
 from megatron.evaluation.result_table import format_table, gather
 from megatron.evaluation.results import read_record
 
@@ -57,20 +57,19 @@ def named_records(runs: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any
             yield name, place, read_record(file)
 
 
+def run(arguments: argparse.Namespace) -> None:
+    """Print the table and write its numbers."""
+    results = gather(named_records(arguments.run))
+    print(format_table(results))
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        numbers = [asdict(result) for result in results]
+        arguments.output.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a table, 1 after an error."""
-    arguments = parse_arguments(argv)
-    try:
-        results = gather(named_records(arguments.run))
-        print(format_table(results))
-        if arguments.output:
-            arguments.output.parent.mkdir(parents=True, exist_ok=True)
-            numbers = [asdict(result) for result in results]
-            arguments.output.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(lambda: run(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import torch
 
+from megatron.command import run_command
 from megatron.evaluation.generation import Choose, greedy, sampling, text_pieces
 from megatron.evaluation.model import load_any_for_evaluation
+from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -55,12 +57,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--device", metavar="NAME", help="cpu, cuda:0, ...; else the GPU where there is one"
     )
-    for name, meaning in (
-        ("--tokenizer-file", "tokenizer.json; else the one found with the model"),
-        ("--vocab-file", "or GPT-2's vocab.json"),
-        ("--merge-file", "and merges.txt"),
-    ):
-        parser.add_argument(name, metavar="FILE", help=meaning)
+    add_tokenizer_flags(parser, otherwise="else the one found with the model")
     return parser.parse_args(argv)
 
 
@@ -101,10 +98,7 @@ def write(arguments: argparse.Namespace) -> None:
         arguments.model,
         dtype=arguments.dtype,
         device=device,
-        tokenizer_files={
-            name: getattr(arguments, name)
-            for name in ("tokenizer_file", "vocab_file", "merge_file")
-        },
+        tokenizer=named_tokenizer(arguments),
     )
     prompt = sys.stdin.read().rstrip("\n") if arguments.prompt is None else arguments.prompt
     ids = tokenizer.encode(prompt) or [tokenizer.eod]
@@ -133,16 +127,7 @@ def write(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a text, 1 after an error, 130 when interrupted."""
-    arguments = parse_arguments(argv)
-    try:
-        write(arguments)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print()
-        return 130
-    return 0
+    return run_command(lambda: write(parse_arguments(argv)), when_stopped="")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from megatron.command import run_command
+from megatron.command import STOPPED, run_command
 from megatron.corpus.preprocessing import CorpusCounts, PreprocessingJob, preprocess
 from megatron.corpus.sentence_splitter import (
     SentenceSplitter,
@@ -18,7 +18,7 @@ from megatron.corpus.sentence_splitter import (
 )
 from megatron.corpus.text_sources import STANDARD_INPUT, find_sources
 from megatron.corpus.verification import verify_corpus
-from megatron.tokenizer import build_tokenizer
+from megatron.tokenizer import add_tokenizer_flags, build_tokenizer
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -37,11 +37,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--json-keys", nargs="+", default=["text"], metavar="KEY", help="one corpus a key (text)"
     )
     parser.add_argument("--output-prefix", required=True, metavar="PREFIX")
-    parser.add_argument("--tokenizer-file", metavar="FILE", help="a tokenizer.json")
-    parser.add_argument(
-        "--vocab-file", metavar="FILE", help="GPT-2's vocab.json, or alone BERT's vocab.txt"
-    )
-    parser.add_argument("--merge-file", metavar="FILE", help="GPT-2's merges.txt")
+    add_tokenizer_flags(parser)
     parser.add_argument(
         "--append-eod", action="store_true", help="close each document with <|endoftext|>"
     )
@@ -168,7 +164,7 @@ def describe(count: CorpusCounts) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
     arguments = parse_arguments(argv)
-    return run_command(functools.partial(run, arguments))
+    return run_command(functools.partial(run, arguments), when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

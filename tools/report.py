@@ -5,11 +5,11 @@ python tools/report.py --run baseline=runs/a --run curriculum=runs/b --output ru
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_efficiency import files
+from megatron.command import run_command
 from megatron.reporting import compare_runs, format_comparison, plot_report, read_log
 
 
@@ -71,12 +71,7 @@ def write_report(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a report, 1 after an error."""
-    try:
-        write_report(parse_arguments(argv))
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(lambda: write_report(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from data_efficiency.differences import differing_fields
 from data_efficiency.difficulty_index import (
     describe_dataset,
-    differing_fields,
     fingerprint_of,
-    refuse_differences,
+    refuse_other_dataset,
 )
 from data_efficiency.files.result_folder import (
     new_folder,
@@ -93,7 +93,7 @@ class AccumulatedValue:
             ValueError: naming the fields in which the dataset differs.
         """
         differences = differing_fields(self.manifest["dataset"], describe_dataset(dataset))
-        refuse_differences(f"the {FORMAT} {self.path}", differences)
+        refuse_other_dataset(f"the {FORMAT} {self.path}", differences)
 
     def verify(self) -> None:
         """Nothing, if the file is what was written.

@@ -24,13 +24,13 @@ from data_efficiency.analysis.executors import (
     sigterm_as_interrupt,
 )
 from data_efficiency.analysis.metrics import Metric
-from data_efficiency.analysis.progress import Progress
 from data_efficiency.analysis.shard_task import ShardTask
 from data_efficiency.analysis.shards import ShardFolder
 from data_efficiency.analysis.user_functions import source_fingerprint
 from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
 from data_efficiency.files.lock import file_lock, refuse_other_locks
 from data_efficiency.files.result_folder import remove_leftovers
+from data_efficiency.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -180,9 +180,15 @@ class MapReduce:
         total = sum(self.bounds[shard + 1] - self.bounds[shard] for shard in shards)
         names = ", ".join(self.metrics)
         try:
-            with sigterm_as_interrupt(), Progress(names, total) as progress:
-                for num_samples, num_tokens in executor.run(self.task, shards):
-                    progress.update(num_samples, num_tokens)
+            with (
+                sigterm_as_interrupt(),
+                Progress(names, total, unit="samples", say=logger.info) as progress,
+            ):
+                num_samples = num_tokens = 0
+                for more_samples, more_tokens in executor.run(self.task, shards):
+                    num_samples += more_samples
+                    num_tokens += more_tokens
+                    progress.update(num_samples, f"{num_tokens:,} tokens" if num_tokens else "")
         except TaskError as error:
             shard = next(iter(self.folders.values())).describe(error.item)
             message = f"{names}: {shard} failed: {error.cause}; {self._state()}"

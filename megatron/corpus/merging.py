@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from megatron.corpus.progress import ByteProgress
+from data_efficiency import Progress
 from megatron.data.indexed_dataset import IndexedDataset
 from megatron.data.indexed_dataset_writer import IndexedDatasetWriter, path_of
 
@@ -97,7 +97,7 @@ def merge_corpora(
     num_bytes = sum(part.tokens.nbytes for part in parts)
     with (
         IndexedDatasetWriter(output_prefix, parts[0].dtype) as writer,
-        ByteProgress("merging", num_bytes) as progress,
+        Progress("merging", num_bytes) as progress,
     ):
         for part in parts:
             part.verify()

@@ -16,10 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from data_efficiency import files
-from megatron.corpus.progress import ByteProgress
+from data_efficiency import Progress, files, hashing
 from megatron.corpus.text_sources import STANDARD_INPUT, SourceFile, read_blocks, texts_of
-from megatron.data.counter_hash import hash_numbers
 
 LEARNED_CHARACTERS = 4 * 1024 * 1024
 MAX_LEARNED_FILES = 64
@@ -35,7 +33,7 @@ class SentenceSplitter:
     """Splits texts at blank lines, and the paragraphs into sentences.
 
     Args:
-        model: from `learn_model`, or one of those the two functions below read.
+        model: from `learn_model`, or one of those the two functions hashing.below read.
 
     Attributes:
         fingerprint: SHA-256 of the model.
@@ -117,9 +115,9 @@ def learn_model(
             " --sentence-model, or install nltk's punkt_tab"
         )
     trainer = _punkt().PunktTrainer()
-    chosen = np.sort(np.argsort(hash_numbers(np.arange(len(sources))))[:MAX_LEARNED_FILES])
+    chosen = np.sort(np.argsort(hashing.hash_numbers(np.arange(len(sources))))[:MAX_LEARNED_FILES])
     share = -(-num_characters // max(1, len(chosen)))
-    with ByteProgress("learning where sentences end", share * len(chosen)) as progress:
+    with Progress("learning where sentences end", share * len(chosen)) as progress:
         for place, number in enumerate(chosen.tolist()):
             num_read = 0
             for text in _texts(sources[number], json_keys):

@@ -12,6 +12,7 @@ Under `torchrun` each process takes its share of every task's documents.
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
@@ -27,7 +28,7 @@ from megatron.evaluation.continuation_scores import Continuation, score_continua
 from megatron.evaluation.generation import Choose, continue_texts, greedy, sampling
 from megatron.evaluation.model import Processes, load_for_evaluation
 from megatron.model.gpt_model import GPTModel
-from megatron.tokenizer import Tokenizer
+from megatron.tokenizer import Tokenizer, named_tokenizer
 
 MODEL_NAME = "data_efficiency"
 _DEFAULT_NEW_TOKENS = 256
@@ -72,11 +73,11 @@ class HarnessModel(TemplateLM):
             Path(checkpoint),
             dtype=dtype,
             device=self._processes.device,
-            tokenizer_files={
-                "tokenizer_file": tokenizer_file,
-                "vocab_file": vocab_file,
-                "merge_file": merge_file,
-            },
+            tokenizer=named_tokenizer(
+                SimpleNamespace(
+                    tokenizer_file=tokenizer_file, vocab_file=vocab_file, merge_file=merge_file
+                )
+            ),
         )
         self.gpt: GPTModel = model
         self.text: Tokenizer = tokenizer

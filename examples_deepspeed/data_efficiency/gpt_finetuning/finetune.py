@@ -20,7 +20,13 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from data_efficiency import ConfigError, convert_to_random_ltd, initialize, known_layer_class
+from data_efficiency import (
+    IGNORED_LABEL,
+    ConfigError,
+    convert_to_random_ltd,
+    initialize,
+    known_layer_class,
+)
 from examples_deepspeed.data_efficiency.finetuning.clocks import Budget
 from examples_deepspeed.data_efficiency.finetuning.command_line import (
     add_run_flags,
@@ -33,7 +39,6 @@ from examples_deepspeed.data_efficiency.finetuning.run import is_finished, train
 from examples_deepspeed.data_efficiency.finetuning.saved_run import own_memory, wait_for_all
 from examples_deepspeed.data_efficiency.finetuning.task import Task
 from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import (
-    IGNORED_LABEL,
     TokenBlocks,
     make_blocks,
     read_splits,
