@@ -62,7 +62,7 @@ MAX_LENGTH = 64
 
 
 def train_ours(options: argparse.Namespace, setting: Setting, seed: int) -> None:
-    """Nothing; the run's file is written, unless it is there."""
+    """Write the run's file, unless it is there."""
     flags = {
         "checkpoint": options.model,
         "data": options.data,
@@ -84,7 +84,7 @@ def train_ours(options: argparse.Namespace, setting: Setting, seed: int) -> None
 
 
 def train_peer(options: argparse.Namespace, setting: Setting, seed: int) -> None:
-    """Nothing; the run's file is written, unless it is there."""
+    """Write the run's file, unless it is there."""
     # Only the peer pays for the import.
     from benchmarks.glue_trainer import finetune_with_trainer  # noqa: PLC0415
 

@@ -306,23 +306,16 @@ class DifficultyIndex:
         return num if parts.ndim else int(num)
 
     def check_dataset(self, dataset: Any) -> None:
-        """Nothing, if the index was made from this dataset.
-
-        Raises:
-            ValueError: naming the fields in which the dataset differs.
-        """
+        """Raise ValueError, naming what differs, unless the index was made from this dataset."""
         differences = differing_fields(self.dataset_identity, describe_dataset(dataset))
         if len(dataset) != self.num_samples:
             differences.append(f"samples: expected {self.num_samples}, found {len(dataset)}")
         refuse_other_dataset(f"the {FORMAT} {self.path}", differences)
 
     def verify(self) -> None:
-        """Nothing, if the files are what was written and `order` is the right order.
+        """Raise ValueError unless the files are what was written and `order` is the right order.
 
         Samples of one difficulty are sorted by number, unless the difficulties were quantised.
-
-        Raises:
-            ValueError: naming what is wrong.
         """
         verify_checksums(self.path, self.manifest)
         if fingerprint_of(self.dataset_identity) != self.dataset_fingerprint:

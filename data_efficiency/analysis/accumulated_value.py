@@ -87,18 +87,10 @@ class AccumulatedValue:
         return self.manifest["files"]["value.npy"]["sha256"]
 
     def check_dataset(self, dataset: Any) -> None:
-        """Nothing, if the value was made from this dataset.
-
-        Raises:
-            ValueError: naming the fields in which the dataset differs.
-        """
+        """Raise ValueError, naming what differs, unless the value was made from this dataset."""
         differences = differing_fields(self.manifest["dataset"], describe_dataset(dataset))
         refuse_other_dataset(f"the {FORMAT} {self.path}", differences)
 
     def verify(self) -> None:
-        """Nothing, if the file is what was written.
-
-        Raises:
-            ValueError: if it was changed.
-        """
+        """Raise ValueError if the file was changed after it was written."""
         verify_checksums(self.path, self.manifest)

@@ -119,7 +119,7 @@ class DataAnalyzer:
         )
 
     def run_map(self) -> None:
-        """Nothing; computes this worker's shards. Errors are those of `MapReduce.run_map`."""
+        """Compute this worker's shards. Errors are those of `MapReduce.run_map`."""
         self.job.run_map(executor_for(self.num_threads), self.worker_id, self.num_workers)
 
     def run_reduce(self) -> dict[str, Result]:

@@ -100,7 +100,7 @@ class MapReduce:
         self.task = ShardTask(reader, self.metrics, self.folders)
 
     def run_map(self, executor: Executor, worker_id: int = 0, num_workers: int = 1) -> None:
-        """Nothing; computes the shards of one of several workers that are not there yet.
+        """Compute the shards of one of several workers that are not there yet.
 
         Args:
             executor: runs the shards.
@@ -241,7 +241,7 @@ class MapReduce:
 
 
 def _check_metrics(metrics: Sequence[Metric], delivered: str) -> None:
-    """Nothing, if the metrics can be computed together from what the reader delivers."""
+    """Raise ValueError unless the metrics can be computed together from what the reader delivers."""
     if not metrics:
         raise ValueError("no metric is given: at least one is needed")
     names = [metric.name for metric in metrics]
@@ -260,11 +260,7 @@ def _check_metrics(metrics: Sequence[Metric], delivered: str) -> None:
 
 
 def _check_shards(name: str, folder: ShardFolder) -> None:
-    """Nothing, if all shards of a metric are there and right.
-
-    Raises:
-        AnalysisError: naming those that are not.
-    """
+    """Raise AnalysisError, naming the shards of a metric that are missing or not right."""
     faults = [
         f"{folder.describe(shard)} {fault}"
         for shard in range(folder.num_shards)

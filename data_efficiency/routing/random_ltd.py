@@ -79,7 +79,7 @@ def convert_to_random_ltd(
 
 
 def _refuse_wrapper(module: object) -> None:
-    """Nothing, unless the module runs layers in a way that a forward of the model does not show."""
+    """Raise ValueError if the module runs layers in a way that a forward of the model does not show."""
     if isinstance(module, nn.DataParallel):
         raise ValueError(
             "nn.DataParallel runs copies of the layers in threads: random-LTD needs "
@@ -93,7 +93,7 @@ def _refuse_wrapper(module: object) -> None:
 
 
 def _refuse_attention_kernels(layers: list[nn.Module]) -> None:
-    """Nothing, if masks reach the attention of Hugging Face layers as tensors."""
+    """Raise ValueError unless masks reach the attention of Hugging Face layers as tensors."""
     for config in {
         id(module.config): module.config
         for layer in layers

@@ -100,7 +100,7 @@ def save_checkpoint(
 
 
 def take_part(weights: Iterable[WholeTensor], optimizer_state: Iterable[WholeTensor]) -> None:
-    """Nothing; the part of the processes that do not write in `save_checkpoint`."""
+    """Do the part in `save_checkpoint` of the processes that do not write."""
     for tensor in (*in_file_order(weights), *in_file_order(optimizer_state)):
         tensor.gather()
 
@@ -169,7 +169,7 @@ def set_aside(checkpoint: Path) -> Path:
 
 
 def verify(checkpoint: Path) -> None:
-    """Nothing, if all files of a checkpoint are there and have the bytes that were written.
+    """Raise an error unless all files of a checkpoint are there and have the bytes that were written.
 
     Raises:
         FileNotFoundError: if a file is missing.

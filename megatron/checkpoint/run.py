@@ -32,7 +32,7 @@ _NOTHING_THERE, _NOTHING_WHOLE = -1, -2
 
 
 def save(run: Run) -> None:
-    """Nothing; writes a checkpoint where the settings ask for one. All processes must call it."""
+    """Write a checkpoint where the settings ask for one. All processes must call it."""
     checkpoint = run.config.checkpoint
     if checkpoint.save is None:
         return
@@ -51,7 +51,7 @@ def save(run: Run) -> None:
 
 
 def check_folders(config: CheckpointConfig) -> None:
-    """Nothing, if a checkpoint could be written and no other run would be overwritten."""
+    """Raise an error if no checkpoint could be written, or another run would be overwritten."""
     save, load = config.save, config.load
     if save is None:
         return
@@ -171,11 +171,7 @@ def _search(run: Run, folder: Path) -> int:
 
 
 def _check_model(run: Run, checkpoint: Path, state: Mapping[str, Any]) -> None:
-    """Nothing, if a checkpoint is of the run's model.
-
-    Raises:
-        ValueError: naming what is different.
-    """
+    """Raise ValueError, naming what is different, unless a checkpoint is of the run's model."""
     if "counters" not in state:
         raise ValueError(
             f"{checkpoint} holds a model alone, such as a converted one: no run to go on"

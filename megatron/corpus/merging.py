@@ -142,7 +142,7 @@ def _joined_metadata(parts: Sequence[IndexedDataset]) -> dict[str, Any]:
 
 
 def _copy(part: IndexedDataset, writer: IndexedDatasetWriter) -> Iterator[None]:
-    """Nothing for each run of documents that was copied; checks the tokens as they pass."""
+    """Yield after each run of documents that was copied; the tokens are checked as they pass."""
     path, digest = path_of(part.prefix, "bin"), hashlib.sha256()
     # Read, not mapped: pages of a map would count as this process's memory.
     with path.open("rb") as file:

@@ -9,7 +9,7 @@ _BATCH_ROWS = 64
 
 
 def check_columns(path: Path, names: Sequence[str]) -> None:
-    """Nothing, if the file can be read and has these columns, of text; reads only the file's end.
+    """Raise an error unless the file can be read and has these columns, of text; reads only its end.
 
     Raises:
         ModuleNotFoundError: if pyarrow is not installed.

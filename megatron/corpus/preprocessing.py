@@ -87,7 +87,7 @@ class PreprocessingJob:
         return f"{self.output_prefix}_{key}_{level}"
 
     def check(self) -> None:
-        """Nothing, if the job can start.
+        """Raise an error unless the job can start.
 
         Raises:
             FileExistsError: if a corpus exists and may not be replaced.

@@ -114,7 +114,7 @@ class HarnessModel(TemplateLM):
         return self._processes.gather(obj, dst)
 
     def barrier(self) -> None:
-        """Nothing; every process has come here."""
+        """Wait until every process has come here."""
         self._processes.barrier()
 
     def tok_encode(

@@ -152,6 +152,6 @@ class Processes:
         return parts
 
     def barrier(self) -> None:
-        """Nothing; every process has come here."""
+        """Wait until every process has come here."""
         if self.world_size > 1:
             distributed.barrier()
