@@ -180,7 +180,7 @@ def _add_import_flags(parser: ArgumentParser) -> None:
     )
 
 
-def run(arguments: Namespace) -> None:
+def run_here(arguments: Namespace) -> None:
     """Computes a metric and prints its summary."""
     result = analyze(
         open_corpus(arguments),
@@ -230,7 +230,7 @@ def show(arguments: Namespace) -> None:
         print(json.dumps(text[:EXAMPLE_CHARACTERS], ensure_ascii=False))
 
 
-def verify(arguments: Namespace) -> None:
+def verify_index(arguments: Namespace) -> None:
     """Checks an index."""
     DifficultyIndex.open(arguments.index).verify()
     print(f"{arguments.index}: checksums and order are right")
@@ -265,7 +265,7 @@ def import_(arguments: Namespace) -> None:
     _print_result(index)
 
 
-def export(arguments: Namespace) -> None:
+def export_index_files(arguments: Namespace) -> None:
     """Writes an index in DeepSpeed's format and prints the lines of its JSON."""
     index = DifficultyIndex.open(arguments.index)
     generation = "legacy" if arguments.legacy_codes else "current"
@@ -330,13 +330,13 @@ def _print_result(result: Result) -> None:
 
 
 COMMANDS = {
-    "run": run,
+    "run": run_here,
     "map": run_map,
     "reduce": run_reduce,
     "show": show,
-    "verify": verify,
+    "verify": verify_index,
     "import": import_,
-    "export": export,
+    "export": export_index_files,
 }
 
 

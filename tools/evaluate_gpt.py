@@ -86,7 +86,7 @@ def needed(arguments: argparse.Namespace, name: str) -> Any:
     return value
 
 
-def evaluate(arguments: argparse.Namespace) -> None:
+def evaluate_checkpoint(arguments: argparse.Namespace) -> None:
     """Evaluates, writes the results and prints them."""
     tasks = expand([name.strip() for name in needed(arguments, "tasks").split(",") if name.strip()])
     checkpoint, output = needed(arguments, "checkpoint"), needed(arguments, "output")
@@ -156,7 +156,7 @@ def import_harness() -> Any:
     return eval_harness
 
 
-def run(arguments: argparse.Namespace) -> None:
+def evaluate_or_list(arguments: argparse.Namespace) -> None:
     """Do what the flags ask for."""
     if arguments.list:
         print("\n".join(",".join(row) for row in ROWS[arguments.list]))
@@ -164,12 +164,12 @@ def run(arguments: argparse.Namespace) -> None:
         write_task_files(needed(arguments, "data_folder"), arguments.write_task_files)
         print(json.dumps(list(LOCAL_TASKS)))
     else:
-        evaluate(arguments)
+        evaluate_checkpoint(arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after an evaluation, 1 after an error."""
-    return run_command(lambda: run(parse_arguments(argv)))
+    return run_command(lambda: evaluate_or_list(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

@@ -26,13 +26,13 @@ from megatron.finetuning.inputs import make_rows
 from megatron.finetuning.sweep import (
     PUBLISHED_LEARNING_RATES,
     PUBLISHED_SEEDS,
-    Run,
-    describe,
+    SweepRun,
     execute,
     is_done,
-    read_record,
+    read_sweep_run,
+    shared_settings,
     table,
-    write_record,
+    write_sweep_run,
 )
 from megatron.finetuning.tasks import GLUE, task_named
 from megatron.finetuning.training import FinetuningConfig
@@ -83,7 +83,7 @@ def sweep(arguments: argparse.Namespace) -> None:
     tasks = [task_named(name.strip()).name for name in arguments.tasks.split(",")]
     rates = [float(rate) for rate in arguments.learning_rates.split(",")]
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    runs = [Run(task, rate, seed) for task in tasks for rate in rates for seed in seeds]
+    runs = [SweepRun(task, rate, seed) for task in tasks for rate in rates for seed in seeds]
     if not 0 <= arguments.worker_id < arguments.num_workers:
         raise ValueError(f"--worker-id is {arguments.worker_id}: must be 0 to --num-workers - 1")
     mine = runs[arguments.worker_id :: arguments.num_workers]
@@ -94,7 +94,7 @@ def sweep(arguments: argparse.Namespace) -> None:
             f" {model.config.max_position_embeddings} positions"
         )
     random_ltd = json.loads(arguments.random_ltd.read_text()) if arguments.random_ltd else None
-    settings = describe(
+    settings = shared_settings(
         config,
         model=_identity(model),
         random_ltd=random_ltd,
@@ -127,7 +127,7 @@ def sweep(arguments: argparse.Namespace) -> None:
                     random_ltd=random_ltd,
                     report=report,
                 )
-            write_record(run, arguments.output, settings, found_scores)
+            write_sweep_run(run, arguments.output, settings, found_scores)
             print(
                 f"{run.path(arguments.output)}: {json.dumps(found_scores['epochs'][-1])}",
                 flush=True,
@@ -136,7 +136,7 @@ def sweep(arguments: argparse.Namespace) -> None:
 
 def print_table(output: Path) -> None:
     """Prints the table of the runs in a folder."""
-    print(table(read_record(path) for path in sorted(output.glob("*/lr*_seed*.json"))))
+    print(table(read_sweep_run(path) for path in sorted(output.glob("*/lr*_seed*.json"))))
 
 
 def _identity(model: Model) -> str:
@@ -152,7 +152,7 @@ def _joined(values: Sequence[float]) -> str:
     return ",".join(f"{value:g}" for value in values)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def sweep_and_print(arguments: argparse.Namespace) -> None:
     """Run the sweep and print its table, or the table alone."""
     if not arguments.table:
         sweep(arguments)
@@ -161,7 +161,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a sweep, 1 after an error."""
-    return run_command(lambda: run(parse_arguments(argv)))
+    return run_command(lambda: sweep_and_print(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def named_records(runs: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any
             yield name, place, read_record(file)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def show_table(arguments: argparse.Namespace) -> None:
     """Print the table and write its numbers."""
     results = gather(named_records(arguments.run))
     print(format_table(results))
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a table, 1 after an error."""
-    return run_command(lambda: run(parse_arguments(argv)))
+    return run_command(lambda: show_table(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def room(num_prompt_tokens: int, wanted: int, num_positions: int) -> int:
     return min(wanted, left)
 
 
-def write(arguments: argparse.Namespace) -> None:
+def write_text(arguments: argparse.Namespace) -> None:
     """Writes the prompt and what follows to standard output, and the speed to standard error."""
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     choose = choice(arguments, device)
@@ -127,7 +127,7 @@ def write(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a text, 1 after an error, 130 when interrupted."""
-    return run_command(lambda: write(parse_arguments(argv)), when_stopped="")
+    return run_command(lambda: write_text(parse_arguments(argv)), when_stopped="")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_config(arguments: argparse.Namespace) -> Config:
+def config_with_flags(arguments: argparse.Namespace) -> Config:
     """The configuration with the batch sizes and indexes of the command line."""
     flags = {
         "train_batch_size": arguments.global_batch_size,
@@ -97,14 +97,14 @@ def read_decay_end(text: str | None) -> DecayEnd | None:
     )
 
 
-def run(arguments: argparse.Namespace) -> None:
+def show_plan(arguments: argparse.Namespace) -> None:
     """Print the plan and its warnings, and draw it."""
     model_flags = {
         field.name: getattr(arguments, field.name) for field in dataclasses.fields(ModelConfig)
     }
     decay_end = read_decay_end(arguments.lr_decay)
     plan = plan_run(
-        read_config(arguments),
+        config_with_flags(arguments),
         model=model_shape(ModelConfig(**model_flags)),
         sequence_length=arguments.seq_length,
         num_steps=arguments.train_steps,
@@ -120,7 +120,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, also where there are warnings; 1 after an error."""
-    return run_command(lambda: run(parse_arguments(argv)))
+    return run_command(lambda: show_plan(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

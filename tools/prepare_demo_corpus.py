@@ -77,7 +77,7 @@ def own_documents(inputs: Sequence[str], json_key: str) -> tuple[list[Document],
     return documents_of_files(sources, json_key), origins
 
 
-def run(arguments: argparse.Namespace) -> None:
+def prepare(arguments: argparse.Namespace) -> None:
     """Collects, writes and reports."""
     output = Path(arguments.output)
     if output.suffix != ".jsonl":
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
     arguments = parse_arguments(argv)
-    return run_command(functools.partial(run, arguments), when_stopped=STOPPED)
+    return run_command(functools.partial(prepare, arguments), when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

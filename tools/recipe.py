@@ -108,7 +108,7 @@ def check(catalogue: Catalogue) -> list[str]:
     return wrong
 
 
-def write(run: PreparedRun, save: Path) -> None:
+def write_run_files(run: PreparedRun, save: Path) -> None:
     """Writes what a launcher needs: the JSON file and the command line, one word a line."""
     folder = save / "recipe"
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def carry_out(arguments: argparse.Namespace) -> int | None:
             indexes = [entry.get("index_path") for entry in recipe.metrics.values()]
             print("\n".join(index for index in indexes if index))
         elif arguments.command == "write":
-            write(run, Path(arguments.save))
+            write_run_files(run, Path(arguments.save))
         else:
             print(f"{recipe.title}\nCost: {cost_line(recipe)}\n")
             print(run.command("ds_config.json"))

@@ -61,7 +61,7 @@ def learn(arguments: argparse.Namespace, documents: Documents) -> Tokenizer:
     return train_bpe(documents, arguments.vocab_size)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def train_and_save(arguments: argparse.Namespace) -> None:
     """Learns, saves and reports."""
     output = Path(arguments.output)
     if output.exists() and not arguments.overwrite:
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
     arguments = parse_arguments(argv)
-    return run_command(functools.partial(run, arguments), when_stopped=STOPPED)
+    return run_command(functools.partial(train_and_save, arguments), when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

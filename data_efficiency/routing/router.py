@@ -8,7 +8,8 @@ import torch
 
 from data_efficiency.accounting import StepShape, layer_tokens
 from data_efficiency.random_ltd_config import RandomLTDConfig
-from data_efficiency.routing.draw_memory import Draw, DrawMemory
+from data_efficiency.routing.draw_memory import DrawMemory
+from data_efficiency.routing.draw_memory import KeptDraw as Draw
 from data_efficiency.routing.token_ops import sample_kept_positions
 
 

@@ -74,7 +74,7 @@ def installed_splitter(language: str) -> SentenceSplitter:
 
 
 def splitter_of_file(path: str | os.PathLike[str]) -> SentenceSplitter:
-    """A splitter by a model that `write_model` wrote.
+    """A splitter by a model that `write_sentence_model` wrote.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -130,7 +130,7 @@ def learn_model(
     return _as_data(trainer.get_params())
 
 
-def write_model(path: str | os.PathLike[str], model: SentenceModel) -> None:
+def write_sentence_model(path: str | os.PathLike[str], model: SentenceModel) -> None:
     """Write a model."""
     files.write_file(path, _as_text(model) + "\n")
 

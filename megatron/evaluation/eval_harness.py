@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from megatron.evaluation.continuation_scores import Continuation, score_continuations
 from megatron.evaluation.generation import Choose, continue_texts, greedy, sampling
-from megatron.evaluation.model import Processes, load_for_evaluation
+from megatron.evaluation.model import DocumentGroup, load_for_evaluation
 from megatron.model.gpt_model import GPTModel
 from megatron.tokenizer import Tokenizer, named_tokenizer
 
@@ -68,7 +68,7 @@ class HarnessModel(TemplateLM):
         max_length: int | None = None,
     ) -> None:
         super().__init__()
-        self._processes = Processes.from_environment(device)
+        self._processes = DocumentGroup.from_environment(device)
         model, tokenizer = load_for_evaluation(
             Path(checkpoint),
             dtype=dtype,

@@ -113,7 +113,7 @@ def _gpt_config(
 
 
 @dataclass(frozen=True)
-class Processes:
+class DocumentGroup:
     """The processes that share an evaluation: this one's number, how many, and its device."""
 
     rank: int
@@ -121,7 +121,7 @@ class Processes:
     device: torch.device
 
     @classmethod
-    def from_environment(cls, device: str | None) -> "Processes":
+    def from_environment(cls, device: str | None) -> "DocumentGroup":
         """As `torchrun` set them up, joined; or this process alone.
 
         Args:
