@@ -25,6 +25,7 @@ LEVELS = {
     "data_efficiency.json_section": 0,
     "data_efficiency.random_ltd_config": 0,
     "data_efficiency.files": 0,
+    "data_efficiency.compat": 0,
     "data_efficiency.differences": 0,
     "data_efficiency.hashing": 0,
     "data_efficiency.launcher": 0,

@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron.arguments import command_parser
 from megatron.command import run_command
 from megatron.conversion.model import read_any, save_as_hugging_face, save_as_ours
 from megatron.evaluation.checkpoint_tokenizer import tokenizer_of
@@ -19,11 +20,7 @@ from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--input", required=True, type=Path, metavar="FOLDER", help="the model")
     parser.add_argument(
         "--output",

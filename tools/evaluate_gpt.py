@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron.arguments import command_parser
 from megatron.command import run_command
 from megatron.evaluation.local_tasks import LOCAL_TASKS, write_task_files
 from megatron.evaluation.published_tasks import ROWS, expand
@@ -27,11 +28,7 @@ from megatron.tokenizer import add_tokenizer_flags
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="a run or a checkpoint")
     parser.add_argument(
         "--tasks", metavar="NAME,NAME", help="tasks or sets of tasks, with commas between them"

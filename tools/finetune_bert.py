@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from megatron.arguments import command_parser
 from megatron.command import run_command
 from megatron.conversion.model import Model
 from megatron.finetuning.classifier import read_bert
@@ -40,11 +41,7 @@ from megatron.finetuning.training import FinetuningConfig
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__)
     add, config = parser.add_argument, FinetuningConfig()
     add("--checkpoint", type=Path, metavar="FOLDER", help="the pretrained BERT")
     add("--tokenizer-file", type=Path, metavar="FILE", help="tokenizer.json, if not with the model")

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from megatron.arguments import command_parser
 from megatron.command import run_command
 from megatron.evaluation.result_table import format_table, gather
 from megatron.evaluation.results import read_record
@@ -20,11 +21,7 @@ from megatron.evaluation.results import read_record
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--run",
         action="append",

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from megatron.arguments import command_parser
 from megatron.command import run_command
 from megatron.evaluation.generation import Choose, greedy, sampling, text_pieces
 from megatron.evaluation.model import load_any_for_evaluation
@@ -24,11 +25,7 @@ from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--model", required=True, type=Path, metavar="FOLDER", help="what writes")
     parser.add_argument("--prompt", metavar="TEXT", help="its beginning; else standard input")
     parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="default: 100")

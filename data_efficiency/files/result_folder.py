@@ -71,14 +71,15 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def file_entry(path: Path) -> dict[str, Any]:
+    """Manifest entry of a file: size in bytes and SHA-256."""
+    return {"num_bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+
+
 def write_array(path: Path, array: np.ndarray) -> dict[str, Any]:
-    """Manifest entry of an array just saved as `.npy`: dtype, size in bytes, SHA-256."""
+    """Manifest entry of an array just saved as `.npy`: its dtype too."""
     np.save(path, array, allow_pickle=False)
-    return {
-        "dtype": array.dtype.name,
-        "num_bytes": path.stat().st_size,
-        "sha256": sha256_of_file(path),
-    }
+    return {"dtype": array.dtype.name, **file_entry(path)}
 
 
 def read_manifest(

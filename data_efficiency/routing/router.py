@@ -7,13 +7,14 @@ from typing import Any
 import torch
 
 from data_efficiency.accounting import StepShape, layer_tokens
+from data_efficiency.compat import PublishedRouterNames
 from data_efficiency.random_ltd_config import RandomLTDConfig
 from data_efficiency.routing.draw_memory import DrawMemory
 from data_efficiency.routing.draw_memory import KeptDraw as Draw
 from data_efficiency.routing.token_ops import sample_kept_positions
 
 
-class Router:
+class Router(PublishedRouterNames):
     """Draws the subsets of all dropping layers once in a training forward.
 
     Engines and callbacks call `set_position` before each training forward; hooks at the model call
@@ -88,9 +89,6 @@ class Router:
     def get_current_seq(self) -> int:
         """Published name: the kept length of the step that `set_position` named last."""
         return self.kept_length(self._step, self.draw.sequence_length or None)
-
-    def update_seq(self, global_steps: int) -> None:
-        """Nothing: DeepSpeed's engine calls this published name; `set_position` has said it all."""
 
     def begin_forward(
         self, num_rows: int, sequence_length: int, device: torch.device | None

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from data_efficiency.files.lock import file_lock
 from data_efficiency.files.result_folder import (
+    file_entry,
     new_folder,
     read_manifest,
     remove_leftovers,
-    sha256_of_file,
     write_array,
     write_manifest,
 )
@@ -122,11 +122,7 @@ def _prepare(
         del order
         os.truncate(file, int(starts[-1]) * dtype.itemsize)
         files = {
-            "order.bin": {
-                "dtype": dtype.name,
-                "num_bytes": file.stat().st_size,
-                "sha256": sha256_of_file(file),
-            },
+            "order.bin": {"dtype": dtype.name, **file_entry(file)},
             "admission_steps.npy": write_array(folder / "admission_steps.npy", steps),
             "starts.npy": write_array(folder / "starts.npy", starts),
         }

@@ -214,7 +214,7 @@ def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 def _write_json(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """The file's entry in the manifest."""
     path.write_text(json.dumps(content, indent=1) + "\n")
-    return {"num_bytes": path.stat().st_size, "sha256": result_folder.sha256_of_file(path)}
+    return result_folder.file_entry(path)
 
 
 def _step_named_by_latest(run: Path) -> tuple[int | None, list[str]]:

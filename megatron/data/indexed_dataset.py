@@ -118,11 +118,6 @@ class IndexedDataset:
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
         return type(self), (self.prefix,)
 
-    @property
-    def token_offsets(self) -> npt.NDArray[np.int64]:
-        """Place of each sequence's first token in `tokens`, int64 [N], computed anew."""
-        return self.byte_offsets // self.dtype.itemsize
-
     def offsets_of(self, sequences: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Place of the first token of each of some sequences in `tokens`, int64, in their shape.
 

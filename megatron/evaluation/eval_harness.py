@@ -22,11 +22,13 @@ from lm_eval.api.registry import register_model
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from torch import distributed
 from tqdm import tqdm
 
+from data_efficiency import start_processes
 from megatron.evaluation.continuation_scores import Continuation, score_continuations
 from megatron.evaluation.generation import Choose, continue_texts, greedy, sampling
-from megatron.evaluation.model import DocumentGroup, load_for_evaluation
+from megatron.evaluation.model import load_for_evaluation
 from megatron.model.gpt_model import GPTModel
 from megatron.tokenizer import Tokenizer, named_tokenizer
 
@@ -68,11 +70,12 @@ class HarnessModel(TemplateLM):
         max_length: int | None = None,
     ) -> None:
         super().__init__()
-        self._processes = DocumentGroup.from_environment(device)
+        self._processes = start_processes()
+        self._device = torch.device(device or self._processes.device)
         model, tokenizer = load_for_evaluation(
             Path(checkpoint),
             dtype=dtype,
-            device=self._processes.device,
+            device=self._device,
             tokenizer=named_tokenizer(
                 SimpleNamespace(
                     tokenizer_file=tokenizer_file, vocab_file=vocab_file, merge_file=merge_file
@@ -93,7 +96,7 @@ class HarnessModel(TemplateLM):
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self._processes.device
+        return self._device
 
     @property
     def rank(self) -> int:
@@ -103,19 +106,29 @@ class HarnessModel(TemplateLM):
     @property
     def world_size(self) -> int:
         """Number of processes."""
-        return self._processes.world_size
+        return self._processes.size
 
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensors of all processes, stacked."""
-        return self._processes.all_gather(tensor)
+        """The tensors of all processes, stacked, on the CPU; `tensor` itself where there is one."""
+        if self.world_size == 1:
+            return tensor
+        own = tensor.to(self._processes.device)
+        parts = [torch.empty_like(own) for _ in range(self.world_size)]
+        distributed.all_gather(parts, own)
+        return torch.stack(parts).cpu()
 
     def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
         """The objects of all processes on process `dst`, None elsewhere."""
-        return self._processes.gather(obj, dst)
+        if self.world_size == 1:
+            return [obj]
+        parts = [None] * self.world_size if self.rank == dst else None
+        distributed.gather_object(obj, parts, dst=dst)
+        return parts
 
     def barrier(self) -> None:
         """Wait until every process has come here."""
-        self._processes.barrier()
+        if self.world_size > 1:
+            distributed.barrier()
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **ignored: Any

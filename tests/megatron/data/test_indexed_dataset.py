@@ -46,7 +46,7 @@ def test_reader_gives_back_what_was_written(prefix: Path) -> None:
     assert corpus.tokens.tolist() == [1, 2, 3, 4, 500]
     assert corpus.sequence_lengths.tolist() == [3, 0, 2]
     assert corpus.byte_offsets.tolist() == [0, 6, 6]
-    assert corpus.token_offsets.tolist() == [0, 3, 3]
+    assert corpus.offsets_of(np.arange(4)).tolist() == [0, 3, 3, 5]
     assert corpus.document_index.tolist() == [0, 2, 3]
     assert corpus.metadata is None
     with pytest.raises(IndexError, match="sequence 3 of a corpus of 3"):
