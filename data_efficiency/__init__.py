@@ -10,7 +10,9 @@ The three steps of a run, each usable alone:
 from data_efficiency import files, hashing
 from data_efficiency.accounting import (
     IGNORED_LABEL,
+    Clock,
     Counters,
+    LearningRate,
     ModelShape,
     StepShape,
     actual_seq_length,
@@ -24,8 +26,10 @@ from data_efficiency.config import fill_from_flags, load_config, read_json
 from data_efficiency.differences import differing_leaves
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
-from data_efficiency.engine.processes import naming_lost_processes, start_processes
-from data_efficiency.engine.whole_tensor import WholeTensor, whole_tensors
+from data_efficiency.engine.protocol import Engine
+from data_efficiency.engine.ranks import Ranks, naming_lost_processes, start_ranks
+from data_efficiency.engine.step import NonFiniteError, StepResult, mean_losses_over
+from data_efficiency.engine.whole_tensor import WholeTensor, gather_all, whole_tensors
 from data_efficiency.files import mmididx, result_folder
 from data_efficiency.json_section import ConfigError
 from data_efficiency.plan import RunPlan, plan_run
@@ -34,7 +38,6 @@ from data_efficiency.plan_warnings import DecayEnd, plan_warnings
 from data_efficiency.progress import Progress
 from data_efficiency.routing.layer_interface import LayerInterface
 from data_efficiency.routing.layer_presets import known_layer_class
-from data_efficiency.routing.layer_token_lr import LayerTokenLR
 from data_efficiency.routing.random_ltd import (
     convert_to_random_ltd,
     remove_random_ltd_state_dict,
@@ -45,6 +48,7 @@ from data_efficiency.sampling.sampler import CurriculumSampler
 
 __all__ = [
     "IGNORED_LABEL",
+    "Clock",
     "ConfigError",
     "Counters",
     "CurriculumDataLoader",
@@ -52,13 +56,17 @@ __all__ = [
     "DataAnalyzer",
     "DecayEnd",
     "DifficultyIndex",
+    "Engine",
     "LayerInterface",
-    "LayerTokenLR",
+    "LearningRate",
     "MetricSettings",
     "ModelShape",
+    "NonFiniteError",
     "Progress",
+    "Ranks",
     "ReferenceModel",
     "RunPlan",
+    "StepResult",
     "StepShape",
     "WholeTensor",
     "actual_seq_length",
@@ -67,11 +75,13 @@ __all__ = [
     "differing_leaves",
     "files",
     "fill_from_flags",
+    "gather_all",
     "hashing",
     "initialize",
     "known_layer_class",
     "layer_tokens",
     "load_config",
+    "mean_losses_over",
     "mmididx",
     "naming_lost_processes",
     "plan_run",
@@ -81,7 +91,7 @@ __all__ = [
     "remove_random_ltd_state_dict",
     "result_folder",
     "save_without_random_ltd",
-    "start_processes",
+    "start_ranks",
     "training_flops",
     "whole_tensors",
 ]

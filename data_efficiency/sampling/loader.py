@@ -83,6 +83,16 @@ class CurriculumDataLoader(PublishedLoaderNames):
                 self._consumed = self.plan.state_after
             yield self._processed(batch, self.plan)
 
+    def steps(self) -> Iterator[list[Any]]:
+        """The micro-batches of each step, from the first step that was not consumed whole."""
+        batches: list[Any] = []
+        for batch in self:
+            batches.append(batch)
+            assert self.plan is not None
+            if self.plan.is_last:
+                yield batches
+                batches = []
+
     def set_post_process(self, function: PostProcess) -> None:
         """From now on `function(batch, state)` shapes each batch, instead of the declared actions.
 

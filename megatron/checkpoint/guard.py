@@ -55,7 +55,6 @@ def guarded_record(
         sampler_depends_on: what the sampler's place depends on, as its saved state says.
         clock: the learning rate's.
     """
-    counter = f" ({config.training.token_counter})" if clock == "tokens" else ""
     record = {
         "data": {
             "identity": _without(dataset_identity, _NAMED_APART),
@@ -74,7 +73,7 @@ def guarded_record(
             metric.name: _plain(metric, leave_out=("name", "index_path")) for metric in metrics
         },
         "random_ltd": None if random_ltd is None else _plain(random_ltd, leave_out=("seed",)),
-        "clock": clock + counter,
+        "clock": {"steps": "iters", "samples": "samples"}.get(clock, f"tokens ({clock})"),
     }
     assert set(record) == set(GUARDED_SETTINGS)
     return record

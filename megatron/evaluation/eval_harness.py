@@ -25,7 +25,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import distributed
 from tqdm import tqdm
 
-from data_efficiency import start_processes
+from data_efficiency import start_ranks
 from megatron.evaluation.continuation_scores import Continuation, score_continuations
 from megatron.evaluation.generation import Choose, continue_texts, greedy, sampling
 from megatron.evaluation.model import load_for_evaluation
@@ -70,8 +70,8 @@ class HarnessModel(TemplateLM):
         max_length: int | None = None,
     ) -> None:
         super().__init__()
-        self._processes = start_processes()
-        self._device = torch.device(device or self._processes.device)
+        self._ranks = start_ranks()
+        self._device = torch.device(device or self._ranks.device)
         model, tokenizer = load_for_evaluation(
             Path(checkpoint),
             dtype=dtype,
@@ -101,18 +101,18 @@ class HarnessModel(TemplateLM):
     @property
     def rank(self) -> int:
         """Number of this process."""
-        return self._processes.rank
+        return self._ranks.rank
 
     @property
     def world_size(self) -> int:
         """Number of processes."""
-        return self._processes.size
+        return self._ranks.world
 
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensors of all processes, stacked, on the CPU; `tensor` itself where there is one."""
         if self.world_size == 1:
             return tensor
-        own = tensor.to(self._processes.device)
+        own = tensor.to(self._ranks.device)
         parts = [torch.empty_like(own) for _ in range(self.world_size)]
         distributed.all_gather(parts, own)
         return torch.stack(parts).cpu()
@@ -127,8 +127,7 @@ class HarnessModel(TemplateLM):
 
     def barrier(self) -> None:
         """Wait until every process has come here."""
-        if self.world_size > 1:
-            distributed.barrier()
+        self._ranks.wait()
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **ignored: Any

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from data_efficiency import convert_to_random_ltd
+from data_efficiency import LearningRate, convert_to_random_ltd
 from megatron.config import require
 from megatron.finetuning.classifier import BertClassifier
 from megatron.finetuning.data import Examples
@@ -17,7 +17,6 @@ from megatron.finetuning.inputs import InputRows, make_batch
 from megatron.finetuning.metrics import METRICS, Values
 from megatron.finetuning.tasks import TRAIN, GlueTask
 from megatron.model.transformer import TransformerLayer
-from megatron.optimizer_param_scheduler import LearningRate
 
 _EVALUATION_ROWS = 64
 
@@ -173,7 +172,7 @@ def _schedule(config: FinetuningConfig, learning_rate: float, num_steps: int) ->
         peak=learning_rate,
         minimum=0.0,
         style="linear",
-        clock="iters",
+        clock="steps",
         warmup=-(-round(1000 * config.warmup_fraction) * num_steps // 1000),
         decay=num_steps,
         share=0,
