@@ -168,11 +168,7 @@ class Section:
             logger.warning("%s: %s", self.path, text)
 
     def close(self, also_known: Iterable[str] = ()) -> None:
-        """Refuse keys that were not asked for.
-
-        Raises:
-            ConfigError: names the first unknown key and the known key nearest to it.
-        """
+        """Raise ConfigError, naming the first key that nobody asked for and the known one nearest to it."""
         known = self._known | set(also_known)
         for key in self._content:
             if key not in known:

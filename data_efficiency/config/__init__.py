@@ -3,12 +3,11 @@
 from data_efficiency.config.curriculum import LengthPlan, Selection
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
 from data_efficiency.config.file import Config, fill_from_flags, load_config, read_json
-from data_efficiency.config.random_ltd import LayerTokenLRConfig, RandomLTDConfig
+from data_efficiency.config.random_ltd import RandomLTDConfig
 
 __all__ = [
     "Config",
     "DataEfficiencyConfig",
-    "LayerTokenLRConfig",
     "LengthPlan",
     "RandomLTDConfig",
     "Selection",

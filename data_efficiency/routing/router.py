@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
-from data_efficiency.accounting import StepShape, layer_tokens
+from data_efficiency.accounting import StepShape
+from data_efficiency.compat import PublishedRouterNames
 from data_efficiency.config import RandomLTDConfig
-from data_efficiency.routing.draw_memory import Draw, DrawMemory
+from data_efficiency.routing.draw_memory import DrawMemory, KeptDraw
 from data_efficiency.routing.token_ops import sample_kept_positions
 
 
-class Router:
+class Router(PublishedRouterNames):
     """Draws the subsets of all dropping layers once in a training forward.
 
     Engines and callbacks call `set_position` before each training forward; hooks at the model call
@@ -21,7 +22,7 @@ class Router:
 
     def __init__(self, settings: RandomLTDConfig) -> None:
         self.settings = settings
-        self.draw = Draw()
+        self.draw = KeptDraw()
         """The last forward's."""
         self.in_forward = False
         """Whether the model's forward runs; a layer that is called else is being recomputed."""
@@ -32,9 +33,6 @@ class Router:
         self.shape_is_final = False
         """Whether a layer has seen the shape that was drawn for."""
         self.memory = DrawMemory()
-        self.layer_tokens = 0
-        """Positions processed by all layers in the training forwards of this process so far."""
-        self._forward_tokens = 0
         self._place: tuple[int, int, int | None] | None = None
         self._drawing_place: tuple[int, int, int | None] | None = None
         self._step = 0
@@ -88,9 +86,6 @@ class Router:
         """Published name: the kept length of the step that `set_position` named last."""
         return self.kept_length(self._step, self.draw.sequence_length or None)
 
-    def update_seq(self, global_steps: int) -> None:
-        """Nothing: DeepSpeed's engine calls this published name; `set_position` has said it all."""
-
     def begin_forward(
         self, num_rows: int, sequence_length: int, device: torch.device | None
     ) -> None:
@@ -117,9 +112,8 @@ class Router:
         self._drawing_place, self._place = self._place, None
         self.memory.forget_the_gone()
         self.shape_is_final = False
-        self._forward_tokens = 0
         self.in_forward = self.is_dropping = True
-        self.draw = Draw(num_rows=num_rows)
+        self.draw = KeptDraw(num_rows=num_rows)
         self.shape_is_told = bool(sequence_length)
         if self.shape_is_told:
             self._draw(num_rows, sequence_length, device)
@@ -145,7 +139,7 @@ class Router:
         self.shape_is_final = True
         self._draw(num_rows, sequence_length, device)
 
-    def remember(self, draw: Draw, *hidden_states: Any) -> None:
+    def remember(self, draw: KeptDraw, *hidden_states: Any) -> None:
         """Notes whose hidden states these are, for layers that are recomputed."""
         self.shape_is_final = True
         for tensor in hidden_states:
@@ -158,22 +152,32 @@ class Router:
 
     def keep_everything(self) -> None:
         """Begins a forward that drops nothing."""
-        self.draw = Draw()
+        self.draw = KeptDraw()
         self.in_forward, self.is_dropping = True, False
 
-    def state_dict(self) -> dict[str, int]:
-        """The layer tokens so far, as plain JSON data; subsets have no state."""
-        return {"layer_tokens": self.layer_tokens}
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing but what DeepSpeed's own checkpoints ask for: subsets have no state."""
+        return {}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Goes on with the saved count; without one, from 0."""
-        self.layer_tokens = int(saved.get("layer_tokens", 0))
+        """Take what `state_dict` gave: there is nothing to take."""
+
+    def last_shape(self) -> StepShape | None:
+        """Rows, length and kept length of the last training forward; None if its length is not known."""
+        if not self.is_dropping or not self.draw.sequence_length:
+            return None
+        positions = self.draw.positions
+        return StepShape(
+            num_rows=self.draw.num_rows,
+            sequence_length=self.draw.sequence_length,
+            num_dropping_layers=self.settings.random_ltd_layer_num,
+            kept_length=None if positions is None else positions.shape[2],
+        )
 
     def _draw(self, num_rows: int, sequence_length: int, device: torch.device | None) -> None:
         assert self._drawing_place is not None
         step, first_sample, num_samples = self._drawing_place
         kept = self.kept_length(step, sequence_length)
-        self._count(num_rows, sequence_length, kept)
         first_row = first_sample if num_samples is None else first_sample * num_rows // num_samples
         positions = None
         if kept < sequence_length:
@@ -191,18 +195,7 @@ class Router:
             # Code compiled once serves every kept length; nothing to do where no compiler is loaded.
             if "torch._dynamo" in sys.modules:
                 sys.modules["torch._dynamo"].maybe_mark_dynamic(positions, 2)
-        self.draw = Draw(positions, num_rows, sequence_length, (step, first_row))
-
-    def _count(self, num_rows: int, sequence_length: int, kept: int) -> None:
-        shape = StepShape(
-            num_rows=num_rows,
-            sequence_length=sequence_length,
-            num_dropping_layers=self.settings.random_ltd_layer_num,
-            kept_length=kept,
-        )
-        tokens = layer_tokens(shape, self.settings.total_layer_num)
-        self.layer_tokens += tokens - self._forward_tokens
-        self._forward_tokens = tokens
+        self.draw = KeptDraw(positions, num_rows, sequence_length, (step, first_row))
 
     def _check_always_kept(self, sequence_length: int) -> None:
         if max(self.settings.always_keep, default=0) >= sequence_length:

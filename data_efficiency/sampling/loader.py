@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from data_efficiency.compat import PublishedLoaderNames
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.sampler import CurriculumSampler, GlobalBatch, SamplerState
 from data_efficiency.sampling.sequence_length import apply_actions
@@ -31,7 +32,7 @@ class MicroBatchPlan:
     """The sampler's state once the whole step is consumed."""
 
 
-class CurriculumDataLoader:
+class CurriculumDataLoader(PublishedLoaderNames):
     """Yields this rank's micro-batches, cut to the length their own step asks for.
 
     Args:
@@ -92,10 +93,15 @@ class CurriculumDataLoader:
                 self._consumed = self.plan.state_after
             yield self._processed(batch, self.plan)
 
-    @property
-    def data_sampler(self) -> "CurriculumDataLoader":
-        """What DeepSpeed's checkpoints ask for the position in the data: the loader itself."""
-        return self
+    def steps(self) -> Iterator[list[Any]]:
+        """The micro-batches of each step, from the first step that was not consumed whole."""
+        batches: list[Any] = []
+        for batch in self:
+            batches.append(batch)
+            assert self.plan is not None
+            if self.plan.is_last:
+                yield batches
+                batches = []
 
     def set_post_process(self, function: PostProcess) -> None:
         """From now on `function(batch, state)` shapes each batch, instead of the declared actions.

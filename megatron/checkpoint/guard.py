@@ -6,11 +6,11 @@ may change freely is not in it: processes, engine, micro-batch, workers, logging
 and where files lie.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
-from data_efficiency import DataEfficiencyConfig, SamplerIdentity
+from data_efficiency import DataEfficiencyConfig, SamplerIdentity, differing_leaves
 from megatron.config import GUARDED_SETTINGS, ModelConfig, RunConfig
 
 Record = Mapping[str, Any]
@@ -54,7 +54,6 @@ def guarded_record(
         clock: the learning rate's.
     """
     dropping = data_efficiency.random_ltd
-    counter = f" ({config.training.token_counter})" if clock == "tokens" else ""
     record = {
         "data": {
             "identity": _without(dataset_identity, _NAMED_APART),
@@ -69,7 +68,7 @@ def guarded_record(
         "difficulty_index": sampler_identity.index_checksums,
         "curriculum": _curriculum(data_efficiency),
         "random_ltd": None if dropping is None else _plain(dropping, leave_out=("seed",)),
-        "clock": clock + counter,
+        "clock": {"steps": "iters", "samples": "samples"}.get(clock, f"tokens ({clock})"),
     }
     assert set(record) == set(GUARDED_SETTINGS)
     return record
@@ -86,15 +85,14 @@ def differences(saved: Record, own: Record) -> list[Difference]:
     return [
         Difference(name=name, field=field, saved=there, own=here)
         for name in sorted({*saved, *own})
-        for field, there, here in _differing_leaves(saved.get(name), own.get(name), name)
+        for field, there, here in differing_leaves(saved.get(name), own.get(name), name)
     ]
 
 
 def refuse_differences(found: Sequence[Difference], override: Collection[str]) -> None:
-    """Refuse differences that `--override` does not name.
+    """Raise ValueError unless every difference is one that `--override` names.
 
-    Raises:
-        ValueError: listing the others, both values of each, and the flag that lifts them.
+    The message lists the others, both values of each, and the flag that lifts them.
     """
     refused = [difference for difference in found if difference.name not in override]
     if refused:
@@ -132,15 +130,6 @@ def _curriculum(settings: DataEfficiencyConfig) -> dict[str, Any]:
             "length_multiple": 1 if plan is None else plan.length_multiple,
         }
     return record
-
-
-def _differing_leaves(saved: Any, own: Any, field: str) -> Iterator[tuple[str, Any, Any]]:
-    """(place, saved value, own value) of each leaf that differs."""
-    if isinstance(saved, Mapping) and isinstance(own, Mapping):
-        for key in sorted({*saved, *own}):
-            yield from _differing_leaves(saved.get(key), own.get(key), f"{field}.{key}")
-    elif saved != own:
-        yield field, saved, own
 
 
 def _without(identity: Any, names: Collection[str]) -> Any:

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data_efficiency import Counters
+from data_efficiency import LearningRate
 from megatron.checkpoint.files import (
     checkpoint_folder,
     find_checkpoint,
@@ -26,13 +26,12 @@ from megatron.checkpoint.guard import (
 from megatron.checkpoint.provenance import provenance
 from megatron.config import CheckpointConfig
 from megatron.run_state import Run
-from megatron.step_totals import value_of_first_process
 
 _NOTHING_THERE, _NOTHING_WHOLE = -1, -2
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint where the settings ask for one. All processes must call it."""
+    """Write a checkpoint where the settings ask for one; all processes must call it."""
     checkpoint = run.config.checkpoint
     if checkpoint.save is None:
         return
@@ -51,7 +50,7 @@ def save(run: Run) -> None:
 
 
 def check_folders(config: CheckpointConfig) -> None:
-    """Refuse to train where no checkpoint could be written, or another run would be overwritten."""
+    """Raise unless a checkpoint could be written and no other run would be overwritten."""
     save, load = config.save, config.load
     if save is None:
         return
@@ -95,10 +94,9 @@ def resume(run: Run) -> bool:
     _check_model(run, checkpoint, state)
     progress = _check_settings(run, state)
     weights, optimizer_state = read_tensors(checkpoint)
-    run.engine.load_full_weights(weights)
-    run.engine.load_full_optimizer_state(optimizer_state)
+    run.engine.load_whole_weights(weights)
+    run.engine.load_whole_optimizer_state(optimizer_state)
     run.engine.load_progress_state(progress)
-    run.counters = replace(Counters(), **state["counters"])
     run.seconds = state["seconds"]
     run.say(f"continuing from {checkpoint}")
     return True
@@ -107,24 +105,28 @@ def resume(run: Run) -> bool:
 def _state(run: Run) -> dict[str, Any]:
     """What a checkpoint holds beside its tensors, plain JSON data."""
     engine, config = run.engine, run.config
-    sampler = engine.training_dataloader.sampler
+    sampler = run.loader.sampler
     return {
-        "counters": asdict(run.counters),
         "seconds": run.seconds,
         "engine": engine.progress_state(),
         "architecture": _architecture(run),
         "model": asdict(config.model),
         "settings": asdict(config),
-        "learning_rate": asdict(run.learning_rate),
+        "learning_rate": asdict(_learning_rate(run)),
         "data_efficiency": engine.json_config.data_efficiency_json,
         "dataset": sampler.dataset_identity,
         "guarded": _record(run),
         "made_by": provenance(
             engine="deepspeed" if config.training.deepspeed else "torch",
-            num_processes=engine.dp_world_size,
-            device=engine.device.type,
+            num_processes=engine.ranks.world,
+            device=engine.ranks.device.type,
         ),
     }
+
+
+def _learning_rate(run: Run) -> LearningRate:
+    assert run.engine.learning_rate is not None
+    return run.engine.learning_rate
 
 
 def _architecture(run: Run) -> str:
@@ -133,13 +135,13 @@ def _architecture(run: Run) -> str:
 
 def _record(run: Run) -> dict[str, Any]:
     """What the run and the checkpoint it continues from must agree on."""
-    sampler = run.engine.training_dataloader.sampler
+    sampler = run.loader.sampler
     return guarded_record(
         run.config,
         data_efficiency=run.engine.data_efficiency_config,
         dataset_identity=sampler.dataset_identity,
         sampler_identity=sampler.identity(),
-        clock=run.learning_rate.clock,
+        clock=_learning_rate(run).clock,
     )
 
 
@@ -151,7 +153,7 @@ def _agreed_step(run: Run, folder: Path) -> int:
             step = _search(run, folder)
     finally:
         # The others wait for a word also where the search failed.
-        step = value_of_first_process(step, run.engine.device)
+        step = run.engine.ranks.first_of(step)
     return step
 
 
@@ -169,12 +171,8 @@ def _search(run: Run, folder: Path) -> int:
 
 
 def _check_model(run: Run, checkpoint: Path, state: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of another model than the run's.
-
-    Raises:
-        ValueError: naming what is different.
-    """
-    if "counters" not in state:
+    """Raise ValueError, naming what is different, unless a checkpoint is of the run's model."""
+    if "engine" not in state:
         raise ValueError(
             f"{checkpoint} holds a model alone, such as a converted one: no run to go on"
         )
@@ -201,13 +199,15 @@ def _check_settings(run: Run, state: Mapping[str, Any]) -> dict[str, Any]:
     unused = [name for name in override if name not in {difference.name for difference in found}]
     if unused:
         run.say(f"note: --override {' '.join(unused)} lifts nothing: no difference")
-    for name, own in asdict(run.learning_rate).items():
-        saved = state["learning_rate"][name]
-        if own != saved and name in ("peak", "minimum", "style", "warmup", "decay"):
+    for name in ("peak", "minimum", "style", "warmup", "decay"):
+        own, saved = getattr(_learning_rate(run), name), state["learning_rate"][name]
+        if own != saved:
             run.say(f"note: the learning rate's {name} is {own} here and {saved} there")
     progress = dict(state["engine"])
-    sampler = run.engine.training_dataloader.sampler
+    # Checkpoints written before the engine counted have the counters beside it.
+    progress.setdefault("counters", state.get("counters"))
+    sampler = run.loader.sampler
     if found and sampler.differences(progress["loader"]):
-        progress["loader"] = sampler.state_at(progress["global_steps"])
+        progress["loader"] = sampler.state_at(progress["counters"]["steps"])
         run.say("overridden: samples are drawn as if none had been drawn before")
     return progress

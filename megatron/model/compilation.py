@@ -10,7 +10,7 @@ from megatron.config import CompileMode
 
 
 def compile_model(model: nn.Module, mode: CompileMode, *, backend: str = "inductor") -> None:
-    """Nothing; the model will be compiled when it is first called.
+    """Have the model compiled when it is first called.
 
     All lengths are symbols from the first compilation on, so that one piece of code serves every
     sequence length of a curriculum and every kept length of random-LTD, attached before or after. It

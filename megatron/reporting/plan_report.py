@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data_efficiency import RunPlan
-from megatron.reporting.picture import BASELINE_COLOUR, COLOURS, GREY, new_figure, tidy
+from megatron.reporting.picture import BASELINE_COLOUR, COLOURS, GREY, new_figure, tidy_axes
 from megatron.reporting.progress_line import format_count
 
 TOTALS = {
@@ -63,7 +63,7 @@ def _saving(plan: RunPlan) -> list[str]:
         rows.append(
             [title, format_count(own), format_count(whole), f"{100 * (1 - own / whole):.1f}%"]
         )
-    own, whole = (c.tokens("effective", plan.model.num_layers) for c in (totals, baseline))
+    own, whole = (c.at("effective", plan.model.num_layers) for c in (totals, baseline))
     rows.append(
         [
             "effective tokens",
@@ -134,7 +134,7 @@ def _draw(
         axes.axhline(baseline, color=GREY, linestyle=":", linewidth=1.2)
     if any(lines):
         axes.legend(frameon=False)
-    tidy(axes)
+    tidy_axes(axes)
     axes.yaxis.set_major_formatter(axes.xaxis.get_major_formatter())
     axes.set_title(title)
     axes.set_xlabel("step")

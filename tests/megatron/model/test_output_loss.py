@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from data_efficiency import IGNORED_LABEL
 from megatron.model import output_loss
-from megatron.model.output_loss import IGNORED_LABEL, linear_cross_entropy_sum
+from megatron.model.output_loss import linear_cross_entropy_sum
 
 
 @pytest.fixture(autouse=True)

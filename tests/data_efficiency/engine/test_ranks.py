@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from data_efficiency.engine.processes import (
+from data_efficiency.engine.ranks import (
     LOCAL_RANK,
-    Processes,
+    Ranks,
     naming_lost_processes,
-    read_processes,
-    start_processes,
+    read_ranks,
+    start_ranks,
 )
 from data_efficiency.json_section import ConfigError
 from data_efficiency.launcher import RANK_AND_SIZE
@@ -21,8 +21,8 @@ def no_launcher(monkeypatch):
 def test_without_a_launcher_the_run_is_one_process(monkeypatch):
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert start_processes() == read_processes()
-    assert (read_processes().rank, read_processes().size) == (0, 1)
+    assert start_ranks() == read_ranks()
+    assert (read_ranks().rank, read_ranks().world) == (0, 1)
     assert not torch.distributed.is_initialized()
 
 
@@ -33,21 +33,21 @@ def test_a_launcher_says_which_process_it_is(monkeypatch, names):
     for name, value in zip(names, ("5", "8", "1"), strict=True):
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=f"{names[1]} is 8 but MASTER_ADDR is not set: start"):
-        read_processes()
+        read_ranks()
     monkeypatch.setenv("MASTER_ADDR", "here")
     monkeypatch.setenv("MASTER_PORT", "1")
-    found = read_processes()
-    assert (found.rank, found.size, found.local_rank) == (5, 8, 1)
-    assert isinstance(found, Processes)
+    found = read_ranks()
+    assert (found.rank, found.world, found.local_rank) == (5, 8, 1)
+    assert isinstance(found, Ranks)
     monkeypatch.delenv(names[0])
     with pytest.raises(ConfigError, match=f"but {names[0]} is not set: start .* torchrun"):
-        read_processes()
+        read_ranks()
 
 
 def test_torchrun_inside_a_slurm_step_counts(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert read_processes().size == 1
+    assert read_ranks().world == 1
 
 
 def test_mpirun_inside_a_slurm_step_counts(monkeypatch):
@@ -63,8 +63,8 @@ def test_mpirun_inside_a_slurm_step_counts(monkeypatch):
         "MASTER_PORT": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    found = read_processes()
-    assert (found.rank, found.size, found.local_rank) == (6, 8, 2)
+    found = read_ranks()
+    assert (found.rank, found.world, found.local_rank) == (6, 8, 2)
 
 
 def test_a_build_for_gpus_runs_without_one(monkeypatch):
@@ -72,7 +72,7 @@ def test_a_build_for_gpus_runs_without_one(monkeypatch):
         return None if check_available else torch.device("cuda")
 
     monkeypatch.setattr(torch.accelerator, "current_accelerator", current_accelerator)
-    assert start_processes().device == torch.device("cpu")
+    assert start_ranks().device == torch.device("cpu")
 
 
 def show_devices(monkeypatch, number):
@@ -84,13 +84,13 @@ def test_a_process_takes_the_device_of_its_place(monkeypatch):
     show_devices(monkeypatch, 4)
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert read_processes().device == torch.device("cuda", 3)
+    assert read_ranks().device == torch.device("cuda", 3)
 
 
 def test_a_process_that_is_shown_its_own_device_alone_takes_it(monkeypatch):
     show_devices(monkeypatch, 1)
     monkeypatch.setenv("SLURM_LOCALID", "3")
-    found = read_processes()
+    found = read_ranks()
     assert (found.local_rank, found.device) == (3, torch.device("cuda", 0))
 
 
@@ -103,7 +103,7 @@ def test_more_processes_than_devices_are_refused(monkeypatch, number, started, p
     monkeypatch.setenv("LOCAL_WORLD_SIZE", started)
     rule = f"processes share this machine, whose cuda devices are {number}: start one process a"
     with pytest.raises(ConfigError, match=rule):
-        read_processes()
+        read_ranks()
 
 
 @pytest.mark.parametrize(

@@ -1,53 +1,23 @@
-"""What both engines add to a training engine: our loader, our setters, where a forward stands."""
+"""What both engines add to a training engine beside the step: our loader, published setters, progress."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import Any
 
 import torch
 
-from data_efficiency.config import Config, DataEfficiencyConfig
-from data_efficiency.engine.processes import Processes
+from data_efficiency.accounting import Counters
+from data_efficiency.config import Config
+from data_efficiency.engine.ranks import Ranks
+from data_efficiency.engine.stepping import Stepping
 from data_efficiency.sampling.loader import CurriculumDataLoader, PostProcess
 from data_efficiency.sampling.sampler import CurriculumSampler
 
 Collate = Callable[[list[Any]], Any]
 
 
-class TokenRouter(Protocol):
-    """What an engine asks of a token router."""
-
-    def set_position(self, step: int, first_row: int, num_samples: int | None = None) -> None:
-        """Says which step, and which sample of the global batch, the next forward starts at."""
-
-
-class DataSide:
-    """Methods of an engine that has `global_steps`, `micro_steps` and a `module`."""
-
-    json_config: Config
-    """The whole JSON file, parsed."""
-    training_dataloader: CurriculumDataLoader | None
-    random_ltd_scheduler: TokenRouter | None
-    module: torch.nn.Module
-    optimizer: Any
-    lr_scheduler: Any
-    global_steps: int
-    micro_steps: int
-    _rank: int
-    _micro_batch_size: int
-    _accumulation: int
-
-    @property
-    def data_efficiency_config(self) -> DataEfficiencyConfig:
-        """Our section of the JSON file, parsed."""
-        return self.json_config.data_efficiency
-
-    def random_ltd_enabled(self) -> bool:
-        """Whether the JSON switches token dropping on."""
-        return self.data_efficiency_config.random_ltd is not None
-
-    def curriculum_learning_enabled(self) -> bool:
-        """Whether the JSON switches curriculum sampling on."""
-        return bool(self.data_efficiency_config.schedules)
+class EngineBase(Stepping):
+    """The data side of an engine."""
 
     def set_data_post_process_func(self, function: PostProcess) -> None:
         """As `CurriculumDataLoader.set_post_process`.
@@ -68,7 +38,7 @@ class DataSide:
         self._loader().sampler.set_custom_schedules(functions)
 
     def progress_state(self) -> dict[str, Any]:
-        """Steps done, the loader's place and the learning-rate scheduler, as plain JSON data.
+        """Counters, the loader's position and the learning-rate scheduler, as plain JSON data.
 
         Raises:
             ValueError: between the micro-batches of a step, where no state is whole.
@@ -77,22 +47,31 @@ class DataSide:
             raise ValueError("the state is whole only between steps, not between micro-batches")
         loader = self.training_dataloader
         return {
-            "global_steps": self.global_steps,
+            "counters": asdict(self.counters),
             "loader": None if loader is None else loader.state_dict(),
             "lr_scheduler": self._scheduler_state(),
+            "skipped_steps": self.skipped_steps,
         }
 
     def load_progress_state(self, saved: Mapping[str, Any]) -> None:
-        """Goes to a saved place; the accumulation and the number of processes may have changed."""
-        self.global_steps = int(saved["global_steps"])
-        self.micro_steps = self.global_steps * self._accumulation
+        """Go to a saved progress; the accumulation and the number of processes may have changed."""
+        scheduler = saved["lr_scheduler"]
+        counters = saved.get("counters")
+        if counters is None:
+            # Written before the engine counted: the step, and the clock of a layer-token rate.
+            counters = {"steps": int(saved["global_steps"])}
+            if scheduler is not None and "layer_tokens" in scheduler["state"]:
+                counters["layer_tokens"] = int(scheduler["state"]["layer_tokens"])
+        self.counters = Counters(**counters)
+        self.micro_steps = self.counters.steps * self._accumulation
+        self.skipped_steps = int(saved["skipped_steps"])
         if self.training_dataloader is not None and saved["loader"] is not None:
             self.training_dataloader.load_state_dict(saved["loader"])
-        scheduler = saved["lr_scheduler"]
         if self.lr_scheduler is not None and scheduler is not None:
             self.lr_scheduler.load_state_dict(scheduler["state"])
             for group, rate in zip(self.optimizer.param_groups, scheduler["rates"], strict=True):
                 group["lr"] = rate
+        self._set_rates()
 
     def _scheduler_state(self) -> dict[str, Any] | None:
         """The scheduler's own state, and the rates that its next step starts from."""
@@ -102,11 +81,7 @@ class DataSide:
         return {"state": self.lr_scheduler.state_dict(), "rates": rates}
 
     def _check_fit(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Nothing, if names and shapes of weights are those of the module.
-
-        Raises:
-            ValueError: naming the first that is not.
-        """
+        """Raise ValueError unless names and shapes of weights are those of the module."""
         own = {
             # Where ZeRO keeps parts, `ds_shape` is the whole's shape.
             name: tuple(getattr(tensor, "ds_shape", tensor.shape))
@@ -120,14 +95,6 @@ class DataSide:
                 f"here {own.get(wrong[0])}"
             )
 
-    def _place_forward(self) -> None:
-        """Tells token dropping where the coming micro-batch stands in the global batch."""
-        if self.random_ltd_scheduler is None:
-            return
-        number = self._rank * self._accumulation + self.micro_steps % self._accumulation
-        rows = self._micro_batch_size
-        self.random_ltd_scheduler.set_position(self.global_steps, number * rows, num_samples=rows)
-
     def _loader(self) -> CurriculumDataLoader:
         if self.training_dataloader is None:
             raise ValueError("no training loader: give training_data to initialize")
@@ -135,18 +102,18 @@ class DataSide:
 
 
 def make_loader(
-    dataset: Any, config: Config, processes: Processes, collate_fn: Collate | None
+    dataset: Any, config: Config, ranks: Ranks, collate_fn: Collate | None
 ) -> CurriculumDataLoader:
     """The loader of this process's share of each global batch."""
     settings = config.data_efficiency
-    micro_batch_size, accumulation = config.batch_sizes(processes.size)
+    micro_batch_size, accumulation = config.batch_sizes(ranks.data_parallel_size)
     sampler = CurriculumSampler(
         dataset,
         settings,
         micro_batch_size=micro_batch_size,
         gradient_accumulation_steps=accumulation,
-        data_parallel_rank=processes.rank,
-        data_parallel_size=processes.size,
+        data_parallel_rank=ranks.data_parallel_rank,
+        data_parallel_size=ranks.data_parallel_size,
         drop_last=config.dataloader_drop_last,
     )
     return CurriculumDataLoader(
