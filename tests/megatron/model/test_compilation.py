@@ -13,6 +13,8 @@ from megatron.model.transformer import TransformerLayer
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
     pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
+    # A GPU's compiler advises to compute less exactly.
+    pytest.mark.filterwarnings("ignore:TensorFloat32:UserWarning"),
 ]
 
 NUM_LAYERS = 4
@@ -160,10 +162,9 @@ def test_more_lengths_than_can_be_compiled_are_an_error(monkeypatch):
     monkeypatch.setattr(compilation, "MOST_COMPILATIONS", 8)
     model = make_model()
     compile_model(model, "layers", "static", backend="eager")
+    batches = (torch.zeros((1, length), dtype=torch.int64) for length in range(2, LONGEST))
     with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
-        for length in range(2, LONGEST):
-            tokens = torch.zeros((1, length), dtype=torch.int64)
-            model(tokens, labels=tokens)
+        all(model(tokens, labels=tokens) > 0 for tokens in batches)
 
 
 def test_the_loss_is_compiled_with_the_model():

@@ -171,6 +171,7 @@ def test_a_cpu_computes_operator_by_operator(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:TensorFloat32:UserWarning")
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_a_gpu_compiles_the_loss(with_bias):
     """700 tokens of random logits: a shorter chunk at the end, and labels that do not count."""
