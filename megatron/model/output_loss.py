@@ -17,7 +17,7 @@ IGNORED_LABEL = -100
 _CHUNK_LOGITS = 2**23
 """Logits in memory at once, where that leaves each chunk enough tokens for fast matrix products. Small
 chunks lose time where the threads of an operator wait for each other on a busy machine."""
-_ACCELERATOR_CHUNK_LOGITS = 2**28
+ACCELERATOR_CHUNK_LOGITS = 2**28
 """On a GPU, where each chunk's pass over the weight's gradient costs as much as its matrix products. Its
 tokens are a power of two: whole tiles of matrix products, and few chunks that are shorter than others."""
 _MIN_CHUNK_TOKENS = 256
@@ -76,7 +76,7 @@ def linear_cross_entropy_sum(
 def _chunk_tokens(weight: torch.Tensor) -> int:
     if weight.device.type == "cpu":
         return max(_MIN_CHUNK_TOKENS, _CHUNK_LOGITS // weight.shape[0])
-    num_tokens = max(_MIN_CHUNK_TOKENS, _ACCELERATOR_CHUNK_LOGITS // weight.shape[0])
+    num_tokens = max(_MIN_CHUNK_TOKENS, ACCELERATOR_CHUNK_LOGITS // weight.shape[0])
     return 1 << num_tokens.bit_length() - 1
 
 

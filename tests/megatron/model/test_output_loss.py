@@ -9,7 +9,7 @@ from megatron.model.output_loss import IGNORED_LABEL, linear_cross_entropy_sum
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(output_loss, "_CHUNK_LOGITS", 0)
-    monkeypatch.setattr(output_loss, "_ACCELERATOR_CHUNK_LOGITS", 0)
+    monkeypatch.setattr(output_loss, "ACCELERATOR_CHUNK_LOGITS", 0)
 
 
 def make_inputs(num_tokens: int, dtype=torch.float64, device="cpu") -> tuple[torch.Tensor, ...]:
