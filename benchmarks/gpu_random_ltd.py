@@ -21,14 +21,21 @@ from torch import nn
 
 from benchmarks.gpu_contestants import SHAPES, OurSteps, Variant
 from benchmarks.gpu_throughput import VARIANTS
-from benchmarks.gpu_timing import Budget, Timing, clear, describe_machine, time_steps, write_line
+from benchmarks.gpu_timing import (
+    Budget,
+    Timing,
+    describe_machine,
+    free_memory,
+    time_steps,
+    write_line,
+)
 from benchmarks.random_ltd import KEPT_PERCENT, Size, dropping_settings
 from benchmarks.train_throughput import Shape
 from data_efficiency import convert_to_random_ltd
 from megatron.model.transformer import TransformerLayer
 
 _SECONDS = 40.0
-"""What one measurement may take, compiling included, for the budget."""
+"""What one length may take, compiling included, for the budget; its kept shares share their code."""
 
 
 class DroppingSteps(OurSteps):
@@ -78,7 +85,7 @@ def measure_length(
     """The plain model's figures, then those of each kept share beside it."""
     size = Size(**asdict(shape))
     plain = _timing(OurSteps(shape, variant, device), device, options)
-    clear(device)
+    free_memory(device)
     row = {"sequence_length": shape.sequence_length, "rows": shape.num_rows}
     rows: list[dict[str, Any]] = [{**row, "kept_percent": None, **_figures(plain)}]
     for percent in KEPT_PERCENT:
@@ -87,7 +94,7 @@ def measure_length(
         )
         timing = _timing(contestant, device, options)
         del contestant
-        clear(device)
+        free_memory(device)
         time_saving = 1 - timing.median / plain.median
         flop_saving = 1 - size.flops(percent) / size.flops(100)
         rows.append(
@@ -163,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = options.tokens or shape.step_tokens
     found = []
     for length in map(int, options.lengths.split(",")):
-        if not budget.allows(str(length), _SECONDS * (1 + len(KEPT_PERCENT)) / 2):
+        if not budget.allows(str(length), _SECONDS):
             continue
         there = replace(shape, sequence_length=length, num_rows=max(1, tokens // length))
         try:
@@ -195,4 +202,5 @@ def _print_table(found: Sequence[tuple[Sequence[Mapping[str, Any]], float | None
                 f"{row['sequence_length']:>7}{kept:>6}{1e3 * row['step_seconds']:>9.2f}"
                 f"{saved}{row['peak_memory_gib']:>7.1f}"
             )
-        print(f"{'':7}nothing is saved from {even} % kept tokens on")
+        if even is not None:
+            print(f"{'':7}nothing is saved from {even} % kept tokens on")

@@ -30,7 +30,14 @@ from benchmarks.gpu_contestants import (
     make_huggingface,
     make_plain,
 )
-from benchmarks.gpu_timing import Budget, Timing, clear, describe_machine, time_steps, write_line
+from benchmarks.gpu_timing import (
+    Budget,
+    Timing,
+    describe_machine,
+    free_memory,
+    time_steps,
+    write_line,
+)
 from benchmarks.train_throughput import Shape, step_flops
 
 BEST = Variant(compile="model", loss="compiled")
@@ -88,7 +95,8 @@ def measure(
             figures = None
             error = f"{type(raised).__name__}: {raised}"[:500]
             shape = replace(shape, num_rows=1)
-        clear(device)
+        torch.compiler.reset()
+        free_memory(device)
         if figures is not None:
             return figures
         if shape.num_rows == 1:
@@ -163,7 +171,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="file to which the JSON lines are appended")
     options = parser.parse_args(arguments)
     try:
-        return _run(options)
+        # The compiler's cache does not tell apart which attention was chosen when it was filled.
+        with functorch_config.patch(enable_autograd_cache=False):
+            return _run(options)
     except ValueError as error:
         parser.error(str(error))
 
@@ -189,8 +199,6 @@ def chosen(names: str) -> list[str]:
 
 def _run(options: argparse.Namespace) -> int:
     device = torch.device(options.device)
-    # The compiler's cache does not tell apart which attention was chosen when it was filled.
-    functorch_config.enable_autograd_cache = False
     shape = SHAPES[options.shape]
     shape = replace(shape, num_rows=options.rows or shape.num_rows)
     names = chosen(options.contestants)
@@ -198,7 +206,7 @@ def _run(options: argparse.Namespace) -> int:
     machine = describe_machine(device, matrix_size=8192 if device.type == "cuda" else 64)
     write_line(options.out, {"benchmark": "train_throughput", **machine})
     results = []
-    for name in (*names, names[0]):
+    for name in names if len(names) == 1 else (*names, names[0]):
         compiled = VARIANTS[name].compile if name in VARIANTS else "model"
         if budget.allows(name, _SECONDS["none" if name == "huggingface" else compiled]):
             results.append(measure(name, shape, device, options))

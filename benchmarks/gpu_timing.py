@@ -94,9 +94,8 @@ def time_steps(
     return Timing(seconds, warmup_seconds, _peak_bytes(device))
 
 
-def clear(device: torch.device) -> None:
-    """Give back memory and compiled code; whoever made them must have let go of them."""
-    torch.compiler.reset()
+def free_memory(device: torch.device) -> None:
+    """Give back the memory of what nobody holds any more."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

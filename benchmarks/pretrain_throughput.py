@@ -1,12 +1,13 @@
 """Tokens a second of `pretrain_gpt.py` itself, with and without what it can switch on.
 
-    python -m benchmarks.pretrain_throughput [--shape gpt2] [--runs NAMES] [--out FILE] [-- FLAGS]
+    python -m benchmarks.pretrain_throughput [--shape gpt2] [--runs NAMES] [--out FILE] [--flags=FLAGS]
 
 A corpus of random tokens, made for it, is trained on by the command as a user starts it: loader, counters,
 learning rate, clipping and log included. `plain` has nothing on; `length curriculum` grows the sequence in
 four lengths during the first half; `random-LTD` keeps half the tokens in all layers but the first and last.
 Tokens a second are the median of the last quarter of the steps, where all run at full length, so that
-`of_plain` is what remains of the speed. FLAGS go to the command, such as `--compile layers`. The device is the
+`of_plain` is what remains of the speed. FLAGS go to the command, as in
+`--flags='--compile layers'`. The device is the
 one that the command chooses. Each run is a line of JSON, in FILE too.
 """
 
@@ -35,7 +36,7 @@ _DOCUMENT_TOKENS = 1000
 
 def write_corpus(prefix: Path, shape: Shape, num_steps: int) -> None:
     """Write random tokens for so many steps, and some for validation."""
-    num_documents = 4 + 5 * num_steps * shape.step_tokens // (4 * _DOCUMENT_TOKENS)
+    num_documents = 40 + 5 * num_steps * shape.step_tokens // (4 * _DOCUMENT_TOKENS)
     generator = np.random.default_rng(0)
     tokens = generator.integers(
         0, shape.vocab_size, num_documents * _DOCUMENT_TOKENS, dtype=np.uint16
@@ -70,7 +71,7 @@ RUNS = {
     "length curriculum": ("--data-efficiency-curriculum-learning",),
 }
 """Name -> the flags that switch it on beside its JSON."""
-_SECONDS = 90.0
+_SECONDS = 50.0
 """What a run may take, compiling included, for the budget."""
 
 
@@ -122,7 +123,7 @@ def figures(name: str, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def measure(name: str, shape: Shape, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The figures of one run, or its error."""
     started = time.monotonic()
-    command = command_line(name, shape, folder, options.steps, options.flags)
+    command = command_line(name, shape, folder, options.steps, options.flags.split())
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         return {"run": name, "error": done.stderr.strip()[-500:]}
@@ -145,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=60, help="of each run")
     parser.add_argument("--seconds", type=float, default=3600.0, help="begin nothing after them")
     parser.add_argument("--out", type=Path, help="file to which the JSON lines are appended")
-    parser.add_argument("flags", nargs="*", help="for pretrain_gpt.py, after --")
+    parser.add_argument("--flags", default="", help="for pretrain_gpt.py, in one word")
     options = parser.parse_args(arguments)
     budget = Budget(options.seconds)
     shape = SHAPES[options.shape]
