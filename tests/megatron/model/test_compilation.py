@@ -178,16 +178,15 @@ def test_the_loss_is_compiled_with_the_model():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @IGNORE_TRACER
-@pytest.mark.parametrize("lengths", ["dynamic", "static"])
-@pytest.mark.parametrize("mode", ["model", "layers"])
+@pytest.mark.parametrize(("mode", "lengths"), [("layers", "dynamic"), ("model", "static")])
 def test_compiled_code_computes_the_same_on_a_gpu(mode, lengths):
     """In float32, dropping and not, beside the model that is not compiled."""
     plain, compiled = make_model().cuda(), make_model().cuda()
     compile_model(compiled, mode, lengths)
     for model in (plain, compiled):
         attach(model)
-    expected = train_and_evaluate(plain, 6)
-    torch.testing.assert_close(train_and_evaluate(compiled, 6), expected, rtol=1e-3, atol=1e-4)
+    expected = train_and_evaluate(plain, 5)
+    torch.testing.assert_close(train_and_evaluate(compiled, 5), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_none_compiles_nothing():
