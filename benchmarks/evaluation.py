@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.interleaved import contestants, take_turns
-from megatron.tasks.checkpoint_tokenizer import tokenizer_of
-from megatron.tasks.conversion import read_any, save_as_ours
-from megatron.tasks.local_tasks import write_task_files
+from megatron.conversion.model import read_any, save_as_ours
+from megatron.evaluation.checkpoint_tokenizer import tokenizer_of
+from megatron.evaluation.local_tasks import write_task_files
 
 OURS, PEER, EXACT_PEER = SIDES = ("ours", "hf", "hf_float64_softmax")
 TASKS = ("local_lambada_openai", "local_piqa", "local_arc_easy")
@@ -102,7 +102,7 @@ class Examinee:
 
 def _load(side: str, model: str) -> Any:
     if side == OURS:
-        from megatron.tasks.eval_harness import HarnessModel  # noqa: PLC0415
+        from megatron.evaluation.eval_harness import HarnessModel  # noqa: PLC0415
 
         return HarnessModel(model, batch_size=BATCH_SIZE, device="cpu")
     from lm_eval.models.huggingface import HFLM  # noqa: PLC0415

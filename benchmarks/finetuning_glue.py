@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from megatron.tasks.glue_data import Examples, read_task
-from megatron.tasks.glue_finetuning import FinetuningConfig
-from megatron.tasks.glue_metrics import METRICS
-from megatron.tasks.glue_sweep import Run, describe, is_done, read_record, write_record
-from megatron.tasks.glue_tasks import TRAIN, Task
+from megatron.finetuning.data import Examples, read_task
+from megatron.finetuning.metrics import METRICS
+from megatron.finetuning.sweep import Run, describe, is_done, read_record, write_record
+from megatron.finetuning.tasks import TRAIN, Task
+from megatron.finetuning.training import FinetuningConfig
 from tools import finetune_bert
 
 OURS, PEER = SIDES = ("ours", "trainer")

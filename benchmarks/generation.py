@@ -22,9 +22,9 @@ import torch
 
 from benchmarks.interleaved import contestants, paired_ratio, take_turns
 from megatron.config import ModelConfig
+from megatron.conversion.model import Model, save_as_hugging_face
+from megatron.evaluation.generation import generate
 from megatron.model.gpt_model import GPTModel
-from megatron.tasks.conversion import Model, save_as_hugging_face
-from megatron.tasks.generation import generate
 
 CACHE, NO_CACHE, PEER = SIDES = ("cache", "no_cache", "huggingface")
 # A token that reads 160 others again, the average here, costs up to 160 times as much arithmetic; one at a

@@ -14,12 +14,12 @@ import numpy as np
 import transformers
 from torch.utils.data import Sampler
 
-from megatron.tasks.glue_classifier import BertClassifier, read_bert
-from megatron.tasks.glue_data import Examples
-from megatron.tasks.glue_finetuning import FinetuningConfig, epoch_order
-from megatron.tasks.glue_metrics import METRICS
-from megatron.tasks.glue_sweep import Run
-from megatron.tasks.glue_tasks import TRAIN, Task
+from megatron.finetuning.classifier import BertClassifier, read_bert
+from megatron.finetuning.data import Examples
+from megatron.finetuning.metrics import METRICS
+from megatron.finetuning.sweep import Run
+from megatron.finetuning.tasks import TRAIN, Task
+from megatron.finetuning.training import FinetuningConfig, epoch_order
 
 
 class OrderOfOurs(Sampler[int]):

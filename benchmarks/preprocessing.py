@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.interleaved import contestants, paired_ratio, take_turns
-from megatron.data.preprocessing import PreprocessingJob, preprocess
-from megatron.data.text_sources import find_sources, read_blocks
+from megatron.corpus.preprocessing import PreprocessingJob, preprocess
+from megatron.corpus.text_sources import find_sources, read_blocks
 from megatron.tokenizer import Tokenizer, build_tokenizer
 
 OURS, PEER = SIDES = ("ours", "per_document")

@@ -7,9 +7,10 @@ The three steps of a run, each usable alone:
     convert_to_random_ltd(engine, TransformerLayer)       chosen layers see a random part of the tokens
 """
 
-from data_efficiency import result_folder
 from data_efficiency.accounting import (
+    Clock,
     Counters,
+    LearningRate,
     ModelShape,
     StepShape,
     actual_seq_length,
@@ -22,15 +23,17 @@ from data_efficiency.analysis.reference_loss import ReferenceModel
 from data_efficiency.config import fill_from_flags, load_config, read_json
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
-from data_efficiency.engine.processes import naming_lost_processes, start_processes
-from data_efficiency.engine.whole_tensor import WholeTensor, whole_tensors
+from data_efficiency.engine.protocol import Engine
+from data_efficiency.engine.ranks import Ranks, naming_lost_processes, start_ranks
+from data_efficiency.engine.step import NonFiniteError, StepResult, mean_losses_over
+from data_efficiency.engine.whole_tensor import WholeTensor, gather_all, whole_tensors
+from data_efficiency.files import result_folder
 from data_efficiency.json_section import ConfigError
 from data_efficiency.plan import RunPlan, plan_run
 from data_efficiency.plan_totals import planned_totals
 from data_efficiency.plan_warnings import DecayEnd, plan_warnings
 from data_efficiency.routing.layer_interface import LayerInterface
 from data_efficiency.routing.layer_presets import known_layer_class
-from data_efficiency.routing.layer_token_lr import LayerTokenLR
 from data_efficiency.routing.random_ltd import (
     convert_to_random_ltd,
     remove_random_ltd_state_dict,
@@ -40,6 +43,7 @@ from data_efficiency.sampling.loader import CurriculumDataLoader
 from data_efficiency.sampling.sampler import CurriculumSampler
 
 __all__ = [
+    "Clock",
     "ConfigError",
     "Counters",
     "CurriculumDataLoader",
@@ -47,22 +51,28 @@ __all__ = [
     "DataAnalyzer",
     "DecayEnd",
     "DifficultyIndex",
+    "Engine",
     "LayerInterface",
-    "LayerTokenLR",
+    "LearningRate",
     "MetricSettings",
     "ModelShape",
+    "NonFiniteError",
+    "Ranks",
     "ReferenceModel",
     "RunPlan",
+    "StepResult",
     "StepShape",
     "WholeTensor",
     "actual_seq_length",
     "analyze",
     "convert_to_random_ltd",
     "fill_from_flags",
+    "gather_all",
     "initialize",
     "known_layer_class",
     "layer_tokens",
     "load_config",
+    "mean_losses_over",
     "naming_lost_processes",
     "plan_run",
     "plan_warnings",
@@ -71,7 +81,7 @@ __all__ = [
     "remove_random_ltd_state_dict",
     "result_folder",
     "save_without_random_ltd",
-    "start_processes",
+    "start_ranks",
     "training_flops",
     "whole_tensors",
 ]

@@ -1,4 +1,4 @@
-"""Exact integers of what was really computed, and the published averages made of them.
+"""Exact integers of what was really computed, the clocks made of them, and the rate that follows one.
 
 Three token counts are kept apart, since curricula and token dropping change each one differently:
 
@@ -12,10 +12,13 @@ layers, the middle 2 of which keep 3 tokens of each row: 16 corpus tokens, 2 x (
 layer tokens, 11 effective tokens; the layer-averaged length is floor(22 / 4) = 5.
 """
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 TokenCounter = Literal["corpus", "loss", "effective"]
+Clock = Literal["steps", "samples", "corpus", "loss", "effective", "layer"]
+"""What budgets and learning rates may follow: steps, samples, or one of the token counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +72,75 @@ class Counters:
         total = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         return replace(self, **total)
 
-    def tokens(self, counter: TokenCounter, num_layers: int) -> float:
-        """Tokens so far by the named counter; effective tokens may be a fraction."""
-        if counter == "corpus":
-            return self.corpus_tokens
-        if counter == "loss":
-            return self.loss_tokens
-        return self.layer_tokens / num_layers
+    def at(self, clock: Clock, num_layers: int) -> float:
+        """The clock's value after these steps; effective tokens may be a fraction.
+
+        Example:
+            >>> Counters(steps=3, layer_tokens=44).at("effective", num_layers=4)
+            11.0
+        """
+        values = {
+            "steps": self.steps,
+            "samples": self.consumed_samples,
+            "corpus": self.corpus_tokens,
+            "loss": self.loss_tokens,
+            "layer": self.layer_tokens,
+        }
+        return self.layer_tokens / num_layers if clock == "effective" else values[clock]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRate:
+    """Linear warm-up, then a decay, both measured by one clock.
+
+    The rate of a step follows the clock's value after all finished steps. Nothing is stored: a resumed
+    run and one that was never stopped agree, and so do all ranks, since they agree on the counters.
+
+    Example:
+        >>> rate = LearningRate(
+        ...     peak=1.0, minimum=0.0, style="linear", clock="steps", warmup=2, decay=4, share=1
+        ... )
+        >>> [rate.at(finished_steps) for finished_steps in range(5)]
+        [0.5, 1.0, 1.0, 0.5, 0.0]
+        >>> thirds = replace(rate, style="thirds", warmup=0, decay=9)
+        >>> [round(thirds.at(step), 3) for step in (0, 3, 6, 9)]
+        [1.0, 0.1, 0.01, 0.01]
+    """
+
+    peak: float
+    minimum: float
+    style: Literal["cosine", "linear", "constant", "inverse-square-root", "thirds"]
+    """The decay; thirds: a tenth after each third of the way."""
+    clock: Clock
+    """What the values below, and the argument of `at`, count."""
+    warmup: int
+    decay: int
+    """Where the minimum is reached."""
+    share: int
+    """What one step adds to the clock when nothing is truncated or dropped; how far the warm-up looks
+    ahead. With 0 it does not, and the first step's rate is 0."""
+    relative: bool = False
+    """Whether the rate is a factor of each parameter group's own, instead of the rate of all groups."""
+
+    def at(self, finished: float) -> float:
+        """The rate of the step after `finished`, 0 at the start, was counted."""
+        if finished < self.warmup:
+            return self.peak * min(1.0, (finished + self.share) / self.warmup)
+        if self.style == "constant":
+            return self.peak
+        if self.style == "thirds":
+            return max(self.minimum, self.peak * 0.1 ** min(2, int(3 * finished / self.decay)))
+        if finished >= self.decay:
+            return self.minimum
+        if self.style == "inverse-square-root":
+            start = max(self.warmup, self.share)
+            return max(self.minimum, self.peak * math.sqrt(start / max(finished, start)))
+        progress = (finished - self.warmup) / (self.decay - self.warmup)
+        if self.style == "linear":
+            remaining = 1.0 - progress
+        else:
+            remaining = 0.5 * (1.0 + math.cos(math.pi * progress))
+        return self.minimum + (self.peak - self.minimum) * remaining
 
 
 def layer_tokens(shape: StepShape, num_layers: int) -> int:

@@ -31,7 +31,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from data_efficiency.difficulty_index import DifficultyIndex
-from data_efficiency.result_folder import new_folder
+from data_efficiency.files.result_folder import new_folder
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1

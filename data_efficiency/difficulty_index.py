@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from data_efficiency.result_folder import (
+from data_efficiency.files.result_folder import (
     new_folder,
     read_manifest,
     verify_checksums,

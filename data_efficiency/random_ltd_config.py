@@ -3,29 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from data_efficiency.accounting import LearningRate
 from data_efficiency.json_section import ConfigError, Section
 from data_efficiency.schedule import RootSchedule, Schedule
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerTokenLRConfig:
-    """A learning rate that follows layer tokens: warm-up from 0, then a line to 0 at the total."""
-
-    total_layer_tokens: int
-    warmup_layer_tokens: int = 0
-
-    def factor(self, layer_tokens: int) -> float:
-        """The share of the full rate after so many layer tokens.
-
-        Example:
-            >>> rate = LayerTokenLRConfig(total_layer_tokens=100, warmup_layer_tokens=20)
-            >>> [rate.factor(tokens) for tokens in (0, 10, 20, 60, 100, 120)]
-            [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
-        """
-        if layer_tokens < self.warmup_layer_tokens:
-            return layer_tokens / self.warmup_layer_tokens
-        left = self.total_layer_tokens - layer_tokens
-        return max(0.0, left / (self.total_layer_tokens - self.warmup_layer_tokens))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +24,7 @@ class RandomLTDConfig:
     """Unit of the schedule; percent is of the sequence's present length, rounded down."""
     always_keep: tuple[int, ...] = ()
     """Positions that no layer ever drops."""
-    layer_token_lr: LayerTokenLRConfig | None = None
+    layer_token_lr: LearningRate | None = None
     """None: the learning rate does not follow layer tokens."""
 
 
@@ -132,7 +112,12 @@ def _kept_length_schedule(section: Section) -> tuple[RootSchedule, Literal["toke
     return schedule, unit
 
 
-def _layer_token_lr(section: Section) -> LayerTokenLRConfig | None:
+def _layer_token_lr(section: Section) -> LearningRate | None:
+    """Up from 0 over the warm-up, then straight down to 0 at the total, as a factor of each group's rate.
+
+    Source: the `LayerToken` schedule of Yao et al. 2022 (arXiv 2211.11586), section 3.3, and the keys of
+    DeepSpeed's `layer_token_lr_schedule`, which DeepSpeed reads and refuses.
+    """
     enabled = section.boolean("enabled", False)
     section.optional_choice("warmup_type", ("linear",))
     total = section.optional_int("total_layer_tokens")
@@ -145,4 +130,13 @@ def _layer_token_lr(section: Section) -> LayerTokenLRConfig | None:
             f"{section.path}.total_layer_tokens is {total}: must be given and above "
             f"warmup_layer_tokens ({warmup})"
         )
-    return LayerTokenLRConfig(total_layer_tokens=total, warmup_layer_tokens=warmup)
+    return LearningRate(
+        peak=1.0,
+        minimum=0.0,
+        style="linear",
+        clock="layer",
+        warmup=warmup,
+        decay=total,
+        share=0,
+        relative=True,
+    )

@@ -6,10 +6,8 @@ from typing import Any
 
 import torch
 
-from data_efficiency import Counters, ModelShape
+from data_efficiency import Counters, CurriculumDataLoader, Engine, ModelShape
 from megatron.config import ModelConfig, RunConfig
-from megatron.optimizer_param_scheduler import LearningRate
-from megatron.step_totals import StopRequest
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -47,27 +45,56 @@ class Task:
     """What the model's number of operations depends on."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class StopRequest:
+    """Why a process wants to stop, if it does."""
+
+    signal: int = 0
+    """Number of the signal that was received; 0 for none."""
+    out_of_time: bool = False
+
+
 @dataclass(kw_only=True)
 class Run:
-    """A run in progress: what the loop works with and what it counts."""
+    """A run in progress: what the loop works with. What is counted stands in the engine."""
 
     config: RunConfig
     task: Task
-    engine: Any
-    learning_rate: LearningRate
-    shape: ModelShape
-    num_dropping_layers: int
+    engine: Engine
     valid_dataset: Any
-    counters: Counters = field(default_factory=Counters)
     seconds: float = 0.0
     """Training time so far, without evaluation and checkpoints."""
     stop_request: StopRequest = field(default_factory=StopRequest)
     """What all processes agreed on at the end of the last step."""
 
     @property
+    def counters(self) -> Counters:
+        """Of all finished steps."""
+        return self.engine.counters
+
+    @property
+    def loader(self) -> CurriculumDataLoader:
+        """What the training samples come from."""
+        assert self.engine.training_dataloader is not None
+        return self.engine.training_dataloader
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the model."""
+        return self.config.model.num_layers
+
+    def loss_sums(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """A micro-batch's summed losses by name."""
+        return dict(zip(self.task.losses, self.task.forward_step(self.engine, batch), strict=True))
+
+    def loss_terms(self, batch: Batch) -> dict[str, int]:
+        """Over how many terms each of these sums is."""
+        return dict(zip(self.task.losses, self.task.count_loss_terms(batch), strict=True))
+
+    @property
     def is_first_process(self) -> bool:
         """Whether this process prints, logs and writes checkpoints for all."""
-        return bool(self.engine.global_rank == 0)
+        return self.engine.ranks.is_first
 
     def say(self, text: str) -> None:
         """Prints a line, once for all processes."""
@@ -76,16 +103,7 @@ class Run:
 
     def tokens(self) -> float:
         """Tokens so far by the counter that budgets and learning rate follow."""
-        return self.counters.tokens(self.config.training.token_counter, self.shape.num_layers)
-
-    def clock_value(self) -> float:
-        """The learning rate's clock after all finished steps."""
-        values = {
-            "iters": self.counters.steps,
-            "samples": self.counters.consumed_samples,
-            "tokens": self.tokens(),
-        }
-        return values[self.learning_rate.clock]
+        return self.counters.at(self.config.training.token_counter, self.num_layers)
 
 
 def counter_record(run: Run) -> dict[str, Any]:
@@ -97,7 +115,7 @@ def counter_record(run: Run) -> dict[str, Any]:
         "corpus_tokens": counters.corpus_tokens,
         "loss_tokens": counters.loss_tokens,
         "layer_tokens": counters.layer_tokens,
-        "effective_tokens": counters.tokens("effective", run.shape.num_layers),
+        "effective_tokens": counters.at("effective", run.num_layers),
         "flops": counters.flops,
         "seconds": run.seconds,
     }

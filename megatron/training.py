@@ -1,14 +1,14 @@
 """Pretraining from settings to checkpoint: set-up, the loop, and when to evaluate, save and stop.
 
-The loop reads top to bottom in `train`; a step and an evaluation are in `training_step.py`. Learning
-rate, budgets and stops use only the counters of finished steps; checkpoints are written between steps.
+The loop reads top to bottom in `train`; the step is the engine's, the evaluation in `validation.py`.
+Budgets and stops use only the counters of finished steps; checkpoints are written between steps.
 """
 
 import contextlib
-import itertools
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,37 +16,40 @@ import torch.distributed
 
 from data_efficiency import (
     Counters,
+    NonFiniteError,
+    StepResult,
     convert_to_random_ltd,
     fill_from_flags,
     initialize,
     load_config,
     naming_lost_processes,
     read_json,
-    start_processes,
+    start_ranks,
 )
-from megatron.config import RunConfig, TrainingConfig, require
+from megatron.checkpoint.files import has_checkpoints
+from megatron.checkpoint.run import check_folders, resume, save
+from megatron.config import CheckpointConfig, RunConfig, TrainingConfig, require
 from megatron.model.compilation import compile_model
 from megatron.model.optional_kernels import choose_attention, make_adamw
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.reporting import RunLogger, progress_line
-from megatron.run_checkpoints import check_folders, resume, save
-from megatron.run_state import Run, Task, counter_record
-from megatron.step_totals import StopRequest
+from megatron.run_state import Run, StopRequest, Task, counter_record
 from megatron.stopping import StopSignals, fraction_done, stop_reason
-from megatron.training_step import evaluate, train_step
+from megatron.validation import losses_record, validate
 
 
 @naming_lost_processes()
 def pretrain(config: RunConfig, task: Task) -> None:
-    """Nothing; trains until a budget, a time limit, a signal or the end of the data.
+    """Train until a budget, a time limit, a signal or the end of the data.
 
     Raises:
         ConnectionError: if another process of the run has ended or does not answer.
+        NonFiniteError: for a loss or gradient that is no finite number; nothing of it is saved.
         ValueError: for settings, data or checkpoints that do not fit together.
         FileNotFoundError: for a missing corpus, index, JSON file or checkpoint.
     """
-    processes = start_processes(timeout_minutes=config.training.distributed_timeout_minutes)
-    config = with_batch_size(config, processes.size)
+    ranks = start_ranks(timeout_minutes=config.training.distributed_timeout_minutes)
+    config = with_batch_size(config, ranks.data_parallel_size)
     check_folders(config.checkpoint)
     train_dataset, valid_dataset = task.make_datasets(config)
     run = setup_model_and_optimizer(config, task, train_dataset, valid_dataset)
@@ -54,7 +57,7 @@ def pretrain(config: RunConfig, task: Task) -> None:
         f"{num_parameters(run):,} parameters | {len(train_dataset):,} training and "
         f"{len(valid_dataset):,} validation samples of {config.data.seq_length} tokens | "
         f"{run.engine.train_batch_size()} samples a step | "
-        f"{processes.size} x {run.engine.device.type}"
+        f"{ranks.world} x {ranks.device.type}"
     )
     resumed = resume(run)
     with contextlib.ExitStack() as stack:
@@ -70,7 +73,10 @@ def pretrain(config: RunConfig, task: Task) -> None:
             if not resumed:
                 logger.write(_start_record(run, len(train_dataset)))
         stop = stack.enter_context(StopSignals())
-        train(run, logger, stop)
+        try:
+            train(run, logger, stop)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{error}; {_way_back(config.checkpoint)}") from error
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -103,14 +109,16 @@ def setup_model_and_optimizer(
     model = task.make_model(config)
     choose_attention(model, training.attention_implementation)
     compile_model(model, training.compile, training.compile_lengths)
-    json_config = _json_config(config, start_processes().size)
+    json_config = _json_config(config, start_ranks().data_parallel_size)
     engine, _, _, _ = initialize(
         model=model,
         optimizer=lambda _: make_optimizer(model, training),
         training_data=train_dataset,
         config=json_config,
         engine="deepspeed" if training.deepspeed else "torch",
+        model_shape=task.make_shape(config.model),
     )
+    engine.follow_learning_rate(make_learning_rate(training, config.data.seq_length))
     require(
         engine.curriculum_learning_enabled() == training.data_efficiency_curriculum_learning,
         "data_efficiency_curriculum_learning",
@@ -135,37 +143,36 @@ def setup_model_and_optimizer(
         config=config,
         task=task,
         engine=engine,
-        learning_rate=make_learning_rate(training, config.data.seq_length),
-        shape=task.make_shape(config.model),
-        num_dropping_layers=0 if dropping is None else dropping.random_ltd_layer_num,
         valid_dataset=valid_dataset,
     )
 
 
 def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
-    """Nothing; runs steps until `stop_reason` says why not to."""
-    config, engine = run.config, run.engine
-    micro_batches = iter(engine.training_dataloader)
+    """Run steps until `stop_reason` says why not to."""
+    config = run.config
+    steps = run.loader.steps()
     started = last_time = time.monotonic()
     limit = config.training.exit_duration_in_mins
     last, last_saved = run.counters, run.counters.steps
     while True:
         reason = stop_reason(run)
         step_started = time.monotonic()
-        batches = []
-        if reason is None:
-            batches = list(itertools.islice(micro_batches, engine.gradient_accumulation_steps()))
-            reason = None if batches else "the end of the data (num_epochs)"
-        if reason is not None:
+        batches = next(steps, None) if reason is None else None
+        if batches is None:
+            reason = reason or "the end of the data (num_epochs)"
             break
-        out_of_time = limit is not None and time.monotonic() - started >= 60 * limit
-        request = StopRequest(signal=stop.received, out_of_time=out_of_time)
-        record = train_step(run, batches, request)
+        late = limit is not None and time.monotonic() - started >= 60 * limit
+        result = run.engine.train_step(
+            batches, run.loss_sums, run.loss_terms, agree=(stop.received, int(late))
+        )
+        run.stop_request = StopRequest(signal=result.agreed[0], out_of_time=bool(result.agreed[1]))
         run.seconds += time.monotonic() - step_started
 
         step = run.counters.steps
         if step % config.logging.log_interval == 0:
-            record |= _progress(run, last, seconds=time.monotonic() - last_time)
+            record = _step_record(run, result) | _progress(
+                run, last, seconds=time.monotonic() - last_time
+            )
             last, last_time = run.counters, time.monotonic()
             _log(logger, record)
             run.say(
@@ -177,7 +184,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
             )
         if step % config.training.eval_interval == 0:
             paused = time.monotonic()
-            _log(logger, evaluate(run))
+            _log(logger, validate(run))
             last_time += time.monotonic() - paused
         interval = config.checkpoint.save_interval
         if interval is not None and step % interval == 0:
@@ -189,7 +196,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
     run.say(f"stopped after step {run.counters.steps}: {reason}")
     finished = not run.stop_request.signal
     if finished and run.counters.steps % config.training.eval_interval:
-        _log(logger, evaluate(run))
+        _log(logger, validate(run))
     if last_saved != run.counters.steps:
         save(run)
     _log(logger, {"kind": "end", "reason": reason, **counter_record(run)})
@@ -209,6 +216,32 @@ def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.opti
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_eps,
     )
+
+
+def _step_record(run: Run, result: StepResult) -> dict[str, Any]:
+    """What the log says of one step."""
+    plan = run.loader.plan
+    assert plan is not None
+    return {
+        "kind": "train",
+        "step": result.counters.steps,
+        **losses_record(result.losses),
+        "learning_rate": result.learning_rate,
+        "grad_norm": result.grad_norm,
+        "skipped_steps": run.engine.skipped_steps,
+        "sequence_length": result.sequence_length,
+        "kept_length": result.kept_length,
+        "actual_seq_length": result.actual_seq_length,
+        "difficulties": dict(plan.batch.difficulties),
+        "pool_size": plan.batch.pool_size,
+    }
+
+
+def _way_back(config: CheckpointConfig) -> str:
+    """What to do after a step that could not be taken."""
+    if config.save is None or not has_checkpoints(Path(config.save)):
+        return "no checkpoint was written yet: start again with a lower --lr"
+    return f"continue from the last checkpoint: --load {config.save} with a lower --lr"
 
 
 def _progress(run: Run, last: Counters, seconds: float) -> dict[str, Any]:
@@ -255,20 +288,21 @@ def num_parameters(run: Run) -> int:
 
 
 def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
+    dropping = run.engine.data_efficiency_config.random_ltd
     flags = {key: value for group in asdict(run.config).values() for key, value in group.items()}
     return {
         "kind": "start",
         "num_parameters": num_parameters(run),
-        "num_layers": run.shape.num_layers,
-        "num_random_ltd_layers": run.num_dropping_layers,
+        "num_layers": run.num_layers,
+        "num_random_ltd_layers": 0 if dropping is None else dropping.random_ltd_layer_num,
         "sequence_length": run.config.data.seq_length,
         "global_batch_size": run.engine.train_batch_size(),
-        "num_processes": run.engine.dp_world_size,
+        "num_processes": run.engine.ranks.world,
         "losses": run.task.losses,
         "train_samples_in_dataset": num_samples,
         "flags": flags,
         "data_efficiency": load_config(
-            _json_config(run.config, run.engine.dp_world_size)
+            _json_config(run.config, run.engine.ranks.data_parallel_size)
         ).data_efficiency_json,
     }
 

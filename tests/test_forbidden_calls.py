@@ -76,7 +76,7 @@ def test_violation_is_caught(path: str, source: str) -> None:
     [
         ("megatron/training.py", "torch.cuda.is_available()"),
         ("megatron/training.py", "torch.distributed.get_rank()"),
-        ("megatron/checkpointing.py", "torch.load(path, weights_only=True)"),
+        ("megatron/checkpoint/files.py", "torch.load(path, weights_only=True)"),
         ("megatron/data/x.py", "np.load(path, allow_pickle=False)"),
     ],
 )

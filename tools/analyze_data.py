@@ -20,7 +20,6 @@ from data_efficiency.analysis.index_import import (
     outside_difficulties,
     write_imported,
 )
-from data_efficiency.analysis.launcher import worker_of_launcher
 from data_efficiency.analysis.map_reduce import AnalysisError, MapReduce, Result, executor_for
 from data_efficiency.analysis.named_metrics import (
     METRICS,
@@ -37,12 +36,13 @@ from data_efficiency.analysis.summary import (
 )
 from data_efficiency.deepspeed_format import export_index
 from data_efficiency.difficulty_index import DifficultyIndex
-from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of
-from megatron.reference_model import (
+from data_efficiency.launcher import worker_of_launcher
+from megatron.checkpoint.model import (
     checkpoint_in,
     identity_of_checkpoint,
     load_reference_model,
 )
+from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of
 
 EXAMPLE_PERCENTILES = (1, 10, 50, 90, 99)
 EXAMPLE_CHARACTERS = 300

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron.tasks.checkpoint_tokenizer import tokenizer_of
-from megatron.tasks.conversion import read_any, save_as_hugging_face, save_as_ours
+from megatron.conversion.model import read_any, save_as_hugging_face, save_as_ours
+from megatron.evaluation.checkpoint_tokenizer import tokenizer_of
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

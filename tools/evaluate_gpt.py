@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron.tasks.evaluation_results import evaluation_record, is_finished, write_record
-from megatron.tasks.local_tasks import LOCAL_TASKS, write_task_files
-from megatron.tasks.published_tasks import ROWS, expand
+from megatron.evaluation.local_tasks import LOCAL_TASKS, write_task_files
+from megatron.evaluation.published_tasks import ROWS, expand
+from megatron.evaluation.results import evaluation_record, is_finished, write_record
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -150,7 +150,7 @@ def import_harness() -> Any:
     # One line an item is what it would say.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
-        from megatron.tasks import eval_harness  # noqa: PLC0415
+        from megatron.evaluation import eval_harness  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("lm_eval"):
             raise

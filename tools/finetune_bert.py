@@ -19,12 +19,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from megatron.tasks.conversion import Model
-from megatron.tasks.glue_classifier import read_bert
-from megatron.tasks.glue_data import HUB, read_task
-from megatron.tasks.glue_finetuning import FinetuningConfig
-from megatron.tasks.glue_inputs import make_rows
-from megatron.tasks.glue_sweep import (
+from megatron.conversion.model import Model
+from megatron.finetuning.classifier import read_bert
+from megatron.finetuning.data import HUB, read_task
+from megatron.finetuning.inputs import make_rows
+from megatron.finetuning.sweep import (
     PUBLISHED_LEARNING_RATES,
     PUBLISHED_SEEDS,
     Run,
@@ -35,7 +34,8 @@ from megatron.tasks.glue_sweep import (
     table,
     write_record,
 )
-from megatron.tasks.glue_tasks import GLUE, task_named
+from megatron.finetuning.tasks import GLUE, task_named
+from megatron.finetuning.training import FinetuningConfig
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron.tasks.evaluation_results import read_record
-from megatron.tasks.result_table import format_table, gather
+from megatron.evaluation.result_table import format_table, gather
+from megatron.evaluation.results import read_record
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

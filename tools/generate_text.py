@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from megatron.tasks.evaluation_model import load_any_for_evaluation
-from megatron.tasks.generation import Choose, greedy, sampling, text_pieces
+from megatron.evaluation.generation import Choose, greedy, sampling, text_pieces
+from megatron.evaluation.model import load_any_for_evaluation
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

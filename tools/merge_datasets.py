@@ -4,8 +4,8 @@ import argparse
 import functools
 from collections.abc import Sequence
 
-from megatron.data.commands import run_command
-from megatron.data.corpus_merging import find_corpora, merge_corpora
+from megatron.command import run_command
+from megatron.corpus.merging import find_corpora, merge_corpora
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

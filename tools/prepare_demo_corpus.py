@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron.data.commands import run_command
-from megatron.data.demo_corpus import (
+from megatron.command import run_command
+from megatron.corpus.demo_corpus import (
     PACKAGED_TEXTS,
     Document,
     documents_of_files,
@@ -18,7 +18,7 @@ from megatron.data.demo_corpus import (
     without_duplicates_shuffled,
     write_corpus,
 )
-from megatron.data.text_sources import find_sources
+from megatron.corpus.text_sources import find_sources
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from megatron.data.commands import run_command
-from megatron.data.corpus_verification import verify_corpus
-from megatron.data.preprocessing import CorpusCounts, PreprocessingJob, preprocess
-from megatron.data.sentence_splitter import (
+from megatron.command import run_command
+from megatron.corpus.preprocessing import CorpusCounts, PreprocessingJob, preprocess
+from megatron.corpus.sentence_splitter import (
     SentenceSplitter,
     installed_splitter,
     learn_model,
     splitter_of_file,
     write_model,
 )
-from megatron.data.text_sources import STANDARD_INPUT, find_sources
+from megatron.corpus.text_sources import STANDARD_INPUT, find_sources
+from megatron.corpus.verification import verify_corpus
 from megatron.tokenizer import build_tokenizer
 
 

@@ -5,9 +5,9 @@ import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from megatron.data.commands import run_command
-from megatron.data.progress import ByteProgress
-from megatron.data.text_sources import SourceFile, find_sources, read_blocks, texts_of
+from megatron.command import run_command
+from megatron.corpus.progress import ByteProgress
+from megatron.corpus.text_sources import SourceFile, find_sources, read_blocks, texts_of
 from megatron.tokenizer import Tokenizer, train_bpe, train_wordpiece
 
 

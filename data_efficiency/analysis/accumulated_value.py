@@ -14,7 +14,7 @@ from data_efficiency.difficulty_index import (
     fingerprint_of,
     refuse_differences,
 )
-from data_efficiency.result_folder import (
+from data_efficiency.files.result_folder import (
     new_folder,
     read_manifest,
     verify_checksums,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from data_efficiency.analysis.reference_loss import ReferenceModel
-from data_efficiency.result_folder import sha256_of_file
+from data_efficiency.files.result_folder import sha256_of_file
 
 
 def identity_of_huggingface_model(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from data_efficiency.analysis.outside_scores import mean_over_samples, read_scores
 from data_efficiency.deepspeed_format import read_difficulties, unshuffled
 from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset
-from data_efficiency.result_folder import sha256_of_file
+from data_efficiency.files.result_folder import sha256_of_file
 
 
 class Imported(NamedTuple):

@@ -23,14 +23,14 @@ from data_efficiency.analysis.executors import (
     TaskError,
     sigterm_as_interrupt,
 )
-from data_efficiency.analysis.folder_lock import folder_lock, refuse_other_locks
 from data_efficiency.analysis.metrics import Metric
 from data_efficiency.analysis.progress import Progress
 from data_efficiency.analysis.shard_task import ShardTask
 from data_efficiency.analysis.shards import ShardFolder
 from data_efficiency.analysis.user_functions import source_fingerprint
 from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
-from data_efficiency.result_folder import remove_leftovers
+from data_efficiency.files.lock import folder_lock, refuse_other_locks
+from data_efficiency.files.result_folder import remove_leftovers
 
 logger = logging.getLogger(__name__)
 

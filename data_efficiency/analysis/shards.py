@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_efficiency.result_folder import sha256_of_file
+from data_efficiency.files.result_folder import sha256_of_file
 
 VERSION = 1
 

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import torch
 
+from data_efficiency.accounting import ModelShape
 from data_efficiency.config import Config, load_config
-from data_efficiency.engine.processes import start_processes
+from data_efficiency.engine.ranks import start_ranks
 from data_efficiency.engine.torch_engine import TorchEngine
 from data_efficiency.json_section import ConfigError
 
@@ -28,6 +29,7 @@ def initialize(  # noqa: PLR0913 - the published signature
     config_params: str | Path | Mapping[str, Any] | None = None,
     *,
     engine: Literal["torch", "deepspeed"] | None = None,
+    model_shape: ModelShape | None = None,
 ) -> tuple[Any, Any, Any, Any]:
     """The engine, its optimizer, its training data loader and its learning-rate scheduler.
 
@@ -50,6 +52,8 @@ def initialize(  # noqa: PLR0913 - the published signature
         config_params: older name of `config`.
         engine: "torch" (one process, or data-parallel under a launcher) or "deepspeed". None:
             DeepSpeed if the attribute `deepspeed` of `args` is true, as its own flag sets it.
+        model_shape: layers and sizes of the model, for the counters' layer tokens and FLOPs. Without
+            it no FLOPs are counted, and the layers are those of random-LTD's settings, or one.
 
     Raises:
         ConfigError: for JSON that is not understood, or that the engine would ignore.
@@ -71,13 +75,14 @@ def initialize(  # noqa: PLR0913 - the published signature
     made: Any = _maker(engine)(
         module=model,
         config=load_config(source),
-        processes=start_processes(always_join=engine == "deepspeed"),
+        ranks=start_ranks(always_join=engine == "deepspeed"),
         optimizer=optimizer,
         parameters=model_parameters,
         training_data=training_data,
         lr_scheduler=lr_scheduler,
         collate_fn=collate_fn,
     )
+    made.model_shape = model_shape
     return made, made.optimizer, made.training_dataloader, made.lr_scheduler
 
 

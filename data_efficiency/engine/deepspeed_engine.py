@@ -1,7 +1,7 @@
 """DeepSpeed's engine with our loader and our token dropping.
 
 DeepSpeed gets the JSON file without the `data_efficiency` section, which would start code of its own.
-What comes back is its engine: a subclass with the methods of `DataSide`, and with state that does not
+What comes back is its engine: a subclass with the methods of `EngineBase`, and with state that does not
 depend on the ZeRO stage or the number of processes.
 """
 
@@ -16,26 +16,64 @@ from deepspeed.runtime.config import DeepSpeedConfigError
 
 from data_efficiency.config import Config
 from data_efficiency.engine import deepspeed_state
-from data_efficiency.engine.data_side import Collate, DataSide, make_loader
-from data_efficiency.engine.processes import Processes
+from data_efficiency.engine.base import Collate, EngineBase, make_loader
+from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.sections import refuse_unsupported
-from data_efficiency.engine.whole_tensor import WholeTensor, gather_all
+from data_efficiency.engine.whole_tensor import WholeTensor
 from data_efficiency.json_section import ConfigError, Section
 
 
-class DeepSpeedEngine(DataSide, deepspeed.DeepSpeedEngine):
+class DeepSpeedEngine(EngineBase, deepspeed.DeepSpeedEngine):
     """A DeepSpeed engine that trains on our loader; made by `initialize`."""
 
     _hides_curriculum = False
+    _lr_kwargs: Any = None
+    global_samples: int
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's result; in training, token dropping is told where this micro-batch stands."""
-        if self.module.training:
+        training = self.module.training
+        if training:
             self._place_forward()
-        return super().forward(*args, **kwargs)
+        result = super().forward(*args, **kwargs)
+        if training:
+            self._note_forward(args, kwargs)
+        return result
+
+    def step(self, lr_kwargs: Any = None) -> None:
+        """As `TorchEngine.step`.
+
+        Raises:
+            NonFiniteError: for a gradient that is no finite number, but for float16 overflows.
+        """
+        if not self.is_gradient_accumulation_boundary():
+            super().step(lr_kwargs)
+            return
+        self._lr_kwargs = lr_kwargs
+        self._finish_step(self._reduce())
+
+    def _update(self) -> bool:
+        self._set_rates()
+        num_skipped, num_samples = self.skipped_steps, self.global_samples
+        counters = self.counters
+        super().step(self._lr_kwargs)
+        skipped = self.skipped_steps > num_skipped
+        if skipped and not self._is_float16:
+            self.skipped_steps, self.global_samples = num_skipped, num_samples
+            self.counters = counters
+            self._refuse_non_finite({}, float("inf"))
+        return skipped
+
+    def _take_model_step(self, lr_kwargs: Any) -> None:
+        # Where the optimizer is not wrapped by DeepSpeed, nobody else looks at the gradients.
+        if not hasattr(self.optimizer, "overflow"):
+            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(gradients))
+            self._refuse_non_finite({}, norm)
+        super()._take_model_step(lr_kwargs)
 
     def curriculum_learning_enabled(self) -> bool:
-        """As `DataSide.curriculum_learning_enabled`."""
+        """As `EngineBase.curriculum_learning_enabled`."""
         return not self._hides_curriculum and super().curriculum_learning_enabled()
 
     def deepspeed_io(self, *args: Any, **kwargs: Any) -> Any:
@@ -58,18 +96,14 @@ class DeepSpeedEngine(DataSide, deepspeed.DeepSpeedEngine):
         return None if norm is None else float(norm)
 
     def progress_state(self) -> dict[str, Any]:
-        """As `DataSide.progress_state`, with the loss scale."""
-        return {
-            **super().progress_state(),
-            "skipped_steps": self.skipped_steps,
-            "loss_scale": deepspeed_state.loss_scale_state(self.optimizer),
-        }
+        """As `EngineBase.progress_state`, with the loss scale."""
+        scale = deepspeed_state.loss_scale_state(self.optimizer)
+        return {**super().progress_state(), "loss_scale": scale}
 
     def load_progress_state(self, saved: Mapping[str, Any]) -> None:
-        """As `DataSide.load_progress_state`; a loss scale goes on where both sides have one."""
+        """As `EngineBase.load_progress_state`; a loss scale goes on where both sides have one."""
         super().load_progress_state(saved)
-        self.global_samples = self.global_steps * self.train_batch_size()
-        self.skipped_steps = int(saved["skipped_steps"])
+        self.global_samples = self.counters.steps * self.train_batch_size()
         if saved["loss_scale"] is not None:
             deepspeed_state.load_loss_scale(self.optimizer, saved["loss_scale"])
 
@@ -77,33 +111,25 @@ class DeepSpeedEngine(DataSide, deepspeed.DeepSpeedEngine):
         """As `TorchEngine.whole_weights`; every process must call it."""
         return deepspeed_state.whole_weights(self)
 
-    def full_weights(self) -> dict[str, torch.Tensor]:
-        """As `TorchEngine.full_weights`; every process must call it, process 0 gets the tensors."""
-        return gather_all(self.whole_weights(), keep=self.global_rank == 0)
-
-    def load_full_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """As `TorchEngine.load_full_weights`; every process must call it with the same tensors."""
+    def load_whole_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """As `TorchEngine.load_whole_weights`; every process must call it with the same tensors."""
         self._check_fit(tensors)
-        deepspeed_state.load_full_weights(self, tensors)
+        deepspeed_state.load_whole_weights(self, tensors)
 
     def whole_optimizer_state(self) -> list[WholeTensor]:
         """As `TorchEngine.whole_optimizer_state`; every process must call it."""
         return deepspeed_state.whole_optimizer_state(self)
 
-    def full_optimizer_state(self) -> dict[str, torch.Tensor]:
-        """As `TorchEngine.full_optimizer_state`; every process must call it, process 0 gets them."""
-        return gather_all(self.whole_optimizer_state(), keep=self.global_rank == 0)
-
-    def load_full_optimizer_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Takes the optimizer's tensors as `full_optimizer_state` gives them."""
-        deepspeed_state.load_full_optimizer_state(self, tensors)
+    def load_whole_optimizer_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """As `TorchEngine.load_whole_optimizer_state`; every process must call it."""
+        deepspeed_state.load_whole_optimizer_state(self, tensors)
 
 
 def make_deepspeed_engine(
     *,
     module: torch.nn.Module,
     config: Config,
-    processes: Processes,
+    ranks: Ranks,
     optimizer: Any,
     parameters: Iterable[Any] | None,
     training_data: Any,
@@ -118,17 +144,17 @@ def make_deepspeed_engine(
     sections = check_deepspeed_sections(config.engine_sections)
     if optimizer is not None and sections.get("optimizer"):
         raise ConfigError("an optimizer is given to initialize and in the JSON: remove one of them")
-    micro_batch_size, accumulation = config.batch_sizes(processes.size)
+    micro_batch_size, accumulation = config.batch_sizes(ranks.data_parallel_size)
     content = {
         **sections,
-        "train_batch_size": micro_batch_size * accumulation * processes.size,
+        "train_batch_size": micro_batch_size * accumulation * ranks.data_parallel_size,
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": config.gradient_clipping,
     }
     # DeepSpeed reads it from there, and only there, and takes the accelerator of that number.
-    index = processes.device.index
-    os.environ.setdefault("LOCAL_RANK", str(processes.local_rank if index is None else index))
+    index = ranks.device.index
+    os.environ.setdefault("LOCAL_RANK", str(ranks.local_rank if index is None else index))
     # On CPUs DeepSpeed would compile collectives that only its inference calls: a start would need a
     # compiler, and a build that was killed leaves a lock for which every later start waits for ever.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -144,12 +170,9 @@ def make_deepspeed_engine(
     deepspeed_state.undo_empty_step(engine)
     # DeepSpeed builds its own class; ours adds methods to it and no state of its own.
     engine.__class__ = DeepSpeedEngine
-    engine.json_config = config
-    engine._rank = processes.rank
-    engine._micro_batch_size, engine._accumulation = micro_batch_size, accumulation
-    engine.random_ltd_scheduler = None
+    engine._begin(config, ranks)
     if training_data is not None:
-        engine.training_dataloader = make_loader(training_data, config, processes, collate_fn)
+        engine.training_dataloader = make_loader(training_data, config, ranks, collate_fn)
     made: DeepSpeedEngine = engine
     return made
 

@@ -32,7 +32,7 @@ _STEP = "step"
 
 
 def undo_empty_step(engine: Any) -> None:
-    """Nothing; the optimizer stands before its first update.
+    """Put the optimizer before its first update.
 
     In half precision without ZeRO, DeepSpeed lets it make its state by an update with gradients of zero.
     It would begin with decayed weights, and with a bias correction that is a step ahead: Adam's first
@@ -94,8 +94,8 @@ def _whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def load_full_weights(engine: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Nothing; parameters, their float32 copies and buffers hold the tensors. A collective call."""
+def load_whole_weights(engine: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Fill parameters, their float32 copies and buffers with the tensors; a collective call."""
     places = _unsharded_places(engine)
     for name, parameter in engine.module.named_parameters():
         value = tensors[name].to(engine.device)
@@ -145,8 +145,8 @@ def whole_optimizer_state(engine: Any) -> list[WholeTensor]:
     return tensors
 
 
-def load_full_optimizer_state(engine: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Nothing; the optimizer's state holds the tensors. A collective call."""
+def load_whole_optimizer_state(engine: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Fill the optimizer's state with the tensors; a collective call."""
     if not tensors:
         return
     keys = sorted({full_name.rpartition(".")[2] for full_name in tensors} - {_STEP})
@@ -182,7 +182,7 @@ def loss_scale_state(optimizer: Any) -> dict[str, float | int] | None:
 
 
 def load_loss_scale(optimizer: Any, saved: Mapping[str, Any]) -> None:
-    """Nothing; the loss scale goes on from a saved state, where there is one."""
+    """Let the loss scale go on from a saved state, where there is one."""
     scaler = _scaler(optimizer)
     if scaler is None:
         return
@@ -288,7 +288,7 @@ def _step_count(engine: Any) -> int:
 
 
 def _make_state(engine: Any, keys: Iterable[str], step: int) -> None:
-    """Nothing; the optimizer has a state of zeros for each tensor it updates, and the step count.
+    """Give the optimizer a state of zeros for each tensor it updates, and the step count.
 
     Optimizers make their state in their first step, which a resumed run has yet to take.
     """
@@ -308,7 +308,7 @@ def _make_state(engine: Any, keys: Iterable[str], step: int) -> None:
 
 
 def _link_state(engine: Any) -> None:
-    """Nothing; parameters find their parts of the optimizer's state.
+    """Let parameters find their parts of the optimizer's state.
 
     DeepSpeed links once, when only the first parameter group has made its state.
     """

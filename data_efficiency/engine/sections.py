@@ -61,11 +61,7 @@ def check_torch_sections(sections: Mapping[str, Any]) -> TorchSections:
 
 
 def refuse_unsupported(sections: Mapping[str, Any]) -> None:
-    """Nothing, if no section asks for what neither engine does.
-
-    Raises:
-        ConfigError: with the reason, if one does.
-    """
+    """Raise ConfigError, with the reason, if a section asks for what neither engine does."""
     for name, reason in REFUSED.items():
         content = sections.get(name)
         if not is_off(name, content):

@@ -1,7 +1,8 @@
 """The engine on plain PyTorch: one process or several data-parallel ones, any device.
 
-It follows the calls of a DeepSpeed engine: `loss = engine(batch)`, `engine.backward(loss)`,
-`engine.step()` for every micro-batch; the optimizer steps at the end of an accumulation.
+`train_step` is the step (see `base.py`). For scripts written for DeepSpeed it follows the calls of its
+engine, too: `loss = engine(batch)`, `engine.backward(loss)`, `engine.step()` for every micro-batch; the
+optimizer steps at the end of an accumulation.
 """
 
 import contextlib
@@ -13,8 +14,8 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from data_efficiency.config import Config
-from data_efficiency.engine.data_side import Collate, DataSide, make_loader
-from data_efficiency.engine.processes import Processes
+from data_efficiency.engine.base import Collate, EngineBase, make_loader
+from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.sections import check_torch_sections
 from data_efficiency.engine.whole_tensor import WholeTensor, whole_tensors
 from data_efficiency.json_section import ConfigError, Section
@@ -23,15 +24,15 @@ from data_efficiency.routing.random_ltd import save_without_random_ltd
 _STEP = "step"
 
 
-class TorchEngine(DataSide):
-    """A module with its optimizer, loader, precision and step counters; made by `initialize`."""
+class TorchEngine(EngineBase):
+    """A module with its optimizer, loader and precision; made by `initialize`."""
 
     def __init__(
         self,
         *,
         module: torch.nn.Module,
         config: Config,
-        processes: Processes,
+        ranks: Ranks,
         optimizer: Any,
         parameters: Iterable[Any] | None,
         training_data: Any,
@@ -39,14 +40,12 @@ class TorchEngine(DataSide):
         collate_fn: Collate | None,
     ) -> None:
         sections = check_torch_sections(config.engine_sections)
-        self.json_config = config
-        self._micro_batch_size, self._accumulation = config.batch_sizes(processes.size)
-        self._rank = self.global_rank = processes.rank
-        self.dp_world_size = processes.size
-        self.device = processes.device
+        self._begin(config, ranks)
+        self.global_rank, self.dp_world_size = ranks.rank, ranks.data_parallel_size
+        self.device = ranks.device
         self.module = module.to(self.device)
         self._parallel: torch.nn.Module = self.module
-        if processes.size > 1:
+        if ranks.data_parallel_size > 1:
             self._parallel = DistributedDataParallel(self.module, gradient_as_bucket_view=True)
         self._autocast = torch.bfloat16 if sections.bf16 else None
         self.loss_scale = sections.loss_scale
@@ -55,26 +54,22 @@ class TorchEngine(DataSide):
             self._autocast = torch.float16
         self.optimizer = _make_optimizer(module, optimizer, parameters, sections.optimizer)
         self.lr_scheduler = lr_scheduler(self.optimizer) if callable(lr_scheduler) else lr_scheduler
-        self.training_dataloader = None
         if training_data is not None:
-            self.training_dataloader = make_loader(training_data, config, processes, collate_fn)
-        self.random_ltd_scheduler = None
-        self.global_steps = 0
+            self.training_dataloader = make_loader(training_data, config, ranks, collate_fn)
         self.micro_steps = 0
-        self.skipped_steps = 0
-        """Steps whose float16 gradients overflowed: their samples are consumed, weights unchanged."""
         self._grad_norm: float | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's result; in training, token dropping is told where this micro-batch stands."""
         module = self.module
+        training = module.training
         with contextlib.ExitStack() as stack:
             stack.enter_context(
                 torch.autocast(
                     self.device.type, dtype=self._autocast, enabled=self._autocast is not None
                 )
             )
-            if module.training:
+            if training:
                 self._place_forward()
                 module = self._parallel
                 if isinstance(module, DistributedDataParallel) and not (
@@ -82,14 +77,19 @@ class TorchEngine(DataSide):
                 ):
                     # Gradients travel once a step: with the last micro-batch, as the sum of all.
                     stack.enter_context(module.no_sync())
-            return module(*args, **kwargs)
+            result = module(*args, **kwargs)
+        if training:
+            self._note_forward(args, kwargs)
+        return result
 
     forward = __call__
 
     def backward(self, loss: torch.Tensor, *, scale_wrt_gas: bool = True) -> torch.Tensor:
-        """Adds the loss's gradients; returns the loss.
+        """Add the loss's gradients; returns the loss.
 
-        Gradients are averaged over the processes, as a DeepSpeed engine does.
+        For scripts written for DeepSpeed. A step's gradient is then the mean over processes and
+        micro-batches of what each loss gives: with losses that are means over different numbers of
+        tokens a mean of means, which depends on the split. `train_step` is exact.
 
         Args:
             loss: scalar.
@@ -102,18 +102,27 @@ class TorchEngine(DataSide):
         return loss
 
     def step(self) -> None:
-        """Counts a micro-batch; at the end of an accumulation clips, steps and clears gradients.
+        """End a micro-batch; the last one of a step updates the weights and counts the step.
 
-        Gradients that overflowed float16 are thrown away, and the step counted in `skipped_steps`.
+        For scripts written for DeepSpeed, after `backward`; `train_step` does it all. Tokens in the
+        loss are not known here and not counted. Gradients that overflowed float16 are thrown away, and
+        the step counted in `skipped_steps`.
+
+        Raises:
+            NonFiniteError: for a gradient that is no finite number in other precisions.
         """
-        at_boundary = self.is_gradient_accumulation_boundary()
-        self.micro_steps += 1
-        if not at_boundary:
-            return
+        if self.is_gradient_accumulation_boundary():
+            self._finish_step(self._reduce())
+        else:
+            self.micro_steps += 1
+
+    def _update(self) -> bool:
         if self.optimizer is None:
             raise ValueError("step() needs an optimizer: give one to initialize, or in the JSON")
+        self._set_rates()
         self._grad_norm = self._unscale_and_clip()
-        overflow = self.loss_scale is not None and not math.isfinite(self._grad_norm)
+        self._refuse_non_finite({}, self._grad_norm)
+        overflow = not math.isfinite(self._grad_norm)
         if overflow:
             self.skipped_steps += 1
         else:
@@ -121,9 +130,10 @@ class TorchEngine(DataSide):
         self.optimizer.zero_grad(set_to_none=True)
         if self.loss_scale is not None:
             self.loss_scale.update(overflow)
-        self.global_steps += 1
         if self.lr_scheduler is not None and not overflow:
             self.lr_scheduler.step()
+        self.micro_steps += 1
+        return overflow
 
     def _unscale_and_clip(self) -> float:
         """The norm of the whole gradient before clipping."""
@@ -168,31 +178,22 @@ class TorchEngine(DataSide):
         return self._grad_norm
 
     def progress_state(self) -> dict[str, Any]:
-        """As `DataSide.progress_state`, with the loss scale."""
+        """As `EngineBase.progress_state`, with the loss scale."""
         scale = None if self.loss_scale is None else self.loss_scale.state_dict()
-        return {
-            **super().progress_state(),
-            "skipped_steps": self.skipped_steps,
-            "loss_scale": scale,
-        }
+        return {**super().progress_state(), "loss_scale": scale}
 
     def load_progress_state(self, saved: Mapping[str, Any]) -> None:
-        """As `DataSide.load_progress_state`; a loss scale goes on where both sides have one."""
+        """As `EngineBase.load_progress_state`; a loss scale goes on where both sides have one."""
         super().load_progress_state(saved)
-        self.skipped_steps = int(saved["skipped_steps"])
         if self.loss_scale is not None and saved["loss_scale"] is not None:
             self.loss_scale.load_state_dict(saved["loss_scale"])
 
     def whole_weights(self) -> list[WholeTensor]:
         """Weights and buffers by their plain names, in the precision that the optimizer updates."""
-        return whole_tensors(self.full_weights())
+        return whole_tensors(save_without_random_ltd(self.module))
 
-    def full_weights(self) -> dict[str, torch.Tensor]:
-        """What `whole_weights` announces, all at once."""
-        return save_without_random_ltd(self.module)
-
-    def load_full_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Takes weights and buffers as `full_weights` gives them.
+    def load_whole_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take weights and buffers by the names of `whole_weights`.
 
         Raises:
             ValueError: if names or shapes are not those of the module.
@@ -202,10 +203,6 @@ class TorchEngine(DataSide):
 
     def whole_optimizer_state(self) -> list[WholeTensor]:
         """The optimizer's tensors as `<weight>.<name of the state>`; Adam's step among them."""
-        return whole_tensors(self.full_optimizer_state())
-
-    def full_optimizer_state(self) -> dict[str, torch.Tensor]:
-        """What `whole_optimizer_state` announces, all at once."""
         assert self.optimizer is not None
         names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         tensors = {}
@@ -216,10 +213,10 @@ class TorchEngine(DataSide):
                 states = self.optimizer.state.get(parameter)
                 for key, value in {**states, **counted}.items() if states else ():
                     tensors[f"{names[id(parameter)]}.{key}"] = value
-        return tensors
+        return whole_tensors(tensors)
 
-    def load_full_optimizer_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Takes the optimizer's tensors as `full_optimizer_state` gives them."""
+    def load_whole_optimizer_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take the optimizer's tensors by the names of `whole_optimizer_state`."""
         assert self.optimizer is not None
         parameters = dict(self.module.named_parameters())
         on_device = self.optimizer.defaults.get("fused") or self.optimizer.defaults.get(

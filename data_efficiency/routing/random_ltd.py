@@ -18,7 +18,6 @@ from data_efficiency.random_ltd_config import RandomLTDConfig
 from data_efficiency.routing.dropping_layer import LayerForward, PassingForward
 from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
 from data_efficiency.routing.layer_presets import interface_of
-from data_efficiency.routing.layer_token_lr import attach_layer_token_lr
 from data_efficiency.routing.router import Router
 
 ModelOrEngine = TypeVar("ModelOrEngine")
@@ -37,8 +36,7 @@ def convert_to_random_ltd(
     Layers are numbered from 0 in the order of `named_modules()` among the instances of `layer_class`;
     an instance inside another one belongs to the outer one. The router is set as attribute
     `random_ltd_scheduler`; an engine calls its `set_position`, users of a bare model do so themselves
-    before each training forward. Where the JSON enables `layer_token_lr_schedule`, an engine gets it as
-    its `lr_scheduler`.
+    before each training forward. Where the JSON enables `layer_token_lr_schedule`, the engine follows it.
 
     Args:
         model_or_engine: a module, a wrapper with the module as attribute `module`, or an engine.
@@ -65,7 +63,7 @@ def convert_to_random_ltd(
     _check_layers(layers, layer_class, settings)
     _refuse_attention_kernels(layers)
     router = Router(settings)
-    attach_layer_token_lr(model_or_engine, router)
+    _follow_layer_tokens(model_or_engine, settings)
     numbers = {layer: number for number, layer in enumerate(sorted(settings.random_ltd_layer_id))}
     for layer_id, layer in enumerate(layers):
         kind = LayerForward if layer_id in numbers else PassingForward
@@ -78,8 +76,20 @@ def convert_to_random_ltd(
     return model_or_engine
 
 
+def _follow_layer_tokens(model_or_engine: Any, settings: RandomLTDConfig) -> None:
+    """Let an engine's learning rate follow layer tokens, where the settings ask for it."""
+    if settings.layer_token_lr is None:
+        return
+    if not hasattr(model_or_engine, "follow_learning_rate"):
+        raise ValueError(
+            "layer_token_lr_schedule is enabled, but there is no engine that counts layer tokens: make "
+            "one by data_efficiency.initialize, or disable the schedule"
+        )
+    model_or_engine.follow_learning_rate(settings.layer_token_lr)
+
+
 def _refuse_wrapper(module: object) -> None:
-    """Nothing, unless the module runs layers in a way that a forward of the model does not show."""
+    """Raise ValueError if the module runs layers in a way that a forward of the model does not show."""
     if isinstance(module, nn.DataParallel):
         raise ValueError(
             "nn.DataParallel runs copies of the layers in threads: random-LTD needs "
@@ -93,7 +103,7 @@ def _refuse_wrapper(module: object) -> None:
 
 
 def _refuse_attention_kernels(layers: list[nn.Module]) -> None:
-    """Nothing, if masks reach the attention of Hugging Face layers as tensors."""
+    """Raise ValueError unless masks reach the attention of Hugging Face layers as tensors."""
     for config in {
         id(module.config): module.config
         for layer in layers

@@ -1,12 +1,11 @@
 """The one place that knows which tokens the present forward pass keeps."""
 
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from data_efficiency.accounting import StepShape, layer_tokens
+from data_efficiency.accounting import StepShape
 from data_efficiency.random_ltd_config import RandomLTDConfig
 from data_efficiency.routing.draw_memory import Draw, DrawMemory
 from data_efficiency.routing.token_ops import sample_kept_positions
@@ -32,9 +31,6 @@ class Router:
         self.shape_is_final = False
         """Whether a layer has seen the shape that was drawn for."""
         self.memory = DrawMemory()
-        self.layer_tokens = 0
-        """Positions processed by all layers in the training forwards of this process so far."""
-        self._forward_tokens = 0
         self._place: tuple[int, int, int | None] | None = None
         self._drawing_place: tuple[int, int, int | None] | None = None
         self._step = 0
@@ -117,7 +113,6 @@ class Router:
         self._drawing_place, self._place = self._place, None
         self.memory.forget_the_gone()
         self.shape_is_final = False
-        self._forward_tokens = 0
         self.in_forward = self.is_dropping = True
         self.draw = Draw(num_rows=num_rows)
         self.shape_is_told = bool(sequence_length)
@@ -161,19 +156,22 @@ class Router:
         self.draw = Draw()
         self.in_forward, self.is_dropping = True, False
 
-    def state_dict(self) -> dict[str, int]:
-        """The layer tokens so far, as plain JSON data; subsets have no state."""
-        return {"layer_tokens": self.layer_tokens}
-
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Goes on with the saved count; without one, from 0."""
-        self.layer_tokens = int(saved.get("layer_tokens", 0))
+    def last_shape(self) -> StepShape | None:
+        """Rows, length and kept length of the last training forward; None if its length is not known."""
+        if not self.is_dropping or not self.draw.sequence_length:
+            return None
+        positions = self.draw.positions
+        return StepShape(
+            num_rows=self.draw.num_rows,
+            sequence_length=self.draw.sequence_length,
+            num_dropping_layers=self.settings.random_ltd_layer_num,
+            kept_length=None if positions is None else positions.shape[2],
+        )
 
     def _draw(self, num_rows: int, sequence_length: int, device: torch.device | None) -> None:
         assert self._drawing_place is not None
         step, first_sample, num_samples = self._drawing_place
         kept = self.kept_length(step, sequence_length)
-        self._count(num_rows, sequence_length, kept)
         first_row = first_sample if num_samples is None else first_sample * num_rows // num_samples
         positions = None
         if kept < sequence_length:
@@ -192,17 +190,6 @@ class Router:
             if "torch._dynamo" in sys.modules:
                 sys.modules["torch._dynamo"].maybe_mark_dynamic(positions, 2)
         self.draw = Draw(positions, num_rows, sequence_length, (step, first_row))
-
-    def _count(self, num_rows: int, sequence_length: int, kept: int) -> None:
-        shape = StepShape(
-            num_rows=num_rows,
-            sequence_length=sequence_length,
-            num_dropping_layers=self.settings.random_ltd_layer_num,
-            kept_length=kept,
-        )
-        tokens = layer_tokens(shape, self.settings.total_layer_num)
-        self.layer_tokens += tokens - self._forward_tokens
-        self._forward_tokens = tokens
 
     def _check_always_kept(self, sequence_length: int) -> None:
         if max(self.settings.always_keep, default=0) >= sequence_length:

@@ -82,6 +82,16 @@ class CurriculumDataLoader:
                 self._consumed = self.plan.state_after
             yield self._processed(batch, self.plan)
 
+    def steps(self) -> Iterator[list[Any]]:
+        """The micro-batches of each step, from the first step that was not consumed whole."""
+        batches: list[Any] = []
+        for batch in self:
+            batches.append(batch)
+            assert self.plan is not None
+            if self.plan.is_last:
+                yield batches
+                batches = []
+
     @property
     def data_sampler(self) -> "CurriculumDataLoader":
         """What DeepSpeed's own checkpoints ask for the place in the data: the loader itself."""

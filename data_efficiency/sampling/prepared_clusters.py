@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_efficiency.result_folder import (
+from data_efficiency.files.result_folder import (
     new_folder,
     read_manifest,
     remove_leftovers,

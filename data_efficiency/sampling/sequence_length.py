@@ -170,7 +170,7 @@ def truncate(batch: Any, length: int) -> Any:
     tensors = [leaf for leaf in _leaves(batch) if leaf.ndim >= 2]
     if not tensors or length >= tensors[0].shape[1]:
         return batch
-    return _map(batch, lambda leaf: _cut(leaf, tensors[0].shape[1], length))
+    return map_tensors(batch, lambda leaf: _cut(leaf, tensors[0].shape[1], length))
 
 
 def _cut(tensor: torch.Tensor, size: int, length: int) -> torch.Tensor:
@@ -190,13 +190,13 @@ def _leaves(batch: Any) -> list[torch.Tensor]:
     return []
 
 
-def _map(batch: Any, change: Any) -> Any:
+def map_tensors(batch: Any, change: Any) -> Any:
     """The same nesting with `change` applied to each tensor."""
     if isinstance(batch, torch.Tensor):
         return change(batch)
     if isinstance(batch, Mapping):
-        return {key: _map(value, change) for key, value in batch.items()}
+        return {key: map_tensors(value, change) for key, value in batch.items()}
     if isinstance(batch, (list, tuple)):
-        parts = [_map(value, change) for value in batch]
+        parts = [map_tensors(value, change) for value in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch

@@ -67,7 +67,7 @@ def _saving(plan: RunPlan) -> list[str]:
         rows.append(
             [title, format_count(own), format_count(whole), f"{100 * (1 - own / whole):.1f}%"]
         )
-    own, whole = (c.tokens("effective", plan.model.num_layers) for c in (totals, baseline))
+    own, whole = (c.at("effective", plan.model.num_layers) for c in (totals, baseline))
     rows.append(
         [
             "effective tokens",

@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.evaluation import Answer, Questions, compare, main, misses, turns
-from megatron.tasks.conversion import Model, save_as_hugging_face
-from tests.megatron.tasks.small_models import LLAMA, make_gpt, make_tokenizer
-from tests.megatron.tasks.task_data import write_task_data
+from megatron.conversion.model import Model, save_as_hugging_face
+from tests.megatron.evaluation.task_data import write_task_data
+from tests.megatron.small_models import LLAMA, make_gpt, make_tokenizer
 
 GOOD = {
     "beside_hf": {"largest_difference": 1.3e-3, "num_other_greedy": 0, "num_other_score": 0},

@@ -4,9 +4,9 @@ import pytest
 
 from benchmarks import finetuning_glue
 from benchmarks.finetuning_glue import OURS, PEER, Setting, main, misses, scores_of, table
-from megatron.tasks.conversion import read_any, save_as_hugging_face
+from megatron.conversion.model import read_any, save_as_hugging_face
 from megatron.tokenizer import build_tokenizer
-from tests.megatron.tasks.bert_task_data import save_bert_run, write_sentiment
+from tests.megatron.finetuning.bert_task_data import save_bert_run, write_sentiment
 
 GOOD = {
     "RTE": {

@@ -11,7 +11,7 @@ import pretrain_bert
 import pretrain_gpt
 from data_efficiency import whole_tensors
 from megatron.arguments import parse_run_config
-from megatron.checkpointing import save_checkpoint
+from megatron.checkpoint.files import save_checkpoint
 from megatron.model.bert_model import BertModel
 from megatron.training import with_batch_size
 from tests.end_to_end.bert_runs import bert_flags

@@ -6,7 +6,7 @@ import time
 import pytest
 
 import pretrain_gpt
-from megatron.checkpointing import find_checkpoint
+from megatron.checkpoint.files import find_checkpoint
 from tests.end_to_end.engine_runs import flags_of, start
 from tests.end_to_end.tiny_runs import training_flags
 

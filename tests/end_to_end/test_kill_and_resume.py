@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from megatron.checkpointing import find_checkpoint, verify
+from megatron.checkpoint.files import find_checkpoint, verify
 from tests.end_to_end import bert_runs
 from tests.end_to_end.tiny_runs import ROOT, composed_flags
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.megatron.tasks.small_models import GPT2, make_gpt, make_tokenizer, save_run
-from tests.megatron.tasks.task_data import write_task_data
+from tests.megatron.evaluation.task_data import write_task_data
+from tests.megatron.small_models import GPT2, make_gpt, make_tokenizer, save_run
 
 pytestmark = [pytest.mark.slurm, pytest.mark.full]
 

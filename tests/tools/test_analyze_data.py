@@ -15,7 +15,7 @@ from megatron.data.blended_dataset import open_bert_dataset, open_gpt_dataset
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 from megatron.tokenizer import train_bpe, train_wordpiece
-from tests.megatron.data.abbreviated_text import text
+from tests.megatron.corpus.abbreviated_text import text
 from tools import analyze_data, preprocess_data
 
 SEQ_LENGTH = 8

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.megatron.tasks.small_models import GPT2, make_gpt, make_tokenizer, save_run
+from tests.megatron.small_models import GPT2, make_gpt, make_tokenizer, save_run
 from tools.convert_checkpoint import main
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.megatron.tasks.bert_task_data import save_bert_run
-from tests.megatron.tasks.small_models import GPT2, LLAMA, make_gpt, make_tokenizer, save_run
-from tests.megatron.tasks.task_data import write_task_data
+from tests.megatron.evaluation.task_data import write_task_data
+from tests.megatron.finetuning.bert_task_data import save_bert_run
+from tests.megatron.small_models import GPT2, LLAMA, make_gpt, make_tokenizer, save_run
 from tools.evaluate_gpt import main
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.megatron.tasks.bert_task_data import (
+from tests.megatron.finetuning.bert_task_data import (
     RANDOM_LTD,
     save_bert_run,
     write_lines,

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from megatron.tasks.generation import generate
-from tests.megatron.tasks.small_models import GPT2, LLAMA, make_gpt, make_tokenizer, save_run
+from megatron.evaluation.generation import generate
+from tests.megatron.small_models import GPT2, LLAMA, make_gpt, make_tokenizer, save_run
 from tools import convert_checkpoint
 from tools.generate_text import main
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.data import demo_corpus
+from megatron.corpus import demo_corpus
 from tools import prepare_demo_corpus
 
 

@@ -13,7 +13,7 @@ import pytest
 from megatron.data.bert_dataset import BertDataset, BertSettings
 from megatron.data.indexed_dataset import IndexedDataset
 from megatron.tokenizer import build_tokenizer, train_bpe, train_wordpiece
-from tests.megatron.data.abbreviated_text import sentences, text
+from tests.megatron.corpus.abbreviated_text import sentences, text
 from tools import preprocess_data
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data_efficiency.analysis.named_metrics import analyze
-from megatron.data.text_sources import find_sources, read_blocks, texts_of
+from megatron.corpus.text_sources import find_sources, read_blocks, texts_of
 from megatron.tokenizer import build_tokenizer
 from megatron.tokenizer.bpe import train_bpe
 

@@ -185,8 +185,8 @@ def test_whole_state_goes_to_another_engine_of_the_same_shape():
     for half in rows().split(4):
         engine.backward(engine(half).square().mean())
         engine.step()
-    copy.load_full_weights(engine.full_weights())
-    copy.load_full_optimizer_state(engine.full_optimizer_state())
+    copy.load_whole_weights(engine.full_weights())
+    copy.load_whole_optimizer_state(engine.full_optimizer_state())
     for each in (engine, copy):
         for half in rows(seed=1).split(4):
             each.backward(each(half).square().mean())
@@ -194,7 +194,7 @@ def test_whole_state_goes_to_another_engine_of_the_same_shape():
     for left, right in zip(engine.parameters(), copy.parameters(), strict=True):
         assert torch.equal(left, right)
     with pytest.raises(ValueError, match=r"another model: bias has shape \(1,\), here \(2,\)"):
-        make_engine(nn.Linear(3, 2)).load_full_weights(engine.full_weights())
+        make_engine(nn.Linear(3, 2)).load_whole_weights(engine.full_weights())
 
 
 class CountsInGroups(torch.optim.Optimizer):
@@ -221,8 +221,8 @@ def test_steps_that_an_optimizer_counts_in_its_groups_are_kept():
         engine.step()
     state = engine.full_optimizer_state()
     assert {float(state[f"{name}.step"]) for name in ("weight", "bias")} == {1.0}
-    copy.load_full_weights(engine.full_weights())
-    copy.load_full_optimizer_state(state)
+    copy.load_whole_weights(engine.full_weights())
+    copy.load_whole_optimizer_state(state)
     for each in (engine, copy):
         for half in rows(seed=1).split(4):
             each.backward(each(half).square().mean())

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from megatron.data.corpus_merging import merge_corpora
+from megatron.corpus.merging import merge_corpora
+from megatron.corpus.preprocessing import preprocess
 from megatron.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
-from megatron.data.preprocessing import preprocess
-from tests.megatron.data.test_preprocessing import EOD, RECORDS, job_of
+from tests.megatron.corpus.test_preprocessing import EOD, RECORDS, job_of
 
 MEGATRON_CORE = Path(sys.prefix) / "megatron-core"
 PEER = Path(__file__).with_name("megatron_core_peer.py")

@@ -11,7 +11,7 @@ from data_efficiency import convert_to_random_ltd
 from megatron.model.cached_decoder import CachedDecoder
 from megatron.model.transformer import TransformerLayer
 from tests.end_to_end.tiny_runs import random_ltd_section
-from tests.megatron.tasks.small_models import GPT2, LLAMA, make_gpt
+from tests.megatron.small_models import GPT2, LLAMA, make_gpt
 
 MODELS = {name: make_gpt(config) for name, config in (("gpt2", GPT2), ("llama", LLAMA))}
 

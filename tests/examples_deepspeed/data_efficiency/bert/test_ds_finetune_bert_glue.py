@@ -5,7 +5,7 @@ import sys
 
 from tests.examples_deepspeed.data_efficiency.finished_run import ROOT
 from tests.examples_deepspeed.data_efficiency.stopped_script import check_a_stop_ends_what_runs
-from tests.megatron.tasks.bert_task_data import save_bert_run, write_sentiment
+from tests.megatron.finetuning.bert_task_data import save_bert_run, write_sentiment
 from tools.finetune_bert import parse_arguments
 
 SCRIPT = ROOT / "examples_deepspeed/data_efficiency/bert/finetune/ds_finetune_bert_glue_run.sh"

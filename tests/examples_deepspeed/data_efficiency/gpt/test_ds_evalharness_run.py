@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.examples_deepspeed.data_efficiency.stopped_script import check_a_stop_ends_what_runs
-from tests.megatron.tasks.small_models import GPT2, make_gpt, make_tokenizer, save_run
-from tests.megatron.tasks.task_data import write_task_data
+from tests.megatron.evaluation.task_data import write_task_data
+from tests.megatron.small_models import GPT2, make_gpt, make_tokenizer, save_run
 from tools import gather_results
 from tools.evaluate_gpt import parse_arguments
 

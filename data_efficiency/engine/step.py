@@ -1,0 +1,179 @@
+"""What one step of training comes to on all processes together: losses, lengths and counts.
+
+Before the first forward the number of terms of each loss is summed over the processes, so that each
+micro-batch's share of the global batch's mean is known. After the last backward, and before the
+optimizer, losses and counts travel together. All processes then hold the same values, so their
+learning rates, budgets and stops cannot disagree.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data_efficiency.accounting import (
+    Counters,
+    ModelShape,
+    StepShape,
+    layer_tokens,
+    training_flops,
+)
+from data_efficiency.engine.ranks import Ranks, float_bits, floats_of
+
+MAX_SKIPPED_UPDATES = 10
+"""With a constant float16 loss scale, so many updates skipped in a row end the training."""
+
+
+class NonFiniteError(ValueError):
+    """A loss or a gradient is no finite number; weights and counters are those before the step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """One finished step, the same on every process."""
+
+    losses: Mapping[str, float]
+    """Each loss: its sum over the global batch divided by its number of terms there."""
+    num_terms: Mapping[str, int]
+    """Over how many terms of the global batch each loss is the mean."""
+    counters: Counters
+    """Of the whole run up to here."""
+    num_rows: int
+    """Rows of the global batch, after reshaping."""
+    sequence_length: int
+    """Mean over the rows, rounded down: micro-batches whose padding was trimmed differ in theirs."""
+    kept_length: int | None
+    """As `sequence_length`, in the layers that drop; None where no layer does."""
+    actual_seq_length: int
+    """Mean over rows and layers, rounded down."""
+    learning_rate: float
+    """Of the first parameter group in this step."""
+    grad_norm: float | None
+    """Of the whole gradient before clipping; None where the engine does not tell."""
+    skipped: bool
+    """Whether float16 gradients overflowed, so that the samples are consumed and the weights unchanged."""
+    agreed: tuple[int, ...]
+    """The largest of all processes' `agree` values, in their order."""
+
+    @property
+    def loss(self) -> float:
+        """What was minimized: the sum of the losses."""
+        return sum(self.losses.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTotals:
+    """What a step adds, summed over the processes."""
+
+    loss_sums: tuple[float, ...]
+    num_rows: int
+    added: Counters
+    dropping_tokens: int
+    """Of the layer tokens, those of the layers that drop."""
+    agreed: tuple[int, ...]
+
+    @property
+    def sequence_length(self) -> int:
+        """Mean over the rows, rounded down."""
+        return self.added.corpus_tokens // max(1, self.num_rows)
+
+    def kept_length(self, num_dropping_layers: int) -> int | None:
+        """Mean over the rows in layers that drop, rounded down; None where no layer does."""
+        if not num_dropping_layers:
+            return None
+        return self.dropping_tokens // (num_dropping_layers * max(1, self.num_rows))
+
+    def actual_seq_length(self, num_layers: int) -> int:
+        """Mean over rows and layers, rounded down."""
+        return self.added.layer_tokens // (num_layers * max(1, self.num_rows))
+
+
+def reduce_step(
+    ranks: Ranks,
+    shapes: Sequence[StepShape],
+    *,
+    num_layers: int,
+    model_shape: ModelShape | None,
+    num_samples: int,
+    loss_tokens: int = 0,
+    loss_sums: Sequence[float] = (),
+    agree: Sequence[int] = (),
+) -> StepTotals:
+    """The totals of a step, by one collective.
+
+    Args:
+        ranks: this process among all.
+        shapes: of this process's forwards.
+        num_layers: of the model.
+        model_shape: what FLOPs are counted by; None counts none.
+        num_samples: of the global batch, the same on every process.
+        loss_tokens: of the global batch, the same on every process.
+        loss_sums: this process's sum of each loss.
+        agree: integers of which every process gets the largest.
+    """
+    in_dropping = [
+        shape.num_rows * shape.num_dropping_layers * shape.dropped_sequence_length
+        for shape in shapes
+    ]
+    counts = [
+        sum(shape.num_rows for shape in shapes),
+        sum(shape.num_rows * shape.sequence_length for shape in shapes),
+        sum(layer_tokens(shape, num_layers) for shape in shapes),
+        sum(in_dropping),
+        sum(training_flops(shape, model_shape) for shape in shapes) if model_shape else 0,
+    ]
+    # Rows of processes; columns of counts, then wishes, then losses.
+    table = ranks.table([*counts, *agree, *map(float_bits, loss_sums)])
+    first_loss = len(counts) + len(agree)
+    num_rows, corpus, layer, dropping_tokens, flops = table[:, : len(counts)].sum(axis=0).tolist()
+    return StepTotals(
+        loss_sums=tuple(floats_of(table[:, first_loss:]).sum(axis=0).tolist()),
+        num_rows=num_rows,
+        added=Counters(
+            steps=1,
+            consumed_samples=num_samples,
+            corpus_tokens=corpus,
+            loss_tokens=loss_tokens,
+            layer_tokens=layer,
+            flops=flops,
+        ),
+        dropping_tokens=dropping_tokens,
+        agreed=tuple(table[:, len(counts) : first_loss].max(axis=0, initial=0).tolist()),
+    )
+
+
+def mean_losses(sums: Sequence[float], num_terms: Sequence[int]) -> list[float]:
+    """Each sum divided by its number of terms; 0 where there are none."""
+    return [total / max(1, terms) for total, terms in zip(sums, num_terms, strict=True)]
+
+
+def mean_losses_over(ranks: Ranks, sums: Sequence[float], num_terms: Sequence[int]) -> list[float]:
+    """The mean of each loss over all processes, each given its own sums and numbers of terms."""
+    table = ranks.table([*map(float_bits, sums), *num_terms])
+    totals = floats_of(table[:, : len(sums)]).sum(axis=0)
+    return mean_losses(totals.tolist(), table[:, len(sums) :].sum(axis=0).tolist())
+
+
+def named(values: Any) -> dict[str, Any]:
+    """Losses, or their numbers of terms, by name; a single one is called "loss"."""
+    return dict(values) if isinstance(values, Mapping) else {"loss": values}
+
+
+def refuse_non_finite(step: int, losses: Mapping[str, float], grad_norm: float | None) -> None:
+    """Raise NonFiniteError unless all are finite numbers.
+
+    Args:
+        step: number of the step, from 1.
+        losses: of the step.
+        grad_norm: None where it is not known.
+    """
+    bad = [
+        f"the loss {name!r} is {loss}" for name, loss in losses.items() if not math.isfinite(loss)
+    ]
+    if grad_norm is not None and not math.isfinite(grad_norm):
+        bad.append(f"the gradient's norm is {grad_norm}")
+    if bad:
+        raise NonFiniteError(
+            f"step {step}: {' and '.join(bad)}; the step was not taken: go on from the last "
+            "checkpoint with a lower learning rate, or with another seed if the data may be at fault"
+        )

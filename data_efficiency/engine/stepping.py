@@ -1,0 +1,357 @@
+"""The step of both engines: one global batch, exact loss and counts on any number of processes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_efficiency.accounting import Counters, LearningRate, ModelShape, StepShape
+from data_efficiency.config import Config, DataEfficiencyConfig
+from data_efficiency.engine.protocol import Named, TokenRouter
+from data_efficiency.engine.ranks import Ranks
+from data_efficiency.engine.step import (
+    MAX_SKIPPED_UPDATES,
+    NonFiniteError,
+    StepResult,
+    StepTotals,
+    mean_losses,
+    named,
+    reduce_step,
+    refuse_non_finite,
+)
+from data_efficiency.json_section import ConfigError
+from data_efficiency.sampling.loader import CurriculumDataLoader
+from data_efficiency.sampling.sequence_length import map_tensors
+from data_efficiency.token_names import rows_and_length
+
+
+class Stepping:
+    """The step of an engine that has forward, backward, an optimizer and `micro_steps`.
+
+    The step number has one owner: `counters.steps`. `global_steps` is its published name; loader,
+    sampler and router are told it.
+    """
+
+    json_config: Config
+    """The whole JSON file, parsed."""
+    ranks: Ranks
+    counters: Counters
+    """Of all finished steps, the same on every process."""
+    model_shape: ModelShape | None
+    """What FLOPs are counted by; None counts none."""
+    learning_rate: LearningRate | None
+    training_dataloader: CurriculumDataLoader | None
+    random_ltd_scheduler: TokenRouter | None
+    module: torch.nn.Module
+    optimizer: Any
+    lr_scheduler: Any
+    micro_steps: int
+    backward: Callable[..., torch.Tensor]
+    step: Callable[..., None]
+    get_global_grad_norm: Callable[[], float | None]
+    skipped_steps: int
+    """Steps whose float16 gradients overflowed: their samples are consumed, weights unchanged."""
+    _micro_batch_size: int
+    _accumulation: int
+    _update: Callable[[], bool]
+    """Takes the optimizer's step of a whole global batch; whether float16 overflowed instead. Raises
+    NonFiniteError for a gradient that is no finite number in other precisions."""
+
+    def _begin(self, config: Config, ranks: Ranks) -> None:
+        """Stand before the first step."""
+        self.json_config, self.ranks = config, ranks
+        self.model_shape = None
+        self._micro_batch_size, self._accumulation = config.batch_sizes(ranks.data_parallel_size)
+        float16 = config.engine_sections.get("fp16") or {}
+        self._is_float16 = bool(float16.get("enabled"))
+        self._constant_loss_scale = self._is_float16 and bool(float16.get("loss_scale"))
+        self.counters = Counters()
+        self.learning_rate = None
+        self.training_dataloader = None
+        self.random_ltd_scheduler = None
+        self._group_rates: list[float] = []
+        self._shapes: list[StepShape] = []
+        """Of this process's forwards in the present step."""
+        self._skipped_in_a_row = 0
+        self.skipped_steps = 0
+
+    @property
+    def global_steps(self) -> int:
+        """Optimizer steps finished; the published name of `counters.steps`."""
+        return self.counters.steps
+
+    @global_steps.setter
+    def global_steps(self, value: int) -> None:
+        self.counters = replace(self.counters, steps=value)
+
+    @property
+    def data_efficiency_config(self) -> DataEfficiencyConfig:
+        """Our section of the JSON file, parsed."""
+        return self.json_config.data_efficiency
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the model, for counting; 1 where neither its shape nor random-LTD's settings tell."""
+        if self.model_shape is not None:
+            return self.model_shape.num_layers
+        dropping = self.data_efficiency_config.random_ltd
+        return 1 if dropping is None else dropping.total_layer_num
+
+    def random_ltd_enabled(self) -> bool:
+        """Whether the JSON switches token dropping on."""
+        return self.data_efficiency_config.random_ltd is not None
+
+    def curriculum_learning_enabled(self) -> bool:
+        """Whether the JSON switches curriculum sampling on."""
+        return bool(self.data_efficiency_config.metrics)
+
+    def follow_learning_rate(self, rate: LearningRate) -> None:
+        """Set each step's rate by a function of the counters of finished steps from now on.
+
+        Raises:
+            ValueError: if there is no optimizer, or a learning-rate scheduler already.
+        """
+        if self.optimizer is None:
+            raise ValueError("a learning rate needs an optimizer: give one to initialize")
+        if self.lr_scheduler is not None:
+            raise ValueError(
+                "the engine has a learning-rate scheduler already: remove one of the two (in the JSON: "
+                "scheduler, layer_token_lr_schedule)"
+            )
+        self.learning_rate = rate
+        self._group_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._set_rates()
+
+    def train_step(
+        self,
+        micro_batches: Sequence[Any],
+        loss_sums: Callable[[Any], torch.Tensor | Named],
+        num_terms: Callable[[Any], int | Named],
+        *,
+        shape: Callable[[Any], tuple[int, int]] | None = None,
+        agree: Sequence[int] = (),
+    ) -> StepResult:
+        """Train on one global batch: forwards, backwards, optimizer, counters and clock.
+
+        What is minimized is the sum of the losses, each its sum over the global batch divided by its
+        number of terms there, however the batch is split into ranks and micro-batches. Torch's
+        generators are seeded from (seed, step, micro-batch) before each forward, so dropout is the
+        same again after a resume.
+
+        Args:
+            micro_batches: this process's of the step, as many as `gradient_accumulation_steps()`;
+                tensors in dicts, lists and tuples are moved to the device.
+            loss_sums: micro-batch -> the sum (not the mean) of its loss over the terms, or several by
+                name, fp32 scalars; it calls the engine, once.
+            num_terms: micro-batch -> the number of terms of that sum, by the same names; 0 is
+                allowed. The first loss's terms are the loss tokens.
+            shape: micro-batch -> its rows and the positions of a row that a layer sees when nothing
+                is dropped; needed where the engine's arguments do not tell, as with images.
+            agree: integers from 0 of which every process gets the largest, such as the wish to stop.
+
+        Raises:
+            NonFiniteError: for a loss or gradient that is no finite number, but for float16 overflows
+                below a loss scale that still falls; weights and counters are those before the step.
+            ConfigError: if the JSON switches something on that this training does not carry out.
+            ValueError: for another number of micro-batches, or losses and terms that do not match.
+        """
+        own_terms = self._own_terms(micro_batches, num_terms)
+        names = tuple(own_terms[0])
+        terms = self.ranks.sums([sum(own[name] for own in own_terms) for name in names])
+        self.module.train()
+        self._set_rates()
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        sums = torch.zeros(len(names), device=self.ranks.device)
+        for number, (batch, own) in enumerate(zip(micro_batches, own_terms, strict=True)):
+            self._seed_dropout(number)
+            losses = self._forward(batch, loss_sums, shape, own)
+            self.backward(self._share(losses, terms), scale_wrt_gas=False)
+            sums += torch.stack([loss.detach() for loss in losses])
+            if number < self._accumulation - 1:
+                self.step()
+        totals = self._reduce(sums.tolist(), terms[0], agree)
+        means = dict(zip(names, mean_losses(totals.loss_sums, terms), strict=True))
+        self._refuse_non_finite(means, None)
+        skipped = self._finish_step(totals)
+        return StepResult(
+            losses=means,
+            num_terms=dict(zip(names, terms, strict=True)),
+            counters=self.counters,
+            num_rows=totals.num_rows,
+            sequence_length=totals.sequence_length,
+            kept_length=totals.kept_length(self._num_dropping),
+            actual_seq_length=totals.actual_seq_length(self.num_layers),
+            learning_rate=rate,
+            grad_norm=self.get_global_grad_norm(),
+            skipped=skipped,
+            agreed=totals.agreed,
+        )
+
+    @property
+    def _num_dropping(self) -> int:
+        dropping = self.data_efficiency_config.random_ltd
+        return 0 if dropping is None else dropping.random_ltd_layer_num
+
+    def _own_terms(
+        self, micro_batches: Sequence[Any], num_terms: Callable[[Any], int | Named]
+    ) -> list[dict[str, int]]:
+        """Each micro-batch's number of terms by loss."""
+        if len(micro_batches) != self._accumulation:
+            raise ValueError(
+                f"train_step got {len(micro_batches)} micro-batches: a step of this process has "
+                f"{self._accumulation} (gradient_accumulation_steps)"
+            )
+        counts = [named(num_terms(batch)) for batch in micro_batches]
+        return [{name: int(count) for name, count in own.items()} for own in counts]
+
+    def _forward(
+        self,
+        batch: Any,
+        loss_sums: Callable[[Any], torch.Tensor | Named],
+        shape: Callable[[Any], tuple[int, int]] | None,
+        own_terms: Mapping[str, int],
+    ) -> list[torch.Tensor]:
+        """The summed losses of a micro-batch, in the order of its terms."""
+        num_before = len(self._shapes)
+        losses = named(loss_sums(map_tensors(batch, self._to_device)))
+        if set(losses) != set(own_terms):
+            raise ValueError(
+                f"loss_sums gives {sorted(losses)}, num_terms {sorted(own_terms)}: the names must be equal"
+            )
+        if len(self._shapes) == num_before:
+            raise ValueError(
+                "loss_sums did not call the engine: call engine(...), not the module, so that gradients "
+                "travel between processes and token dropping knows its rows"
+            )
+        seen = self._shapes[-1]
+        if shape is not None:
+            num_rows, length = shape(batch)
+            seen = replace(seen, num_rows=num_rows, sequence_length=length)
+        if not seen.sequence_length:
+            raise ValueError(
+                "the engine's arguments do not tell how many positions a row has: give train_step "
+                "shape=, a function of the micro-batch that returns (rows, positions)"
+            )
+        self._shapes[-1] = replace(seen, num_labels=next(iter(own_terms.values())))
+        return [losses[name] for name in own_terms]
+
+    def _share(self, losses: Sequence[torch.Tensor], terms: Sequence[int]) -> torch.Tensor:
+        """What a micro-batch adds to the global batch's loss, times the processes to be averaged over."""
+        size = self.ranks.data_parallel_size
+        first, *others = (
+            size * loss / max(1, count) for loss, count in zip(losses, terms, strict=True)
+        )
+        return sum(others, first)
+
+    def _reduce(
+        self, loss_sums: Sequence[float] = (), loss_tokens: int = 0, agree: Sequence[int] = ()
+    ) -> StepTotals:
+        """The present step's totals over all processes; one collective."""
+        return reduce_step(
+            self.ranks,
+            self._shapes,
+            num_layers=self.num_layers,
+            model_shape=self.model_shape,
+            num_samples=self._micro_batch_size * self._accumulation * self.ranks.data_parallel_size,
+            loss_tokens=loss_tokens,
+            loss_sums=loss_sums,
+            agree=agree,
+        )
+
+    def _finish_step(self, totals: StepTotals) -> bool:
+        """Update the weights and count the step; whether float16 overflowed instead.
+
+        Raises:
+            NonFiniteError: as `_update`, or for too many overflows that no loss scale can cure.
+        """
+        before = self.counters
+        skipped = self._update()
+        self.counters = replace(before.plus(totals.added), steps=before.steps + 1)
+        self._shapes = []
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+        if self._constant_loss_scale and self._skipped_in_a_row >= MAX_SKIPPED_UPDATES:
+            raise NonFiniteError(
+                f"step {self.counters.steps}: the float16 gradients of {MAX_SKIPPED_UPDATES} steps in a "
+                "row overflowed at a constant loss scale: lower fp16.loss_scale or the learning rate, or "
+                "train in bf16; if the weights are no finite numbers, go back to an earlier checkpoint"
+            )
+        return skipped
+
+    def _refuse_non_finite(self, losses: Mapping[str, float], grad_norm: float | None) -> None:
+        """Raise NonFiniteError for what is no finite number, with the step given up."""
+        if self._is_float16:
+            return
+        try:
+            refuse_non_finite(self.counters.steps + 1, losses, grad_norm)
+        except NonFiniteError:
+            self._give_up_step()
+            raise
+
+    def _give_up_step(self) -> None:
+        """Go back to where the present step began."""
+        self.optimizer.zero_grad()
+        self._shapes = []
+        self.micro_steps = self.counters.steps * self._accumulation
+
+    def _set_rates(self) -> None:
+        """Give the optimizer the rate of the coming step, where a learning rate is followed."""
+        if self.learning_rate is None:
+            return
+        rate = self.learning_rate.at(self.counters.at(self.learning_rate.clock, self.num_layers))
+        for group, own in zip(self.optimizer.param_groups, self._group_rates, strict=True):
+            group["lr"] = own * rate if self.learning_rate.relative else rate
+
+    def _seed_dropout(self, micro_batch: int) -> None:
+        """Make what dropout draws a function of seed, step and micro-batch alone."""
+        number = self.ranks.data_parallel_rank * self._accumulation + micro_batch
+        source = [self.data_efficiency_config.seed, self.counters.steps, number]
+        torch.manual_seed(int(np.random.SeedSequence(source).generate_state(1, np.uint64)[0]))
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.ranks.device, non_blocking=True)
+
+    def _place_forward(self) -> None:
+        """Tell token dropping which rows of the global batch the coming micro-batch has.
+
+        Raises:
+            ConfigError: if the JSON switches something on that this training does not carry out.
+        """
+        self._refuse_idle()
+        if self.random_ltd_scheduler is None:
+            return
+        place_in_step = self.micro_steps % self._accumulation
+        number = self.ranks.data_parallel_rank * self._accumulation + place_in_step
+        rows = self._micro_batch_size
+        self.random_ltd_scheduler.set_position(self.counters.steps, number * rows, num_samples=rows)
+
+    def _note_forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Remember rows and length of a training forward, as the layers saw them if they tell."""
+        router = self.random_ltd_scheduler
+        shape = None if router is None else router.last_shape()
+        if shape is None:
+            num_rows, length = rows_and_length(args, kwargs)
+            shape = StepShape(num_rows=num_rows, sequence_length=length)
+        self._shapes.append(shape)
+
+    def _refuse_idle(self) -> None:
+        """Raise ConfigError if something is switched on in the JSON and nobody carries it out."""
+        if self.random_ltd_enabled() and self.random_ltd_scheduler is None:
+            raise ConfigError(
+                "data_routing.random_ltd is enabled, but no layer drops tokens: call "
+                "convert_to_random_ltd(engine, LayerClass) before the first step, or disable it"
+            )
+        if not self.curriculum_learning_enabled():
+            return
+        loader = self.training_dataloader
+        if loader is None:
+            raise ConfigError(
+                "the curriculum is enabled, but there is no loader that draws by it: give "
+                "training_data to initialize and train on the loader that it returns, or disable it"
+            )
+        if loader.plan is None or loader.plan.batch.step <= self.counters.steps:
+            raise ConfigError(
+                f"the curriculum is enabled, but step {self.counters.steps + 1} was not read from the "
+                "loader that initialize returned: train on its batches, or disable the curriculum"
+            )

@@ -1,0 +1,1 @@
+"""Checkpoints: files, what guards a resume, saving and going on."""

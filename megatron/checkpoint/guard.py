@@ -1,0 +1,150 @@
+"""What a run and the checkpoint it continues from must have in common.
+
+A record holds one entry for each name that `--override` knows. Two records differ where the run would
+go on as another one without anybody noticing: other text, another order of it, other batches. What
+may change freely is not in it: processes, engine, micro-batch, workers, logging, evaluation, saving,
+and where files lie.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
+
+from megatron.config import GUARDED_SETTINGS, ModelConfig, RunConfig
+
+Record = Mapping[str, Any]
+
+SHAPE_NEUTRAL_FIELDS = ("attention_dropout", "hidden_dropout", "recompute_activations")
+_MASKING_FIELDS = ("mask_prob", "mask_whole_words")
+_NAMED_APART = ("split", "sequence_length", "tokenizer")
+"""Fields of a dataset's identity that have names of their own in a record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One place in which two records differ."""
+
+    name: str
+    """What `--override` calls it."""
+    field: str
+    """The place itself: the name, and what it is in there."""
+    saved: Any
+    own: Any
+
+    def __str__(self) -> str:
+        return f"{self.field} is {self.own!r} here and {self.saved!r} there"
+
+
+def guarded_record(
+    config: RunConfig,
+    *,
+    metrics: Sequence[Any],
+    random_ltd: Any,
+    dataset_identity: Mapping[str, Any],
+    sampler_depends_on: Mapping[str, Any],
+    clock: str,
+) -> dict[str, Any]:
+    """The record of a run, plain JSON data.
+
+    Args:
+        config: its settings.
+        metrics: of the curriculum, parsed.
+        random_ltd: token dropping, parsed; None where it is off.
+        dataset_identity: what the training dataset says it is.
+        sampler_depends_on: what the sampler's place depends on, as its saved state says.
+        clock: the learning rate's.
+    """
+    record = {
+        "data": {
+            "identity": _without(dataset_identity, _NAMED_APART),
+            "weights": sampler_depends_on["part_weights"],
+        },
+        "tokenizer": dataset_identity.get("tokenizer"),
+        "masking": {name: getattr(config.data, name) for name in _MASKING_FIELDS},
+        "split": config.data.split,
+        "seq_length": config.data.seq_length,
+        "global_batch_size": config.training.batch_size,
+        "seed": config.training.seed,
+        "difficulty_index": {
+            name: pool["values"] for name, pool in sampler_depends_on["metrics"].items()
+        },
+        "curriculum": {
+            metric.name: _plain(metric, leave_out=("name", "index_path")) for metric in metrics
+        },
+        "random_ltd": None if random_ltd is None else _plain(random_ltd, leave_out=("seed",)),
+        "clock": {"steps": "iters", "samples": "samples"}.get(clock, f"tokens ({clock})"),
+    }
+    assert set(record) == set(GUARDED_SETTINGS)
+    return record
+
+
+def differences(saved: Record, own: Record) -> list[Difference]:
+    """Each place in which two records differ, by name and then by place.
+
+    Example:
+        >>> for difference in differences({"seed": 1, "split": "1"}, {"seed": 2, "split": "1"}):
+        ...     print(difference)
+        seed is 2 here and 1 there
+    """
+    return [
+        Difference(name=name, field=field, saved=there, own=here)
+        for name in sorted({*saved, *own})
+        for field, there, here in _differing_leaves(saved.get(name), own.get(name), name)
+    ]
+
+
+def refuse_differences(found: Sequence[Difference], override: Collection[str]) -> None:
+    """Nothing, if every difference is one that `--override` names.
+
+    Raises:
+        ValueError: listing the others, both values of each, and the flag that lifts them.
+    """
+    refused = [difference for difference in found if difference.name not in override]
+    if refused:
+        names = " ".join(dict.fromkeys(difference.name for difference in refused))
+        raise ValueError(
+            "the checkpoint is of a run with other settings: "
+            f"{'; '.join(map(str, refused))}; if this is meant, add --override {names}"
+        )
+
+
+def model_differences(saved: Record, own: ModelConfig) -> list[str]:
+    """One text for each setting that gives the model another shape or meaning."""
+    return [
+        f"--{name.replace('_', '-')} is {value!r} here and {saved.get(name)!r} there"
+        for name, value in asdict(own).items()
+        if name not in SHAPE_NEUTRAL_FIELDS and saved.get(name) != value
+    ]
+
+
+def _differing_leaves(saved: Any, own: Any, field: str) -> Iterator[tuple[str, Any, Any]]:
+    """(place, saved value, own value) of each leaf that differs."""
+    if isinstance(saved, Mapping) and isinstance(own, Mapping):
+        for key in sorted({*saved, *own}):
+            yield from _differing_leaves(saved.get(key), own.get(key), f"{field}.{key}")
+    elif saved != own:
+        yield field, saved, own
+
+
+def _without(identity: Any, names: Collection[str]) -> Any:
+    """An identity without some fields, at any depth; a corpus's number of samples follows from them."""
+    if not isinstance(identity, Mapping):
+        return identity
+    follows = ("num_samples",) if "corpus" in identity else ()
+    return {
+        key: _without(value, names)
+        for key, value in identity.items()
+        if key not in (*names, *follows)
+    }
+
+
+def _plain(settings: Any, leave_out: Collection[str] = ()) -> Any:
+    """Parsed settings as JSON data; a function of the user's by its kind alone."""
+    if is_dataclass(settings):
+        fields = {
+            key: _plain(value) for key, value in vars(settings).items() if key not in leave_out
+        }
+        return {"kind": type(settings).__name__, **fields}
+    if isinstance(settings, (list, tuple)):
+        return [_plain(value) for value in settings]
+    return "custom" if callable(settings) else settings

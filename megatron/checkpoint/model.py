@@ -1,0 +1,43 @@
+"""A checkpoint of ours as a reference model, to measure how hard samples are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_efficiency import ReferenceModel, result_folder
+from megatron.checkpoint.files import FORMAT, VERSION, latest_checkpoint, read_state, read_weights
+from megatron.config import ModelConfig
+from megatron.model.gpt_model import GPTModel
+
+
+def checkpoint_in(folder: Path) -> Path | None:
+    """The checkpoint that a folder is, or the latest of the run that it is; else None."""
+    manifest = folder / result_folder.MANIFEST_FILE
+    if manifest.is_file() and json.loads(manifest.read_text()).get("format") == FORMAT:
+        return folder
+    return latest_checkpoint(folder)
+
+
+def identity_of_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """SHA-256 of a checkpoint's weights and its step."""
+    manifest = result_folder.read_manifest(checkpoint, FORMAT, VERSION)
+    return {"step": manifest["step"], "sha256": manifest["files"]["model.safetensors"]["sha256"]}
+
+
+def load_reference_model(device: torch.device, *, checkpoint: Path) -> ReferenceModel:
+    """The GPT model of a checkpoint, on a device, without dropout.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file was changed.
+    """
+    config = ModelConfig(**read_state(checkpoint)["model"])
+    model = GPTModel(config)
+    model.load_state_dict(read_weights(checkpoint))
+    return ReferenceModel(
+        logits=model.to(device).eval(),
+        vocab_size=config.vocab_size,
+        max_length=config.max_position_embeddings,
+    )

@@ -1,0 +1,215 @@
+"""A run's way to disk and back: what a checkpoint says of it, and what a resume insists on."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data_efficiency import LearningRate
+from megatron.checkpoint.files import (
+    checkpoint_folder,
+    find_checkpoint,
+    has_checkpoints,
+    read_state,
+    read_tensors,
+    save_checkpoint,
+    set_aside,
+    take_part,
+)
+from megatron.checkpoint.guard import (
+    differences,
+    guarded_record,
+    model_differences,
+    refuse_differences,
+)
+from megatron.checkpoint.provenance import provenance
+from megatron.config import CheckpointConfig
+from megatron.run_state import Run
+
+_NOTHING_THERE, _NOTHING_WHOLE = -1, -2
+
+
+def save(run: Run) -> None:
+    """Write a checkpoint where the settings ask for one; all processes must call it."""
+    checkpoint = run.config.checkpoint
+    if checkpoint.save is None:
+        return
+    weights, optimizer_state = run.engine.whole_weights(), run.engine.whole_optimizer_state()
+    if not run.is_first_process:
+        take_part(weights, optimizer_state)
+        return
+    save_checkpoint(
+        Path(checkpoint.save),
+        run.counters.steps,
+        weights=weights,
+        optimizer_state=optimizer_state,
+        state=_state(run),
+        keep_last=checkpoint.keep_last,
+    )
+
+
+def check_folders(config: CheckpointConfig) -> None:
+    """Raise unless a checkpoint could be written and no other run would be overwritten."""
+    save, load = config.save, config.load
+    if save is None:
+        return
+    folder = Path(save)
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".writable.{os.getpid()}"
+    probe.touch()
+    probe.unlink()
+    if has_checkpoints(folder) and (load is None or Path(load) != folder):
+        raise ValueError(
+            f"--save {save} holds another run's checkpoints: continue it with --load {save}, or "
+            "name another folder"
+        )
+
+
+def resume(run: Run) -> bool:
+    """Whether a checkpoint was loaded; the run then stands where it was written.
+
+    All processes must call it; they load the same one.
+
+    Raises:
+        FileNotFoundError: if there is none and the settings do not allow it.
+        ValueError: if none is whole, or it is of another model or a run with other settings.
+    """
+    settings = run.config.checkpoint
+    if settings.load is None:
+        return False
+    folder = Path(settings.load)
+    step = _agreed_step(run, folder)
+    if step == _NOTHING_WHOLE:
+        raise ValueError(f"process 0 found no whole checkpoint in {folder}: see its message")
+    if step == _NOTHING_THERE:
+        if settings.allow_missing_checkpoint:
+            return False
+        raise FileNotFoundError(
+            f"--load {settings.load} has no checkpoint; to start afresh there, add "
+            "--allow-missing-checkpoint"
+        )
+    checkpoint = checkpoint_folder(folder, step)
+    state = read_state(checkpoint, verified=True)
+    _check_model(run, checkpoint, state)
+    progress = _check_settings(run, state)
+    weights, optimizer_state = read_tensors(checkpoint)
+    run.engine.load_whole_weights(weights)
+    run.engine.load_whole_optimizer_state(optimizer_state)
+    run.engine.load_progress_state(progress)
+    run.seconds = state["seconds"]
+    run.say(f"continuing from {checkpoint}")
+    return True
+
+
+def _state(run: Run) -> dict[str, Any]:
+    """What a checkpoint holds beside its tensors, plain JSON data."""
+    engine, config = run.engine, run.config
+    sampler = run.loader.sampler
+    return {
+        "seconds": run.seconds,
+        "engine": engine.progress_state(),
+        "architecture": _architecture(run),
+        "model": asdict(config.model),
+        "settings": asdict(config),
+        "learning_rate": asdict(_learning_rate(run)),
+        "data_efficiency": engine.json_config.data_efficiency_json,
+        "dataset": sampler.dataset_identity,
+        "guarded": _record(run),
+        "made_by": provenance(
+            engine="deepspeed" if config.training.deepspeed else "torch",
+            num_processes=engine.ranks.world,
+            device=engine.ranks.device.type,
+        ),
+    }
+
+
+def _learning_rate(run: Run) -> LearningRate:
+    assert run.engine.learning_rate is not None
+    return run.engine.learning_rate
+
+
+def _architecture(run: Run) -> str:
+    return type(run.engine.module).__name__
+
+
+def _record(run: Run) -> dict[str, Any]:
+    """What the run and the checkpoint it continues from must agree on."""
+    sampler = run.loader.sampler
+    json_config = run.engine.data_efficiency_config
+    return guarded_record(
+        run.config,
+        metrics=json_config.metrics,
+        random_ltd=json_config.random_ltd,
+        dataset_identity=sampler.dataset_identity,
+        sampler_depends_on=sampler.state_dict()["depends_on"],
+        clock=_learning_rate(run).clock,
+    )
+
+
+def _agreed_step(run: Run, folder: Path) -> int:
+    """The step of the checkpoint that process 0 found whole; only it reads all the bytes."""
+    step = _NOTHING_WHOLE
+    try:
+        if run.is_first_process:
+            step = _search(run, folder)
+    finally:
+        # The others wait for a word also where the search failed.
+        step = run.engine.ranks.first_of(step)
+    return step
+
+
+def _search(run: Run, folder: Path) -> int:
+    """As `_agreed_step`; says what is damaged, and sets it aside where the run saves to."""
+    found = find_checkpoint(folder)
+    for problem in found.problems:
+        run.say(f"warning: {problem}")
+    saves_there = (
+        run.config.checkpoint.save is not None and Path(run.config.checkpoint.save) == folder
+    )
+    for damaged in found.damaged if saves_there else ():
+        run.say(f"warning: {damaged.name} is set aside as {set_aside(damaged).name}")
+    return _NOTHING_THERE if found.step is None else found.step
+
+
+def _check_model(run: Run, checkpoint: Path, state: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming what is different, unless a checkpoint is of the run's model."""
+    if "engine" not in state:
+        raise ValueError(
+            f"{checkpoint} holds a model alone, such as a converted one: no run to go on"
+        )
+    if state["architecture"] != _architecture(run):
+        raise ValueError(
+            f"{checkpoint} is of a {state['architecture']}: this run trains a {_architecture(run)}"
+        )
+    differing = model_differences(state["model"], run.config.model)
+    if differing:
+        raise ValueError(f"{checkpoint} is of another model: {'; '.join(differing)}")
+
+
+def _check_settings(run: Run, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine's saved progress, for other data than the checkpoint's with a new place in them.
+
+    Raises:
+        ValueError: for settings that differ and are not overridden.
+    """
+    override = run.config.checkpoint.override
+    found = differences(state["guarded"], _record(run))
+    refuse_differences(found, override)
+    for difference in found:
+        run.say(f"overridden: {difference}")
+    unused = [name for name in override if name not in {difference.name for difference in found}]
+    if unused:
+        run.say(f"note: --override {' '.join(unused)} lifts nothing: no difference")
+    for name in ("peak", "minimum", "style", "warmup", "decay"):
+        own, saved = getattr(_learning_rate(run), name), state["learning_rate"][name]
+        if own != saved:
+            run.say(f"note: the learning rate's {name} is {own} here and {saved} there")
+    progress = dict(state["engine"])
+    # Checkpoints written before the engine counted have the counters beside it.
+    progress.setdefault("counters", state.get("counters"))
+    sampler = run.loader.sampler
+    if found and progress["loader"]["depends_on"] != sampler.state_dict()["depends_on"]:
+        progress["loader"] = sampler.state_at(progress["counters"]["steps"])
+        run.say("overridden: samples are drawn as if none had been drawn before")
+    return progress

@@ -1,0 +1,1 @@
+"""Models between our checkpoints and Hugging Face or Megatron-DeepSpeed folders."""

@@ -1,0 +1,102 @@
+"""A model's folder as Hugging Face's `from_pretrained` reads it: configuration, weights, tokenizer."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron.conversion.bert import BERT_FAMILIES
+from megatron.conversion.weights import Weights
+from megatron.tokenizer import END_OF_DOCUMENT, Tokenizer
+
+_BERT_TOKENS = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The fields of a folder's `config.json`, with today's names for older ones.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ModuleNotFoundError: if transformers is not installed.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} is no Hugging Face folder: config.json is missing")
+    fields: dict[str, Any] = _transformers().AutoConfig.from_pretrained(folder).to_dict()
+    return fields
+
+
+def read_model(folder: Path) -> torch.nn.Module:
+    """The folder's language model on the CPU, in evaluation, in the dtype it is stored in.
+
+    BERT comes with its pooler and both heads; what the folder lacks of them is drawn, always the same.
+    """
+    auto = _auto_class(read_config(folder))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: torch.nn.Module = auto.from_pretrained(folder, dtype="auto", local_files_only=True)
+    return model.eval()
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A model's weights by name, each once: without the names of tied ones."""
+    tied = getattr(model, "all_tied_weights_keys", {})
+    return {name: value for name, value in model.state_dict().items() if name not in tied}
+
+
+def write_model(folder: Path, fields: dict[str, Any], weights: Weights) -> None:
+    """Writes `config.json`, `generation_config.json` and safetensors into a folder.
+
+    Args:
+        folder: there already.
+        fields: of `config.json`, `model_type` among them.
+        weights: by their Hugging Face names, without those of tied ones.
+    """
+    transformers = _transformers()
+    config = transformers.AutoConfig.for_model(**fields)
+    with torch.device("meta"):
+        model = _auto_class(fields).from_config(config)
+    model.load_state_dict(dict(weights), strict=False, assign=True)
+    model.tie_weights()
+    left = [name for name, value in model.state_dict().items() if value.is_meta]
+    if left:
+        raise ValueError(f"no weights for {len(left)} tensors of the model, such as {left[0]}")
+    model.to(next(iter(weights.values())).dtype)
+    model.save_pretrained(folder)
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int) -> None:
+    """Writes `tokenizer.json` and `tokenizer_config.json` into a folder."""
+    tokenizer.save(folder / "tokenizer.json")
+    special: dict[str, Any] = {}
+    if all(tokenizer.has(token) for token in _BERT_TOKENS.values()):
+        names = ["input_ids", "token_type_ids", "attention_mask"]
+        special = _BERT_TOKENS | {"model_input_names": names}
+    elif tokenizer.has(END_OF_DOCUMENT):
+        special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_DOCUMENT)
+    wrapped = _transformers().PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), model_max_length=max_length, **special
+    )
+    wrapped.save_pretrained(folder)
+
+
+def _auto_class(fields: dict[str, Any]) -> Any:
+    transformers = _transformers()
+    if fields["model_type"] in BERT_FAMILIES:
+        return transformers.AutoModelForPreTraining
+    return transformers.AutoModelForCausalLM
+
+
+def _transformers() -> Any:
+    try:
+        import transformers  # noqa: PLC0415 - heavy and optional
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "conversion needs transformers: pip install 'data-efficiency[huggingface]'"
+        ) from error
+    return transformers

@@ -1,0 +1,209 @@
+"""Models between our checkpoints and Hugging Face folders; a result is kept only if logits agree.
+
+Reads our checkpoints, Hugging Face folders (`config.json`, safetensors) and Megatron-DeepSpeed
+checkpoints. Weights keep the dtype they are stored in; logits are compared in float32 on the CPU.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from data_efficiency import result_folder, whole_tensors
+from megatron.checkpoint.files import read_state, read_weights, save_checkpoint
+from megatron.checkpoint.model import checkpoint_in
+from megatron.config import ModelConfig
+from megatron.conversion import hugging_face_folder
+from megatron.conversion.bert import (
+    BERT_FAMILIES,
+    bert_from_hugging_face,
+    bert_rules,
+    bert_to_hugging_face,
+    is_bert,
+)
+from megatron.conversion.deepspeed import model_states_file, read_megatron_deepspeed
+from megatron.conversion.gpt import gpt_from_hugging_face, gpt_rules, gpt_to_hugging_face
+from megatron.conversion.vocabulary import (
+    known_to,
+    with_padding,
+    without_padding,
+    write_padding,
+)
+from megatron.conversion.weights import Rule, to_ours, to_theirs
+from megatron.evaluation.checkpoint_tokenizer import TOKENIZER_FILE
+from megatron.model.bert_model import BertModel
+from megatron.model.gpt_model import GPTModel
+from megatron.tokenizer import Tokenizer
+
+TOLERANCE = 1e-4
+"""Largest difference of two logits in float32, relative to the largest logit where that is above 1."""
+_NUM_PROBES, _PROBE_LENGTH = 2, 64
+
+
+class Model(NamedTuple):
+    """A model of ours, wherever it was read."""
+
+    config: ModelConfig
+    weights: dict[str, torch.Tensor]
+
+    @property
+    def rules(self) -> list[Rule]:
+        """Its weights and those of its Hugging Face counterpart."""
+        return (bert_rules if is_bert(self.weights) else gpt_rules)(self.config)
+
+
+class Converted(NamedTuple):
+    """What a conversion did."""
+
+    num_parameters: int
+    largest_difference: float | None
+    """Of the logits, in float32; None where there was nothing to compare with."""
+
+
+def read_any(folder: Path, *, vocab_size: int | None = None) -> Model:
+    """The model in a folder: a checkpoint of ours, of Hugging Face or of Megatron-DeepSpeed.
+
+    Args:
+        folder: a run, a step's folder, or a Hugging Face folder.
+        vocab_size: entries of the tokenizer's vocabulary, for checkpoints that do not say it.
+
+    Raises:
+        FileNotFoundError: if the folder holds none of them.
+        ValueError: if a file was changed, or our model has no setting for what is in it.
+    """
+    if (folder / "config.json").is_file():
+        fields = hugging_face_folder.read_config(folder)
+        bert = fields["model_type"] in BERT_FAMILIES
+        config = (bert_from_hugging_face if bert else gpt_from_hugging_face)(fields)
+        theirs = hugging_face_folder.weights_of(hugging_face_folder.read_model(folder))
+        weights = to_ours(theirs, (bert_rules if bert else gpt_rules)(config))
+        return Model(*with_padding(folder, config, weights))
+    foreign = model_states_file(folder)
+    if foreign is not None:
+        return Model(*read_megatron_deepspeed(foreign, vocab_size))
+    checkpoint = checkpoint_in(folder)
+    if checkpoint is None:
+        raise FileNotFoundError(
+            f"{folder} holds no model: give a run or a checkpoint of ours, a Hugging Face folder"
+            " (config.json) or a Megatron-DeepSpeed checkpoint (mp_rank_00_model_states.pt)"
+        )
+    return Model(ModelConfig(**read_state(checkpoint)["model"]), read_weights(checkpoint))
+
+
+def save_as_hugging_face(model: Model, output: Path, tokenizer: Tokenizer | None) -> Converted:
+    """What was written to a new folder for `from_pretrained`, after its logits were compared.
+
+    The model there has the vocabulary that the tokenizer knows; the rows that pad ours lie beside it.
+
+    Raises:
+        FileExistsError: if the folder is taken.
+        ValueError: if there is no such Hugging Face model, the tokenizer has more entries than the
+            model, or the logits differ; nothing is left behind then.
+    """
+    _check_tokenizer(model.config, tokenizer)
+    model = Model(known_to(tokenizer, model.config), model.weights)
+    to_hugging_face = bert_to_hugging_face if is_bert(model.weights) else gpt_to_hugging_face
+    fields = to_hugging_face(model.config)
+    with result_folder.new_folder(output) as folder:
+        weights, padding = without_padding(model.config, model.weights)
+        hugging_face_folder.write_model(folder, fields, to_theirs(weights, model.rules))
+        write_padding(folder, padding)
+        if tokenizer is not None:
+            hugging_face_folder.write_tokenizer(
+                folder, tokenizer, model.config.max_position_embeddings
+            )
+        difference = _largest_difference(model, folder)
+    return Converted(_count(model), difference)
+
+
+def save_as_ours(
+    model: Model, output: Path, tokenizer: Tokenizer | None, compare_with: Path | None
+) -> Converted:
+    """What was written to a new run of ours with one checkpoint, of step 0.
+
+    Args:
+        model: settings and weights.
+        output: folder of the run; `tokenizer.json` is put beside the checkpoint.
+        tokenizer: the model's, None to leave it out.
+        compare_with: Hugging Face folder that must give the same logits.
+
+    Raises:
+        FileExistsError: if the folder is taken.
+        ValueError: as `save_as_hugging_face`.
+    """
+    _check_tokenizer(model.config, tokenizer)
+    model = Model(known_to(tokenizer, model.config), model.weights)
+    with result_folder.new_folder(output) as run:
+        state = {"model": asdict(model.config)}
+        weights = whole_tensors(model.weights)
+        save_checkpoint(run, 0, weights=weights, optimizer_state=[], state=state, keep_last=0)
+        if tokenizer is not None:
+            tokenizer.save(run / TOKENIZER_FILE)
+        written = read_any(run)
+        difference = _largest_difference(written, compare_with) if compare_with else None
+    return Converted(_count(model), difference)
+
+
+def _largest_difference(ours: Model, folder: Path) -> float:
+    """Of the logits of our model and the one in a Hugging Face folder, on random ids.
+
+    BERT's are those of both heads, with two segments and padding.
+    """
+    config = ours.config
+    length = min(_PROBE_LENGTH, config.max_position_embeddings)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(config.vocab_size, (_NUM_PROBES, length), generator=generator)
+    theirs = hugging_face_folder.read_model(folder).float()
+    with torch.inference_mode():
+        if is_bert(ours.weights):
+            places = torch.arange(length).expand_as(ids)
+            second = (places >= length // 4).long() * (config.num_token_types > 1)
+            real = places < torch.tensor([[length], [length // 2]])
+            output = theirs(ids, token_type_ids=second, attention_mask=real.long())
+            pairs = zip(
+                (output.prediction_logits, output.seq_relationship_logits),
+                build_bert(ours)(ids, token_types=second, padding_mask=real),
+                strict=True,
+            )
+        else:
+            pairs = zip([theirs(ids).logits], [build_gpt(ours)(ids)], strict=True)
+    # Either side may have rows that pad the vocabulary.
+    shared = [(a[..., : b.shape[-1]], b[..., : a.shape[-1]]) for a, b in pairs]
+    expected, found = (
+        torch.cat([one.flatten() for one in side]) for side in zip(*shared, strict=True)
+    )
+    difference = float((expected - found).abs().max())
+    allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
+    if not difference <= allowed:
+        raise ValueError(
+            f"the logits differ by {difference:.2e}, more than {allowed:.2e}: the two models do not"
+            " compute the same, nothing was kept"
+        )
+    return difference
+
+
+def build_gpt(model: Model) -> GPTModel:
+    """The GPT in evaluation, float32 on the CPU."""
+    gpt = GPTModel(model.config)
+    gpt.load_state_dict(model.weights)
+    return gpt.eval()
+
+
+def build_bert(model: Model) -> BertModel:
+    """The BERT in evaluation, float32 on the CPU."""
+    bert = BertModel(model.config)
+    bert.load_state_dict(model.weights)
+    return bert.eval()
+
+
+def _check_tokenizer(config: ModelConfig, tokenizer: Tokenizer | None) -> None:
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} entries, the model {config.vocab_size}: they"
+            " do not belong together"
+        )
+
+
+def _count(model: Model) -> int:
+    return sum(weight.numel() for weight in model.weights.values())

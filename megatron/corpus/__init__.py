@@ -1,0 +1,1 @@
+"""Corpora made offline: texts read, split, tokenized, merged and verified."""

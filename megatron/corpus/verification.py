@@ -1,0 +1,116 @@
+"""Proof that a corpus on disk is what preprocessing made of its input."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megatron.corpus.preprocessing import (
+    DocumentTokenizer,
+    EncodedTexts,
+    encode_documents,
+    is_empty,
+)
+from megatron.corpus.progress import ByteProgress
+from megatron.corpus.sentence_splitter import SentenceSplitter
+from megatron.corpus.text_sources import SourceFile, read_blocks, texts_of
+from megatron.data.indexed_dataset import IndexedDataset
+from megatron.data.indexed_format import path_of
+
+NUM_SAMPLED_DOCUMENTS = 256
+
+
+def verify_corpus(
+    prefix: str | os.PathLike[str],
+    sources: Sequence[SourceFile],
+    tokenizer: DocumentTokenizer,
+    splitter: SentenceSplitter | None = None,
+    num_sampled_documents: int = NUM_SAMPLED_DOCUMENTS,
+) -> int:
+    """Number of documents tokenized again and found equal, after all other checks passed.
+
+    Checked are: the checksums of the sidecar, all offsets, the document index, all token ids, the
+    tokenizer, the model of sentences, the number of documents in the input, and a fixed random choice
+    of documents.
+
+    Args:
+        prefix: path of the corpus.
+        sources: the input.
+        tokenizer: of the corpus.
+        splitter: of a corpus of sentences.
+        num_sampled_documents: how many to tokenize again.
+
+    Raises:
+        ValueError: naming the first thing that is wrong.
+        FileNotFoundError: if a file of the corpus or the sidecar is missing.
+    """
+    corpus = IndexedDataset(prefix)
+    metadata = corpus.metadata
+    if metadata is None:
+        raise FileNotFoundError(f"{path_of(prefix, 'meta.json')}: no such file; nothing to verify")
+    for ending in ("bin", "idx"):
+        _check_sum(path_of(prefix, ending), metadata[f"{ending}_sha256"])
+    corpus.verify(metadata["vocab_size"])
+    if metadata["tokenizer_fingerprint"] != tokenizer.fingerprint:
+        raise ValueError(f"{prefix}: made with another tokenizer than the one given")
+    if metadata.get("sentence_model") != (splitter and splitter.fingerprint):
+        raise ValueError(f"{prefix}: not split into sentences as is asked for now")
+    chosen = np.random.default_rng(corpus.num_documents).choice(
+        corpus.num_documents, min(num_sampled_documents, corpus.num_documents), replace=False
+    )
+    wanted, number = set(chosen.tolist()), -1
+    eod = metadata["eod"]
+    for number, where, text in _documents(sources, metadata, tokenizer):
+        if number >= corpus.num_documents:
+            raise ValueError(f"{prefix}: {corpus.num_documents} documents, but the input has more")
+        if number in wanted:
+            _check_document(
+                corpus, number, where, encode_documents(tokenizer, [text], eod, splitter)
+            )
+            wanted.remove(number)
+    if wanted or number + 1 != corpus.num_documents:
+        raise ValueError(
+            f"{prefix}: {corpus.num_documents} documents, but the input has only {number + 1}"
+        )
+    return len(chosen)
+
+
+def _check_sum(path: Path, expected: str) -> None:
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+            raise ValueError(f"{path}: the checksum differs from the sidecar's; remake the corpus")
+
+
+def _documents(
+    sources: Sequence[SourceFile], metadata: dict[str, Any], tokenizer: DocumentTokenizer
+) -> Iterator[tuple[int, Path, str]]:
+    """(number in the corpus, file, text) of each document of the input that is not left out."""
+    number = 0
+    with ByteProgress("verifying", sum(source.num_bytes for source in sources)) as progress:
+        for block in read_blocks(sources, [metadata["json_key"]]):
+            for (text,) in texts_of(block, [metadata["json_key"]]):
+                # Only tokenizing tells a tokenless document, so it is done where there are some.
+                left_out = is_empty(text) or (
+                    metadata["num_tokenless_documents"] and not tokenizer.encode(text)
+                )
+                if not left_out:
+                    yield number, block.path, text
+                    number += 1
+            progress.update(block.num_bytes_done)
+
+
+def _check_document(
+    corpus: IndexedDataset, number: int, where: Path, expected: EncodedTexts
+) -> None:
+    first, last = corpus.document_index[number : number + 2].tolist()
+    begin, end = corpus.offsets_of(np.array([first, last]))
+    if not np.array_equal(corpus.sequence_lengths[first:last], expected.lengths) or (
+        not np.array_equal(corpus.tokens[begin:end], expected.tokens)
+    ):
+        raise ValueError(
+            f"{corpus.prefix}: document {number} is not what {where} gives; the input has changed"
+            " or the corpus is damaged"
+        )

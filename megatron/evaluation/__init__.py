@@ -1,0 +1,1 @@
+"""What a trained model scores: evaluation tasks, generation, result tables."""

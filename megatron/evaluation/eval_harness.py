@@ -1,0 +1,284 @@
+"""Our GPT as a model of lm-eval, EleutherAI's evaluation harness; the one file that imports it.
+
+Importing this file registers the model. Run as a module it is lm-eval's own command line with the
+model known to it:
+
+    python -m megatron.evaluation.eval_harness run --model data_efficiency
+        --model_args checkpoint=runs/gpt,dtype=bfloat16 --tasks piqa --batch_size 8
+
+Under `torchrun` each process takes its share of every task's documents.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lm_eval.__main__ import cli_evaluate
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from tqdm import tqdm
+
+from megatron.evaluation.continuation_scores import Continuation, score_continuations
+from megatron.evaluation.generation import Choose, continue_texts, greedy, sampling
+from megatron.evaluation.model import Processes, load_for_evaluation
+from megatron.model.gpt_model import GPTModel
+from megatron.tokenizer import Tokenizer
+
+MODEL_NAME = "data_efficiency"
+_DEFAULT_NEW_TOKENS = 256
+_Item = TypeVar("_Item")
+
+
+@register_model(MODEL_NAME)
+class HarnessModel(TemplateLM):
+    """A checkpoint of ours, as lm-eval asks a model.
+
+    Args:
+        checkpoint: a run, or one of its checkpoints.
+        tokenizer_file: of the model; the one found with the checkpoint if not given.
+        vocab_file: with `merge_file`, GPT-2's two files instead.
+        merge_file: see `vocab_file`.
+        dtype: "float32" or "bfloat16".
+        batch_size: requests computed together.
+        device: such as "cpu" or "cuda:0"; the process's own accelerator if not given.
+        max_length: longest sequence, in tokens; the model's if not given.
+
+    Raises:
+        FileNotFoundError: if the checkpoint or its tokenizer is not there.
+        ValueError: if checkpoint and tokenizer do not belong together or are no GPT of ours.
+    """
+
+    def __init__(  # noqa: PLR0913 - lm-eval gives each as a keyword
+        self,
+        checkpoint: str | Path,
+        *,
+        tokenizer_file: str | None = None,
+        vocab_file: str | None = None,
+        merge_file: str | None = None,
+        dtype: str = "float32",
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        super().__init__()
+        self._processes = Processes.from_environment(device)
+        model, tokenizer = load_for_evaluation(
+            Path(checkpoint),
+            dtype=dtype,
+            device=self._processes.device,
+            tokenizer_files={
+                "tokenizer_file": tokenizer_file,
+                "vocab_file": vocab_file,
+                "merge_file": merge_file,
+            },
+        )
+        self.gpt: GPTModel = model
+        self.text: Tokenizer = tokenizer
+        self._batch_size = _whole_batch_size(batch_size)
+        longest = model.config.max_position_embeddings
+        self.max_length = longest if max_length is None else min(int(max_length), longest)
+
+    @property
+    def eot_token_id(self) -> int:
+        """Id of the end-of-document token, which also begins texts that have nothing before them."""
+        return self.text.eod
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._processes.device
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return self._processes.rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return self._processes.world_size
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensors of all processes, stacked."""
+        return self._processes.all_gather(tensor)
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
+        """The objects of all processes on process `dst`, None elsewhere."""
+        return self._processes.gather(obj, dst)
+
+    def barrier(self) -> None:
+        """Nothing; every process has come here."""
+        self._processes.barrier()
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **ignored: Any
+    ) -> list[int]:
+        """Token ids of a text; control tokens are never added."""
+        return self.text.encode(string)
+
+    def loglikelihood_rolling(
+        self, requests: Sequence[Any], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Log-likelihood of each whole text, each token once, in windows of the model's length."""
+        windows: list[Continuation] = []
+        owners: list[int] = []
+        for number, request in enumerate(requests):
+            pairs = get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            for context, continuation in map(make_disjoint_window, pairs):
+                windows.append(Continuation(context, continuation))
+                owners.append(number)
+        totals = [0.0] * len(requests)
+        for owner, score in zip(owners, self._scores(windows, disable_tqdm), strict=True):
+            totals[owner] += score[0]
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return totals
+
+    def _loglikelihood_tokens(
+        self,
+        requests: list[tuple[tuple[str, str], list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **ignored: Any,
+    ) -> list[tuple[float, bool]]:
+        continuations = [Continuation(context, ids) for _, context, ids in requests]
+        scores = self._scores(continuations, disable_tqdm)
+        for (texts, _, _), score in zip(requests, scores, strict=True):
+            self.cache_hook.add_partial("loglikelihood", texts, score)
+        return scores
+
+    def _scores(
+        self, continuations: Sequence[Continuation], disable_tqdm: bool
+    ) -> list[tuple[float, bool]]:
+        bar = tqdm(
+            total=len(continuations),
+            desc="Log-likelihoods",
+            disable=disable_tqdm or self.rank != 0,
+        )
+        with bar:
+            return score_continuations(
+                self.gpt,
+                continuations,
+                batch_size=self._batch_size,
+                max_length=self.max_length,
+                advance=bar.update,
+            )
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """The continuation of each context, up to the first of its stop texts."""
+        texts = [""] * len(requests)
+        ids = [self.tok_encode(request.args[0]) or [self.eot_token_id] for request in requests]
+        alike: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            alike.setdefault(repr(sorted(request.args[1].items())), []).append(number)
+        bar = tqdm(total=len(requests), desc="Generation", disable=disable_tqdm or self.rank != 0)
+        with bar:
+            for numbers in alike.values():
+                numbers.sort(key=lambda number: -len(ids[number]))
+                for batch in _batches(numbers, self._batch_size):
+                    prompts = [ids[number] for number in batch]
+                    found = self._continue(prompts, requests[batch[0]].args[1])
+                    for number, text in zip(batch, found, strict=True):
+                        texts[number] = text
+                        self.cache_hook.add_partial("generate_until", requests[number].args, text)
+                    bar.update(len(batch))
+        return texts
+
+    def _continue(self, prompts: list[list[int]], settings: dict[str, Any]) -> list[str]:
+        """The texts that follow the prompts of a batch; contexts too long lose their start."""
+        until = settings.get("until") or []
+        stops = [until] if isinstance(until, str) else [stop for stop in until if stop]
+        num_new = int(
+            settings.get("max_gen_toks", settings.get("max_new_tokens", _DEFAULT_NEW_TOKENS))
+        )
+        room = self.max_length - num_new
+        if room < 1:
+            raise ValueError(
+                f"the task asks for {num_new} new tokens: the model has {self.max_length} positions"
+                " in all; lower it with --gen_kwargs max_gen_toks=N"
+            )
+        prompts = [prompt[-room:] for prompt in prompts]
+        return continue_texts(
+            self.gpt, self.text, prompts, num_new, stops=stops, choose=self._choice(settings)
+        )
+
+    def _choice(self, settings: dict[str, Any]) -> Choose:
+        if not settings.get("do_sample", False):
+            return greedy
+        return sampling(
+            torch.Generator(self.device).manual_seed(0),
+            temperature=float(settings.get("temperature", 1.0)),
+            top_k=int(settings.get("top_k", 0)),
+            top_p=float(settings.get("top_p", 1.0)),
+        )
+
+
+def _batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _whole_batch_size(value: int | str | None) -> int:
+    text = "1" if value is None else str(value)
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"batch_size is {value!r}: must be a whole number above 0")
+    return int(text)
+
+
+def evaluate_tasks(
+    model: HarnessModel,
+    tasks: Sequence[str],
+    *,
+    num_fewshot: int | None,
+    task_folder: Path | None = None,
+    only_task_folder: bool = False,
+    limit: int | None = None,
+    log_samples: bool = False,
+) -> dict[str, Any] | None:
+    """What lm-eval found: `results`, `versions`, `n-samples`, ...; None on all but the first process.
+
+    Args:
+        model: the model.
+        tasks: names that lm-eval knows, or that `task_folder` adds.
+        num_fewshot: solved examples before each question; None as each task says.
+        task_folder: more task files.
+        only_task_folder: leave lm-eval's own out: reading their thousands of files takes a while.
+        limit: only the first documents of each task.
+        log_samples: keep what was asked and answered, under `samples`.
+
+    Raises:
+        ValueError: if a task is unknown.
+    """
+    manager = TaskManager(
+        include_path=None if task_folder is None else str(task_folder),
+        include_defaults=not only_task_folder,
+    )
+    for task in tasks:
+        if task not in manager.all_tasks:
+            near = difflib.get_close_matches(task, manager.all_tasks, n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else "`lm_eval ls tasks` lists them"
+            raise ValueError(f"--tasks names {task!r}, which lm-eval does not know: {hint}")
+    found: dict[str, Any] | None = simple_evaluate(
+        model=model,
+        tasks=list(tasks),
+        num_fewshot=num_fewshot,
+        task_manager=manager,
+        limit=limit,
+        log_samples=log_samples,
+        bootstrap_iters=0,
+    )
+    return found
+
+
+if __name__ == "__main__":
+    cli_evaluate()

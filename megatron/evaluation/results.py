@@ -1,0 +1,125 @@
+"""The record of an evaluation: one JSON file for a checkpoint, some tasks and a number of examples."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from megatron.checkpoint.files import read_state
+from megatron.checkpoint.model import checkpoint_in, identity_of_checkpoint
+
+FORMAT = "evaluation"
+VERSION = 1
+
+
+def evaluation_record(
+    folder: Path, found: Mapping[str, Any], settings: Mapping[str, Any], *, seconds: float
+) -> dict[str, Any]:
+    """What is kept of an evaluation, as plain JSON data.
+
+    Args:
+        folder: run or checkpoint that was evaluated.
+        found: what lm-eval returned.
+        settings: how it was evaluated.
+        seconds: how long it took, without loading.
+    """
+    checkpoint = checkpoint_in(folder)
+    assert checkpoint is not None
+    run_settings = read_state(checkpoint).get("settings") or {}
+    tasks = {task: _numbers(metrics) for task, metrics in sorted(found["results"].items())}
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "checkpoint": str(checkpoint),
+        "identity": identity_of_checkpoint(checkpoint),
+        "training_seed": run_settings.get("training", {}).get("seed"),
+        **settings,
+        "num_fewshot_of_tasks": dict(found.get("n-shot", {})),
+        "num_items": {task: count["effective"] for task, count in found["n-samples"].items()},
+        "task_versions": dict(found.get("versions", {})),
+        "seconds": seconds,
+        "tasks": tasks,
+    }
+    if "samples" in found:
+        record["samples"] = {
+            task: [_sample(sample) for sample in samples]
+            for task, samples in found["samples"].items()
+        }
+    return record
+
+
+def is_finished(path: Path, folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a file holds what an evaluation of a folder's present checkpoint would write.
+
+    Args:
+        path: of the record; it need not be there.
+        folder: run or checkpoint.
+        settings: as in `evaluation_record`, or those of them that must be the same.
+
+    Raises:
+        ValueError: if the file is something else.
+    """
+    checkpoint = checkpoint_in(folder)
+    if checkpoint is None or not path.is_file():
+        return False
+    wanted = {**settings, "identity": identity_of_checkpoint(checkpoint)}
+    record = read_record(path)
+    return all(record.get(name) == value for name, value in wanted.items())
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a record; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record.
+
+    Raises:
+        ValueError: if the file is something else.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error})") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a result of tools/evaluate_gpt.py")
+    if record["version"] != VERSION:
+        raise ValueError(
+            f"{path} has version {record['version']}, this program reads {VERSION}: evaluate again"
+        )
+    return record
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metric -> value, without the filter's name, standard errors and texts."""
+    return {
+        name.partition(",")[0]: float(value)
+        for name, value in metrics.items()
+        if isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and "_stderr" not in name
+        and "," in name
+    }
+
+
+def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """One item: its number, what was asked, and the answers with their log-likelihoods or texts."""
+    return {
+        "doc_id": sample["doc_id"],
+        "arguments": _plain(sample["arguments"]),
+        "responses": _plain(sample["filtered_resps"]),
+        "target": _plain(sample["target"]),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,0 +1,1 @@
+"""GLUE: a pretrained BERT finetuned on its tasks."""

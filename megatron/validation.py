@@ -1,0 +1,61 @@
+"""What the log says of the validation split, and of losses by their names."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_efficiency import NonFiniteError, mean_losses_over
+from megatron.reporting import format_losses
+from megatron.run_state import Run, counter_record
+
+
+@torch.no_grad()
+def validate(run: Run) -> dict[str, Any]:
+    """The log's line on the validation split, at full length and without dropping.
+
+    The perplexity is that of the first loss.
+
+    Raises:
+        NonFiniteError: for a loss that is no finite number.
+    """
+    engine, dataset, ranks = run.engine, run.valid_dataset, run.engine.ranks
+    rows = run.config.training.micro_batch_size
+    share = rows * ranks.data_parallel_size
+    num_samples = len(dataset)
+    if run.config.training.eval_iters:
+        num_samples = min(num_samples, run.config.training.eval_iters * engine.train_batch_size())
+    engine.eval()
+    loss_sums = torch.zeros(len(run.task.losses), dtype=torch.float64, device=ranks.device)
+    num_terms = np.zeros(len(run.task.losses), np.int64)
+    for start in range(0, num_samples, share):
+        first = start + ranks.data_parallel_rank * rows
+        samples = np.arange(first, first + rows)
+        # A process beyond the last sample repeats it, uncounted: sharded weights need every forward.
+        counted = samples[samples < num_samples]
+        arrays = dataset.get_batch(counted if len(counted) else np.array([num_samples - 1]))
+        batch = {name: torch.from_numpy(array).to(ranks.device) for name, array in arrays.items()}
+        losses = run.loss_sums(batch)
+        if len(counted):
+            num_terms += list(run.loss_terms(batch).values())
+            loss_sums += torch.stack(list(losses.values()))
+    means = mean_losses_over(ranks, loss_sums.tolist(), num_terms.tolist())
+    record = losses_record(dict(zip(run.task.losses, means, strict=True)))
+    if not math.isfinite(record["loss"]):
+        raise NonFiniteError(
+            f"the validation loss after step {run.counters.steps} is {record['loss']}: the weights are "
+            "no good"
+        )
+    perplexity = math.exp(min(means[0], 700.0))
+    run.say(
+        f"validation at step {run.counters.steps}: {format_losses(record)} | "
+        f"perplexity {perplexity:.2f}"
+    )
+    return {"kind": "valid", **record, "perplexity": perplexity, **counter_record(run)}
+
+
+def losses_record(losses: Mapping[str, float]) -> dict[str, float]:
+    """What is minimized, and each loss by its name."""
+    return {"loss": sum(losses.values())} | {f"{name}_loss": loss for name, loss in losses.items()}

@@ -1,0 +1,98 @@
+"""The library's step on a user's own model: equal on one process, two, and every ZeRO stage."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.data_efficiency.engine.two_ranks import MODES, STEPS
+
+ROOT = Path(__file__).resolve().parents[3]
+SHARDED = ("torch", "zero0", "zero1", "zero2", "zero3")
+# Shapes of the other modes depend on how the rows are split into micro-batches.
+SPLIT_FREE = ("truncate", "none")
+
+
+def run(folder, num_processes, *engines):
+    folder.mkdir()
+    command = [sys.executable]
+    if num_processes > 1:
+        command += ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
+        command += ["--master_port=0", "--standalone"]
+    environment = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, Path(__file__).with_name("two_ranks.py"), folder, *engines],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process finds."""
+    return run(tmp_path_factory.mktemp("alone") / "found", 1, "torch")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """What two processes find, with every engine."""
+    return run(tmp_path_factory.mktemp("pair") / "found", 2, *SHARDED)
+
+
+def read(folder, engine, mode, micro, rank=0):
+    return json.loads((folder / f"{engine}.{mode}.{micro}.{rank}.json").read_text())
+
+
+def assert_equal(found, expected):
+    *found, found_weights = found
+    *expected, expected_weights = expected
+    assert len(found) == len(expected) == STEPS
+    for left, right in zip(found, expected, strict=True):
+        for name, loss in right["losses"].items():
+            assert left["losses"][name] == pytest.approx(loss, abs=1e-5)
+        assert left["norm"] == pytest.approx(right["norm"], rel=1e-4)
+        for name in ("num_terms", "counters", "lengths", "rate"):
+            assert left[name] == right[name], name
+    torch.testing.assert_close(
+        torch.tensor(found_weights["weights"]),
+        torch.tensor(expected_weights["weights"]),
+        atol=1e-5,
+        rtol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("engine", SHARDED)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("micro", [8, 2, 1])
+def test_two_processes_train_as_one(alone, pair, engine, mode, micro):
+    assert_equal(read(pair, engine, mode, micro), read(alone, "torch", mode, micro))
+    assert read(pair, engine, mode, micro)[:-1] == read(pair, engine, mode, micro, rank=1)[:-1]
+
+
+@pytest.mark.parametrize("mode", SPLIT_FREE)
+@pytest.mark.parametrize("micro", [2, 1])
+def test_micro_batches_are_only_a_split(alone, mode, micro):
+    assert_equal(read(alone, "torch", mode, micro), read(alone, "torch", mode, 8))
+
+
+def test_the_rate_moves_and_lengths_do(alone):
+    steps = read(alone, "torch", "truncate", 8)[:-1]
+    assert [step["lengths"][0] for step in steps] == [4, 4, 6, 6, 12, 12]
+    assert len({step["rate"] for step in steps}) == STEPS
+    assert any(step["lengths"][1] < step["lengths"][0] for step in steps)
+
+
+@pytest.mark.parametrize("engine", SHARDED)
+def test_deepspeeds_calls_have_one_rate_and_one_count_on_all_ranks(alone, pair, engine):
+    """Lengths differ by rank; the rate follows the layer tokens of all."""
+    first, second = (read(pair, engine, "published", 2, rank) for rank in (0, 1))
+    assert first == second == read(alone, "torch", "published", 2)
+    assert len({step["rate"] for step in first}) == STEPS

@@ -1,0 +1,199 @@
+"""A user's own model, data and loop on one or several processes, by each engine.
+
+Started as a command by test_two_ranks.py: `two_ranks.py FOLDER ENGINE...`; an engine is "torch" or
+"zero0" to "zero3". Writes FOLDER/ENGINE.MODE.MICRO.RANK.json, one list of steps each.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+import data_efficiency
+from data_efficiency import convert_to_random_ltd
+
+ROWS, LENGTH, VOCABULARY, STEPS = 16, 12, 32, 6
+MODES = ("truncate", "reshape", "trim_padding", "none")
+
+
+class Layer(nn.Module):
+    """Attention with padding masked out, and a map."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.mix = nn.Linear(size, 3 * size)
+        self.out = nn.Linear(size, size)
+
+    def forward(self, hidden, mask=None):
+        query, key, value = self.mix(functional.layer_norm(hidden, hidden.shape[-1:])).chunk(3, -1)
+        scores = query @ key.transpose(1, 2) / hidden.shape[-1] ** 0.5
+        weights = scores.masked_fill(mask[:, 0] == 0, -1e9).softmax(-1)
+        return hidden + self.out((weights @ value).tanh())
+
+
+class Model(nn.Module):
+    """Embeddings, four layers, scores of all tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens = nn.Embedding(VOCABULARY, 16)
+        self.positions = nn.Embedding(LENGTH, 16)
+        self.layers = nn.ModuleList(Layer(16) for _ in range(4))
+        self.scores = nn.Linear(16, VOCABULARY)
+
+    def forward(self, input_ids, attention_mask):
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        hidden = self.tokens(input_ids) + self.positions(places)
+        for layer in self.layers:
+            hidden = layer(hidden, mask=attention_mask[:, None, None])
+        return self.scores(hidden)
+
+
+class Rows(torch.utils.data.Dataset):
+    """Rows of different lengths with different numbers of labels, padded at the end."""
+
+    def __len__(self):
+        return ROWS * STEPS
+
+    def __getitem__(self, number):
+        generator = torch.Generator().manual_seed(number)
+        ids = torch.randint(1, VOCABULARY, (LENGTH,), generator=generator)
+        used = 1 + number * 5 % LENGTH
+        labels = torch.where(torch.arange(LENGTH) % (1 + number % 3) == 0, ids, -100)
+        labels[used:] = -100
+        mask = (torch.arange(LENGTH) < used).long()
+        # The labels come first: lengths are found by names, not by places.
+        return {"labels": labels, "input_ids": ids * mask, "attention_mask": mask}
+
+
+def settings(mode, micro, stage):
+    """The JSON file of a run."""
+    schedule = {"schedule_type": "fixed_discrete"}
+    plan = {
+        "difficulty_type": "value",
+        "clustering_type": "single_cluster",
+        "sequence_length": mode,
+        "min_difficulty": 4,
+        "max_difficulty": LENGTH,
+        **schedule,
+        "schedule_config": {"difficulty": [4, 6, LENGTH], "max_step": [2, 4]},
+    }
+    content = {
+        "train_batch_size": ROWS,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_clipping": 0.5,
+        "data_efficiency": {
+            "seed": 7,
+            "data_routing": {
+                "random_ltd": {
+                    "enabled": True,
+                    "total_layer_num": 4,
+                    "random_ltd_layer_num": 2,
+                    "random_ltd_layer_id": [1, 2],
+                    "model_mask_name": "mask",
+                    "model_type": "encoder",
+                    "hidden_state_order": "batch_seq_dim",
+                    "random_ltd_schedule": {
+                        "min_value": 2,
+                        "max_value": LENGTH,
+                        "schedule_type": "fixed_linear",
+                        "schedule_config": {"require_steps": 8, "seq_per_step": 1},
+                    },
+                    "layer_token_lr_schedule": {
+                        "enabled": True,
+                        "warmup_layer_tokens": 1000,
+                        "total_layer_tokens": 6000,
+                    },
+                }
+            },
+        },
+    }
+    sampling = content["data_efficiency"]["data_sampling"] = {"num_epochs": 1}
+    if mode != "none":
+        sampling["curriculum_learning"] = {"enabled": True, "curriculum_metrics": {"shape": plan}}
+    if stage is not None:
+        content |= {"zero_optimization": {"stage": stage}, "zero_allow_untested_optimizer": True}
+        content["steps_per_print"] = 10**9
+    return content
+
+
+def make_engine(mode, micro, name):
+    """An engine on a fresh model that drops tokens."""
+    torch.manual_seed(0)
+    stage = int(name[-1]) if name.startswith("zero") else None
+    engine, _, loader, _ = data_efficiency.initialize(
+        model=Model(),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5),
+        training_data=Rows(),
+        config=settings(mode, micro, stage),
+        engine="torch" if stage is None else "deepspeed",
+    )
+    return convert_to_random_ltd(engine, Layer), loader
+
+
+def train(engine, loader):
+    """The user's loop: what each step came to."""
+
+    def losses(batch):
+        scores = engine(batch["input_ids"], attention_mask=batch["attention_mask"])
+        summed = functional.cross_entropy(
+            scores.flatten(0, 1), batch["labels"].flatten(), reduction="sum"
+        )
+        return {"token": summed, "size": 0.1 * scores.square().mean((1, 2)).sum()}
+
+    def terms(batch):
+        return {"token": (batch["labels"] != -100).sum(), "size": len(batch["labels"])}
+
+    steps = []
+    for batches in loader.steps():
+        step = engine.train_step(batches, losses, terms)
+        steps.append(
+            {
+                "losses": step.losses,
+                "num_terms": step.num_terms,
+                "counters": vars(step.counters),
+                "lengths": [step.sequence_length, step.kept_length, step.actual_seq_length],
+                "rate": step.learning_rate,
+                "norm": step.grad_norm,
+            }
+        )
+    return steps
+
+
+def published_rates(engine, loader):
+    """The rates and counters of a loop by DeepSpeed's calls."""
+    found = []
+    for number, batch in enumerate(loader):
+        scores = engine(batch["input_ids"], attention_mask=batch["attention_mask"])
+        engine.backward(scores.square().mean())
+        engine.step()
+        if (number + 1) % engine.gradient_accumulation_steps() == 0:
+            rate = float(engine.optimizer.param_groups[0]["lr"])
+            found.append({"rate": rate, "counters": vars(engine.counters)})
+    return found
+
+
+def main():
+    """Every engine in every mode with every micro-batch size."""
+    folder = Path(sys.argv[1])
+    for name in sys.argv[2:]:
+        for mode in MODES:
+            for micro in (8, 2, 1):
+                engine, loader = make_engine(mode, micro, name)
+                steps = train(engine, loader)
+                weights = torch.cat(
+                    [tensor.gather().flatten() for tensor in engine.whole_weights()]
+                )
+                steps.append({"weights": weights.tolist()})
+                path = folder / f"{name}.{mode}.{micro}.{engine.ranks.rank}.json"
+                path.write_text(json.dumps(steps))
+        engine, loader = make_engine("trim_padding", 2, name)
+        path = folder / f"{name}.published.2.{engine.ranks.rank}.json"
+        path.write_text(json.dumps(published_rates(engine, loader)))
+
+
+if __name__ == "__main__":
+    main()

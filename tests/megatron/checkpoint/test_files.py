@@ -1,0 +1,317 @@
+import errno
+import json
+import shutil
+
+import pytest
+import torch
+
+from data_efficiency import WholeTensor, whole_tensors
+from data_efficiency.files.result_folder import OtherVersionError
+from megatron.checkpoint.files import (
+    find_checkpoint,
+    has_checkpoints,
+    latest_checkpoint,
+    read_state,
+    read_tensors,
+    save_checkpoint,
+    set_aside,
+    take_part,
+)
+
+
+def make():
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(3, 4, generator=generator) for name in ("b.weight", "a.weight")}
+    # A transposed tensor, whose numbers do not lie in order.
+    weights["c.weight"] = torch.randn(5, 2, generator=generator).t()
+    state = {"b.weight.exp_avg": torch.ones(3, 4), "b.weight.step": torch.tensor(3.0)}
+    return weights, state
+
+
+def save(run, step, weights=None, state=None, keep_last=0):
+    if weights is None:
+        weights, state = make()
+    return save_checkpoint(
+        run,
+        step,
+        weights=whole_tensors(weights),
+        optimizer_state=whole_tensors(state),
+        state={"step": step},
+        keep_last=keep_last,
+    )
+
+
+def names_in(run):
+    return sorted(path.name for path in run.iterdir())
+
+
+@pytest.fixture
+def saved(tmp_path):
+    weights, state = make()
+    save(tmp_path, 1, weights, state)
+    return tmp_path, weights, state
+
+
+@pytest.fixture
+def run_of_three(tmp_path):
+    """A run with checkpoints of the steps 10, 20 and 30; `latest` names the last."""
+    for step in (10, 20, 30):
+        save(tmp_path, step)
+    return tmp_path
+
+
+def test_what_is_saved_comes_back(saved):
+    run, weights, state = saved
+    checkpoint = latest_checkpoint(run)
+    assert read_state(checkpoint) == {"step": 1}
+    for given, found in zip((weights, state), read_tensors(checkpoint), strict=True):
+        assert set(given) == set(found)
+        assert all(torch.equal(given[name], found[name]) for name in given)
+
+
+def test_saving_twice_gives_the_same_bytes(saved, tmp_path_factory):
+    run, weights, state = saved
+    again = tmp_path_factory.mktemp("again")
+    save(again, 1, weights, state)
+    files = sorted(path.name for path in (run / "global_step1").iterdir())
+    assert files == ["manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"]
+    for name in files:
+        assert (run / "global_step1" / name).read_bytes() == (
+            again / "global_step1" / name
+        ).read_bytes()
+
+
+def test_all_processes_gather_the_same_tensors_in_the_same_order(tmp_path):
+    def logged(calls):
+        weights, state = make()
+        weights["d.count"] = torch.tensor([7])
+        return [
+            [
+                WholeTensor(
+                    name=whole.name,
+                    shape=whole.shape,
+                    dtype=whole.dtype,
+                    gather=lambda whole=whole: calls.append(whole.name) or whole.gather(),
+                )
+                for whole in whole_tensors(tensors)
+            ]
+            for tensors in (weights, state)
+        ]
+
+    first, other = [], []
+    weights, state = logged(first)
+    save_checkpoint(tmp_path, 1, weights=weights, optimizer_state=state, state={}, keep_last=0)
+    take_part(*logged(other))
+    assert first == other
+    assert first[0] == "d.count"
+    assert len(first) == 6
+
+
+def test_only_the_newest_are_kept(saved):
+    run, weights, state = saved
+    for step in (2, 3, 10):
+        save(run, step, weights, state, keep_last=2)
+    assert sorted(path.name for path in run.glob("global_step*")) == [
+        "global_step10",
+        "global_step3",
+    ]
+    assert latest_checkpoint(run).name == "global_step10"
+
+
+def test_later_checkpoints_do_not_push_out_those_of_a_run_that_was_set_back(run_of_three):
+    save(run_of_three, 12, keep_last=2)
+    assert names_in(run_of_three) == [
+        *("global_step10", "global_step12", "global_step20", "global_step30", "latest")
+    ]
+    assert find_checkpoint(run_of_three).step == 12
+
+
+def test_damaged_ones_do_not_push_out_good_ones(run_of_three):
+    (run_of_three / "global_step30" / "state.json").write_text("x")
+    set_aside(run_of_three / "global_step30")
+    save(run_of_three, 40, keep_last=2)
+    assert names_in(run_of_three) == [
+        *("global_step20", "global_step30.damaged", "global_step40", "latest")
+    ]
+
+
+def test_an_unfinished_checkpoint_is_not_seen(saved, monkeypatch):
+    run, weights, state = saved
+    with monkeypatch.context() as patch:
+        patch.setattr("megatron.checkpoint.files.json.dumps", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            save(run, 2, weights, state)
+    assert latest_checkpoint(run).name == "global_step1"
+    assert names_in(run) == ["global_step1", "latest"]
+
+
+def test_what_killed_saves_left_is_removed_by_the_next_save(saved):
+    run, weights, state = saved
+    for name in (".global_step2.0a1b2c3d.partial", ".global_step1.0a1b2c3d.replaced"):
+        shutil.copytree(run / "global_step1", run / name)
+    (run / ".other.partial").mkdir()
+    assert find_checkpoint(run).step == 1
+    save(run, 3, weights, state)
+    assert names_in(run) == [".other.partial", "global_step1", "global_step3", "latest"]
+
+
+def test_an_old_checkpoint_is_gone_at_once(saved, monkeypatch):
+    run, weights, state = saved
+    rmtree = shutil.rmtree
+
+    def be_killed(folder, **settings):
+        if folder.name.endswith(".replaced"):
+            raise ZeroDivisionError
+        rmtree(folder, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data_efficiency.files.result_folder.shutil.rmtree", be_killed)
+        with pytest.raises(ZeroDivisionError):
+            save(run, 2, weights, state, keep_last=1)
+    [hidden, *names] = names_in(run)
+    assert hidden.startswith(".global_step1.")
+    assert names == ["global_step2", "latest"]
+    save(run, 3, weights, state, keep_last=2)
+    assert names_in(run) == ["global_step2", "global_step3", "latest"]
+
+
+def test_a_failed_save_says_so_and_changes_nothing(saved, monkeypatch):
+    run, weights, state = saved
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data_efficiency.files.result_folder.os.fsync", fail)
+        message = r"global_step2 could not be written \(Input/output error\); .* --load "
+        with pytest.raises(OSError, match=message):
+            save(run, 2, weights, state, keep_last=1)
+    assert names_in(run) == ["global_step1", "latest"]
+    assert find_checkpoint(run).step == 1
+
+
+def test_no_checkpoint_yet(tmp_path):
+    assert latest_checkpoint(tmp_path) is None
+    assert not has_checkpoints(tmp_path)
+    assert find_checkpoint(tmp_path).step is None
+    assert find_checkpoint(tmp_path / "nowhere").step is None
+
+
+def test_what_cannot_be_continued_from(saved):
+    run, _, _ = saved
+    checkpoint = run / "global_step1"
+    state = checkpoint / "state.json"
+    state.write_text(state.read_text().replace("1", "2"))
+    with pytest.raises(ValueError, match=r"state.json was changed .* SHA-256"):
+        read_state(checkpoint)
+    with (checkpoint / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ValueError, match="truncated or changed; use another one"):
+        read_state(checkpoint)
+    (checkpoint / "optimizer.safetensors").unlink()
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    del manifest["files"]["model.safetensors"]
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(FileNotFoundError, match=r"optimizer.safetensors is missing"):
+        read_state(checkpoint)
+    (run / "latest").write_text("global_step7\n")
+    with pytest.raises(FileNotFoundError, match="names global_step7, .* global_step1"):
+        latest_checkpoint(run)
+
+
+def flip_a_byte(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def change_manifest(folder, change):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+DAMAGES = {
+    "model.safetensors was changed": lambda folder: flip_a_byte(folder / "model.safetensors"),
+    "optimizer.safetensors was changed": lambda folder: flip_a_byte(
+        folder / "optimizer.safetensors"
+    ),
+    "state.json has 4 bytes instead of": lambda folder: (folder / "state.json").write_text(
+        "{}\n\n"
+    ),
+    "model.safetensors is missing": lambda folder: (folder / "model.safetensors").unlink(),
+    "manifest.json is missing": lambda folder: (folder / "manifest.json").unlink(),
+    "is not valid JSON": lambda folder: (folder / "manifest.json").write_text('{"fil'),
+    "names no files": lambda folder: (folder / "manifest.json").write_text(
+        '{"format": "checkpoint", "version": 1}'
+    ),
+    "does not name optimizer.safetensors": lambda folder: change_manifest(
+        folder, lambda manifest: manifest["files"].pop("optimizer.safetensors")
+    ),
+    "its manifest says format 'index'": lambda folder: change_manifest(
+        folder, lambda manifest: manifest.update(format="index")
+    ),
+    "names global_step30, which is not there": shutil.rmtree,
+}
+
+
+@pytest.mark.parametrize("problem", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over(run_of_three, problem):
+    DAMAGES[problem](run_of_three / "global_step30")
+    found = find_checkpoint(run_of_three)
+    assert found.step == 20
+    [text] = found.problems
+    assert problem in text
+    is_there = (run_of_three / "global_step30").exists()
+    assert [path.name for path in found.damaged] == ["global_step30"] * is_there
+    flip_a_byte(run_of_three / "global_step20" / "model.safetensors")
+    assert find_checkpoint(run_of_three).step == 10
+    flip_a_byte(run_of_three / "global_step10" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is whole: .*;.*;.*global_step10"):
+        find_checkpoint(run_of_three)
+
+
+@pytest.mark.parametrize("content", [b"", b"global_st", b"\0" * 20, b"\xff\xfe", b"global_step\n"])
+def test_a_torn_pointer(run_of_three, content):
+    (run_of_three / "latest").write_bytes(content)
+    found = find_checkpoint(run_of_three)
+    assert found.step == 30
+    assert "which names no checkpoint" in found.problems[0]
+    (run_of_three / "latest").unlink()
+    found = find_checkpoint(run_of_three)
+    assert found.step == 30
+    assert "latest is missing" in found.problems[0]
+    assert has_checkpoints(run_of_three)
+
+
+def test_a_torn_pointer_and_nothing_else(tmp_path):
+    (tmp_path / "latest").touch()
+    with pytest.raises(ValueError, match="says '', which names no checkpoint"):
+        find_checkpoint(tmp_path)
+
+
+def test_a_run_that_was_set_back_stays_there(run_of_three):
+    (run_of_three / "latest").write_text("global_step20\n")
+    assert find_checkpoint(run_of_three).step == 20
+    flip_a_byte(run_of_three / "global_step20" / "state.json")
+    assert find_checkpoint(run_of_three).step == 10
+    flip_a_byte(run_of_three / "global_step10" / "state.json")
+    found = find_checkpoint(run_of_three)
+    assert found.step == 30
+    assert len(found.problems) == 2
+
+
+def test_another_version_is_no_damage(run_of_three):
+    change_manifest(run_of_three / "global_step30", lambda manifest: manifest.update(version=2))
+    with pytest.raises(
+        OtherVersionError, match="of version 2, this program reads version 1: update"
+    ):
+        find_checkpoint(run_of_three)
+
+
+def test_what_stands_in_the_way_of_a_checkpoint_is_set_aside(run_of_three):
+    (run_of_three / "latest").write_text("global_step20\n")
+    (run_of_three / "global_step30" / "manifest.json").unlink()
+    save(run_of_three, 30)
+    assert find_checkpoint(run_of_three).step == 30
+    assert (run_of_three / "global_step30.damaged" / "model.safetensors").exists()

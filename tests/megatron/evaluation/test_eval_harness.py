@@ -1,0 +1,125 @@
+"""Our model beside lm-eval's own Hugging Face model on the same weights, request by request."""
+
+from dataclasses import replace
+
+import pytest
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import get_model
+from lm_eval.models.huggingface import HFLM
+
+from megatron.conversion.model import read_any, save_as_hugging_face
+from megatron.evaluation.eval_harness import HarnessModel, evaluate_tasks
+from megatron.evaluation.local_tasks import write_task_files
+from tests.megatron.evaluation.task_data import write_task_data
+from tests.megatron.small_models import (
+    LLAMA,
+    TEXTS,
+    make_gpt,
+    make_tokenizer,
+    save_run,
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = make_tokenizer()
+    config = replace(LLAMA, vocab_size=tokenizer.vocab_size)
+    run = save_run(folder / "run", make_gpt(config), tokenizer)
+    save_as_hugging_face(read_any(run), folder / "theirs", tokenizer)
+    return run, folder / "theirs"
+
+
+@pytest.fixture(scope="module")
+def models(folders):
+    ours = HarnessModel(folders[0], batch_size=3, device="cpu")
+    theirs = HFLM(
+        pretrained=str(folders[1]), device="cpu", dtype="float32", batch_size=3, max_length=48
+    )
+    return ours, theirs
+
+
+def requests(kind, *arguments):
+    return [
+        Instance(request_type=kind, doc={}, arguments=pair, idx=number)
+        for number, pair in enumerate(arguments)
+    ]
+
+
+def test_log_likelihoods(models):
+    pairs = [
+        ("the cat sat on", " the mat"),
+        ("the cat sat on", " a dog"),
+        ("a", "!"),
+        ("a dog ran after the cat ", "what"),
+        ("", "the mat is flat"),
+        (" ".join(TEXTS), " the cat"),
+    ]
+    ours, theirs = (
+        model.loglikelihood(requests("loglikelihood", *pairs), disable_tqdm=True)
+        for model in models
+    )
+    assert [score for score, _ in ours] == pytest.approx([s for s, _ in theirs], abs=1e-3)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+
+
+def test_rolling_log_likelihoods(models):
+    texts = [("a mat is flat",), (" ".join(TEXTS[:9]),), ("x",)]
+    ours, theirs = (
+        model.loglikelihood_rolling(requests("loglikelihood_rolling", *texts), disable_tqdm=True)
+        for model in models
+    )
+    assert ours == pytest.approx(theirs, abs=5e-3)
+
+
+def test_generation(models):
+    stop = {"until": ["\n", "t"], "max_gen_toks": 12, "do_sample": False}
+    more = {"until": [], "max_gen_toks": 20, "do_sample": False}
+    asked = [
+        ("the cat", stop),
+        ("what is", more),
+        ("a dog ran", stop),
+        (" ".join(TEXTS), more),
+        ("flat", more),
+    ]
+    ours, theirs = (
+        model.generate_until(requests("generate_until", *asked), disable_tqdm=True)
+        for model in models
+    )
+    assert ours == theirs
+    assert any(ours)
+
+
+def test_registered_under_its_name(folders):
+    model_class = get_model("data_efficiency")
+    assert model_class is HarnessModel
+    made = model_class.create_from_arg_string(
+        f"checkpoint={folders[0]},max_length=16", {"batch_size": 2, "device": "cpu"}
+    )
+    assert (made.max_length, made.rank, made.world_size) == (16, 0, 1)
+
+
+def test_unknown_task(models, tmp_path):
+    write_task_files(write_task_data(tmp_path), tmp_path / "tasks")
+    with pytest.raises(ValueError, match=r"names 'local_piqqa', .* did you mean local_piqa"):
+        evaluate_tasks(
+            models[0],
+            ["local_piqqa"],
+            num_fewshot=None,
+            task_folder=tmp_path / "tasks",
+            only_task_folder=True,
+        )
+
+
+@pytest.mark.full
+def test_unknown_task_among_those_of_lm_eval(models):
+    with pytest.raises(ValueError, match=r"names 'helaswag', .* did you mean .*hellaswag"):
+        evaluate_tasks(models[0], ["helaswag"], num_fewshot=None)
+
+
+def test_bad_input(models, folders):
+    with pytest.raises(ValueError, match="batch_size is 'auto': must be a whole number above 0"):
+        HarnessModel(folders[0], batch_size="auto", device="cpu")
+    long = requests("generate_until", ("a", {"max_gen_toks": 48}))
+    with pytest.raises(ValueError, match="asks for 48 new tokens: the model has 48 positions"):
+        models[0].generate_until(long, disable_tqdm=True)

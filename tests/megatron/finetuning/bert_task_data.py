@@ -1,0 +1,83 @@
+"""A small BERT with a WordPiece tokenizer, and small tasks in the official forms."""
+
+import json
+
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers
+
+from megatron.config import ModelConfig
+from megatron.model.bert_model import BertModel
+from tests.megatron.small_models import make_model, save_run
+
+CONTROL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = ["good", "bad", "the", "film", "was", "very", "not", "a", "plot", "!"]
+CONFIG = ModelConfig(
+    num_layers=4,
+    hidden_size=16,
+    num_attention_heads=2,
+    vocab_size=len(CONTROL) + len(WORDS),
+    make_vocab_size_divisible_by=8,
+    max_position_embeddings=32,
+    num_token_types=2,
+    normalization_position="after",
+)
+
+RANDOM_LTD = {
+    "train_batch_size": 8,
+    "data_efficiency": {
+        "enabled": True,
+        "data_routing": {
+            "enabled": True,
+            "random_ltd": {
+                "enabled": True,
+                "total_layer_num": 4,
+                "random_ltd_layer_num": 2,
+                "random_ltd_layer_id": [1, 2],
+                "model_mask_name": "attention_mask",
+                "model_type": "encoder",
+                "hidden_state_order": "batch_seq_dim",
+                "random_ltd_schedule": {
+                    "min_value": 4,
+                    "max_value": 32,
+                    "schedule_type": "fixed_linear",
+                    "schedule_config": {"require_steps": 1000, "seq_per_step": 4},
+                },
+            },
+        },
+    },
+}
+
+
+def write_tokenizer(path):
+    backend = tokenizers.Tokenizer(
+        models.WordPiece({word: i for i, word in enumerate(CONTROL + WORDS)}, unk_token="[UNK]")
+    )
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens(CONTROL)
+    backend.save(str(path))
+    return path
+
+
+def save_bert_run(folder):
+    run = save_run(folder, make_model(BertModel, CONFIG))
+    write_tokenizer(run / "tokenizer.json")
+    return run
+
+
+def write_sentiment(folder, num_train=64):
+    """SST-2 in the official form: whether "good" or "bad" is in the sentence."""
+    (folder / "SST-2").mkdir(parents=True)
+    for part, number in (("train", num_train), ("dev", 40)):
+        rows = ["sentence\tlabel"]
+        for i in range(number):
+            filler = " ".join(WORDS[2 + (i * k) % 8] for k in range(1, 2 + i % 5))
+            rows.append(f'the "{("bad", "good")[i % 2]}" film {filler}\t{i % 2}')
+        (folder / "SST-2" / f"{part}.tsv").write_text("\n".join(rows) + "\n")
+    (folder / "SST-2" / "test.tsv").write_text("must never be read")
+    return folder
+
+
+def write_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
