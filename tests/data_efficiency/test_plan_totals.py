@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from data_efficiency.json_section import ConfigError
 from data_efficiency.plan import plan_run
 from data_efficiency.plan_totals import planned_totals
-from tests.data_efficiency.test_plan import LENGTH, MODEL, config, length_metric, metric, random_ltd
+from tests.data_efficiency.test_plan import LENGTH, MODEL, config, length_metric
+from tests.json_sections import metric, random_ltd
 
 DISCRETE = {
     "schedule_type": "fixed_discrete",
