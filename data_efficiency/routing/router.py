@@ -1,6 +1,7 @@
 """The one place that knows which tokens the present forward pass keeps."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -153,6 +154,13 @@ class Router(PublishedRouterNames):
         """Begins a forward that drops nothing."""
         self.draw = KeptDraw()
         self.in_forward, self.is_dropping = True, False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing but what DeepSpeed's own checkpoints ask for: subsets have no state."""
+        return {}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave: there is nothing to take."""
 
     def last_shape(self) -> StepShape | None:
         """Rows, length and kept length of the last training forward; None if its length is not known."""
