@@ -23,12 +23,12 @@ _NAMED_APART = ("split", "sequence_length", "tokenizer")
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One place in which two records differ."""
+    """One field in which two records differ."""
 
     name: str
     """What `--override` calls it."""
     field: str
-    """The place itself: the name, and what it is in there."""
+    """The name, and the field in its entry."""
     saved: Any
     own: Any
 
@@ -52,7 +52,7 @@ def guarded_record(
         metrics: of the curriculum, parsed.
         random_ltd: token dropping, parsed; None where it is off.
         dataset_identity: what the training dataset says it is.
-        sampler_depends_on: what the sampler's place depends on, as its saved state says.
+        sampler_depends_on: what the sampler's position depends on, as its saved state says.
         clock: the learning rate's.
     """
     record = {
@@ -80,7 +80,7 @@ def guarded_record(
 
 
 def differences(saved: Record, own: Record) -> list[Difference]:
-    """Each place in which two records differ, by name and then by place.
+    """Each field in which two records differ, by name and then by field.
 
     Example:
         >>> for difference in differences({"seed": 1, "split": "1"}, {"seed": 2, "split": "1"}):
