@@ -62,6 +62,7 @@ LEVELS = {
     "examples_deepspeed": 6,
     "benchmarks": 6,
     "tests.end_to_end": 6,
+    "tests.json_sections": 6,
 }
 # `data_efficiency.something_else` must not pass as the package itself: it needs a line above.
 CLOSED_PACKAGES = ("data_efficiency", "megatron")

@@ -23,12 +23,12 @@ _NAMED_APART = ("split", "sequence_length", "tokenizer")
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One place in which two records differ."""
+    """One field in which two records differ."""
 
     name: str
     """What `--override` calls it."""
     field: str
-    """The place itself: the name, and what it is in there."""
+    """The name, and the field in its entry."""
     saved: Any
     own: Any
 
@@ -75,7 +75,7 @@ def guarded_record(
 
 
 def differences(saved: Record, own: Record) -> list[Difference]:
-    """Each place in which two records differ, by name and then by place.
+    """Each field in which two records differ, by name and then by field.
 
     Example:
         >>> for difference in differences({"seed": 1, "split": "1"}, {"seed": 2, "split": "1"}):

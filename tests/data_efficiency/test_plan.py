@@ -11,6 +11,8 @@ from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.json_section import ConfigError
 from data_efficiency.plan import plan_run, planned_totals
 from data_efficiency.sampling.sampler import CurriculumSampler
+from tests import json_sections
+from tests.json_sections import metric, random_ltd
 
 MODEL = ModelShape(
     num_layers=4,
@@ -24,41 +26,8 @@ MODEL = ModelShape(
 LENGTH = 32
 
 
-def metric(**changes):
-    return {
-        "difficulty_type": "percentile",
-        "clustering_type": "schedule_based",
-        "min_difficulty": 10,
-        "max_difficulty": 100,
-        "schedule_type": "fixed_root",
-        "schedule_config": {"total_curriculum_step": 12, "difficulty_step": 1, "root_degree": 2},
-        "index_path": "nowhere",
-    } | changes
-
-
 def length_metric(**changes):
-    linear = {"total_curriculum_step": 10, "difficulty_step": 3}
-    lengths = {"min_difficulty": 6, "max_difficulty": LENGTH, "schedule_type": "fixed_linear"}
-    kind = {"difficulty_type": "value", "clustering_type": "single_cluster"}
-    return metric(**kind, **lengths, schedule_config=linear) | changes
-
-
-def random_ltd(**changes):
-    return {
-        "enabled": True,
-        "total_layer_num": 4,
-        "random_ltd_layer_num": 2,
-        "random_ltd_layer_id": [1, 2],
-        "model_mask_name": None,
-        "model_type": "decoder",
-        "hidden_state_order": "batch_seq_dim",
-        "random_ltd_schedule": {
-            "min_value": 4,
-            "max_value": LENGTH,
-            "schedule_type": "fixed_linear",
-            "schedule_config": {"require_steps": 16, "seq_per_step": 4},
-        },
-    } | changes
+    return json_sections.length_metric(6, LENGTH, steps=10, step_size=3, **changes)
 
 
 def config(metrics=None, dropping=None, **sampling):

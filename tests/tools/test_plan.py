@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from data_efficiency import DifficultyIndex
-from tests.data_efficiency.test_plan import config, length_metric, metric, random_ltd
+from tests.data_efficiency.test_plan import config, length_metric
+from tests.json_sections import metric, random_ltd
 from tools import plan
 
 MODEL_FLAGS = ["--num-layers", "4", "--hidden-size", "8", "--num-attention-heads", "2"]
