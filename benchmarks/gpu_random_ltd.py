@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.dropping_gpt import KEPT_PERCENT, Size, dropping_settings
+from benchmarks.gpt_models import Shape
 from benchmarks.gpu_contestants import SHAPES, OurSteps, Variant
 from benchmarks.gpu_throughput import VARIANTS
 from benchmarks.gpu_timing import (
@@ -29,8 +31,6 @@ from benchmarks.gpu_timing import (
     time_steps,
     write_line,
 )
-from benchmarks.random_ltd import KEPT_PERCENT, Size, dropping_settings
-from benchmarks.train_throughput import Shape
 from data_efficiency import convert_to_random_ltd
 from megatron.model.transformer import TransformerLayer
 

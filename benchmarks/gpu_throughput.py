@@ -22,6 +22,7 @@ import torch
 import torch._functorch.config as functorch_config
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.gpt_models import Shape, step_flops
 from benchmarks.gpu_contestants import (
     SHAPES,
     Contestant,
@@ -38,7 +39,6 @@ from benchmarks.gpu_timing import (
     time_steps,
     write_line,
 )
-from benchmarks.train_throughput import Shape, step_flops
 
 BEST = Variant(compile="model", loss="compiled")
 """The variant that `final` stands for."""
@@ -142,7 +142,7 @@ def _kernels(contestant: Contestant, device: torch.device) -> dict[str, float]:
     """Milliseconds of a step in each of the 25 kernels that take most of it."""
     on_gpu = device.type == "cuda"
     activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
-    with profile(activities=[activity]) as recorded:
+    with profile(activities=[activity], acc_events=True) as recorded:
         contestant.step()
         if on_gpu:
             torch.cuda.synchronize()

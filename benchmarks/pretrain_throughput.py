@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.dropping_gpt import dropping_settings
+from benchmarks.gpt_models import Shape
 from benchmarks.gpu_contestants import SHAPES
 from benchmarks.gpu_timing import Budget, write_line
-from benchmarks.random_ltd import dropping_settings
-from benchmarks.train_throughput import Shape
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 
 ROOT = Path(__file__).resolve().parents[1]
