@@ -27,8 +27,14 @@ import numpy as np
 
 from megatron.finetuning.data import Examples, read_task
 from megatron.finetuning.metrics import METRICS
-from megatron.finetuning.sweep import Run, describe, is_done, read_record, write_record
-from megatron.finetuning.tasks import TRAIN, Task
+from megatron.finetuning.sweep import (
+    SweepRun,
+    is_done,
+    read_sweep_run,
+    shared_settings,
+    write_sweep_run,
+)
+from megatron.finetuning.tasks import TRAIN, GlueTask
 from megatron.finetuning.training import FinetuningConfig
 from tools import finetune_bert
 
@@ -62,7 +68,7 @@ MAX_LENGTH = 64
 
 
 def train_ours(options: argparse.Namespace, setting: Setting, seed: int) -> None:
-    """Nothing; the run's file is written, unless it is there."""
+    """Write the run's file, unless it is there."""
     flags = {
         "checkpoint": options.model,
         "data": options.data,
@@ -84,20 +90,20 @@ def train_ours(options: argparse.Namespace, setting: Setting, seed: int) -> None
 
 
 def train_peer(options: argparse.Namespace, setting: Setting, seed: int) -> None:
-    """Nothing; the run's file is written, unless it is there."""
+    """Write the run's file, unless it is there."""
     # Only the peer pays for the import.
     from benchmarks.glue_trainer import finetune_with_trainer  # noqa: PLC0415
 
     config = FinetuningConfig(
         epochs=setting.epochs, max_length=MAX_LENGTH, dropout=0.0, bf16=options.bf16
     )
-    settings = describe(
+    settings = shared_settings(
         config,
         model=_digest(options.model),
         max_train_examples=setting.max_train_examples,
     )
     task, sets = read_task(options.data, setting.task)
-    run = Run(task.name, LEARNING_RATE, seed)
+    run = SweepRun(task.name, LEARNING_RATE, seed)
     if is_done(run, options.output / PEER, settings):
         return
     started = time.monotonic()
@@ -109,7 +115,7 @@ def train_peer(options: argparse.Namespace, setting: Setting, seed: int) -> None
         "num_examples": {name: len(examples.first) for name, examples in sets.items()},
         "seconds": round(time.monotonic() - started, 1),
     }
-    write_record(run, options.output / PEER, settings, found)
+    write_sweep_run(run, options.output / PEER, settings, found)
 
 
 def _digest(model_folder: Path) -> str:
@@ -123,7 +129,7 @@ def _digest(model_folder: Path) -> str:
 def scores_of(output: Path, side: str, setting: Setting) -> dict[int, dict[str, float]]:
     """Seed -> metrics after the last epoch, of the finished runs."""
     folder = output / side / setting.task
-    records = [read_record(path) for path in sorted(folder.glob(f"lr{LEARNING_RATE:g}_seed*"))]
+    records = [read_sweep_run(path) for path in sorted(folder.glob(f"lr{LEARNING_RATE:g}_seed*"))]
     return {
         record["seed"]: next(iter(record["epochs"][-1].values()))
         for record in records
@@ -132,7 +138,7 @@ def scores_of(output: Path, side: str, setting: Setting) -> dict[int, dict[str, 
 
 
 def compare(
-    setting: Setting, task: Task, dev: Examples, found: dict[str, dict[int, dict[str, float]]]
+    setting: Setting, task: GlueTask, dev: Examples, found: dict[str, dict[int, dict[str, float]]]
 ) -> dict[str, Any]:
     """The figures of one task over the seeds that both sides have finished."""
     seeds = sorted(found[OURS].keys() & found[PEER].keys())

@@ -17,8 +17,8 @@ from torch.utils.data import Sampler
 from megatron.finetuning.classifier import BertClassifier, read_bert
 from megatron.finetuning.data import Examples
 from megatron.finetuning.metrics import METRICS
-from megatron.finetuning.sweep import Run
-from megatron.finetuning.tasks import TRAIN, Task
+from megatron.finetuning.sweep import SweepRun
+from megatron.finetuning.tasks import TRAIN, GlueTask
 from megatron.finetuning.training import FinetuningConfig, epoch_order
 
 
@@ -52,10 +52,10 @@ class OrderedTrainer(transformers.Trainer):
 
 def finetune_with_trainer(
     model_folder: Path,
-    task: Task,
+    task: GlueTask,
     sets: dict[str, Examples],
     config: FinetuningConfig,
-    run: Run,
+    run: SweepRun,
     *,
     device: str,
 ) -> list[dict[str, dict[str, float]]]:

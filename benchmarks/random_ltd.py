@@ -67,7 +67,7 @@ class Trainer:
         return loss.detach()
 
     def step(self) -> None:
-        """Nothing; the model is trained by one step."""
+        """Train the model by one step."""
         self.gradients()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

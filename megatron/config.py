@@ -31,11 +31,7 @@ GUARDED_SETTINGS: tuple[GuardedSetting, ...] = get_args(GuardedSetting)
 
 
 def require(condition: bool, field: str, value: object, rule: str) -> None:
-    """Nothing, if `condition` holds.
-
-    Raises:
-        ValueError: with the flag, its value and the rule, if it does not.
-    """
+    """Raise ValueError, with the flag, its value and the rule, unless `condition` holds."""
     if not condition:
         flag = "--" + field.replace("_", "-")
         raise ValueError(f"{flag} is {value!r}: {rule}")

@@ -12,13 +12,14 @@ sets; no test file is read.
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from megatron.arguments import command_parser
+from megatron.command import run_command
 from megatron.conversion.model import Model
 from megatron.finetuning.classifier import read_bert
 from megatron.finetuning.data import HUB, read_task
@@ -26,13 +27,13 @@ from megatron.finetuning.inputs import make_rows
 from megatron.finetuning.sweep import (
     PUBLISHED_LEARNING_RATES,
     PUBLISHED_SEEDS,
-    Run,
-    describe,
+    SweepRun,
     execute,
     is_done,
-    read_record,
+    read_sweep_run,
+    shared_settings,
     table,
-    write_record,
+    write_sweep_run,
 )
 from megatron.finetuning.tasks import GLUE, task_named
 from megatron.finetuning.training import FinetuningConfig
@@ -40,11 +41,7 @@ from megatron.finetuning.training import FinetuningConfig
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__)
     add, config = parser.add_argument, FinetuningConfig()
     add("--checkpoint", type=Path, metavar="FOLDER", help="the pretrained BERT")
     add("--tokenizer-file", type=Path, metavar="FILE", help="tokenizer.json, if not with the model")
@@ -83,7 +80,7 @@ def sweep(arguments: argparse.Namespace) -> None:
     tasks = [task_named(name.strip()).name for name in arguments.tasks.split(",")]
     rates = [float(rate) for rate in arguments.learning_rates.split(",")]
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    runs = [Run(task, rate, seed) for task in tasks for rate in rates for seed in seeds]
+    runs = [SweepRun(task, rate, seed) for task in tasks for rate in rates for seed in seeds]
     if not 0 <= arguments.worker_id < arguments.num_workers:
         raise ValueError(f"--worker-id is {arguments.worker_id}: must be 0 to --num-workers - 1")
     mine = runs[arguments.worker_id :: arguments.num_workers]
@@ -94,7 +91,7 @@ def sweep(arguments: argparse.Namespace) -> None:
             f" {model.config.max_position_embeddings} positions"
         )
     random_ltd = json.loads(arguments.random_ltd.read_text()) if arguments.random_ltd else None
-    settings = describe(
+    settings = shared_settings(
         config,
         model=_identity(model),
         random_ltd=random_ltd,
@@ -127,7 +124,7 @@ def sweep(arguments: argparse.Namespace) -> None:
                     random_ltd=random_ltd,
                     report=report,
                 )
-            write_record(run, arguments.output, settings, found_scores)
+            write_sweep_run(run, arguments.output, settings, found_scores)
             print(
                 f"{run.path(arguments.output)}: {json.dumps(found_scores['epochs'][-1])}",
                 flush=True,
@@ -136,7 +133,7 @@ def sweep(arguments: argparse.Namespace) -> None:
 
 def print_table(output: Path) -> None:
     """Prints the table of the runs in a folder."""
-    print(table(read_record(path) for path in sorted(output.glob("*/lr*_seed*.json"))))
+    print(table(read_sweep_run(path) for path in sorted(output.glob("*/lr*_seed*.json"))))
 
 
 def _identity(model: Model) -> str:
@@ -152,17 +149,16 @@ def _joined(values: Sequence[float]) -> str:
     return ",".join(f"{value:g}" for value in values)
 
 
+def sweep_and_print(arguments: argparse.Namespace) -> None:
+    """Run the sweep and print its table, or the table alone."""
+    if not arguments.table:
+        sweep(arguments)
+    print_table(arguments.output)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a sweep, 1 after an error."""
-    arguments = parse_arguments(argv)
-    try:
-        if not arguments.table:
-            sweep(arguments)
-        print_table(arguments.output)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(lambda: sweep_and_print(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

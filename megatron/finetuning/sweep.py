@@ -5,7 +5,6 @@ OUTPUT/<task>/lr2e-05_seed1234.json    one run: settings, scores of each epoch, 
 
 import dataclasses
 import json
-import os
 import statistics
 import time
 from collections import defaultdict
@@ -16,11 +15,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from data_efficiency import files
 from megatron.conversion.model import Model
 from megatron.finetuning.classifier import BertClassifier
 from megatron.finetuning.data import Examples
-from megatron.finetuning.inputs import Rows
-from megatron.finetuning.tasks import GLUE, Task
+from megatron.finetuning.inputs import InputRows
+from megatron.finetuning.tasks import GLUE, GlueTask
 from megatron.finetuning.training import FinetuningConfig, finetune
 
 FORMAT = "finetuning"
@@ -28,10 +28,10 @@ VERSION = 1
 PUBLISHED_SEEDS = (1234, 1235, 1236, 1237, 1238)
 PUBLISHED_LEARNING_RATES = (2e-5, 3e-5, 4e-5, 5e-5)
 
-Sets = Mapping[str, tuple[Rows, Examples]]
+Sets = Mapping[str, tuple[InputRows, Examples]]
 
 
-class Run(NamedTuple):
+class SweepRun(NamedTuple):
     """One entry of the sweep."""
 
     task: str
@@ -43,7 +43,7 @@ class Run(NamedTuple):
         return output / self.task / f"lr{self.learning_rate:g}_seed{self.seed}.json"
 
 
-def is_done(run: Run, output: Path, settings: Mapping[str, Any]) -> bool:
+def is_done(run: SweepRun, output: Path, settings: Mapping[str, Any]) -> bool:
     """Whether the run's file is there.
 
     Raises:
@@ -52,7 +52,7 @@ def is_done(run: Run, output: Path, settings: Mapping[str, Any]) -> bool:
     path = run.path(output)
     if not path.is_file():
         return False
-    found = read_record(path)["settings"]
+    found = read_sweep_run(path)["settings"]
     other = [name for name in settings if found.get(name) != settings[name]]
     if other:
         raise ValueError(
@@ -63,8 +63,8 @@ def is_done(run: Run, output: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def execute(
-    run: Run,
-    task: Task,
+    run: SweepRun,
+    task: GlueTask,
     sets: Sets,
     model: Model,
     config: FinetuningConfig,
@@ -101,19 +101,17 @@ def execute(
     }
 
 
-def write_record(
-    run: Run, output: Path, settings: Mapping[str, Any], found: Mapping[str, Any]
+def write_sweep_run(
+    run: SweepRun, output: Path, settings: Mapping[str, Any], found: Mapping[str, Any]
 ) -> None:
-    """Writes a run's file; it appears whole or not at all."""
-    path = run.path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a run's file."""
     record = {"format": FORMAT, "version": VERSION, **run._asdict(), **found}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(record | {"settings": dict(settings)}, indent=1) + "\n")
-    os.replace(partial, path)
+    files.write_file(
+        run.path(output), json.dumps(record | {"settings": dict(settings)}, indent=1) + "\n"
+    )
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_sweep_run(path: Path) -> dict[str, Any]:
     """A run's file.
 
     Raises:
@@ -128,7 +126,7 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def describe(config: FinetuningConfig, **more: Any) -> dict[str, Any]:
+def shared_settings(config: FinetuningConfig, **more: Any) -> dict[str, Any]:
     """What two runs of one sweep have in common, as plain JSON data."""
     return {**asdict(config), **more}
 

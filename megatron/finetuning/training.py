@@ -13,9 +13,9 @@ from data_efficiency import LearningRate, convert_to_random_ltd
 from megatron.config import require
 from megatron.finetuning.classifier import BertClassifier
 from megatron.finetuning.data import Examples
-from megatron.finetuning.inputs import Rows, make_batch
+from megatron.finetuning.inputs import InputRows, make_batch
 from megatron.finetuning.metrics import METRICS, Values
-from megatron.finetuning.tasks import TRAIN, Task
+from megatron.finetuning.tasks import TRAIN, GlueTask
 from megatron.model.transformer import TransformerLayer
 
 _EVALUATION_ROWS = 64
@@ -52,8 +52,8 @@ class FinetuningConfig:
 
 def finetune(
     model: BertClassifier,
-    task: Task,
-    sets: Mapping[str, tuple[Rows, Examples]],
+    task: GlueTask,
+    sets: Mapping[str, tuple[InputRows, Examples]],
     config: FinetuningConfig,
     *,
     seed: int,
@@ -106,7 +106,7 @@ def finetune(
             step += 1
             report(step, num_steps, loss)
         scores.append(
-            {name: evaluate(model, task, *sets[name], bf16=config.bf16) for name in task.dev_sets}
+            {name: dev_scores(model, task, *sets[name], bf16=config.bf16) for name in task.dev_sets}
         )
     return scores
 
@@ -117,8 +117,13 @@ def epoch_order(num_examples: int, seed: int, epoch: int) -> npt.NDArray[np.int6
 
 
 @torch.inference_mode()
-def evaluate(
-    model: BertClassifier, task: Task, rows: Rows, examples: Examples, *, bf16: bool = False
+def dev_scores(
+    model: BertClassifier,
+    task: GlueTask,
+    rows: InputRows,
+    examples: Examples,
+    *,
+    bf16: bool = False,
 ) -> dict[str, float]:
     """Metric -> value x 100 over all rows, which are read in the order of their lengths."""
     model.eval()
@@ -137,8 +142,8 @@ def evaluate(
 
 def _backward(
     model: BertClassifier,
-    task: Task,
-    rows: Rows,
+    task: GlueTask,
+    rows: InputRows,
     labels: Values,
     chosen: npt.NDArray[np.int64],
     batch_size: int,

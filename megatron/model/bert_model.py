@@ -4,9 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from data_efficiency import IGNORED_LABEL
 from megatron.config import ModelConfig, require
 from megatron.model.language_model import LanguageModel, check_ids, initialize_weights
-from megatron.model.output_loss import IGNORED_LABEL, linear_cross_entropy_sum
+from megatron.model.output_loss import linear_cross_entropy_sum
 from megatron.model.transformer import gelu, make_norm
 
 

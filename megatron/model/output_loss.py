@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-IGNORED_LABEL = -100
+from data_efficiency import IGNORED_LABEL
+
 _CHUNK_LOGITS = 2**23
 """Logits in memory at once, where that leaves each chunk enough tokens for fast matrix products. Small
 chunks lose time where the threads of an operator wait for each other on a busy machine."""

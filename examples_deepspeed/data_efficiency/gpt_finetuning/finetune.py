@@ -20,7 +20,13 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from data_efficiency import ConfigError, convert_to_random_ltd, initialize, known_layer_class
+from data_efficiency import (
+    IGNORED_LABEL,
+    ConfigError,
+    convert_to_random_ltd,
+    initialize,
+    known_layer_class,
+)
 from examples_deepspeed.data_efficiency.finetuning.clocks import Budget
 from examples_deepspeed.data_efficiency.finetuning.command_line import (
     add_run_flags,
@@ -33,7 +39,6 @@ from examples_deepspeed.data_efficiency.finetuning.run import is_finished, train
 from examples_deepspeed.data_efficiency.finetuning.saved_run import own_memory, wait_for_all
 from examples_deepspeed.data_efficiency.finetuning.task import Task
 from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import (
-    IGNORED_LABEL,
     TokenBlocks,
     make_blocks,
     read_splits,
@@ -146,7 +151,7 @@ def make_task(
 
 
 def export(engine: Any, folder: Path, source: str) -> None:
-    """Nothing; the model and the source's tokenizer in the folder load with transformers alone."""
+    """Write the model and the source's tokenizer so that transformers alone loads them."""
     weights = own_memory(engine.full_weights())
     if engine.global_rank == 0:
         engine.module.save_pretrained(folder, state_dict=weights)
@@ -155,7 +160,7 @@ def export(engine: Any, folder: Path, source: str) -> None:
 
 
 def run_seed(arguments: argparse.Namespace, blocks: dict[str, TokenBlocks], seed: int) -> None:
-    """Nothing; the results of one seed are in its folder."""
+    """Write the results of one seed into its folder."""
     num_layers = AutoConfig.from_pretrained(arguments.model).num_hidden_layers
     num_blocks, length = len(blocks["train"]), arguments.block_size
     budget = Budget(unit="consumed_token", amount=round(arguments.epochs * num_blocks * length))
@@ -190,7 +195,7 @@ def run_seed(arguments: argparse.Namespace, blocks: dict[str, TokenBlocks], seed
 
 
 def switch_dropout_off(model: torch.nn.Module) -> None:
-    """Nothing; the model drops no activations and no attention in training."""
+    """Let the model drop no activations and no attention in training."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

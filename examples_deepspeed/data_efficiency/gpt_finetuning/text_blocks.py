@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-IGNORED_LABEL = -100
+from data_efficiency import IGNORED_LABEL
+
 ROWS_PER_CALL = 1000
 
 

@@ -141,7 +141,7 @@ def image_recipe(
 
 
 def run_seed(arguments: argparse.Namespace, splits: ImageSplits, seed: int) -> None:
-    """Nothing; the results of one seed are in its folder."""
+    """Write the results of one seed into its folder."""
     torch.manual_seed(seed)
     model = load_model(
         arguments.model, class_names=splits.class_names, image_size=arguments.image_size

@@ -1,13 +1,13 @@
 import pytest
 
-from megatron.finetuning.sweep import Run, is_done, table, write_record
+from megatron.finetuning.sweep import SweepRun, is_done, table, write_sweep_run
 
-RUN = Run(task="RTE", learning_rate=2e-5, seed=1234)
+RUN = SweepRun(task="RTE", learning_rate=2e-5, seed=1234)
 
 
 def test_a_finished_run_is_known_by_its_file_and_settings(tmp_path):
     assert not is_done(RUN, tmp_path, {"epochs": 3})
-    write_record(RUN, tmp_path, {"epochs": 3}, {"epochs": [], "seconds": 1.0})
+    write_sweep_run(RUN, tmp_path, {"epochs": 3}, {"epochs": [], "seconds": 1.0})
     assert (tmp_path / "RTE" / "lr2e-05_seed1234.json").is_file()
     assert is_done(RUN, tmp_path, {"epochs": 3})
     assert not is_done(RUN._replace(seed=1235), tmp_path, {"epochs": 3})

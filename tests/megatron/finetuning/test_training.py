@@ -6,9 +6,9 @@ import torch
 
 from megatron.finetuning.classifier import BertClassifier, read_bert
 from megatron.finetuning.data import Examples, read_task
-from megatron.finetuning.inputs import Rows, make_rows
+from megatron.finetuning.inputs import InputRows, make_rows
 from megatron.finetuning.tasks import GLUE
-from megatron.finetuning.training import FinetuningConfig, evaluate, finetune
+from megatron.finetuning.training import FinetuningConfig, dev_scores, finetune
 from tests.megatron.finetuning.bert_task_data import RANDOM_LTD, save_bert_run, write_sentiment
 from tests.megatron.small_models import GPT2, make_gpt, make_tokenizer, save_run
 
@@ -69,7 +69,7 @@ def test_random_ltd_drops_tokens_in_training_only(prepared):
     dropped, scores = run(prepared, random_ltd=RANDOM_LTD)
     assert not torch.allclose(dropped.output_layer.weight, plain.output_layer.weight, atol=1e-3)
     _, task, sets = prepared
-    assert evaluate(dropped, task, *sets["dev"]) == scores[-1]["dev"]
+    assert dev_scores(dropped, task, *sets["dev"]) == scores[-1]["dev"]
     kept = dropped.random_ltd_scheduler.kept_length(31, 32)
     assert kept == 4
 
@@ -102,10 +102,12 @@ def test_evaluation_does_not_depend_on_the_order_of_rows(prepared):
     classifier = BertClassifier(model, 2, dropout=0.1, seed=0)
     rows, examples = sets["dev"]
     order = np.random.default_rng(0).permutation(len(rows.ids))
-    shuffled = Rows([rows.ids[i] for i in order], [rows.second_starts[i] for i in order], rows.pad)
+    shuffled = InputRows(
+        [rows.ids[i] for i in order], [rows.second_starts[i] for i in order], rows.pad
+    )
     first = [examples.first[i] for i in order]
-    other = evaluate(classifier, task, shuffled, Examples(first, None, examples.labels[order]))
-    assert other == evaluate(classifier, task, rows, examples)
+    other = dev_scores(classifier, task, shuffled, Examples(first, None, examples.labels[order]))
+    assert other == dev_scores(classifier, task, rows, examples)
 
 
 def test_bad_input(tmp_path):

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch._dynamo.utils import clear_compilation_metrics, get_compilation_metrics
 
+from data_efficiency import IGNORED_LABEL
 from megatron.model import output_loss
-from megatron.model.output_loss import IGNORED_LABEL, linear_cross_entropy_sum
+from megatron.model.output_loss import linear_cross_entropy_sum
 
 
 @pytest.fixture(autouse=True)
