@@ -35,7 +35,7 @@ from data_efficiency import convert_to_random_ltd
 from megatron.model.transformer import TransformerLayer
 
 _SECONDS = 40.0
-"""What one length may take, compiling included, for the budget; its kept shares share their code."""
+"""What the first length may take, compiling included, for the budget; kept shares share their code."""
 
 
 class DroppingSteps(OurSteps):
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = options.tokens or shape.step_tokens
     found = []
     for length in map(int, options.lengths.split(",")):
-        if not budget.allows(str(length), _SECONDS):
+        if not budget.allows(str(length), "length", _SECONDS):
             continue
         there = replace(shape, sequence_length=length, num_rows=max(1, tokens // length))
         try:

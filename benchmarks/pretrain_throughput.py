@@ -72,7 +72,7 @@ RUNS = {
 }
 """Name -> the flags that switch it on beside its JSON."""
 _SECONDS = 50.0
-"""What a run may take, compiling included, for the budget."""
+"""What the first run may take, compiling included, for the budget."""
 
 
 def command_line(
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_corpus(Path(folder) / "corpus", shape, options.steps)
         for name in options.runs.split(";"):
-            if budget.allows(name, _SECONDS):
+            if budget.allows(name, "run", _SECONDS):
                 result = measure(name, shape, Path(folder), options)
                 plain = results.get("plain", {}).get("tokens_per_second")
                 if plain and "error" not in result:
