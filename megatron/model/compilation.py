@@ -47,9 +47,9 @@ def compile_model(
         # Beyond its limit the compiler would go on uncompiled, with nothing but a warning.
         dynamo_config.recompile_limit = max(MOST_COMPILATIONS, dynamo_config.recompile_limit)
         dynamo_config.fail_on_recompile_limit_hit = True
-    layers: Any = model.layers
-    modules: Iterable[nn.Module] = (model,) if mode == "model" else layers
+    parts: Any = model
+    modules: Iterable[nn.Module] = (model,) if mode == "model" else parts.layers
     for module in modules:
         module.compile(backend=backend, dynamic=lengths == "dynamic")
     if hasattr(model, "compiles_loss"):
-        model.compiles_loss = True
+        parts.compiles_loss = True
