@@ -127,7 +127,7 @@ OUTSIDE_PACKAGES = {
     "transformers": (
         "benchmarks.glue_trainer",
         "benchmarks.generation",
-        "benchmarks.train_throughput",
+        "benchmarks.gpt_models",
         "data_efficiency.analysis.huggingface_model",
         "examples_deepspeed.data_efficiency",
         "megatron.conversion.hugging_face_folder",

@@ -14,6 +14,8 @@ from tests.json_sections import dropping_config
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
     pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
+    # It makes an object of a function's class to trace it.
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
     # A GPU's compiler advises to compute less exactly.
     pytest.mark.filterwarnings("ignore:TensorFloat32:UserWarning"),
 ]
