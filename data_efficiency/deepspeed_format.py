@@ -87,7 +87,6 @@ def write_rows(
     """Write `<prefix>.bin` and `<prefix>.idx`.
 
     Args:
-        prefix: path without the two endings.
         rows: at least one; the type of the numbers is the type in the file.
         is_merged: whether DeepSpeed makes this file by merging another (one entry more).
         generation: table of type codes: of DeepSpeed since 0.13.3, or before ("legacy").
@@ -162,10 +161,6 @@ def read_difficulties(folder: str | os.PathLike[str], metric: str) -> np.ndarray
     """The difficulty of each sample, integers [N], in the numbering of DeepSpeed's analysis.
 
     That is the numbering of the dataset it read, which Megatron-DeepSpeed had shuffled before.
-
-    Args:
-        folder: holds `<metric>_index_to_sample` and `<metric>_index_to_metric`.
-        metric: the metric's name.
 
     Raises:
         FileNotFoundError: if a file is missing.

@@ -20,7 +20,6 @@ class Progress:
     """Shows what is done, speed and time left.
 
     Args:
-        label: what is going on.
         total: how much there is to do; 0 if that is not known.
         unit: what is counted; bytes are shown as kB, MB and so on.
         say: where a line goes while there is no terminal.

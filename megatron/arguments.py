@@ -58,8 +58,6 @@ def make_parser(
     """A parser with one titled group of flags for each dataclass; abbreviations are refused.
 
     Args:
-        description: what `--help` begins with.
-        groups: the dataclasses.
         defaults: of some fields, instead of the dataclasses' own.
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)

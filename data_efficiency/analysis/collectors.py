@@ -45,7 +45,6 @@ def checked_cast(
         array: values, [N].
         dtype: integer or float dtype.
         numbers: number of the sample or element each value belongs to, [N].
-        description: what gave the values for what, for the error message.
 
     Raises:
         ValueError: naming the first value that is not finite or does not fit.

@@ -24,23 +24,13 @@ class DataAnalyzer:
     A run that was stopped or failed goes on where it was when it is started again.
 
     Args:
-        dataset: has `__len__` and `__getitem__`.
         num_workers: machines or jobs that share the work, each with a `DataAnalyzer` of its own.
         worker_id: which of them this is, 0..num_workers - 1.
-        num_threads: processes of this worker.
         num_threads_reduce: accepted for compatibility; reducing needs one process.
         specific_threads: accepted for compatibility; only what is missing is computed anyway.
-        batch_size: items a batch.
         metric_names: names, also of the folders.
-        metric_functions: one function for each name.
-        metric_types: one kind for each name.
         metric_dtypes: one numpy or PyTorch dtype, integer or float, for each name.
-        save_path: folder of the results.
         collate_fn: makes a batch from a list of items. Not given: PyTorch's default.
-        custom_map_init: not supported, like the three below.
-        custom_map_update: see there.
-        custom_map_finalize: see there.
-        custom_reduce: see there.
         sample_indices: number of the sample that item i is, a permutation of 0..N-1, for a dataset
             that is shuffled already. Not given: i.
         max_distinct_values: store at most so many distinct difficulties of each metric, see

@@ -99,7 +99,6 @@ class ItemReader:
     """Reads the items of any dataset with `__len__` and `__getitem__`, batch by batch.
 
     Args:
-        dataset: the dataset; item i is sample i.
         batch_size: items a batch; the last batch of a shard may be smaller.
         collate_fn: makes a batch from a list of items. Not given: PyTorch's default.
     """

@@ -59,10 +59,7 @@ def metric_named(
     """The metric of a name, or of a function of your own named `package.module:function`.
 
     Args:
-        name: one of `METRICS`, or a function.
-        dataset: what will be analyzed.
         save_path: folder of the results; `NEEDS_FREQUENCY` need `total_vocab_freq` there.
-        settings: see there.
 
     Raises:
         ValueError: if there is no such metric, or a setting that it needs is missing.
@@ -100,12 +97,7 @@ def analyze(
 
     Args:
         dataset: has `token_spans`, or items for an own function that reads them.
-        name: see `metric_named`.
-        save_path: folder of the results.
-        settings: see `MetricSettings`.
-        num_processes: processes on this machine.
         max_distinct_values: see `DifficultyIndex.write`.
-        overwrite: compute it anew even if it is there.
 
     Raises:
         ValueError: if something is not right, or the result there is of other data or settings.

@@ -40,8 +40,6 @@ class MeanTokenLoss:
     """Mean cross entropy of each sample's tokens after its first, given those before.
 
     Args:
-        load_model: gives the model, on a device.
-        device: where it runs, such as "cpu", "cuda" or "cuda:1".
         dtype: "float32", or "bfloat16" for matrix products in bfloat16 (autocast).
         tokens_per_forward: samples of similar length go through the model together, up to so many
             tokens with padding.
@@ -139,11 +137,7 @@ def reference_loss(
     The last bits depend on the device and on the number of threads.
 
     Args:
-        load_model: gives the model, on a device.
         identity: plain JSON data that says which model it is, such as its checksum.
-        device: see `MeanTokenLoss`, also for the other two.
-        dtype: see there.
-        tokens_per_forward: see there.
     """
     function = MeanTokenLoss(
         load_model, device=device, dtype=dtype, tokens_per_forward=tokens_per_forward

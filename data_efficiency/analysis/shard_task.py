@@ -11,13 +11,7 @@ from data_efficiency.analysis.shards import ShardFolder
 
 
 class ShardTask:
-    """A task for executors: computes and stores the shards of some metrics.
-
-    Args:
-        reader: reads the dataset.
-        metrics: by name.
-        folders: where the shards of each metric go, by its name.
-    """
+    """A task for executors: computes and stores the shards of some metrics."""
 
     def __init__(
         self,

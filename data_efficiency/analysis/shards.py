@@ -25,7 +25,6 @@ class ShardFolder:
     check and is computed again.
 
     Args:
-        path: the folder.
         bounds: shard i holds the samples bounds[i]..bounds[i + 1] - 1.
         origin: plain JSON data that the numbers depend on, the same for all shards.
     """

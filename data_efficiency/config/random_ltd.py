@@ -91,10 +91,6 @@ class LayerTokenLRKeys:
 def read_random_ltd(section: Section, seed: int) -> RandomLTDConfig | None:
     """The parsed section; None if it is off.
 
-    Args:
-        section: `data_efficiency.data_routing.random_ltd`.
-        seed: of the subsets.
-
     Raises:
         ConfigError: for anything not understood.
     """

@@ -39,7 +39,6 @@ def convert_to_random_ltd(
 
     Args:
         model_or_engine: a module, a wrapper with the module as attribute `module`, or an engine.
-        layer_class: class of the transformer layers.
         config: random-LTD settings, the parsed configuration, the JSON object or its path. An
             engine has its own.
         interface: how the layers are called, for a class that is not among the presets and has more

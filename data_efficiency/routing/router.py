@@ -94,7 +94,6 @@ class Router(PublishedRouterNames):
         Args:
             num_rows: as far as the model's arguments tell.
             sequence_length: likewise; 0 where they do not. The first layer may correct both.
-            device: where the subsets lie.
 
         Raises:
             RuntimeError: if `set_position` was not called since the last training forward.

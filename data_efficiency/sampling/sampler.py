@@ -84,8 +84,6 @@ class CurriculumSampler:
         config: the `data_efficiency` section; None samples uniformly.
         micro_batch_size: rows of one forward pass on one rank.
         gradient_accumulation_steps: micro-batches of a step on one rank.
-        data_parallel_rank: this rank, 0 <= rank < size.
-        data_parallel_size: ranks that share the global batch.
         drop_last: leave out the last global batch if the dataset's passes do not fill it; otherwise
             it is filled up from the next pass. Batches are always whole.
 

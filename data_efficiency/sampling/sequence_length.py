@@ -26,7 +26,6 @@ def shape_after(
     """Rows and positions of a micro-batch after the declared actions, but for its padding.
 
     Args:
-        plans: of the configuration.
         difficulties: what their schedules accept at the step.
         num_rows: rows of the micro-batch as it is read.
         length: positions of a row as it is read.

@@ -64,10 +64,8 @@ def save_checkpoint(
 
     Args:
         run: folder of the run; nobody else may be saving there.
-        step: finished steps.
         weights: by their plain names.
         optimizer_state: by `<weight>.<name of the state>`.
-        state: plain JSON data.
         keep_last: this many checkpoints up to this step are kept, older ones removed; 0 keeps all.
 
     Raises:
@@ -184,10 +182,6 @@ def verify(checkpoint: Path) -> None:
 
 def read_state(checkpoint: Path, *, verified: bool = False) -> dict[str, Any]:
     """The JSON state of a checkpoint, after checking sizes and checksums of all its files.
-
-    Args:
-        checkpoint: its folder.
-        verified: whether they were checked before.
 
     Raises:
         FileNotFoundError: if a file is missing.

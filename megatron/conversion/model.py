@@ -123,7 +123,6 @@ def save_as_ours(
     """What was written to a new run of ours with one checkpoint, of step 0.
 
     Args:
-        model: settings and weights.
         output: folder of the run; `tokenizer.json` is put beside the checkpoint.
         tokenizer: the model's, None to leave it out.
         compare_with: Hugging Face folder that must give the same logits.

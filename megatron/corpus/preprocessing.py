@@ -156,8 +156,6 @@ def encode_documents(
     """Tokens of the documents that are not empty.
 
     Args:
-        tokenizer: makes the tokens.
-        texts: a document each.
         eod: closes each document, where one is given.
         splitter: makes the sentences of a document its sequences; without it a document is one.
     """

@@ -160,7 +160,6 @@ def read_blocks(sources: Sequence[SourceFile], keys: Sequence[str] = ()) -> Iter
     """Blocks of all files in order; holds one block in memory, or one text file.
 
     Args:
-        sources: the files.
         keys: columns to read of a table; the same must be asked of `texts_of`.
 
     Raises:

@@ -36,13 +36,6 @@ def verify_corpus(
     tokenizer, the model of sentences, the number of documents in the input, and a fixed random choice
     of documents.
 
-    Args:
-        prefix: path of the corpus.
-        sources: the input.
-        tokenizer: of the corpus.
-        splitter: of a corpus of sentences.
-        num_sampled_documents: how many to tokenize again.
-
     Raises:
         ValueError: naming the first thing that is wrong.
         FileNotFoundError: if a file of the corpus or the sidecar is missing.

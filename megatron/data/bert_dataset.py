@@ -104,9 +104,7 @@ class BertDataset:
 
     Args:
         prefix: path of the corpus without `.bin` and `.idx`.
-        settings: see there.
         split_name: "train", "valid" or "test".
-        split: proportions by document.
         vocabulary: of the tokenizer; None: what the corpus's sidecar says.
 
     Attributes:

@@ -168,9 +168,6 @@ def open_gpt_dataset(
 
     Args:
         data_path: one path, or weights and paths in turn: W1 PATH1 W2 PATH2.
-        split_name: "train", "valid" or "test".
-        split: proportions by document, of each corpus.
-        sequence_length: positions of a sample.
 
     Raises:
         ValueError: for weights and paths that are not in turn, and as `GPTDataset`.

@@ -10,12 +10,6 @@ def check_vocabulary(
 ) -> None:
     """Raise ValueError unless the model has an entry for each token and the tokenizer is the corpus's.
 
-    Args:
-        dataset: of the corpus.
-        data: the settings, for messages.
-        vocab_size: entries of the model's vocabulary.
-        tokenizer: None: there is nothing to compare.
-
     Raises:
         ValueError: for a model with too few entries, or another tokenizer.
     """

@@ -43,11 +43,7 @@ class HarnessModel(TemplateLM):
 
     Args:
         checkpoint: a run, or one of its checkpoints.
-        tokenizer_file: of the model; the one found with the checkpoint if not given.
-        vocab_file: with `merge_file`, GPT-2's two files instead.
-        merge_file: see `vocab_file`.
         dtype: "float32" or "bfloat16".
-        batch_size: requests computed together.
         device: such as "cpu" or "cuda:0"; the process's own accelerator if not given.
         max_length: longest sequence, in tokens; the model's if not given.
 
@@ -261,10 +257,8 @@ def evaluate_tasks(
     """What lm-eval found: `results`, `versions`, `n-samples`, ...; None on all but the first process.
 
     Args:
-        model: the model.
         tasks: names that lm-eval knows, or that `task_folder` adds.
         num_fewshot: solved examples before each question; None as each task says.
-        task_folder: more task files.
         only_task_folder: leave lm-eval's own out: reading their thousands of files takes a while.
         limit: only the first documents of each task.
         log_samples: keep what was asked and answered, under `samples`.

@@ -90,11 +90,6 @@ LOCAL_TASKS = tuple(_TASKS)
 def write_task_files(data_folder: Path, target: Path, tasks: Iterable[str] = LOCAL_TASKS) -> None:
     """Writes a YAML file for each task into a folder, for lm-eval's `include_path`.
 
-    Args:
-        data_folder: holds the JSON lines.
-        target: gets the task files; made if it is not there.
-        tasks: names of `LOCAL_TASKS`.
-
     Raises:
         FileNotFoundError: if the data folder, or the file of a task, is not there.
     """

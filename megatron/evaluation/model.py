@@ -30,12 +30,6 @@ def load_for_evaluation(
 ) -> tuple[GPTModel, Tokenizer]:
     """The GPT of a run, or of one of its checkpoints, without dropout, and its tokenizer.
 
-    Args:
-        folder: the run or the checkpoint.
-        dtype: "float32" or "bfloat16".
-        device: the CPU if not given.
-        tokenizer: by default the one found with the model.
-
     Raises:
         FileNotFoundError: if there is no checkpoint, or no tokenizer.
         ValueError: if it is no GPT, or the tokenizer is of another model.

@@ -12,7 +12,6 @@ class SelfAttention(nn.Module):
     """Self-attention; one matrix product makes queries, keys and values.
 
     Args:
-        config: shape and numerics.
         causal: whether, without a mask, each token looks only at itself and the tokens before it.
     """
 
@@ -46,7 +45,6 @@ class SelfAttention(nn.Module):
                 (third axis) may look at a key (fourth axis); it replaces the causal rule. None:
                 the causal rule, or all tokens where there is none.
             rotary_cos: [batch or 1, sequence, head_size], or None without rotary positions.
-            rotary_sin: as `rotary_cos`.
         """
         batch_size, sequence_length, _ = hidden_states.shape
         heads = self.query_key_value(hidden_states)

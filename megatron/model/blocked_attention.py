@@ -22,8 +22,6 @@ def blocked_causal_attention(
 
     Args:
         query: [batch, heads, sequence, head_size], any floating dtype.
-        key: as `query`.
-        value: as `query`.
 
     Returns:
         Shape and dtype of `query`, laid out as [batch, sequence, heads, head_size]. In bfloat16 the

@@ -19,7 +19,6 @@ class CachedDecoder:
 
     Args:
         model: in evaluation; its weights are used, not copied.
-        batch_size: sequences.
         max_length: positions to make room for, padding included.
         num_padding: int64 [batch], positions at the start of each sequence that are not part of it;
             None for no padding.

@@ -47,10 +47,8 @@ def make_adamw(
     """AdamW with decoupled weight decay, whatever computes it.
 
     Args:
-        groups: parameter groups with their weight decay.
         implementation: "fused" and "foreach" are PyTorch's, "apex" is apex's FusedAdam; "auto" is
             "fused", which is always there.
-        settings: `lr`, `betas` and `eps`.
 
     Raises:
         ValueError: if apex is asked for and not there.

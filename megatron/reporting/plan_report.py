@@ -26,7 +26,6 @@ def format_plan(plan: RunPlan, num_rows: int = 20) -> str:
     """Evenly spread steps as a table, and totals beside those of the baseline.
 
     Args:
-        plan: the run.
         num_rows: steps to show, the first and the last among them.
     """
     titles = ["pool", "% of data", "length", "kept", "tokens", "FLOPs", "all tokens"]

@@ -66,7 +66,6 @@ class RunLogger:
     """Writer of one run's log, and of TensorBoard scalars where asked.
 
     Args:
-        folder: The run's folder; made where missing.
         tensorboard: Also write scalars below `<folder>/tensorboard`, one sub-folder for each of
             step, corpus tokens and effective tokens as the horizontal axis.
         resume_step: Step of the checkpoint the run continues from: later lines are cut off. None

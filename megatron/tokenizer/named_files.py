@@ -26,7 +26,6 @@ def add_tokenizer_flags(parser: Any, *, otherwise: str = "") -> None:
     """Add the flags that name a tokenizer's files to a parser of argparse, or to a group of it.
 
     Args:
-        parser: the parser.
         otherwise: which tokenizer is taken without them, words of the help text.
     """
     add = parser.add_argument

@@ -25,12 +25,7 @@ StrPath = str | os.PathLike[str]
 
 
 class Tokenizer:
-    """Encoder and decoder around one Hugging Face tokenizer.
-
-    Args:
-        backend: the tokenizer itself.
-        origin: where it comes from, for error messages.
-    """
+    """Encoder and decoder around one Hugging Face tokenizer."""
 
     def __init__(self, backend: tokenizers.Tokenizer, origin: str) -> None:
         self._backend = backend

@@ -19,7 +19,6 @@ def build_tokenizer(
     """A tokenizer from a Hugging Face `tokenizer.json`, GPT-2's two files, or BERT's `vocab.txt`.
 
     Args:
-        tokenizer_file: `tokenizer.json`.
         vocab_file: GPT-2's `vocab.json` (`encoder.json`): token -> id; or, alone, BERT's `vocab.txt`:
             a WordPiece token a line. It is cased if an entry has an upper-case letter.
         merge_file: GPT-2's `merges.txt` (`vocab.bpe`): one merge a line, best first.

@@ -45,7 +45,6 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, *, is_cased: bool = F
     Args:
         texts: the documents; read twice, so not an iterator.
         vocab_size: entries wanted, BERT's five control tokens included. Little text may give fewer.
-        is_cased: whether upper case and accents are kept.
 
     Raises:
         ValueError: if `vocab_size` is below 64.
