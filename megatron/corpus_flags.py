@@ -18,32 +18,29 @@ AnyDataset = GPTDataset | BertDataset | BlendedDataset
 def add_corpus_flags(parser: Any, *, is_required: bool) -> None:
     """Adds the flags that name a dataset to a parser of argparse."""
     corpus = parser.add_argument_group("corpus")
-    corpus.add_argument(
+    add = corpus.add_argument
+    add(
         "--data-path",
         required=is_required,
         nargs="+",
         metavar="PREFIX",
         help="without .bin and .idx; of a blend, as in training: W1 PREFIX1 W2 PREFIX2",
     )
-    corpus.add_argument(
+    add(
         "--data-type",
         choices=["gpt", "bert"],
         default="gpt",
         help="how samples are made of it: windows of running text, or pairs of segments (gpt)",
     )
-    corpus.add_argument(
-        "--split", default=DataConfig.split, metavar="A,B,C", help="train, valid, test"
-    )
-    corpus.add_argument("--seq-length", type=int, required=is_required, metavar="N")
-    corpus.add_argument(
+    add("--split", default=DataConfig.split, metavar="A,B,C", help="train, valid, test")
+    add("--seq-length", type=int, required=is_required, metavar="N")
+    add(
         "--short-seq-prob",
         type=float,
         metavar="P",
         help=f"bert: as in training ({BertSettings.short_seq_prob})",
     )
-    corpus.add_argument(
-        "--sample-seed", type=int, metavar="N", help=f"bert: as in training ({BertSettings.seed})"
-    )
+    add("--sample-seed", type=int, metavar="N", help=f"bert: as in training ({BertSettings.seed})")
     add_tokenizer_flags(corpus, otherwise="else the corpus's own, beside it or in the folder above")
 
 

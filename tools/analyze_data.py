@@ -36,11 +36,7 @@ from data_efficiency.analysis.summary import (
 from data_efficiency.deepspeed_format import export_index
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.launcher import worker_of_launcher
-from megatron.checkpoint.model import (
-    checkpoint_in,
-    identity_of_checkpoint,
-    load_reference_model,
-)
+from megatron.checkpoint.model import checkpoint_in, identity_of_checkpoint, load_reference_model
 from megatron.command import run_command
 from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of_corpus
 
@@ -103,77 +99,72 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
 def _add_metric_flags(parser: ArgumentParser) -> None:
     """Adds the flags that name a metric and what it needs."""
     parser.add_argument("--save", required=True, metavar="DIR", help="folder of the results")
-    metric = parser.add_argument_group("metric")
-    metric.add_argument(
+    add = parser.add_argument_group("metric").add_argument
+    add(
         "--metric",
         default="vocab_rarity",
         metavar="NAME",
         help=f"{', '.join(METRICS)}, or your own package.module:function (vocab_rarity)",
     )
-    metric.add_argument(
+    add(
         "--vocab-size",
         type=int,
         metavar="N",
         help="rarity: entries of the vocabulary (what the corpus says)",
     )
-    metric.add_argument(
+    add(
         "--model",
         metavar="DIR",
         help="reference_loss: a run or checkpoint of ours, or a Hugging Face model's folder",
     )
-    metric.add_argument("--device", default="cpu", help="reference_loss: where the model runs")
-    metric.add_argument("--model-dtype", choices=["float32", "bfloat16"], default="float32")
-    metric.add_argument(
-        "--kind", choices=KINDS, default=KINDS[0], help="own function: what it gives"
-    )
-    metric.add_argument("--dtype", default="float64", help="own function: type of its numbers")
-    metric.add_argument(
+    add("--device", default="cpu", help="reference_loss: where the model runs")
+    add("--model-dtype", choices=["float32", "bfloat16"], default="float32")
+    add("--kind", choices=KINDS, default=KINDS[0], help="own function: what it gives")
+    add("--dtype", default="float64", help="own function: type of its numbers")
+    add(
         "--reads",
         choices=["token_spans", "items"],
         default="token_spans",
         help="own function: a TokenBatch, or a batch of the dataset's items",
     )
-    metric.add_argument(
-        "--batch-size", type=int, default=256, metavar="N", help="own function: items a batch"
-    )
+    add("--batch-size", type=int, default=256, metavar="N", help="own function: items a batch")
 
 
 def _add_import_flags(parser: ArgumentParser) -> None:
     """Adds the flags of `import`."""
-    parser.add_argument("--format", choices=["deepspeed", "scores"], required=True)
-    parser.add_argument(
+    add = parser.add_argument
+    add("--format", choices=["deepspeed", "scores"], required=True)
+    add(
         "--input",
         nargs="+",
         required=True,
         metavar="PATH",
         help="deepspeed: the metric's folder; scores: .npy, .parquet, .jsonl, .jsonl.gz, folders",
     )
-    parser.add_argument("--metric", required=True, metavar="NAME", help="name of the metric")
-    parser.add_argument("--save", required=True, metavar="DIR", help="the index becomes DIR/NAME")
-    parser.add_argument("--overwrite", action="store_true", help="replace an index that is there")
-    parser.add_argument(
-        "--field", metavar="KEY.KEY", help="scores: column or JSON keys, such as metadata.score"
-    )
-    parser.add_argument(
+    add("--metric", required=True, metavar="NAME", help="name of the metric")
+    add("--save", required=True, metavar="DIR", help="the index becomes DIR/NAME")
+    add("--overwrite", action="store_true", help="replace an index that is there")
+    add("--field", metavar="KEY.KEY", help="scores: column or JSON keys, such as metadata.score")
+    add(
         "--scores-of",
         choices=["samples", "documents"],
         default="samples",
         help="scores: one for each sample, or for each document of the corpus, of which a sample "
         "gets the mean over its tokens",
     )
-    order = parser.add_mutually_exclusive_group()
-    order.add_argument(
+    order = parser.add_mutually_exclusive_group().add_argument
+    order(
         "--shuffle-index",
         metavar="FILE.npy",
         help="deepspeed: which sample each item of the analyzed dataset was",
     )
-    order.add_argument(
+    order(
         "--trust-order",
         action="store_true",
         help="deepspeed: the analyzed dataset was not shuffled",
     )
     add_corpus_flags(parser, is_required=False)
-    parser.add_argument(
+    add(
         "--dataset-class",
         metavar="NAME",
         help="instead of a corpus: class of the dataset that will be trained on",
