@@ -146,15 +146,10 @@ def export_index(
 
         write("sample_to_metric", index.values, one_each, True)
         write("index_to_metric", in_order[starts], one_each[:num_values], True)
-        write("index_to_sample", index.order, _lengths(starts, index.num_samples), True)
-        merged_lengths = _lengths(merged_starts, index.num_samples)
-        write("index_to_sample_percentile_merged", index.order, merged_lengths, False)
+        lengths, merged = (np.diff(x, append=index.num_samples) for x in (starts, merged_starts))
+        write("index_to_sample", index.order, lengths, True)
+        write("index_to_sample_percentile_merged", index.order, merged, False)
     return Path(folder)
-
-
-def _lengths(starts: np.ndarray, end: int) -> np.ndarray:
-    """Numbers in each row, from where the rows start and the last one ends."""
-    return np.diff(starts, append=end)
 
 
 def read_difficulties(folder: str | os.PathLike[str], metric: str) -> np.ndarray:

@@ -86,10 +86,7 @@ class ValueCollector:
                 "samples; one number a sample is needed"
             )
         self.values[batch.sample_numbers - self.first] = checked_cast(
-            values.reshape(-1),
-            self.values.dtype,
-            batch.sample_numbers,
-            "the value for sample",
+            values.reshape(-1), self.values.dtype, batch.sample_numbers, "the value for sample"
         )
 
     def result(self) -> np.ndarray:
@@ -136,12 +133,7 @@ class SumCollector:
         return self._cast(self.total, self.dtype)
 
     def _cast(self, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        flat = checked_cast(
-            array.reshape(-1),
-            dtype,
-            np.arange(array.size),
-            "the sum at place",
-        )
+        flat = checked_cast(array.reshape(-1), dtype, np.arange(array.size), "the sum at place")
         return flat.reshape(array.shape)
 
 

@@ -78,22 +78,6 @@ class DataAnalyzer:
             custom_map_finalize=custom_map_finalize,
             custom_reduce=custom_reduce,
         )
-        lists = {
-            "metric_functions": metric_functions,
-            "metric_types": metric_types,
-            "metric_dtypes": metric_dtypes,
-        }
-        for name, values in lists.items():
-            if len(values) != len(metric_names):
-                raise ValueError(
-                    f"{name} has {len(values)} entries, metric_names has {len(metric_names)}"
-                )
-        metrics = [
-            Metric(name=name, kind=kind, function=function, dtype=numpy_dtype(dtype), reads="items")
-            for name, kind, function, dtype in zip(
-                metric_names, metric_types, metric_functions, metric_dtypes, strict=True
-            )
-        ]
         reader = ItemReader(dataset, batch_size=batch_size, collate_fn=collate_fn)
         self.sample_order = _permutation(sample_indices, reader.num_samples)
         self.num_workers = num_workers
@@ -101,7 +85,7 @@ class DataAnalyzer:
         self.num_threads = num_threads
         self.job = MapReduce(
             reader,
-            metrics,
+            _metrics(metric_names, metric_functions, metric_types, metric_dtypes),
             save_path,
             max_distinct_values=max_distinct_values,
             overwrite=overwrite,
@@ -131,6 +115,18 @@ class DataAnalyzer:
             )
         self.run_map()
         return self.run_reduce()
+
+
+def _metrics(names: Sequence[str], *lists: Sequence[Any]) -> list[Metric]:
+    """The metrics of their names and of as many functions, kinds and dtypes."""
+    arguments = ("metric_functions", "metric_types", "metric_dtypes")
+    for argument, values in zip(arguments, lists, strict=True):
+        if len(values) != len(names):
+            raise ValueError(f"{argument} has {len(values)} entries, metric_names has {len(names)}")
+    return [
+        Metric(name=name, function=function, kind=kind, dtype=numpy_dtype(dtype), reads="items")
+        for name, function, kind, dtype in zip(names, *lists, strict=True)
+    ]
 
 
 def _permutation(sample_indices: Sequence[int] | None, num_samples: int) -> np.ndarray | None:

@@ -24,8 +24,7 @@ from data_efficiency.analysis.executors import (
     sigterm_as_interrupt,
 )
 from data_efficiency.analysis.metrics import Metric
-from data_efficiency.analysis.shard_task import ShardTask
-from data_efficiency.analysis.shards import ShardFolder
+from data_efficiency.analysis.shards import ShardFolder, ShardTask
 from data_efficiency.analysis.user_functions import source_fingerprint
 from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
 from data_efficiency.files.lock import file_lock, refuse_other_locks

@@ -145,8 +145,8 @@ class Router(PublishedRouterNames):
             if isinstance(tensor, torch.Tensor):
                 self.memory.remember(tensor, draw)
 
-    def end_forward(self) -> None:
-        """Says that the model's forward is over."""
+    def end_forward(self, *_: Any) -> None:
+        """Says that the model's forward is over: what calls a layer from here on recomputes it."""
         self.in_forward = False
 
     def keep_everything(self) -> None:

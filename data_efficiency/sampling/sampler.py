@@ -16,11 +16,7 @@ from numpy.typing import NDArray
 
 from data_efficiency.config import DataEfficiencyConfig, Selection
 from data_efficiency.differences import differing_fields
-from data_efficiency.difficulty_index import (
-    DifficultyIndex,
-    describe_dataset,
-    fingerprint_of,
-)
+from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.admission import MetricPool
 from data_efficiency.sampling.blend import BlendedClusters, blend_of
@@ -284,11 +280,7 @@ class CurriculumSampler:
 
 
 def _num_samples(dataset: Any) -> int:
-    """The dataset's length.
-
-    Raises:
-        ConfigError: if it has none, as a stream.
-    """
+    """The dataset's length."""
     try:
         return len(dataset)
     except TypeError:

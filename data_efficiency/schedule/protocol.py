@@ -46,9 +46,6 @@ class Schedule(ABC):
             low: the file's minimum.
             high: the file's maximum, at least `low`.
             section: `schedule_config`; each field but `min_difficulty` and `max_difficulty` is a key.
-
-        Raises:
-            ConfigError: for a value that cannot be meant.
         """
         return section.read(cls, min_difficulty=low, max_difficulty=high)
 

@@ -58,9 +58,6 @@ def read_schedule(
     Args:
         high: its maximum, at least `low`.
         names: key of a kind -> how `schedule_config` writes it, where it is written otherwise.
-
-    Raises:
-        ConfigError: for anything not understood.
     """
     kind = section.choice("schedule_type", tuple(kinds))
     details = section.section("schedule_config", names)

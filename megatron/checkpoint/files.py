@@ -193,9 +193,7 @@ def read_state(checkpoint: Path, *, verified: bool = False) -> dict[str, Any]:
     return state
 
 
-def read_tensors(
-    checkpoint: Path,
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def read_tensors(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The weights and the optimizer's state of a checkpoint, on the host, mapped from the files."""
     return read_weights(checkpoint), load_file(checkpoint / _OPTIMIZER)
 

@@ -43,7 +43,6 @@ class BertSettings:
     """Which tokens are masked. None: as `seed`."""
 
     def __post_init__(self) -> None:
-        """Checks the fields."""
         if self.sequence_length < NUM_CONTROL_TOKENS + 2:
             raise ValueError(
                 f"--seq-length is {self.sequence_length}: BERT needs at least "

@@ -10,10 +10,10 @@ Under `torchrun` each process takes its share of every task's documents.
 """
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from lm_eval.__main__ import cli_evaluate
@@ -34,7 +34,6 @@ from megatron.tokenizer import Tokenizer, named_tokenizer
 
 MODEL_NAME = "data_efficiency"
 _DEFAULT_NEW_TOKENS = 256
-_Item = TypeVar("_Item")
 
 
 @register_model(MODEL_NAME)
@@ -170,9 +169,7 @@ class HarnessModel(TemplateLM):
         self, continuations: Sequence[Continuation], disable_tqdm: bool
     ) -> list[tuple[float, bool]]:
         bar = tqdm(
-            total=len(continuations),
-            desc="Log-likelihoods",
-            disable=disable_tqdm or self.rank != 0,
+            total=len(continuations), desc="Log-likelihoods", disable=disable_tqdm or self.rank != 0
         )
         with bar:
             return score_continuations(
@@ -194,7 +191,8 @@ class HarnessModel(TemplateLM):
         with bar:
             for numbers in alike.values():
                 numbers.sort(key=lambda number: -len(ids[number]))
-                for batch in _batches(numbers, self._batch_size):
+                for start in range(0, len(numbers), self._batch_size):
+                    batch = numbers[start : start + self._batch_size]
                     prompts = [ids[number] for number in batch]
                     found = self._continue(prompts, requests[batch[0]].args[1])
                     for number, text in zip(batch, found, strict=True):
@@ -230,11 +228,6 @@ class HarnessModel(TemplateLM):
             top_k=int(settings.get("top_k", 0)),
             top_p=float(settings.get("top_p", 1.0)),
         )
-
-
-def _batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def _whole_batch_size(value: int | str | None) -> int:

@@ -100,9 +100,6 @@ def continue_texts(
 
     Args:
         prompts: at least one id each.
-
-    Raises:
-        ValueError: as `generate`.
     """
     rows: list[list[int]] = [[] for _ in prompts]
     texts = [""] * len(prompts)
@@ -137,9 +134,6 @@ def text_pieces(
     Args:
         tokenizer: of the model; without an end-of-document token the text ends only by its length.
         prompt: at least one id.
-
-    Raises:
-        ValueError: as `generate`.
     """
     end = tokenizer.eod if tokenizer.has(END_OF_DOCUMENT) else None
     ids: list[int] = []

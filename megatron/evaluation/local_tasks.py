@@ -29,10 +29,7 @@ _CHOICE = {
     "doc_to_choice": "{{choices}}",
     "doc_to_target": "gold",
 }
-_QUESTION = _CHOICE | {
-    "doc_to_text": "{{query.rstrip()}}\nAnswer:",
-    "metric_list": _ACCURACIES,
-}
+_QUESTION = _CHOICE | {"doc_to_text": "{{query.rstrip()}}\nAnswer:", "metric_list": _ACCURACIES}
 # Task -> its file and what lm-eval needs to know.
 _TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "local_lambada_openai": (

@@ -70,11 +70,7 @@ def load_any_for_evaluation(
 
 
 def _ready(
-    read: Model,
-    folder: Path,
-    dtype: str,
-    device: torch.device | None,
-    tokenizer: Tokenizer | None,
+    read: Model, folder: Path, dtype: str, device: torch.device | None, tokenizer: Tokenizer | None
 ) -> tuple[GPTModel, Tokenizer]:
     """A model that was read, as a module, and its tokenizer."""
     if dtype not in _DTYPES:

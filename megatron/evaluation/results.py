@@ -47,9 +47,6 @@ def is_finished(path: Path, folder: Path, settings: Mapping[str, Any]) -> bool:
 
     Args:
         settings: as in `evaluation_record`, or those of them that must be the same.
-
-    Raises:
-        ValueError: if the file is something else.
     """
     checkpoint = checkpoint_in(folder)
     if checkpoint is None or not path.is_file():

@@ -40,9 +40,7 @@ def choose_attention(model: nn.Module, implementation: AttentionImplementation) 
 
 
 def make_adamw(
-    groups: list[dict[str, Any]],
-    implementation: OptimizerImplementation,
-    **settings: Any,
+    groups: list[dict[str, Any]], implementation: OptimizerImplementation, **settings: Any
 ) -> torch.optim.Optimizer:
     """AdamW with decoupled weight decay, whatever computes it.
 
