@@ -9,34 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_efficiency.analysis import huggingface_model, index_import, named_metrics, summary
 from data_efficiency.analysis.executors import sigterm_as_interrupt
-from data_efficiency.analysis.huggingface_model import (
-    identity_of_huggingface_model,
-    load_huggingface_model,
-)
-from data_efficiency.analysis.index_import import (
-    deepspeed_difficulties,
-    outside_difficulties,
-    write_imported,
-)
 from data_efficiency.analysis.map_reduce import AnalysisError, MapReduce, Result, executor_for
-from data_efficiency.analysis.named_metrics import (
-    METRICS,
-    MetricSettings,
-    analyze,
-    metric_named,
-    reader_for,
-)
-from data_efficiency.analysis.summary import (
-    sample_at_percentile,
-    summarize,
-    summary_text,
-    write_histogram,
-)
+from data_efficiency.analysis.named_metrics import MetricSettings
 from data_efficiency.deepspeed_format import export_index
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.launcher import worker_of_launcher
-from megatron.checkpoint.model import checkpoint_in, identity_of_checkpoint, load_reference_model
+from megatron.checkpoint import model as checkpoint_model
 from megatron.command import run_command
 from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of_corpus
 
@@ -104,7 +84,7 @@ def _add_metric_flags(parser: ArgumentParser) -> None:
         "--metric",
         default="vocab_rarity",
         metavar="NAME",
-        help=f"{', '.join(METRICS)}, or your own package.module:function (vocab_rarity)",
+        help=f"{', '.join(named_metrics.METRICS)}, or your own package.module:function (vocab_rarity)",
     )
     add(
         "--vocab-size",
@@ -173,7 +153,7 @@ def _add_import_flags(parser: ArgumentParser) -> None:
 
 def run_here(arguments: Namespace) -> None:
     """Computes a metric and prints its summary."""
-    result = analyze(
+    result = named_metrics.analyze(
         open_corpus(arguments),
         arguments.metric,
         arguments.save,
@@ -203,9 +183,9 @@ def run_reduce(arguments: Namespace) -> None:
 def show(arguments: Namespace) -> None:
     """Prints the summary of an index, with pictures and examples where asked for."""
     index = DifficultyIndex.open(arguments.index)
-    print(json.dumps(summarize(index)) if arguments.json else summary_text(index))
+    print(json.dumps(summary.summarize(index)) if arguments.json else summary.summary_text(index))
     if arguments.histogram:
-        print(write_histogram(index, arguments.histogram))
+        print(summary.write_histogram(index, arguments.histogram))
     if arguments.data_path is None or arguments.seq_length is None:
         if arguments.data_path or arguments.tokenizer_file or arguments.vocab_file:
             raise ValueError("examples need --data-path, --split and --seq-length as in `run`")
@@ -214,7 +194,7 @@ def show(arguments: Namespace) -> None:
     index.check_dataset(dataset)
     tokenizer = tokenizer_of_corpus(arguments, dataset)
     for percentile in EXAMPLE_PERCENTILES:
-        sample = sample_at_percentile(index, percentile)
+        sample = summary.sample_at_percentile(index, percentile)
         tokens, starts, lengths = dataset.token_spans(sample, sample + 1)
         text = tokenizer.decode(tokens[starts[0] : starts[0] + lengths[0]].tolist())
         print(f"\npercentile {percentile}: sample {sample}, difficulty {index.values[sample]}")
@@ -236,17 +216,17 @@ def import_(arguments: Namespace) -> None:
     if arguments.format == "deepspeed":
         if len(arguments.input) != 1:
             raise ValueError(f"--input names {len(arguments.input)} paths: one folder is needed")
-        imported = deepspeed_difficulties(
+        imported = index_import.deepspeed_difficulties(
             arguments.input[0],
             arguments.metric,
             shuffle_index=arguments.shuffle_index,
             trust_order=arguments.trust_order,
         )
     else:
-        imported = outside_difficulties(
+        imported = index_import.outside_difficulties(
             arguments.input, arguments.field, arguments.scores_of, dataset
         )
-    index = write_imported(
+    index = index_import.write_imported(
         Path(arguments.save) / arguments.metric,
         imported,
         metric=arguments.metric,
@@ -268,8 +248,8 @@ def export_index_files(arguments: Namespace) -> None:
 def _job(arguments: Namespace, **options: Any) -> MapReduce:
     """The work on one metric, the same for `map` and `reduce`."""
     dataset, settings = open_corpus(arguments), _settings(arguments)
-    metric = metric_named(arguments.metric, dataset, arguments.save, settings)
-    reader = reader_for(metric, dataset, settings)
+    metric = named_metrics.metric_named(arguments.metric, dataset, arguments.save, settings)
+    reader = named_metrics.reader_for(metric, dataset, settings)
     return MapReduce(reader, [metric], arguments.save, **options)
 
 
@@ -278,13 +258,13 @@ def _settings(arguments: Namespace) -> MetricSettings:
     load_model, identity = None, {}
     if arguments.model is not None:
         folder = Path(arguments.model)
-        checkpoint = checkpoint_in(folder)
+        checkpoint = checkpoint_model.checkpoint_in(folder)
         if checkpoint is None:
-            load_model = partial(load_huggingface_model, folder=folder)
-            identity = identity_of_huggingface_model(folder)
+            load_model = partial(huggingface_model.load_huggingface_model, folder=folder)
+            identity = huggingface_model.identity_of_huggingface_model(folder)
         else:
-            load_model = partial(load_reference_model, checkpoint=checkpoint)
-            identity = identity_of_checkpoint(checkpoint)
+            load_model = partial(checkpoint_model.load_reference_model, checkpoint=checkpoint)
+            identity = checkpoint_model.identity_of_checkpoint(checkpoint)
     return MetricSettings(
         vocab_size=arguments.vocab_size,
         load_model=load_model,
@@ -314,7 +294,7 @@ def _worker(arguments: Namespace, environment: Mapping[str, str]) -> tuple[int, 
 def _print_result(result: Result) -> None:
     """Prints what a metric gave, and where it is."""
     if isinstance(result, DifficultyIndex):
-        print(summary_text(result))
+        print(summary.summary_text(result))
     else:
         print(f"{result.metric}: {result.value.size:,} numbers, {result.value.sum():,} in all")
     print(result.path)

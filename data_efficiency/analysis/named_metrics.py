@@ -19,7 +19,7 @@ from data_efficiency.analysis.metrics import (
     total_vocab_freq,
     vocab_rarity,
 )
-from data_efficiency.analysis.reference_loss import LoadModel, reference_loss
+from data_efficiency.analysis.reference_loss import LoadModel, MeanTokenLoss
 from data_efficiency.analysis.user_functions import import_function
 from data_efficiency.difficulty_index import DifficultyIndex
 
@@ -198,11 +198,13 @@ def _seqlen_vocab_rarity(dataset: Any, save_path: Path, settings: MetricSettings
 def _reference_loss(_dataset: Any, _save_path: Path, settings: MetricSettings) -> Metric:
     if settings.load_model is None:
         raise ValueError("reference_loss needs a model (--model): a folder with a checkpoint")
-    return reference_loss(
-        settings.load_model,
-        settings.model_identity,
-        device=settings.device,
-        dtype=settings.model_dtype,
+    dtype = settings.model_dtype
+    return Metric(
+        name="reference_loss",
+        kind="single_value_per_sample",
+        function=MeanTokenLoss(settings.load_model, device=settings.device, dtype=dtype),
+        dtype="float32",
+        parameters={"model": dict(settings.model_identity), "dtype": dtype},
     )
 
 

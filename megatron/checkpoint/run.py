@@ -7,22 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_efficiency import LearningRate
-from megatron.checkpoint.files import (
-    checkpoint_folder,
-    find_checkpoint,
-    has_checkpoints,
-    read_state,
-    read_tensors,
-    save_checkpoint,
-    set_aside,
-    take_part,
-)
-from megatron.checkpoint.guard import (
-    differences,
-    guarded_record,
-    model_differences,
-    refuse_differences,
-)
+from megatron.checkpoint import files, guard
 from megatron.checkpoint.provenance import provenance
 from megatron.config import CheckpointConfig
 from megatron.run_state import Run
@@ -37,9 +22,9 @@ def save(run: Run) -> None:
         return
     weights, optimizer_state = run.engine.whole_weights(), run.engine.whole_optimizer_state()
     if not run.is_first_process:
-        take_part(weights, optimizer_state)
+        files.take_part(weights, optimizer_state)
         return
-    save_checkpoint(
+    files.save_checkpoint(
         Path(checkpoint.save),
         run.counters.steps,
         weights=weights,
@@ -59,7 +44,7 @@ def check_folders(config: CheckpointConfig) -> None:
     probe = folder / f".writable.{os.getpid()}"
     probe.touch()
     probe.unlink()
-    if has_checkpoints(folder) and (load is None or Path(load) != folder):
+    if files.has_checkpoints(folder) and (load is None or Path(load) != folder):
         raise ValueError(
             f"--save {save} holds another run's checkpoints: continue it with --load {save}, or "
             "name another folder"
@@ -89,11 +74,11 @@ def resume(run: Run) -> bool:
             f"--load {settings.load} has no checkpoint; to start afresh there, add "
             "--allow-missing-checkpoint"
         )
-    checkpoint = checkpoint_folder(folder, step)
-    state = read_state(checkpoint, verified=True)
+    checkpoint = files.checkpoint_folder(folder, step)
+    state = files.read_state(checkpoint, verified=True)
     _check_model(run, checkpoint, state)
     progress = _check_settings(run, state)
-    weights, optimizer_state = read_tensors(checkpoint)
+    weights, optimizer_state = files.read_tensors(checkpoint)
     run.engine.load_whole_weights(weights)
     run.engine.load_whole_optimizer_state(optimizer_state)
     run.engine.load_progress_state(progress)
@@ -136,7 +121,7 @@ def _architecture(run: Run) -> str:
 def _record(run: Run) -> dict[str, Any]:
     """What the run and the checkpoint it continues from must agree on."""
     sampler = run.loader.sampler
-    return guarded_record(
+    return guard.guarded_record(
         run.config,
         data_efficiency=run.engine.data_efficiency_config,
         dataset_identity=sampler.dataset_identity,
@@ -159,14 +144,14 @@ def _agreed_step(run: Run, folder: Path) -> int:
 
 def _search(run: Run, folder: Path) -> int:
     """As `_agreed_step`; says what is damaged, and sets it aside where the run saves to."""
-    found = find_checkpoint(folder)
+    found = files.find_checkpoint(folder)
     for problem in found.problems:
         run.say(f"warning: {problem}")
     saves_there = (
         run.config.checkpoint.save is not None and Path(run.config.checkpoint.save) == folder
     )
     for damaged in found.damaged if saves_there else ():
-        run.say(f"warning: {damaged.name} is set aside as {set_aside(damaged).name}")
+        run.say(f"warning: {damaged.name} is set aside as {files.set_aside(damaged).name}")
     return _NOTHING_THERE if found.step is None else found.step
 
 
@@ -180,7 +165,7 @@ def _check_model(run: Run, checkpoint: Path, state: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{checkpoint} is of a {state['architecture']}: this run trains a {_architecture(run)}"
         )
-    differing = model_differences(state["model"], run.config.model)
+    differing = guard.model_differences(state["model"], run.config.model)
     if differing:
         raise ValueError(f"{checkpoint} is of another model: {'; '.join(differing)}")
 
@@ -192,8 +177,8 @@ def _check_settings(run: Run, state: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: for settings that differ and are not overridden.
     """
     override = run.config.checkpoint.override
-    found = differences(state["guarded"], _record(run))
-    refuse_differences(found, override)
+    found = guard.differences(state["guarded"], _record(run))
+    guard.refuse_differences(found, override)
     for difference in found:
         run.say(f"overridden: {difference}")
     unused = [name for name in override if name not in {difference.name for difference in found}]

@@ -126,6 +126,5 @@ def _draw(
         axes.legend(frameon=False)
     tidy_axes(axes)
     axes.yaxis.set_major_formatter(axes.xaxis.get_major_formatter())
-    axes.set_title(title)
-    axes.set_xlabel("step")
+    axes.set(title=title, xlabel="step")
     axes.set_ylim(bottom=0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_efficiency.analysis import named_metrics
 from data_efficiency.deepspeed_format import read_difficulties
 from data_efficiency.difficulty_index import DifficultyIndex
 from megatron.data.bert_dataset import BertSettings
@@ -326,7 +327,7 @@ def test_stopping_says_how_to_continue(tmp_path, flags, capsys, monkeypatch):
     def stop(*arguments, **options):
         raise KeyboardInterrupt("vocab_rarity: stopped; run the same again to continue")
 
-    monkeypatch.setattr(analyze_data, "analyze", stop)
+    monkeypatch.setattr(named_metrics, "analyze", stop)
     assert analyze_data.main(["run", *flags, "--save", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "vocab_rarity: stopped; run the same again to continue\n"
 
