@@ -6,7 +6,7 @@ from typing import Any
 
 from megatron.config import DataConfig
 from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
-from megatron.data.blended_dataset import BlendedDataset, open_bert_dataset, open_gpt_dataset
+from megatron.data.blended_dataset import BlendedDataset, open_dataset
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.tokenizer import Tokenizer, add_tokenizer_flags, build_tokenizer, named_tokenizer
 
@@ -55,7 +55,8 @@ def open_corpus(arguments: Any) -> AnyDataset:
         for name in ("short_seq_prob", "sample_seed"):
             if getattr(arguments, name) is not None:
                 raise ValueError(f"--{name.replace('_', '-')} belongs to --data-type bert")
-        return open_gpt_dataset(
+        return open_dataset(
+            GPTDataset,
             arguments.data_path,
             split_name="train",
             split=arguments.split,
@@ -63,7 +64,8 @@ def open_corpus(arguments: Any) -> AnyDataset:
         )
     given = {"seed": arguments.sample_seed, "short_seq_prob": arguments.short_seq_prob}
     tokenizer = named_tokenizer(arguments)
-    dataset = open_bert_dataset(
+    dataset = open_dataset(
+        BertDataset,
         arguments.data_path,
         BertSettings(
             sequence_length=arguments.seq_length,
