@@ -5,7 +5,6 @@ They come in the order given, and must have been made with the same tokenizer an
 """
 
 import argparse
-import functools
 from collections.abc import Sequence
 
 from megatron.arguments import command_parser
@@ -51,8 +50,7 @@ def merge(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
-    arguments = parse_arguments(argv)
-    return run_command(functools.partial(merge, arguments), when_stopped=STOPPED)
+    return run_command(lambda: merge(parse_arguments(argv)), when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ text, source and id.
 """
 
 import argparse
-import functools
 import os
 import time
 from collections.abc import Sequence
@@ -102,8 +101,7 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
-    arguments = parse_arguments(argv)
-    return run_command(functools.partial(prepare, arguments), when_stopped=STOPPED)
+    return run_command(lambda: prepare(parse_arguments(argv)), when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

@@ -156,8 +156,7 @@ def counts_line(count: CorpusCounts) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
-    arguments = parse_arguments(argv)
-    return run_command(functools.partial(make_corpora, arguments), when_stopped=STOPPED)
+    return run_command(lambda: make_corpora(parse_arguments(argv)), when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

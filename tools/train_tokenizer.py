@@ -6,7 +6,6 @@ file); each also with .gz or .zst.
 """
 
 import argparse
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -76,8 +75,7 @@ def train_and_save(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
-    arguments = parse_arguments(argv)
-    return run_command(functools.partial(train_and_save, arguments), when_stopped=STOPPED)
+    return run_command(lambda: train_and_save(parse_arguments(argv)), when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ from typing import Any
 import tokenizers
 
 from megatron.tokenizer.bpe import bpe_of_files
-from megatron.tokenizer.text_file import read_text
-from megatron.tokenizer.tokenizer import StrPath, Tokenizer
+from megatron.tokenizer.tokenizer import StrPath, Tokenizer, read_text
 from megatron.tokenizer.wordpiece import wordpiece_of_file
 
 

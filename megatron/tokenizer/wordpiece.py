@@ -7,8 +7,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from megatron.tokenizer.text_file import read_text
-from megatron.tokenizer.tokenizer import BERT_TOKENS, Tokenizer
+from megatron.tokenizer.tokenizer import BERT_TOKENS, Tokenizer, read_text
 
 PREFIX = "##"
 UNKNOWN = "[UNK]"
