@@ -19,7 +19,7 @@ import torch
 from megatron.arguments import command_parser
 from megatron.command import run_command
 from megatron.evaluation.generation import Choose, greedy, sampling, text_pieces
-from megatron.evaluation.model import load_any_for_evaluation
+from megatron.evaluation.model import any_gpt, load_for_evaluation
 from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
 
 
@@ -86,8 +86,12 @@ def write_text(arguments: argparse.Namespace) -> None:
     """Writes the prompt and what follows to standard output, and the speed to standard error."""
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     choose = choice(arguments, device)
-    model, tokenizer = load_any_for_evaluation(
-        arguments.model, dtype=arguments.dtype, device=device, tokenizer=named_tokenizer(arguments)
+    model, tokenizer = load_for_evaluation(
+        arguments.model,
+        dtype=arguments.dtype,
+        device=device,
+        tokenizer=named_tokenizer(arguments),
+        read=any_gpt,
     )
     prompt = sys.stdin.read().rstrip("\n") if arguments.prompt is None else arguments.prompt
     ids = tokenizer.encode(prompt) or [tokenizer.eod]

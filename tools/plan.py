@@ -88,9 +88,8 @@ def read_decay_end(text: str | None) -> DecayEnd | None:
     if text is None:
         return None
     amount, _, unit = text.partition("=")
-    for known in ("steps", "samples", "corpus", "loss", "effective"):
-        if unit == known:
-            return DecayEnd(amount=float(amount), unit=known)
+    if unit in ("steps", "samples", "corpus", "loss", "effective"):
+        return DecayEnd(amount=float(amount), unit=unit)
     raise ValueError(
         f"--lr-decay is {text!r}: must be AMOUNT=UNIT with a unit steps, samples, corpus, loss or "
         "effective"
