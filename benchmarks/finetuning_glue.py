@@ -19,7 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ import numpy as np
 
 from megatron.finetuning.data import Examples, read_task
 from megatron.finetuning.metrics import METRICS
-from megatron.finetuning.sweep import Run, describe, is_done, read_record, write_record
-from megatron.finetuning.tasks import TRAIN, Task
+from megatron.finetuning.sweep import SweepEntry, is_done, read_result, write_result
+from megatron.finetuning.tasks import TRAIN, FinetuningTask
 from megatron.finetuning.training import FinetuningConfig
 from tools import finetune_bert
 
@@ -73,7 +73,6 @@ def train_ours(options: argparse.Namespace, setting: Setting, seed: int) -> None
         "epochs": setting.epochs,
         "max-length": MAX_LENGTH,
         "dropout": 0.0,
-        "device": options.device,
     }
     if setting.max_train_examples is not None:
         flags["max-train-examples"] = setting.max_train_examples
@@ -91,25 +90,23 @@ def train_peer(options: argparse.Namespace, setting: Setting, seed: int) -> None
     config = FinetuningConfig(
         epochs=setting.epochs, max_length=MAX_LENGTH, dropout=0.0, bf16=options.bf16
     )
-    settings = describe(
-        config,
-        model=_digest(options.model),
-        max_train_examples=setting.max_train_examples,
-    )
+    settings = {
+        **asdict(config),
+        "model": _digest(options.model),
+        "max_train_examples": setting.max_train_examples,
+    }
     task, sets = read_task(options.data, setting.task)
-    run = Run(task.name, LEARNING_RATE, seed)
-    if is_done(run, options.output / PEER, settings):
+    entry = SweepEntry(task.name, LEARNING_RATE, seed)
+    if is_done(entry, options.output / PEER, settings):
         return
     started = time.monotonic()
     sets[TRAIN] = sets[TRAIN].first_rows(setting.max_train_examples)
     found = {
-        "epochs": finetune_with_trainer(
-            options.model, task, sets, config, run, device=options.device
-        ),
+        "epochs": finetune_with_trainer(options.model, task, sets, config, entry),
         "num_examples": {name: len(examples.first) for name, examples in sets.items()},
         "seconds": round(time.monotonic() - started, 1),
     }
-    write_record(run, options.output / PEER, settings, found)
+    write_result(entry, options.output / PEER, settings, found)
 
 
 def _digest(model_folder: Path) -> str:
@@ -123,7 +120,7 @@ def _digest(model_folder: Path) -> str:
 def scores_of(output: Path, side: str, setting: Setting) -> dict[int, dict[str, float]]:
     """Seed -> metrics after the last epoch, of the finished runs."""
     folder = output / side / setting.task
-    records = [read_record(path) for path in sorted(folder.glob(f"lr{LEARNING_RATE:g}_seed*"))]
+    records = [read_result(path) for path in sorted(folder.glob(f"lr{LEARNING_RATE:g}_seed*"))]
     return {
         record["seed"]: next(iter(record["epochs"][-1].values()))
         for record in records
@@ -132,7 +129,10 @@ def scores_of(output: Path, side: str, setting: Setting) -> dict[int, dict[str, 
 
 
 def compare(
-    setting: Setting, task: Task, dev: Examples, found: dict[str, dict[int, dict[str, float]]]
+    setting: Setting,
+    task: FinetuningTask,
+    dev: Examples,
+    found: dict[str, dict[int, dict[str, float]]],
 ) -> dict[str, Any]:
     """The figures of one task over the seeds that both sides have finished."""
     seeds = sorted(found[OURS].keys() & found[PEER].keys())
@@ -237,7 +237,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--tasks", metavar="NAME,NAME", help=f"of {', '.join(one.task for one in SETTINGS)}")
     add("--seeds", default="1234,1235,1236", metavar="N,N", help="default: %(default)s")
     add("--sides", default=",".join(SIDES), metavar="NAME,NAME", help="default: %(default)s")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     add("--bf16", action="store_true", help="both sides compute in bfloat16")
     add("--check", action="store_true", help="exit 1 where a target is missed")
     options = parser.parse_args(argv)

@@ -10,7 +10,7 @@ from megatron.finetuning.data import Examples
 from megatron.tokenizer import Tokenizer
 
 
-class Rows(NamedTuple):
+class EncodedTexts(NamedTuple):
     """Token ids of each example, and where its second segment starts."""
 
     ids: list[list[int]]
@@ -18,7 +18,7 @@ class Rows(NamedTuple):
     pad: int
 
 
-def make_rows(examples: Examples, tokenizer: Tokenizer, max_length: int) -> Rows:
+def encode_texts(examples: Examples, tokenizer: Tokenizer, max_length: int) -> EncodedTexts:
     """The examples as ids with control tokens, the longer of two texts cut where they are too long.
 
     Raises:
@@ -28,17 +28,17 @@ def make_rows(examples: Examples, tokenizer: Tokenizer, max_length: int) -> Rows
     first = [ids.tolist() for ids in tokenizer.encode_batch(examples.first)]
     if examples.second is None:
         ids = [[cls, *text[: max_length - 2], sep] for text in first]
-        return Rows(ids, [len(row) for row in ids], pad)
+        return EncodedTexts(ids, [len(row) for row in ids], pad)
     second = [ids.tolist() for ids in tokenizer.encode_batch(examples.second)]
     ids, starts = [], []
     for left, right in zip(first, second, strict=True):
         num_left, num_right = _kept(len(left), len(right), max_length - 3)
         ids.append([cls, *left[:num_left], sep, *right[:num_right], sep])
         starts.append(num_left + 2)
-    return Rows(ids, starts, pad)
+    return EncodedTexts(ids, starts, pad)
 
 
-def make_batch(rows: Rows, chosen: Sequence[int], device: torch.device) -> dict[str, torch.Tensor]:
+def make_batch(rows: EncodedTexts, chosen: Sequence[int]) -> dict[str, torch.Tensor]:
     """`BertModel.encode`'s arguments for some rows, as long as the longest of them."""
     lengths = np.array([len(rows.ids[i]) for i in chosen])
     places = np.arange(lengths.max())
@@ -48,9 +48,9 @@ def make_batch(rows: Rows, chosen: Sequence[int], device: torch.device) -> dict[
     starts = np.array([rows.second_starts[i] for i in chosen])
     second = real & (places >= starts[:, None])
     return {
-        "tokens": torch.from_numpy(tokens).to(device),
-        "token_types": torch.from_numpy(second.astype(np.int64)).to(device),
-        "padding_mask": torch.from_numpy(real).to(device),
+        "tokens": torch.from_numpy(tokens),
+        "token_types": torch.from_numpy(second.astype(np.int64)),
+        "padding_mask": torch.from_numpy(real),
     }
 
 

@@ -10,7 +10,7 @@ TRAIN, DEV = "train", "dev"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class FinetuningTask:
     """What one task asks for."""
 
     name: str
@@ -33,8 +33,8 @@ class Task:
 
 _ENTAILMENT = ("entailment", "not_entailment")
 _TASKS = (
-    Task(name="RTE", texts=("sentence1", "sentence2"), labels=_ENTAILMENT),
-    Task(
+    FinetuningTask(name="RTE", texts=("sentence1", "sentence2"), labels=_ENTAILMENT),
+    FinetuningTask(
         name="MRPC",
         texts=("#1 String", "#2 String"),
         label="Quality",
@@ -42,14 +42,14 @@ _TASKS = (
         codes=("0", "1"),
         metrics=("accuracy", "f1"),
     ),
-    Task(
+    FinetuningTask(
         name="STS-B",
         texts=("sentence1", "sentence2"),
         label="score",
         is_regression=True,
         metrics=("spearman", "pearson"),
     ),
-    Task(
+    FinetuningTask(
         name="CoLA",
         texts=("sentence",),
         labels=("unacceptable", "acceptable"),
@@ -57,9 +57,11 @@ _TASKS = (
         metrics=("matthews", "accuracy"),
         columns=("source", "label", "mark", "sentence"),
     ),
-    Task(name="SST-2", texts=("sentence",), labels=("negative", "positive"), codes=("0", "1")),
-    Task(name="QNLI", texts=("question", "sentence"), labels=_ENTAILMENT),
-    Task(
+    FinetuningTask(
+        name="SST-2", texts=("sentence",), labels=("negative", "positive"), codes=("0", "1")
+    ),
+    FinetuningTask(name="QNLI", texts=("question", "sentence"), labels=_ENTAILMENT),
+    FinetuningTask(
         name="QQP",
         texts=("question1", "question2"),
         label="is_duplicate",
@@ -67,7 +69,7 @@ _TASKS = (
         codes=("0", "1"),
         metrics=("accuracy", "f1"),
     ),
-    Task(
+    FinetuningTask(
         name="MNLI",
         texts=("sentence1", "sentence2"),
         label="gold_label",
@@ -79,11 +81,11 @@ GLUE = {task.name: task for task in _TASKS}
 """Name, as the official folders have it, -> task, in the order of the published table."""
 
 
-def task_named(name: str) -> Task:
+def task_named(name: str) -> FinetuningTask:
     """A GLUE task, in any case and with or without the hyphen; else a classification of your own."""
     plain = _plain(name)
     found = next((task for task in _TASKS if _plain(task.name) == plain), None)
-    return found or Task(name=name)
+    return found or FinetuningTask(name=name)
 
 
 def _plain(name: str) -> str:

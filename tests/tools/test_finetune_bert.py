@@ -17,7 +17,7 @@ def arguments(tmp_path):
     return [
         *("--checkpoint", str(run), "--data", str(data), "--output", str(tmp_path / "results")),
         *("--tasks", "sst2", "--seeds", "1,2", "--learning-rates", "1e-3,2e-3"),
-        *("--epochs", "1", "--batch-size", "8", "--max-length", "32", "--device", "cpu"),
+        *("--epochs", "1", "--batch-size", "8", "--max-length", "32"),
     ]
 
 
@@ -44,13 +44,13 @@ def test_tokens_are_dropped_as_a_file_says(tmp_path, arguments, capsys):
     settings = tmp_path / "ltd.json"
     settings.write_text(json.dumps(RANDOM_LTD))
     one = [*arguments, "--seeds", "1", "--learning-rates", "1e-3"]
-    assert main([*one, "--random-ltd", str(settings)]) == 0
+    assert main([*one, "--deepspeed-config", str(settings)]) == 0
     record = json.loads((tmp_path / "results/SST-2/lr0.001_seed1.json").read_text())
-    assert record["settings"]["random_ltd"] == RANDOM_LTD
+    assert record["settings"]["deepspeed_config"] == RANDOM_LTD
     assert main(one) == 1
-    assert "was made with random_ltd = " in capsys.readouterr().err
-    settings.write_text("{}")
-    assert main([*one, "--random-ltd", str(settings), "--output", str(tmp_path / "x")]) == 1
+    assert "was made with deepspeed_config = " in capsys.readouterr().err
+    settings.write_text(json.dumps(RANDOM_LTD | {"train_batch_size": 4}))
+    assert main([*one, "--deepspeed-config", str(settings), "--output", str(tmp_path / "x")]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
 
 

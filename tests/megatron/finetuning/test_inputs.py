@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron.finetuning.data import Examples
-from megatron.finetuning.inputs import make_batch, make_rows
+from megatron.finetuning.inputs import encode_texts, make_batch
 from megatron.tokenizer import build_tokenizer, train_bpe
 from tests.megatron.finetuning.bert_task_data import CONTROL, WORDS, write_tokenizer
 
@@ -25,8 +24,8 @@ def text(number: int) -> str:
 def test_pairs_keep_what_fits(tokenizer, sizes):
     labels = np.zeros(len(sizes), np.int64)
     examples = Examples([text(a) for a, _ in sizes], [text(b) for _, b in sizes], labels)
-    rows = make_rows(examples, tokenizer, 16)
-    batch = make_batch(rows, range(len(sizes)), torch.device("cpu"))
+    rows = encode_texts(examples, tokenizer, 16)
+    batch = make_batch(rows, range(len(sizes)))
     word = tokenizer.id_of("good")
     for i, (a, b) in enumerate(sizes):
         real = batch["padding_mask"][i]
@@ -46,13 +45,13 @@ def test_pairs_keep_what_fits(tokenizer, sizes):
 
 def test_single_texts_are_cut_and_control_tokens_in_a_text_are_words(tokenizer):
     examples = Examples(["bad [SEP] film", text(20)], None, np.zeros(2, np.int64))
-    rows = make_rows(examples, tokenizer, 16)
+    rows = encode_texts(examples, tokenizer, 16)
     assert rows.ids[0].count(3) == 1
     assert len(rows.ids[1]) == 16
-    assert not make_batch(rows, [1, 0], torch.device("cpu"))["token_types"].any()
+    assert not make_batch(rows, [1, 0])["token_types"].any()
     assert tokenizer.id_of(WORDS[0]) == len(CONTROL)
 
 
 def test_a_tokenizer_of_gpt_is_refused():
     with pytest.raises(ValueError, match=r"the vocabulary has no '\[CLS\]'"):
-        make_rows(Examples(["a"], None, np.zeros(1)), train_bpe(["a"], 257), 16)
+        encode_texts(Examples(["a"], None, np.zeros(1)), train_bpe(["a"], 257), 16)

@@ -1,0 +1,66 @@
+"""The checkpoints of one finetuning run, so that it goes on where it was killed."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_efficiency import Engine
+from megatron.checkpoint.engine_state import agreed_checkpoint, load_engine, save_engine
+from megatron.checkpoint.files import read_state
+
+
+@dataclass(kw_only=True)
+class SavedRun:
+    """Where they lie, how often one is written, and whose they are."""
+
+    folder: Path
+    interval: int
+    """Steps between two of them; the last one is kept."""
+    settings: Mapping[str, Any]
+    """Plain JSON data; a run goes on only with its own."""
+    _began: float = field(default_factory=time.monotonic, init=False)
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began, without the time from a checkpoint to a kill and till it went on."""
+        return time.monotonic() - self._began
+
+    def save(self, engine: Engine, scores: list[Any]) -> None:
+        """Write a checkpoint if it is time for one."""
+        if engine.counters.steps % self.interval == 0:
+            state = {"settings": dict(self.settings), "scores": scores, "seconds": self.seconds}
+            save_engine(engine, self.folder, state, keep_last=1)
+
+    def resume(self, engine: Engine) -> list[Any]:
+        """The scores of the epochs that are over, with the engine where the last checkpoint was written.
+
+        Raises:
+            ValueError: if the checkpoint is of other settings, or none is whole.
+        """
+        checkpoint = agreed_checkpoint(engine, self.folder, moves_damaged=True, say=print)
+        if checkpoint is None:
+            return []
+        state = read_state(checkpoint, verified=True)
+        refuse_other_settings(checkpoint, state["settings"], self.settings)
+        load_engine(engine, checkpoint, state["engine"])
+        self._began -= state["seconds"]
+        scores: list[Any] = state["scores"]
+        return scores
+
+    def remove(self) -> None:
+        """Remove them all, once the run's results are written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def refuse_other_settings(path: Path, found: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raise ValueError unless what lies at `path` was made with the run's own settings."""
+    differing = [name for name in {**own, **found} if found.get(name) != own.get(name)]
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"{path} was made with {name} = {found.get(name)!r}, not {own.get(name)!r}: give another "
+            "--output"
+        )
