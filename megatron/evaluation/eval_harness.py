@@ -21,11 +21,13 @@ from lm_eval.api.registry import register_model
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from torch import distributed
 from tqdm import tqdm
 
+from data_efficiency import start_ranks
 from megatron.evaluation.continuation_scores import Continuation, score_continuations
 from megatron.evaluation.generation import Choose, continue_texts, greedy, sampling
-from megatron.evaluation.model import Processes, load_for_evaluation
+from megatron.evaluation.model import load_for_evaluation
 from megatron.model.gpt_model import GPTModel
 from megatron.tokenizer import Tokenizer
 
@@ -67,11 +69,12 @@ class HarnessModel(TemplateLM):
         max_length: int | None = None,
     ) -> None:
         super().__init__()
-        self._processes = Processes.from_environment(device)
+        self._ranks = start_ranks()
+        self._device = self._ranks.device if device is None else torch.device(device)
         model, tokenizer = load_for_evaluation(
             Path(checkpoint),
             dtype=dtype,
-            device=self._processes.device,
+            device=self._device,
             tokenizer_files={
                 "tokenizer_file": tokenizer_file,
                 "vocab_file": vocab_file,
@@ -92,29 +95,38 @@ class HarnessModel(TemplateLM):
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self._processes.device
+        return self._device
 
     @property
     def rank(self) -> int:
         """Number of this process."""
-        return self._processes.rank
+        return self._ranks.rank
 
     @property
     def world_size(self) -> int:
         """Number of processes."""
-        return self._processes.world_size
+        return self._ranks.world
 
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensors of all processes, stacked."""
-        return self._processes.all_gather(tensor)
+        if self.world_size == 1:
+            return tensor
+        own = tensor.to(self._ranks.device)
+        parts = [torch.empty_like(own) for _ in range(self.world_size)]
+        distributed.all_gather(parts, own)
+        return torch.stack(parts).cpu()
 
     def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
         """The objects of all processes on process `dst`, None elsewhere."""
-        return self._processes.gather(obj, dst)
+        if self.world_size == 1:
+            return [obj]
+        parts = [None] * self.world_size if self.rank == dst else None
+        distributed.gather_object(obj, parts, dst=dst)
+        return parts
 
     def barrier(self) -> None:
         """Nothing; every process has come here."""
-        self._processes.barrier()
+        self._ranks.wait()
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **ignored: Any

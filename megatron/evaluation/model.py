@@ -1,13 +1,11 @@
-"""A trained GPT ready to be asked: weights, tokenizer, device and the processes that share the work."""
+"""A trained GPT ready to be asked: weights, tokenizer and device."""
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed
 
 from megatron.checkpoint.files import read_state, read_weights
 from megatron.checkpoint.model import checkpoint_in
@@ -123,48 +121,3 @@ def _gpt_config(
         }:
             return config
     raise ValueError(_OTHER_ARCHITECTURE.format(checkpoint))
-
-
-@dataclass(frozen=True)
-class Processes:
-    """The processes that share an evaluation: this one's number, how many, and its device."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    @classmethod
-    def from_environment(cls, device: str | None) -> "Processes":
-        """As `torchrun` set them up, joined; or this process alone.
-
-        Args:
-            device: such as "cpu"; the process's own accelerator where there is one if not given.
-        """
-        world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        if device is None:
-            device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
-        if world_size > 1 and not distributed.is_initialized():
-            distributed.init_process_group("gloo")
-        return cls(int(os.environ.get("RANK", "0")), world_size, torch.device(device))
-
-    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensors of all processes, stacked, on the CPU; `tensor` itself where there is one."""
-        if self.world_size == 1:
-            return tensor
-        parts = [torch.empty_like(tensor, device="cpu") for _ in range(self.world_size)]
-        distributed.all_gather(parts, tensor.cpu())
-        return torch.stack(parts)
-
-    def gather(self, value: Any, destination: int = 0) -> list[Any] | None:
-        """The values of all processes on one of them, None on the others."""
-        if self.world_size == 1:
-            return [value]
-        parts = [None] * self.world_size if self.rank == destination else None
-        distributed.gather_object(value, parts, dst=destination)
-        return parts
-
-    def barrier(self) -> None:
-        """Nothing; every process has come here."""
-        if self.world_size > 1:
-            distributed.barrier()

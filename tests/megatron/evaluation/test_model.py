@@ -5,7 +5,6 @@ import torch
 
 from megatron.conversion.model import read_any, save_as_hugging_face
 from megatron.evaluation.model import (
-    Processes,
     load_any_for_evaluation,
     load_for_evaluation,
 )
@@ -56,13 +55,3 @@ def test_another_architecture(tmp_path, tokenizer):
     for folder in (bert, tmp_path / "theirs"):
         with pytest.raises(ValueError, match="is a checkpoint of another architecture: a GPT"):
             load_any_for_evaluation(folder)
-
-
-def test_alone_without_torchrun(monkeypatch):
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    processes = Processes.from_environment("cpu")
-    assert (processes.rank, processes.world_size) == (0, 1)
-    assert processes.gather({"a": 1}) == [{"a": 1}]
-    assert torch.equal(processes.all_gather(torch.tensor(3)), torch.tensor(3))
-    processes.barrier()
