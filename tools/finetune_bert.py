@@ -22,10 +22,10 @@ import torch.distributed
 from tqdm import tqdm
 
 from data_efficiency import Ranks, naming_lost_processes, read_json, start_ranks
+from megatron.checkpoint.saved_run import SavedRun
 from megatron.finetuning.classifier import read_bert
 from megatron.finetuning.data import HUB, read_task
 from megatron.finetuning.inputs import encode_texts
-from megatron.finetuning.saved_run import SavedRun
 from megatron.finetuning.sweep import (
     PUBLISHED_LEARNING_RATES,
     PUBLISHED_SEEDS,

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from megatron.checkpoint.saved_run import SavedRun, refuse_other_settings
 from megatron.conversion.model import Model
 from megatron.finetuning.classifier import BertClassifier
 from megatron.finetuning.data import Examples
 from megatron.finetuning.inputs import EncodedTexts
-from megatron.finetuning.saved_run import SavedRun, refuse_other_settings
 from megatron.finetuning.tasks import GLUE, TRAIN, FinetuningTask
 from megatron.finetuning.training import FinetuningConfig, finetune, make_engine
 

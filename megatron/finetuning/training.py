@@ -20,13 +20,13 @@ from data_efficiency import (
     initialize,
     start_ranks,
 )
+from megatron.checkpoint.saved_run import SavedRun
 from megatron.config import require
 from megatron.finetuning.batches import epoch_batches, own_micro_batches
 from megatron.finetuning.classifier import BertClassifier
 from megatron.finetuning.data import Examples
 from megatron.finetuning.inputs import EncodedTexts, make_batch
 from megatron.finetuning.metrics import METRICS
-from megatron.finetuning.saved_run import SavedRun
 from megatron.finetuning.tasks import TRAIN, FinetuningTask
 from megatron.model.optional_kernels import make_adamw, weight_decay_groups
 from megatron.model.transformer import TransformerLayer
@@ -155,7 +155,8 @@ def finetune(
     texts, examples = sets[TRAIN]
     steps_of_epoch = -(-len(texts.ids) // config.batch_size)
     num_steps = config.epochs * steps_of_epoch
-    scores: list[Scores] = [] if saved is None else saved.resume(engine)
+    resumed = None if saved is None else saved.resume(engine)
+    scores: list[Scores] = resumed or []
     for epoch in range(len(scores), config.epochs):
         batches = epoch_batches(
             [len(ids) for ids in texts.ids],
@@ -186,7 +187,7 @@ def finetune(
                     {name: development_scores(engine, task, *sets[name]) for name in task.dev_sets}
                 )
             if saved is not None and step < num_steps:
-                saved.save(engine, scores)
+                saved.save_when_due(engine, scores)
     return scores
 
 

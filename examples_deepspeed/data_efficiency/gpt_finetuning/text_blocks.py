@@ -1,5 +1,6 @@
 """Text from a hub data set, JSON lines or plain files, as blocks of tokens of one length."""
 
+import argparse
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoConfig, AutoTokenizer
 
 IGNORED_LABEL = -100
 ROWS_PER_CALL = 1000
@@ -169,3 +171,48 @@ def _from_hub(name: str, config_name: str | None, shares: Sequence[float]) -> Te
     if "validation" in found and "test" in found:
         return TextSplits(*(list(found[part][column]) for part in ("train", "validation", "test")))
     return divide(found["train"][column], shares)
+
+
+def add_text_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds what the analysis needs as well: the same text must be cut alike."""
+    add = parser.add_argument
+    add("--model", required=True, help="hub name or folder of a causal LM")
+    add("--text", help="hub data set, .jsonl file or plain text file")
+    add("--text-config", help="configuration of the hub data set")
+    add("--shares", type=float, nargs=2, default=(0.05, 0.05), metavar="PART")
+    add("--block-size", type=int, default=1024, help="tokens of a sample")
+    add("--group-rows", type=int, default=0, help="see make_blocks; published: 1000")
+    add("--no-separator", action="store_true", help="no end-of-text between texts")
+    add("--max-train-blocks", type=int, help="use only the first ones")
+    add("--max-eval-blocks", type=int, help="likewise for validation and test")
+
+
+def split_blocks(arguments: argparse.Namespace) -> dict[str, TokenBlocks]:
+    """The three parts of the text as blocks.
+
+    Raises:
+        ValueError: if the model has fewer positions than a block, or a part has no block.
+    """
+    config = AutoConfig.from_pretrained(arguments.model)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and arguments.block_size > positions:
+        raise ValueError(
+            f"--block-size is {arguments.block_size}, but {arguments.model} has {positions} "
+            "positions: choose at most that"
+        )
+    if arguments.text is None:
+        raise ValueError("--text is missing: name a data set on the hub, a .jsonl or a text file")
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    splits = read_splits(arguments.text, config_name=arguments.text_config, shares=arguments.shares)
+    blocks = {}
+    for name in ("train", "validation", "test"):
+        made = make_blocks(
+            getattr(splits, name),
+            tokenizer,
+            arguments.block_size,
+            separate=not arguments.no_separator,
+            group_rows=arguments.group_rows,
+        )
+        most = arguments.max_train_blocks if name == "train" else arguments.max_eval_blocks
+        blocks[name] = TokenBlocks(made.tokens[:most], made.vocab_size)
+    return blocks

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import torch
 
 from data_efficiency import DataAnalyzer
-from examples_deepspeed.data_efficiency.finetuning.command_line import print_errors_in_one_line
 from examples_deepspeed.data_efficiency.vit_finetuning.images import (
     LabelledImages,
     add_image_flags,
     read_images,
 )
+from megatron.command import run_command
 
 METRIC = "compressed_size"
 
@@ -70,5 +70,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with print_errors_in_one_line(ValueError, OSError, ModuleNotFoundError):
-        main()
+    raise SystemExit(run_command(main))

@@ -17,7 +17,9 @@ def test_a_finished_run_is_known_by_its_file_and_settings(tmp_path):
     assert (tmp_path / "RTE" / "lr2e-05_seed1234.json").is_file()
     assert is_done(RUN, tmp_path, SETTINGS)
     assert not is_done(RUN._replace(seed=1235), tmp_path, SETTINGS)
-    with pytest.raises(ValueError, match=r"was made with epochs = 3, not 4: give another --output"):
+    with pytest.raises(
+        ValueError, match=r"of another run: its epochs is 3, here 4; name another folder"
+    ):
         is_done(RUN, tmp_path, SETTINGS | {"epochs": 4})
 
 

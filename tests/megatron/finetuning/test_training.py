@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from data_efficiency import ConfigError, gather_all
+from megatron.checkpoint.saved_run import SavedRun
 from megatron.finetuning.classifier import BertClassifier, read_bert
 from megatron.finetuning.data import Examples, read_task
 from megatron.finetuning.inputs import EncodedTexts, encode_texts
-from megatron.finetuning.saved_run import SavedRun
 from megatron.finetuning.tasks import GLUE
 from megatron.finetuning.training import (
     FinetuningConfig,
@@ -159,7 +159,7 @@ def test_stopped_and_resumed_gives_the_same_bits(prepared, tmp_path, step):
 
     with pytest.raises(Stopped):
         run(prepared, config, saved=saved(), report=stop)
-    with pytest.raises(ValueError, match="was made with learning_rate = 1, not 2: give another"):
+    with pytest.raises(ValueError, match="its learning_rate is 1, here 2; name another"):
         run(prepared, config, saved=saved(2))
     steps = []
     resumed, same = run(

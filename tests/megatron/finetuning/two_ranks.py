@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 
 from data_efficiency import gather_all
+from megatron.checkpoint.saved_run import SavedRun
 from megatron.finetuning.classifier import BertClassifier, read_bert
 from megatron.finetuning.data import read_task
 from megatron.finetuning.inputs import encode_texts
-from megatron.finetuning.saved_run import SavedRun
 from megatron.finetuning.training import FinetuningConfig, finetune, make_engine
 from tests.megatron.finetuning.bert_task_data import RANDOM_LTD, save_bert_run, write_sentiment
 

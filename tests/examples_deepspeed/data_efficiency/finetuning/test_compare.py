@@ -35,10 +35,10 @@ def test_table_json_and_picture(tmp_path, capsys):
 def test_different_examples_are_not_compared(tmp_path):
     write_run(tmp_path / "a", 1, 10.0)
     write_run(tmp_path / "b", 1, 90.0, "val_acc")
-    with pytest.raises(SystemExit, match="compare runs of one example"):
+    with pytest.raises(ValueError, match="compare runs of one example"):
         compare.main([f"a={tmp_path}/a", f"b={tmp_path}/b", "--output", str(tmp_path / "out")])
 
 
 def test_empty_folder_is_named(tmp_path):
-    with pytest.raises(SystemExit, match="has no finished run"):
+    with pytest.raises(ValueError, match="has no finished run"):
         compare.main([f"a={tmp_path}", "--output", str(tmp_path / "out")])

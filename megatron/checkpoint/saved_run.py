@@ -1,4 +1,4 @@
-"""The checkpoints of one finetuning run, so that it goes on where it was killed."""
+"""The folder of a run that is not finished: its last checkpoint, from which it goes on after a kill."""
 
 import shutil
 import time
@@ -9,12 +9,12 @@ from typing import Any
 
 from data_efficiency import Engine
 from megatron.checkpoint.engine_state import agreed_checkpoint, load_engine, save_engine
-from megatron.checkpoint.files import read_state
+from megatron.checkpoint.files import LATEST_FILE, read_state
 
 
 @dataclass(kw_only=True)
 class SavedRun:
-    """Where they lie, how often one is written, and whose they are."""
+    """Where checkpoints lie, how often one is written, and whose they are."""
 
     folder: Path
     interval: int
@@ -28,31 +28,38 @@ class SavedRun:
         """Since the run began, without the time from a checkpoint to a kill and till it went on."""
         return time.monotonic() - self._began
 
-    def save(self, engine: Engine, scores: list[Any]) -> None:
-        """Write a checkpoint if it is time for one."""
+    def save_when_due(self, engine: Engine, progress: Any) -> None:
+        """Write a checkpoint if it is time for one; `progress` is the loop's own, plain JSON data."""
         if engine.counters.steps % self.interval == 0:
-            state = {"settings": dict(self.settings), "scores": scores, "seconds": self.seconds}
+            state = {
+                "settings": dict(self.settings),
+                "progress": progress,
+                "seconds": self.seconds,
+            }
             save_engine(engine, self.folder, state, keep_last=1)
 
-    def resume(self, engine: Engine) -> list[Any]:
-        """The scores of the epochs that are over, with the engine where the last checkpoint was written.
+    def resume(self, engine: Engine) -> Any:
+        """The loop's own progress, with the engine where the last checkpoint was written; None if none was.
 
         Raises:
             ValueError: if the checkpoint is of other settings, or none is whole.
         """
         checkpoint = agreed_checkpoint(engine, self.folder, moves_damaged=True, say=print)
         if checkpoint is None:
-            return []
+            return None
         state = read_state(checkpoint, verified=True)
         refuse_other_settings(checkpoint, state["settings"], self.settings)
         load_engine(engine, checkpoint, state["engine"])
         self._began -= state["seconds"]
-        scores: list[Any] = state["scores"]
-        return scores
+        return state["progress"]
 
     def remove(self) -> None:
-        """Remove them all, once the run's results are written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the checkpoints, once the run's results are written."""
+        (self.folder / LATEST_FILE).unlink(missing_ok=True)
+        for checkpoint in self.folder.glob("global_step*"):
+            shutil.rmtree(checkpoint)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
 
 def refuse_other_settings(path: Path, found: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -61,6 +68,6 @@ def refuse_other_settings(path: Path, found: Mapping[str, Any], own: Mapping[str
     if differing:
         name = differing[0]
         raise ValueError(
-            f"{path} was made with {name} = {found.get(name)!r}, not {own.get(name)!r}: give another "
-            "--output"
+            f"{path} is of another run: its {name} is {found.get(name)!r}, here {own.get(name)!r}; "
+            "name another folder, or remove it"
         )
