@@ -1,20 +1,22 @@
 """Pretrains a BERT: model, data and losses for `megatron.training.pretrain`."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from data_efficiency import IGNORED_LABEL
 from megatron.arguments import parse_run_config
+from megatron.command import run_command
 from megatron.config import RunConfig, require
 from megatron.data.bert_dataset import BertSettings, BertVocabulary
 from megatron.data.blended_dataset import Dataset, in_proportion, open_bert_dataset
-from megatron.data.vocabulary_check import check_vocabulary, named_tokenizer
+from megatron.data.vocabulary_check import check_vocabulary
 from megatron.model.bert_model import BertModel
 from megatron.model.transformer import TransformerLayer
 from megatron.run_state import Batch, Task, model_shape
+from megatron.tokenizer import named_tokenizer
 from megatron.training import pretrain
 
 
@@ -73,7 +75,7 @@ def forward_step(engine: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]
 
 def count_loss_terms(batch: Batch) -> tuple[int, int]:
     """Masked tokens and rows of a micro-batch."""
-    return int((batch["labels"] != -100).sum()), len(batch["sentence_labels"])
+    return int((batch["labels"] != IGNORED_LABEL).sum()), len(batch["sentence_labels"])
 
 
 TASK = Task(
@@ -89,12 +91,9 @@ TASK = Task(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a run that ended as asked, 1 after an error."""
-    try:
-        pretrain(parse_run_config(__doc__ or "", argv, num_token_types=2), TASK)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(
+        lambda: pretrain(parse_run_config(__doc__ or "", argv, num_token_types=2), TASK)
+    )
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 """Pretrains a GPT: model, data and loss for `megatron.training.pretrain`."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from data_efficiency import IGNORED_LABEL
 from megatron.arguments import parse_run_config
+from megatron.command import run_command
 from megatron.config import RunConfig
 from megatron.data.blended_dataset import Dataset, in_proportion, open_gpt_dataset
-from megatron.data.vocabulary_check import check_vocabulary, named_tokenizer
+from megatron.data.vocabulary_check import check_vocabulary
 from megatron.model.gpt_model import GPTModel
 from megatron.model.transformer import TransformerLayer
 from megatron.run_state import Batch, Task
+from megatron.tokenizer import named_tokenizer
 from megatron.training import pretrain
 
 
@@ -41,7 +43,7 @@ def forward_step(engine: Any, batch: Batch) -> tuple[torch.Tensor]:
 
 def count_loss_terms(batch: Batch) -> tuple[int]:
     """Positions of a micro-batch whose label is in the loss."""
-    return (int((batch["labels"] != -100).sum()),)
+    return (int((batch["labels"] != IGNORED_LABEL).sum()),)
 
 
 TASK = Task(
@@ -56,12 +58,7 @@ TASK = Task(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a run that ended as asked, 1 after an error."""
-    try:
-        pretrain(parse_run_config(__doc__ or "", argv), TASK)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(lambda: pretrain(parse_run_config(__doc__ or "", argv), TASK))
 
 
 if __name__ == "__main__":

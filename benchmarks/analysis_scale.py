@@ -29,7 +29,7 @@ MAX_LAST_GROWTH = 13.0
 
 
 def write_corpus(prefix: Path, num_tokens: int) -> None:
-    """Nothing; writes a corpus of tokens whose frequency falls as those of words do."""
+    """Write a corpus of tokens whose frequency falls as those of words do."""
     generator = np.random.default_rng(num_tokens)
     with IndexedDatasetWriter(prefix, np.dtype(np.uint16)) as writer:
         for start in range(0, num_tokens, TOKENS_PER_DOCUMENT):

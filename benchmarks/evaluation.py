@@ -75,7 +75,7 @@ class Examinee:
         self.answers: dict[str, Answer] = {}
 
     def step(self) -> None:
-        """Nothing; the next turn is answered."""
+        """Answer the next turn."""
         from lm_eval.evaluator import simple_evaluate  # noqa: PLC0415
 
         task, num_fewshot, items = self.questions[self.num_done]
@@ -117,7 +117,7 @@ def _load(side: str, model: str) -> Any:
 
 
 def convert(model: Path, output: Path) -> None:
-    """Nothing; `output` is a run of ours with the model, whose logits were compared."""
+    """Make a run of ours of the model at `output`, its logits compared."""
     save_as_ours(read_any(model), output, tokenizer_of(model), model)
 
 

@@ -27,8 +27,8 @@ import numpy as np
 
 from megatron.finetuning.data import Examples, read_task
 from megatron.finetuning.metrics import METRICS
-from megatron.finetuning.sweep import SweepEntry, is_done, read_result, write_result
-from megatron.finetuning.tasks import TRAIN, FinetuningTask
+from megatron.finetuning.sweep import SweepRun, is_done, read_sweep_run, write_sweep_run
+from megatron.finetuning.tasks import TRAIN, GlueTask
 from megatron.finetuning.training import FinetuningConfig
 from tools import finetune_bert
 
@@ -96,7 +96,7 @@ def train_peer(options: argparse.Namespace, setting: Setting, seed: int) -> None
         "max_train_examples": setting.max_train_examples,
     }
     task, sets = read_task(options.data, setting.task)
-    entry = SweepEntry(task.name, LEARNING_RATE, seed)
+    entry = SweepRun(task.name, LEARNING_RATE, seed)
     if is_done(entry, options.output / PEER, settings):
         return
     started = time.monotonic()
@@ -106,7 +106,7 @@ def train_peer(options: argparse.Namespace, setting: Setting, seed: int) -> None
         "num_examples": {name: len(examples.first) for name, examples in sets.items()},
         "seconds": round(time.monotonic() - started, 1),
     }
-    write_result(entry, options.output / PEER, settings, found)
+    write_sweep_run(entry, options.output / PEER, settings, found)
 
 
 def _digest(model_folder: Path) -> str:
@@ -120,7 +120,7 @@ def _digest(model_folder: Path) -> str:
 def scores_of(output: Path, side: str, setting: Setting) -> dict[int, dict[str, float]]:
     """Seed -> metrics after the last epoch, of the finished runs."""
     folder = output / side / setting.task
-    records = [read_result(path) for path in sorted(folder.glob(f"lr{LEARNING_RATE:g}_seed*"))]
+    records = [read_sweep_run(path) for path in sorted(folder.glob(f"lr{LEARNING_RATE:g}_seed*"))]
     return {
         record["seed"]: next(iter(record["epochs"][-1].values()))
         for record in records
@@ -130,7 +130,7 @@ def scores_of(output: Path, side: str, setting: Setting) -> dict[int, dict[str, 
 
 def compare(
     setting: Setting,
-    task: FinetuningTask,
+    task: GlueTask,
     dev: Examples,
     found: dict[str, dict[int, dict[str, float]]],
 ) -> dict[str, Any]:

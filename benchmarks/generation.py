@@ -81,7 +81,7 @@ class Writer:
         self.tokens: list[int] = []
 
     def step(self) -> None:
-        """Nothing; the text is written once."""
+        """Write the text once."""
         prompt, num_new = self.size.prompt(), self.size.num_new_tokens
         with torch.inference_mode():
             if self.side == CACHE:

@@ -18,8 +18,8 @@ from megatron.finetuning.batches import epoch_order
 from megatron.finetuning.classifier import BertClassifier, read_bert
 from megatron.finetuning.data import Examples
 from megatron.finetuning.metrics import METRICS
-from megatron.finetuning.sweep import SweepEntry
-from megatron.finetuning.tasks import TRAIN, FinetuningTask
+from megatron.finetuning.sweep import SweepRun
+from megatron.finetuning.tasks import TRAIN, GlueTask
 from megatron.finetuning.training import FinetuningConfig
 
 
@@ -53,10 +53,10 @@ class OrderedTrainer(transformers.Trainer):
 
 def finetune_with_trainer(
     model_folder: Path,
-    task: FinetuningTask,
+    task: GlueTask,
     sets: dict[str, Examples],
     config: FinetuningConfig,
-    entry: SweepEntry,
+    entry: SweepRun,
 ) -> list[dict[str, dict[str, float]]]:
     """The scores after each epoch, as `finetune` gives them."""
     assert task.labels is not None

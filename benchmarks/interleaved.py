@@ -56,7 +56,7 @@ class Contestant:
         self.times: list[StepTime] = []
 
     def step(self, *, count: bool = True) -> None:
-        """Nothing; one step, whose time is kept if it counts."""
+        """Take one step, whose time is kept if it counts."""
         taken = self._ask("step")
         if count:
             self.times.append(taken)
@@ -82,7 +82,7 @@ class Contestant:
             raise RuntimeError("a benchmark process ended early: its error stands above") from None
 
     def close(self) -> None:
-        """Nothing; ends the process."""
+        """End the process."""
         self._connection.close()
         self._process.join()
 
@@ -109,7 +109,7 @@ def take_turns(
     num_warmup_rounds: int = 1,
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Nothing; each round steps all, in an order that alternates. The first rounds do not count."""
+    """Step all in each round, in an order that alternates. The first rounds do not count."""
     started = time.monotonic()
     for number in range(-num_warmup_rounds, num_rounds):
         for contestant in participants if number % 2 == 0 else reversed(participants):

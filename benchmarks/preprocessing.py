@@ -53,7 +53,7 @@ class Ours:
         )
 
     def step(self) -> None:
-        """Nothing; writes the corpus once."""
+        """Write the corpus once."""
         preprocess(self.job)
 
     def describe(self) -> tuple[str, int]:
@@ -87,7 +87,7 @@ class PerDocument:
         self.text, self.prefix, self.factory = text, prefix, factory
 
     def step(self) -> None:
-        """Nothing; writes the corpus once."""
+        """Write the corpus once."""
         lengths: list[int] = []
         documents = [0]
         context = multiprocessing.get_context("fork")
@@ -126,7 +126,7 @@ def checksum(prefix: str) -> tuple[str, int]:
 
 
 def write_first_lines(source: str, target: Path, num_bytes: int) -> None:
-    """Nothing; the first whole blocks of a JSON-lines file that come to `num_bytes`, or all it has."""
+    """Write the first full blocks of a JSON-lines file that come to `num_bytes`, or all it has."""
     with target.open("wb") as file:
         for block in read_blocks(find_sources([source])[0]):
             file.write(block.content.rstrip(b"\n") + b"\n")

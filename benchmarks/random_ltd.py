@@ -8,6 +8,7 @@ in each round, each in a process of its own, and ratios are taken within a round
 in the multiplications. Peak memory is what steps add to a process. While nothing is dropped, losses and
 gradients must be bit-equal to the plain model's, by the same operators. The last line printed is one JSON
 object. `--small` takes seconds and only shows that everything works: its figures mean nothing.
+`--device cuda` measures on a GPU, as `gpu_random_ltd.py` says, with flags of its own (`--device cuda --help`).
 """
 
 import argparse
@@ -93,7 +94,9 @@ class Trainer:
         self.tokens, self.labels = torch.randint(0, size.vocab_size, shape)
         self.router: Any = None
         if percent is not None:
-            convert_to_random_ltd(self.model, TransformerLayer, _settings(size, percent))
+            convert_to_random_ltd(
+                self.model, TransformerLayer, dropping_settings(size.num_layers, percent)
+            )
             self.router = self.model.random_ltd_scheduler
         self.num_steps = 0
 
@@ -106,7 +109,7 @@ class Trainer:
         return loss.detach()
 
     def step(self) -> None:
-        """Nothing; the model is trained by one step."""
+        """Train the model by one step."""
         self.gradients()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -117,15 +120,16 @@ class Trainer:
         return self.num_steps
 
 
-def _settings(size: Size, percent: int) -> dict[str, Any]:
+def dropping_settings(num_layers: int, percent: int) -> dict[str, Any]:
+    """The configuration by which all layers but the first and last keep so many percent of the tokens."""
     return {
         "data_efficiency": {
             "data_routing": {
                 "random_ltd": {
                     "enabled": True,
-                    "total_layer_num": size.num_layers,
-                    "random_ltd_layer_num": size.num_layers - 2,
-                    "random_ltd_layer_id": list(range(1, size.num_layers - 1)),
+                    "total_layer_num": num_layers,
+                    "random_ltd_layer_num": num_layers - 2,
+                    "random_ltd_layer_id": list(range(1, num_layers - 1)),
                     "model_mask_name": "attention_mask",
                     "model_type": "decoder",
                     "hidden_state_order": "batch_seq_dim",
@@ -207,6 +211,13 @@ def missed(figures: dict[str, Any]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 1 if `--check` finds a target missed."""
+    device_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    device_parser.add_argument("--device")
+    if device_parser.parse_known_args(arguments)[0].device is not None:
+        # It takes this module's sizes and settings.
+        from benchmarks import gpu_random_ltd  # noqa: PLC0415
+
+        return gpu_random_ltd.main(arguments)
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.random_ltd",
         description=__doc__,

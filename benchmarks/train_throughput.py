@@ -10,6 +10,7 @@ PyTorch's fused attention, and with its GELU replaced by PyTorch's fused one ("t
 have to know of. Every contestant has a process of its own; they take turns, with a square matrix
 product as the measure of what the machine gives. The last line printed is one JSON object.
 `--small` takes seconds and only shows that everything works: its figures mean nothing.
+`--device cuda` measures on a GPU, as `gpu_throughput.py` says, with flags of its own (`--device cuda --help`).
 """
 
 import argparse
@@ -73,7 +74,7 @@ class TrainingSteps:
     def __init__(self, side: str, shape: Shape, precision: str) -> None:
         torch.manual_seed(0)
         self.precision = precision
-        self.model = _our_model(shape) if side == "ours" else _peer_model(shape, side)
+        self.model = our_model(shape) if side == "ours" else peer_model(shape, side)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         ids = torch.randint(0, shape.vocab_size, (shape.num_rows, shape.sequence_length + 1))
         self.tokens, self.labels = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
@@ -120,7 +121,8 @@ class SquareProducts:
         return self.flops
 
 
-def _our_model(shape: Shape) -> GPTModel:
+def our_model(shape: Shape) -> GPTModel:
+    """Our model of the shape."""
     return GPTModel(_our_config(shape))
 
 
@@ -134,7 +136,8 @@ def _our_config(shape: Shape) -> ModelConfig:
     )
 
 
-def _peer_model(shape: Shape, side: str) -> Any:
+def peer_model(shape: Shape, side: str) -> Any:
+    """The peer's model of the shape; `side` is one of `PEERS`."""
     # Only the peer's own processes pay for the import, in time and in memory.
     import transformers  # noqa: PLC0415
 
@@ -177,8 +180,9 @@ def measure(
         return figures, {side: contestant.describe() for side, contestant in named.items()}
 
 
-def _figures(named: dict[str, Contestant], shape: Shape, peak: float) -> dict[str, Any]:
-    flops = training_flops(
+def step_flops(shape: Shape) -> int:
+    """Floating-point operations of a step of one micro-batch."""
+    return training_flops(
         StepShape(num_rows=shape.num_rows, sequence_length=shape.sequence_length),
         ModelShape(
             num_layers=shape.num_layers,
@@ -190,6 +194,10 @@ def _figures(named: dict[str, Contestant], shape: Shape, peak: float) -> dict[st
             vocab_size=shape.vocab_size,
         ),
     )
+
+
+def _figures(named: dict[str, Contestant], shape: Shape, peak: float) -> dict[str, Any]:
+    flops = step_flops(shape)
     figures: dict[str, Any] = {"peak_gflops_per_second": round(peak / 1e9, 1)}
     for side, contestant in named.items():
         seconds, memory = contestant.median("wall_seconds"), contestant.peak_memory()
@@ -247,6 +255,13 @@ def _print_tables(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 1 if `--check` is given and a target is missed."""
+    device_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    device_parser.add_argument("--device")
+    if device_parser.parse_known_args(argv)[0].device is not None:
+        # It takes this module's shapes and peer.
+        from benchmarks import gpu_throughput  # noqa: PLC0415
+
+        return gpu_throughput.main(argv)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

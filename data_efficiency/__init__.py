@@ -7,7 +7,9 @@ The three steps of a run, each usable alone:
     convert_to_random_ltd(engine, TransformerLayer)       chosen layers see a random part of the tokens
 """
 
+from data_efficiency import files, hashing
 from data_efficiency.accounting import (
+    IGNORED_LABEL,
     Clock,
     Counters,
     LearningRate,
@@ -21,17 +23,19 @@ from data_efficiency.analysis.data_analyzer import DataAnalyzer
 from data_efficiency.analysis.named_metrics import MetricSettings, analyze
 from data_efficiency.analysis.reference_loss import ReferenceModel
 from data_efficiency.config import fill_from_flags, load_config, read_json
+from data_efficiency.differences import differing_leaves
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
 from data_efficiency.engine.protocol import Engine
 from data_efficiency.engine.ranks import Ranks, naming_lost_processes, start_ranks
 from data_efficiency.engine.step import NonFiniteError, StepResult, mean_losses_over
 from data_efficiency.engine.whole_tensor import WholeTensor, gather_all, whole_tensors
-from data_efficiency.files import result_folder
+from data_efficiency.files import mmididx, result_folder
 from data_efficiency.json_section import ConfigError
 from data_efficiency.plan import RunPlan, plan_run
 from data_efficiency.plan_totals import planned_totals
 from data_efficiency.plan_warnings import DecayEnd, plan_warnings
+from data_efficiency.progress import Progress
 from data_efficiency.routing.layer_interface import LayerInterface
 from data_efficiency.routing.layer_presets import known_layer_class
 from data_efficiency.routing.random_ltd import (
@@ -43,6 +47,7 @@ from data_efficiency.sampling.loader import CurriculumDataLoader
 from data_efficiency.sampling.sampler import CurriculumSampler
 
 __all__ = [
+    "IGNORED_LABEL",
     "Clock",
     "ConfigError",
     "Counters",
@@ -57,6 +62,7 @@ __all__ = [
     "MetricSettings",
     "ModelShape",
     "NonFiniteError",
+    "Progress",
     "Ranks",
     "ReferenceModel",
     "RunPlan",
@@ -66,13 +72,17 @@ __all__ = [
     "actual_seq_length",
     "analyze",
     "convert_to_random_ltd",
+    "differing_leaves",
+    "files",
     "fill_from_flags",
     "gather_all",
+    "hashing",
     "initialize",
     "known_layer_class",
     "layer_tokens",
     "load_config",
     "mean_losses_over",
+    "mmididx",
     "naming_lost_processes",
     "plan_run",
     "plan_warnings",

@@ -17,6 +17,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 TokenCounter = Literal["corpus", "loss", "effective"]
+IGNORED_LABEL = -100
+"""Label of a position that is not in the loss."""
 Clock = Literal["steps", "samples", "corpus", "loss", "effective", "layer"]
 """What budgets and learning rates may follow: steps, samples, or one of the token counts."""
 

@@ -7,43 +7,32 @@ For each metric a folder with four pairs of `.bin` and `.idx`, each a list of ro
     <metric>_index_to_metric                     a row a distinct difficulty: the difficulty
     <metric>_index_to_sample_percentile_merged   the second, several rows to one
 
-`.bin` holds the numbers of all rows back to back. `.idx` is little-endian:
-
-    offset   size   content
-    0        9      "MMIDIDX" and two zero bytes
-    9        8      version, 1
-    17       1      code of the integer type
-    18       8      N, number of rows
-    26       8      D, number of entries of the document index
-    34       4 N    numbers of each row, int32
-    34+4N    8 N    byte offset of each row in .bin, int64
-    34+12N   8 D    document index, int64: 0, the end of each merged file, N
-
-The codes of unsigned types changed with DeepSpeed 0.13.3 and nothing in the header says which table
-holds; the size of `.bin` does.
+`files/mmididx.py` describes the two files.
 """
 
 import os
-import struct
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from data_efficiency.difficulty_index import DifficultyIndex
+from data_efficiency.files.mmididx import (
+    DEEPSPEED_CODES,
+    MAX_ROW_LENGTH,
+    OLD_DEEPSPEED_CODES,
+    IndexWriter,
+    deepspeed_types,
+    map_bytes,
+    read_index,
+    type_of_size,
+)
 from data_efficiency.files.result_folder import new_folder
 
-MAGIC = b"MMIDIDX\x00\x00"
-VERSION = 1
-HEADER = struct.Struct("<9sQBQQ")
-MAX_ROW_LENGTH = 2**31 - 1
-ROWS_AT_A_TIME = 2**20
-
 Generation = Literal["current", "legacy"]
-_SIGNED_AND_BYTES = {"uint8": 1, "int8": 2, "int16": 3, "int32": 4, "int64": 5}
 CODES: dict[Generation, dict[str, int]] = {
-    "current": {**_SIGNED_AND_BYTES, "uint16": 6, "uint32": 7, "uint64": 8},
-    "legacy": {**_SIGNED_AND_BYTES, "uint16": 8, "uint32": 9, "uint64": 10},
+    "current": DEEPSPEED_CODES,
+    "legacy": OLD_DEEPSPEED_CODES,
 }
 """Code of each integer type: from DeepSpeed 0.13.3 on, and before."""
 
@@ -66,25 +55,12 @@ def read_rows(prefix: str | os.PathLike[str]) -> Rows:
     for file in (index_file, number_file):
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such file; give the folder of DeepSpeed's files")
-    content = np.fromfile(index_file, np.uint8, HEADER.size).tobytes()
-    if len(content) < HEADER.size or not content.startswith(MAGIC):
-        raise ValueError(f"{index_file} is not one of DeepSpeed's index files: another beginning")
-    _, version, code, num_rows, num_documents = HEADER.unpack(content)
-    expected = HEADER.size + 12 * num_rows + 8 * num_documents
-    if version != VERSION or index_file.stat().st_size != expected:
-        raise ValueError(
-            f"{index_file} is damaged: version {version} (must be {VERSION}), "
-            f"{index_file.stat().st_size} bytes (must be {expected})"
-        )
-    mapped = np.memmap(index_file, np.uint8, "r")
-    lengths = mapped[HEADER.size :][: 4 * num_rows].view("<i4")
-    offsets = mapped[HEADER.size + 4 * num_rows :][: 8 * num_rows].view("<i8")
-    num_numbers = int(lengths.sum(dtype=np.int64))
-    dtype = _dtype_in(number_file, code, num_numbers)
-    ends = np.cumsum(lengths, dtype=np.int64) * dtype.itemsize
-    if (lengths < 0).any() or not np.array_equal(offsets[1:], ends[:-1]) or offsets[0] != 0:
-        raise ValueError(f"{index_file} is damaged: its rows do not lie back to back")
-    return Rows(np.memmap(number_file, dtype, "r"), lengths)
+    index = read_index(index_file, remedy="give the folder of DeepSpeed's files")
+    if not len(index.lengths):
+        raise ValueError(f"{number_file} has no rows: an index has at least one sample")
+    dtype = _dtype_in(number_file, index.code, int(index.lengths.sum(dtype=np.int64)))
+    index.verify(dtype.itemsize)
+    return Rows(map_bytes(number_file).view(dtype), index.lengths)
 
 
 def _dtype_in(number_file: Path, code: int, num_numbers: int) -> np.dtype:
@@ -92,13 +68,12 @@ def _dtype_in(number_file: Path, code: int, num_numbers: int) -> np.dtype:
     num_bytes = number_file.stat().st_size
     if num_numbers == 0:
         raise ValueError(f"{number_file} has no numbers: an index has at least one sample")
-    meanings = {name for codes in CODES.values() for name in codes if codes[name] == code}
-    for name in meanings:
-        if np.dtype(name).itemsize * num_numbers == num_bytes:
-            return np.dtype(name).newbyteorder("<")
+    name = type_of_size(deepspeed_types(code), num_numbers, num_bytes)
+    if name is not None:
+        return np.dtype(name).newbyteorder("<")
     raise ValueError(
         f"{number_file} has {num_bytes} bytes for {num_numbers} numbers, which fits no integer type "
-        f"of code {code} ({', '.join(sorted(meanings)) or 'unknown'}): truncated, or no index file"
+        f"of code {code} ({', '.join(deepspeed_types(code)) or 'unknown'}): truncated, or no index file"
     )
 
 
@@ -109,7 +84,7 @@ def write_rows(
     is_merged: bool = False,
     generation: Generation = "current",
 ) -> None:
-    """Nothing; writes `<prefix>.bin` and `<prefix>.idx`.
+    """Write `<prefix>.bin` and `<prefix>.idx`.
 
     Args:
         prefix: path without the two endings.
@@ -132,21 +107,15 @@ def write_rows(
             f"{int(lengths.max())} samples have the same difficulty; a row of DeepSpeed's format "
             f"has at most {MAX_ROW_LENGTH}"
         )
-    num_rows = len(lengths)
-    documents = [0, num_rows, num_rows] if is_merged else [0, num_rows]
     little_endian = numbers.dtype.newbyteorder("<")
     with open(f"{prefix}.bin", "wb") as file:
         numbers.astype(little_endian, copy=False).tofile(file)
-    with open(f"{prefix}.idx", "wb") as file:
-        file.write(HEADER.pack(MAGIC, VERSION, code, num_rows, len(documents)))
-        lengths.astype("<i4", copy=False).tofile(file)
-        begin = 0
-        for first in range(0, num_rows, ROWS_AT_A_TIME):
-            part = lengths[first : first + ROWS_AT_A_TIME].astype("<i8")
-            ends = begin + np.cumsum(part)
-            ((ends - part) * little_endian.itemsize).tofile(file)
-            begin = int(ends[-1])
-        np.array(documents, "<i8").tofile(file)
+    index = IndexWriter(Path(f"{prefix}.idx"), code, little_endian.itemsize)
+    try:
+        index.add(lengths, [len(lengths), 0] if is_merged else [len(lengths)])
+        index.finish()
+    finally:
+        index.close()
 
 
 def export_index(

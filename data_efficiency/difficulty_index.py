@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from data_efficiency.differences import differing_fields
 from data_efficiency.files.result_folder import (
     new_folder,
     read_manifest,
@@ -55,23 +56,8 @@ def fingerprint_of(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def differing_fields(expected: Any, found: Any, name: str = "") -> list[str]:
-    """One text `field: expected X, found Y` for each leaf in which two identities differ."""
-    if isinstance(expected, Mapping) and isinstance(found, Mapping):
-        texts = []
-        for key in sorted(set(expected) | set(found)):
-            field = f"{name}.{key}" if name else str(key)
-            texts += differing_fields(expected.get(key), found.get(key), field)
-        return texts
-    return [] if expected == found else [f"{name}: expected {expected!r}, found {found!r}"]
-
-
-def refuse_differences(result: str, differences: list[str]) -> None:
-    """Nothing, if there are no differences between a result's dataset and the one at hand.
-
-    Raises:
-        ValueError: naming the result and the differences.
-    """
+def refuse_other_dataset(result: str, differences: list[str]) -> None:
+    """Raise ValueError, naming a result, if its dataset differs from the one at hand."""
     if differences:
         raise ValueError(
             f"{result} was made from another dataset ({'; '.join(differences)}); "
@@ -320,23 +306,16 @@ class DifficultyIndex:
         return num if parts.ndim else int(num)
 
     def check_dataset(self, dataset: Any) -> None:
-        """Nothing, if the index was made from this dataset.
-
-        Raises:
-            ValueError: naming the fields in which the dataset differs.
-        """
+        """Raise ValueError, naming what differs, unless the index was made from this dataset."""
         differences = differing_fields(self.dataset_identity, describe_dataset(dataset))
         if len(dataset) != self.num_samples:
             differences.append(f"samples: expected {self.num_samples}, found {len(dataset)}")
-        refuse_differences(f"the {FORMAT} {self.path}", differences)
+        refuse_other_dataset(f"the {FORMAT} {self.path}", differences)
 
     def verify(self) -> None:
-        """Nothing, if the files are what was written and `order` is the right order.
+        """Raise ValueError unless the files are what was written and `order` is the right order.
 
         Samples of one difficulty are sorted by number, unless the difficulties were quantised.
-
-        Raises:
-            ValueError: naming what is wrong.
         """
         verify_checksums(self.path, self.manifest)
         if fingerprint_of(self.dataset_identity) != self.dataset_fingerprint:

@@ -109,16 +109,12 @@ class Section:
         return None if self.take(key, None) is None else self.choice(key, choices)
 
     def warn(self, *texts: str) -> None:
-        """Nothing; logs what is done otherwise than it is written here."""
+        """Log what is done otherwise than it is written here."""
         for text in texts:
             logger.warning("%s: %s", self.path, text)
 
     def close(self, also_known: Iterable[str] = ()) -> None:
-        """Nothing, if every key was asked for.
-
-        Raises:
-            ConfigError: names the first unknown key and the known key nearest to it.
-        """
+        """Raise ConfigError, naming the first key that nobody asked for and the known one nearest to it."""
         known = self._known | set(also_known)
         for key in self._content:
             if key not in known:

@@ -41,6 +41,15 @@ def field_docs(config_class: type) -> dict[str, str]:
     return docs
 
 
+def command_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose `--help` begins with a command's docstring as it stands; no abbreviations."""
+    return argparse.ArgumentParser(
+        description=doc,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def make_parser(
     description: str,
     groups: Sequence[type] = CONFIG_GROUPS,

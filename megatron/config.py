@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 AttentionImplementation = Literal["auto", "math", "sdpa", "flash"]
 CompileMode = Literal["none", "model", "layers"]
+CompileLengths = Literal["dynamic", "static"]
 OptimizerImplementation = Literal["auto", "fused", "foreach", "apex"]
 GuardedSetting = Literal[
     "data",
@@ -30,11 +31,7 @@ GUARDED_SETTINGS: tuple[GuardedSetting, ...] = get_args(GuardedSetting)
 
 
 def require(condition: bool, field: str, value: object, rule: str) -> None:
-    """Nothing, if `condition` holds.
-
-    Raises:
-        ValueError: with the flag, its value and the rule, if it does not.
-    """
+    """Raise ValueError, with the flag, its value and the rule, unless `condition` holds."""
     if not condition:
         flag = "--" + field.replace("_", "-")
         raise ValueError(f"{flag} is {value!r}: {rule}")
@@ -212,7 +209,12 @@ class TrainingConfig:
     """Forward and backward pass in float16 with loss scaling, as the JSON file's fp16 section says."""
     compile: CompileMode = "none"
     """Use torch.compile on nothing, on the whole model, or on each layer by itself; layers share their
-    compiled code. Sequence lengths and kept lengths may change. Needs a C++ compiler."""
+    compiled code. On a GPU the loss is compiled with either. Sequence lengths and kept lengths may
+    change. Needs a C++ compiler."""
+    compile_lengths: CompileLengths = "dynamic"
+    """What --compile makes code for: dynamic is one for all batch sizes and sequence lengths, static one
+    for each, which is faster and worth its time where they are few. Kept lengths share their code either
+    way."""
     lr: float = 3e-4
     """Peak learning rate."""
     min_lr: float = 0.0

@@ -4,11 +4,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from megatron.config import DataConfig
 from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
 from megatron.data.blended_dataset import BlendedDataset, open_bert_dataset, open_gpt_dataset
 from megatron.data.gpt_dataset import GPTDataset
-from megatron.data.vocabulary_check import named_tokenizer
-from megatron.tokenizer import Tokenizer, build_tokenizer
+from megatron.tokenizer import Tokenizer, add_tokenizer_flags, build_tokenizer, named_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,9 @@ def add_corpus_flags(parser: Any, *, is_required: bool) -> None:
         default="gpt",
         help="how samples are made of it: windows of running text, or pairs of segments (gpt)",
     )
-    corpus.add_argument("--split", default="969,30,1", metavar="A,B,C", help="train, valid, test")
+    corpus.add_argument(
+        "--split", default=DataConfig.split, metavar="A,B,C", help="train, valid, test"
+    )
     corpus.add_argument("--seq-length", type=int, required=is_required, metavar="N")
     corpus.add_argument(
         "--short-seq-prob",
@@ -42,15 +44,7 @@ def add_corpus_flags(parser: Any, *, is_required: bool) -> None:
     corpus.add_argument(
         "--sample-seed", type=int, metavar="N", help=f"bert: as in training ({BertSettings.seed})"
     )
-    corpus.add_argument(
-        "--tokenizer-file",
-        metavar="FILE",
-        help="a tokenizer.json (the corpus's own, beside it or in the folder above)",
-    )
-    corpus.add_argument(
-        "--vocab-file", metavar="FILE", help="GPT-2's vocab.json, or alone BERT's vocab.txt"
-    )
-    corpus.add_argument("--merge-file", metavar="FILE", help="GPT-2's merges.txt")
+    add_tokenizer_flags(corpus, otherwise="else the corpus's own, beside it or in the folder above")
 
 
 def open_corpus(arguments: Any) -> AnyDataset:
@@ -90,7 +84,7 @@ def open_corpus(arguments: Any) -> AnyDataset:
     return dataset
 
 
-def tokenizer_of(arguments: Any, dataset: AnyDataset) -> Tokenizer:
+def tokenizer_of_corpus(arguments: Any, dataset: AnyDataset) -> Tokenizer:
     """The tokenizer that the flags name, or else the one the corpus was made with, if it is near.
 
     Raises:

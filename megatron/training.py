@@ -108,7 +108,7 @@ def setup_model_and_optimizer(
     torch.manual_seed(training.seed)
     model = task.make_model(config)
     choose_attention(model, training.attention_implementation)
-    compile_model(model, training.compile)
+    compile_model(model, training.compile, training.compile_lengths)
     json_config = _json_config(config, start_ranks().data_parallel_size)
     engine, _, _, _ = initialize(
         model=model,

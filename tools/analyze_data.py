@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -42,7 +41,8 @@ from megatron.checkpoint.model import (
     identity_of_checkpoint,
     load_reference_model,
 )
-from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of
+from megatron.command import run_command
+from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of_corpus
 
 EXAMPLE_PERCENTILES = (1, 10, 50, 90, 99)
 EXAMPLE_CHARACTERS = 300
@@ -180,7 +180,7 @@ def _add_import_flags(parser: ArgumentParser) -> None:
     )
 
 
-def run(arguments: Namespace) -> None:
+def run_here(arguments: Namespace) -> None:
     """Computes a metric and prints its summary."""
     result = analyze(
         open_corpus(arguments),
@@ -221,7 +221,7 @@ def show(arguments: Namespace) -> None:
         return
     dataset = open_corpus(arguments)
     index.check_dataset(dataset)
-    tokenizer = tokenizer_of(arguments, dataset)
+    tokenizer = tokenizer_of_corpus(arguments, dataset)
     for percentile in EXAMPLE_PERCENTILES:
         sample = sample_at_percentile(index, percentile)
         tokens, starts, lengths = dataset.token_spans(sample, sample + 1)
@@ -230,7 +230,7 @@ def show(arguments: Namespace) -> None:
         print(json.dumps(text[:EXAMPLE_CHARACTERS], ensure_ascii=False))
 
 
-def verify(arguments: Namespace) -> None:
+def verify_index(arguments: Namespace) -> None:
     """Checks an index."""
     DifficultyIndex.open(arguments.index).verify()
     print(f"{arguments.index}: checksums and order are right")
@@ -265,7 +265,7 @@ def import_(arguments: Namespace) -> None:
     _print_result(index)
 
 
-def export(arguments: Namespace) -> None:
+def export_index_files(arguments: Namespace) -> None:
     """Writes an index in DeepSpeed's format and prints the lines of its JSON."""
     index = DifficultyIndex.open(arguments.index)
     generation = "legacy" if arguments.legacy_codes else "current"
@@ -330,13 +330,13 @@ def _print_result(result: Result) -> None:
 
 
 COMMANDS = {
-    "run": run,
+    "run": run_here,
     "map": run_map,
     "reduce": run_reduce,
     "show": show,
-    "verify": verify,
+    "verify": verify_index,
     "import": import_,
-    "export": export,
+    "export": export_index_files,
 }
 
 
@@ -344,16 +344,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 after an error, 130 after Ctrl-C or SIGTERM."""
     arguments = parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+
+    def action() -> None:
         with sigterm_as_interrupt():
             COMMANDS[arguments.command](arguments)
-    except (ValueError, OSError, AnalysisError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as interruption:
-        print(str(interruption) or "stopped", file=sys.stderr)
-        return 130
-    return 0
+
+    return run_command(action, more_errors=(AnalysisError,), when_stopped="stopped")
 
 
 if __name__ == "__main__":

@@ -8,21 +8,19 @@ Megatron-DeepSpeed checkpoint without pipeline parallelism; what it is shows fro
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron.arguments import command_parser
+from megatron.command import run_command
 from megatron.conversion.model import read_any, save_as_hugging_face, save_as_ours
 from megatron.evaluation.checkpoint_tokenizer import tokenizer_of
+from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--input", required=True, type=Path, metavar="FOLDER", help="the model")
     parser.add_argument(
         "--output",
@@ -37,26 +35,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=("huggingface", "megatron"),
         help="a folder for from_pretrained, or a run of ours with one checkpoint",
     )
-    parser.add_argument(
-        "--tokenizer-file",
-        type=Path,
-        metavar="FILE",
-        help="tokenizer.json to put beside the weights; else the input's own, where it has one",
-    )
-    parser.add_argument("--vocab-file", type=Path, metavar="FILE", help="or GPT-2's vocab.json")
-    parser.add_argument("--merge-file", type=Path, metavar="FILE", help="and merges.txt")
+    add_tokenizer_flags(parser, otherwise="else the input's own, where it has one")
     return parser.parse_args(argv)
 
 
 def convert(arguments: argparse.Namespace) -> None:
     """Converts and says what was done."""
     source, output = arguments.input, arguments.output
-    tokenizer = tokenizer_of(
-        source,
-        tokenizer_file=arguments.tokenizer_file,
-        vocab_file=arguments.vocab_file,
-        merge_file=arguments.merge_file,
-    )
+    tokenizer = named_tokenizer(arguments) or tokenizer_of(source)
     print(f"Reading {source} ...", flush=True)
     model = read_any(source, vocab_size=None if tokenizer is None else tokenizer.vocab_size)
     print("Writing and comparing logits ...", flush=True)
@@ -79,12 +65,7 @@ def convert(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a conversion, 1 after an error."""
-    try:
-        convert(parse_arguments(argv))
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(lambda: convert(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

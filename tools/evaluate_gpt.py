@@ -12,25 +12,23 @@ import argparse
 import json
 import logging
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron.arguments import command_parser
+from megatron.command import run_command
 from megatron.evaluation.local_tasks import LOCAL_TASKS, write_task_files
 from megatron.evaluation.published_tasks import ROWS, expand
 from megatron.evaluation.results import evaluation_record, is_finished, write_record
+from megatron.tokenizer import add_tokenizer_flags
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="a run or a checkpoint")
     parser.add_argument(
         "--tasks", metavar="NAME,NAME", help="tasks or sets of tasks, with commas between them"
@@ -42,12 +40,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data-folder", type=Path, metavar="FOLDER", help="files of the tasks named local_..."
     )
-    for name, meaning in (
-        ("--tokenizer-file", "tokenizer.json; else the one found with the checkpoint"),
-        ("--vocab-file", "or GPT-2's vocab.json"),
-        ("--merge-file", "and merges.txt"),
-    ):
-        parser.add_argument(name, metavar="FILE", help=meaning)
+    add_tokenizer_flags(parser, otherwise="else the one found with the model")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="default: 8")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument(
@@ -90,7 +83,7 @@ def needed(arguments: argparse.Namespace, name: str) -> Any:
     return value
 
 
-def evaluate(arguments: argparse.Namespace) -> None:
+def evaluate_checkpoint(arguments: argparse.Namespace) -> None:
     """Evaluates, writes the results and prints them."""
     tasks = expand([name.strip() for name in needed(arguments, "tasks").split(",") if name.strip()])
     checkpoint, output = needed(arguments, "checkpoint"), needed(arguments, "output")
@@ -160,21 +153,20 @@ def import_harness() -> Any:
     return eval_harness
 
 
+def evaluate_or_list(arguments: argparse.Namespace) -> None:
+    """Do what the flags ask for."""
+    if arguments.list:
+        print("\n".join(",".join(row) for row in ROWS[arguments.list]))
+    elif arguments.write_task_files:
+        write_task_files(needed(arguments, "data_folder"), arguments.write_task_files)
+        print(json.dumps(list(LOCAL_TASKS)))
+    else:
+        evaluate_checkpoint(arguments)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after an evaluation, 1 after an error."""
-    arguments = parse_arguments(argv)
-    try:
-        if arguments.list:
-            print("\n".join(",".join(row) for row in ROWS[arguments.list]))
-        elif arguments.write_task_files:
-            write_task_files(needed(arguments, "data_folder"), arguments.write_task_files)
-            print(json.dumps(list(LOCAL_TASKS)))
-        else:
-            evaluate(arguments)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(lambda: evaluate_or_list(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ published hyperparameters. Scores are of the development sets; no test file is r
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,19 +21,21 @@ import torch.distributed
 from tqdm import tqdm
 
 from data_efficiency import Ranks, naming_lost_processes, read_json, start_ranks
+from megatron.arguments import command_parser
 from megatron.checkpoint.saved_run import SavedRun
+from megatron.command import run_command
 from megatron.finetuning.classifier import read_bert
 from megatron.finetuning.data import HUB, read_task
-from megatron.finetuning.inputs import encode_texts
+from megatron.finetuning.inputs import make_rows
 from megatron.finetuning.sweep import (
     PUBLISHED_LEARNING_RATES,
     PUBLISHED_SEEDS,
     Sweep,
-    SweepEntry,
+    SweepRun,
     is_done,
-    read_result,
+    read_sweep_run,
     table,
-    write_result,
+    write_sweep_run,
 )
 from megatron.finetuning.tasks import GLUE, TRAIN, task_named
 from megatron.finetuning.training import FinetuningConfig
@@ -47,11 +48,7 @@ SWITCHES = {
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__)
     add, config = parser.add_argument, FinetuningConfig()
     add("--checkpoint", type=Path, metavar="FOLDER", help="the pretrained BERT")
     add("--tokenizer-file", type=Path, metavar="FILE", help="tokenizer.json, if not with the model")
@@ -91,7 +88,7 @@ def sweep(arguments: argparse.Namespace, ranks: Ranks) -> None:
     tasks = [task_named(name.strip()).name for name in arguments.tasks.split(",")]
     rates = [float(rate) for rate in arguments.learning_rates.split(",")]
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    entries = [SweepEntry(task, rate, seed) for task in tasks for rate in rates for seed in seeds]
+    entries = [SweepRun(task, rate, seed) for task in tasks for rate in rates for seed in seeds]
     if not 0 <= arguments.worker_id < arguments.num_workers:
         raise ValueError(f"--worker-id is {arguments.worker_id}: must be 0 to --num-workers - 1")
     mine = entries[arguments.worker_id :: arguments.num_workers]
@@ -118,7 +115,7 @@ def sweep(arguments: argparse.Namespace, ranks: Ranks) -> None:
         sets = {}
         for part, found in examples.items():
             kept = found.first_rows(arguments.max_train_examples if part == TRAIN else None)
-            sets[part] = (encode_texts(kept, tokenizer, config.max_length), kept)
+            sets[part] = (make_rows(kept, tokenizer, config.max_length), kept)
         for entry in (entry for entry in missing if entry.task == name):
             saved = SavedRun(
                 folder=entry.path(arguments.output).with_suffix(""),
@@ -128,7 +125,7 @@ def sweep(arguments: argparse.Namespace, ranks: Ranks) -> None:
             with _ProgressBar(entry, ranks) as bar:
                 result = shared.execute(entry, task, sets, saved, bar.report)
             if ranks.is_first:
-                write_result(entry, arguments.output, shared.settings, result)
+                write_sweep_run(entry, arguments.output, shared.settings, result)
                 saved.remove()
             _say(ranks, f"{entry.path(arguments.output)}: {json.dumps(result['epochs'][-1])}")
 
@@ -136,7 +133,7 @@ def sweep(arguments: argparse.Namespace, ranks: Ranks) -> None:
 class _ProgressBar(tqdm):
     """Steps of one run on the terminal of process 0."""
 
-    def __init__(self, entry: SweepEntry, ranks: Ranks) -> None:
+    def __init__(self, entry: SweepRun, ranks: Ranks) -> None:
         super().__init__(
             desc=" ".join(map(str, entry)),
             unit="step",
@@ -158,30 +155,19 @@ def _say(ranks: Ranks, text: str) -> None:
 
 def print_table(output: Path) -> None:
     """Prints the table of the runs in a folder."""
-    print(table(read_result(path) for path in sorted(output.glob("*/lr*_seed*.json"))))
+    print(table(read_sweep_run(path) for path in sorted(output.glob("*/lr*_seed*.json"))))
 
 
 def _joined(values: Sequence[float]) -> str:
     return ",".join(f"{value:g}" for value in values)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 after a sweep, 1 after an error."""
-    arguments = parse_arguments(argv)
-    try:
-        if arguments.table:
-            print_table(arguments.output)
-        else:
-            finetune_and_print(arguments)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 @naming_lost_processes()
 def finetune_and_print(arguments: argparse.Namespace) -> None:
-    """The sweep and its table, on one process or on several."""
+    """The sweep and its table, on one process or on several; or the table alone."""
+    if arguments.table:
+        print_table(arguments.output)
+        return
     started_before = torch.distributed.is_initialized()
     ranks = start_ranks()
     try:
@@ -191,6 +177,11 @@ def finetune_and_print(arguments: argparse.Namespace) -> None:
     finally:
         if torch.distributed.is_initialized() and not started_before:
             torch.distributed.destroy_process_group()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 after a sweep, 1 after an error."""
+    return run_command(lambda: finetune_and_print(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

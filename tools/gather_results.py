@@ -8,23 +8,20 @@ A run is a JSON file of tools/evaluate_gpt.py, or a folder with such files in it
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from megatron.arguments import command_parser
+from megatron.command import run_command
 from megatron.evaluation.result_table import format_table, gather
 from megatron.evaluation.results import read_record
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--run",
         action="append",
@@ -57,20 +54,19 @@ def named_records(runs: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any
             yield name, place, read_record(file)
 
 
+def show_table(arguments: argparse.Namespace) -> None:
+    """Print the table and write its numbers."""
+    results = gather(named_records(arguments.run))
+    print(format_table(results))
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        numbers = [asdict(result) for result in results]
+        arguments.output.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a table, 1 after an error."""
-    arguments = parse_arguments(argv)
-    try:
-        results = gather(named_records(arguments.run))
-        print(format_table(results))
-        if arguments.output:
-            arguments.output.parent.mkdir(parents=True, exist_ok=True)
-            numbers = [asdict(result) for result in results]
-            arguments.output.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(lambda: show_table(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

@@ -16,17 +16,16 @@ from pathlib import Path
 
 import torch
 
+from megatron.arguments import command_parser
+from megatron.command import run_command
 from megatron.evaluation.generation import Choose, greedy, sampling, text_pieces
 from megatron.evaluation.model import load_any_for_evaluation
+from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--model", required=True, type=Path, metavar="FOLDER", help="what writes")
     parser.add_argument("--prompt", metavar="TEXT", help="its beginning; else standard input")
     parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="default: 100")
@@ -55,12 +54,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--device", metavar="NAME", help="cpu, cuda:0, ...; else the GPU where there is one"
     )
-    for name, meaning in (
-        ("--tokenizer-file", "tokenizer.json; else the one found with the model"),
-        ("--vocab-file", "or GPT-2's vocab.json"),
-        ("--merge-file", "and merges.txt"),
-    ):
-        parser.add_argument(name, metavar="FILE", help=meaning)
+    add_tokenizer_flags(parser, otherwise="else the one found with the model")
     return parser.parse_args(argv)
 
 
@@ -93,7 +87,7 @@ def room(num_prompt_tokens: int, wanted: int, num_positions: int) -> int:
     return min(wanted, left)
 
 
-def write(arguments: argparse.Namespace) -> None:
+def write_text(arguments: argparse.Namespace) -> None:
     """Writes the prompt and what follows to standard output, and the speed to standard error."""
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     choose = choice(arguments, device)
@@ -101,10 +95,7 @@ def write(arguments: argparse.Namespace) -> None:
         arguments.model,
         dtype=arguments.dtype,
         device=device,
-        tokenizer_files={
-            name: getattr(arguments, name)
-            for name in ("tokenizer_file", "vocab_file", "merge_file")
-        },
+        tokenizer=named_tokenizer(arguments),
     )
     prompt = sys.stdin.read().rstrip("\n") if arguments.prompt is None else arguments.prompt
     ids = tokenizer.encode(prompt) or [tokenizer.eod]
@@ -133,16 +124,7 @@ def write(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a text, 1 after an error, 130 when interrupted."""
-    arguments = parse_arguments(argv)
-    try:
-        write(arguments)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print()
-        return 130
-    return 0
+    return run_command(lambda: write_text(parse_arguments(argv)), when_stopped="")
 
 
 if __name__ == "__main__":

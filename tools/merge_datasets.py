@@ -4,7 +4,7 @@ import argparse
 import functools
 from collections.abc import Sequence
 
-from megatron.command import run_command
+from megatron.command import STOPPED, run_command
 from megatron.corpus.merging import find_corpora, merge_corpora
 
 
@@ -32,7 +32,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def merge(arguments: argparse.Namespace) -> None:
     """Merges and reports."""
     prefixes = find_corpora(arguments.input)
     merged = merge_corpora(
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
     arguments = parse_arguments(argv)
-    return run_command(functools.partial(run, arguments))
+    return run_command(functools.partial(merge, arguments), when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ The baseline is as many steps on whole samples with nothing dropped; in the pict
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 
 from data_efficiency import (
@@ -21,6 +20,7 @@ from data_efficiency import (
 )
 from data_efficiency.config import Config
 from megatron.arguments import make_parser
+from megatron.command import run_command
 from megatron.config import ModelConfig
 from megatron.reporting import format_plan, plot_plan
 from megatron.run_state import model_shape
@@ -62,7 +62,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_config(arguments: argparse.Namespace) -> Config:
+def config_with_flags(arguments: argparse.Namespace) -> Config:
     """The configuration with the batch sizes and indexes of the command line."""
     flags = {
         "train_batch_size": arguments.global_batch_size,
@@ -97,31 +97,30 @@ def read_decay_end(text: str | None) -> DecayEnd | None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, also where there are warnings; 1 after an error."""
-    arguments = parse_arguments(argv)
+def show_plan(arguments: argparse.Namespace) -> None:
+    """Print the plan and its warnings, and draw it."""
     model_flags = {
         field.name: getattr(arguments, field.name) for field in dataclasses.fields(ModelConfig)
     }
-    try:
-        decay_end = read_decay_end(arguments.lr_decay)
-        plan = plan_run(
-            read_config(arguments),
-            model=model_shape(ModelConfig(**model_flags)),
-            sequence_length=arguments.seq_length,
-            num_steps=arguments.train_steps,
-            num_samples=arguments.num_samples,
-            data_parallel_size=arguments.data_parallel_size,
-        )
-        print(format_plan(plan, arguments.rows))
-        for sentence in plan_warnings(plan, decay_end):
-            print(f"\nwarning: {sentence}")
-        if arguments.picture is not None:
-            plot_plan(plan, arguments.picture)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    decay_end = read_decay_end(arguments.lr_decay)
+    plan = plan_run(
+        config_with_flags(arguments),
+        model=model_shape(ModelConfig(**model_flags)),
+        sequence_length=arguments.seq_length,
+        num_steps=arguments.train_steps,
+        num_samples=arguments.num_samples,
+        data_parallel_size=arguments.data_parallel_size,
+    )
+    print(format_plan(plan, arguments.rows))
+    for sentence in plan_warnings(plan, decay_end):
+        print(f"\nwarning: {sentence}")
+    if arguments.picture is not None:
+        plot_plan(plan, arguments.picture)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, also where there are warnings; 1 after an error."""
+    return run_command(lambda: show_plan(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron.command import run_command
+from megatron.command import STOPPED, run_command
 from megatron.corpus.demo_corpus import (
     PACKAGED_TEXTS,
     Document,
@@ -77,7 +77,7 @@ def own_documents(inputs: Sequence[str], json_key: str) -> tuple[list[Document],
     return documents_of_files(sources, json_key), origins
 
 
-def run(arguments: argparse.Namespace) -> None:
+def prepare(arguments: argparse.Namespace) -> None:
     """Collects, writes and reports."""
     output = Path(arguments.output)
     if output.suffix != ".jsonl":
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
     arguments = parse_arguments(argv)
-    return run_command(functools.partial(run, arguments))
+    return run_command(functools.partial(prepare, arguments), when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,18 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from megatron.command import run_command
+from megatron.command import STOPPED, run_command
 from megatron.corpus.preprocessing import CorpusCounts, PreprocessingJob, preprocess
 from megatron.corpus.sentence_splitter import (
     SentenceSplitter,
     installed_splitter,
     learn_model,
     splitter_of_file,
-    write_model,
+    write_sentence_model,
 )
 from megatron.corpus.text_sources import STANDARD_INPUT, find_sources
 from megatron.corpus.verification import verify_corpus
-from megatron.tokenizer import build_tokenizer
+from megatron.tokenizer import add_tokenizer_flags, build_tokenizer
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -37,11 +37,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--json-keys", nargs="+", default=["text"], metavar="KEY", help="one corpus a key (text)"
     )
     parser.add_argument("--output-prefix", required=True, metavar="PREFIX")
-    parser.add_argument("--tokenizer-file", metavar="FILE", help="a tokenizer.json")
-    parser.add_argument(
-        "--vocab-file", metavar="FILE", help="GPT-2's vocab.json, or alone BERT's vocab.txt"
-    )
-    parser.add_argument("--merge-file", metavar="FILE", help="GPT-2's merges.txt")
+    add_tokenizer_flags(parser)
     parser.add_argument(
         "--append-eod", action="store_true", help="close each document with <|endoftext|>"
     )
@@ -103,11 +99,11 @@ def learn_sentences(job: PreprocessingJob, path: Path) -> None:
     """Learns from the job's input where sentences end, and keeps it."""
     job.check()
     _ = job.tokenizer_factory().control_tokens  # An error now, not after the learning.
-    write_model(path, learn_model(job.sources, job.json_keys))
+    write_sentence_model(path, learn_model(job.sources, job.json_keys))
     print(f"{path}: learned where sentences end, since nltk's own model is not installed")
 
 
-def run(arguments: argparse.Namespace) -> None:
+def make_corpora(arguments: argparse.Namespace) -> None:
     """Tokenizes, reports and, if asked, verifies."""
     sources, skipped = find_sources(arguments.input, with_standard_input=True)
     if arguments.verify and STANDARD_INPUT in {source.path for source in sources}:
@@ -136,14 +132,14 @@ def run(arguments: argparse.Namespace) -> None:
     counts = preprocess(job)
     seconds = time.monotonic() - start
     for key, count in counts.items():
-        print(f"{job.corpus_prefix(key)}: {describe(count)}")
+        print(f"{job.corpus_prefix(key)}: {counts_line(count)}")
     num_tokens = sum(count.num_tokens for count in counts.values())
     print(f"{seconds:.1f} s, {num_tokens / seconds:,.0f} tokens/s with {job.num_workers} workers")
     if arguments.verify:
-        verify(job)
+        verify_corpora(job)
 
 
-def verify(job: PreprocessingJob) -> None:
+def verify_corpora(job: PreprocessingJob) -> None:
     """Reads everything again and compares it with the input."""
     tokenizer = job.tokenizer_factory()
     splitter = None if job.splitter_factory is None else job.splitter_factory()
@@ -152,7 +148,7 @@ def verify(job: PreprocessingJob) -> None:
         print(f"{job.corpus_prefix(key)}: verified, {num_equal} documents tokenized again")
 
 
-def describe(count: CorpusCounts) -> str:
+def counts_line(count: CorpusCounts) -> str:
     """One line about a corpus."""
     line = f"{count.num_documents:,} documents"
     if count.num_sequences != count.num_documents:
@@ -168,7 +164,7 @@ def describe(count: CorpusCounts) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
     arguments = parse_arguments(argv)
-    return run_command(functools.partial(run, arguments))
+    return run_command(functools.partial(make_corpora, arguments), when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ python tools/recipe.py write gpt_cl_ltd_300b --scale-down --data-path corpus --s
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron.command import run_command
 from megatron.recipes import (
     Catalogue,
     PreparedRun,
@@ -108,7 +108,7 @@ def check(catalogue: Catalogue) -> list[str]:
     return wrong
 
 
-def write(run: PreparedRun, save: Path) -> None:
+def write_run_files(run: PreparedRun, save: Path) -> None:
     """Writes what a launcher needs: the JSON file and the command line, one word a line."""
     folder = save / "recipe"
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,33 +118,32 @@ def write(run: PreparedRun, save: Path) -> None:
     (folder / "command").write_text("\n".join(words) + "\n")
 
 
+def carry_out(arguments: argparse.Namespace) -> int | None:
+    """Do what the subcommand says; 1 if a recipe is wrong."""
+    catalogue = Catalogue(FOLDER)
+    if arguments.command == "list":
+        list_recipes(catalogue, arguments.family)
+    elif arguments.command == "check":
+        wrong = check(catalogue)
+        print("\n".join(wrong) or f"{len(catalogue.recipes)} recipes are right")
+        return 1 if wrong else 0
+    else:
+        recipe, run = prepared(catalogue, arguments)
+        if arguments.command == "analysis":
+            print(recipe.architecture, run.flags["split"], run.flags["seq_length"])
+            indexes = [entry.get("index_path") for entry in recipe.metrics.values()]
+            print("\n".join(index for index in indexes if index))
+        elif arguments.command == "write":
+            write_run_files(run, Path(arguments.save))
+        else:
+            print(f"{recipe.title}\nCost: {cost_line(recipe)}\n")
+            print(run.command("ds_config.json"))
+            print(f"\nds_config.json:\n{run.json_text()}", end="")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 1 after an error."""
-    arguments = parse_arguments(argv)
-    catalogue = Catalogue(FOLDER)
-    try:
-        if arguments.command == "list":
-            list_recipes(catalogue, arguments.family)
-        elif arguments.command == "check":
-            wrong = check(catalogue)
-            print("\n".join(wrong) or f"{len(catalogue.recipes)} recipes are right")
-            return 1 if wrong else 0
-        else:
-            recipe, run = prepared(catalogue, arguments)
-            if arguments.command == "analysis":
-                print(recipe.architecture, run.flags["split"], run.flags["seq_length"])
-                indexes = [entry.get("index_path") for entry in recipe.metrics.values()]
-                print("\n".join(index for index in indexes if index))
-            elif arguments.command == "write":
-                write(run, Path(arguments.save))
-            else:
-                print(f"{recipe.title}\nCost: {cost_line(recipe)}\n")
-                print(run.command("ds_config.json"))
-                print(f"\nds_config.json:\n{run.json_text()}", end="")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(lambda: carry_out(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

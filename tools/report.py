@@ -5,11 +5,11 @@ python tools/report.py --run baseline=runs/a --run curriculum=runs/b --output ru
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_efficiency import files
+from megatron.command import run_command
 from megatron.reporting import compare_runs, format_comparison, plot_report, read_log
 
 
@@ -60,26 +60,18 @@ def write_report(arguments: argparse.Namespace) -> None:
     print(format_comparison(report))
     if arguments.picture:
         picture = arguments.output / "report.png"
-        temporary = picture.with_name("report.tmp.png")
-        plot_report(runs, report, temporary)
-        os.replace(temporary, picture)
+        with files.new_file(picture) as partial:
+            plot_report(runs, report, partial)
         print(f"\nPicture: {picture}")
     # Written last: who finds report.json finds the picture too.
     path = arguments.output / "report.json"
-    temporary = path.with_name("report.tmp.json")
-    temporary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    files.write_file(path, json.dumps(report, indent=2, allow_nan=False) + "\n")
     print(f"Numbers: {path}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a report, 1 after an error."""
-    try:
-        write_report(parse_arguments(argv))
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(lambda: write_report(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

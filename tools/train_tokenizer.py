@@ -5,8 +5,8 @@ import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from megatron.command import run_command
-from megatron.corpus.progress import ByteProgress
+from data_efficiency import Progress
+from megatron.command import STOPPED, run_command
 from megatron.corpus.text_sources import SourceFile, find_sources, read_blocks, texts_of
 from megatron.tokenizer import Tokenizer, train_bpe, train_wordpiece
 
@@ -43,7 +43,7 @@ class Documents:
 
     def __iter__(self) -> Iterator[str]:
         num_bytes = sum(source.num_bytes for source in self._sources)
-        with ByteProgress("reading", num_bytes) as progress:
+        with Progress("reading", num_bytes) as progress:
             for block in read_blocks(self._sources, [self._key]):
                 for (text,) in texts_of(block, [self._key]):
                     yield text
@@ -61,7 +61,7 @@ def learn(arguments: argparse.Namespace, documents: Documents) -> Tokenizer:
     return train_bpe(documents, arguments.vocab_size)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def train_and_save(arguments: argparse.Namespace) -> None:
     """Learns, saves and reports."""
     output = Path(arguments.output)
     if output.exists() and not arguments.overwrite:
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
     arguments = parse_arguments(argv)
-    return run_command(functools.partial(run, arguments))
+    return run_command(functools.partial(train_and_save, arguments), when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from data_efficiency.differences import differing_fields
 from data_efficiency.difficulty_index import (
     describe_dataset,
-    differing_fields,
     fingerprint_of,
-    refuse_differences,
+    refuse_other_dataset,
 )
 from data_efficiency.files.result_folder import (
     new_folder,
@@ -87,18 +87,10 @@ class AccumulatedValue:
         return self.manifest["files"]["value.npy"]["sha256"]
 
     def check_dataset(self, dataset: Any) -> None:
-        """Nothing, if the value was made from this dataset.
-
-        Raises:
-            ValueError: naming the fields in which the dataset differs.
-        """
+        """Raise ValueError, naming what differs, unless the value was made from this dataset."""
         differences = differing_fields(self.manifest["dataset"], describe_dataset(dataset))
-        refuse_differences(f"the {FORMAT} {self.path}", differences)
+        refuse_other_dataset(f"the {FORMAT} {self.path}", differences)
 
     def verify(self) -> None:
-        """Nothing, if the file is what was written.
-
-        Raises:
-            ValueError: if it was changed.
-        """
+        """Raise ValueError if the file was changed after it was written."""
         verify_checksums(self.path, self.manifest)

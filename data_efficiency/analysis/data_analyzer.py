@@ -10,6 +10,7 @@ from data_efficiency.analysis.collectors import numpy_dtype
 from data_efficiency.analysis.dataset_reader import ItemReader
 from data_efficiency.analysis.map_reduce import MapReduce, Result, executor_for
 from data_efficiency.analysis.metrics import Metric
+from data_efficiency.compat import refuse_analyzer_hooks
 
 
 class DataAnalyzer:
@@ -81,14 +82,12 @@ class DataAnalyzer:
             raise ValueError(f"worker_id is {worker_id}: 0..{num_workers - 1} is needed")
         if not num_threads >= 1:
             raise ValueError(f"num_threads is {num_threads}: at least 1 is needed")
-        for name, hook in (
-            ("custom_map_init", custom_map_init),
-            ("custom_map_update", custom_map_update),
-            ("custom_map_finalize", custom_map_finalize),
-            ("custom_reduce", custom_reduce),
-        ):
-            if hook is not None:
-                raise ValueError(f"{name} is not supported; write a metric function instead")
+        refuse_analyzer_hooks(
+            custom_map_init=custom_map_init,
+            custom_map_update=custom_map_update,
+            custom_map_finalize=custom_map_finalize,
+            custom_reduce=custom_reduce,
+        )
         lists = {
             "metric_functions": metric_functions,
             "metric_types": metric_types,
@@ -119,7 +118,7 @@ class DataAnalyzer:
         )
 
     def run_map(self) -> None:
-        """Nothing; computes this worker's shards. Errors are those of `MapReduce.run_map`."""
+        """Compute this worker's shards. Errors are those of `MapReduce.run_map`."""
         self.job.run_map(executor_for(self.num_threads), self.worker_id, self.num_workers)
 
     def run_reduce(self) -> dict[str, Result]:

@@ -24,13 +24,13 @@ from data_efficiency.analysis.executors import (
     sigterm_as_interrupt,
 )
 from data_efficiency.analysis.metrics import Metric
-from data_efficiency.analysis.progress import Progress
 from data_efficiency.analysis.shard_task import ShardTask
 from data_efficiency.analysis.shards import ShardFolder
 from data_efficiency.analysis.user_functions import source_fingerprint
 from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
-from data_efficiency.files.lock import folder_lock, refuse_other_locks
+from data_efficiency.files.lock import file_lock, refuse_other_locks
 from data_efficiency.files.result_folder import remove_leftovers
+from data_efficiency.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class MapReduce:
         self.task = ShardTask(reader, self.metrics, self.folders)
 
     def run_map(self, executor: Executor, worker_id: int = 0, num_workers: int = 1) -> None:
-        """Nothing; computes the shards of one of several workers that are not there yet.
+        """Compute the shards of one of several workers that are not there yet.
 
         Args:
             executor: runs the shards.
@@ -119,7 +119,7 @@ class MapReduce:
             num_shards * worker_id // num_workers, num_shards * (worker_id + 1) // num_workers
         )
         lock = f".map_{worker_id}_of_{num_workers}.lock"
-        with folder_lock(self.save_path / lock):
+        with file_lock(self.save_path / lock):
             refuse_other_locks(self.save_path, f".map_*_of_{num_workers}.lock")
             self._check_places()
             for folder in self.folders.values():
@@ -142,7 +142,7 @@ class MapReduce:
             AnalysisError: naming shards that are missing or not right, or a metric whose result
                 cannot be written; its shards are kept.
         """
-        with folder_lock(self.save_path / ".reduce.lock"):
+        with file_lock(self.save_path / ".reduce.lock"):
             refuse_other_locks(self.save_path, ".reduce.lock")
             self._check_places()
             for name, folder in self.folders.items():
@@ -180,9 +180,15 @@ class MapReduce:
         total = sum(self.bounds[shard + 1] - self.bounds[shard] for shard in shards)
         names = ", ".join(self.metrics)
         try:
-            with sigterm_as_interrupt(), Progress(names, total) as progress:
-                for num_samples, num_tokens in executor.run(self.task, shards):
-                    progress.update(num_samples, num_tokens)
+            with (
+                sigterm_as_interrupt(),
+                Progress(names, total, unit="samples", say=logger.info) as progress,
+            ):
+                num_samples = num_tokens = 0
+                for more_samples, more_tokens in executor.run(self.task, shards):
+                    num_samples += more_samples
+                    num_tokens += more_tokens
+                    progress.update(num_samples, f"{num_tokens:,} tokens" if num_tokens else "")
         except TaskError as error:
             shard = next(iter(self.folders.values())).describe(error.item)
             message = f"{names}: {shard} failed: {error.cause}; {self._state()}"
@@ -235,7 +241,7 @@ class MapReduce:
 
 
 def _check_metrics(metrics: Sequence[Metric], delivered: str) -> None:
-    """Nothing, if the metrics can be computed together from what the reader delivers."""
+    """Raise ValueError unless the metrics can be computed together from what the reader delivers."""
     if not metrics:
         raise ValueError("no metric is given: at least one is needed")
     names = [metric.name for metric in metrics]
@@ -254,11 +260,7 @@ def _check_metrics(metrics: Sequence[Metric], delivered: str) -> None:
 
 
 def _check_shards(name: str, folder: ShardFolder) -> None:
-    """Nothing, if all shards of a metric are there and right.
-
-    Raises:
-        AnalysisError: naming those that are not.
-    """
+    """Raise AnalysisError, naming the shards of a metric that are missing or not right."""
     faults = [
         f"{folder.describe(shard)} {fault}"
         for shard in range(folder.num_shards)

@@ -18,7 +18,7 @@ class MappedMemory:
         self.num_bytes = 0
 
     def has_read(self, array: np.ndarray) -> None:
-        """Nothing; counts an array as read, and now and then gives back the pages of its map.
+        """Count an array as read, and now and then give back the pages of its map.
 
         An array that is no view on a read-only memory map is left alone.
         """
@@ -29,7 +29,7 @@ class MappedMemory:
 
 
 def release_pages(array: np.ndarray) -> None:
-    """Nothing; gives back all pages of the read-only memory map that an array is a view on."""
+    """Give back all pages of the read-only memory map that an array is a view on."""
     base: object = array
     while base is not None and not isinstance(base, mmap.mmap):
         base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)

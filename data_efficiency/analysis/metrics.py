@@ -43,7 +43,7 @@ class Metric:
 
 
 def _check_vocabulary(tokens: np.ndarray, vocab_size: int) -> None:
-    """Nothing, if every token is a number from 0 to `vocab_size`."""
+    """Raise ValueError unless every token is a number from 0 to `vocab_size`."""
     if tokens.size == 0:
         return
     low, high = int(tokens.min()), int(tokens.max())

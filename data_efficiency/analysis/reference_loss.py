@@ -111,7 +111,7 @@ class MeanTokenLoss:
 
 
 def _check_fit(model: ReferenceModel, batch: TokenBatch) -> None:
-    """Nothing, if the samples are not too long and all tokens are in the model's vocabulary."""
+    """Raise ValueError for samples that are too long or tokens outside the model's vocabulary."""
     longest = int(batch.lengths.max(initial=0)) - 1
     if model.max_length is not None and longest > model.max_length:
         raise ValueError(

@@ -1,7 +1,6 @@
 """The finished parts of a metric that is still being computed: one array and one marker a shard."""
 
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from data_efficiency.files import new_file, write_file
 from data_efficiency.files.result_folder import sha256_of_file
 
 VERSION = 1
@@ -49,22 +49,13 @@ class ShardFolder:
         return f"shard {shard} (samples {first}..{last - 1})"
 
     def write(self, shard: int, array: np.ndarray) -> None:
-        """Nothing; stores the array of a shard, then its marker."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.path / f".{shard:06d}.{secrets.token_hex(4)}.partial"
-        try:
-            with open(temporary, "wb") as file:
-                np.save(file, array, allow_pickle=False)
-            marker = {
-                **self._expected_marker(shard),
-                "sha256": sha256_of_file(temporary),
-            }
-            self._marker_file(shard).unlink(missing_ok=True)
-            os.replace(temporary, self._array_file(shard))
-            temporary.write_text(json.dumps(marker, indent=2, sort_keys=True), encoding="utf-8")
-            os.replace(temporary, self._marker_file(shard))
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Store the array of a shard, then its marker."""
+        self._marker_file(shard).unlink(missing_ok=True)
+        with new_file(self._array_file(shard), sync=False) as partial:
+            np.save(partial, array, allow_pickle=False)
+            marker = {**self._expected_marker(shard), "sha256": sha256_of_file(partial)}
+        text = json.dumps(marker, indent=2, sort_keys=True)
+        write_file(self._marker_file(shard), text, sync=False)
 
     def fault(self, shard: int) -> str | None:
         """Why a shard cannot be used, or None if it can."""
@@ -94,7 +85,7 @@ class ShardFolder:
         return np.load(self._array_file(shard), allow_pickle=False)
 
     def remove(self, shard: int) -> None:
-        """Nothing; forgets a shard."""
+        """Forget a shard."""
         self._marker_file(shard).unlink(missing_ok=True)
         self._array_file(shard).unlink(missing_ok=True)
 
@@ -103,12 +94,12 @@ class ShardFolder:
         return len(list(self.path.glob("*.json")))
 
     def remove_if_empty(self) -> None:
-        """Nothing; removes the folder if no shard is in it."""
+        """Remove the folder if no shard is in it."""
         if not any(self.path.glob("*.npy")):
             shutil.rmtree(self.path, ignore_errors=True)
 
     def remove_all(self) -> None:
-        """Nothing; removes the folder, so that it is never seen half empty."""
+        """Remove the folder at once: it is never seen half empty."""
         doomed = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.partial")
         self.path.rename(doomed)
         shutil.rmtree(doomed)

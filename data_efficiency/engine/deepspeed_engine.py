@@ -8,12 +8,14 @@ depend on the ZeRO stage or the number of processes.
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import deepspeed
 import torch
 from deepspeed.runtime.config import DeepSpeedConfigError
 
+from data_efficiency.accounting import Counters
 from data_efficiency.config import Config
 from data_efficiency.engine import deepspeed_state
 from data_efficiency.engine.base import Collate, EngineBase, make_loader
@@ -21,6 +23,8 @@ from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.sections import refuse_unsupported
 from data_efficiency.engine.whole_tensor import WholeTensor
 from data_efficiency.json_section import ConfigError, Section
+
+_COUNTERS = "data_efficiency_counters"
 
 
 class DeepSpeedEngine(EngineBase, deepspeed.DeepSpeedEngine):
@@ -71,6 +75,26 @@ class DeepSpeedEngine(EngineBase, deepspeed.DeepSpeedEngine):
             norm = float(torch.nn.utils.get_total_norm(gradients))
             self._refuse_non_finite({}, norm)
         super()._take_model_step(lr_kwargs)
+
+    def save_checkpoint(
+        self,
+        save_dir: Any,
+        tag: Any = None,
+        client_state: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> Any:
+        """DeepSpeed's own checkpoint, with the counters in its client state."""
+        state = {**(client_state or {}), _COUNTERS: asdict(self.counters)}
+        return super().save_checkpoint(save_dir, tag, client_state=state, **settings)
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+        """As DeepSpeed's; the counters go on where they were saved, and the learning rate with them."""
+        path, client_state = super().load_checkpoint(*args, **kwargs)
+        counters = (client_state or {}).pop(_COUNTERS, None)
+        if counters is not None:
+            self.counters = Counters(**counters)
+            self._set_rates()
+        return path, client_state
 
     def curriculum_learning_enabled(self) -> bool:
         """As `EngineBase.curriculum_learning_enabled`."""
@@ -145,6 +169,9 @@ def make_deepspeed_engine(
     if optimizer is not None and sections.get("optimizer"):
         raise ConfigError("an optimizer is given to initialize and in the JSON: remove one of them")
     micro_batch_size, accumulation = config.batch_sizes(ranks.data_parallel_size)
+    if sections.get("bf16"):
+        # Else ZeRO 1 and 2 take steps whose gradients are no finite numbers.
+        sections["bf16"] = {"check_grad_overflow": True, **sections["bf16"]}
     content = {
         **sections,
         "train_batch_size": micro_batch_size * accumulation * ranks.data_parallel_size,

@@ -163,17 +163,21 @@ class Stepping:
         self.module.train()
         self._set_rates()
         rate = float(self.optimizer.param_groups[0]["lr"])
-        sums = torch.zeros(len(names), device=self.ranks.device)
-        for number, (batch, own) in enumerate(zip(micro_batches, own_terms, strict=True)):
-            self._seed_dropout(number)
-            losses = self._forward(batch, loss_sums, shape, own)
-            self.backward(self._share(losses, terms), scale_wrt_gas=False)
-            sums += torch.stack([loss.detach() for loss in losses])
-            if number < self._accumulation - 1:
-                self.step()
-        totals = self._reduce(sums.tolist(), terms[0], agree)
-        means = dict(zip(names, mean_losses(totals.loss_sums, terms), strict=True))
-        self._refuse_non_finite(means, None)
+        try:
+            sums = torch.zeros(len(names), device=self.ranks.device)
+            for number, (batch, own) in enumerate(zip(micro_batches, own_terms, strict=True)):
+                self._seed_dropout(number)
+                losses = self._forward(batch, loss_sums, shape, own)
+                self.backward(self._share(losses, terms), scale_wrt_gas=False)
+                sums += torch.stack([loss.detach() for loss in losses])
+                if number < self._accumulation - 1:
+                    self.step()
+            totals = self._reduce(sums.tolist(), terms[0], agree)
+            means = dict(zip(names, mean_losses(totals.loss_sums, terms), strict=True))
+            self._refuse_non_finite(means, None)
+        except Exception:
+            self._give_up_step()
+            raise
         skipped = self._finish_step(totals)
         return StepResult(
             losses=means,
@@ -267,7 +271,11 @@ class Stepping:
             NonFiniteError: as `_update`, or for too many overflows that no loss scale can cure.
         """
         before = self.counters
-        skipped = self._update()
+        try:
+            skipped = self._update()
+        except NonFiniteError:
+            self._give_up_step()
+            raise
         self.counters = replace(before.plus(totals.added), steps=before.steps + 1)
         self._shapes = []
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
@@ -280,14 +288,10 @@ class Stepping:
         return skipped
 
     def _refuse_non_finite(self, losses: Mapping[str, float], grad_norm: float | None) -> None:
-        """Raise NonFiniteError for what is no finite number, with the step given up."""
+        """Raise NonFiniteError for what is no finite number, unless a loss scale may cure it."""
         if self._is_float16:
             return
-        try:
-            refuse_non_finite(self.counters.steps + 1, losses, grad_norm)
-        except NonFiniteError:
-            self._give_up_step()
-            raise
+        refuse_non_finite(self.counters.steps + 1, losses, grad_norm)
 
     def _give_up_step(self) -> None:
         """Go back to where the present step began."""

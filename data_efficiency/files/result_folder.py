@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from data_efficiency.files.whole_file import sync_to_disk
+
 MANIFEST_FILE = "manifest.json"
 
 
@@ -26,15 +28,6 @@ def sha256_of_file(path: Path) -> str:
     """SHA-256 (64 hex digits) of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync_to_disk(path: Path) -> None:
-    """Nothing; afterwards a file's bytes, or a folder's list of names, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -78,14 +71,15 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def file_entry(path: Path) -> dict[str, Any]:
+    """Manifest entry of a file: size in bytes and SHA-256."""
+    return {"num_bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+
+
 def write_array(path: Path, array: np.ndarray) -> dict[str, Any]:
-    """Manifest entry of an array just saved as `.npy`: dtype, size in bytes, SHA-256."""
+    """Manifest entry of an array just saved as `.npy`: its dtype too."""
     np.save(path, array, allow_pickle=False)
-    return {
-        "dtype": array.dtype.name,
-        "num_bytes": path.stat().st_size,
-        "sha256": sha256_of_file(path),
-    }
+    return {"dtype": array.dtype.name, **file_entry(path)}
 
 
 def read_manifest(
@@ -137,31 +131,27 @@ def read_manifest(
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Nothing; writes `manifest.json` into a folder."""
+    """Write `manifest.json` into a folder."""
     text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
     (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
 
 
 def verify_checksums(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Nothing, if every file of a folder has the checksum its manifest names.
-
-    Raises:
-        ValueError: naming the first file that was changed.
-    """
+    """Raise ValueError, naming the first file whose checksum is not the one of its manifest."""
     for name, entry in manifest["files"].items():
         if sha256_of_file(folder / name) != entry["sha256"]:
             raise ValueError(f"{folder / name} was changed after it was written: other SHA-256")
 
 
 def remove_folder(target: Path) -> None:
-    """Nothing; removes a finished result, which is gone at once: a kill leaves no half of it behind."""
+    """Remove a finished result at once: a kill leaves no half of it behind."""
     hidden = target.with_name(f".{target.name}.{secrets.token_hex(4)}.replaced")
     target.rename(hidden)
     shutil.rmtree(hidden)
 
 
 def remove_leftovers(target: Path) -> None:
-    """Nothing; removes the temporary folders that killed writers of `target` left beside it.
+    """Remove the temporary folders that killed writers of `target` left beside it.
 
     Call it only while nobody writes there and `target` is finished. Its name may hold a `*`.
     """

@@ -8,7 +8,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 
 @dataclass(frozen=True, eq=False)
-class Draw:
+class KeptDraw:
     """The kept positions of one forward pass of the model."""
 
     positions: torch.Tensor | None = None
@@ -18,7 +18,7 @@ class Draw:
     place: tuple[int, int] | None = None
     """Step and number of the first row, which the subsets are a function of."""
 
-    def agrees_with(self, other: "Draw") -> bool:
+    def agrees_with(self, other: "KeptDraw") -> bool:
         """Whether both draws keep the same tokens."""
         if self.positions is None or other.positions is None:
             return self.positions is other.positions
@@ -35,23 +35,23 @@ class DrawMemory:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[object, ...], tuple[StorageWeakRef, Draw | None]] = {}
+        self._known: dict[tuple[object, ...], tuple[StorageWeakRef, KeptDraw | None]] = {}
 
     def __reduce__(self) -> tuple[Callable[[], "DrawMemory"], tuple[()]]:
         return DrawMemory, ()
 
-    def remember(self, hidden_states: torch.Tensor, draw: Draw) -> None:
+    def remember(self, hidden_states: torch.Tensor, draw: KeptDraw) -> None:
         """Notes that the hidden states belong to the draw."""
         storage = StorageWeakRef(hidden_states.untyped_storage())
         key = _key(hidden_states, storage)
         before = self._known.get(key)
-        agreed: Draw | None = draw
+        agreed: KeptDraw | None = draw
         if before is not None and (before[1] is None or not before[1].agrees_with(draw)):
             # Two forward passes got the same tensor: which of them is recomputed is not known.
             agreed = None
         self._known[key] = (storage, agreed)
 
-    def recall(self, hidden_states: torch.Tensor, *, needed: bool) -> Draw | None:
+    def recall(self, hidden_states: torch.Tensor, *, needed: bool) -> KeptDraw | None:
         """The draw that the hidden states belong to; None if that is not known and not needed.
 
         Raises:

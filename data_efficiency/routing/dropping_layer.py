@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from data_efficiency.routing.draw_memory import Draw
+from data_efficiency.routing.draw_memory import KeptDraw
 from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
 from data_efficiency.routing.router import Router
 from data_efficiency.routing.token_ops import gather_tokens, scatter_tokens
@@ -52,7 +52,7 @@ class LayerForward:
         self._remember(draw, args[0], result)
         return result
 
-    def _remember(self, draw: Draw | None, hidden_states: torch.Tensor, result: Any) -> None:
+    def _remember(self, draw: KeptDraw | None, hidden_states: torch.Tensor, result: Any) -> None:
         if draw is not None and not torch.compiler.is_compiling():
             self.router.remember(draw, hidden_states, _first(result))
 
@@ -64,12 +64,12 @@ class LayerForward:
             "argument, where random-LTD looks for them"
         )
 
-    def _draw(self, hidden_states: torch.Tensor) -> Draw | None:
+    def _draw(self, hidden_states: torch.Tensor) -> KeptDraw | None:
         """The draw of the forward that this call belongs to; None where nobody needs it."""
         router = self.router
         if not router.in_forward:
             recall = torch.compiler.disable(router.memory.recall)
-            recalled: Draw | None = recall(hidden_states, needed=self.number is not None)
+            recalled: KeptDraw | None = recall(hidden_states, needed=self.number is not None)
             return recalled
         if not router.is_dropping or (router.shape_is_told and torch.compiler.is_compiling()):
             # The compiler takes the draw's integers for constants: compared with them, the lengths
@@ -80,7 +80,7 @@ class LayerForward:
             draw_for = torch.compiler.disable(draw_for)
         return draw_for(tuple(hidden_states.shape), hidden_states.device)
 
-    def _draw_for(self, shape: tuple[int, ...], device: torch.device) -> Draw | None:
+    def _draw_for(self, shape: tuple[int, ...], device: torch.device) -> KeptDraw | None:
         """The draw of this forward, made again if it does not fit hidden states of `shape`."""
         router, interface = self.router, self.interface
         if len(shape) < 2:

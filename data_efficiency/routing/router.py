@@ -1,17 +1,19 @@
 """The one place that knows which tokens the present forward pass keeps."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from data_efficiency.accounting import StepShape
+from data_efficiency.compat import PublishedRouterNames
 from data_efficiency.random_ltd_config import RandomLTDConfig
-from data_efficiency.routing.draw_memory import Draw, DrawMemory
+from data_efficiency.routing.draw_memory import DrawMemory, KeptDraw
 from data_efficiency.routing.token_ops import sample_kept_positions
 
 
-class Router:
+class Router(PublishedRouterNames):
     """Draws the subsets of all dropping layers once in a training forward.
 
     Engines and callbacks call `set_position` before each training forward; hooks at the model call
@@ -20,7 +22,7 @@ class Router:
 
     def __init__(self, settings: RandomLTDConfig) -> None:
         self.settings = settings
-        self.draw = Draw()
+        self.draw = KeptDraw()
         """The last forward's."""
         self.in_forward = False
         """Whether the model's forward runs; a layer that is called else is being recomputed."""
@@ -84,9 +86,6 @@ class Router:
         """Published name: the kept length of the step that `set_position` named last."""
         return self.kept_length(self._step, self.draw.sequence_length or None)
 
-    def update_seq(self, global_steps: int) -> None:
-        """Nothing: DeepSpeed's engine calls this published name; `set_position` has said it all."""
-
     def begin_forward(
         self, num_rows: int, sequence_length: int, device: torch.device | None
     ) -> None:
@@ -114,7 +113,7 @@ class Router:
         self.memory.forget_the_gone()
         self.shape_is_final = False
         self.in_forward = self.is_dropping = True
-        self.draw = Draw(num_rows=num_rows)
+        self.draw = KeptDraw(num_rows=num_rows)
         self.shape_is_told = bool(sequence_length)
         if self.shape_is_told:
             self._draw(num_rows, sequence_length, device)
@@ -140,7 +139,7 @@ class Router:
         self.shape_is_final = True
         self._draw(num_rows, sequence_length, device)
 
-    def remember(self, draw: Draw, *hidden_states: Any) -> None:
+    def remember(self, draw: KeptDraw, *hidden_states: Any) -> None:
         """Notes whose hidden states these are, for layers that are recomputed."""
         self.shape_is_final = True
         for tensor in hidden_states:
@@ -153,8 +152,15 @@ class Router:
 
     def keep_everything(self) -> None:
         """Begins a forward that drops nothing."""
-        self.draw = Draw()
+        self.draw = KeptDraw()
         self.in_forward, self.is_dropping = True, False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing but what DeepSpeed's own checkpoints ask for: subsets have no state."""
+        return {}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave: there is nothing to take."""
 
     def last_shape(self) -> StepShape | None:
         """Rows, length and kept length of the last training forward; None if its length is not known."""
@@ -189,7 +195,7 @@ class Router:
             # Code compiled once serves every kept length; nothing to do where no compiler is loaded.
             if "torch._dynamo" in sys.modules:
                 sys.modules["torch._dynamo"].maybe_mark_dynamic(positions, 2)
-        self.draw = Draw(positions, num_rows, sequence_length, (step, first_row))
+        self.draw = KeptDraw(positions, num_rows, sequence_length, (step, first_row))
 
     def _check_always_kept(self, sequence_length: int) -> None:
         if max(self.settings.always_keep, default=0) >= sequence_length:

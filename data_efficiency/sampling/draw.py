@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_efficiency.sampling.permutation import make_keys, permute
+from data_efficiency.hashing import hash_numbers
+from data_efficiency.sampling.permutation import permute
 
 Int64Array = NDArray[np.int64]
 _DRAW = 1
@@ -64,7 +65,7 @@ def draw_places(
     cluster = choose(generator, starts, drawn_before, num_rows)
     drawn = drawn_before[cluster] + _occurrence_numbers(cluster)
     visits, place_in_pass = np.divmod(drawn, sizes[cluster])
-    keys = make_keys(seed, cluster, visits)
+    keys = hash_numbers(seed, cluster, visits)
     return Draw(
         places=starts[cluster] + permute(place_in_pass, sizes[cluster], keys),
         visits=visits,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from data_efficiency.compat import PublishedLoaderNames
 from data_efficiency.sampling.sampler import CurriculumSampler, GlobalBatch, SamplerState
 from data_efficiency.sampling.sequence_length import apply_actions
 
@@ -30,7 +31,7 @@ class MicroBatchPlan:
     """The sampler's state once the whole step is consumed."""
 
 
-class CurriculumDataLoader:
+class CurriculumDataLoader(PublishedLoaderNames):
     """Yields this rank's micro-batches, cut to the length their own step asks for.
 
     Args:
@@ -91,11 +92,6 @@ class CurriculumDataLoader:
             if self.plan.is_last:
                 yield batches
                 batches = []
-
-    @property
-    def data_sampler(self) -> "CurriculumDataLoader":
-        """What DeepSpeed's own checkpoints ask for the place in the data: the loader itself."""
-        return self
 
     def set_post_process(self, function: PostProcess) -> None:
         """From now on `function(batch, state)` shapes each batch, instead of the declared actions.

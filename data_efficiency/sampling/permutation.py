@@ -6,43 +6,16 @@ outside 0..n-1 are fed in again until they fall inside (cycle walking), which ke
 Nothing is shuffled in memory: any element of any permutation costs the same handful of operations.
 
 Source: J. Black and P. Rogaway, "Ciphers with Arbitrary Finite Domains" (2002), method 3 and cycle
-walking; the hash is splitmix64's finalizer (Steele et al. 2014).
+walking.
 """
 
 import numpy as np
-from numpy.typing import NDArray
+
+from data_efficiency.hashing import GOLDEN, Int64Array, UInt64Array, mix_in_place
 
 NUM_ROUNDS = 16
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_STEPS = (
-    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
-    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
-)
-_LAST_SHIFT, _HALF_BITS = np.uint64(31), np.uint64(32)
-_ROUND_KEYS = np.arange(1, NUM_ROUNDS + 1, dtype=np.uint64) * _GOLDEN
-
-UInt64Array = NDArray[np.uint64]
-Int64Array = NDArray[np.int64]
-
-
-def mix(value: UInt64Array) -> UInt64Array:
-    """splitmix64's finalizer of each element: every input bit changes about half the output bits."""
-    mixed = value.copy()
-    _mix_in_place(mixed, np.empty_like(mixed))
-    return mixed
-
-
-def make_keys(*parts: int | Int64Array) -> UInt64Array:
-    """One key for each element of the broadcast parts (seed, cluster, pass, ...).
-
-    Returns:
-        uint64, in the parts' broadcast shape, at least one-dimensional.
-    """
-    arrays = np.broadcast_arrays(*(np.atleast_1d(np.asarray(part, np.int64)) for part in parts))
-    key = np.zeros(arrays[0].shape, np.uint64)
-    for array in arrays:
-        key = mix((key ^ array.astype(np.uint64)) + _GOLDEN)
-    return key
+_HALF_BITS = np.uint64(32)
+_ROUND_KEYS = np.arange(1, NUM_ROUNDS + 1, dtype=np.uint64) * GOLDEN
 
 
 def permute(positions: Int64Array, sizes: Int64Array, keys: UInt64Array) -> Int64Array:
@@ -90,11 +63,10 @@ def _add_hash(
 ) -> None:
     """Adds a keyed hash of the other half to one half, modulo `limit`, in place.
 
-    The last two arguments are only room to work in: for a few hundred numbers, making arrays costs as
-    much as computing with them.
+    The last two arguments are only room to work in.
     """
     np.bitwise_xor(keys, other, out=hashed)
-    _mix_in_place(hashed, shifted)
+    mix_in_place(hashed, shifted)
     # The upper half of the hash is scaled into 0..limit-1 without a division.
     hashed >>= _HALF_BITS
     hashed *= limit
@@ -103,13 +75,3 @@ def _add_hash(
     # Below the limit the difference wraps around and is the larger of the two.
     np.subtract(half, limit, out=shifted)
     np.minimum(half, shifted, out=half)
-
-
-def _mix_in_place(value: UInt64Array, shifted: UInt64Array) -> None:
-    """splitmix64's finalizer; `shifted` is room to work in."""
-    for shift, factor in _MIX_STEPS:
-        np.right_shift(value, shift, out=shifted)
-        value ^= shifted
-        value *= factor
-    np.right_shift(value, _LAST_SHIFT, out=shifted)
-    value ^= shifted

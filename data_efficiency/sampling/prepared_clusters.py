@@ -7,25 +7,24 @@ A folder for each combination, named after what it depends on, so nothing in it 
 - `manifest.json`: what it was made from, dtype of the order, sizes and checksums.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_efficiency.files.lock import file_lock
 from data_efficiency.files.result_folder import (
+    file_entry,
     new_folder,
     read_manifest,
     remove_leftovers,
-    sha256_of_file,
     write_array,
     write_manifest,
 )
@@ -70,7 +69,7 @@ def open_or_prepare(
             return found
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with _lock(parent / f".{folder.name}.lock"):
+        with file_lock(parent / f".{folder.name}.lock", wait=True):
             found = _open(folder) if folder.is_dir() else None
             if found is not None:
                 return found
@@ -123,25 +122,10 @@ def _prepare(
         del order
         os.truncate(file, int(starts[-1]) * dtype.itemsize)
         files = {
-            "order.bin": {
-                "dtype": dtype.name,
-                "num_bytes": file.stat().st_size,
-                "sha256": sha256_of_file(file),
-            },
+            "order.bin": {"dtype": dtype.name, **file_entry(file)},
             "admission_steps.npy": write_array(folder / "admission_steps.npy", steps),
             "starts.npy": write_array(folder / "starts.npy", starts),
         }
         content = {"format": FORMAT, "version": VERSION, "made_from": made_from, "files": files}
         write_manifest(folder, content)
     logger.info("%d clusters prepared in %.1f s", len(steps), time.monotonic() - start)
-
-
-@contextmanager
-def _lock(file: Path) -> Iterator[None]:
-    """Nothing; one process at a time gets past. The file stays: removing it would let two in."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

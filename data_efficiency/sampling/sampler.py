@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_efficiency.config import DataEfficiencyConfig, MetricConfig
+from data_efficiency.differences import differing_fields
 from data_efficiency.difficulty_index import (
     DifficultyIndex,
     describe_dataset,
-    differing_fields,
     fingerprint_of,
 )
 from data_efficiency.sampling.admission import MetricPool

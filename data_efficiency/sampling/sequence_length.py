@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from data_efficiency.accounting import IGNORED_LABEL
 from data_efficiency.config import MetricConfig
 
-IGNORED_LABEL = -100
 _NOT_TRAINED = {"labels": IGNORED_LABEL, "loss_mask": 0}
 _PADDING_MASKS = ("padding_mask", "attention_mask")
 

@@ -11,7 +11,6 @@ Source: the folder and pointer names are DeepSpeed's.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from data_efficiency import WholeTensor, result_folder
+from data_efficiency import WholeTensor, files, result_folder
 from megatron.checkpoint.tensor_file import in_file_order, write_tensor_file
 
 FORMAT = "checkpoint"
@@ -80,15 +79,15 @@ def save_checkpoint(
         set_aside(target)
     try:
         with result_folder.new_folder(target, overwrite=True) as folder:
-            files = {
+            entries = {
                 _MODEL: write_tensor_file(folder / _MODEL, weights),
                 _OPTIMIZER: write_tensor_file(folder / _OPTIMIZER, optimizer_state),
                 _STATE: _write_json(folder / _STATE, state),
             }
             result_folder.write_manifest(
-                folder, {"format": FORMAT, "version": VERSION, "step": step, "files": files}
+                folder, {"format": FORMAT, "version": VERSION, "step": step, "files": entries}
             )
-        _point_to(run, target.name)
+        files.write_file(run / LATEST_FILE, target.name + "\n")
     except OSError as error:
         raise OSError(
             f"checkpoint {target} could not be written ({error.strerror or error}); earlier "
@@ -101,7 +100,7 @@ def save_checkpoint(
 
 
 def take_part(weights: Iterable[WholeTensor], optimizer_state: Iterable[WholeTensor]) -> None:
-    """Nothing; the part of the processes that do not write in `save_checkpoint`."""
+    """Do the part in `save_checkpoint` of the processes that do not write."""
     for tensor in (*in_file_order(weights), *in_file_order(optimizer_state)):
         tensor.gather()
 
@@ -170,7 +169,7 @@ def set_aside(checkpoint: Path) -> Path:
 
 
 def verify(checkpoint: Path) -> None:
-    """Nothing, if all files of a checkpoint are there and have the bytes that were written.
+    """Raise an error unless all files of a checkpoint are there and have the bytes that were written.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -215,15 +214,7 @@ def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 def _write_json(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """The file's entry in the manifest."""
     path.write_text(json.dumps(content, indent=1) + "\n")
-    return {"num_bytes": path.stat().st_size, "sha256": result_folder.sha256_of_file(path)}
-
-
-def _point_to(run: Path, name: str) -> None:
-    temporary = run / f".{LATEST_FILE}.partial"
-    temporary.write_text(name + "\n")
-    result_folder.sync_to_disk(temporary)
-    os.replace(temporary, run / LATEST_FILE)
-    result_folder.sync_to_disk(run)
+    return result_folder.file_entry(path)
 
 
 def _step_named_by_latest(run: Path) -> tuple[int | None, list[str]]:

@@ -6,10 +6,11 @@ may change freely is not in it: processes, engine, micro-batch, workers, logging
 and where files lie.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
+from data_efficiency import differing_leaves
 from megatron.config import GUARDED_SETTINGS, ModelConfig, RunConfig
 
 Record = Mapping[str, Any]
@@ -89,15 +90,14 @@ def differences(saved: Record, own: Record) -> list[Difference]:
     return [
         Difference(name=name, field=field, saved=there, own=here)
         for name in sorted({*saved, *own})
-        for field, there, here in _differing_leaves(saved.get(name), own.get(name), name)
+        for field, there, here in differing_leaves(saved.get(name), own.get(name), name)
     ]
 
 
 def refuse_differences(found: Sequence[Difference], override: Collection[str]) -> None:
-    """Nothing, if every difference is one that `--override` names.
+    """Raise ValueError unless every difference is one that `--override` names.
 
-    Raises:
-        ValueError: listing the others, both values of each, and the flag that lifts them.
+    The message lists the others, both values of each, and the flag that lifts them.
     """
     refused = [difference for difference in found if difference.name not in override]
     if refused:
@@ -115,15 +115,6 @@ def model_differences(saved: Record, own: ModelConfig) -> list[str]:
         for name, value in asdict(own).items()
         if name not in SHAPE_NEUTRAL_FIELDS and saved.get(name) != value
     ]
-
-
-def _differing_leaves(saved: Any, own: Any, field: str) -> Iterator[tuple[str, Any, Any]]:
-    """(place, saved value, own value) of each leaf that differs."""
-    if isinstance(saved, Mapping) and isinstance(own, Mapping):
-        for key in sorted({*saved, *own}):
-            yield from _differing_leaves(saved.get(key), own.get(key), f"{field}.{key}")
-    elif saved != own:
-        yield field, saved, own
 
 
 def _without(identity: Any, names: Collection[str]) -> Any:

@@ -149,11 +149,7 @@ def gpt_from_hugging_face(fields: Mapping[str, Any]) -> ModelConfig:
 def refuse_other_values(
     fields: Mapping[str, Any], fixed: Mapping[str, tuple[Any, ...]], origin: str = "config.json"
 ) -> None:
-    """Nothing, if each field that is there has one of the values it may have.
-
-    Raises:
-        ValueError: naming the first field that has not.
-    """
+    """Raise ValueError, naming the first field that is there and has no value it may have."""
     for key, values in fixed.items():
         if fields.get(key, values[0]) not in values:
             raise ValueError(

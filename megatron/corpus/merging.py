@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from megatron.corpus.progress import ByteProgress
+from data_efficiency import Progress
 from megatron.data.indexed_dataset import IndexedDataset
-from megatron.data.indexed_dataset_writer import IndexedDatasetWriter
-from megatron.data.indexed_format import path_of
+from megatron.data.indexed_dataset_writer import IndexedDatasetWriter, path_of
 
 _RUN_BYTES = 8 * 1024 * 1024
 _RUN_DOCUMENTS = 64 * 1024
@@ -98,7 +97,7 @@ def merge_corpora(
     num_bytes = sum(part.tokens.nbytes for part in parts)
     with (
         IndexedDatasetWriter(output_prefix, parts[0].dtype) as writer,
-        ByteProgress("merging", num_bytes) as progress,
+        Progress("merging", num_bytes) as progress,
     ):
         for part in parts:
             part.verify()
@@ -143,7 +142,7 @@ def _joined_metadata(parts: Sequence[IndexedDataset]) -> dict[str, Any]:
 
 
 def _copy(part: IndexedDataset, writer: IndexedDatasetWriter) -> Iterator[None]:
-    """Nothing for each run of documents that was copied; checks the tokens as they pass."""
+    """Yield after each run of documents that was copied; the tokens are checked as they pass."""
     path, digest = path_of(part.prefix, "bin"), hashlib.sha256()
     # Read, not mapped: pages of a map would count as this process's memory.
     with path.open("rb") as file:

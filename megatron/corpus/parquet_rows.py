@@ -9,7 +9,7 @@ _BATCH_ROWS = 64
 
 
 def check_columns(path: Path, names: Sequence[str]) -> None:
-    """Nothing, if the file can be read and has these columns, of text; reads only the file's end.
+    """Raise an error unless the file can be read and has these columns, of text; reads only its end.
 
     Raises:
         ModuleNotFoundError: if pyarrow is not installed.
@@ -25,7 +25,7 @@ def check_columns(path: Path, names: Sequence[str]) -> None:
                 raise ValueError(f"{path}: column {name!r} must be of strings, not of {kind}")
 
 
-def read_rows(path: Path, names: Sequence[str]) -> Iterator[tuple[list[tuple[Any, ...]], float]]:
+def read_texts(path: Path, names: Sequence[str]) -> Iterator[tuple[list[tuple[Any, ...]], float]]:
     """(some rows, share of the file that is read) in the order of the file.
 
     A row is the values of the columns in the order of `names`; None where there is none.

@@ -19,12 +19,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from data_efficiency import Progress
 from megatron.corpus.parquet_rows import check_columns
-from megatron.corpus.progress import ByteProgress
 from megatron.corpus.sentence_splitter import SentenceSplitter
 from megatron.corpus.text_sources import Block, SourceFile, read_blocks, texts_of
-from megatron.data.indexed_dataset_writer import IndexedDatasetWriter
-from megatron.data.indexed_format import dtype_for_vocabulary, path_of
+from megatron.data.indexed_dataset_writer import IndexedDatasetWriter, dtype_for_vocabulary, path_of
 
 # Blocks under way for each worker: enough to keep it busy, few enough to bound memory.
 _BLOCKS_PER_WORKER = 4
@@ -88,7 +87,7 @@ class PreprocessingJob:
         return f"{self.output_prefix}_{key}_{level}"
 
     def check(self) -> None:
-        """Nothing, if the job can start.
+        """Raise an error unless the job can start.
 
         Raises:
             FileExistsError: if a corpus exists and may not be replaced.
@@ -240,7 +239,7 @@ def preprocess(job: PreprocessingJob) -> dict[str, CorpusCounts]:
             key: stack.enter_context(IndexedDatasetWriter(job.corpus_prefix(key), dtype))
             for key in job.json_keys
         }
-        progress = stack.enter_context(ByteProgress("tokenizing", num_bytes))
+        progress = stack.enter_context(Progress("tokenizing", num_bytes))
         for num_bytes_done, encoded in stack.enter_context(closing(_encoded_blocks(job, eod))):
             for key, texts in zip(job.json_keys, encoded, strict=True):
                 writers[key].add_documents(

@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from megatron.corpus.progress import ByteProgress
+from data_efficiency import Progress, files, hashing
 from megatron.corpus.text_sources import STANDARD_INPUT, SourceFile, read_blocks, texts_of
-from megatron.data.counter_hash import hash_numbers
 
 LEARNED_CHARACTERS = 4 * 1024 * 1024
 MAX_LEARNED_FILES = 64
@@ -34,7 +33,7 @@ class SentenceSplitter:
     """Splits texts at blank lines, and the paragraphs into sentences.
 
     Args:
-        model: from `learn_model`, or one of those the two functions below read.
+        model: from `learn_model`, or one of those the two functions hashing.below read.
 
     Attributes:
         fingerprint: SHA-256 of the model.
@@ -75,7 +74,7 @@ def installed_splitter(language: str) -> SentenceSplitter:
 
 
 def splitter_of_file(path: str | os.PathLike[str]) -> SentenceSplitter:
-    """A splitter by a model that `write_model` wrote.
+    """A splitter by a model that `write_sentence_model` wrote.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -116,9 +115,9 @@ def learn_model(
             " --sentence-model, or install nltk's punkt_tab"
         )
     trainer = _punkt().PunktTrainer()
-    chosen = np.sort(np.argsort(hash_numbers(np.arange(len(sources))))[:MAX_LEARNED_FILES])
+    chosen = np.sort(np.argsort(hashing.hash_numbers(np.arange(len(sources))))[:MAX_LEARNED_FILES])
     share = -(-num_characters // max(1, len(chosen)))
-    with ByteProgress("learning where sentences end", share * len(chosen)) as progress:
+    with Progress("learning where sentences end", share * len(chosen)) as progress:
         for place, number in enumerate(chosen.tolist()):
             num_read = 0
             for text in _texts(sources[number], json_keys):
@@ -131,12 +130,9 @@ def learn_model(
     return _as_data(trainer.get_params())
 
 
-def write_model(path: str | os.PathLike[str], model: SentenceModel) -> None:
-    """Nothing; writes a model, and the file appears whole or not at all."""
-    partial = Path(f"{os.fspath(path)}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(_as_text(model) + "\n", encoding="utf-8")
-    partial.replace(path)
+def write_sentence_model(path: str | os.PathLike[str], model: SentenceModel) -> None:
+    """Write a model."""
+    files.write_file(path, _as_text(model) + "\n")
 
 
 def _texts(source: SourceFile, json_keys: Sequence[str]) -> Iterator[str]:

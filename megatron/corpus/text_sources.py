@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Protocol
 
 import zstandard
 
-from megatron.corpus.parquet_rows import read_rows
+from megatron.corpus.parquet_rows import read_texts
 
 TEXT_ENDINGS = (".txt", ".text", ".md", ".rst")
 # In a folder, a ".json" is more likely a manifest or a tokenizer; it is read when given by name.
@@ -197,7 +197,7 @@ def _table_blocks(
     source: SourceFile, keys: Sequence[str], num_bytes_before: int
 ) -> Iterator[Block]:
     first_row, held, num_held = 0, list[tuple[Any, ...]](), 0
-    for rows, share in read_rows(source.path, keys):
+    for rows, share in read_texts(source.path, keys):
         held += rows
         num_held += sum(len(value or "") for row in rows for value in row)
         if num_held >= BLOCK_BYTES or share == 1:

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from data_efficiency import Progress
 from megatron.corpus.preprocessing import (
     DocumentTokenizer,
     EncodedTexts,
     encode_documents,
     is_empty,
 )
-from megatron.corpus.progress import ByteProgress
 from megatron.corpus.sentence_splitter import SentenceSplitter
 from megatron.corpus.text_sources import SourceFile, read_blocks, texts_of
 from megatron.data.indexed_dataset import IndexedDataset
-from megatron.data.indexed_format import path_of
+from megatron.data.indexed_dataset_writer import path_of
 
 NUM_SAMPLED_DOCUMENTS = 256
 
@@ -89,7 +89,7 @@ def _documents(
 ) -> Iterator[tuple[int, Path, str]]:
     """(number in the corpus, file, text) of each document of the input that is not left out."""
     number = 0
-    with ByteProgress("verifying", sum(source.num_bytes for source in sources)) as progress:
+    with Progress("verifying", sum(source.num_bytes for source in sources)) as progress:
         for block in read_blocks(sources, [metadata["json_key"]]):
             for (text,) in texts_of(block, [metadata["json_key"]]):
                 # Only tokenizing tells a tokenless document, so it is done where there are some.

@@ -12,7 +12,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron.data.counter_hash import hash_numbers
+from data_efficiency import hashing
+from megatron.config import DataConfig
 from megatron.data.gpt_dataset import split_boundaries
 from megatron.data.indexed_dataset import IndexedDataset
 from megatron.data.sentence_pairs import Segments, SentencePairs
@@ -123,7 +124,7 @@ class BertDataset:
         settings: BertSettings,
         *,
         split_name: str = "train",
-        split: str = "969,30,1",
+        split: str = DataConfig.split,
         vocabulary: BertVocabulary | None = None,
     ) -> None:
         corpus = IndexedDataset(prefix)
@@ -201,7 +202,7 @@ class BertDataset:
         tokens, labels = mask_tokens(
             text,
             is_text,
-            hash_numbers(seed, samples, visits),
+            hashing.hash_numbers(seed, samples, visits),
             mask_prob=settings.mask_prob,
             mask_token=vocabulary.mask,
             vocab_size=vocabulary.size,

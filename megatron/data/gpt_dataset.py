@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron.config import DataConfig
 from megatron.data.indexed_dataset import IndexedDataset
 
 SPLIT_NAMES = ("train", "valid", "test")
@@ -67,7 +68,7 @@ class GPTDataset:
         prefix: str,
         *,
         split_name: str = "train",
-        split: str = "969,30,1",
+        split: str = DataConfig.split,
         sequence_length: int,
     ) -> None:
         corpus = IndexedDataset(prefix)

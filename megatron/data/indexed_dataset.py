@@ -1,11 +1,11 @@
 """Reader of token corpora in Megatron's memory-mapped form.
 
-The layout is described in `indexed_format.py`.
+`data_efficiency/files/mmididx.py` describes the files. A sidecar `PREFIX.meta.json`, which this project
+writes and no reader needs, says where the tokens come from.
 """
 
 import hashlib
 import json
-import mmap
 import os
 from pathlib import Path
 from typing import Any, Self
@@ -13,13 +13,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from megatron.data.indexed_dataset_writer import IndexedDatasetWriter
-from megatron.data.indexed_format import (
-    DEEPSPEED_DTYPE_OF_CODE,
+from data_efficiency import mmididx
+from megatron.data.indexed_dataset_writer import (
     DTYPE_OF_CODE,
-    HEADER,
-    MAGIC,
-    VERSION,
+    IndexedDatasetWriter,
     dtype_for_vocabulary,
     path_of,
 )
@@ -29,15 +26,6 @@ __all__ = ["IndexedDataset", "IndexedDatasetWriter", "dtype_for_vocabulary"]
 NUM_HASHED_BLOCKS = 64
 HASHED_BLOCK_BYTES = 64 * 1024
 _READ_BYTES = 16 * 1024 * 1024
-_READ_SEQUENCES = 1024 * 1024
-
-
-def _map_bytes(path: Path) -> npt.NDArray[np.uint8]:
-    """All bytes of a file, memory-mapped read-only; an empty array for an empty file."""
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return np.empty(0, dtype=np.uint8)
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
 
 
 class IndexedDataset:
@@ -74,39 +62,20 @@ class IndexedDataset:
         return path_of(self.prefix, ending)
 
     def _open_index(self, path: Path) -> None:
-        content = _map_bytes(path)
-        if len(content) < HEADER.size or content[: len(MAGIC)].tobytes() != MAGIC:
+        self._index = mmididx.read_index(path, remedy="make it with tools/preprocess_data.py")
+        _, code, self.sequence_lengths, self.byte_offsets, self.document_index = self._index
+        if code not in DTYPE_OF_CODE:
+            raise ValueError(f"{path}: unknown dtype code {code}, Megatron's are 1 to 8")
+        self.dtype = DTYPE_OF_CODE[code]
+        self.num_documents = len(self.document_index) - 1
+        ends = self.document_index[[0, -1]].tolist() if len(self.document_index) else None
+        if ends != [0, len(self)]:
             raise ValueError(
-                f"{path}: not a Megatron index (it must start with {MAGIC!r} and have at least"
-                f" {HEADER.size} bytes); make it with tools/preprocess_data.py"
-            )
-        header = HEADER.unpack_from(content[: HEADER.size].tobytes())
-        _, version, self._code, num_sequences, num_entries = header
-        if version != VERSION:
-            raise ValueError(f"{path}: version {version} of the format, only {VERSION} is known")
-        if self._code not in DTYPE_OF_CODE:
-            raise ValueError(f"{path}: unknown dtype code {self._code}, Megatron's are 1 to 8")
-        expected = HEADER.size + 12 * num_sequences + 8 * num_entries
-        if len(content) != expected:
-            raise ValueError(
-                f"{path}: {len(content)} bytes, but {num_sequences} sequences and {num_entries}"
-                f" document entries take {expected}; the file is truncated or damaged"
-            )
-        self.dtype = DTYPE_OF_CODE[self._code]
-        offsets_at = HEADER.size + 4 * num_sequences
-        documents_at = offsets_at + 8 * num_sequences
-        self.sequence_lengths = content[HEADER.size : offsets_at].view("<i4")
-        self.byte_offsets = content[offsets_at:documents_at].view("<i8")
-        self.document_index = content[documents_at:].view("<i8")
-        self.num_documents = num_entries - 1
-        ends = (int(self.document_index[0]), int(self.document_index[-1])) if num_entries else None
-        if ends != (0, num_sequences):
-            raise ValueError(
-                f"{path}: the document index must run from 0 to {num_sequences}, not {ends}"
+                f"{path}: the document index must run from 0 to {len(self)}, not {ends}"
             )
 
     def _open_tokens(self, path: Path) -> None:
-        content = _map_bytes(path)
+        content = mmididx.map_bytes(path)
         num_bytes, item_bytes = len(content), self.dtype.itemsize
         expected = 0
         if len(self):
@@ -121,10 +90,11 @@ class IndexedDataset:
 
     def _explain_size(self, path: Path, num_bytes: int) -> str:
         num_tokens = int(self.sequence_lengths.sum(dtype=np.int64))
-        other = DEEPSPEED_DTYPE_OF_CODE.get(self._code)
-        if other and num_tokens and num_bytes == num_tokens * np.dtype(other).itemsize:
+        code = self._index.code
+        other = mmididx.type_of_size(mmididx.deepspeed_types(code), num_tokens, num_bytes)
+        if other and num_tokens:
             return (
-                f"{path}: {num_bytes // num_tokens} bytes a token, but dtype code {self._code} is"
+                f"{path}: {num_bytes // num_tokens} bytes a token, but dtype code {code} is"
                 f" {self.dtype.name} in Megatron's table; DeepSpeed's writer uses that code for"
                 f" {other}, so this is one of its index files, not a Megatron corpus"
             )
@@ -147,11 +117,6 @@ class IndexedDataset:
 
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
         return type(self), (self.prefix,)
-
-    @property
-    def token_offsets(self) -> npt.NDArray[np.int64]:
-        """Place of each sequence's first token in `tokens`, int64 [N], computed anew."""
-        return self.byte_offsets // self.dtype.itemsize
 
     def offsets_of(self, sequences: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Place of the first token of each of some sequences in `tokens`, int64, in their shape.
@@ -198,43 +163,10 @@ class IndexedDataset:
         return digest.hexdigest()
 
     def verify(self, vocab_size: int | None = None) -> None:
-        """Nothing, if all offsets, the document index and all token ids are sound; reads all.
-
-        Raises:
-            ValueError: naming the first thing that is wrong.
-        """
-        path = self._path("idx")
-        end = 0
-        for start in range(0, len(self), _READ_SEQUENCES):
-            end = self._verify_offsets(start, end)
-        for start in range(0, self.num_documents, _READ_SEQUENCES):
-            entries = self.document_index[start : start + _READ_SEQUENCES + 1]
-            falling = np.flatnonzero(np.diff(entries) < 0)
-            if len(falling):
-                raise ValueError(
-                    f"{path}: the document index falls after document {start + falling[0]}"
-                )
+        """Raise ValueError unless all offsets, the document index and all token ids are sound; reads all."""
+        self._index.verify(self.dtype.itemsize)
         if vocab_size is not None:
             self._verify_tokens(vocab_size)
-
-    def _verify_offsets(self, start: int, end: int) -> int:
-        """Where the sequences of the block that begins at `start` end, if the one before ends at `end`."""
-        path = self._path("idx")
-        lengths = self.sequence_lengths[start : start + _READ_SEQUENCES].astype(np.int64)
-        if lengths.min() < 0:
-            raise ValueError(
-                f"{path}: sequence {start + int(lengths.argmin())} has a negative length"
-            )
-        ends = end + np.cumsum(lengths) * self.dtype.itemsize
-        expected = ends - lengths * self.dtype.itemsize
-        found = self.byte_offsets[start : start + _READ_SEQUENCES]
-        wrong = np.flatnonzero(found != expected)
-        if len(wrong):
-            raise ValueError(
-                f"{path}: sequence {start + wrong[0]} starts at byte {found[wrong[0]]}, but the"
-                f" lengths before it end at byte {expected[wrong[0]]}"
-            )
-        return int(ends[-1])
 
     def _verify_tokens(self, vocab_size: int) -> None:
         for start in range(0, self.num_tokens, _READ_BYTES):

@@ -1,29 +1,44 @@
 """Writer of token corpora in Megatron's memory-mapped form.
 
-The layout is described in `indexed_format.py`.
+`data_efficiency/files/mmididx.py` describes the files.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from megatron.data.index_writer import IndexWriter
-from megatron.data.indexed_format import CODE_OF_DTYPE, MAX_SEQUENCE_TOKENS, path_of
+from data_efficiency import files, mmididx
 
+DTYPE_OF_CODE = {
+    code: np.dtype(name).newbyteorder("<") for name, code in mmididx.MEGATRON_CODES.items()
+}
 _BLOCK_TOKENS = 4 * 1024 * 1024
 
 
+def dtype_for_vocabulary(vocab_size: int) -> np.dtype[Any]:
+    """uint16 where the vocabulary has fewer than 65,500 entries, else int32 (Megatron's rule).
+
+    >>> dtype_for_vocabulary(50257)
+    dtype('uint16')
+    """
+    return np.dtype("uint16" if vocab_size < 65500 else "int32")
+
+
+def path_of(prefix: str | os.PathLike[str], ending: str) -> Path:
+    """Path of one of the files of a corpus; `ending` is "bin", "idx" or "meta.json"."""
+    return Path(f"{os.fspath(prefix)}.{ending}")
+
+
 class IndexedDatasetWriter:
-    """Streaming writer of a token corpus; the files appear whole or not at all.
+    """Streaming writer of a token corpus; the files appear complete or not at all.
 
     Everything goes to `PREFIX.bin.partial` first. `finish` syncs the files and renames them, `.bin`
     first and `.idx` last, so wherever an `.idx` is, its `.bin` is complete. As a context manager it
@@ -42,8 +57,8 @@ class IndexedDatasetWriter:
     def __init__(self, prefix: str | os.PathLike[str], dtype: npt.DTypeLike) -> None:
         self.prefix = os.fspath(prefix)
         self.dtype = np.dtype(dtype).newbyteorder("<")
-        if self.dtype not in CODE_OF_DTYPE or self.dtype.kind not in "iu":
-            allowed = [name.name for name in CODE_OF_DTYPE if name.kind in "iu"]
+        allowed = [name for name in mmididx.MEGATRON_CODES if "int" in name]
+        if self.dtype.name not in allowed:
             raise ValueError(f"dtype {self.dtype.name} cannot hold tokens; take one of {allowed}")
         self.num_tokens = 0
         self._digest = hashlib.sha256()
@@ -51,15 +66,23 @@ class IndexedDatasetWriter:
             ending: path_of(self.prefix, f"{ending}.partial")
             for ending in ("bin", "meta.json", "idx")
         }
-        self._file = _open_exclusively(self._partials["bin"])
-        try:
-            self._partials["meta.json"].unlink(missing_ok=True)
+        with ExitStack() as resources:
+            self._lock(resources)
             with self._failure_told():
-                self._index = IndexWriter(self._partials["idx"], self.dtype)
-        except OSError:
-            self._partials["bin"].unlink(missing_ok=True)
-            self._file.close()
+                self._partials["meta.json"].unlink(missing_ok=True)
+                self._file = resources.enter_context(self._partials["bin"].open("wb"))
+                code = mmididx.MEGATRON_CODES[self.dtype.name]
+                self._index = mmididx.IndexWriter(self._partials["idx"], code, self.dtype.itemsize)
+            self._resources = resources.pop_all()
+
+    def _lock(self, resources: ExitStack) -> None:
+        file = path_of(self.prefix, "lock")
+        try:
+            resources.enter_context(files.file_lock(file.with_name(f".{file.name}")))
+        except BlockingIOError:
             raise
+        except OSError as error:
+            raise OSError(f"{file.parent}: cannot be written to ({error.strerror})") from None
 
     def add_documents(
         self,
@@ -67,7 +90,7 @@ class IndexedDatasetWriter:
         sequence_lengths: npt.ArrayLike,
         sequences_per_document: npt.ArrayLike | None = None,
     ) -> None:
-        """Appends documents.
+        """Append documents.
 
         Args:
             tokens: ids of all documents back to back, 1-D, any integer type.
@@ -80,8 +103,8 @@ class IndexedDatasetWriter:
             OSError: if the disk is full or cannot be written.
         """
         lengths = np.asarray(sequence_lengths, dtype=np.int64)
-        if len(lengths) and not 0 <= lengths.min() <= lengths.max() <= MAX_SEQUENCE_TOKENS:
-            raise ValueError(f"a sequence must have 0 to {MAX_SEQUENCE_TOKENS} tokens")
+        if len(lengths) and not 0 <= lengths.min() <= lengths.max() <= mmididx.MAX_ROW_LENGTH:
+            raise ValueError(f"a sequence must have 0 to {mmididx.MAX_ROW_LENGTH} tokens")
         if lengths.sum() != len(tokens):
             raise ValueError(f"{len(tokens)} tokens, but the lengths add up to {lengths.sum()}")
         counts = np.ones(len(lengths), dtype=np.int64)
@@ -110,7 +133,7 @@ class IndexedDatasetWriter:
             self._file.write(content)
 
     def finish(self, metadata: dict[str, Any] | None = None) -> None:
-        """Makes the corpus appear under its name, replacing an older one.
+        """Make the corpus appear under its name, replacing an older one.
 
         Args:
             metadata: what the sidecar shall say; counts, dtype and checksums are added. Without it
@@ -126,8 +149,6 @@ class IndexedDatasetWriter:
     def _finish(self, metadata: dict[str, Any] | None) -> None:
         self._file.flush()
         index_sum = self._index.finish()
-        for file in (self._file, self._index):
-            os.fsync(file.fileno())
         if metadata is not None:
             facts = metadata | {
                 "dtype": self.dtype.name,
@@ -138,19 +159,21 @@ class IndexedDatasetWriter:
                 "idx_sha256": index_sum,
             }
             text = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-            _write_synced(self._partials["meta.json"], text.encode())
+            self._partials["meta.json"].write_bytes(text.encode())
+        written = [ending for ending, partial in self._partials.items() if partial.exists()]
+        for ending in written:
+            files.sync_to_disk(self._partials[ending])
         # The old index goes first: at no moment does it stand beside the new tokens.
         for ending in ("idx", "meta.json"):
             path_of(self.prefix, ending).unlink(missing_ok=True)
-        for ending, partial in self._partials.items():
-            if partial.exists():
-                partial.replace(path_of(self.prefix, ending))
-        _sync_folder(self._partials["bin"].parent)
+        for ending in written:
+            self._partials[ending].replace(path_of(self.prefix, ending))
+        files.sync_to_disk(self._partials["bin"].parent)
         self._close()
 
     @contextmanager
     def _failure_told(self) -> Iterator[None]:
-        """Names the corpus where the system only says that, say, no space is left."""
+        """Name the corpus where the system only says that, say, no space is left."""
         try:
             yield
         except OSError as error:
@@ -160,7 +183,7 @@ class IndexedDatasetWriter:
             ) from None
 
     def abort(self) -> None:
-        """Deletes the partial files, leaving whatever stood under the prefix before."""
+        """Delete the partial files, leaving whatever stood under the prefix before."""
         if not self._file.closed:
             for partial in self._partials.values():
                 partial.unlink(missing_ok=True)
@@ -170,7 +193,7 @@ class IndexedDatasetWriter:
         self._index.close()
         # On a full disk closing fails as well, and the error is told already.
         with suppress(OSError):
-            self._file.close()
+            self._resources.close()
 
     def __enter__(self) -> Self:
         return self
@@ -186,37 +209,3 @@ class IndexedDatasetWriter:
                 self.finish()
         finally:
             self.abort()
-
-
-def _open_exclusively(path: Path) -> BinaryIO:
-    """A file emptied for writing that no other process writes through this function."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
-    except OSError as error:
-        raise OSError(f"{path.parent}: cannot be written to ({error.strerror})") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between opening and locking, another writer may have renamed the file to its final name.
-        if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            raise BlockingIOError
-    except (BlockingIOError, FileNotFoundError):
-        file.close()
-        raise BlockingIOError(f"{path}: another process is writing this corpus") from None
-    file.truncate(0)
-    return file
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

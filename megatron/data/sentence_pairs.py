@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron.data.counter_hash import below, happens, hash_numbers
+from data_efficiency import hashing
 from megatron.data.indexed_dataset import IndexedDataset
 
 Int64Array = NDArray[np.int64]
@@ -97,26 +97,28 @@ class SentencePairs:
 
     def targets(self, first_sentences: Int64Array) -> Int64Array:
         """Most tokens of the samples that start at these sentences, int64."""
-        is_short = happens(
-            hash_numbers(self._seed, _IS_SHORT, first_sentences), self._short_seq_prob
+        is_short = hashing.happens(
+            hashing.hash_numbers(self._seed, _IS_SHORT, first_sentences), self._short_seq_prob
         )
-        drawn = hash_numbers(self._seed, _SHORT_LENGTH, first_sentences)
-        return np.where(is_short, 2 + below(drawn, self._max_tokens - 1), self._max_tokens)
+        drawn = hashing.hash_numbers(self._seed, _SHORT_LENGTH, first_sentences)
+        return np.where(is_short, 2 + hashing.below(drawn, self._max_tokens - 1), self._max_tokens)
 
     def segments(self, samples: Int64Array) -> Segments:
         """Where the segments of some samples lie."""
         begin, end = self.sentences(samples)
         parting = begin + 1
-        parting += below(hash_numbers(self._seed, _PARTING, begin), end - begin - 1)
+        parting += hashing.below(hashing.hash_numbers(self._seed, _PARTING, begin), end - begin - 1)
         edges = self._corpus.offsets_of(np.stack([begin, parting, end]))
-        is_swapped = happens(hash_numbers(self._seed, _IS_SWAPPED, begin), 0.5)
+        is_swapped = hashing.happens(hashing.hash_numbers(self._seed, _IS_SWAPPED, begin), 0.5)
         starts, lengths = edges[:2], np.diff(edges, axis=0)
         order = np.stack([is_swapped, ~is_swapped]).astype(np.int64)
         starts, lengths = (np.take_along_axis(part, order, 0) for part in (starts, lengths))
         kept = _kept_lengths(lengths[0], lengths[1], self.targets(begin))
         for number, purpose in enumerate((_CUT_OF_FIRST, _CUT_OF_SECOND)):
             num_cut = lengths[number] - kept[number]
-            starts[number] += below(hash_numbers(self._seed, purpose, begin), num_cut + 1)
+            starts[number] += hashing.below(
+                hashing.hash_numbers(self._seed, purpose, begin), num_cut + 1
+            )
         return Segments(starts[0], kept[0], starts[1], kept[1], is_swapped)
 
     def _runs_of(self, document_edges: Int64Array) -> tuple[Int64Array, NDArray[np.int32]]:

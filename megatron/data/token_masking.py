@@ -3,18 +3,17 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron.data.counter_hash import UInt64Array, below, hash_numbers
+from data_efficiency import IGNORED_LABEL, hashing
 
 Int64Array = NDArray[np.int64]
 
-IGNORED_LABEL = -100
 _ORDER, _FATE, _REPLACEMENT = range(3)
 
 
 def mask_tokens(
     tokens: Int64Array,
     may_be_masked: NDArray[np.bool_],
-    keys: UInt64Array,
+    keys: hashing.UInt64Array,
     *,
     mask_prob: float,
     mask_token: int,
@@ -50,7 +49,7 @@ def mask_tokens(
     if continuations is not None:
         unit = np.cumsum(~continuations[tokens], axis=1)
     # Tokens are chosen in the order of their hashes; those of a word share one.
-    order = hash_numbers(keys[:, None], _ORDER, unit)
+    order = hashing.hash_numbers(keys[:, None], _ORDER, unit)
     last = np.iinfo(np.uint64).max
     order = np.where(may_be_masked, order, last)
     in_order = np.pad(np.sort(order, axis=1), ((0, 0), (0, 1)), constant_values=last)
@@ -59,8 +58,8 @@ def mask_tokens(
     original = tokens[rows, columns]
     labels = np.full_like(tokens, IGNORED_LABEL)
     labels[rows, columns] = original
-    fate = below(hash_numbers(keys[rows], _FATE, columns), 10)
-    other = below(hash_numbers(keys[rows], _REPLACEMENT, columns), vocab_size)
+    fate = hashing.below(hashing.hash_numbers(keys[rows], _FATE, columns), 10)
+    other = hashing.below(hashing.hash_numbers(keys[rows], _REPLACEMENT, columns), vocab_size)
     hidden = tokens.copy()
     hidden[rows, columns] = np.where(fate < 8, mask_token, np.where(fate == 8, other, original))
     return hidden, labels

@@ -1,28 +1,14 @@
-"""The tokenizer that the settings name, and whether corpus, model and tokenizer belong together."""
+"""Whether corpus, model and tokenizer belong together."""
 
 from megatron.config import DataConfig, require
 from megatron.data.blended_dataset import Dataset
-from megatron.tokenizer import Tokenizer, build_tokenizer
-
-
-def named_tokenizer(data: DataConfig) -> Tokenizer | None:
-    """The tokenizer of the settings; None where they name none.
-
-    Raises:
-        FileNotFoundError: if its file is missing.
-        ValueError: if its file is damaged, or files are named that do not belong together.
-    """
-    if not (data.tokenizer_file or data.vocab_file or data.merge_file):
-        return None
-    return build_tokenizer(
-        tokenizer_file=data.tokenizer_file, vocab_file=data.vocab_file, merge_file=data.merge_file
-    )
+from megatron.tokenizer import Tokenizer
 
 
 def check_vocabulary(
     dataset: Dataset, data: DataConfig, vocab_size: int, tokenizer: Tokenizer | None
 ) -> None:
-    """Nothing, if the model has an entry for each token and the tokenizer is the corpus's own.
+    """Raise ValueError unless the model has an entry for each token and the tokenizer is the corpus's.
 
     Args:
         dataset: of the corpus.

@@ -9,32 +9,18 @@ from megatron.tokenizer import Tokenizer, build_tokenizer
 TOKENIZER_FILE = "tokenizer.json"
 
 
-def tokenizer_of(
-    folder: Path,
-    *,
-    tokenizer_file: Path | None = None,
-    vocab_file: Path | None = None,
-    merge_file: Path | None = None,
-) -> Tokenizer | None:
-    """The tokenizer named by files, else the one found with a model; None where there is none.
+def tokenizer_of(folder: Path) -> Tokenizer | None:
+    """The tokenizer found with a model; None where there is none.
 
     Looked for, in this order: `tokenizer.json` in the folder and in the run it belongs to; the files
     that the run was started with, while they are there.
 
     Args:
         folder: a run or a step's folder of ours, or a Hugging Face folder.
-        tokenizer_file: takes this file instead.
-        vocab_file: with `merge_file`, GPT-2's two files instead.
-        merge_file: see `vocab_file`.
 
     Raises:
-        FileNotFoundError: if a named file is missing.
         ValueError: if a file is damaged.
     """
-    if tokenizer_file or vocab_file or merge_file:
-        return build_tokenizer(
-            tokenizer_file=tokenizer_file, vocab_file=vocab_file, merge_file=merge_file
-        )
     checkpoint = checkpoint_in(folder)
     places = [folder] if checkpoint is None else [folder, checkpoint.parent]
     for place in places:
@@ -48,3 +34,24 @@ def tokenizer_of(
     if not files or not all(path.is_file() for path in files.values()):
         return None
     return build_tokenizer(**files)
+
+
+def tokenizer_for(folder: Path, vocab_size: int, named: Tokenizer | None) -> Tokenizer:
+    """The named tokenizer, or else the one found with a model.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it has more entries than the model's vocabulary.
+    """
+    tokenizer = named or tokenizer_of(folder)
+    if tokenizer is None:
+        raise FileNotFoundError(
+            f"no tokenizer was found with {folder}: give --tokenizer-file, or --vocab-file and"
+            " --merge-file"
+        )
+    if tokenizer.vocab_size > vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} entries, the model {vocab_size}: they do not"
+            " belong together; give the model's own with --tokenizer-file"
+        )
+    return tokenizer

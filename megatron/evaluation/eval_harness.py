@@ -12,6 +12,7 @@ Under `torchrun` each process takes its share of every task's documents.
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
@@ -29,7 +30,7 @@ from megatron.evaluation.continuation_scores import Continuation, score_continua
 from megatron.evaluation.generation import Choose, continue_texts, greedy, sampling
 from megatron.evaluation.model import load_for_evaluation
 from megatron.model.gpt_model import GPTModel
-from megatron.tokenizer import Tokenizer
+from megatron.tokenizer import Tokenizer, named_tokenizer
 
 MODEL_NAME = "data_efficiency"
 _DEFAULT_NEW_TOKENS = 256
@@ -70,16 +71,16 @@ class HarnessModel(TemplateLM):
     ) -> None:
         super().__init__()
         self._ranks = start_ranks()
-        self._device = self._ranks.device if device is None else torch.device(device)
+        self._device = torch.device(device or self._ranks.device)
         model, tokenizer = load_for_evaluation(
             Path(checkpoint),
             dtype=dtype,
             device=self._device,
-            tokenizer_files={
-                "tokenizer_file": tokenizer_file,
-                "vocab_file": vocab_file,
-                "merge_file": merge_file,
-            },
+            tokenizer=named_tokenizer(
+                SimpleNamespace(
+                    tokenizer_file=tokenizer_file, vocab_file=vocab_file, merge_file=merge_file
+                )
+            ),
         )
         self.gpt: GPTModel = model
         self.text: Tokenizer = tokenizer
@@ -108,7 +109,7 @@ class HarnessModel(TemplateLM):
         return self._ranks.world
 
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensors of all processes, stacked."""
+        """The tensors of all processes, stacked, on the CPU; `tensor` itself where there is one."""
         if self.world_size == 1:
             return tensor
         own = tensor.to(self._ranks.device)
@@ -125,7 +126,7 @@ class HarnessModel(TemplateLM):
         return parts
 
     def barrier(self) -> None:
-        """Nothing; every process has come here."""
+        """Wait until every process has come here."""
         self._ranks.wait()
 
     def tok_encode(

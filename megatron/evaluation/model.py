@@ -13,7 +13,7 @@ from megatron.config import ModelConfig
 from megatron.conversion.bert import is_bert
 from megatron.conversion.model import Model, read_any
 from megatron.conversion.vocabulary import known_to
-from megatron.evaluation.checkpoint_tokenizer import tokenizer_of
+from megatron.evaluation.checkpoint_tokenizer import tokenizer_for
 from megatron.model.gpt_model import GPTModel
 from megatron.tokenizer import Tokenizer
 
@@ -26,7 +26,7 @@ def load_for_evaluation(
     *,
     dtype: str = "float32",
     device: torch.device | None = None,
-    tokenizer_files: Mapping[str, str | Path | None] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> tuple[GPTModel, Tokenizer]:
     """The GPT of a run, or of one of its checkpoints, without dropout, and its tokenizer.
 
@@ -34,7 +34,7 @@ def load_for_evaluation(
         folder: the run or the checkpoint.
         dtype: "float32" or "bfloat16".
         device: the CPU if not given.
-        tokenizer_files: arguments of `tokenizer_of`; by default the tokenizer found with the model.
+        tokenizer: by default the one found with the model.
 
     Raises:
         FileNotFoundError: if there is no checkpoint, or no tokenizer.
@@ -51,7 +51,7 @@ def load_for_evaluation(
     settings = read_state(checkpoint)["model"]
     weights = read_weights(checkpoint)
     config = _gpt_config(settings, weights, checkpoint)
-    return _ready(Model(config, weights), folder, dtype, device, tokenizer_files)
+    return _ready(Model(config, weights), folder, dtype, device, tokenizer)
 
 
 def load_any_for_evaluation(
@@ -59,7 +59,7 @@ def load_any_for_evaluation(
     *,
     dtype: str = "float32",
     device: torch.device | None = None,
-    tokenizer_files: Mapping[str, str | Path | None] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> tuple[GPTModel, Tokenizer]:
     """As `load_for_evaluation`, from a Hugging Face folder too: it is converted in memory.
 
@@ -68,13 +68,11 @@ def load_any_for_evaluation(
         ModuleNotFoundError: if transformers is needed and not installed.
     """
     if not (folder / "config.json").is_file():
-        return load_for_evaluation(
-            folder, dtype=dtype, device=device, tokenizer_files=tokenizer_files
-        )
+        return load_for_evaluation(folder, dtype=dtype, device=device, tokenizer=tokenizer)
     read = read_any(folder)
     if is_bert(read.weights):
         raise ValueError(_OTHER_ARCHITECTURE.format(folder))
-    return _ready(read, folder, dtype, device, tokenizer_files)
+    return _ready(read, folder, dtype, device, tokenizer)
 
 
 def _ready(
@@ -82,24 +80,13 @@ def _ready(
     folder: Path,
     dtype: str,
     device: torch.device | None,
-    tokenizer_files: Mapping[str, str | Path | None] | None,
+    tokenizer: Tokenizer | None,
 ) -> tuple[GPTModel, Tokenizer]:
     """A model that was read, as a module, and its tokenizer."""
     if dtype not in _DTYPES:
         raise ValueError(f"dtype is {dtype!r}: must be float32 or bfloat16")
     config = read.config
-    named = {name: Path(file) for name, file in (tokenizer_files or {}).items() if file}
-    tokenizer = tokenizer_of(folder, **named)
-    if tokenizer is None:
-        raise FileNotFoundError(
-            f"no tokenizer was found with {folder}: give --tokenizer-file, or --vocab-file and"
-            " --merge-file"
-        )
-    if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} entries, the model {config.vocab_size}: they"
-            " do not belong together; give the model's own with --tokenizer-file"
-        )
+    tokenizer = tokenizer_for(folder, config.vocab_size, tokenizer)
     with torch.device("meta"):
         model = GPTModel(known_to(tokenizer, config))
     model.load_state_dict(read.weights, assign=True)

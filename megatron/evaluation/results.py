@@ -1,11 +1,11 @@
 """The record of an evaluation: one JSON file for a checkpoint, some tasks and a number of examples."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_efficiency import files
 from megatron.checkpoint.files import read_state
 from megatron.checkpoint.model import checkpoint_in, identity_of_checkpoint
 
@@ -69,11 +69,8 @@ def is_finished(path: Path, folder: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes a record; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    """Write a record."""
+    files.write_file(path, json.dumps(record, indent=1) + "\n")
 
 
 def read_record(path: Path) -> dict[str, Any]:

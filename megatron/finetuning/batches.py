@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from data_efficiency import Ranks
-from megatron.finetuning.inputs import EncodedTexts, make_batch
+from megatron.finetuning.inputs import InputRows, make_batch
 from megatron.finetuning.metrics import Values
 
 GROUPED_BATCHES = 50
@@ -48,7 +48,7 @@ def epoch_batches(
 
 
 def own_micro_batches(
-    texts: EncodedTexts,
+    texts: InputRows,
     labels: Values,
     chosen: npt.NDArray[np.int64],
     *,

@@ -8,9 +8,9 @@ from torch.nn import functional
 
 from megatron.conversion.bert import is_bert
 from megatron.conversion.model import Model, read_any
-from megatron.evaluation.checkpoint_tokenizer import tokenizer_of
+from megatron.evaluation.checkpoint_tokenizer import tokenizer_for
 from megatron.model.bert_model import BertModel
-from megatron.tokenizer import Tokenizer
+from megatron.tokenizer import Tokenizer, build_tokenizer
 
 
 class BertClassifier(nn.Module):
@@ -59,12 +59,6 @@ def read_bert(folder: Path, tokenizer_file: Path | None = None) -> tuple[Model, 
     model = read_any(folder)
     if not is_bert(model.weights):
         raise ValueError(f"{folder} is a checkpoint of another architecture: a BERT is needed here")
-    tokenizer = tokenizer_of(folder, tokenizer_file=tokenizer_file)
-    if tokenizer is None:
-        raise FileNotFoundError(f"no tokenizer was found with {folder}: give --tokenizer-file")
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} entries, the model"
-            f" {model.config.vocab_size}: they do not belong together"
-        )
+    named = None if tokenizer_file is None else build_tokenizer(tokenizer_file=tokenizer_file)
+    tokenizer = tokenizer_for(folder, model.config.vocab_size, named)
     return model, tokenizer

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron.corpus.text_sources import find_sources, read_blocks
-from megatron.finetuning.tasks import GLUE, TRAIN, FinetuningTask, task_named
+from megatron.finetuning.tasks import GLUE, TRAIN, GlueTask, task_named
 
 HUB = "hub"
 """In place of a folder: the data set nyu-mll/glue, through the `datasets` library."""
@@ -47,7 +47,7 @@ class Examples(NamedTuple):
         return Examples(self.first[:number], second, self.labels[:number])
 
 
-def read_task(source: str | Path, name: str) -> tuple[FinetuningTask, dict[str, Examples]]:
+def read_task(source: str | Path, name: str) -> tuple[GlueTask, dict[str, Examples]]:
     """A task and its sets: "train", then the development sets.
 
     Args:
@@ -73,7 +73,7 @@ def read_task(source: str | Path, name: str) -> tuple[FinetuningTask, dict[str, 
     return task, {part: _examples(task, part, found) for part, found in rows.items()}
 
 
-def _file_of(folder: Path, task: FinetuningTask, part: str) -> Path:
+def _file_of(folder: Path, task: GlueTask, part: str) -> Path:
     wanted = task.name.lower()
     folders = [path for path in sorted(folder.iterdir()) if path.name.lower() == wanted]
     for place in folders:
@@ -86,7 +86,7 @@ def _file_of(folder: Path, task: FinetuningTask, part: str) -> Path:
     )
 
 
-def _file_rows(path: Path, task: FinetuningTask) -> Iterator[Mapping[str, Any]]:
+def _file_rows(path: Path, task: GlueTask) -> Iterator[Mapping[str, Any]]:
     if path.suffix == ".tsv":
         yield from _tsv_rows(path, task)
         return
@@ -101,7 +101,7 @@ def _file_rows(path: Path, task: FinetuningTask) -> Iterator[Mapping[str, Any]]:
             yield row
 
 
-def _tsv_rows(path: Path, task: FinetuningTask) -> Iterator[Mapping[str, str]]:
+def _tsv_rows(path: Path, task: GlueTask) -> Iterator[Mapping[str, str]]:
     """Rows by column name. Quotes are plain characters, and a few broken lines (QQP has some) are left
     out: many are an error.
     """
@@ -122,7 +122,7 @@ def _tsv_rows(path: Path, task: FinetuningTask) -> Iterator[Mapping[str, str]]:
     yield from whole
 
 
-def _hub_rows(task: FinetuningTask, part: str) -> Iterable[Mapping[str, Any]]:
+def _hub_rows(task: GlueTask, part: str) -> Iterable[Mapping[str, Any]]:
     try:
         from datasets import load_dataset  # noqa: PLC0415 - optional, and only for the hub
     except ModuleNotFoundError as error:
@@ -135,7 +135,7 @@ def _hub_rows(task: FinetuningTask, part: str) -> Iterable[Mapping[str, Any]]:
     return rows
 
 
-def _examples(task: FinetuningTask, part: str, rows: list[Mapping[str, Any]]) -> Examples:
+def _examples(task: GlueTask, part: str, rows: list[Mapping[str, Any]]) -> Examples:
     where = f"{task.name}, {part}"
     texts = _text_columns(task, rows[0], where)
     label = task.label if task.label in rows[0] else "label"
@@ -149,7 +149,7 @@ def _examples(task: FinetuningTask, part: str, rows: list[Mapping[str, Any]]) ->
     )
 
 
-def _text_columns(task: FinetuningTask, row: Mapping[str, Any], where: str) -> tuple[str, ...]:
+def _text_columns(task: GlueTask, row: Mapping[str, Any], where: str) -> tuple[str, ...]:
     if task.texts and all(name in row for name in task.texts):
         return task.texts
     found = next((names for names in _JSON_TEXTS if all(name in row for name in names)), None)
@@ -162,7 +162,7 @@ def _text_columns(task: FinetuningTask, row: Mapping[str, Any], where: str) -> t
 
 
 def _labels(
-    task: FinetuningTask, where: str, values: list[Any]
+    task: GlueTask, where: str, values: list[Any]
 ) -> npt.NDArray[np.float64] | npt.NDArray[np.int64]:
     if task.is_regression:
         try:

@@ -10,7 +10,7 @@ from megatron.finetuning.data import Examples
 from megatron.tokenizer import Tokenizer
 
 
-class EncodedTexts(NamedTuple):
+class InputRows(NamedTuple):
     """Token ids of each example, and where its second segment starts."""
 
     ids: list[list[int]]
@@ -18,7 +18,7 @@ class EncodedTexts(NamedTuple):
     pad: int
 
 
-def encode_texts(examples: Examples, tokenizer: Tokenizer, max_length: int) -> EncodedTexts:
+def make_rows(examples: Examples, tokenizer: Tokenizer, max_length: int) -> InputRows:
     """The examples as ids with control tokens, the longer of two texts cut where they are too long.
 
     Raises:
@@ -28,17 +28,17 @@ def encode_texts(examples: Examples, tokenizer: Tokenizer, max_length: int) -> E
     first = [ids.tolist() for ids in tokenizer.encode_batch(examples.first)]
     if examples.second is None:
         ids = [[cls, *text[: max_length - 2], sep] for text in first]
-        return EncodedTexts(ids, [len(row) for row in ids], pad)
+        return InputRows(ids, [len(row) for row in ids], pad)
     second = [ids.tolist() for ids in tokenizer.encode_batch(examples.second)]
     ids, starts = [], []
     for left, right in zip(first, second, strict=True):
         num_left, num_right = _kept(len(left), len(right), max_length - 3)
         ids.append([cls, *left[:num_left], sep, *right[:num_right], sep])
         starts.append(num_left + 2)
-    return EncodedTexts(ids, starts, pad)
+    return InputRows(ids, starts, pad)
 
 
-def make_batch(rows: EncodedTexts, chosen: Sequence[int]) -> dict[str, torch.Tensor]:
+def make_batch(rows: InputRows, chosen: Sequence[int]) -> dict[str, torch.Tensor]:
     """`BertModel.encode`'s arguments for some rows, as long as the longest of them."""
     lengths = np.array([len(rows.ids[i]) for i in chosen])
     places = np.arange(lengths.max())

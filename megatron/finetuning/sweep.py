@@ -7,7 +7,6 @@ OUTPUT/<task>/lr2e-05_seed1234/global_step*   the last checkpoint of one that is
 import functools
 import hashlib
 import json
-import os
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,12 +16,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from data_efficiency import files
 from megatron.checkpoint.saved_run import SavedRun, refuse_other_settings
 from megatron.conversion.model import Model
 from megatron.finetuning.classifier import BertClassifier
 from megatron.finetuning.data import Examples
-from megatron.finetuning.inputs import EncodedTexts
-from megatron.finetuning.tasks import GLUE, TRAIN, FinetuningTask
+from megatron.finetuning.inputs import InputRows
+from megatron.finetuning.tasks import GLUE, TRAIN, GlueTask
 from megatron.finetuning.training import FinetuningConfig, finetune, make_engine
 
 FORMAT = "finetuning"
@@ -30,10 +30,10 @@ VERSION = 1
 PUBLISHED_SEEDS = (1234, 1235, 1236, 1237, 1238)
 PUBLISHED_LEARNING_RATES = (2e-5, 3e-5, 4e-5, 5e-5)
 
-Sets = Mapping[str, tuple[EncodedTexts, Examples]]
+Sets = Mapping[str, tuple[InputRows, Examples]]
 
 
-class SweepEntry(NamedTuple):
+class SweepRun(NamedTuple):
     """One run of the sweep."""
 
     task: str
@@ -45,7 +45,7 @@ class SweepEntry(NamedTuple):
         return output / self.task / f"lr{self.learning_rate:g}_seed{self.seed}.json"
 
 
-def is_done(entry: SweepEntry, output: Path, settings: Mapping[str, Any]) -> bool:
+def is_done(entry: SweepRun, output: Path, settings: Mapping[str, Any]) -> bool:
     """Whether the run's file is there.
 
     Raises:
@@ -55,7 +55,7 @@ def is_done(entry: SweepEntry, output: Path, settings: Mapping[str, Any]) -> boo
     if not path.is_file():
         return False
     # A setting that came later than the file had its default.
-    found = asdict(FinetuningConfig()) | read_result(path)["settings"]
+    found = asdict(FinetuningConfig()) | read_sweep_run(path)["settings"]
     refuse_other_settings(path, found, settings)
     return True
 
@@ -84,8 +84,8 @@ class Sweep:
 
     def execute(
         self,
-        entry: SweepEntry,
-        task: FinetuningTask,
+        entry: SweepRun,
+        task: GlueTask,
         sets: Sets,
         saved: SavedRun,
         report: Callable[[int, int, float], None] = lambda *_: None,
@@ -126,19 +126,17 @@ class Sweep:
         return digest.hexdigest()
 
 
-def write_result(
-    entry: SweepEntry, output: Path, settings: Mapping[str, Any], found: Mapping[str, Any]
+def write_sweep_run(
+    entry: SweepRun, output: Path, settings: Mapping[str, Any], found: Mapping[str, Any]
 ) -> None:
-    """Write a run's file; it appears whole or not at all."""
-    path = entry.path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a run's file."""
     record = {"format": FORMAT, "version": VERSION, **entry._asdict(), **found}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(record | {"settings": dict(settings)}, indent=1) + "\n")
-    os.replace(partial, path)
+    files.write_file(
+        entry.path(output), json.dumps(record | {"settings": dict(settings)}, indent=1) + "\n"
+    )
 
 
-def read_result(path: Path) -> dict[str, Any]:
+def read_sweep_run(path: Path) -> dict[str, Any]:
     """A run's file.
 
     Raises:

@@ -10,7 +10,7 @@ TRAIN, DEV = "train", "dev"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuningTask:
+class GlueTask:
     """What one task asks for."""
 
     name: str
@@ -33,8 +33,8 @@ class FinetuningTask:
 
 _ENTAILMENT = ("entailment", "not_entailment")
 _TASKS = (
-    FinetuningTask(name="RTE", texts=("sentence1", "sentence2"), labels=_ENTAILMENT),
-    FinetuningTask(
+    GlueTask(name="RTE", texts=("sentence1", "sentence2"), labels=_ENTAILMENT),
+    GlueTask(
         name="MRPC",
         texts=("#1 String", "#2 String"),
         label="Quality",
@@ -42,14 +42,14 @@ _TASKS = (
         codes=("0", "1"),
         metrics=("accuracy", "f1"),
     ),
-    FinetuningTask(
+    GlueTask(
         name="STS-B",
         texts=("sentence1", "sentence2"),
         label="score",
         is_regression=True,
         metrics=("spearman", "pearson"),
     ),
-    FinetuningTask(
+    GlueTask(
         name="CoLA",
         texts=("sentence",),
         labels=("unacceptable", "acceptable"),
@@ -57,11 +57,9 @@ _TASKS = (
         metrics=("matthews", "accuracy"),
         columns=("source", "label", "mark", "sentence"),
     ),
-    FinetuningTask(
-        name="SST-2", texts=("sentence",), labels=("negative", "positive"), codes=("0", "1")
-    ),
-    FinetuningTask(name="QNLI", texts=("question", "sentence"), labels=_ENTAILMENT),
-    FinetuningTask(
+    GlueTask(name="SST-2", texts=("sentence",), labels=("negative", "positive"), codes=("0", "1")),
+    GlueTask(name="QNLI", texts=("question", "sentence"), labels=_ENTAILMENT),
+    GlueTask(
         name="QQP",
         texts=("question1", "question2"),
         label="is_duplicate",
@@ -69,7 +67,7 @@ _TASKS = (
         codes=("0", "1"),
         metrics=("accuracy", "f1"),
     ),
-    FinetuningTask(
+    GlueTask(
         name="MNLI",
         texts=("sentence1", "sentence2"),
         label="gold_label",
@@ -81,11 +79,11 @@ GLUE = {task.name: task for task in _TASKS}
 """Name, as the official folders have it, -> task, in the order of the published table."""
 
 
-def task_named(name: str) -> FinetuningTask:
+def task_named(name: str) -> GlueTask:
     """A GLUE task, in any case and with or without the hyphen; else a classification of your own."""
     plain = _plain(name)
     found = next((task for task in _TASKS if _plain(task.name) == plain), None)
-    return found or FinetuningTask(name=name)
+    return found or GlueTask(name=name)
 
 
 def _plain(name: str) -> str:

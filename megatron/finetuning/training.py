@@ -25,9 +25,9 @@ from megatron.config import require
 from megatron.finetuning.batches import epoch_batches, own_micro_batches
 from megatron.finetuning.classifier import BertClassifier
 from megatron.finetuning.data import Examples
-from megatron.finetuning.inputs import EncodedTexts, make_batch
+from megatron.finetuning.inputs import InputRows, make_batch
 from megatron.finetuning.metrics import METRICS
-from megatron.finetuning.tasks import TRAIN, FinetuningTask
+from megatron.finetuning.tasks import TRAIN, GlueTask
 from megatron.model.optional_kernels import make_adamw, weight_decay_groups
 from megatron.model.transformer import TransformerLayer
 from megatron.run_state import model_shape
@@ -133,8 +133,8 @@ def make_engine(
 
 def finetune(
     engine: Engine,
-    task: FinetuningTask,
-    sets: Mapping[str, tuple[EncodedTexts, Examples]],
+    task: GlueTask,
+    sets: Mapping[str, tuple[InputRows, Examples]],
     config: FinetuningConfig,
     *,
     seed: int,
@@ -184,7 +184,7 @@ def finetune(
             report(step, num_steps, result.loss)
             if step % steps_of_epoch == 0:
                 scores.append(
-                    {name: development_scores(engine, task, *sets[name]) for name in task.dev_sets}
+                    {name: dev_scores(engine, task, *sets[name]) for name in task.dev_sets}
                 )
             if saved is not None and step < num_steps:
                 saved.save_when_due(engine, scores)
@@ -192,8 +192,8 @@ def finetune(
 
 
 @torch.no_grad()
-def development_scores(
-    engine: Engine, task: FinetuningTask, texts: EncodedTexts, examples: Examples
+def dev_scores(
+    engine: Engine, task: GlueTask, texts: InputRows, examples: Examples
 ) -> dict[str, float]:
     """Metric -> value x 100 over all rows; every process calls it, and computes its share.
 
@@ -221,7 +221,7 @@ def development_scores(
     return {name: 100 * METRICS[name](values, expected) for name in task.metrics}
 
 
-def _loss_sum(engine: Engine, task: FinetuningTask, batch: Batch) -> torch.Tensor:
+def _loss_sum(engine: Engine, task: GlueTask, batch: Batch) -> torch.Tensor:
     """The sum of the losses of a micro-batch's counted rows."""
     scores = engine(
         batch["tokens"], token_types=batch["token_types"], padding_mask=batch["padding_mask"]

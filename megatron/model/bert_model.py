@@ -4,9 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from data_efficiency import IGNORED_LABEL
 from megatron.config import ModelConfig, require
 from megatron.model.language_model import LanguageModel, check_ids, initialize_weights
-from megatron.model.output_loss import IGNORED_LABEL, linear_cross_entropy_sum
+from megatron.model.output_loss import linear_cross_entropy_sum
 from megatron.model.transformer import gelu, make_norm
 
 
@@ -24,6 +25,8 @@ class BertModel(nn.Module):
         untied = config.untie_embeddings_and_output_weights
         require(not untied, "untie_embeddings_and_output_weights", untied, "BERT ties them")
         self.config = config
+        self.compiles_loss = False
+        """As in `GPTModel`."""
         self.language_model = LanguageModel(config, causal=False)
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.masked_lm_head = MaskedLMHead(config)
@@ -112,7 +115,8 @@ class BertModel(nn.Module):
         sentence_loss = functional.cross_entropy(
             sentence_logits.float(), sentence_labels, reduction="sum"
         )
-        return loss_sum(hidden_states, weight, labels), sentence_loss
+        masked_loss = loss_sum(hidden_states, weight, labels, compiled=self.compiles_loss)
+        return masked_loss, sentence_loss
 
 
 class MaskedLMHead(nn.Module):
@@ -135,7 +139,12 @@ class MaskedLMHead(nn.Module):
         return functional.linear(self._transform(hidden_states), weight, self.output_bias)
 
     def loss_sum(
-        self, hidden_states: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor
+        self,
+        hidden_states: torch.Tensor,
+        weight: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        compiled: bool = False,
     ) -> torch.Tensor:
         """The summed cross entropy, a float32 scalar; work is done for labelled places only.
 
@@ -143,10 +152,13 @@ class MaskedLMHead(nn.Module):
             hidden_states: as in `forward`.
             weight: as in `forward`.
             labels: int64 [batch, sequence]; -100 for places that do not count.
+            compiled: as in `linear_cross_entropy_sum`.
         """
         masked = labels != IGNORED_LABEL
         transformed = self._transform(hidden_states[masked])
-        return linear_cross_entropy_sum(transformed, weight, labels[masked], self.output_bias)
+        return linear_cross_entropy_sum(
+            transformed, weight, labels[masked], self.output_bias, compiled=compiled
+        )
 
     def _transform(self, hidden_states: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = self.layernorm(gelu(self.dense(hidden_states), self.gelu))

@@ -21,6 +21,8 @@ class GPTModel(nn.Module):
         require(position == "before", "normalization_position", position, "GPT has before only")
         require(num_types == 0, "num_token_types", num_types, "GPT has none: must be 0")
         self.config = config
+        self.compiles_loss = False
+        """Whether the loss is compiled where that is faster; `compile_model` says so."""
         self.language_model = LanguageModel(config)
         if config.untie_embeddings_and_output_weights:
             self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
@@ -75,4 +77,4 @@ class GPTModel(nn.Module):
         if torch.compiler.is_compiling():
             # Its loop over chunks would be compiled anew for each number of tokens.
             loss_sum = torch.compiler.disable(loss_sum)
-        return loss_sum(hidden_states, self.output_weight, labels)
+        return loss_sum(hidden_states, self.output_weight, labels, compiled=self.compiles_loss)

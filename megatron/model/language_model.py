@@ -102,13 +102,10 @@ class LanguageModel(nn.Module):
 
 
 def check_ids(ids: torch.Tensor, vocab_size: int, kind: str) -> None:
-    """Nothing, if each id is below the vocabulary's size.
+    """Raise ValueError, naming the largest id, unless each id is below the vocabulary's size.
 
     Only on a CPU: elsewhere the look would stall the device, whose own kernels assert. The rows that
     pad the embedding make a look necessary: an id that falls on one would go through.
-
-    Raises:
-        ValueError: naming the largest id.
     """
     largest = _largest(ids)
     if largest >= vocab_size:

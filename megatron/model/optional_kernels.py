@@ -25,7 +25,7 @@ _MAX_FLASH_HEAD_SIZE = 256
 
 
 def choose_attention(model: nn.Module, implementation: AttentionImplementation) -> None:
-    """Nothing; every attention of the model computes with the implementation.
+    """Let every attention of the model compute with an implementation.
 
     Raises:
         ValueError: if it is asked for by name and not there.

@@ -38,11 +38,7 @@ class TomlFile:
         return " ".join(found) or None
 
     def check_keys(self, known: Iterable[str], table: str = "") -> None:
-        """Nothing, if the table (the whole file by default) has known keys only.
-
-        Raises:
-            ConfigError: naming the key and the known key nearest to it.
-        """
+        """Raise ConfigError unless the table (all of the file by default) has known keys only."""
         content = self.content.get(table, {}) if table else self.content
         place = f"{self.path.name}: [{table}]" if table else self.path.name
         if not isinstance(content, Mapping):
@@ -51,11 +47,7 @@ class TomlFile:
 
 
 def check_known(names: Iterable[str], known: Iterable[str], place: str) -> None:
-    """Nothing, if each name is known.
-
-    Raises:
-        ConfigError: naming the place, the name and the known one nearest to it.
-    """
+    """Raise ConfigError, naming the first name that is not known and the known one nearest to it."""
     choices = sorted(known)
     for name in names:
         if name not in choices:

@@ -114,7 +114,7 @@ def draw_loss(
             zorder=10,
         )
     target = report["runs"][report["baseline"]]["final"]["validation_loss"]
-    tidy(axes)
+    tidy_axes(axes)
     axes.set_xlim(left=0)
     if target is not None:
         axes.axhline(target, color=GREY, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
@@ -160,7 +160,7 @@ def draw_pacing(
         steps = [record["step"] for record in log.train]
         values = [value_of(record, log.start) for record in log.train]
         axes.plot(steps, values, drawstyle="steps-post", solid_capstyle="butt", **styles[name])
-    tidy(axes)
+    tidy_axes(axes)
     axes.set_xlabel("step")
     axes.set_xlim(left=0)
     lower, upper = axes.get_ylim()
@@ -184,7 +184,7 @@ def pool_percent(record: Record, start: Record) -> float:
     return 100.0 if pool is None else 100 * pool / start["train_samples_in_dataset"]
 
 
-def tidy(axes: "Axes") -> None:
+def tidy_axes(axes: "Axes") -> None:
     """Short numbers, a faint grid, no frame to the right and above."""
     axes.xaxis.set_major_formatter(lambda value, _: format_count(value))
     axes.grid(color="#e3e3e3", linewidth=0.8)

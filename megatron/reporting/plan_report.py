@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data_efficiency import RunPlan
-from megatron.reporting.picture import BASELINE_COLOUR, COLOURS, GREY, new_figure, tidy
+from megatron.reporting.picture import BASELINE_COLOUR, COLOURS, GREY, new_figure, tidy_axes
 from megatron.reporting.progress_line import format_count
 
 TOTALS = {
@@ -130,7 +130,7 @@ def _draw(
         axes.axhline(baseline, color=GREY, linestyle=":", linewidth=1.2)
     if any(lines):
         axes.legend(frameon=False)
-    tidy(axes)
+    tidy_axes(axes)
     axes.yaxis.set_major_formatter(axes.xaxis.get_major_formatter())
     axes.set_title(title)
     axes.set_xlabel("step")

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from data_efficiency import files
+
 Record = Mapping[str, Any]
 
 LOG_FILE = "log.jsonl"
@@ -155,12 +157,7 @@ def cut_log(path: Path, last_step: int) -> Record:
         for record in read_lines(path)
         if record["kind"] != "end" and record.get("step", 0) <= last_step
     ]
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record) + "\n" for record in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    files.write_file(path, "".join(json.dumps(record) + "\n" for record in kept))
     return next((record for record in reversed(kept) if record["kind"] == "train"), {})
 
 

@@ -9,13 +9,13 @@ import json
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 from tokenizers import models
 
+from data_efficiency import files
 from megatron.tokenizer.word_cache import WordCache, cuts_as_gpt2
 
 END_OF_DOCUMENT = "<|endoftext|>"
@@ -62,22 +62,8 @@ class Tokenizer:
         return self._backend.decode(list(ids), skip_special_tokens=False)
 
     def save(self, path: StrPath) -> None:
-        """Writes `tokenizer.json`; the file appears whole or not at all.
-
-        Raises:
-            OSError: if the folder cannot be written to.
-        """
-        target = Path(path)
-        partial = target.with_name(target.name + ".partial")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(self._backend.to_str(pretty=True) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        except OSError as error:
-            raise OSError(f"{target}: cannot be written ({error.strerror})") from None
+        """Write `tokenizer.json`."""
+        files.write_file(path, self._backend.to_str(pretty=True) + "\n")
 
     def has(self, token: str) -> bool:
         """Whether the vocabulary has this token as one entry."""

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import strategies as st
 
 from data_efficiency.accounting import (
     Counters,
+    LearningRate,
     ModelShape,
     StepShape,
     actual_seq_length,
@@ -90,7 +92,8 @@ def test_counters_add_up_and_name_their_tokens():
     assert two == Counters(
         steps=2, consumed_samples=4, corpus_tokens=32, loss_tokens=28, layer_tokens=88, flops=18
     )
-    assert [two.tokens(name, 4) for name in ("corpus", "loss", "effective")] == [32, 28, 22]
+    clocks = ("steps", "samples", "corpus", "loss", "effective", "layer")
+    assert [two.at(clock, 4) for clock in clocks] == [2, 4, 32, 28, 22, 88]
 
 
 def published_dropping(num_layers, least, most, steps):
@@ -155,3 +158,50 @@ def test_the_published_cifar_line():
     settings = published_dropping(12, least=32, most=197, steps=3910)
     *_, (counters, _) = count(settings, 197, num_rows=32, num_steps=14 * 391)
     assert counters.layer_tokens == 305_784_192
+
+
+def make(style, **values):
+    settings = {
+        "peak": 1.0,
+        "minimum": 0.1,
+        "clock": "steps",
+        "warmup": 10,
+        "decay": 110,
+        "share": 1,
+    }
+    return LearningRate(style=style, **(settings | values))
+
+
+def test_warm_up_is_linear_and_the_first_step_learns():
+    rate = make("cosine")
+    assert [rate.at(step) for step in range(10)] == [pytest.approx((k + 1) / 10) for k in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("style", "middle", "end"),
+    [
+        ("linear", 0.55, 0.1),
+        ("cosine", 0.55, 0.1),
+        ("constant", 1.0, 1.0),
+        ("inverse-square-root", math.sqrt(10 / 60), 0.1),
+    ],
+)
+def test_closed_forms(style, middle, end):
+    rate = make(style)
+    assert rate.at(60) == pytest.approx(middle)
+    assert rate.at(110) == pytest.approx(end)
+    assert rate.at(10_000) == pytest.approx(end)
+
+
+@given(
+    st.sampled_from(["linear", "cosine", "constant", "inverse-square-root"]),
+    st.integers(0, 50),
+    st.integers(1, 100),
+)
+def test_within_bounds_and_never_rising_after_the_warm_up(style, warmup, more):
+    rate = make(style, warmup=warmup, decay=warmup + more)
+    values = [rate.at(step) for step in range(200)]
+    assert max(values) <= 1.0
+    assert min(values[warmup:]) >= 0.1 - 1e-12
+    after = values[max(0, warmup - 1) :]
+    assert all(left >= right - 1e-12 for left, right in zip(after, after[1:], strict=False))

@@ -155,7 +155,7 @@ def test_bytes_of_a_small_file(tmp_path):
 
 
 def test_offsets_are_right_across_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_efficiency.deepspeed_format.ROWS_AT_A_TIME", 2)
+    monkeypatch.setattr("data_efficiency.files.mmididx._BLOCK_ROWS", 2)
     lengths = np.array([2, 1, 0, 4, 3])
     write_rows(tmp_path / "x", Rows(np.arange(10, dtype=np.uint16), lengths))
     assert read_rows(tmp_path / "x").lengths.tolist() == lengths.tolist()
@@ -180,15 +180,15 @@ IDX, BIN = "m_index_to_sample.idx", "m_index_to_sample.bin"
     ("spoil", "message"),
     [
         (lambda f: (f / BIN).unlink(), "no such file"),
-        (lambda f: (f / IDX).write_bytes(b"MMIDIDX"), "another beginning"),
-        (lambda f: change(f / IDX, 0, b"TNTIDX"), "another beginning"),
+        (lambda f: (f / IDX).write_bytes(b"MMIDIDX"), "not an index of Megatron"),
+        (lambda f: change(f / IDX, 0, b"TNTIDX"), "not an index of Megatron"),
         (lambda f: change(f / IDX, 9, b"\x02"), "version 2"),
-        (lambda f: (f / IDX).write_bytes((f / IDX).read_bytes()[:-1]), "bytes .must be"),
+        (lambda f: (f / IDX).write_bytes((f / IDX).read_bytes()[:-1]), "truncated or damaged"),
         (lambda f: change(f / IDX, 17, b"\x0c"), "no integer type of code 12 .unknown"),
         (lambda f: (f / BIN).write_bytes(bytes(1198)), "1198 bytes for 600 numbers"),
         (lambda f: (f / BIN).write_bytes(bytes(4800)), "fits no integer type of code 6"),
-        (lambda f: change(f / IDX, 34 + 4 * 300 + 8, b"\x09"), "do not lie back to back"),
-        (lambda f: change(f / IDX, 34 + 4 * 300, b"\x01"), "do not lie back to back"),
+        (lambda f: change(f / IDX, 34 + 4 * 300 + 8, b"\x09"), "but the lengths before it end"),
+        (lambda f: change(f / IDX, 34 + 4 * 300, b"\x01"), "but the lengths before it end"),
         (lambda f: change(f / BIN, 0, (f / BIN).read_bytes()[2:4]), "not each of 0..599 once"),
         (lambda f: change(f / BIN, 0, b"\xff\xff"), "not each of 0..599 once"),
         (

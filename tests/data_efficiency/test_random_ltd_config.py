@@ -3,7 +3,7 @@ import copy
 import pytest
 
 from data_efficiency.json_section import ConfigError, Section
-from data_efficiency.random_ltd_config import LayerTokenLRConfig, random_ltd_config
+from data_efficiency.random_ltd_config import random_ltd_config
 
 PUBLISHED = {
     "enabled": True,
@@ -85,8 +85,8 @@ def test_settings_of_token_dropping_beyond_the_published_ones():
     assert dropping.always_keep == (0, 3)
     assert dropping.kept_length_unit == "percent"
     assert {dropping.schedule.difficulty(step) for step in (0, 1, 1000)} == {25}
-    assert dropping.layer_token_lr == LayerTokenLRConfig(
-        total_layer_tokens=100, warmup_layer_tokens=10
-    )
+    factors = [dropping.layer_token_lr.at(tokens) for tokens in (0, 5, 10, 55, 100, 120)]
+    assert factors == [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
+    assert (dropping.layer_token_lr.clock, dropping.layer_token_lr.relative) == ("layer", True)
     section["layer_token_lr_schedule"]["enabled"] = False
     assert parse(section).layer_token_lr is None

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import pretrain_bert
+from data_efficiency import IGNORED_LABEL
 from megatron.arguments import parse_run_config
 from tests.end_to_end.bert_runs import (
     SCRIPT,
@@ -48,7 +49,7 @@ def of_kind(lines, kind):
 
 
 def is_masked(batch):
-    return batch["labels"] != -100
+    return batch["labels"] != IGNORED_LABEL
 
 
 def test_padding_truncation_and_dropping_are_counted_exactly(bert_workspace, tmp_path, seen):
@@ -90,7 +91,7 @@ def test_words_are_masked_whole(tmp_path):
         arguments = bert_flags(tmp_path, None, mask_prob=0.2, vocab_file=vocabulary, **flags)
         config = parse_run_config("", arguments, num_token_types=2)
         batch = pretrain_bert.make_datasets(config)[0].get_batch(np.arange(64))
-        masked = batch["labels"] != -100
+        masked = batch["labels"] != IGNORED_LABEL
         text = np.where(masked, batch["labels"], batch["tokens"])
         inside = (text[:, 1:] % 2 == 1) & (text[:, 1:] >= 5) & (text[:, :-1] >= 5)
         assert masked.sum() > 100 < inside.sum()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import pretrain_gpt
-from data_efficiency import CurriculumSampler, load_config
+from data_efficiency import IGNORED_LABEL, CurriculumSampler, load_config
 from megatron.data.gpt_dataset import GPTDataset
 from tests.end_to_end.seen_batches import SeenBatches
 from tests.end_to_end.tiny_runs import NUM_LAYERS, SEQ_LENGTH, composed_flags
@@ -28,7 +28,7 @@ def run_and_read(workspace, config, folder):
 
 def check_totals(end, seen):
     assert end["corpus_tokens"] == seen.total(lambda batch: batch["tokens"].numel())
-    assert end["loss_tokens"] == seen.total(lambda batch: (batch["labels"] != -100).sum())
+    assert end["loss_tokens"] == seen.total(lambda batch: (batch["labels"] != IGNORED_LABEL).sum())
     assert end["layer_tokens"] == seen.layer_tokens
     assert end["effective_tokens"] == seen.layer_tokens / NUM_LAYERS
     assert end["consumed_samples"] == 20 * 8
@@ -69,7 +69,7 @@ def test_reshaping_trains_and_counts_each_token_once(workspace, composed_config,
     for samples, batch in zip(sampler, seen.training, strict=False):
         tokens, labels = batch["tokens"], batch["labels"]
         rows = dataset.get_batch(np.array(samples))
-        assert pairs(tokens[labels != -100], labels[labels != -100]) == pairs(
+        assert pairs(tokens[labels != IGNORED_LABEL], labels[labels != IGNORED_LABEL]) == pairs(
             rows["tokens"].ravel(), rows["labels"].ravel()
         )
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 
 import pretrain_gpt
+from data_efficiency import IGNORED_LABEL
 from megatron.arguments import parse_run_config
 from megatron.training import pretrain
 
@@ -19,14 +20,14 @@ def with_padding(batch):
     labels = batch["labels"].clone()
     length = labels.shape[1]
     kept = 1 + batch["tokens"][:, :1] * 7 % length
-    labels[torch.arange(length)[None] >= kept] = -100
+    labels[torch.arange(length)[None] >= kept] = IGNORED_LABEL
     return labels
 
 
 TASK = replace(
     pretrain_gpt.TASK,
     forward_step=lambda engine, batch: (engine(batch["tokens"], labels=with_padding(batch)),),
-    count_loss_terms=lambda batch: (int((with_padding(batch) != -100).sum()),),
+    count_loss_terms=lambda batch: (int((with_padding(batch) != IGNORED_LABEL).sum()),),
 )
 
 

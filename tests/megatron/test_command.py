@@ -6,7 +6,7 @@ import pytest
 from megatron.command import run_command
 
 
-def raise_error(error: BaseException) -> None:
+def raise_error(error: BaseException) -> int:
     raise error
 
 
@@ -35,11 +35,20 @@ def test_signal_unwinds_and_is_told_by_the_exit_code(
             unwound.append(True)
 
     before = signal.getsignal(signal.SIGTERM)
-    assert run_command(action) == code
+    assert run_command(action, when_stopped="gone") == code
     assert unwound == [True]
     assert signal.getsignal(signal.SIGTERM) is before
-    assert "interrupted" in capsys.readouterr().err
+    assert capsys.readouterr().err == "gone\n"
 
 
-def test_success() -> None:
+def test_interruption_that_says_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda: raise_error(KeyboardInterrupt("3 left")), when_stopped="gone") == 130
+    assert capsys.readouterr().err == "3 left\n"
+    with pytest.raises(KeyboardInterrupt):
+        run_command(lambda: raise_error(KeyboardInterrupt()))
+
+
+def test_exit_code_is_what_the_action_gives() -> None:
     assert run_command(lambda: None) == 0
+    assert run_command(lambda: 75) == 75
+    assert run_command(lambda: raise_error(KeyError("x")), more_errors=(KeyError,)) == 1

@@ -3,7 +3,7 @@ from argparse import ArgumentParser
 
 import pytest
 
-from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of
+from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of_corpus
 from megatron.data.bert_dataset import BertDataset
 from megatron.data.blended_dataset import BlendedDataset
 from megatron.data.gpt_dataset import GPTDataset
@@ -67,12 +67,12 @@ def test_a_named_tokenizer_and_one_beside_the_corpus(tmp_path, prefix):
     dataset = open_corpus(named)
     assert dataset.vocab_size == tokenizer.vocab_size
     assert dataset.identity["control_tokens"] == tokenizer.control_tokens
-    assert tokenizer_of(named, dataset).fingerprint == tokenizer.fingerprint
+    assert tokenizer_of_corpus(named, dataset).fingerprint == tokenizer.fingerprint
     unnamed = parse("--data-path", prefix)
     (tmp_path / "other.json").rename(tmp_path / "tokenizer.json")
     with pytest.raises(ValueError, match="the tokenizer of .* is not beside it"):
-        tokenizer_of(unnamed, dataset)
+        tokenizer_of_corpus(unnamed, dataset)
     own = {"control_tokens": tokenizer.control_tokens, "vocab_size": tokenizer.vocab_size}
     own["tokenizer_fingerprint"] = tokenizer.fingerprint
     write_sentences(prefix, [[4, 9]] * 40, own)
-    assert tokenizer_of(unnamed, open_corpus(unnamed)).fingerprint == tokenizer.fingerprint
+    assert tokenizer_of_corpus(unnamed, open_corpus(unnamed)).fingerprint == tokenizer.fingerprint

@@ -6,7 +6,7 @@ import pytest
 
 from data_efficiency import Counters
 from megatron.config import TrainingConfig
-from megatron.step_totals import StopRequest
+from megatron.run_state import StopRequest
 from megatron.stopping import StopSignals, fraction_done, stop_reason
 
 

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 import pretrain_gpt
+from data_efficiency import IGNORED_LABEL
 from megatron.run_state import Task
 from megatron.training_step import evaluate, train_step
 from tests.megatron.tiny_pretraining import SEQ_LENGTH, make_run, settings, write_corpus
@@ -42,13 +43,13 @@ def test_micro_batches_with_unequal_numbers_of_labels_weigh_by_tokens(prefix):
         labels = batch["labels"].clone()
         # Rows keep 1 to SEQ_LENGTH labels, by their first token.
         kept = 1 + batch["tokens"][:, :1] % SEQ_LENGTH
-        labels[torch.arange(SEQ_LENGTH)[None] >= kept] = -100
+        labels[torch.arange(SEQ_LENGTH)[None] >= kept] = IGNORED_LABEL
         return labels
 
     task: Task = replace(
         pretrain_gpt.TASK,
         forward_step=lambda engine, batch: (engine(batch["tokens"], labels=mask_labels(batch)),),
-        count_loss_terms=lambda batch: (int((mask_labels(batch) != -100).sum()),),
+        count_loss_terms=lambda batch: (int((mask_labels(batch) != IGNORED_LABEL).sum()),),
     )
     whole = make_run(settings(prefix, "--micro-batch-size", "8"), task)
     parts = make_run(settings(prefix, "--micro-batch-size", "1"), task)
@@ -61,11 +62,11 @@ def test_micro_batches_with_unequal_numbers_of_labels_weigh_by_tokens(prefix):
 def labels_of_few_rows(batch):
     """Labels of the rows whose first token is below 30: micro-batches of one row often have none."""
     few = batch["tokens"][:, :1] < 30
-    return torch.where(few, batch["labels"], -100)
+    return torch.where(few, batch["labels"], IGNORED_LABEL)
 
 
 def count_terms(batch):
-    return int((labels_of_few_rows(batch) != -100).sum()), len(batch["tokens"])
+    return int((labels_of_few_rows(batch) != IGNORED_LABEL).sum()), len(batch["tokens"])
 
 
 def two_losses(engine, batch):

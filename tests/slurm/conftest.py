@@ -59,7 +59,7 @@ class Cluster:
         return ended.stdout
 
     def end_jobs(self) -> None:
-        """Nothing; cancels what a failed test left in the queue."""
+        """Cancel what a failed test left in the queue."""
         if self.output_of("squeue", "--noheader").strip():
             self.output_of("scancel", f"--user={getpass.getuser()}")
             self.wait_for_jobs()

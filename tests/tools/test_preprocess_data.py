@@ -214,6 +214,7 @@ def start_long_run(folder: Path, tokenizer_file: Path) -> subprocess.Popen[bytes
             signal.SIGKILL,
             -9,
             [
+                ".corpus_text_document.lock",
                 *(f"corpus_text_document.{ending}.partial" for ending in ("bin", "idx")),
                 "input.jsonl",
             ],

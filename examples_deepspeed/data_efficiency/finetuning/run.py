@@ -18,7 +18,14 @@ import torch
 import torch.distributed
 from tqdm import tqdm
 
-from data_efficiency import LearningRate, ModelShape, StepResult, gather_all, mean_losses_over
+from data_efficiency import (
+    LearningRate,
+    ModelShape,
+    StepResult,
+    files,
+    gather_all,
+    mean_losses_over,
+)
 from megatron.checkpoint.saved_run import SavedRun, refuse_other_settings
 from megatron.command import run_command
 from megatron.reporting.seed_comparison import RESULTS_FILE
@@ -186,11 +193,7 @@ class FinetuningRun:
                 "test": test,
                 "history": self.state["history"],
             }
-            folder = self.saved.folder
-            folder.mkdir(parents=True, exist_ok=True)
-            partial = folder / f"{RESULTS_FILE}.partial"
-            partial.write_text(json.dumps(results, indent=1) + "\n")
-            partial.replace(folder / RESULTS_FILE)
+            files.write_file(self.saved.folder / RESULTS_FILE, json.dumps(results, indent=1) + "\n")
             self.saved.remove()
             print(
                 f"End of training epoch {last['epoch']} step {last['micro_batches']} "

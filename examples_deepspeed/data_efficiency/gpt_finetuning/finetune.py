@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from data_efficiency import convert_to_random_ltd, initialize, known_layer_class
+from data_efficiency import IGNORED_LABEL, convert_to_random_ltd, initialize, known_layer_class
 from examples_deepspeed.data_efficiency.finetuning.plan import print_text_plan
 from examples_deepspeed.data_efficiency.finetuning.recipe import add_run_flags, fill_recipe
 from examples_deepspeed.data_efficiency.finetuning.run import (
@@ -29,7 +29,6 @@ from examples_deepspeed.data_efficiency.finetuning.run import (
     whole_copies,
 )
 from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import (
-    IGNORED_LABEL,
     TokenBlocks,
     add_text_flags,
     split_blocks,

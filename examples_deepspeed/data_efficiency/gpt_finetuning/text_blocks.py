@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-IGNORED_LABEL = -100
+from data_efficiency import IGNORED_LABEL
+
 ROWS_PER_CALL = 1000
 
 

@@ -272,9 +272,8 @@ def test_interrupted_reduce_goes_on(tmp_path, windows, monkeypatch):
 @contextmanager
 def locked_by_another_process(file):
     """Holds a lock of the analysis in a process of its own."""
-    file.parent.mkdir(exist_ok=True)
-    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, 2); f.write('process 7')"
-    code += "; f.flush(); print('held', flush=True); sys.stdin.read()"
+    code = "import pathlib, sys; from data_efficiency.files.lock import file_lock\n"
+    code += "with file_lock(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code, str(file)], **pipes) as process:
         assert process.stdout.readline() == b"held\n"
@@ -285,7 +284,7 @@ def locked_by_another_process(file):
 def test_two_divisions_of_the_work_at_once_are_refused(tmp_path, windows):
     job = MapReduce(TokenSpanReader(windows), [sums_metric()], tmp_path, num_shards=4)
     with locked_by_another_process(tmp_path / ".map_0_of_2.lock"):
-        message = r"process 7 is at work on .* \(.map_0_of_2.lock\); wait for it or stop it"
+        message = r"process \d+ on .* is at work on .* \(.map_0_of_2.lock\); wait for it or stop it"
         with pytest.raises(BlockingIOError, match=message):
             job.run_map(InProcessExecutor(), 0, 1)
         with pytest.raises(BlockingIOError, match=message):

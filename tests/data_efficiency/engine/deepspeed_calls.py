@@ -3,6 +3,7 @@
 import json
 import sys
 import tempfile
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -132,11 +133,13 @@ def main():
         if number == 1:
             folder = tempfile.mkdtemp()
             engine.save_checkpoint(folder, tag="half")
+            saved = SimpleNamespace(counters=engine.counters)
     again, optimizer, loader, _ = initialize(
         dataset=dataset, zero_optimization={"stage": 1}, scheduler=warmup, **full
     )
     convert_to_random_ltd(again, Layer)
-    again.load_checkpoint(folder, tag="half")
+    assert "data_efficiency_counters" not in again.load_checkpoint(folder, tag="half")[1]
+    counters = [vars(each.counters) for each in (again, saved)]
     batches = iter(loader)
     resumed = []
     for _ in range(2):
@@ -151,9 +154,10 @@ def main():
         "rates": rates,
         "lengths": lengths,
         "kept": kept,
+        "counters": counters,
         "evaluation_lengths": sorted(set(evaluation)),
         "flags": [engine.random_ltd_enabled(), engine.curriculum_learning_enabled()],
-        "is_deepspeed": type(engine).__mro__[2].__module__,
+        "is_deepspeed": type(engine).__mro__[3].__module__,
         "training_dataloader": type(engine.training_dataloader).__name__,
         "refusals": {
             "zero": refusal(zero_optimization={"stage": 1, "stge": 2}),

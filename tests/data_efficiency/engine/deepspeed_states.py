@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import data_efficiency
+from data_efficiency import gather_all
 
 
 def make_engine(stage, precision, optimizer):
@@ -54,7 +55,7 @@ def main(cases):
     for case in cases:
         settings = case.split(",")
         engine = make_engine(*settings)
-        begun, given = engine.full_weights(), engine.module.state_dict()
+        begun, given = gather_all(engine.whole_weights()), engine.module.state_dict()
         decayed = [
             name
             for name, value in begun.items()
@@ -63,18 +64,22 @@ def main(cases):
         ]
         for seed in range(3):
             take_step(engine, seed)
-        weights, state = engine.full_weights(), engine.full_optimizer_state()
+        weights, state = (
+            gather_all(engine.whole_weights()),
+            gather_all(engine.whole_optimizer_state()),
+        )
         weights = {name: tensor.clone() for name, tensor in weights.items()}
         state = {name: tensor.clone() for name, tensor in state.items()}
         fresh = make_engine(*settings)
-        fresh.load_full_weights(weights)
-        fresh.load_full_optimizer_state(state)
+        fresh.load_whole_weights(weights)
+        fresh.load_whole_optimizer_state(state)
         fresh.load_progress_state(engine.progress_state())
         for seed in range(3, 6):
             take_step(engine, seed)
             take_step(fresh, seed)
         after, again = (
-            {**each.full_weights(), **each.full_optimizer_state()} for each in (engine, fresh)
+            {**gather_all(each.whole_weights()), **gather_all(each.whole_optimizer_state())}
+            for each in (engine, fresh)
         )
         result = {
             "decayed_at_start": decayed,

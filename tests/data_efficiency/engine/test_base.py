@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from data_efficiency.accounting import Counters
 from data_efficiency.config import load_config
-from data_efficiency.engine.data_side import DataSide, make_loader
-from data_efficiency.engine.processes import Processes
+from data_efficiency.engine.base import EngineBase, make_loader
+from data_efficiency.engine.ranks import Ranks
 
 
 class Router:
@@ -16,24 +17,26 @@ class Router:
         self.calls.append((step, first_row))
 
 
-class Side(DataSide):
-    """The least that a `DataSide` needs."""
+class Side(EngineBase):
+    """The least that an `EngineBase` needs."""
 
-    def __init__(self, *, rank=0, accumulation=2, loader=None):
-        self.json_config = load_config({"train_micro_batch_size_per_gpu": 4})
+    def __init__(self, *, rank=0, size=1, accumulation=2):
+        content = {
+            "train_micro_batch_size_per_gpu": 4,
+            "gradient_accumulation_steps": accumulation,
+        }
+        self._begin(load_config(content), Ranks(data_parallel_rank=rank, data_parallel_size=size))
         self.module = nn.Linear(3, 1)
-        self.training_dataloader = loader
         self.optimizer = self.lr_scheduler = None
         self.random_ltd_scheduler = Router()
-        self.global_steps = self.micro_steps = 0
-        self._rank, self._micro_batch_size, self._accumulation = rank, 4, accumulation
+        self.micro_steps = 0
 
 
 def test_forwards_of_all_ranks_share_no_row():
     """Two ranks with two micro-batches cover the rows that one rank with four covers."""
     starts = []
     for rank, accumulation in ((0, 2), (1, 2)):
-        side = Side(rank=rank, accumulation=accumulation)
+        side = Side(rank=rank, size=2, accumulation=accumulation)
         for side.micro_steps in range(accumulation):
             side._place_forward()
         starts += side.random_ltd_scheduler.calls
@@ -48,10 +51,12 @@ def test_loaders_of_all_ranks_share_the_global_batch():
     dataset = torch.arange(64)
     parts = []
     for rank in (0, 1):
-        loader = iter(make_loader(dataset, config, Processes(rank=rank, size=2), None))
+        loader = iter(
+            make_loader(dataset, config, Ranks(data_parallel_rank=rank, data_parallel_size=2), None)
+        )
         parts += [next(loader), next(loader)]
     whole = load_config({"train_micro_batch_size_per_gpu": 16})
-    (expected,) = [next(iter(make_loader(dataset, whole, Processes(), None)))]
+    (expected,) = [next(iter(make_loader(dataset, whole, Ranks(), None)))]
     assert torch.equal(torch.cat(parts), expected)
 
 
@@ -61,6 +66,7 @@ def test_progress_with_another_accumulation():
     other = Side(accumulation=4)
     other.load_progress_state(side.progress_state())
     assert (other.global_steps, other.micro_steps) == (3, 12)
+    assert other.counters == side.counters
     side.micro_steps = 7
     with pytest.raises(ValueError, match="whole only between steps"):
         side.progress_state()
@@ -73,3 +79,13 @@ def test_weights_of_another_model_are_refused():
         side._check_fit(nn.Linear(3, 4).state_dict())
     with pytest.raises(ValueError, match=r"bias has shape None, here \(1,\)"):
         side._check_fit(nn.Linear(3, 1, bias=False).state_dict())
+
+
+def test_progress_written_before_the_engine_counted():
+    side = Side()
+    old = {"global_steps": 5, "loader": None, "lr_scheduler": None, "skipped_steps": 1}
+    side.load_progress_state(old)
+    assert (side.counters, side.skipped_steps) == (Counters(steps=5), 1)
+    old["lr_scheduler"] = {"state": {"layer_tokens": 640, "base_rates": [0.1]}, "rates": [0.1]}
+    side.load_progress_state(old)
+    assert side.counters == Counters(steps=5, layer_tokens=640)

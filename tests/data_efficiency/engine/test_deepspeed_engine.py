@@ -58,6 +58,10 @@ def test_the_scheduler_of_the_json_steps_once_a_step(calls):
 
 def test_deepspeeds_own_checkpoint_brings_the_place_in_the_data_back(calls):
     assert calls["resumed"] == calls["losses"][2:]
+    found, saved = calls["counters"]
+    assert found == saved
+    # Two steps of 8 rows of 6 and 8 positions, of which two of four layers keep 2.
+    assert found["layer_tokens"] == 8 * (2 * 6 + 2 * 2) + 8 * (2 * 8 + 2 * 2)
 
 
 def test_data_for_evaluation_passes_no_curriculum(calls):

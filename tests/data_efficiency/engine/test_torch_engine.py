@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from data_efficiency.engine import initialize
+from data_efficiency.engine.whole_tensor import gather_all
 from data_efficiency.json_section import ConfigError
 
 ADAM = {"type": "AdamW", "params": {"lr": 0.01, "weight_decay": 0.1}}
@@ -122,6 +123,9 @@ class Position:
         assert num_samples == 4
         self.calls.append((step, first_row))
 
+    def last_shape(self):
+        return None
+
 
 def test_the_router_is_told_where_each_training_forward_stands():
     engine = make_engine()
@@ -185,8 +189,8 @@ def test_whole_state_goes_to_another_engine_of_the_same_shape():
     for half in rows().split(4):
         engine.backward(engine(half).square().mean())
         engine.step()
-    copy.load_whole_weights(engine.full_weights())
-    copy.load_whole_optimizer_state(engine.full_optimizer_state())
+    copy.load_whole_weights(gather_all(engine.whole_weights()))
+    copy.load_whole_optimizer_state(gather_all(engine.whole_optimizer_state()))
     for each in (engine, copy):
         for half in rows(seed=1).split(4):
             each.backward(each(half).square().mean())
@@ -194,7 +198,7 @@ def test_whole_state_goes_to_another_engine_of_the_same_shape():
     for left, right in zip(engine.parameters(), copy.parameters(), strict=True):
         assert torch.equal(left, right)
     with pytest.raises(ValueError, match=r"another model: bias has shape \(1,\), here \(2,\)"):
-        make_engine(nn.Linear(3, 2)).load_whole_weights(engine.full_weights())
+        make_engine(nn.Linear(3, 2)).load_whole_weights(gather_all(engine.whole_weights()))
 
 
 class CountsInGroups(torch.optim.Optimizer):
@@ -215,13 +219,13 @@ class CountsInGroups(torch.optim.Optimizer):
 
 def test_steps_that_an_optimizer_counts_in_its_groups_are_kept():
     engine, copy = (make_engine(optimizer=CountsInGroups) for _ in range(2))
-    assert engine.full_optimizer_state() == {}
+    assert gather_all(engine.whole_optimizer_state()) == {}
     for half in rows().split(4):
         engine.backward(engine(half).square().mean())
         engine.step()
-    state = engine.full_optimizer_state()
+    state = gather_all(engine.whole_optimizer_state())
     assert {float(state[f"{name}.step"]) for name in ("weight", "bias")} == {1.0}
-    copy.load_whole_weights(engine.full_weights())
+    copy.load_whole_weights(gather_all(engine.whole_weights()))
     copy.load_whole_optimizer_state(state)
     for each in (engine, copy):
         for half in rows(seed=1).split(4):

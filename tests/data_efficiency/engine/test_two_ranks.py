@@ -96,3 +96,15 @@ def test_deepspeeds_calls_have_one_rate_and_one_count_on_all_ranks(alone, pair, 
     first, second = (read(pair, engine, "published", 2, rank) for rank in (0, 1))
     assert first == second == read(alone, "torch", "published", 2)
     assert len({step["rate"] for step in first}) == STEPS
+
+
+@pytest.mark.parametrize("engine", SHARDED)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_number_that_is_not_finite_on_one_rank_leaves_everything_as_it_was(
+    pair, engine, precision
+):
+    for rank in (0, 1):
+        found = read(pair, engine, "broken", 2, rank)[precision]
+        assert found["error"] is not None, rank
+        assert found["error"].startswith("step 3: the gradient's norm is ")
+        assert found["same"]

@@ -5,6 +5,7 @@ Started as a command by test_two_ranks.py: `two_ranks.py FOLDER ENGINE...`; an e
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 import data_efficiency
-from data_efficiency import convert_to_random_ltd
+from data_efficiency import NonFiniteError, convert_to_random_ltd
 
 ROWS, LENGTH, VOCABULARY, STEPS = 16, 12, 32, 6
 MODES = ("truncate", "reshape", "trim_padding", "none")
@@ -120,7 +121,7 @@ def settings(mode, micro, stage):
     return content
 
 
-def make_engine(mode, micro, name):
+def make_engine(mode, micro, name, **sections):
     """An engine on a fresh model that drops tokens."""
     torch.manual_seed(0)
     stage = int(name[-1]) if name.startswith("zero") else None
@@ -128,7 +129,7 @@ def make_engine(mode, micro, name):
         model=Model(),
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5),
         training_data=Rows(),
-        config=settings(mode, micro, stage),
+        config=settings(mode, micro, stage) | sections,
         engine="torch" if stage is None else "deepspeed",
     )
     return convert_to_random_ltd(engine, Layer), loader
@@ -176,6 +177,33 @@ def published_rates(engine, loader):
     return found
 
 
+def broken_step(engine, loader):
+    """Whether a step with one infinite number, on one rank, was refused and changed nothing."""
+
+    def state():
+        whole = [*engine.whole_weights(), *engine.whole_optimizer_state()]
+        progress = {**engine.progress_state(), "loader": None}
+        return {tensor.name: tensor.gather().clone() for tensor in whole}, progress
+
+    def losses(batch):
+        scores = engine(batch["input_ids"], attention_mask=batch["attention_mask"])
+        if engine.counters.steps == 2 and engine.ranks.rank == engine.ranks.world - 1:
+            scores.register_hook(lambda gradient: gradient.index_fill(2, torch.tensor(3), math.inf))
+        return scores.float().square().sum()
+
+    steps = loader.steps()
+    for _ in range(2):
+        engine.train_step(next(steps), losses, lambda batch: batch["input_ids"].numel())
+    weights, progress = state()
+    try:
+        engine.train_step(next(steps), losses, lambda batch: batch["input_ids"].numel())
+    except NonFiniteError as error:
+        after, progress_after = state()
+        same = all(torch.equal(after[name], tensor) for name, tensor in weights.items())
+        return {"error": str(error), "same": same and progress == progress_after}
+    return {"error": None}
+
+
 def main():
     """Every engine in every mode with every micro-batch size."""
     folder = Path(sys.argv[1])
@@ -193,6 +221,12 @@ def main():
         engine, loader = make_engine("trim_padding", 2, name)
         path = folder / f"{name}.published.2.{engine.ranks.rank}.json"
         path.write_text(json.dumps(published_rates(engine, loader)))
+        found = {}
+        for precision in ("fp32", "bf16"):
+            sections = {} if precision == "fp32" else {"bf16": {"enabled": True}}
+            found[precision] = broken_step(*make_engine("truncate", 2, name, **sections))
+        path = folder / f"{name}.broken.2.{engine.ranks.rank}.json"
+        path.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ import gc
 import pytest
 import torch
 
-from data_efficiency.routing.draw_memory import Draw, DrawMemory
+from data_efficiency.routing.draw_memory import DrawMemory, KeptDraw
 
 
-def draw(step=0, positions=True) -> Draw:
-    return Draw(torch.zeros(1, 2, 3) if positions else None, 2, 8, (step, 0))
+def draw(step=0, positions=True) -> KeptDraw:
+    return KeptDraw(torch.zeros(1, 2, 3) if positions else None, 2, 8, (step, 0))
 
 
 def test_a_tensor_and_its_detached_twin_are_known_and_a_copy_is_not():

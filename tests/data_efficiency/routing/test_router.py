@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from data_efficiency.accounting import layer_tokens
 from data_efficiency.random_ltd_config import RandomLTDConfig
 from data_efficiency.routing.router import Router
 from data_efficiency.routing.token_ops import sample_kept_positions
@@ -132,7 +133,7 @@ def test_the_first_layer_may_correct_the_shape_once():
     assert router.positions is None
     router.correct_shape(3, 12, CPU)
     assert router.positions.shape == (2, 3, 8)
-    assert router.layer_tokens == 3 * (12 + 2 * 8)
+    assert layer_tokens(router.last_shape(), 3) == 3 * (12 + 2 * 8)
     with pytest.raises(ValueError, match="the forward's first one 3 rows of 12 tokens"):
         router.correct_shape(3, 13, CPU)
     router.set_position(5, 6)
@@ -141,18 +142,18 @@ def test_the_first_layer_may_correct_the_shape_once():
         router.correct_shape(12, 3, CPU)
 
 
-def test_layer_tokens_are_counted_for_the_shape_that_was_seen():
+def test_the_last_shape_is_the_one_that_layers_saw():
     router = make_router()
+    assert router.last_shape() is None
     router.set_position(0, 0)
     router.begin_forward(3, 12, CPU)
     router.correct_shape(3, 13, CPU)
+    assert layer_tokens(router.last_shape(), 3) == 3 * (13 + 2 * 4)
     router.set_position(4, 0)
     router.begin_forward(2, 6, CPU)
-    expected = 3 * (13 + 2 * 4) + 2 * 3 * 6
-    assert router.state_dict() == {"layer_tokens": expected}
-    resumed = make_router()
-    resumed.load_state_dict(router.state_dict())
-    assert resumed.layer_tokens == expected
+    assert layer_tokens(router.last_shape(), 3) == 2 * 3 * 6
+    router.keep_everything()
+    assert router.last_shape() is None
 
 
 def test_each_forward_needs_a_position_of_its_own():

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_efficiency.sampling.permutation import make_keys, permute
+from data_efficiency.hashing import hash_numbers
+from data_efficiency.sampling.permutation import permute
 
 
 def permutation(size, *key_parts):
-    keys = np.repeat(make_keys(*key_parts), size)
+    keys = np.repeat(hash_numbers(*key_parts), size)
     return permute(np.arange(size), np.full(size, size), keys)
 
 
@@ -23,7 +24,7 @@ def test_mixed_permutations_in_one_call_equal_separate_calls():
     sizes = np.array([1, 7, 100, 12345])
     clusters = np.repeat(np.arange(4), 500)
     positions = np.concatenate([np.arange(500) % size for size in sizes])
-    together = permute(positions, sizes[clusters], make_keys(3, clusters, 0))
+    together = permute(positions, sizes[clusters], hash_numbers(3, clusters, 0))
     for number, size in enumerate(sizes):
         alone = permutation(size, 3, number, 0)
         assert np.array_equal(together[clusters == number], alone[positions[clusters == number]])
@@ -32,7 +33,7 @@ def test_mixed_permutations_in_one_call_equal_separate_calls():
 def test_very_large_permutations_stay_inside():
     size = 2**40 + 12345
     positions = np.arange(1000) * (size // 1000)
-    places = permute(positions, np.full(1000, size), np.repeat(make_keys(1), 1000))
+    places = permute(positions, np.full(1000, size), np.repeat(hash_numbers(1), 1000))
     assert len(set(places.tolist())) == 1000
     assert places.min() >= 0
     assert places.max() < size
@@ -44,7 +45,7 @@ def test_very_large_permutations_stay_inside():
 def test_all_orders_of_few_elements_are_equally_likely(size):
     orders = list(itertools.permutations(range(size)))
     trials = 400 * len(orders)
-    keys = make_keys(7, np.arange(trials))
+    keys = hash_numbers(7, np.arange(trials))
     columns = [permute(np.full(trials, i), np.full(trials, size), keys) for i in range(size)]
     rows = [tuple(row) for row in np.stack(columns, 1).tolist()]
     counts = np.array([rows.count(order) for order in orders])
@@ -61,6 +62,6 @@ def test_neighbouring_keys_give_unrelated_orders():
 
 
 def test_keys_depend_on_every_part():
-    keys = {int(make_keys(*parts)[0]) for parts in itertools.product(range(3), repeat=3)}
+    keys = {int(hash_numbers(*parts)[0]) for parts in itertools.product(range(3), repeat=3)}
     assert len(keys) == 27
-    assert make_keys(5, np.arange(4)).shape == (4,)
+    assert hash_numbers(5, np.arange(4)).shape == (4,)

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_efficiency import IGNORED_LABEL
 from data_efficiency.config import MetricConfig
 from data_efficiency.sampling.sequence_length import (
     apply_actions,
@@ -70,7 +71,7 @@ def test_reshaping_trains_each_token_once_whatever_the_length(shape):
     rows, length, wanted = shape
     batch = numbered_batch(rows, length) | {"features": torch.rand(rows, length, 3), "name": "x"}
     cut = reshape(batch, wanted)
-    in_loss = cut["labels"] != -100
+    in_loss = cut["labels"] != IGNORED_LABEL
     assert sorted(cut["tokens"][in_loss].tolist()) == list(range(rows * length))
     assert torch.equal(cut["labels"][in_loss], cut["tokens"][in_loss] + 1)
     assert torch.equal(cut["loss_mask"] == 1, in_loss)

@@ -124,7 +124,7 @@ def test_damaged_corpora_are_noticed_and_nothing_is_left(
     index = bytearray(Path(f"{first}.idx").read_bytes())
     index[34 + 12 + 8] = 1
     Path(f"{first}.idx").write_bytes(index)
-    with pytest.raises(ValueError, match=r"first\.idx: sequence 1 starts at byte 1, but"):
+    with pytest.raises(ValueError, match=r"first\.idx: row 1 starts at byte 1, but"):
         merge_corpora([first, second], tmp_path / "merged")
     assert not left_over(tmp_path)
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.corpus.parquet_rows import check_columns, read_rows
+from megatron.corpus.parquet_rows import check_columns, read_texts
 
 pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
@@ -24,7 +24,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def test_rows_come_in_order_with_the_share_read(table: Path) -> None:
-    parts = list(read_rows(table, ["large", "plain", "coded"]))
+    parts = list(read_texts(table, ["large", "plain", "coded"]))
     assert [row for rows, _ in parts for row in rows] == [
         (f"text {number % 7}",) * 3 for number in range(150)
     ]
@@ -40,7 +40,7 @@ def test_columns_are_checked(table: Path) -> None:
     with pytest.raises(
         ValueError, match=r"a\.parquet: no column 'text'; it has \['coded', 'large'"
     ):
-        list(read_rows(table, ["text"]))
+        list(read_texts(table, ["text"]))
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "inside"])
@@ -53,14 +53,14 @@ def test_damaged_file_is_named(table: Path, damage: str) -> None:
     }
     table.write_bytes(damaged[damage])
     with pytest.raises(ValueError, match=r"a\.parquet: damaged or not a Parquet file \("):
-        list(read_rows(table, ["plain", "large"]))
+        list(read_texts(table, ["plain", "large"]))
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
     column = pyarrow.array([b"fine", b"\xff"]).cast(pyarrow.string(), safe=False)
     parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"a\.parquet: damaged or not a Parquet file \("):
-        list(read_rows(tmp_path / "a.parquet", ["text"]))
+        list(read_texts(tmp_path / "a.parquet", ["text"]))
 
 
 def test_without_pyarrow_the_extra_is_named(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from megatron.corpus.sentence_splitter import (
     installed_splitter,
     learn_model,
     splitter_of_file,
-    write_model,
+    write_sentence_model,
 )
 from megatron.corpus.text_sources import find_sources
 from tests.megatron.corpus.abbreviated_text import sentences, text
@@ -83,7 +83,7 @@ print(SentenceSplitter(learn_model(sources, ["text", "title"])).fingerprint)
 
 def test_a_model_survives_its_file(sources, tmp_path: Path) -> None:
     model = learn_model(sources, ["text"])
-    write_model(tmp_path / "new" / "m.json", model)
+    write_sentence_model(tmp_path / "new" / "m.json", model)
     splitter = splitter_of_file(tmp_path / "new" / "m.json")
     assert splitter.fingerprint == SentenceSplitter(model).fingerprint
     assert splitter.split(text(7, 9)) == [*sentences(7), *sentences(8)]

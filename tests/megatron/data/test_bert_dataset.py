@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_efficiency import IGNORED_LABEL
 from data_efficiency.sampling.sequence_length import trim_padding, truncate
 from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
-from megatron.data.token_masking import IGNORED_LABEL
 from megatron.tokenizer import train_bpe, train_wordpiece
 from tests.megatron.data.sentence_corpus import (
     CLS,

@@ -11,7 +11,7 @@ import pytest
 
 from megatron.data import indexed_dataset_writer
 from megatron.data.indexed_dataset import IndexedDataset
-from megatron.data.indexed_dataset_writer import IndexedDatasetWriter
+from megatron.data.indexed_dataset_writer import IndexedDatasetWriter, dtype_for_vocabulary, path_of
 
 
 def names(folder: Path) -> list[str]:
@@ -99,10 +99,10 @@ def test_killed_writer_leaves_no_index_and_the_next_one_works(tmp_path: Path) ->
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"written\n"
-        with pytest.raises(BlockingIOError, match="another process is writing this corpus"):
+        with pytest.raises(BlockingIOError, match="is at work on"):
             IndexedDatasetWriter(tmp_path / "corpus", "uint16")
         os.kill(process.pid, signal.SIGKILL)
-    assert names(tmp_path) == ["corpus.bin.partial", "corpus.idx.partial"]
+    assert names(tmp_path) == [".corpus.lock", "corpus.bin.partial", "corpus.idx.partial"]
     with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
         writer.add_documents(np.array([5]), [1])
     assert IndexedDataset(tmp_path / "corpus").tokens.tolist() == [5]
@@ -154,3 +154,14 @@ def test_full_disk_is_told_and_leaves_nothing(small_disk: Path, num_tokens: int)
     ):
         writer.add_documents(np.zeros(num_tokens, np.uint16), [num_tokens])
     assert names(small_disk) == ["filler"]
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "name"), [(257, "uint16"), (65499, "uint16"), (65500, "int32")]
+)
+def test_dtype_follows_the_vocabulary(vocab_size: int, name: str) -> None:
+    assert dtype_for_vocabulary(vocab_size).name == name
+
+
+def test_path_keeps_dots_of_the_prefix() -> None:
+    assert str(path_of("a/b.v1", "bin")) == "a/b.v1.bin"

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron.data.counter_hash import hash_numbers
-from megatron.data.token_masking import IGNORED_LABEL, mask_tokens
+from data_efficiency import IGNORED_LABEL
+from data_efficiency.hashing import hash_numbers
+from megatron.data.token_masking import mask_tokens
 
 MASK, VOCAB_SIZE = 4, 1000
 

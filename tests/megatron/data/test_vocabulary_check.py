@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import pytest
 
 from megatron.config import DataConfig
-from megatron.data.vocabulary_check import check_vocabulary, named_tokenizer
-from megatron.tokenizer import train_bpe
+from megatron.data.vocabulary_check import check_vocabulary
+from megatron.tokenizer import named_tokenizer, train_bpe
 
 
 @pytest.fixture(scope="module")
@@ -16,15 +16,6 @@ def tokenizer_file(tmp_path_factory):
 
 def dataset_of(tokenizer, vocab_size=260):
     return SimpleNamespace(vocab_size=vocab_size, identity={"tokenizer": tokenizer})
-
-
-def test_no_tokenizer_is_named():
-    assert named_tokenizer(DataConfig(data_path=("corpus",))) is None
-
-
-def test_merges_alone_are_refused():
-    with pytest.raises(ValueError, match="--vocab-file and --merge-file together"):
-        named_tokenizer(DataConfig(data_path=("corpus",), merge_file="merges.txt"))
 
 
 def test_what_belongs_together_passes(tokenizer_file):

@@ -1,9 +1,7 @@
-import json
-
 import pytest
 
 from megatron.checkpoint.files import save_checkpoint
-from megatron.evaluation.checkpoint_tokenizer import tokenizer_of
+from megatron.evaluation.checkpoint_tokenizer import tokenizer_for, tokenizer_of
 from tests.megatron.small_models import GPT2, make_gpt, make_tokenizer, save_run
 
 
@@ -35,15 +33,14 @@ def test_the_one_that_the_run_was_started_with(tmp_path, tokenizer):
     assert tokenizer_of(tmp_path) is None
 
 
-def test_named_files_win(tmp_path, tokenizer):
-    run = save_run(tmp_path / "run", make_gpt(GPT2))
-    assert tokenizer_of(run) is None
-    tokenizer.save(tmp_path / "named.json")
-    found = tokenizer_of(run, tokenizer_file=tmp_path / "named.json")
-    assert found.fingerprint == tokenizer.fingerprint
-    model = json.loads((tmp_path / "named.json").read_text())["model"]
-    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    (tmp_path / "merges.txt").write_text("\n".join(merges))
-    files = {"vocab_file": tmp_path / "vocab.json", "merge_file": tmp_path / "merges.txt"}
-    assert tokenizer_of(run, **files).fingerprint == tokenizer.fingerprint
+def test_a_named_tokenizer_wins_and_must_fit_the_model(tmp_path, tokenizer):
+    run = save_run(tmp_path / "run", make_gpt(GPT2), tokenizer)
+    assert tokenizer_for(run, 1000, None).fingerprint == tokenizer.fingerprint
+    named = make_tokenizer()
+    assert tokenizer_for(run, 1000, named) is named
+    with pytest.raises(
+        ValueError, match="has .* entries, the model 10: they do not belong together"
+    ):
+        tokenizer_for(run, 10, None)
+    with pytest.raises(FileNotFoundError, match="no tokenizer was found with"):
+        tokenizer_for(tmp_path / "nowhere", 10, None)

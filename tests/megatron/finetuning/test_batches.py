@@ -3,7 +3,7 @@ import pytest
 
 from data_efficiency import Ranks
 from megatron.finetuning.batches import epoch_batches, epoch_order, own_micro_batches
-from megatron.finetuning.inputs import EncodedTexts
+from megatron.finetuning.inputs import InputRows
 
 LENGTHS = np.random.default_rng(0).integers(4, 60, 1003).tolist()
 
@@ -41,7 +41,7 @@ def test_groups_have_less_padding_and_no_order_of_length():
 
 @pytest.mark.parametrize(("size", "number"), [(1, 1), (1, 4), (2, 1), (2, 2), (4, 1)])
 def test_processes_share_a_batch_and_what_fills_it_up_is_not_counted(size, number):
-    texts = EncodedTexts([[7] * (i + 1) for i in range(9)], [1] * 9, 0)
+    texts = InputRows([[7] * (i + 1) for i in range(9)], [1] * 9, 0)
     labels = np.arange(9)
     parts = [
         part

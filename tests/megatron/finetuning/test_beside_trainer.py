@@ -9,7 +9,7 @@ from benchmarks.glue_trainer import OrderedTrainer, OrderOfOurs, model_with_our_
 from megatron.conversion.model import save_as_hugging_face
 from megatron.finetuning.classifier import BertClassifier, read_bert
 from megatron.finetuning.data import Examples, read_task
-from megatron.finetuning.inputs import encode_texts, make_batch
+from megatron.finetuning.inputs import make_batch, make_rows
 from megatron.finetuning.tasks import GLUE
 from megatron.finetuning.training import FinetuningConfig, finetune, make_engine
 from tests.megatron.finetuning.bert_task_data import save_bert_run, write_sentiment
@@ -86,7 +86,7 @@ def test_the_same_training(folder, task):
         scores = {name: part.labels * 1.7 + 0.4 for name, part in sets.items()}
         sets = {name: Examples(part.first, None, scores[name]) for name, part in sets.items()}
     num_outputs = 1 if GLUE[task].is_regression else 2
-    prepared = {name: (encode_texts(part, tokenizer, 32), part) for name, part in sets.items()}
+    prepared = {name: (make_rows(part, tokenizer, 32), part) for name, part in sets.items()}
     classifier = BertClassifier(model, num_outputs, dropout=0.0, seed=SEED)
     first = classifier.output_layer.weight.detach().clone()
     losses = []

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron.finetuning.data import Examples
-from megatron.finetuning.inputs import encode_texts, make_batch
+from megatron.finetuning.inputs import make_batch, make_rows
 from megatron.tokenizer import build_tokenizer, train_bpe
 from tests.megatron.finetuning.bert_task_data import CONTROL, WORDS, write_tokenizer
 
@@ -24,7 +24,7 @@ def text(number: int) -> str:
 def test_pairs_keep_what_fits(tokenizer, sizes):
     labels = np.zeros(len(sizes), np.int64)
     examples = Examples([text(a) for a, _ in sizes], [text(b) for _, b in sizes], labels)
-    rows = encode_texts(examples, tokenizer, 16)
+    rows = make_rows(examples, tokenizer, 16)
     batch = make_batch(rows, range(len(sizes)))
     word = tokenizer.id_of("good")
     for i, (a, b) in enumerate(sizes):
@@ -45,7 +45,7 @@ def test_pairs_keep_what_fits(tokenizer, sizes):
 
 def test_single_texts_are_cut_and_control_tokens_in_a_text_are_words(tokenizer):
     examples = Examples(["bad [SEP] film", text(20)], None, np.zeros(2, np.int64))
-    rows = encode_texts(examples, tokenizer, 16)
+    rows = make_rows(examples, tokenizer, 16)
     assert rows.ids[0].count(3) == 1
     assert len(rows.ids[1]) == 16
     assert not make_batch(rows, [1, 0])["token_types"].any()
@@ -54,4 +54,4 @@ def test_single_texts_are_cut_and_control_tokens_in_a_text_are_words(tokenizer):
 
 def test_a_tokenizer_of_gpt_is_refused():
     with pytest.raises(ValueError, match=r"the vocabulary has no '\[CLS\]'"):
-        encode_texts(Examples(["a"], None, np.zeros(1)), train_bpe(["a"], 257), 16)
+        make_rows(Examples(["a"], None, np.zeros(1)), train_bpe(["a"], 257), 16)

@@ -2,18 +2,18 @@ from dataclasses import asdict
 
 import pytest
 
-from megatron.finetuning.sweep import SweepEntry, is_done, table, write_result
+from megatron.finetuning.sweep import SweepRun, is_done, table, write_sweep_run
 from megatron.finetuning.training import FinetuningConfig
 
 SETTINGS = asdict(FinetuningConfig())
-RUN = SweepEntry(task="RTE", learning_rate=2e-5, seed=1234)
+RUN = SweepRun(task="RTE", learning_rate=2e-5, seed=1234)
 
 
 def test_a_finished_run_is_known_by_its_file_and_settings(tmp_path):
     assert not is_done(RUN, tmp_path, SETTINGS)
     # As before there were groups of equal length: not grouped.
     written = {name: value for name, value in SETTINGS.items() if name != "group_by_length"}
-    write_result(RUN, tmp_path, written, {"epochs": [], "seconds": 1.0})
+    write_sweep_run(RUN, tmp_path, written, {"epochs": [], "seconds": 1.0})
     assert (tmp_path / "RTE" / "lr2e-05_seed1234.json").is_file()
     assert is_done(RUN, tmp_path, SETTINGS)
     assert not is_done(RUN._replace(seed=1235), tmp_path, SETTINGS)

@@ -9,11 +9,11 @@ from data_efficiency import ConfigError, gather_all
 from megatron.checkpoint.saved_run import SavedRun
 from megatron.finetuning.classifier import BertClassifier, read_bert
 from megatron.finetuning.data import Examples, read_task
-from megatron.finetuning.inputs import EncodedTexts, encode_texts
+from megatron.finetuning.inputs import InputRows, make_rows
 from megatron.finetuning.tasks import GLUE
 from megatron.finetuning.training import (
     FinetuningConfig,
-    development_scores,
+    dev_scores,
     finetune,
     make_engine,
 )
@@ -28,7 +28,7 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("glue")
     model, tokenizer = read_bert(save_bert_run(folder / "run"))
     task, examples = read_task(write_sentiment(folder / "data"), "SST-2")
-    sets = {name: (encode_texts(part, tokenizer, 32), part) for name, part in examples.items()}
+    sets = {name: (make_rows(part, tokenizer, 32), part) for name, part in examples.items()}
     return model, task, sets
 
 
@@ -87,7 +87,7 @@ def test_a_last_batch_with_fewer_rows_is_exact_however_it_is_divided(prepared):
     """11 examples in batches of 8: the second one's loss is the mean of three rows."""
     _, task, sets = prepared
     texts, examples = sets["train"]
-    fewer = EncodedTexts(texts.ids[:11], texts.second_starts[:11], texts.pad)
+    fewer = InputRows(texts.ids[:11], texts.second_starts[:11], texts.pad)
     sets = {"train": (fewer, examples.first_rows(11)), "dev": sets["dev"]}
     small = (prepared[0], task, sets)
     config = replace(CONFIG, epochs=2, group_by_length=True)
@@ -105,7 +105,7 @@ def test_random_ltd_drops_tokens_in_training_only(prepared):
     layers = (weights_of(engine)["output_layer.weight"] for engine in (dropped, plain))
     assert not torch.allclose(*layers, atol=1e-3)
     _, task, sets = prepared
-    assert development_scores(dropped, task, *sets["dev"]) == scores[-1]["dev"]
+    assert dev_scores(dropped, task, *sets["dev"]) == scores[-1]["dev"]
     assert dropped.counters.layer_tokens < 4 * dropped.counters.corpus_tokens
 
 
@@ -131,12 +131,12 @@ def test_evaluation_does_not_depend_on_the_order_of_rows(prepared):
     _, task, sets = prepared
     texts, examples = sets["dev"]
     order = np.random.default_rng(0).permutation(len(texts.ids))
-    shuffled = EncodedTexts(
+    shuffled = InputRows(
         [texts.ids[i] for i in order], [texts.second_starts[i] for i in order], texts.pad
     )
     first = [examples.first[i] for i in order]
     others = Examples(first, None, examples.labels[order])
-    assert development_scores(engine, task, shuffled, others) == scores[-1]["dev"]
+    assert dev_scores(engine, task, shuffled, others) == scores[-1]["dev"]
 
 
 class Stopped(Exception):

@@ -17,7 +17,7 @@ from data_efficiency import gather_all
 from megatron.checkpoint.saved_run import SavedRun
 from megatron.finetuning.classifier import BertClassifier, read_bert
 from megatron.finetuning.data import read_task
-from megatron.finetuning.inputs import encode_texts
+from megatron.finetuning.inputs import make_rows
 from megatron.finetuning.training import FinetuningConfig, finetune, make_engine
 from tests.megatron.finetuning.bert_task_data import RANDOM_LTD, save_bert_run, write_sentiment
 
@@ -35,7 +35,7 @@ def main():
     folder, name, kind, interval, kill_at = Path(sys.argv[1]), *sys.argv[2:]
     model, tokenizer = read_bert(folder / "run")
     task, examples = read_task(folder / "data", "SST-2")
-    sets = {part: (encode_texts(found, tokenizer, 32), found) for part, found in examples.items()}
+    sets = {part: (make_rows(found, tokenizer, 32), found) for part, found in examples.items()}
     json_config = dict(RANDOM_LTD)
     if kind != "torch":
         json_config |= {

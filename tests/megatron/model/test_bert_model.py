@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from data_efficiency import convert_to_random_ltd
+from data_efficiency import IGNORED_LABEL, convert_to_random_ltd
 from megatron.config import ModelConfig
 from megatron.model.bert_model import BertModel
 from megatron.model.gpt_model import GPTModel
@@ -36,7 +36,7 @@ def batch(num_rows: int = 3) -> dict[str, torch.Tensor]:
         "tokens": tokens,
         "token_types": ((places >= 4) & (places < lengths)).long(),
         "padding_mask": places < lengths,
-        "labels": torch.where((places % 5 == 1) & (places < lengths), originals, -100),
+        "labels": torch.where((places % 5 == 1) & (places < lengths), originals, IGNORED_LABEL),
         "sentence_labels": torch.arange(num_rows) % 2,
     }
 
@@ -68,7 +68,7 @@ def test_losses_are_the_sums_over_masked_tokens_and_over_rows(position):
 
 def test_rows_without_a_masked_token_have_no_masked_loss():
     given = batch()
-    loss, _ = make_model()(**given | {"labels": torch.full_like(given["labels"], -100)})
+    loss, _ = make_model()(**given | {"labels": torch.full_like(given["labels"], IGNORED_LABEL)})
     loss.backward()
     assert loss == 0
 
@@ -123,7 +123,7 @@ def test_random_ltd_drops_tokens_of_padded_rows(position, dropout):
     # The last row has a single real token: a layer's kept tokens may all be padding.
     given = batch(3)
     given["padding_mask"][2, 1:] = False
-    given["labels"][2] = -100
+    given["labels"][2] = IGNORED_LABEL
     for layer in model.layers:
         layer.self_attention.register_forward_pre_hook(
             lambda _, args, kwargs: seen.append((args[0].shape[1], kwargs["attention_mask"].shape)),

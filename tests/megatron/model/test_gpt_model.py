@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from data_efficiency import IGNORED_LABEL
 from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
 
@@ -30,7 +31,7 @@ def make_model(**changes) -> GPTModel:
 def batch(length: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     tokens, labels = torch.randint(0, 60, (2, 3, length), generator=generator)
-    labels[0, :5] = -100
+    labels[0, :5] = IGNORED_LABEL
     return tokens, labels
 
 

@@ -1,14 +1,16 @@
 import pytest
 import torch
+from torch._dynamo.utils import clear_compilation_metrics, get_compilation_metrics
 
+from data_efficiency import IGNORED_LABEL
 from megatron.model import output_loss
-from megatron.model.output_loss import IGNORED_LABEL, linear_cross_entropy_sum
+from megatron.model.output_loss import linear_cross_entropy_sum
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(output_loss, "_CHUNK_LOGITS", 0)
-    monkeypatch.setattr(output_loss, "_ACCELERATOR_CHUNK_LOGITS", 0)
+    monkeypatch.setattr(output_loss, "ACCELERATOR_CHUNK_LOGITS", 0)
 
 
 def make_inputs(num_tokens: int, dtype=torch.float64, device="cpu") -> tuple[torch.Tensor, ...]:
@@ -127,4 +129,63 @@ def test_a_bias_shifts_the_logits_and_gets_its_gradient(num_tokens):
 def test_a_gpu_gets_larger_chunks(monkeypatch):
     monkeypatch.undo()
     sizes = [output_loss._chunk_tokens(torch.empty(50304, 1, device=d)) for d in ("cpu", "meta")]
-    assert sizes == [256, 2668]
+    assert sizes == [256, 4096]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_what_is_written_for_a_compiler_computes_the_same(dtype):
+    logits = torch.randn(9, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logits = (20 * logits).to(dtype)
+    labels = torch.arange(9) * 5
+    labels[2] = IGNORED_LABEL
+    counted = (labels != IGNORED_LABEL).unsqueeze(1)
+    wide = torch.empty_like(logits, dtype=torch.promote_types(dtype, torch.float32))
+    expected, gradient = output_loss._loss_and_gradient(logits.clone(), labels, counted, wide)
+    found = output_loss._fusible_loss_and_gradient(logits, labels, counted)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(logits, gradient)
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_one_piece_of_compiled_code_serves_all_chunks():
+    """On a CPU only if it is made to; 700 tokens end with a shorter chunk."""
+    torch.compiler.reset()
+    clear_compilation_metrics()
+    inputs = make_inputs(700)
+    expected = plain(*inputs)
+    apply = output_loss._LinearCrossEntropySum.apply
+    loss = apply(*inputs, None, torch.float64, True)
+    torch.testing.assert_close(loss, expected)
+    wanted = torch.autograd.grad(expected, inputs[:2])
+    torch.testing.assert_close(torch.autograd.grad(loss, inputs[:2]), wanted)
+    assert len(get_compilation_metrics()) == 1
+
+
+def test_a_cpu_computes_operator_by_operator(monkeypatch):
+    monkeypatch.setattr(output_loss, "_compiled_loss_and_gradient", None)
+    inputs = make_inputs(20)
+    compiled = linear_cross_entropy_sum(*inputs, compiled=True)
+    assert torch.equal(compiled, linear_cross_entropy_sum(*inputs))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:TensorFloat32:UserWarning")
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_gpu_compiles_the_loss(with_bias):
+    """700 tokens of random logits: a shorter chunk at the end, and labels that do not count."""
+    hidden, weight, labels = make_inputs(700, torch.float32, "cuda")
+    bias = torch.linspace(-1, 1, 11, device="cuda").requires_grad_() if with_bias else None
+    inputs = [hidden, weight] if bias is None else [hidden, weight, bias]
+    exact = plain(*(tensor.double() for tensor in (hidden, weight)), labels)
+    if bias is not None:
+        logits = torch.nn.functional.linear(hidden.double(), weight.double(), bias.double())
+        exact = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    wanted = torch.autograd.grad(exact, inputs)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        loss = linear_cross_entropy_sum(hidden, weight, labels, bias, compiled=True)
+    torch.testing.assert_close(loss.double(), exact, rtol=5e-3, atol=0)
+    for found, expected in zip(torch.autograd.grad(loss, inputs), wanted, strict=True):
+        assert (found - expected).norm() < 0.02 * expected.norm()

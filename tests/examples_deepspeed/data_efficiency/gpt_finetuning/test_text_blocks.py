@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_efficiency import IGNORED_LABEL
 from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import (
-    IGNORED_LABEL,
     TokenBlocks,
     divide,
     make_blocks,

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron.data import index_writer
-from megatron.data.index_writer import IndexWriter
+from data_efficiency.files import mmididx
+from data_efficiency.files.mmididx import MEGATRON_CODES, IndexWriter
 
 # Written out by hand from the table of the format: rows [1, 2, 3] and [4] in one document, int64.
 BY_HAND = bytes.fromhex(
@@ -22,7 +22,7 @@ BY_HAND = bytes.fromhex(
 
 
 def write(path: Path, dtype: str, *additions: tuple[list[int], list[int]]) -> bytes:
-    writer = IndexWriter(path, np.dtype(dtype))
+    writer = IndexWriter(path, MEGATRON_CODES[dtype], np.dtype(dtype).itemsize)
     for lengths, counts in additions:
         writer.add(np.array(lengths, np.int64), np.array(counts, np.int64))
     writer.finish()
@@ -31,12 +31,12 @@ def write(path: Path, dtype: str, *additions: tuple[list[int], list[int]]) -> by
 
 
 def test_index_equals_the_bytes_written_by_hand(tmp_path: Path) -> None:
-    assert write(tmp_path / "a.idx", "<i8", ([3, 1], [2])) == BY_HAND
+    assert write(tmp_path / "a.idx", "int64", ([3, 1], [2])) == BY_HAND
     assert [path.name for path in tmp_path.iterdir()] == ["a.idx"]
 
 
 def test_byte_offsets_do_not_wrap_at_four_gigabytes(tmp_path: Path) -> None:
-    content = write(tmp_path / "a.idx", "<i4", ([2**31 - 1] * 5, [1] * 5))
+    content = write(tmp_path / "a.idx", "int32", ([2**31 - 1] * 5, [1] * 5))
     offsets = np.frombuffer(content, dtype="<i8", count=5, offset=34 + 4 * 5)
     assert offsets.tolist() == [4 * (2**31 - 1) * number for number in range(5)]
 
@@ -55,11 +55,11 @@ def test_neither_additions_nor_blocks_change_the_file(
     def addition(part: list[list[int]]) -> tuple[list[int], list[int]]:
         return [length for document in part for length in document], list(map(len, part))
 
-    at_once = write(folder / "a.idx", "<u2", addition(documents))
+    at_once = write(folder / "a.idx", "uint16", addition(documents))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index_writer, "_BLOCK_SEQUENCES", block)
+        patch.setattr(mmididx, "_BLOCK_ROWS", block)
         parts = (addition(documents[:cut]), addition(documents[cut:]))
-        assert write(folder / "b.idx", "<u2", *parts) == at_once
+        assert write(folder / "b.idx", "uint16", *parts) == at_once
     lengths, counts = (np.array(part, np.int64) for part in addition(documents))
     offsets = 2 * (np.cumsum(lengths) - lengths)
     assert at_once[34:] == b"".join(

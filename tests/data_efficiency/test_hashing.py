@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron.data.counter_hash import below, happens, hash_numbers
+from data_efficiency.hashing import below, happens, hash_numbers
 
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 

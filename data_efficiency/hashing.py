@@ -1,6 +1,6 @@
 """Random numbers that are functions of where they are used: of a seed, a purpose and counters.
 
-No generator, no state: the number at a place is the same whoever asks for it, and when.
+No generator, no state: the number is the same whoever asks for it, and when.
 
 Source: splitmix64's finalizer (Steele et al. 2014), chained over the parts.
 """
@@ -11,12 +11,28 @@ from numpy.typing import ArrayLike, NDArray
 UInt64Array = NDArray[np.uint64]
 Int64Array = NDArray[np.int64]
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_STEPS = (
     (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
     (np.uint64(27), np.uint64(0x94D049BB133111EB)),
 )
 _LAST_SHIFT, _HALF_BITS = np.uint64(31), np.uint64(32)
+
+
+def mix_in_place(value: UInt64Array, shifted: UInt64Array) -> None:
+    """Apply splitmix64's finalizer: every input bit changes about half the output bits.
+
+    Args:
+        value: uint64, any shape.
+        shifted: of the same shape, only room to work in: for a few hundred numbers, making arrays costs
+            as much as computing with them.
+    """
+    for shift, factor in _MIX_STEPS:
+        np.right_shift(value, shift, out=shifted)
+        value ^= shifted
+        value *= factor
+    np.right_shift(value, _LAST_SHIFT, out=shifted)
+    value ^= shifted
 
 
 def hash_numbers(*parts: ArrayLike) -> UInt64Array:
@@ -33,11 +49,8 @@ def hash_numbers(*parts: ArrayLike) -> UInt64Array:
     value = np.zeros(1, np.uint64)
     for part in parts:
         value = value ^ np.asarray(part).astype(np.uint64)
-        value += _GOLDEN
-        for shift, factor in _MIX_STEPS:
-            value ^= value >> shift
-            value *= factor
-        value ^= value >> _LAST_SHIFT
+        value += GOLDEN
+        mix_in_place(value, np.empty_like(value))
     return value
 
 
