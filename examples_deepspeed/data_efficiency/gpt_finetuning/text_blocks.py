@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from data_efficiency import IGNORED_LABEL
+from megatron.corpus.text_sources import find_sources, read_blocks, texts_of
 
 ROWS_PER_CALL = 1000
 
@@ -111,7 +111,7 @@ def read_splits(source: str, *, config_name: str | None, shares: Sequence[float]
         ValueError: if a part is left without text.
         ModuleNotFoundError: if the source is on the hub and `datasets` is not installed.
     """
-    if Path(source).exists() or Path(source).suffix in (".jsonl", ".txt"):
+    if Path(source).exists() or source.endswith((".jsonl", ".txt")):
         splits = divide(texts_of_file(Path(source)), shares)
     else:
         splits = _from_hub(source, config_name, shares)
@@ -129,21 +129,10 @@ def texts_of_file(path: Path) -> list[str]:
     Raises:
         ValueError: for a line that is no JSON object with a "text", by its number.
     """
-    texts = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            if path.suffix != ".jsonl":
-                texts.append(line.rstrip("\n"))
-                continue
-            try:
-                texts.append(str(json.loads(line)["text"]))
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f'{path}:{number}: must be a JSON object with the key "text" ({error!r})'
-                ) from error
-    return texts
+    if path.suffix == ".txt":
+        return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    blocks = read_blocks(find_sources([path])[0])
+    return [text for block in blocks for (text,) in texts_of(block, ["text"])]
 
 
 def divide(texts: Iterable[str], shares: Sequence[float]) -> TextSplits:
