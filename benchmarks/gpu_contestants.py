@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks.gpt_models import Shape, our_model, peer_model
 from benchmarks.plain_gpt import PlainGPT
-from benchmarks.train_throughput import Shape, our_model, peer_model
 from megatron.config import CompileLengths, CompileMode
 from megatron.model import output_loss
 from megatron.model.compilation import compile_model

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.dropping_gpt import KEPT_PERCENT, Size, dropping_settings
+from benchmarks.gpt_models import Shape
 from benchmarks.gpu_contestants import SHAPES, OurSteps, Variant
 from benchmarks.gpu_throughput import VARIANTS
 from benchmarks.gpu_timing import (
@@ -29,13 +31,11 @@ from benchmarks.gpu_timing import (
     time_steps,
     write_line,
 )
-from benchmarks.random_ltd import KEPT_PERCENT, Size, dropping_settings
-from benchmarks.train_throughput import Shape
 from data_efficiency import convert_to_random_ltd
 from megatron.model.transformer import TransformerLayer
 
 _SECONDS = 40.0
-"""What one length may take, compiling included, for the budget; its kept shares share their code."""
+"""What the first length may take, compiling included, for the budget; kept shares share their code."""
 
 
 class DroppingSteps(OurSteps):
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = options.tokens or shape.step_tokens
     found = []
     for length in map(int, options.lengths.split(",")):
-        if not budget.allows(str(length), _SECONDS):
+        if not budget.allows(str(length), "length", _SECONDS):
             continue
         there = replace(shape, sequence_length=length, num_rows=max(1, tokens // length))
         try:

@@ -49,11 +49,25 @@ class Budget:
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
+        self._taken: dict[str, float] = {}
+        self._present: tuple[str, float] | None = None
         self.left_out: list[str] = []
 
-    def allows(self, name: str, seconds: float) -> bool:
-        """Whether `name`, which may take so many seconds, can still begin."""
-        if time.monotonic() + seconds <= self._end:
+    def allows(self, name: str, kind: str, guess: float) -> bool:
+        """Whether `name` can still begin; what was begun before it is over.
+
+        Args:
+            name: of what would be left out.
+            kind: what takes about as long as others of its kind: as long as the last one did.
+            guess: seconds of the first one of its kind.
+        """
+        now = time.monotonic()
+        if self._present is not None:
+            before, begun = self._present
+            self._taken[before] = now - begun
+            self._present = None
+        if now + self._taken.get(kind, guess) <= self._end:
+            self._present = (kind, now)
             return True
         self.left_out.append(name)
         return False

@@ -6,7 +6,7 @@
 # FOLDER gets a file of JSON lines for each part. What did not fit into a part's share of the time stands in
 # its last line, `left_out`. Without transformers its models are left out. Environment:
 #   PYTHON      the interpreter (python3)
-#   SECONDS_IN_ALL  how long to begin things for (520)
+#   SECONDS_IN_ALL  what the parts share; imports come on top (480)
 #   VARIANT     which of our variants stands for us where only one does (layers)
 #   TRAIN_FLAGS for pretrain_gpt.py (--compile layers --compile-lengths static)
 #   TINY=1      tiny shapes on the CPU, to see that everything works: the figures mean nothing
@@ -21,7 +21,7 @@ folder=$(cd "$folder" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python=${PYTHON:-python3}
-in_all=${SECONDS_IN_ALL:-520}
+in_all=${SECONDS_IN_ALL:-480}
 variant=${VARIANT:-layers}
 train_flags=${TRAIN_FLAGS---compile layers --compile-lengths static}
 # Memory comes in pieces of many sizes, one contestant after the other.
@@ -51,21 +51,21 @@ for part in "${parts[@]}"; do
     case $part in
     throughput)
         run throughput benchmarks.train_throughput --device $device --shape $shape --steps $steps \
-            --contestants "$contestants" --seconds "$(share 40)"
+            --contestants "$contestants" --seconds "$(share 38)"
         ;;
     sizes)
         for size in "${sizes[@]}"; do
             run "$size" benchmarks.train_throughput --device $device --shape "$size" --steps $((steps / 2)) \
-                --contestants "$variant" --seconds "$(share 7)"
+                --contestants "$variant" --seconds "$(share 9)"
         done
         ;;
     random_ltd)
         run random_ltd benchmarks.random_ltd --device $device --shape $shape --variant "$variant" \
-            --lengths $lengths --seconds "$(share 28)"
+            --lengths $lengths --seconds "$(share 25)"
         ;;
     pretrain)
         run pretrain benchmarks.pretrain_throughput --shape $shape --steps $((steps * 3)) \
-            --flags="$train_flags" --seconds "$(share 22)"
+            --flags="$train_flags" --seconds "$(share 19)"
         ;;
     *)
         echo "no part is called $part: throughput, sizes, random_ltd, pretrain" >&2

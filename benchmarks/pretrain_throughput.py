@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.dropping_gpt import dropping_settings
+from benchmarks.gpt_models import Shape
 from benchmarks.gpu_contestants import SHAPES
 from benchmarks.gpu_timing import Budget, write_line
-from benchmarks.random_ltd import dropping_settings
-from benchmarks.train_throughput import Shape
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +72,7 @@ RUNS = {
 }
 """Name -> the flags that switch it on beside its JSON."""
 _SECONDS = 50.0
-"""What a run may take, compiling included, for the budget."""
+"""What the first run may take, compiling included, for the budget."""
 
 
 def command_line(
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_corpus(Path(folder) / "corpus", shape, options.steps)
         for name in options.runs.split(";"):
-            if budget.allows(name, _SECONDS):
+            if budget.allows(name, "run", _SECONDS):
                 result = measure(name, shape, Path(folder), options)
                 plain = results.get("plain", {}).get("tokens_per_second")
                 if plain and "error" not in result:

@@ -17,65 +17,23 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.dropping_gpt import KEPT_PERCENT, Size, dropping_settings
 from benchmarks.interleaved import PeakMemory, contestants, paired_ratio, take_turns
-from data_efficiency import StepShape, convert_to_random_ltd, training_flops
-from megatron.config import ModelConfig
+from data_efficiency import convert_to_random_ltd
 from megatron.model.gpt_model import GPTModel
 from megatron.model.transformer import TransformerLayer
-from megatron.run_state import model_shape
 
 # The published implementation turned 33.3 % fewer operations into 25.6 % less time: 77 %. Everything but
 # matrix products is linear in the tokens as well, so only the full layers' share of it and the moving of
 # tokens may be lost.
 SHARE_OF_SAVING = 0.90
-KEPT_PERCENT = (25, 50, 75)
 PLAIN, OFF = "plain", 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """The model, its batch and the number of rounds."""
-
-    num_layers: int = 12
-    hidden_size: int = 512
-    num_heads: int = 8
-    vocab_size: int = 8192
-    sequence_length: int = 1024
-    num_rows: int = 2
-    num_rounds: int = 7
-
-    def config(self) -> ModelConfig:
-        """The model's settings."""
-        return ModelConfig(
-            num_layers=self.num_layers,
-            hidden_size=self.hidden_size,
-            num_attention_heads=self.num_heads,
-            vocab_size=self.vocab_size,
-            max_position_embeddings=self.sequence_length,
-        )
-
-    def flops(self, percent: int) -> int:
-        """Operations of a step when 10 of 12 layers keep so many percent of the tokens."""
-        rows = StepShape(
-            num_rows=self.num_rows,
-            sequence_length=self.sequence_length,
-            num_dropping_layers=self.num_layers - 2,
-            kept_length=self.sequence_length * percent // 100,
-        )
-        # A causal query looks at half the keys on average: half of 12 x length^2 x hidden size a layer.
-        squares = (self.num_layers - rows.num_dropping_layers) * rows.sequence_length**2
-        squares += rows.num_dropping_layers * rows.dropped_sequence_length**2
-        return (
-            training_flops(rows, model_shape(self.config()))
-            - 6 * self.num_rows * self.hidden_size * squares
-        )
 
 
 SMALL = Size(
@@ -118,30 +76,6 @@ class Trainer:
     def describe(self) -> int:
         """Steps so far."""
         return self.num_steps
-
-
-def dropping_settings(num_layers: int, percent: int) -> dict[str, Any]:
-    """The configuration by which all layers but the first and last keep so many percent of the tokens."""
-    return {
-        "data_efficiency": {
-            "data_routing": {
-                "random_ltd": {
-                    "enabled": True,
-                    "total_layer_num": num_layers,
-                    "random_ltd_layer_num": num_layers - 2,
-                    "random_ltd_layer_id": list(range(1, num_layers - 1)),
-                    "model_mask_name": "attention_mask",
-                    "model_type": "decoder",
-                    "hidden_state_order": "batch_seq_dim",
-                    "random_ltd_schedule": {
-                        "schedule_type": "constant",
-                        "unit": "percent",
-                        "min_value": percent,
-                    },
-                }
-            }
-        }
-    }
 
 
 def measure_steps(size: Size) -> dict[str | int, tuple[float, PeakMemory]]:
@@ -214,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     device_parser.add_argument("--device")
     if device_parser.parse_known_args(arguments)[0].device is not None:
-        # It takes this module's sizes and settings.
+        # Processes of the comparison on a CPU have no need of it.
         from benchmarks import gpu_random_ltd  # noqa: PLC0415
 
         return gpu_random_ltd.main(arguments)

@@ -22,7 +22,7 @@ from data_efficiency.accounting import (
 from data_efficiency.analysis.data_analyzer import DataAnalyzer
 from data_efficiency.analysis.named_metrics import MetricSettings, analyze
 from data_efficiency.analysis.reference_loss import ReferenceModel
-from data_efficiency.config import fill_from_flags, load_config, read_json
+from data_efficiency.config import DataEfficiencyConfig, fill_from_flags, load_config, read_json
 from data_efficiency.differences import differing_leaves
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
@@ -32,8 +32,7 @@ from data_efficiency.engine.step import NonFiniteError, StepResult, mean_losses_
 from data_efficiency.engine.whole_tensor import WholeTensor, gather_all, whole_tensors
 from data_efficiency.files import mmididx, result_folder
 from data_efficiency.json_section import ConfigError
-from data_efficiency.plan import RunPlan, plan_run
-from data_efficiency.plan_totals import planned_totals
+from data_efficiency.plan import RunPlan, plan_run, planned_totals
 from data_efficiency.plan_warnings import DecayEnd, plan_warnings
 from data_efficiency.progress import Progress
 from data_efficiency.routing.layer_interface import LayerInterface
@@ -44,7 +43,8 @@ from data_efficiency.routing.random_ltd import (
     save_without_random_ltd,
 )
 from data_efficiency.sampling.loader import CurriculumDataLoader
-from data_efficiency.sampling.sampler import CurriculumSampler
+from data_efficiency.sampling.sampler import CurriculumSampler, SamplerIdentity
+from data_efficiency.schedule import Schedule, register_schedule
 
 __all__ = [
     "IGNORED_LABEL",
@@ -54,6 +54,7 @@ __all__ = [
     "CurriculumDataLoader",
     "CurriculumSampler",
     "DataAnalyzer",
+    "DataEfficiencyConfig",
     "DecayEnd",
     "DifficultyIndex",
     "Engine",
@@ -66,6 +67,8 @@ __all__ = [
     "Ranks",
     "ReferenceModel",
     "RunPlan",
+    "SamplerIdentity",
+    "Schedule",
     "StepResult",
     "StepShape",
     "WholeTensor",
@@ -88,6 +91,7 @@ __all__ = [
     "plan_warnings",
     "planned_totals",
     "read_json",
+    "register_schedule",
     "remove_random_ltd_state_dict",
     "result_folder",
     "save_without_random_ltd",

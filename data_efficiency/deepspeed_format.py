@@ -173,22 +173,22 @@ def read_difficulties(folder: str | os.PathLike[str], metric: str) -> np.ndarray
     """
     samples = read_rows(Path(folder) / f"{metric}_index_to_sample")
     metrics = read_rows(Path(folder) / f"{metric}_index_to_metric")
-    place = f"{folder}: {metric}"
+    name = f"{folder}: {metric}"
     if len(samples.lengths) != len(metrics.lengths) or (metrics.lengths != 1).any():
         raise ValueError(
-            f"{place}_index_to_sample has {len(samples.lengths)} rows, _index_to_metric "
+            f"{name}_index_to_sample has {len(samples.lengths)} rows, _index_to_metric "
             f"{len(metrics.lengths)} with {len(metrics.numbers)} numbers: they must be as many, of "
             "one number each"
         )
     if (metrics.numbers[1:] <= metrics.numbers[:-1]).any():
-        raise ValueError(f"{place}_index_to_metric does not grow from row to row")
+        raise ValueError(f"{name}_index_to_metric does not grow from row to row")
     num_samples = len(samples.numbers)
     is_there = np.zeros(num_samples, bool)
     if samples.numbers.min() >= 0 and samples.numbers.max() < num_samples:
         is_there[samples.numbers] = True
     if not is_there.all():
         raise ValueError(
-            f"{place}_index_to_sample holds {num_samples} sample numbers, but not each of "
+            f"{name}_index_to_sample holds {num_samples} sample numbers, but not each of "
             f"0..{num_samples - 1} once; DeepSpeed's analyzer writes such files for batches that "
             "are dicts or tuples: analyze the dataset again"
         )

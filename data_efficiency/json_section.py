@@ -1,14 +1,41 @@
-"""One JSON object under inspection: typed access by key, and an error for every key nobody asked for."""
+"""One JSON object under inspection: typed access by key, and an error for every key nobody asked for.
+
+The keys of an object are the fields of a dataclass: name, type, default, and a docstring below each
+that says what the key means. `Section.read` fills them; `docs/config.md` is made of them.
+"""
 
 import difflib
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=str)
-_MISSING = object()
+Keys = TypeVar("Keys")
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """The smallest number that a key may have."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """How the JSON file writes a key that the field has another name for."""
+
+    key: str
+
+
+GIVEN = object()
+V = TypeVar("V")
+Given = Annotated[V, GIVEN]
+"""A field that is no key: whoever reads the object has its value."""
+Positive = Annotated[int, AtLeast(1)]
+NotNegative = Annotated[int, AtLeast(0)]
 
 
 class ConfigError(ValueError):
@@ -18,30 +45,52 @@ class ConfigError(ValueError):
 class Section:
     """A JSON object with its dotted path; `close` complains about keys that were never taken."""
 
-    def __init__(self, content: object, path: str) -> None:
+    def __init__(self, content: object, path: str, names: Mapping[str, str] | None = None) -> None:
         if not isinstance(content, Mapping):
             raise ConfigError(f"{path or 'the file'} must be a JSON object, not {content!r}")
         self.path = path
+        self._names = names or {}
         self._content = dict(content)
         self._known: set[str] = set()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._content
+        return self._written(key) in self._content
 
-    def take(self, key: str, default: Any = _MISSING) -> Any:
+    def read(self, keys: type[Keys], /, **given: Any) -> Keys:
+        """A dataclass whose fields are keys of this object, but for those that are given.
+
+        Raises:
+            ConfigError: if a field without a default is missing, or has a value of another type.
+        """
+        hints = get_type_hints(keys, include_extras=True)
+        values = {
+            field.name: given[field.name]
+            if field.name in given
+            else self._value(field.name, hints[field.name], field.default)
+            for field in fields(keys)  # type: ignore[arg-type]
+        }
+        return keys(**values)
+
+    def take(self, key: str, default: Any = MISSING) -> Any:
         """The value under `key`; a missing key without default is an error."""
+        key = self._written(key)
         self._known.add(key)
         if key in self._content:
             return self._content[key]
-        if default is _MISSING:
+        if default is MISSING:
             hint = self._nearest_unknown(key)
             raise ConfigError(f"{self._at(key)} is missing{hint}")
         return default
 
-    def section(self, key: str) -> "Section":
-        """The object under `key`, an empty one if it is absent."""
+    def section(self, key: str, names: Mapping[str, str] | None = None) -> "Section":
+        """The object under `key`, an empty one if it is absent.
+
+        Args:
+            key: of the object.
+            names: key that will be asked for -> how the object writes it, where these differ.
+        """
         content = self.take(key, None)
-        return Section({} if content is None else content, self._at(key))
+        return Section({} if content is None else content, self._at(key), names)
 
     def boolean(self, key: str, default: bool) -> bool:
         """True or false."""
@@ -50,7 +99,7 @@ class Section:
             raise ConfigError(f"{self._at(key)} is {value!r}: must be true or false")
         return value
 
-    def integer(self, key: str, default: Any = _MISSING, *, at_least: int | None = None) -> int:
+    def integer(self, key: str, default: Any = MISSING, *, at_least: int | None = None) -> int:
         """A whole number; floats that are whole numbers (1e3) are accepted."""
         value = self.take(key, default)
         if isinstance(value, float) and value.is_integer():
@@ -85,6 +134,13 @@ class Section:
             raise ConfigError(f"{self._at(key)} is {value!r}: must be a list of whole numbers")
         return tuple(value)
 
+    def string(self, key: str) -> str:
+        """A text."""
+        value = self.take(key)
+        if not isinstance(value, str):
+            raise ConfigError(f"{self._at(key)} is {value!r}: must be a text")
+        return value
+
     def optional_string(self, key: str) -> str | None:
         """A text, or None where it is absent or null."""
         value = self.take(key, None)
@@ -92,9 +148,11 @@ class Section:
             raise ConfigError(f"{self._at(key)} is {value!r}: must be a text or null")
         return value or None
 
-    def choice(self, key: str, choices: tuple[T, ...]) -> T:
-        """One of the listed words."""
-        value = self.take(key)
+    def choice(self, key: str, choices: tuple[T, ...], default: Any = MISSING) -> T:
+        """One of the listed words; null is the default, where there is one."""
+        value = self.take(key, default)
+        if default is not MISSING and value in (None, default):
+            return default
         for allowed in choices:
             if value == allowed:
                 return allowed
@@ -103,10 +161,6 @@ class Section:
         raise ConfigError(
             f"{self._at(key)} is {value!r}: must be one of {', '.join(choices)}{hint}"
         )
-
-    def optional_choice(self, key: str, choices: tuple[T, ...]) -> T | None:
-        """One of the listed words, or None where it is absent or null."""
-        return None if self.take(key, None) is None else self.choice(key, choices)
 
     def warn(self, *texts: str) -> None:
         """Log what is done otherwise than it is written here."""
@@ -122,8 +176,35 @@ class Section:
                 hint = f"; the nearest known key is {near[0]!r}" if near else ""
                 raise ConfigError(f"{self._at(key)} is not a known key{hint}")
 
+    def _value(self, name: str, hint: Any, default: Any) -> Any:
+        """The value of a field."""
+        rules = getattr(hint, "__metadata__", ())
+        kind = get_args(hint)[0] if rules else hint
+        key = next((rule.key for rule in rules if isinstance(rule, Written)), name)
+        least = next((rule.number for rule in rules if isinstance(rule, AtLeast)), None)
+        readers: dict[Any, Callable[[], Any]] = {
+            Section: lambda: self.section(key),
+            bool: lambda: self.boolean(key, default),
+            int: lambda: self.integer(key, default, at_least=least),
+            float: lambda: self.number(key, default, at_least=least or 0),
+            str: lambda: self.string(key),
+            int | None: lambda: self.optional_int(key),
+            str | None: lambda: self.optional_string(key),
+            Any: lambda: self.take(key, default),
+        }
+        if kind in readers:
+            return readers[kind]()
+        if get_origin(kind) is tuple:
+            return self.integers(key) if default is MISSING or key in self else default
+        if get_origin(kind) is not Literal:
+            kind, default = get_args(kind)[0], None
+        return self.choice(key, get_args(kind), default)
+
+    def _written(self, key: str) -> str:
+        return self._names.get(key, key)
+
     def _at(self, key: str) -> str:
-        return f"{self.path}.{key}" if self.path else key
+        return f"{self.path}.{self._written(key)}" if self.path else self._written(key)
 
     def _nearest_unknown(self, key: str) -> str:
         unknown = [name for name in self._content if name not in self._known]

@@ -1,12 +1,18 @@
 """What a configuration will do at each step, known before a single step is run.
 
-Difficulties, pools, shapes and counts come from the functions that training itself uses, so a plan
-and the log of the run say the same. Every position is taken to have a label in the loss, and samples
-to be as long as the sequence; what depends on the samples' content (padding) cannot be planned.
+A run is walked over once, from change to change: where no schedule moves, the steps are one stretch,
+so a run of a billion steps is a few hundred of them. Difficulties, pools, shapes and counts come from
+the functions that training itself uses, so a plan and the log of the run say the same. Every position
+is taken to have a label in the loss, and samples to be as long as the sequence; what depends on the
+samples' content (padding) cannot be planned.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -19,57 +25,104 @@ from data_efficiency.accounting import (
     layer_tokens,
     training_flops,
 )
-from data_efficiency.config import Config, MetricConfig, load_config
+from data_efficiency.config import Config, DataEfficiencyConfig, load_config
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.json_section import ConfigError
 from data_efficiency.routing.router import Router
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.sampling.sequence_length import shape_after
+from data_efficiency.schedule import growth
 
 Int64Array = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """Steps that are alike."""
+
+    first_step: int
+    """Counted from 1."""
+    num_steps: int
+    shape: StepShape
+    """What one step gives the model."""
+    counts: Counters
+    """What one step adds to the counters."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """The steps of a run; entry s - 1 of each array is step s, counted from 1."""
+    """The steps of a run, counted from 1."""
 
     config: Config
     model: ModelShape
     num_samples: int
     """Of the dataset."""
-    whole: StepShape
+    full_batch: StepShape
     """A global batch as it is read."""
-    difficulties: Mapping[str, Int64Array]
-    """Metric name -> int64 [num_steps]: what its schedule accepts."""
-    pool_sizes: Int64Array
-    """int64 [num_steps]: samples that a step can draw."""
-    sequence_lengths: Int64Array
-    """int64 [num_steps]: positions of a row given to the model."""
-    kept_lengths: Int64Array
-    """int64 [num_steps]: positions of a row that a dropping layer sees."""
-    kinds: Int64Array
-    """int64 [num_steps]: which of `counts` a step adds."""
-    counts: tuple[Counters, ...]
-    """What one step of each kind adds to the counters."""
+    stretches: tuple[Stretch, ...]
+    """The steps one after the other, by their shapes."""
+    pools: tuple[Int64Array, Int64Array]
+    """int64 [changes] each: the steps at which the pool changes, from 1 on, and its sizes from there."""
 
     @property
     def num_steps(self) -> int:
         """Planned steps."""
-        return len(self.kinds)
+        return self.stretches[-1].first_step + self.stretches[-1].num_steps - 1
 
-    def column(self, counter: str) -> NDArray[Any]:
-        """What each step adds to a field of `Counters`: Python integers, [num_steps]."""
-        return np.array([getattr(one, counter) for one in self.counts], object)[self.kinds]
+    def stretch_at(self, step: int) -> Stretch:
+        """The stretch that a step belongs to."""
+        return self.stretches[self._number_at(step)]
+
+    def pool_size(self, step: int) -> int:
+        """Samples that a step can draw."""
+        steps, sizes = self.pools
+        return int(sizes[np.searchsorted(steps, step, side="right") - 1])
+
+    def difficulties(self, step: int) -> dict[str, int]:
+        """What each metric's schedule accepts at a step."""
+        schedules = self.config.data_efficiency.schedules
+        return {name: schedule.difficulty(step) for name, schedule in schedules.items()}
 
     def counters(self, step: int) -> Counters:
-        """Totals up to the end of `step`, exact."""
-        repeats = np.bincount(self.kinds[:step], minlength=len(self.counts)).tolist()
-        return _total(self.counts, repeats)
+        """Totals up to the end of `step` >= 0, exact."""
+        number = max(0, self._number_at(step))
+        stretch = self.stretches[number]
+        done = step - stretch.first_step + 1
+        return self._totals_before[number].plus(_times(stretch.counts, done))
+
+    def step_that_fills(self, counter: str, amount: float) -> int:
+        """The first step whose totals of a field of `Counters` are `amount` or more.
+
+        Where the run does not come so far, the step after its last.
+        """
+        number = bisect_left(self._totals_before, amount, key=lambda total: getattr(total, counter))
+        if number > len(self.stretches):
+            return self.num_steps + 1
+        if number == 0:
+            return 1
+        stretch = self.stretches[number - 1]
+        missing = amount - getattr(self._totals_before[number - 1], counter)
+        return stretch.first_step - 1 + math.ceil(missing / getattr(stretch.counts, counter))
+
+    @property
+    def last_change(self) -> int:
+        """The last step at which pool or shape differ from those of the step before; 1 if none."""
+        steps, sizes = self.pools
+        grows = np.flatnonzero(np.diff(sizes))
+        return max(self.stretches[-1].first_step, int(steps[grows[-1] + 1]) if len(grows) else 1)
 
     @property
     def baseline(self) -> Counters:
-        """Totals of as many steps on whole samples, without dropping."""
-        return _total([count_step(self.whole, self.whole, self.model)], [self.num_steps])
+        """Totals of as many steps on full samples, without dropping."""
+        return _times(count_step(self.full_batch, self.full_batch, self.model), self.num_steps)
+
+    def _number_at(self, step: int) -> int:
+        return bisect_right(self.stretches, step, key=lambda stretch: stretch.first_step) - 1
+
+    @cached_property
+    def _totals_before(self) -> list[Counters]:
+        added = (_times(stretch.counts, stretch.num_steps) for stretch in self.stretches)
+        return [*accumulate(added, Counters.plus, initial=Counters())]
 
 
 def plan_run(
@@ -96,128 +149,171 @@ def plan_run(
         ConfigError: for a configuration that is not understood or does not fit the model.
         ValueError: if the pools do not follow from what is given.
     """
-    config = load_config(config)
-    dropping = config.data_efficiency.random_ltd
-    if dropping is not None and dropping.total_layer_num != model.num_layers:
-        raise ConfigError(
-            f"random_ltd.total_layer_num is {dropping.total_layer_num}, but the model has "
-            f"{model.num_layers} layers"
-        )
-    router = None if dropping is None else Router(dropping)
-    micro_batch_size, accumulation = config.batch_sizes(data_parallel_size)
-    num_micro_batches = accumulation * data_parallel_size
-    steps = range(1, num_steps + 1)
-    difficulties = {
-        metric.name: np.array([metric.schedule.difficulty(step) for step in steps], np.int64)
-        for metric in config.data_efficiency.metrics
-    }
-    shapes = np.empty((num_steps, 3), np.int64)
-    for place, step in enumerate(steps):
-        accepted = {name: int(column[place]) for name, column in difficulties.items()}
-        metrics = config.data_efficiency.metrics
-        rows, length = shape_after(metrics, accepted, micro_batch_size, sequence_length)
-        shapes[place] = rows * num_micro_batches, length, kept_at(router, step, length)
-    num_samples, pool_sizes = _pools(config, num_samples, difficulties, num_steps)
-    distinct, kinds = np.unique(shapes, axis=0, return_inverse=True)
-    num_dropping = 0 if dropping is None else dropping.random_ltd_layer_num
-    whole = StepShape(
-        num_rows=micro_batch_size * num_micro_batches, sequence_length=sequence_length
-    )
+    walk = _Walk(load_config(config), model, sequence_length, data_parallel_size)
+    stretches: list[Stretch] = []
+    for stretch in walk.stretches(num_steps):
+        if stretches and stretches[-1].shape == stretch.shape:
+            before = stretches.pop()
+            stretch = replace(before, num_steps=before.num_steps + stretch.num_steps)
+        stretches.append(stretch)
+    num_samples, pools = _pools(walk.config.data_efficiency, num_samples, num_steps)
     return RunPlan(
-        config=config,
+        config=walk.config,
         model=model,
         num_samples=num_samples,
-        whole=whole,
-        difficulties=difficulties,
-        pool_sizes=pool_sizes,
-        sequence_lengths=shapes[:, 1],
-        kept_lengths=shapes[:, 2],
-        kinds=kinds.reshape(-1),
-        counts=tuple(
-            count_step(
-                StepShape(
-                    num_rows=rows,
-                    sequence_length=length,
-                    num_dropping_layers=num_dropping,
-                    kept_length=kept,
-                ),
-                whole,
-                model,
-            )
-            for rows, length, kept in distinct.tolist()
-        ),
+        full_batch=walk.full_batch,
+        stretches=tuple(stretches),
+        pools=pools,
     )
 
 
-def kept_at(router: Router | None, step: int, length: int) -> int:
-    """Positions of a row of `length` that a dropping layer sees at `step`, counted from 1.
+def planned_totals(
+    config: Any,
+    *,
+    model: ModelShape,
+    sequence_length: int,
+    num_steps: int | None = None,
+    effective_tokens: int | None = None,
+    data_parallel_size: int = 1,
+) -> Counters:
+    """Totals of a run that ends after `num_steps`, or at the step that fills `effective_tokens`.
 
-    Token dropping goes by the steps finished, the curriculum by the step at hand.
+    Args:
+        config: the JSON file's path, its content, or the parsed configuration.
+        model: what the number of operations depends on.
+        sequence_length: positions of a sample.
+        num_steps: steps of the run; this or `effective_tokens`.
+        effective_tokens: budget of layer tokens divided by layers.
+        data_parallel_size: ranks that share a global batch.
+
+    Raises:
+        ConfigError: for a configuration that is not understood or does not fit the model.
+        ValueError: unless exactly one of the two ends is given.
     """
-    return length if router is None else min(length, router.kept_length(step - 1, length))
+    if (num_steps is None) == (effective_tokens is None):
+        raise ValueError("give num_steps or effective_tokens, one of them")
+    walk = _Walk(load_config(config), model, sequence_length, data_parallel_size)
+    total = Counters()
+    for stretch in walk.stretches(num_steps):
+        steps = stretch.num_steps
+        if effective_tokens is not None:
+            missing = max(0, effective_tokens * model.num_layers - total.layer_tokens)
+            steps = min(steps, -(-missing // stretch.counts.layer_tokens))
+        total = total.plus(_times(stretch.counts, steps))
+        if steps < stretch.num_steps:
+            break
+    return total
 
 
-def count_step(shape: StepShape, whole: StepShape, model: ModelShape) -> Counters:
-    """What a step of one shape adds, `whole` being the shape of its samples as they are read."""
+class _Walk:
+    """A run's steps from change to change."""
+
+    def __init__(
+        self, config: Config, model: ModelShape, sequence_length: int, data_parallel_size: int
+    ) -> None:
+        dropping = config.data_efficiency.random_ltd
+        if dropping is not None and dropping.total_layer_num != model.num_layers:
+            raise ConfigError(
+                f"random_ltd.total_layer_num is {dropping.total_layer_num}, but the model has "
+                f"{model.num_layers} layers"
+            )
+        self.config, self._model, self._dropping = config, model, dropping
+        plans = config.data_efficiency.length_plans
+        self._plans = [plan for plan in plans if plan.follows_schedule]
+        self._router = None if dropping is None else Router(dropping)
+        self._micro_batch_size, accumulation = config.batch_sizes(data_parallel_size)
+        self._num_micro_batches = accumulation * data_parallel_size
+        self.full_batch = StepShape(
+            num_rows=self._micro_batch_size * self._num_micro_batches,
+            sequence_length=sequence_length,
+        )
+
+    def stretches(self, num_steps: int | None) -> Iterator[Stretch]:
+        """Stretches up to a step; neighbours may be alike. None: the last one has no end."""
+        last = 2**62 if num_steps is None else num_steps
+        step: int | None = 1
+        while step is not None and step <= last:
+            following = self._next_change(step)
+            end = last + 1 if following is None else min(following, last + 1)
+            shape = self._shape_at(step)
+            yield Stretch(
+                first_step=step,
+                num_steps=end - step,
+                shape=shape,
+                counts=count_step(shape, self.full_batch, self._model),
+            )
+            step = following
+
+    def _shape_at(self, step: int) -> StepShape:
+        accepted = {plan.name: plan.schedule.difficulty(step) for plan in self._plans}
+        rows, length = shape_after(
+            self._plans, accepted, self._micro_batch_size, self.full_batch.sequence_length
+        )
+        # Token dropping goes by the steps finished, the curriculum by the step at hand.
+        kept = None if self._router is None else self._router.kept_length(step - 1, length)
+        return StepShape(
+            num_rows=rows * self._num_micro_batches,
+            sequence_length=length,
+            num_dropping_layers=0
+            if self._dropping is None
+            else self._dropping.random_ltd_layer_num,
+            kept_length=length if kept is None else min(length, kept),
+        )
+
+    def _next_change(self, step: int) -> int | None:
+        """The first step after `step` whose shape can be another one."""
+        changes = [plan.schedule.next_change(step) for plan in self._plans]
+        if self._dropping is not None:
+            finished = self._dropping.schedule.next_change(step - 1)
+            changes.append(None if finished is None else finished + 1)
+        return min((change for change in changes if change is not None), default=None)
+
+
+def count_step(shape: StepShape, full_batch: StepShape, model: ModelShape) -> Counters:
+    """What a step of one shape adds, `full_batch` being the shape of its samples as they are read."""
     corpus_tokens = shape.num_rows * shape.sequence_length
     return Counters(
         steps=1,
-        consumed_samples=whole.num_rows,
+        consumed_samples=full_batch.num_rows,
         corpus_tokens=corpus_tokens,
         # However rows are cut, no label of a sample is in the loss twice.
-        loss_tokens=min(corpus_tokens, whole.num_rows * whole.sequence_length),
+        loss_tokens=min(corpus_tokens, full_batch.num_rows * full_batch.sequence_length),
         layer_tokens=layer_tokens(shape, model.num_layers),
         flops=training_flops(shape, model),
     )
 
 
-def _total(counts: Sequence[Counters], repeats: Sequence[int]) -> Counters:
-    """The sum of some counters, each taken so many times."""
-    return Counters(
-        **{
-            field.name: sum(
-                getattr(one, field.name) * times for one, times in zip(counts, repeats, strict=True)
-            )
-            for field in fields(Counters)
-        }
-    )
+def _times(counters: Counters, number: int) -> Counters:
+    return Counters(**{f.name: getattr(counters, f.name) * number for f in fields(counters)})
 
 
 def _pools(
-    config: Config, num_samples: int | None, difficulties: Mapping[str, Int64Array], num_steps: int
-) -> tuple[int, Int64Array]:
-    """Samples of the dataset, and those that each step can draw."""
-    settings = config.data_efficiency
-    selecting = [metric for metric in settings.metrics if metric.selects_samples]
-    if num_samples is not None and not selecting:
-        return num_samples, np.full(num_steps, num_samples, np.int64)
-    if num_samples is not None:
-        return num_samples, _pool_by_arithmetic(selecting, num_samples, difficulties)
-    if not selecting:
-        raise ValueError(
-            "no metric selects samples, so no index tells how many there are: give num_samples"
-        )
-    assert selecting[0].index_path is not None
-    dataset = _IndexedSamples(DifficultyIndex.open(selecting[0].index_path))
-    sampler = CurriculumSampler(dataset, settings, micro_batch_size=1)
-    sizes = [sampler.pool_size(step) for step in range(1, num_steps + 1)]
-    return len(dataset), np.array(sizes, np.int64)
-
-
-def _pool_by_arithmetic(
-    selecting: Sequence[MetricConfig], num_samples: int, difficulties: Mapping[str, Int64Array]
-) -> Int64Array:
-    """Samples that each step can draw, where that follows from their number alone."""
-    metric = selecting[0]
-    if len(selecting) > 1 or metric.difficulty_type == "value":
-        names = ", ".join(metric.name for metric in selecting)
+    settings: DataEfficiencyConfig, num_samples: int | None, num_steps: int
+) -> tuple[int, tuple[Int64Array, Int64Array]]:
+    """Samples of the dataset; the steps at which the pool changes, and its sizes."""
+    selections = settings.selections
+    if num_samples is None:
+        if not selections:
+            raise ValueError(
+                "no metric selects samples, so no index tells how many there are: give num_samples"
+            )
+        dataset = _IndexedSamples(DifficultyIndex.open(selections[0].index_path))
+        sampler = CurriculumSampler(dataset, settings, micro_batch_size=1)
+        return len(dataset), sampler.pool_growth(num_steps)
+    if not selections:
+        return num_samples, (np.ones(1, np.int64), np.array([num_samples], np.int64))
+    selection = selections[0]
+    if len(selections) > 1 or selection.difficulty_type == "value":
+        names = ", ".join(selection.name for selection in selections)
         raise ValueError(
             f"which samples {names} select is known from their indexes: leave num_samples out to "
             "read them (a single metric by percentile is known without)"
         )
-    highest = np.maximum.accumulate(difficulties[metric.name])
-    per_part = num_samples // metric.max_difficulty
-    return np.where(highest >= metric.max_difficulty, num_samples, per_part * highest)
+    rises = np.array([*growth(selection.schedule, 0, None, num_steps)], np.int64)  # [rises, 2]
+    steps, highest = rises.T
+    per_part = num_samples // selection.max_difficulty
+    sizes = np.where(highest >= selection.max_difficulty, num_samples, per_part * highest)
+    return num_samples, (steps, sizes)
 
 
 class _IndexedSamples:

@@ -170,7 +170,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
 
         step = run.counters.steps
         if step % config.logging.log_interval == 0:
-            record = _step_record(run, result) | _progress(
+            record = step_record(run, result) | _progress(
                 run, last, seconds=time.monotonic() - last_time
             )
             last, last_time = run.counters, time.monotonic()
@@ -213,7 +213,7 @@ def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.opti
     )
 
 
-def _step_record(run: Run, result: StepResult) -> dict[str, Any]:
+def step_record(run: Run, result: StepResult) -> dict[str, Any]:
     """What the log says of one step."""
     plan = run.loader.plan
     assert plan is not None

@@ -43,15 +43,17 @@ def named_records(runs: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any
         FileNotFoundError: if there is nothing at a path.
     """
     for text in runs:
-        name, equals, place = text.partition("=")
-        if not (name and equals and place):
+        name, equals, file_or_folder = text.partition("=")
+        if not (name and equals and file_or_folder):
             raise ValueError(f"--run is {text!r}: write NAME=PATH")
-        path = Path(place)
+        path = Path(file_or_folder)
         files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
         if not files or not files[0].is_file():
-            raise FileNotFoundError(f"--run {name}: no result of tools/evaluate_gpt.py in {place}")
+            raise FileNotFoundError(
+                f"--run {name}: no result of tools/evaluate_gpt.py in {file_or_folder}"
+            )
         for file in files:
-            yield name, place, read_record(file)
+            yield name, file_or_folder, read_record(file)
 
 
 def show_table(arguments: argparse.Namespace) -> None:

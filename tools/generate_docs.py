@@ -1,4 +1,4 @@
-"""Writes docs/config.md from the settings' dataclasses and the JSON file's key table.
+"""Writes docs/config.md from the dataclasses of the settings and of the JSON file's keys.
 
 With --check nothing is written: the exit code says whether the page is current.
 """
@@ -8,11 +8,13 @@ import dataclasses
 import inspect
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from data_efficiency.json_keys import JSON_KEYS
+from data_efficiency.config import curriculum, data_efficiency, file, random_ltd
+from data_efficiency.json_section import GIVEN, Section, Written
+from data_efficiency.schedule import DiscreteSchedule, RootSchedule
 from megatron.arguments import field_docs, flag_name
 from megatron.config import CONFIG_GROUPS
 
@@ -21,8 +23,8 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
 INTRODUCTION = """\
 # Configuration reference
 
-Made by `tools/generate_docs.py` from `megatron/config.py` and `data_efficiency/json_keys.py`: change
-those, then run `make docs`. A run is described by the flags of `pretrain_gpt.py` or
+Made by `tools/generate_docs.py` from the fields of `megatron/config.py` and `data_efficiency/config/`:
+change those, then run `make docs`. A run is described by the flags of `pretrain_gpt.py` or
 `pretrain_bert.py` and, for everything about data efficiency, by one JSON file in DeepSpeed's form (`--deepspeed_config FILE`).
 """
 
@@ -34,13 +36,59 @@ Unknown keys in these sections are errors that name the nearest key. `METRIC` st
 `data_efficiency.data_routing.random_ltd`.
 """
 
+_SCHEDULE = "METRIC.schedule_config"
+_KEPT_LENGTH = "RANDOM_LTD.random_ltd_schedule"
+JSON_OBJECTS: Sequence[tuple[str, type, Mapping[str, str]]] = (
+    ("", file.Config, {}),
+    ("data_efficiency", data_efficiency.DataEfficiencyKeys, {}),
+    ("data_efficiency.data_sampling", data_efficiency.DataSamplingKeys, {}),
+    ("data_efficiency.data_sampling.curriculum_learning", curriculum.CurriculumKeys, {}),
+    ("METRIC", curriculum.MetricKeys, {}),
+    (_SCHEDULE, RootSchedule, {}),
+    (_SCHEDULE, DiscreteSchedule, {}),
+    ("curriculum_learning", curriculum.LegacyCurriculumKeys, {}),
+    ("data_efficiency.data_routing", data_efficiency.DataRoutingKeys, {}),
+    ("RANDOM_LTD", random_ltd.RandomLTDKeys, {}),
+    ("RANDOM_LTD", random_ltd.RandomLTDConfig, {}),
+    (_KEPT_LENGTH, random_ltd.KeptLengthKeys, {}),
+    (f"{_KEPT_LENGTH}.schedule_config", RootSchedule, random_ltd.KEPT_LENGTH_NAMES),
+    ("RANDOM_LTD.layer_token_lr_schedule", random_ltd.LayerTokenLRKeys, {}),
+)
+"""Where an object stands in the file, the dataclass of its keys, and those that it writes otherwise."""
 
-def render_page(groups: Sequence[type], json_keys: dict[str, str]) -> str:
+
+def render_page(groups: Sequence[type]) -> str:
     """The whole page as Markdown."""
+    rows = [row for where, keys, names in JSON_OBJECTS for row in json_rows(where, keys, names)]
+    table = render_table(("key", "values", "default", "meaning"), rows)
     parts = [INTRODUCTION, *(render_group(group) for group in groups), JSON_INTRODUCTION]
-    rows = [(f"`{key}`", meaning) for key, meaning in json_keys.items()]
-    parts[-1] += "\n" + render_table(("key", "meaning"), rows)
-    return "\n".join(parts)
+    return "\n".join(parts) + "\n" + table
+
+
+def json_rows(where: str, keys: type, names: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+    """A row for each field that is a key; with `names`, for those alone.
+
+    Raises:
+        ValueError: A field has no docstring below it.
+    """
+    hints, docs = get_type_hints(keys, include_extras=True), {}
+    for base in reversed(keys.__mro__):
+        docs |= field_docs(base) if dataclasses.is_dataclass(base) else {}
+    for field in dataclasses.fields(keys):
+        rules = getattr(hints[field.name], "__metadata__", ())
+        if GIVEN in rules or (names and field.name not in names):
+            continue
+        if field.name not in docs:
+            raise ValueError(f"{keys.__name__}.{field.name} has no docstring below it: write one")
+        written = next((rule.key for rule in rules if isinstance(rule, Written)), field.name)
+        key = names.get(field.name, written)
+        kind = describe_type(get_args(hints[field.name])[0] if rules else hints[field.name])
+        default = describe_default(field.default)
+        if kind == "switch":
+            kind, default = "`true`, `false`", "`true`" if field.default else "`false`"
+        elif kind == "object":
+            default = ""
+        yield f"`{where}.{key}`" if where else f"`{key}`", kind, default, docs[field.name]
 
 
 def render_group(group: type) -> str:
@@ -66,16 +114,25 @@ def render_group(group: type) -> str:
 
 
 def describe_type(hint: Any) -> str:
-    """What one may write after a flag."""
-    if isinstance(hint, types.UnionType):
+    """What one may write after a flag, or as the value of a key."""
+    if get_origin(hint) in (Union, types.UnionType):
         return describe_type(next(part for part in get_args(hint) if part is not type(None)))
     if get_origin(hint) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(hint))
     if get_origin(hint) is tuple:
         [part, *_] = get_args(hint)
+        if part is int:
+            return "list of whole numbers"
         is_choice = get_origin(part) is Literal
         return f"one or more of {describe_type(part)}" if is_choice else "one or more texts"
-    return {bool: "switch", int: "whole number", float: "number", str: "text"}[hint]
+    return {
+        bool: "switch",
+        int: "whole number",
+        float: "number",
+        str: "text",
+        Section: "object",
+        Any: "any",
+    }[hint]
 
 
 def describe_default(default: object) -> str:
@@ -102,7 +159,7 @@ def main(argv: Sequence[str] | None = None, page: Path = PAGE) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     check = parser.parse_args(argv).check
-    text = render_page(CONFIG_GROUPS, JSON_KEYS)
+    text = render_page(CONFIG_GROUPS)
     if not check:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(text, encoding="utf-8")

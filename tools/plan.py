@@ -70,16 +70,17 @@ def config_with_flags(arguments: argparse.Namespace) -> Config:
     }
     given = {key: value for key, value in flags.items() if value is not None}
     config = load_config(fill_from_flags(read_json(arguments.config), given))
-    metrics = {metric.name: metric for metric in config.data_efficiency.metrics}
+    section = config.data_efficiency
+    selections = {selection.name: selection for selection in section.selections}
     for pair in arguments.index:
         name, _, folder = pair.partition("=")
-        if name not in metrics or not folder:
+        if name not in selections or not folder:
             raise ValueError(
-                f"--index is {pair!r}: must be METRIC=FOLDER with one of the metrics "
-                f"{', '.join(metrics) or '(there are none)'}"
+                f"--index is {pair!r}: must be METRIC=FOLDER with one of the metrics that select "
+                f"samples: {', '.join(selections) or '(there are none)'}"
             )
-        metrics[name] = dataclasses.replace(metrics[name], index_path=folder)
-    section = dataclasses.replace(config.data_efficiency, metrics=tuple(metrics.values()))
+        selections[name] = dataclasses.replace(selections[name], index_path=folder)
+    section = dataclasses.replace(section, selections=tuple(selections.values()))
     return dataclasses.replace(config, data_efficiency=section)
 
 

@@ -214,7 +214,7 @@ class MapReduce:
         metric, folder = self.metrics[name], self.folders[name]
         shards = (folder.read(shard) for shard in range(folder.num_shards))
         target = self.save_path / name
-        place: dict[str, Any] = {
+        common: dict[str, Any] = {
             "metric": name,
             "dataset_identity": self.identity,
             "overwrite": target.exists(),
@@ -224,13 +224,13 @@ class MapReduce:
                 total = SumCollector(metric)
                 for array in shards:
                     total.add_array(array)
-                return AccumulatedValue.write(target, total.result(), **place)
+                return AccumulatedValue.write(target, total.result(), **common)
             values = np.concatenate(list(shards))
             if sample_order is not None:
                 in_reading_order, values = values, np.empty_like(values)
                 values[sample_order] = in_reading_order
             return DifficultyIndex.write(
-                target, values, max_distinct_values=self.max_distinct_values, **place
+                target, values, max_distinct_values=self.max_distinct_values, **common
             )
         except FileExistsError:
             raise

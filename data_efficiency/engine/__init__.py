@@ -31,9 +31,7 @@ def initialize(  # noqa: PLR0913 - the published signature
     engine: Literal["torch", "deepspeed"] | None = None,
     model_shape: ModelShape | None = None,
 ) -> tuple[Any, Any, Any, Any]:
-    """The engine, its optimizer, its training data loader and its learning-rate scheduler.
-
-    Takes what `deepspeed.initialize` takes and understands the same JSON file.
+    """Engine, optimizer, training data loader and learning-rate scheduler, as DeepSpeed's `initialize`.
 
     Args:
         args: an object whose attribute `deepspeed_config` names the JSON file, if `config` does not.
@@ -43,9 +41,9 @@ def initialize(  # noqa: PLR0913 - the published signature
         model_parameters: what to optimize; all parameters that require a gradient if None.
         training_data: map-style dataset; the third result reads it. None: no loader is made.
         lr_scheduler: object with `step()`, or a function that makes one of the optimizer.
-        distributed_port: not used: launchers set MASTER_PORT.
-        mpu: refused: tensor and pipeline parallelism are not supported.
-        dist_init_required: not used: a process group that exists is taken, a missing one made.
+        distributed_port: not used: launchers set it.
+        mpu: refused, as only data parallelism is supported.
+        dist_init_required: not used: an existing process group is taken, a missing one made.
         collate_fn: items of the dataset -> batch; PyTorch's default if None.
         config: path of the JSON file, or its content.
         mesh_param: refused, as `mpu`.
@@ -63,11 +61,7 @@ def initialize(  # noqa: PLR0913 - the published signature
         raise ValueError("model is None: initialize needs the module to train")
     if mpu is not None or mesh_param is not None:
         raise ValueError("mpu and mesh_param are refused: only data parallelism is supported")
-    source = config if config is not None else config_params
-    if source is None:
-        source = getattr(args, "deepspeed_config", None)
-    if source is None:
-        raise ConfigError("no configuration: give config= or args.deepspeed_config")
+    source = _first_given(config, config_params, getattr(args, "deepspeed_config", None))
     if engine is None:
         engine = "deepspeed" if getattr(args, "deepspeed", False) else "torch"
     if engine not in ("torch", "deepspeed"):
@@ -84,6 +78,14 @@ def initialize(  # noqa: PLR0913 - the published signature
     )
     made.model_shape = model_shape
     return made, made.optimizer, made.training_dataloader, made.lr_scheduler
+
+
+def _first_given(*sources: Any) -> Any:
+    """The first configuration that is not None."""
+    for source in sources:
+        if source is not None:
+            return source
+    raise ConfigError("no configuration: give config= or args.deepspeed_config")
 
 
 def _maker(engine: str) -> Callable[..., Any]:

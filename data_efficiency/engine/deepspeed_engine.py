@@ -36,6 +36,7 @@ class DeepSpeedEngine(EngineBase, deepspeed.DeepSpeedEngine):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's result; in training, token dropping is told where this micro-batch stands."""
+        args, kwargs = self._moved(args, kwargs)
         training = self.module.training
         if training:
             self._place_forward()

@@ -105,7 +105,7 @@ class Stepping:
 
     def curriculum_learning_enabled(self) -> bool:
         """Whether the JSON switches curriculum sampling on."""
-        return bool(self.data_efficiency_config.metrics)
+        return bool(self.data_efficiency_config.schedules)
 
     def follow_learning_rate(self, rate: LearningRate) -> None:
         """Set each step's rate by a function of the counters of finished steps from now on.
@@ -164,14 +164,10 @@ class Stepping:
         self._set_rates()
         rate = float(self.optimizer.param_groups[0]["lr"])
         try:
+            # float32 [losses], of this process.
             sums = torch.zeros(len(names), device=self.ranks.device)
             for number, (batch, own) in enumerate(zip(micro_batches, own_terms, strict=True)):
-                self._seed_dropout(number)
-                losses = self._forward(batch, loss_sums, shape, own)
-                self.backward(self._share(losses, terms), scale_wrt_gas=False)
-                sums += torch.stack([loss.detach() for loss in losses])
-                if number < self._accumulation - 1:
-                    self.step()
+                sums += self._micro_batch(number, batch, own, terms, loss_sums, shape)
             totals = self._reduce(sums.tolist(), terms[0], agree)
             means = dict(zip(names, mean_losses(totals.loss_sums, terms), strict=True))
             self._refuse_non_finite(means, None)
@@ -209,6 +205,23 @@ class Stepping:
             )
         counts = [named(num_terms(batch)) for batch in micro_batches]
         return [{name: int(count) for name, count in own.items()} for own in counts]
+
+    def _micro_batch(
+        self,
+        number: int,
+        batch: Any,
+        own_terms: Mapping[str, int],
+        terms: Sequence[int],
+        loss_sums: Callable[[Any], torch.Tensor | Named],
+        shape: Callable[[Any], tuple[int, int]] | None,
+    ) -> torch.Tensor:
+        """A micro-batch's summed losses, [losses], its gradients added to those of the step."""
+        self._seed_dropout(number)
+        losses = self._forward(batch, loss_sums, shape, own_terms)
+        self.backward(self._share(losses, terms), scale_wrt_gas=False)
+        if number < self._accumulation - 1:
+            self.step()
+        return torch.stack([loss.detach() for loss in losses])
 
     def _forward(
         self,
@@ -312,6 +325,15 @@ class Stepping:
         number = self.ranks.data_parallel_rank * self._accumulation + micro_batch
         source = [self.data_efficiency_config.seed, self.counters.steps, number]
         torch.manual_seed(int(np.random.SeedSequence(source).generate_state(1, np.uint64)[0]))
+
+    def _moved(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """A forward's arguments on the engine's device, as DistributedDataParallel moves them."""
+        if self.ranks.device.type == "cpu":
+            return args, kwargs
+        moved: tuple[tuple[Any, ...], dict[str, Any]] = map_tensors((args, kwargs), self._to_device)
+        return moved
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.ranks.device, non_blocking=True)

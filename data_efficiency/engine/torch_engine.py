@@ -61,6 +61,7 @@ class TorchEngine(EngineBase):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's result; in training, token dropping is told where this micro-batch stands."""
+        args, kwargs = self._moved(args, kwargs)
         module = self.module
         training = module.training
         with contextlib.ExitStack() as stack:

@@ -9,7 +9,7 @@ from torch import nn
 from data_efficiency.routing.draw_memory import KeptDraw
 from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
 from data_efficiency.routing.router import Router
-from data_efficiency.routing.token_ops import gather_tokens, scatter_tokens
+from data_efficiency.routing.token_ops import put_back, take_kept
 
 
 class LayerForward:
@@ -99,7 +99,7 @@ class LayerForward:
         hidden_states, interface = args[0], self.interface
         axis = interface.sequence_axis
         length = hidden_states.shape[axis]
-        kept = gather_tokens(hidden_states, positions, axis, interface.batch_axis)
+        passing, kept = take_kept(hidden_states, positions, axis)
         names = (*self.names, *(f"number {i}" for i in range(len(self.names), len(args))))
         given = [*zip(names[1:], args[1:], strict=False), *kwargs.items()]
         for name, value in given:
@@ -116,7 +116,7 @@ class LayerForward:
         }
         result = self.original(kept, *others, **keywords)
         self._check_result(result, kept)
-        merged = scatter_tokens(hidden_states, _first(result), positions, axis)
+        merged = put_back(passing, _first(result), positions, axis)
         if not isinstance(result, tuple):
             return merged
         parts = (merged, *result[1:])

@@ -4,7 +4,7 @@ from collections import Counter
 
 from torch import nn
 
-from data_efficiency.random_ltd_config import RandomLTDConfig
+from data_efficiency.config import RandomLTDConfig
 from data_efficiency.routing.layer_interface import LayerInterface
 
 _LLAMA = LayerInterface(

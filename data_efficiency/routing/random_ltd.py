@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from data_efficiency.config import Config, DataEfficiencyConfig, load_config
-from data_efficiency.random_ltd_config import RandomLTDConfig
+from data_efficiency.config import Config, DataEfficiencyConfig, RandomLTDConfig, load_config
 from data_efficiency.routing.dropping_layer import LayerForward, PassingForward
 from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
 from data_efficiency.routing.layer_presets import interface_of

@@ -8,7 +8,7 @@ import torch
 
 from data_efficiency.accounting import StepShape
 from data_efficiency.compat import PublishedRouterNames
-from data_efficiency.random_ltd_config import RandomLTDConfig
+from data_efficiency.config import RandomLTDConfig
 from data_efficiency.routing.draw_memory import DrawMemory, KeptDraw
 from data_efficiency.routing.token_ops import sample_kept_positions
 

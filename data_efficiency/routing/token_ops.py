@@ -1,7 +1,9 @@
 """Which tokens are kept, and moving them out of and back into a sequence: plain tensor operations.
 
-They run on every device, never wait for it, and autograd differentiates them as they stand.
+They run on every device and never wait for it.
 """
+
+from typing import Any
 
 import torch
 
@@ -118,21 +120,82 @@ def gather_tokens(
     return rows_first[rows, positions].movedim((0, 1), (batch_axis, axis))
 
 
-def scatter_tokens(
-    tokens: torch.Tensor, kept: torch.Tensor, positions: torch.Tensor, axis: int
-) -> torch.Tensor:
-    """`tokens` with the kept positions of each row replaced by `kept`, as a new tensor.
+def take_kept(
+    tokens: torch.Tensor, positions: torch.Tensor, axis: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens for `put_back`, and those at the kept positions as `gather_tokens` takes them.
+
+    Where the kept tokens go back, the others' gradient passes and the kept ones' comes out of the layer:
+    as one pair, the two need one new tensor in the backward pass instead of four and a sum.
 
     Args:
         tokens: [num_rows, sequence, ...] or [sequence, num_rows, ...].
-        kept: as `tokens`, but kept_length long; another floating dtype widens the result.
         positions: int64 [num_rows, kept_length], different ones in each row.
         axis: sequence axis, 0 or 1; the other one is the batch axis.
     """
-    dtype = torch.promote_types(tokens.dtype, kept.dtype)
-    flat = tokens.to(dtype).flatten(0, 1)
+    found: tuple[torch.Tensor, torch.Tensor] = _TakeKept.apply(tokens, positions, axis)
+    return found
+
+
+def put_back(
+    passing: torch.Tensor, kept: torch.Tensor, positions: torch.Tensor, axis: int
+) -> torch.Tensor:
+    """The tokens with the kept positions of each row replaced by `kept`, as a new tensor.
+
+    Args:
+        passing: the first result of `take_kept`, which alone gives the right gradient.
+        kept: as the second, but any dtype: another floating one widens the result.
+        positions: as in `take_kept`.
+        axis: as in `take_kept`.
+    """
+    merged: torch.Tensor = _PutBack.apply(passing, kept, positions, axis)
+    return merged
+
+
+class _TakeKept(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, tokens: torch.Tensor, positions: torch.Tensor, axis: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(positions)
+        ctx.axis = axis
+        return tokens.view_as(tokens), gather_tokens(tokens, positions, axis, 1 - axis)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        passing, kept = gradients
+        (positions,) = ctx.saved_tensors
+        # What `_PutBack` says of the kept places is not true of them: here it is overwritten.
+        return _replaced(passing, kept, positions, ctx.axis), None, None
+
+
+class _PutBack(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, passing: torch.Tensor, kept: torch.Tensor, positions: torch.Tensor, axis: int
+    ) -> torch.Tensor:
+        ctx.save_for_backward(positions)
+        ctx.axis = axis
+        ctx.dtypes = passing.dtype, kept.dtype
+        dtype = torch.promote_types(passing.dtype, kept.dtype)
+        return _replaced(passing.to(dtype), kept.to(dtype), positions, axis)
+
+    @staticmethod
+    def backward(
+        ctx: Any, *gradients: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        (gradient,) = gradients
+        (positions,) = ctx.saved_tensors
+        kept = gather_tokens(gradient, positions, ctx.axis, 1 - ctx.axis)
+        passing_dtype, kept_dtype = ctx.dtypes
+        return gradient.to(passing_dtype), kept.to(kept_dtype), None, None
+
+
+def _replaced(
+    tokens: torch.Tensor, kept: torch.Tensor, positions: torch.Tensor, axis: int
+) -> torch.Tensor:
     index = _flat_positions(tokens, positions, axis)
-    return flat.index_copy(0, index, kept.to(dtype).flatten(0, 1)).view(tokens.shape)
+    return tokens.flatten(0, 1).index_copy(0, index, kept.flatten(0, 1)).view(tokens.shape)
 
 
 def _flat_positions(tokens: torch.Tensor, positions: torch.Tensor, axis: int) -> torch.Tensor:

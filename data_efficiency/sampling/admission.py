@@ -8,28 +8,25 @@ the step at which the last of them accepts it.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_efficiency.config import MetricConfig
+from data_efficiency.config import Selection
 from data_efficiency.difficulty_index import DifficultyIndex
-from data_efficiency.schedule import CustomSchedule, growth
+from data_efficiency.schedule import growth
 
 Int64Array = NDArray[np.int64]
 _PIECE_SAMPLES = 2**20
+_FEWEST_RISES = 16
 
 
 class MetricPool:
     """The samples that one metric accepts: the first ones of its index's order."""
 
-    def __init__(self, metric: MetricConfig, index: DifficultyIndex) -> None:
+    def __init__(self, metric: Selection, index: DifficultyIndex) -> None:
         self.metric, self.index = metric, index
-
-    @property
-    def is_custom(self) -> bool:
-        """Whether the schedule is a function that can only be asked step by step."""
-        return isinstance(self.metric.schedule, CustomSchedule)
 
     def sizes(self, difficulties: Int64Array) -> Int64Array:
         """Samples accepted at each difficulty, int64 like `difficulties`."""
@@ -49,6 +46,39 @@ class MetricPool:
         outside = self.index.order[size]
         values, limit = self.index.values[samples], self.index.values[outside]
         return (values < limit) | ((values == limit) & (samples < outside))
+
+    def growth(
+        self, after_step: int, after_size: int | None, until_step: int | None
+    ) -> Iterator[tuple[int, int]]:
+        """The steps at which more samples are accepted, with their number.
+
+        The work goes by the samples' distinct difficulties: rises of the schedule between two of them
+        are jumped over, apart from a few.
+
+        Args:
+            after_step: only later steps are looked at.
+            after_size: samples accepted up to then; None at the beginning.
+            until_step: last step looked at; None goes on to the end of the schedule.
+        """
+        step, size, num_wanted = after_step, after_size, _FEWEST_RISES
+        while size is None or size < self.index.num_samples:
+            # Up to here, a rise accepts no sample that was not accepted before.
+            highest = None if size is None else self.difficulty_that_accepts(size) - 1
+            rises = list(
+                islice(growth(self.metric.schedule, step, highest, until_step), num_wanted)
+            )
+            if not rises:
+                return
+            sizes = self.sizes(np.array([difficulty for _, difficulty in rises], np.int64))
+            num_used = 0
+            for (step, _), found in zip(rises, sizes.tolist(), strict=True):
+                if size is None or found > size:
+                    size = found
+                    num_used += 1
+                    yield step, found
+            if len(rises) < num_wanted:
+                return
+            num_wanted = max(_FEWEST_RISES, 4 * num_used)
 
     def difficulty_that_accepts(self, place: int) -> int:
         """The smallest difficulty at which the sample at this place of the order is accepted."""
@@ -74,23 +104,17 @@ class PoolGrowth:
     def __init__(self, pools: Sequence[MetricPool]) -> None:
         self._pools = pools
         self._last_step = 0
-        self._difficulties: list[int | None] = [None] * len(pools)
         self._sizes = (0,) * len(pools)
 
     def advance(self, until_step: int | None) -> list[Rise]:
-        """The rises after the last step looked at; None goes on to the maximum of the schedules."""
+        """The rises after the last step looked at; None goes on to the end of the schedules."""
         if until_step is not None and until_step <= self._last_step:
             return []
         sizes_at: dict[int, dict[int, int]] = {}
         for number, pool in enumerate(self._pools):
-            highest = self._difficulties[number]
-            rises = list(growth(pool.metric.schedule, self._last_step, highest, until_step))
-            if not rises:
-                continue
-            sizes = pool.sizes(np.array([difficulty for _, difficulty in rises], np.int64))
-            for (step, difficulty), size in zip(rises, sizes.tolist(), strict=True):
-                sizes_at.setdefault(step, {})[number] = size
-                self._difficulties[number] = difficulty
+            size = self._sizes[number] if self._last_step else None
+            for step, grown in pool.growth(self._last_step, size, until_step):
+                sizes_at.setdefault(step, {})[number] = grown
         self._last_step = 2**62 if until_step is None else until_step
         found = []
         for step in sorted(sizes_at):
@@ -111,6 +135,7 @@ def admitted_at(pools: Sequence[MetricPool], rise: Rise) -> Iterator[NDArray[np.
     for number, pool in enumerate(pools):
         first, last = rise.before[number], rise.after[number]
         for start in range(first, last, _PIECE_SAMPLES):
+            # [at most _PIECE_SAMPLES], fewer after each other metric
             samples = np.asarray(pool.index.order[start : min(start + _PIECE_SAMPLES, last)])
             for other, other_pool in enumerate(pools):
                 if other != number and samples.size:

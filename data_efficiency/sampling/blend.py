@@ -107,6 +107,12 @@ class BlendedClusters:
         self.parts: Int64Array = np.zeros(0, np.int64)
         """int64 [clusters]: the part of each."""
 
+    @property
+    def admission_steps(self) -> Int64Array:
+        """int64 [clusters]: the step that admits each, as far as the clusters are split."""
+        num_parts = np.diff(self._num_after)  # [clusters of the whole dataset]
+        return np.repeat(self._clusters.admission_steps[: self._num_split], num_parts)
+
     def boundaries(self, step: int) -> Int64Array:
         """As `Clusters.boundaries`.
 

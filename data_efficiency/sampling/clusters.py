@@ -3,8 +3,8 @@
 Samples sorted by the step that admits them make the growing pool a prefix of the order, and the
 samples of one admission step a slice. With one selecting metric that order is the difficulty index's
 own, so nothing is copied; without any, all samples are admitted at step 1 in their own order. Several
-metrics have an order of their own: prepared once on disk, or, where a custom schedule makes the
-future unknown, in memory as the steps go by.
+metrics have an order of their own: prepared once on disk, or, where a schedule has no known end, in
+memory as the steps go by.
 
 A worked example: difficulties 1, 3, 2, 3 and a schedule that accepts 1 at step 1 and 3 at step 10:
 the order is samples 0, 2, 1, 3; cluster 0 is order[0:1], admitted at step 1; cluster 1 is order[1:4],
@@ -12,7 +12,6 @@ admitted at step 10.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ class Clusters:
     ) -> None:
         # By name, so that the order of the metrics in the configuration changes nothing.
         self._pools = sorted(pools, key=lambda pool: pool.metric.name)
-        self._is_growing = any(pool.is_custom for pool in pools)
+        self._is_growing = not all(pool.metric.schedule.ends for pool in pools)
         self._growth = PoolGrowth(self._pools)
         self._order: NDArray[Any] | None = None
         self.admission_steps: Int64Array = np.zeros(0, np.int64)
@@ -68,6 +67,9 @@ class Clusters:
 
     def boundaries(self, step: int) -> Int64Array:
         """Where the clusters admitted at `step` start in the order, and where the last one ends.
+
+        Returns:
+            int64 [clusters admitted + 1]; the last one is the pool's size.
 
         Raises:
             ValueError: if none is; the message names a difficulty that would admit a sample.
@@ -106,7 +108,7 @@ class Clusters:
         self.starts = np.append(self.starts, bounds[1:][grows])
 
     def _prepared(self, folder: Path) -> ClusterArrays:
-        """The clusters of several metrics without custom schedules, from disk if they are there."""
+        """The clusters of several metrics whose schedules end, from disk if they are there."""
         rises = self._growth.advance(None)
 
         def fill(order: NDArray[Any]) -> tuple[Int64Array, Int64Array]:
@@ -124,20 +126,11 @@ class Clusters:
 def describe_pool(pool: MetricPool) -> dict[str, Any]:
     """What the samples that a metric accepts depend on, plain JSON data."""
     metric = pool.metric
-    schedule: Any = metric.schedule
-    written = (
-        "custom"
-        if pool.is_custom
-        else {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(schedule).items()
-        }
-    )
     return {
         "name": metric.name,
         "difficulty_type": metric.difficulty_type,
         "max_difficulty": metric.max_difficulty,
-        "schedule": written,
+        "schedule": metric.schedule.identity(),
         "values": pool.index.manifest["files"]["values.npy"]["sha256"],
     }
 

@@ -58,11 +58,11 @@ def draw_places(
         num_rows: places to draw.
         choose: which cluster each row is drawn from.
     """
-    sizes = np.diff(starts)
+    sizes = np.diff(starts)  # [clusters]
     drawn_before = np.zeros(len(sizes), np.int64)
     drawn_before[: len(positions)] = positions
     generator = np.random.default_rng([seed, _DRAW, step])
-    cluster = choose(generator, starts, drawn_before, num_rows)
+    cluster = choose(generator, starts, drawn_before, num_rows)  # [rows], as all that follows
     drawn = drawn_before[cluster] + _occurrence_numbers(cluster)
     visits, place_in_pass = np.divmod(drawn, sizes[cluster])
     keys = hash_numbers(seed, cluster, visits)

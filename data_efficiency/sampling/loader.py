@@ -1,4 +1,4 @@
-"""The training data loader: reads ahead with any number of workers, and never loses its place.
+"""The training data loader: reads ahead with any number of workers, and loses no step.
 
 A queue in the main process keeps the plan of each micro-batch (step, difficulties, sampler state
 after its step) in the order in which the DataLoader returns them. So a batch always carries its own
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from data_efficiency.compat import PublishedLoaderNames
+from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.sampler import CurriculumSampler, GlobalBatch, SamplerState
 from data_efficiency.sampling.sequence_length import apply_actions
 
@@ -41,6 +42,9 @@ class CurriculumDataLoader(PublishedLoaderNames):
         collate_fn: items -> batch; PyTorch's default if None.
         num_workers: processes that read ahead; 0 reads in the main process.
         pin_memory: page-locked batches, where there is an accelerator.
+
+    Raises:
+        ConfigError: if the dataset's samples cannot be read by their numbers.
     """
 
     def __init__(
@@ -52,6 +56,12 @@ class CurriculumDataLoader(PublishedLoaderNames):
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
+        can_be_numbered = hasattr(dataset, "get_batch") or hasattr(dataset, "__getitem__")
+        if isinstance(dataset, IterableDataset) or not can_be_numbered:
+            raise ConfigError(
+                f"the training dataset ({type(dataset).__name__}) cannot be read by sample numbers: give "
+                "one with __len__ and __getitem__; read a stream into a list or a file first"
+            )
         self.sampler = sampler
         self.plan: MicroBatchPlan | None = None
         """Plan of the micro-batch returned last."""
@@ -112,7 +122,7 @@ class CurriculumDataLoader(PublishedLoaderNames):
 
     def _processed(self, batch: Any, plan: MicroBatchPlan) -> Any:
         if self._post_process is None:
-            return apply_actions(batch, self.sampler.metrics, plan.batch.difficulties)
+            return apply_actions(batch, self.sampler.config.length_plans, plan.batch.difficulties)
         state = {
             "current_difficulties": dict(plan.batch.difficulties),
             "curriculum_step": plan.batch.step,

@@ -7,25 +7,25 @@ Row layout: rank r's micro-batch m of a step holds the rows from (r * accumulati
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_efficiency.config import DataEfficiencyConfig, MetricConfig
+from data_efficiency.config import DataEfficiencyConfig, Selection
 from data_efficiency.differences import differing_fields
 from data_efficiency.difficulty_index import (
     DifficultyIndex,
     describe_dataset,
     fingerprint_of,
 )
+from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.admission import MetricPool
 from data_efficiency.sampling.blend import BlendedClusters, blend_of
 from data_efficiency.sampling.clusters import Clusters, describe_pool
 from data_efficiency.sampling.draw import choose_by_size, draw_places
-from data_efficiency.schedule import CustomSchedule
 
 Int64Array = NDArray[np.int64]
 
@@ -55,6 +55,24 @@ class SamplerState:
     """int64 [clusters admitted so far]: samples drawn from each cluster."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SamplerIdentity:
+    """What the positions of a sampler's state depend on: a state of another identity is of no use."""
+
+    seed: int
+    dataset: str
+    """Fingerprint of the dataset."""
+    metrics: Mapping[str, Mapping[str, Any]]
+    """Selecting metric -> what the samples that it accepts depend on, plain JSON data."""
+    part_weights: list[float] | None
+    """Of a blend's parts; None without a blend."""
+
+    @property
+    def index_checksums(self) -> dict[str, str]:
+        """Selecting metric -> SHA-256 of its difficulty index's values."""
+        return {name: pool["values"] for name, pool in self.metrics.items()}
+
+
 class CurriculumSampler:
     """Draws the samples of each step; also a `batch_sampler` for a plain PyTorch DataLoader.
 
@@ -72,6 +90,7 @@ class CurriculumSampler:
             it is filled up from the next pass. Batches are always whole.
 
     Raises:
+        ConfigError: if the dataset has no length.
         ValueError: if a difficulty index belongs to another dataset, the first step's pool is empty
             (custom schedules: at the first batch), or there is not one batch to draw.
     """
@@ -98,11 +117,12 @@ class CurriculumSampler:
         self.rows_per_rank = micro_batch_size * gradient_accumulation_steps
         self.first_row = data_parallel_rank * self.rows_per_rank
         self.global_batch_size = data_parallel_size * self.rows_per_rank
-        self.metrics = config.metrics
+        self.config = config
+        """With the custom schedules, once they are set."""
         self.seed = config.seed
+        num_samples = _num_samples(dataset)
         self.dataset_identity = describe_dataset(dataset)
         """What the dataset says it is, plain JSON data."""
-        num_samples = len(dataset)
         if num_samples == 0:
             raise ValueError("the dataset is empty: there is nothing to sample")
         total = num_samples * config.num_epochs
@@ -118,16 +138,15 @@ class CurriculumSampler:
         folder = config.data_cluster_path
         self._cluster_folder = None if folder is None else Path(folder)
         self._indexes = {
-            metric.name: _open_index(metric, dataset)
-            for metric in self.metrics
-            if metric.selects_samples
+            selection.name: _open_index(selection, dataset) for selection in config.selections
         }
+        self._schedules = config.schedules
         self._blend = blend_of(dataset)
         self._clusters = self._make_clusters()
         self.state = SamplerState()
         self._has_drawn = False
         self._saved_pool: tuple[int, int] | None = None
-        if not any(pool.is_custom for pool in self._pools()):
+        if not any(selection.schedule.takes_function for selection in config.selections):
             self._clusters.boundaries(1)
 
     def __len__(self) -> int:
@@ -148,11 +167,16 @@ class CurriculumSampler:
 
     def difficulties(self, step: int) -> dict[str, int]:
         """What each metric's schedule accepts at `step`, counted from 1."""
-        return {metric.name: metric.schedule.difficulty(step) for metric in self.metrics}
+        return {name: schedule.difficulty(step) for name, schedule in self._schedules.items()}
 
     def pool_size(self, step: int) -> int:
         """Samples that may be drawn at `step`, counted from 1."""
         return int(self._clusters.boundaries(step)[-1])
+
+    def pool_growth(self, until_step: int) -> tuple[Int64Array, Int64Array]:
+        """The steps up to `until_step` >= 1 at which the pool grows, and its sizes from each on."""
+        sizes = self._clusters.boundaries(until_step)[1:]
+        return self._clusters.admission_steps[: len(sizes)], sizes
 
     def next_global_batch(self) -> GlobalBatch:
         """The next step's samples; the state moves on by one step.
@@ -178,27 +202,15 @@ class CurriculumSampler:
         )
 
     def set_custom_schedules(self, functions: Mapping[str, Callable[[int], int]]) -> None:
-        """Gives the metrics whose `schedule_type` is custom their functions of the step.
+        """Give the metrics whose `schedule_type` is custom their functions of the step.
 
         Raises:
             ValueError: for an unknown metric, one with another schedule type, or after step 1.
         """
         if self._has_drawn:
             raise ValueError("custom schedules must be set before the first batch")
-        custom = {
-            metric.name for metric in self.metrics if isinstance(metric.schedule, CustomSchedule)
-        }
-        unknown = sorted(set(functions) - custom)
-        if unknown:
-            raise ValueError(
-                f"{unknown[0]!r} is no metric with schedule_type custom; those are {sorted(custom)}"
-            )
-        self.metrics = tuple(
-            replace(metric, schedule=CustomSchedule(function=functions[metric.name]))
-            if metric.name in functions
-            else metric
-            for metric in self.metrics
-        )
+        self.config = self.config.with_custom_schedules(functions)
+        self._schedules = self.config.schedules
         self._clusters = self._make_clusters()
 
     def state_dict(self, state: SamplerState | None = None) -> dict[str, Any]:
@@ -208,7 +220,7 @@ class CurriculumSampler:
             "step": state.step,
             "positions": state.positions.tolist(),
             "pool_size": self.pool_size(state.step) if state.step else 0,
-            "depends_on": self._dependencies(),
+            "depends_on": asdict(self.identity()),
         }
 
     def state_at(self, step: int) -> dict[str, Any]:
@@ -219,6 +231,19 @@ class CurriculumSampler:
         """
         return self.state_dict(SamplerState(step=step))
 
+    def identity(self) -> SamplerIdentity:
+        """What a run and the one that continues it must agree on."""
+        return SamplerIdentity(
+            seed=self.seed,
+            dataset=fingerprint_of(self.dataset_identity),
+            metrics={pool.metric.name: describe_pool(pool) for pool in self._pools()},
+            part_weights=None if self._blend is None else list(self._blend.weights),
+        )
+
+    def differences(self, saved: Mapping[str, Any]) -> list[str]:
+        """One text for each entry of the identity that a saved state does not share."""
+        return differing_fields(saved["depends_on"], asdict(self.identity()))
+
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Goes to a saved state; the ranks and the batch size may have changed.
 
@@ -226,7 +251,7 @@ class CurriculumSampler:
             ValueError: if seed, dataset or selecting metrics differ from those of the state. What a
                 custom function gave is compared at the next batch, when the function must be set.
         """
-        differences = differing_fields(saved["depends_on"], self._dependencies())
+        differences = self.differences(saved)
         if differences:
             raise ValueError(f"the saved sampler state is of another run: {'; '.join(differences)}")
         self.state = SamplerState(
@@ -235,7 +260,7 @@ class CurriculumSampler:
         self._saved_pool = (self.state.step, int(saved["pool_size"]))
 
     def _check_saved_pool(self) -> None:
-        """Nothing, if the pool is the one that a loaded state was saved with."""
+        """Raise ValueError unless the pool is the one that a loaded state was saved with."""
         if self._saved_pool is None:
             return
         (step, size), self._saved_pool = self._saved_pool, None
@@ -248,9 +273,8 @@ class CurriculumSampler:
     def _pools(self) -> list[MetricPool]:
         """One for each metric that selects samples, with its present schedule."""
         return [
-            MetricPool(metric, self._indexes[metric.name])
-            for metric in self.metrics
-            if metric.selects_samples
+            MetricPool(selection, self._indexes[selection.name])
+            for selection in self.config.selections
         ]
 
     def _make_clusters(self) -> Any:
@@ -260,19 +284,24 @@ class CurriculumSampler:
             return clusters
         return BlendedClusters(clusters, self._blend, is_in_order=not pools)
 
-    def _dependencies(self) -> dict[str, Any]:
-        """What the meaning of the positions depends on, plain JSON data."""
-        return {
-            "seed": self.seed,
-            "dataset": fingerprint_of(self.dataset_identity),
-            "metrics": {pool.metric.name: describe_pool(pool) for pool in self._pools()},
-            "part_weights": None if self._blend is None else list(self._blend.weights),
-        }
+
+def _num_samples(dataset: Any) -> int:
+    """The dataset's length.
+
+    Raises:
+        ConfigError: if it has none, as a stream.
+    """
+    try:
+        return len(dataset)
+    except TypeError:
+        raise ConfigError(
+            f"the training dataset ({type(dataset).__name__}) has no length: samples are drawn by number, "
+            "so give one with __len__ and __getitem__; read a stream into a list or a file first"
+        ) from None
 
 
-def _open_index(metric: MetricConfig, dataset: Any) -> DifficultyIndex:
-    """The index of a metric that selects samples, checked against the dataset."""
-    assert metric.index_path is not None
-    index = DifficultyIndex.open(metric.index_path)
+def _open_index(selection: Selection, dataset: Any) -> DifficultyIndex:
+    """The index of a selection, checked against the dataset."""
+    index = DifficultyIndex.open(selection.index_path)
     index.check_dataset(dataset)
     return index

@@ -1,4 +1,4 @@
-"""What a metric does to the shape of a batch, by the action its configuration declares.
+"""What length plans do to the shape of a batch, by the action each declares.
 
 - truncate: each row keeps its first positions; the rest of it is not used at this visit.
 - reshape: the rows of a micro-batch are laid end to end, as the documents of a corpus are, and cut
@@ -8,25 +8,25 @@
 The shape after truncating and reshaping is arithmetic on the shape before: equal on every rank.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from data_efficiency.accounting import IGNORED_LABEL
-from data_efficiency.config import MetricConfig
+from data_efficiency.config import LengthPlan
 
 _NOT_TRAINED = {"labels": IGNORED_LABEL, "loss_mask": 0}
 _PADDING_MASKS = ("padding_mask", "attention_mask")
 
 
 def shape_after(
-    metrics: tuple[MetricConfig, ...], difficulties: Mapping[str, int], num_rows: int, length: int
+    plans: Sequence[LengthPlan], difficulties: Mapping[str, int], num_rows: int, length: int
 ) -> tuple[int, int]:
     """Rows and positions of a micro-batch after the declared actions, but for its padding.
 
     Args:
-        metrics: of the configuration.
+        plans: of the configuration.
         difficulties: what their schedules accept at the step.
         num_rows: rows of the micro-batch as it is read.
         length: positions of a row as it is read.
@@ -34,52 +34,39 @@ def shape_after(
     Raises:
         ValueError: if a schedule gives a length below 1.
     """
-    target = _target_length(metrics, difficulties)
+    target = _target_length(plans, difficulties)
     if target is None or target >= length:
         return num_rows, length
-    if any(metric.sequence_length == "reshape" for metric in metrics):
+    if _reshapes(plans):
         num_rows = -(-num_rows * length // target)
     return num_rows, target
 
 
-def apply_actions(
-    batch: Any, metrics: tuple[MetricConfig, ...], difficulties: Mapping[str, int]
-) -> Any:
+def apply_actions(batch: Any, plans: Sequence[LengthPlan], difficulties: Mapping[str, int]) -> Any:
     """The batch after every declared action.
 
     Raises:
         ValueError: if a schedule gives a length below 1, or the batch cannot be shaped as declared.
     """
-    trimming = [m.length_multiple for m in metrics if m.sequence_length == "trim_padding"]
+    trimming = [plan.length_multiple for plan in plans if plan.action == "trim_padding"]
     if trimming:
         batch = trim_padding(batch, max(trimming))
-    target = _target_length(metrics, difficulties)
+    target = _target_length(plans, difficulties)
     if target is None:
         return batch
-    if any(metric.sequence_length == "reshape" for metric in metrics):
+    if _reshapes(plans):
         return reshape(batch, target)
     return truncate(batch, target)
 
 
-def _target_length(
-    metrics: tuple[MetricConfig, ...], difficulties: Mapping[str, int]
-) -> int | None:
-    """The shortest length that a metric asks for; None where no metric truncates or reshapes."""
-    lengths = []
-    for metric in metrics:
-        if metric.sequence_length in ("truncate", "reshape"):
-            length = difficulties[metric.name]
-            if length < 1:
-                raise ValueError(
-                    f"the schedule of metric {metric.name!r} gives a sequence length of {length}: "
-                    "must be at least 1"
-                )
-            lengths.append(_rounded_up(length, metric.length_multiple))
-    return min(lengths, default=None)
+def _target_length(plans: Sequence[LengthPlan], difficulties: Mapping[str, int]) -> int | None:
+    """The shortest length that a plan asks for; None where none does."""
+    lengths = (plan.length_at(difficulties[plan.name]) for plan in plans)
+    return min((length for length in lengths if length is not None), default=None)
 
 
-def _rounded_up(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple
+def _reshapes(plans: Sequence[LengthPlan]) -> bool:
+    return any(plan.action == "reshape" for plan in plans)
 
 
 def reshape(batch: Any, length: int) -> Any:
@@ -122,14 +109,15 @@ def reshape(batch: Any, length: int) -> Any:
 
 
 def _cut_anew(name: str, tensor: torch.Tensor, length: int) -> torch.Tensor:
-    flat = tensor.flatten(0, 1)
+    flat = tensor.flatten(0, 1)  # [rows * positions, ...]
     num_rows = -(-len(flat) // length)
     num_repeated = num_rows * length - len(flat)
     last = flat[len(flat) - length :]
     if num_repeated and name in _NOT_TRAINED:
         last = last.clone()
         last[:num_repeated] = _NOT_TRAINED[name]
-    return torch.cat([flat[: (num_rows - 1) * length], last]).unflatten(0, (num_rows, length))
+    rows = torch.cat([flat[: (num_rows - 1) * length], last])
+    return rows.unflatten(0, (num_rows, length))
 
 
 def trim_padding(batch: Any, multiple: int = 1) -> Any:
@@ -151,9 +139,9 @@ def trim_padding(batch: Any, multiple: int = 1) -> Any:
             f"trimming padding needs batches that are mappings with one of {_PADDING_MASKS}, "
             "[batch, sequence]"
         )
-    used = (batch[names[0]] != 0).any(0).nonzero()
+    used = (batch[names[0]] != 0).any(0).nonzero()  # [positions used in some row, 1]
     longest = int(used[-1]) + 1 if len(used) else 1
-    return truncate(batch, _rounded_up(longest, multiple))
+    return truncate(batch, -(-longest // multiple) * multiple)
 
 
 def truncate(batch: Any, length: int) -> Any:

@@ -1,8 +1,8 @@
-"""Checkpoints: a folder a step that appears whole or not at all, and a pointer to the latest.
+"""Checkpoints: a folder a step that appears complete or not at all, and a pointer to the latest.
 
     <run>/global_step100/model.safetensors       weights by their plain names
     <run>/global_step100/optimizer.safetensors   optimizer tensors, `<weight>.<name of the state>`
-    <run>/global_step100/state.json              counters, the data's place, settings
+    <run>/global_step100/state.json              counters, position in the data, settings
     <run>/global_step100/manifest.json           sizes and checksums of the three
     <run>/latest                                 the text global_step100, replaced last
 

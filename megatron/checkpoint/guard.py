@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
-from data_efficiency import differing_leaves
+from data_efficiency import DataEfficiencyConfig, SamplerIdentity, differing_leaves
 from megatron.config import GUARDED_SETTINGS, ModelConfig, RunConfig
 
 Record = Mapping[str, Any]
@@ -23,12 +23,12 @@ _NAMED_APART = ("split", "sequence_length", "tokenizer")
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One place in which two records differ."""
+    """One field in which two records differ."""
 
     name: str
     """What `--override` calls it."""
     field: str
-    """The place itself: the name, and what it is in there."""
+    """The name, and the field in its entry."""
     saved: Any
     own: Any
 
@@ -39,26 +39,25 @@ class Difference:
 def guarded_record(
     config: RunConfig,
     *,
-    metrics: Sequence[Any],
-    random_ltd: Any,
+    data_efficiency: DataEfficiencyConfig,
     dataset_identity: Mapping[str, Any],
-    sampler_depends_on: Mapping[str, Any],
+    sampler_identity: SamplerIdentity,
     clock: str,
 ) -> dict[str, Any]:
     """The record of a run, plain JSON data.
 
     Args:
         config: its settings.
-        metrics: of the curriculum, parsed.
-        random_ltd: token dropping, parsed; None where it is off.
+        data_efficiency: the section of the JSON file, parsed.
         dataset_identity: what the training dataset says it is.
-        sampler_depends_on: what the sampler's place depends on, as its saved state says.
+        sampler_identity: what the positions of the sampler depend on.
         clock: the learning rate's.
     """
+    dropping = data_efficiency.random_ltd
     record = {
         "data": {
             "identity": _without(dataset_identity, _NAMED_APART),
-            "weights": sampler_depends_on["part_weights"],
+            "weights": sampler_identity.part_weights,
         },
         "tokenizer": dataset_identity.get("tokenizer"),
         "masking": {name: getattr(config.data, name) for name in _MASKING_FIELDS},
@@ -66,13 +65,9 @@ def guarded_record(
         "seq_length": config.data.seq_length,
         "global_batch_size": config.training.batch_size,
         "seed": config.training.seed,
-        "difficulty_index": {
-            name: pool["values"] for name, pool in sampler_depends_on["metrics"].items()
-        },
-        "curriculum": {
-            metric.name: _plain(metric, leave_out=("name", "index_path")) for metric in metrics
-        },
-        "random_ltd": None if random_ltd is None else _plain(random_ltd, leave_out=("seed",)),
+        "difficulty_index": sampler_identity.index_checksums,
+        "curriculum": _curriculum(data_efficiency),
+        "random_ltd": None if dropping is None else _plain(dropping, leave_out=("seed",)),
         "clock": {"steps": "iters", "samples": "samples"}.get(clock, f"tokens ({clock})"),
     }
     assert set(record) == set(GUARDED_SETTINGS)
@@ -80,7 +75,7 @@ def guarded_record(
 
 
 def differences(saved: Record, own: Record) -> list[Difference]:
-    """Each place in which two records differ, by name and then by place.
+    """Each field in which two records differ, by name and then by field.
 
     Example:
         >>> for difference in differences({"seed": 1, "split": "1"}, {"seed": 2, "split": "1"}):
@@ -115,6 +110,26 @@ def model_differences(saved: Record, own: ModelConfig) -> list[str]:
         for name, value in asdict(own).items()
         if name not in SHAPE_NEUTRAL_FIELDS and saved.get(name) != value
     ]
+
+
+def _curriculum(settings: DataEfficiencyConfig) -> dict[str, Any]:
+    """Metric name -> its settings, in the words of the first checkpoints: one entry a metric."""
+    selections = {selection.name: selection for selection in settings.selections}
+    length_plans = {plan.name: plan for plan in settings.length_plans}
+    record = {}
+    for name, metric in {**selections, **length_plans}.items():
+        plan = length_plans.get(name)
+        record[name] = {
+            "kind": "MetricConfig",
+            "difficulty_type": metric.difficulty_type,
+            "clustering_type": "schedule_based" if name in selections else "single_cluster",
+            "min_difficulty": metric.min_difficulty,
+            "max_difficulty": metric.max_difficulty,
+            "schedule": _plain(metric.schedule),
+            "sequence_length": None if plan is None else plan.action,
+            "length_multiple": 1 if plan is None else plan.length_multiple,
+        }
+    return record
 
 
 def _without(identity: Any, names: Collection[str]) -> Any:

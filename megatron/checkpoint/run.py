@@ -109,13 +109,11 @@ def _architecture(run: Run) -> str:
 def _record(run: Run) -> dict[str, Any]:
     """What the run and the checkpoint it continues from must agree on."""
     sampler = run.loader.sampler
-    json_config = run.engine.data_efficiency_config
     return guarded_record(
         run.config,
-        metrics=json_config.metrics,
-        random_ltd=json_config.random_ltd,
+        data_efficiency=run.engine.data_efficiency_config,
         dataset_identity=sampler.dataset_identity,
-        sampler_depends_on=sampler.state_dict()["depends_on"],
+        sampler_identity=sampler.identity(),
         clock=_learning_rate(run).clock,
     )
 
@@ -157,7 +155,7 @@ def _check_settings(run: Run, state: Mapping[str, Any]) -> dict[str, Any]:
     # Checkpoints written before the engine counted have the counters beside it.
     progress.setdefault("counters", state.get("counters"))
     sampler = run.loader.sampler
-    if found and progress["loader"]["depends_on"] != sampler.state_dict()["depends_on"]:
+    if found and sampler.differences(progress["loader"]):
         progress["loader"] = sampler.state_at(progress["counters"]["steps"])
         run.say("overridden: samples are drawn as if none had been drawn before")
     return progress

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from data_efficiency import WholeTensor
+from data_efficiency import NonFiniteError, WholeTensor
 
 DTYPE_NAMES = {
     torch.float64: "F64",
@@ -45,6 +45,7 @@ def write_tensor_file(path: Path, tensors: Iterable[WholeTensor]) -> dict[str, A
     Raises:
         OSError: if the file cannot be written.
         ValueError: for a dtype that the format lacks, or a tensor that is not what was announced.
+        NonFiniteError: for a number that is not finite: what cannot be trained on is not saved.
     """
     assert sys.byteorder == "little", "the format's numbers are little-endian"
     ordered = in_file_order(tensors)
@@ -91,6 +92,10 @@ def _bytes_of(tensor: WholeTensor) -> memoryview:
         raise ValueError(
             f"{tensor.name} was announced as {tensor.dtype} {list(tensor.shape)} and is "
             f"{found.dtype} {list(found.shape)}"
+        )
+    if found.is_floating_point() and not bool(torch.isfinite(found).all()):
+        raise NonFiniteError(
+            f"{tensor.name} has numbers that are not finite: no checkpoint is written"
         )
     flat = found.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data

@@ -207,7 +207,7 @@ def without_duplicates_shuffled(documents: Iterable[Document]) -> list[Document]
 
 
 def write_corpus(output: Path, documents: Sequence[Document], origins: Sequence[Any]) -> None:
-    """Writes JSON lines, and before it the manifest; each file appears whole or not at all.
+    """Writes JSON lines, and before it the manifest; each file appears complete or not at all.
 
     Args:
         output: path of the JSON-lines file; the manifest ends in `.manifest.json`.

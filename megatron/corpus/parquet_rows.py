@@ -1,4 +1,4 @@
-"""Text columns of Parquet files, read in small batches. The only place that knows pyarrow."""
+"""Text columns of Parquet files, read in small batches. The only file that knows pyarrow."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -221,7 +221,7 @@ class _Worker:
 
 
 def preprocess(job: PreprocessingJob) -> dict[str, CorpusCounts]:
-    """Writes the corpora of all keys and gives back their counts; all appear whole or none does.
+    """Writes the corpora of all keys and gives back their counts; all appear complete or none does.
 
     Raises:
         ValueError: if the input or the job is wrong, with file and line where there is one.

@@ -69,7 +69,7 @@ class Block:
 
 
 class _CountingReader:
-    """A file, or a pipe that cannot tell its place, and how much of it was read."""
+    """A file, or a pipe that cannot tell its position, and how much of it was read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -22,10 +22,9 @@ def tokenizer_of(folder: Path) -> Tokenizer | None:
         ValueError: if a file is damaged.
     """
     checkpoint = checkpoint_in(folder)
-    places = [folder] if checkpoint is None else [folder, checkpoint.parent]
-    for place in places:
-        if (place / TOKENIZER_FILE).is_file():
-            return build_tokenizer(tokenizer_file=place / TOKENIZER_FILE)
+    for near in [folder] if checkpoint is None else [folder, checkpoint.parent]:
+        if (near / TOKENIZER_FILE).is_file():
+            return build_tokenizer(tokenizer_file=near / TOKENIZER_FILE)
     if checkpoint is None:
         return None
     data = (read_state(checkpoint).get("settings") or {}).get("data", {})

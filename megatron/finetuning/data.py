@@ -76,10 +76,10 @@ def read_task(source: str | Path, name: str) -> tuple[GlueTask, dict[str, Exampl
 def _file_of(folder: Path, task: GlueTask, part: str) -> Path:
     wanted = task.name.lower()
     folders = [path for path in sorted(folder.iterdir()) if path.name.lower() == wanted]
-    for place in folders:
+    for searched in folders:
         for ending in _ENDINGS:
-            if (place / (part + ending)).is_file():
-                return place / (part + ending)
+            if (searched / (part + ending)).is_file():
+                return searched / (part + ending)
     raise FileNotFoundError(
         f"{folder / task.name} has no {part}.tsv or {part}.jsonl: --data is the folder of the tasks'"
         f" folders; the GLUE tasks are {', '.join(GLUE)}"

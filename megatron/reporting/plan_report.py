@@ -18,6 +18,10 @@ TOTALS = {
 }
 
 
+MAX_POINTS = 2000
+"""Of a line in the picture; longer runs are drawn from evenly spread steps."""
+
+
 def format_plan(plan: RunPlan, num_rows: int = 20) -> str:
     """Evenly spread steps as a table, and totals beside those of the baseline.
 
@@ -25,37 +29,29 @@ def format_plan(plan: RunPlan, num_rows: int = 20) -> str:
         plan: the run.
         num_rows: steps to show, the first and the last among them.
     """
-    names = list(plan.difficulties)
-    titles = [
-        "step",
-        *names,
-        "pool",
-        "% of data",
-        "length",
-        "kept",
-        "tokens",
-        "FLOPs",
-        "all tokens",
-    ]
-    per_step = {name: plan.column(name) for name in ("corpus_tokens", "flops")}
-    rows = [titles]
-    for step in np.unique(np.linspace(1, plan.num_steps, num_rows).round().astype(int)).tolist():
-        place = step - 1
-        pool = int(plan.pool_sizes[place])
+    titles = ["pool", "% of data", "length", "kept", "tokens", "FLOPs", "all tokens"]
+    rows = [["step", *plan.difficulties(1), *titles]]
+    for step in _spread_steps(plan, num_rows):
+        stretch, pool = plan.stretch_at(step), plan.pool_size(step)
         rows.append(
             [
                 str(step),
-                *(str(plan.difficulties[name][place]) for name in names),
+                *map(str, plan.difficulties(step).values()),
                 format_count(pool),
                 f"{100 * pool / plan.num_samples:.1f}",
-                str(plan.sequence_lengths[place]),
-                str(plan.kept_lengths[place]),
-                format_count(per_step["corpus_tokens"][place]),
-                format_count(per_step["flops"][place]),
+                str(stretch.shape.sequence_length),
+                str(stretch.shape.dropped_sequence_length),
+                format_count(stretch.counts.corpus_tokens),
+                format_count(stretch.counts.flops),
                 format_count(plan.counters(step).corpus_tokens),
             ]
         )
     return "\n".join([*_aligned(rows), "", *_saving(plan)])
+
+
+def _spread_steps(plan: RunPlan, number: int) -> list[int]:
+    """At most so many steps from the first to the last, evenly spread."""
+    return np.unique(np.linspace(1, plan.num_steps, number).round().astype(int)).tolist()
 
 
 def _saving(plan: RunPlan) -> list[str]:
@@ -96,23 +92,31 @@ def plot_plan(plan: RunPlan, path: str | Path) -> None:
     """
     figure = new_figure()
     panels = figure.subplots(2, 3).ravel()
-    steps = np.arange(1, plan.num_steps + 1)
-    whole = plan.whole.sequence_length
+    steps = np.array(_spread_steps(plan, min(plan.num_steps, MAX_POINTS)))
+    stretches = [plan.stretch_at(step) for step in steps.tolist()]
+    whole = plan.full_batch.sequence_length
+    difficulties = [plan.difficulties(step) for step in steps.tolist()]
+    last = difficulties[-1]
     _draw(
         panels[0],
         "Difficulty accepted, % of its last value",
         steps,
-        {name: 100 * column / max(1, column[-1]) for name, column in plan.difficulties.items()},
+        {
+            name: [100 * accepted[name] / max(1, last[name]) for accepted in difficulties]
+            for name in last
+        },
     )
-    _draw(
-        panels[1], "Pool, % of the samples", steps, {"": 100 * plan.pool_sizes / plan.num_samples}
-    )
-    kept = {"kept": plan.kept_lengths} if plan.config.data_efficiency.random_ltd else {}
-    _draw(panels[2], "Positions of a row", steps, {"length": plan.sequence_lengths} | kept, whole)
+    pools = np.array([plan.pool_size(step) for step in steps.tolist()])
+    _draw(panels[1], "Pool, % of the samples", steps, {"": 100 * pools / plan.num_samples})
+    lengths = {"length": [stretch.shape.sequence_length for stretch in stretches]}
+    if plan.config.data_efficiency.random_ltd:
+        lengths["kept"] = [stretch.shape.dropped_sequence_length for stretch in stretches]
+    _draw(panels[2], "Positions of a row", steps, lengths, whole)
     for panel, field in ((panels[3], "corpus_tokens"), (panels[4], "flops")):
         one = getattr(plan.baseline, field) / plan.num_steps
-        _draw(panel, f"{TOTALS[field]} of a step", steps, {"": plan.column(field)}, one)
-    total = np.cumsum(plan.column("flops").astype(float))
+        added = [getattr(stretch.counts, field) for stretch in stretches]
+        _draw(panel, f"{TOTALS[field]} of a step", steps, {"": added}, one)
+    total = [float(plan.counters(step).flops) for step in steps.tolist()]
     baseline = steps * (plan.baseline.flops / plan.num_steps)
     panels[5].plot(steps, baseline, color=GREY, linestyle=":", linewidth=1.2)
     _draw(panels[5], "model FLOPs so far", steps, {"": total})

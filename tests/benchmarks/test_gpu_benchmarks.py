@@ -121,11 +121,17 @@ def test_median_and_spread():
     assert timing.spread == pytest.approx(5.5 / 3)
 
 
-def test_what_the_time_does_not_suffice_for_is_said():
-    budget = Budget(10.0)
-    assert budget.allows("short", 5.0)
-    assert not budget.allows("long", 50.0)
-    assert budget.left_out == ["long"]
+def test_what_the_time_does_not_suffice_for_is_said(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(gpu_timing.time, "monotonic", lambda: now[0])
+    budget = Budget(100.0)
+    assert budget.allows("first", "short", 20.0)
+    now[0] += 40.0
+    assert not budget.allows("long", "long", 70.0)
+    assert budget.allows("second", "short", 20.0)
+    now[0] += 40.0
+    assert not budget.allows("third, which would take 40 s too", "short", 20.0)
+    assert budget.left_out == ["long", "third, which would take 40 s too"]
 
 
 def test_contestants_are_found_by_name_and_group():

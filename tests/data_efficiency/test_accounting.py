@@ -15,6 +15,7 @@ from data_efficiency.accounting import (
     training_flops,
 )
 from data_efficiency.config import load_config
+from tests.json_sections import dropping_config
 
 GPT = ModelShape(
     num_layers=24,
@@ -98,29 +99,10 @@ def test_counters_add_up_and_name_their_tokens():
 
 def published_dropping(num_layers, least, most, steps):
     """The finetuning examples' settings of token dropping."""
-    return load_config(
-        {
-            "data_efficiency": {
-                "data_routing": {
-                    "random_ltd": {
-                        "enabled": True,
-                        "total_layer_num": num_layers,
-                        "random_ltd_layer_num": num_layers - 2,
-                        "random_ltd_layer_id": list(range(1, num_layers - 1)),
-                        "model_mask_name": "attention_mask",
-                        "model_type": "decoder",
-                        "hidden_state_order": "batch_seq_dim",
-                        "random_ltd_schedule": {
-                            "min_value": least,
-                            "max_value": most,
-                            "schedule_type": "fixed_linear",
-                            "schedule_config": {"require_steps": steps, "seq_per_step": 8},
-                        },
-                    }
-                }
-            }
-        }
-    ).data_efficiency.random_ltd
+    content = dropping_config(
+        num_layers=num_layers, least=least, most=most, steps=steps, step_size=8
+    )
+    return load_config(content).data_efficiency.random_ltd
 
 
 def count(settings, length, num_rows, num_steps, accumulation=1):

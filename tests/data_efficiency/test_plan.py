@@ -1,13 +1,18 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_efficiency.accounting import ModelShape
+from data_efficiency.config import load_config
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.json_section import ConfigError
-from data_efficiency.plan import plan_run
+from data_efficiency.plan import plan_run, planned_totals
 from data_efficiency.sampling.sampler import CurriculumSampler
+from tests import json_sections
+from tests.json_sections import metric, random_ltd
 
 MODEL = ModelShape(
     num_layers=4,
@@ -21,41 +26,8 @@ MODEL = ModelShape(
 LENGTH = 32
 
 
-def metric(**changes):
-    return {
-        "difficulty_type": "percentile",
-        "clustering_type": "schedule_based",
-        "min_difficulty": 10,
-        "max_difficulty": 100,
-        "schedule_type": "fixed_root",
-        "schedule_config": {"total_curriculum_step": 12, "difficulty_step": 1, "root_degree": 2},
-        "index_path": "nowhere",
-    } | changes
-
-
 def length_metric(**changes):
-    linear = {"total_curriculum_step": 10, "difficulty_step": 3}
-    lengths = {"min_difficulty": 6, "max_difficulty": LENGTH, "schedule_type": "fixed_linear"}
-    kind = {"difficulty_type": "value", "clustering_type": "single_cluster"}
-    return metric(**kind, **lengths, schedule_config=linear) | changes
-
-
-def random_ltd(**changes):
-    return {
-        "enabled": True,
-        "total_layer_num": 4,
-        "random_ltd_layer_num": 2,
-        "random_ltd_layer_id": [1, 2],
-        "model_mask_name": None,
-        "model_type": "decoder",
-        "hidden_state_order": "batch_seq_dim",
-        "random_ltd_schedule": {
-            "min_value": 4,
-            "max_value": LENGTH,
-            "schedule_type": "fixed_linear",
-            "schedule_config": {"require_steps": 16, "seq_per_step": 4},
-        },
-    } | changes
+    return json_sections.length_metric(6, LENGTH, steps=10, step_size=3, **changes)
 
 
 def config(metrics=None, dropping=None, **sampling):
@@ -81,38 +53,56 @@ def plan(content, num_steps=20, num_samples=950, **arguments):
     )
 
 
+def steps_of(made):
+    return range(1, made.num_steps + 1)
+
+
+def lengths_of(made):
+    return [made.stretch_at(step).shape.sequence_length for step in steps_of(made)]
+
+
+def kept_lengths_of(made):
+    return [made.stretch_at(step).shape.kept_length for step in steps_of(made)]
+
+
+def pools_of(made):
+    return [made.pool_size(step) for step in steps_of(made)]
+
+
 def test_without_techniques_the_plan_is_the_baseline():
     made = plan(config())
     assert made.counters(20) == made.baseline
     assert made.baseline.corpus_tokens == made.baseline.loss_tokens == 20 * 16 * LENGTH
     assert made.baseline.layer_tokens == 4 * made.baseline.corpus_tokens
     assert made.baseline.consumed_samples == 20 * 16
-    assert made.pool_sizes.tolist() == [950] * 20
-    assert made.difficulties == {}
+    assert pools_of(made) == [950] * 20
+    assert made.difficulties(7) == {}
+    assert len(made.stretches) == 1
 
 
 @pytest.mark.parametrize("data_parallel_size", [1, 2])
 def test_reshaped_micro_batches_have_whole_rows(data_parallel_size):
     made = plan(config({"seqlen_reshape": length_metric()}), data_parallel_size=data_parallel_size)
-    for step, length in enumerate(made.sequence_lengths.tolist(), start=1):
-        added = made.counts[made.kinds[step - 1]]
+    for stretch in made.stretches:
+        length, added = stretch.shape.sequence_length, stretch.counts
         rows = 16 // 4 * -(-4 * LENGTH // length)
         assert added.corpus_tokens == rows * length
         assert added.loss_tokens == 16 * LENGTH
         assert added.consumed_samples == 16
-    assert made.sequence_lengths.tolist()[:2] == [6, 9]
-    assert made.sequence_lengths[-1] == LENGTH
+    assert lengths_of(made)[:2] == [6, 9]
+    assert lengths_of(made)[-1] == LENGTH
 
 
 def test_totals_are_the_sums_of_the_steps():
     made = plan(config({"voc": metric(), "seqlen_truncate": length_metric()}, random_ltd()))
     for step in (0, 1, 7, 20):
         totals = asdict(made.counters(step))
-        assert totals == {name: sum(made.column(name)[:step].tolist()) for name in totals}
+        added = [asdict(made.stretch_at(s).counts) for s in range(1, step + 1)]
+        assert totals == {name: sum(one[name] for one in added) for name in totals}
     assert made.counters(20).loss_tokens == made.counters(20).corpus_tokens
     assert made.counters(20).layer_tokens < 4 * made.counters(20).corpus_tokens
     # Token dropping counts finished steps: the first step keeps what step 0 of its schedule says.
-    assert made.kept_lengths[:4].tolist() == [4, 4, 4, 8]
+    assert kept_lengths_of(made)[:4] == [4, 4, 4, 8]
 
 
 def test_pools_by_percentile_need_only_the_number_of_samples(tmp_path):
@@ -120,8 +110,8 @@ def test_pools_by_percentile_need_only_the_number_of_samples(tmp_path):
     DifficultyIndex.write(tmp_path / "voc", values, metric="voc", dataset_identity={"name": "x"})
     by_index = plan(config({"voc": metric(index_path=str(tmp_path / "voc"))}), num_samples=None)
     assert by_index.num_samples == 950
-    assert np.array_equal(by_index.pool_sizes, plan(config({"voc": metric()})).pool_sizes)
-    assert len(set(by_index.pool_sizes.tolist())) > 5
+    assert pools_of(by_index) == pools_of(plan(config({"voc": metric()})))
+    assert len(set(pools_of(by_index))) > 5
 
 
 def test_pools_of_several_metrics_are_those_of_the_sampler(tmp_path):
@@ -140,14 +130,14 @@ def test_pools_of_several_metrics_are_those_of_the_sampler(tmp_path):
             return 950
 
     sampler = CurriculumSampler(Samples(), made.config.data_efficiency, micro_batch_size=16)
-    assert made.pool_sizes.tolist() == [sampler.next_global_batch().pool_size for _ in range(20)]
+    assert pools_of(made) == [sampler.next_global_batch().pool_size for _ in range(20)]
 
 
 def test_a_schedule_that_goes_down_keeps_its_pool():
     falling = {"difficulty": [50, 20, 60], "max_step": [2, 4]}
     made = plan(config({"voc": metric(schedule_type="fixed_discrete", schedule_config=falling)}), 6)
-    assert made.difficulties["voc"].tolist() == [50, 50, 20, 20, 60, 60]
-    assert made.pool_sizes.tolist() == [450, 450, 450, 450, 540, 540]
+    assert [made.difficulties(step)["voc"] for step in steps_of(made)] == [50, 50, 20, 20, 60, 60]
+    assert pools_of(made) == [450, 450, 450, 450, 540, 540]
 
 
 def test_what_cannot_be_planned():
@@ -171,5 +161,84 @@ def test_kept_lengths_in_percent_follow_the_length_of_the_step():
     }
     dropping = random_ltd(random_ltd_schedule=schedule)
     made = plan(config({"seqlen_truncate": length_metric()}, dropping))
-    assert (made.sequence_lengths[3], made.kept_lengths[3]) == (15, 36 * 15 // 100)
-    assert made.kept_lengths[-1] == LENGTH
+    assert (lengths_of(made)[3], kept_lengths_of(made)[3]) == (15, 36 * 15 // 100)
+    assert kept_lengths_of(made)[-1] == LENGTH
+
+
+DISCRETE = {
+    "schedule_type": "fixed_discrete",
+    "schedule_config": {"difficulty": [8, 16, 12, LENGTH], "max_step": [3, 7, 20]},
+}
+METRICS = {
+    "none": {},
+    "rarity": {"vocab_rarity": metric()},
+    "truncate": {"vocab_rarity": metric(), "seqlen_truncate": length_metric()},
+    "reshape": {"seqlen_reshape": length_metric()},
+    "discrete": {"seqlen_truncate": length_metric(**DISCRETE)},
+}
+PERCENT = {
+    "min_value": 25,
+    "max_value": 100,
+    "unit": "percent",
+    "schedule_type": "fixed_linear",
+    "schedule_config": {"require_steps": 9, "seq_per_step": 5},
+}
+DROPPING = {
+    "none": None,
+    "tokens": random_ltd(),
+    "percent": random_ltd(random_ltd_schedule=PERCENT),
+}
+
+
+def totals(content, **arguments):
+    return planned_totals(content, model=MODEL, sequence_length=LENGTH, **arguments)
+
+
+@given(
+    metrics=st.sampled_from(sorted(METRICS)),
+    dropping=st.sampled_from(sorted(DROPPING)),
+    num_steps=st.integers(1, 60),
+    processes=st.sampled_from([1, 2]),
+)
+@settings(max_examples=60, deadline=None)
+def test_totals_end_where_the_plan_does(metrics, dropping, num_steps, processes):
+    content = config(METRICS[metrics], DROPPING[dropping])
+    made = plan(content, num_steps=60, data_parallel_size=processes)
+    expected = made.counters(num_steps)
+    found = totals(content, num_steps=num_steps, data_parallel_size=processes)
+    assert found == expected
+    # A budget ends with the step that fills it: not one step earlier, not one later.
+    budget = expected.layer_tokens // MODEL.num_layers
+    until = totals(content, effective_tokens=budget, data_parallel_size=processes)
+    assert until.layer_tokens >= budget * MODEL.num_layers
+    assert made.counters(until.steps - 1).layer_tokens < budget * MODEL.num_layers
+    assert until == made.counters(until.steps)
+
+
+def test_a_run_of_a_billion_steps_is_planned_at_once():
+    long = {"total_curriculum_step": 10**8, "difficulty_step": 3}
+    content = config({"voc": metric(), "seqlen_truncate": length_metric(schedule_config=long)})
+    made = plan(content, num_steps=10**9)
+    assert len(made.stretches) == len(set(lengths_of(plan(content, num_steps=20)))) + 9
+    assert totals(content, num_steps=10**9) == made.counters(10**9)
+
+
+def test_exactly_one_end():
+    with pytest.raises(ValueError, match="one of them"):
+        totals(config())
+    with pytest.raises(ValueError, match="one of them"):
+        totals(config(), num_steps=3, effective_tokens=4)
+
+
+def test_a_function_of_the_user_is_asked_step_by_step():
+    own = length_metric(schedule_type="custom", schedule_config={})
+    content = load_config(config({"seqlen_truncate": own}))
+    with pytest.raises(ValueError, match="no function was set"):
+        totals(content, num_steps=3)
+    section = content.data_efficiency.with_custom_schedules(
+        {"seqlen_truncate": lambda s: 4 + s % 2}
+    )
+    content = replace(content, data_efficiency=section)
+    assert lengths_of(plan(content, num_steps=4)) == [5, 4, 5, 4]
+    assert totals(content, num_steps=4).corpus_tokens == 2 * 16 * 9
+    assert totals(content, effective_tokens=16 * 9 + 1).steps == 3

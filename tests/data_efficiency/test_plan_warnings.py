@@ -1,7 +1,8 @@
 import pytest
 
 from data_efficiency.plan_warnings import DecayEnd, plan_warnings
-from tests.data_efficiency.test_plan import LENGTH, config, length_metric, metric, plan, random_ltd
+from tests.data_efficiency.test_plan import LENGTH, config, length_metric, plan
+from tests.json_sections import metric, random_ltd
 
 
 def warnings(content, decay_end=None, **arguments):

@@ -9,6 +9,7 @@ from megatron.data.bert_dataset import BertSettings
 from megatron.data.blended_dataset import open_bert_dataset
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 from tests.end_to_end.tiny_runs import SEQ_LENGTH, random_ltd_section, training_flags
+from tests.json_sections import length_metric, metric
 
 SCRIPT = "pretrain_bert.py"
 SPLIT = "9,1,0"
@@ -61,29 +62,13 @@ def write_workspace(folder, *, num_documents=150, sequence_length=SEQ_LENGTH, sp
 
 def selecting(workspace, name, total_steps=12, **more):
     """A metric that shows samples in the order of their difficulty."""
-    schedule = {"total_curriculum_step": total_steps, "difficulty_step": 1, "root_degree": 2}
-    return {
-        "index_path": str(workspace / "difficulty" / name),
-        "difficulty_type": "percentile",
-        "clustering_type": "schedule_based",
-        "min_difficulty": 20,
-        "max_difficulty": 100,
-        "schedule_type": "fixed_root",
-        "schedule_config": schedule,
-        **more,
-    }
+    return metric(workspace / "difficulty" / name, steps=total_steps, least=20, **more)
 
 
 def truncating():
     """The metric that shows short rows first: of [CLS] alone, and of one token more."""
-    return {
-        "difficulty_type": "value",
-        "clustering_type": "single_cluster",
-        "min_difficulty": 1,
-        "max_difficulty": SEQ_LENGTH,
-        "schedule_type": "fixed_discrete",
-        "schedule_config": {"difficulty": [1, 2, 8, 16, SEQ_LENGTH], "max_step": [1, 7, 9, 13]},
-    }
+    schedule = {"difficulty": [1, 2, 8, 16, SEQ_LENGTH], "max_step": [1, 7, 9, 13]}
+    return length_metric(1, SEQ_LENGTH, schedule_type="fixed_discrete", schedule_config=schedule)
 
 
 def composed_metrics(workspace):

@@ -22,7 +22,7 @@ from tests.end_to_end.tiny_runs import (
 )
 
 PAGE = (ROOT / "docs" / "bring_your_own_model.md").read_text()
-PLAIN, ENGINE, HUGGING_FACE, DATA_LOADER = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+PLAIN, ENGINE, HUGGING_FACE, DATA_LOADER, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 NUM_SAMPLES = 120
 

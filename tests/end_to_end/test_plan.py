@@ -36,15 +36,15 @@ def test_plan_and_run_say_the_same(workspace, composed_config, tmp_path, action)
     plan = plan_run(content, model=MODEL, sequence_length=SEQ_LENGTH, num_steps=20)
     assert [line["step"] for line in logged] == list(range(1, 21))
     assert plan.num_samples == 606
-    for place, line in enumerate(logged):
-        assert plan.sequence_lengths[place] == line["sequence_length"]
-        assert plan.kept_lengths[place] == line["kept_length"]
-        assert plan.pool_sizes[place] == line["pool_size"]
-        assert {name: column[place] for name, column in plan.difficulties.items()} == line[
-            "difficulties"
-        ]
-        totals = plan.counters(place + 1)
+    for line in logged:
+        step = line["step"]
+        shape = plan.stretch_at(step).shape
+        assert shape.sequence_length == line["sequence_length"]
+        assert shape.kept_length == line["kept_length"]
+        assert plan.pool_size(step) == line["pool_size"]
+        assert plan.difficulties(step) == line["difficulties"]
+        totals = plan.counters(step)
         assert {name: getattr(totals, name) for name in COUNTERS} == {
             name: line[name] for name in COUNTERS
         }
-    assert {10, 20, 25, 32} == set(plan.sequence_lengths.tolist())
+    assert {10, 20, 25, 32} == {stretch.shape.sequence_length for stretch in plan.stretches}

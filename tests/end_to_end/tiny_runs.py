@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from megatron.data.indexed_dataset import IndexedDatasetWriter
+from tests.json_sections import length_metric, metric, random_ltd
 
 ROOT = Path(__file__).resolve().parents[2]
 SEQ_LENGTH = 32
@@ -46,50 +47,18 @@ def write_two_corpora(folder):
 
 
 def curriculum_section(workspace, total_steps=12):
+    index = workspace / "difficulty" / "vocab_rarity"
     return {
         "enabled": True,
         "curriculum_metrics": {
-            "vocab_rarity": {
-                "index_path": str(workspace / "difficulty" / "vocab_rarity"),
-                "difficulty_type": "percentile",
-                "clustering_type": "schedule_based",
-                "min_difficulty": 10,
-                "max_difficulty": 100,
-                "schedule_type": "fixed_root",
-                "schedule_config": {
-                    "total_curriculum_step": total_steps,
-                    "difficulty_step": 1,
-                    "root_degree": 2,
-                },
-            },
-            "seqlen_truncate": {
-                "difficulty_type": "value",
-                "clustering_type": "single_cluster",
-                "min_difficulty": 8,
-                "max_difficulty": SEQ_LENGTH,
-                "schedule_type": "fixed_linear",
-                "schedule_config": {"total_curriculum_step": total_steps, "difficulty_step": 8},
-            },
+            "vocab_rarity": metric(index, steps=total_steps),
+            "seqlen_truncate": length_metric(8, SEQ_LENGTH, steps=total_steps),
         },
     }
 
 
 def random_ltd_section(total_steps=16, mask_name=None, num_layers=NUM_LAYERS):
-    return {
-        "enabled": True,
-        "total_layer_num": num_layers,
-        "random_ltd_layer_num": num_layers - 2,
-        "random_ltd_layer_id": list(range(1, num_layers - 1)),
-        "model_mask_name": mask_name,
-        "model_type": "decoder",
-        "hidden_state_order": "batch_seq_dim",
-        "random_ltd_schedule": {
-            "min_value": 4,
-            "max_value": SEQ_LENGTH,
-            "schedule_type": "fixed_linear",
-            "schedule_config": {"require_steps": total_steps, "seq_per_step": 4},
-        },
-    }
+    return random_ltd(num_layers, 4, SEQ_LENGTH, total_steps, model_mask_name=mask_name)
 
 
 def training_flags(workspace, **flags):

@@ -1,25 +1,15 @@
 """The launch scripts without a cluster: what they choose, what they print, what they refuse."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.examples_deepspeed.shell_runs import start
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples_deepspeed"
 RUN = "data_efficiency/gpt/pretrain/ds_pretrain_gpt_1.3B_dense_run.sh"
 BERT_RUN = "data_efficiency/bert/pretrain/ds_pretrain_bert_336M_run.sh"
 PLACES = {"DATA_PATH": "a corpus", "SAVE": "a run"}
-
-
-def start(script, *arguments, **settings):
-    keep = ("PATH", "HOME", "PYTHONPATH")
-    environment = {key: os.environ[key] for key in keep if key in os.environ}
-    environment |= {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **settings}
-    return subprocess.run(
-        ["bash", str(FOLDER / script), *arguments], env=environment, capture_output=True, text=True
-    )
 
 
 @pytest.mark.parametrize(
@@ -33,7 +23,7 @@ def start(script, *arguments, **settings):
     ],
 )
 def test_the_launcher_follows_from_what_is_there(settings, first_words):
-    ended = start("launch.sh", "gpt_cl_ltd_300b", DRY_RUN="1", **PLACES, **settings)
+    ended = start(FOLDER / "launch.sh", "gpt_cl_ltd_300b", DRY_RUN="1", **PLACES, **settings)
     assert ended.returncode == 0, ended.stderr
     assert first_words in ended.stdout.splitlines()[0]
     assert "--data-path 'a corpus'" in ended.stdout
@@ -42,42 +32,51 @@ def test_the_launcher_follows_from_what_is_there(settings, first_words):
 
 
 def test_the_tutorials_script_lists_and_has_a_default():
-    listed = start(RUN, "list").stdout
+    listed = start(FOLDER / RUN, "list").stdout
     assert "gpt_baseline_300b" in listed
-    printed = start(RUN, DRY_RUN="1", LAUNCHER="single", **PLACES).stdout
+    printed = start(FOLDER / RUN, DRY_RUN="1", LAUNCHER="single", **PLACES).stdout
     assert "GPT-3 1.3B, curriculum of rarity and truncation, with random-LTD, 300B" in printed
-    other = start(RUN, "gpt_ltd_150b", DRY_RUN="1", LAUNCHER="single", MODEL="gpt_125m", **PLACES)
+    other = start(
+        FOLDER / RUN, "gpt_ltd_150b", DRY_RUN="1", LAUNCHER="single", MODEL="gpt_125m", **PLACES
+    )
     assert "--hidden-size 768" in other.stdout
 
 
 def test_the_tutorials_script_for_bert_lists_and_has_a_default():
-    listed = start(BERT_RUN, "list").stdout
+    listed = start(FOLDER / BERT_RUN, "list").stdout
     assert "bert_baseline_1049b" in listed
     assert "gpt_" not in listed
-    printed = start(BERT_RUN, DRY_RUN="1", LAUNCHER="single", **PLACES).stdout
+    printed = start(FOLDER / BERT_RUN, DRY_RUN="1", LAUNCHER="single", **PLACES).stdout
     assert "BERT-large, curriculum of rarity and truncation, with random-LTD, 1049B" in printed
     assert "pretrain_bert.py" in printed
     other = start(
-        BERT_RUN, "bert_ltd_524b", DRY_RUN="1", LAUNCHER="single", MODEL="bert_110m", **PLACES
+        FOLDER / BERT_RUN,
+        "bert_ltd_524b",
+        DRY_RUN="1",
+        LAUNCHER="single",
+        MODEL="bert_110m",
+        **PLACES,
     )
     assert "--hidden-size 768" in other.stdout
 
 
 def test_jobs_wait_for_each_other():
-    ended = start("slurm/submit.sh", "gpt_cl_ltd_300b", DRY_RUN="1", SEEDS="1,2", **PLACES)
+    ended = start(FOLDER / "slurm/submit.sh", "gpt_cl_ltd_300b", DRY_RUN="1", SEEDS="1,2", **PLACES)
     assert ended.returncode == 0, ended.stderr
     jobs = [line for line in ended.stdout.splitlines() if line.startswith("job_")]
     waited_for = [job.split("afterok:")[1].split()[0] for job in jobs[1:]]
     assert waited_for == ["$job_1", "$job_2", "$job_3", "$job_4", "$job_pretrain"]
     assert "--seq-length\\ 2048" in jobs[0]
     assert all("--array=1\\,2" in job for job in jobs[4:])
-    without = start("slurm/submit.sh", "gpt_ltd_300b", DRY_RUN="1", **PLACES).stdout
+    without = start(FOLDER / "slurm/submit.sh", "gpt_ltd_300b", DRY_RUN="1", **PLACES).stdout
     assert without.count("sbatch") == 4
     assert "analyze_data.py" not in without
 
 
 def test_jobs_of_a_bert_make_its_own_index():
-    printed = start("slurm/submit.sh", "bert_cl_voc_reorder_1049b", DRY_RUN="1", **PLACES).stdout
+    printed = start(
+        FOLDER / "slurm/submit.sh", "bert_cl_voc_reorder_1049b", DRY_RUN="1", **PLACES
+    ).stdout
     jobs = [line for line in printed.splitlines() if line.startswith("job_")]
     metrics = ["total_vocab_freq", "total_vocab_freq", "seqlen_vocab_rarity", "seqlen_vocab_rarity"]
     assert [job.split("--metric\\ ")[1].split("\\")[0] for job in jobs[:4]] == metrics
@@ -103,7 +102,7 @@ def test_jobs_of_a_bert_make_its_own_index():
     ],
 )
 def test_bad_settings_are_one_line(script, arguments, settings, message):
-    ended = start(script, *arguments, **settings)
+    ended = start(FOLDER / script, *arguments, **settings)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: ")
     assert message in ended.stderr

@@ -9,7 +9,8 @@ from torch.nn import functional
 import pretrain_gpt
 from data_efficiency import IGNORED_LABEL
 from megatron.run_state import Task
-from megatron.training_step import evaluate, train_step
+from megatron.training import step_record
+from megatron.validation import validate
 from tests.megatron.tiny_pretraining import SEQ_LENGTH, make_run, settings, write_corpus
 
 
@@ -19,9 +20,8 @@ def prefix(tmp_path_factory):
 
 
 def step(run):
-    loader = iter(run.engine.training_dataloader)
-    batches = [next(loader) for _ in range(run.engine.gradient_accumulation_steps())]
-    return train_step(run, batches)
+    batches = next(run.loader.steps())
+    return step_record(run, run.engine.train_step(batches, run.loss_sums, run.loss_terms))
 
 
 def test_the_loss_does_not_depend_on_the_split_into_micro_batches(prefix):
@@ -113,7 +113,7 @@ def test_each_loss_is_a_mean_over_its_own_terms_of_the_global_batch(prefix):
 
 def test_evaluation_has_each_loss_by_its_name(prefix, capsys):
     run = make_run(settings(prefix, "--eval-iters", "0"), TWO_LOSSES)
-    record = evaluate(run)
+    record = validate(run)
     arrays = run.valid_dataset.get_batch(np.arange(len(run.valid_dataset)))
     batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
     with torch.no_grad():
@@ -143,7 +143,7 @@ def test_a_step_without_any_term_of_a_loss_trains_on_the_others(prefix):
 def test_evaluation_is_at_full_length_and_changes_nothing(prefix):
     run = make_run(settings(prefix, "--eval-iters", "0"))
     before = [p.clone() for p in run.engine.parameters()]
-    record = evaluate(run)
+    record = validate(run)
     assert record["loss"] == pytest.approx(np.log(128), abs=0.2)
     assert record["perplexity"] == pytest.approx(np.exp(record["loss"]))
     with torch.no_grad():

@@ -1,13 +1,14 @@
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from data_efficiency.json_keys import JSON_KEYS
 from megatron.arguments import make_parser
 from megatron.config import CONFIG_GROUPS
+from tests.data_efficiency.config.test_file import LEGACY, PUBLISHED
 from tools.generate_docs import main, render_group, render_page, render_table
 
 
@@ -60,9 +61,29 @@ def test_table_has_one_row_a_line() -> None:
     assert render_table(("a", "b"), [("1", "2|3")]) == "| a | b |\n| --- | --- |\n| 1 | 2\\|3 |\n"
 
 
-def test_page_names_every_flag_and_key() -> None:
-    page = render_page(CONFIG_GROUPS, JSON_KEYS)
-    assert [key for key in JSON_KEYS if f"| `{key}` |" not in page] == []
+def leaf_keys(content: dict, where: str = "") -> Iterator[str]:
+    for key, value in content.items():
+        if isinstance(value, dict) and key not in ("dynamic_batching", "curriculum_metrics"):
+            yield from leaf_keys(value, f"{where}{key}.")
+        else:
+            yield f"{where}{key}"
+
+
+def test_every_published_key_is_in_the_page() -> None:
+    page = render_page(CONFIG_GROUPS)
+    section = PUBLISHED["data_efficiency"]
+    metrics = section["data_sampling"]["curriculum_learning"]["curriculum_metrics"]
+    dropping = section["data_routing"]["random_ltd"]
+    found = [*leaf_keys(dropping, "RANDOM_LTD."), *leaf_keys(LEGACY, "curriculum_learning.")]
+    found += [key for metric in metrics.values() for key in leaf_keys(metric, "METRIC.")]
+    found += ["data_efficiency.data_sampling.curriculum_learning.curriculum_metrics", "seed"]
+    found = [key for key in found if not key.startswith("curriculum_learning.schedule_config.")]
+    assert [key for key in found if f"| `{key}` |" not in page] == ["seed"]
+    assert "| `METRIC.schedule_config.max_step` | list of whole numbers | required |" in page
+
+
+def test_page_names_every_flag() -> None:
+    page = render_page(CONFIG_GROUPS)
     usage = make_parser("").format_usage()
     flags = set(re.findall(r"--[\w-]+", usage))
     assert len(flags) > 50

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from data_efficiency import DifficultyIndex
-from tests.data_efficiency.test_plan import config, length_metric, metric, random_ltd
+from tests.data_efficiency.test_plan import config, length_metric
+from tests.json_sections import metric, random_ltd
 from tools import plan
 
 MODEL_FLAGS = ["--num-layers", "4", "--hidden-size", "8", "--num-attention-heads", "2"]
@@ -45,7 +46,10 @@ def test_indexes_from_the_command_line(path, tmp_path, capsys):
     assert plan.main([str(path), *RUN_FLAGS, "--index", f"voc={tmp_path / 'voc'}"]) == 0
     assert "800" in capsys.readouterr().out
     assert plan.main([str(path), *RUN_FLAGS, "--index", "vocab=x"]) == 1
-    assert "must be METRIC=FOLDER with one of the metrics voc" in capsys.readouterr().err
+    assert (
+        "must be METRIC=FOLDER with one of the metrics that select samples: voc"
+        in capsys.readouterr().err
+    )
 
 
 def test_picture(path, tmp_path):

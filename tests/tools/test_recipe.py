@@ -39,7 +39,7 @@ def test_show_prints_cost_command_and_json(capsys):
     printed = capsys.readouterr().out
     assert "377,232 steps" in printed
     content = json.loads(printed.split("ds_config.json:\n")[1])
-    assert len(load_config(content).data_efficiency.metrics) == 2
+    assert len(load_config(content).data_efficiency.schedules) == 2
 
 
 def test_analysis_says_which_indexes_are_needed(capsys):

@@ -4,16 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from data_efficiency import RunPlan, plan_run
+from data_efficiency import Counters, RunPlan, StepShape, actual_seq_length, plan_run
 from examples_deepspeed.data_efficiency.finetuning.run import layers_alone
 
-Counts = dict[str, np.ndarray]
-"""Count -> its total after each step, Python integers."""
+Totals = dict[str, np.ndarray]
+"""Count -> int64 [steps]: its total after each."""
 
 
 def plan_until(
     config: Any, budget: tuple[str, int], *, num_layers: int, num_samples: int, length: int
-) -> tuple[RunPlan, Counts]:
+) -> tuple[RunPlan, Totals]:
     """The plan of a run, and its counts up to the step that uses up the budget."""
     unit, amount = budget
     num_steps = 64
@@ -25,18 +25,26 @@ def plan_until(
             num_steps=num_steps,
             num_samples=num_samples,
         )
-        corpus, layer = plan.column("corpus_tokens"), plan.column("layer_tokens")
-        rows = corpus // plan.sequence_lengths
+        steps = [_added(stretch.shape, stretch.counts, num_layers) for stretch in plan.stretches]
+        lengths = [stretch.num_steps for stretch in plan.stretches]
         counts = {
-            "steps": np.arange(1, num_steps + 1).astype(object),
-            "corpus_tokens": np.cumsum(corpus),
-            "layer_tokens": np.cumsum(layer),
-            "consumed_token": np.cumsum(rows * (layer // rows // num_layers)),
+            name: np.cumsum(np.repeat([added[name] for added in steps], lengths))
+            for name in steps[0]
         }
         if counts[unit][-1] >= amount:
             end = int(np.argmax(counts[unit] >= amount)) + 1
             return plan, {name: column[:end] for name, column in counts.items()}
         num_steps *= 4
+
+
+def _added(shape: StepShape, counts: Counters, num_layers: int) -> dict[str, int]:
+    """What one step of a stretch adds to each count."""
+    return {
+        "steps": 1,
+        "corpus_tokens": counts.corpus_tokens,
+        "layer_tokens": counts.layer_tokens,
+        "consumed_token": shape.num_rows * actual_seq_length(shape, num_layers),
+    }
 
 
 def print_text_plan(
@@ -67,14 +75,15 @@ def print_text_plan(
         f"{steps} optimizer steps, whole global batches"
     )
     whole = num_layers * corpus
+    first, last = (plan.stretch_at(step).shape for step in (1, steps))
     print(
         f"beside it: corpus tokens {corpus} ({corpus / (num_samples * length):.2f} passes), layer "
         f"tokens {layer}, {100 * (1 - layer / whole):.1f} % saved of the {whole} that as many corpus "
         "tokens take without dropping"
     )
     print(
-        f"kept length {plan.kept_lengths[0]} at step 1, {plan.kept_lengths[steps - 1]} at the "
-        f"last; row length {plan.sequence_lengths[0]} and {plan.sequence_lengths[steps - 1]}"
+        f"kept length {first.kept_length} at step 1, {last.kept_length} at the last; row length "
+        f"{first.sequence_length} and {last.sequence_length}"
     )
 
 
@@ -90,7 +99,11 @@ def print_image_plan(
         counted_batch: rows a step that a published count took, where it differs from the batch.
     """
     plan, counts = plan_until(config, budget, **size)
-    steps, layer, rows = len(counts["steps"]), int(counts["layer_tokens"][-1]), plan.whole.num_rows
+    steps, layer, rows = (
+        len(counts["steps"]),
+        int(counts["layer_tokens"][-1]),
+        plan.full_batch.num_rows,
+    )
     whole = steps * rows * size["length"] * size["num_layers"]
     print(
         f"{steps} steps of {rows} images ({steps * rows / size['num_samples']:.2f} passes): "
@@ -101,4 +114,5 @@ def print_image_plan(
             f"published accounting, {counted_batch} images a step: layer_token "
             f"{layer * counted_batch // rows}"
         )
-    print(f"kept length {plan.kept_lengths[0]} at step 1, {plan.kept_lengths[steps - 1]} last")
+    kept = [plan.stretch_at(step).shape.kept_length for step in (1, steps)]
+    print(f"kept length {kept[0]} at step 1, {kept[1]} last")

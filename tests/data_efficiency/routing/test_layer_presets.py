@@ -33,7 +33,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 from transformers.models.vit.modeling_vit import ViTLayer
 
-from data_efficiency.random_ltd_config import RandomLTDConfig
+from data_efficiency.config import RandomLTDConfig
 from data_efficiency.routing.layer_interface import LayerInterface
 from data_efficiency.routing.layer_presets import interface_of, known_layer_class
 from data_efficiency.routing.random_ltd import convert_to_random_ltd, save_without_random_ltd

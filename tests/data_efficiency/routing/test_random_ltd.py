@@ -8,8 +8,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from data_efficiency.config import DataEfficiencyConfig
-from data_efficiency.random_ltd_config import RandomLTDConfig
+from data_efficiency.config import DataEfficiencyConfig, RandomLTDConfig
 from data_efficiency.routing.random_ltd import (
     convert_to_random_ltd,
     remove_random_ltd_state_dict,
@@ -20,6 +19,7 @@ from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
 from megatron.model.rotary import rotary_tables
 from megatron.model.transformer import TransformerLayer
+from tests.json_sections import random_ltd
 
 NUM_LAYERS, LENGTH, KEPT, ROWS = 4, 12, 5, 3
 DROPPING = (1, 2)
@@ -411,25 +411,8 @@ def test_the_batch_may_come_by_keyword():
 
 
 def test_configuration_in_every_form(tmp_path):
-    section = {
-        "data_routing": {
-            "random_ltd": {
-                "enabled": True,
-                "total_layer_num": 1,
-                "random_ltd_layer_num": 1,
-                "random_ltd_layer_id": [0],
-                "model_mask_name": None,
-                "model_type": "decoder",
-                "hidden_state_order": "batch_seq_dim",
-                "random_ltd_schedule": {
-                    "min_value": KEPT,
-                    "max_value": KEPT,
-                    "schedule_type": "fixed_linear",
-                    "schedule_config": {"require_steps": 1, "seq_per_step": 1},
-                },
-            }
-        }
-    }
+    only = {"total_layer_num": 1, "random_ltd_layer_num": 1, "random_ltd_layer_id": [0]}
+    section = {"data_routing": {"random_ltd": random_ltd(3, KEPT, KEPT, 1, 1, **only)}}
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"data_efficiency": section}))
     in_section = DataEfficiencyConfig(random_ltd=one_layer())

@@ -15,6 +15,7 @@ import zstandard
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertForMaskedLM
 
 from data_efficiency.routing.random_ltd import convert_to_random_ltd, save_without_random_ltd
+from tests.json_sections import dropping_config
 
 pytestmark = [
     pytest.mark.reference,
@@ -46,27 +47,15 @@ def text():
 
 
 def settings(num_layers, model_type):
-    return {
-        "data_efficiency": {
-            "data_routing": {
-                "random_ltd": {
-                    "enabled": True,
-                    "total_layer_num": num_layers,
-                    "random_ltd_layer_num": num_layers - 2,
-                    "random_ltd_layer_id": list(range(1, num_layers - 1)),
-                    "model_mask_name": "attention_mask",
-                    "model_type": model_type,
-                    "hidden_state_order": "batch_seq_dim",
-                    "random_ltd_schedule": {
-                        "min_value": 32,
-                        "max_value": LENGTH,
-                        "schedule_type": "fixed_linear",
-                        "schedule_config": {"require_steps": 30, "seq_per_step": 8},
-                    },
-                }
-            }
-        }
-    }
+    return dropping_config(
+        num_layers=num_layers,
+        least=32,
+        most=LENGTH,
+        steps=30,
+        step_size=8,
+        model_mask_name="attention_mask",
+        model_type=model_type,
+    )
 
 
 def batches(tokenizer, text):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from data_efficiency.accounting import layer_tokens
-from data_efficiency.random_ltd_config import RandomLTDConfig
+from data_efficiency.config import RandomLTDConfig
 from data_efficiency.routing.router import Router
 from data_efficiency.routing.token_ops import sample_kept_positions
 from data_efficiency.schedule import CustomSchedule, RootSchedule

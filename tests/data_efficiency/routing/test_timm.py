@@ -8,7 +8,7 @@ timm = pytest.importorskip("timm", reason="timm and torchvision need an environm
 
 from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402
 
-from data_efficiency.random_ltd_config import RandomLTDConfig  # noqa: E402
+from data_efficiency.config import RandomLTDConfig  # noqa: E402
 from data_efficiency.routing.random_ltd import convert_to_random_ltd  # noqa: E402
 from data_efficiency.schedule import CustomSchedule  # noqa: E402
 from tests.data_efficiency.routing.reference_loop import (  # noqa: E402

@@ -3,7 +3,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_efficiency.routing.token_ops import gather_tokens, sample_kept_positions, scatter_tokens
+from data_efficiency.routing.token_ops import (
+    gather_tokens,
+    put_back,
+    sample_kept_positions,
+    take_kept,
+)
 
 CPU = torch.device("cpu")
 
@@ -153,13 +158,14 @@ def test_a_batch_of_one_serves_all_rows(axis, batch_axis):
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_scatter_puts_back_what_gather_took(axis):
+def test_what_was_taken_is_put_back(axis):
     positions = sample(num_rows=3, num_layers=1, sequence_length=6, kept_length=4)[0]
     tokens = torch.randn((6, 3, 2) if axis == 0 else (3, 6, 2))
     before = tokens.clone()
-    kept = gather_tokens(tokens, positions, axis, 1 - axis)
-    assert torch.equal(scatter_tokens(tokens, kept, positions, axis), tokens)
-    changed = scatter_tokens(tokens, kept + 1, positions, axis)
+    passing, kept = take_kept(tokens, positions, axis)
+    assert torch.equal(kept, gather_tokens(tokens, positions, axis, 1 - axis))
+    assert torch.equal(put_back(passing, kept, positions, axis), tokens)
+    changed = put_back(passing, kept + 1, positions, axis)
     assert torch.equal(gather_tokens(changed, positions, axis, 1 - axis), kept + 1)
     assert (changed != tokens).sum() == kept.numel()
     assert torch.equal(tokens, before)
@@ -173,18 +179,19 @@ def test_scatter_puts_back_what_gather_took(axis):
         (torch.bfloat16, torch.bfloat16, torch.bfloat16),
     ],
 )
-def test_scatter_keeps_the_wider_dtype(full, part, result):
+def test_what_is_put_back_keeps_the_wider_dtype(full, part, result):
     positions = torch.tensor([[1, 2]])
     tokens = torch.ones(1, 3, 2, dtype=full, requires_grad=True)
-    kept = torch.full((1, 2, 2), 2.0, dtype=part, requires_grad=True)
-    merged = scatter_tokens(tokens, kept, positions, 1)
+    other = torch.full((1, 2, 2), 2.0, dtype=part, requires_grad=True)
+    passing, kept = take_kept(tokens, positions, 1)
+    merged = put_back(passing, other + 0 * kept.to(part), positions, 1)
     assert merged.dtype == result
     assert merged[0, :, 0].tolist() == [1, 2, 2]
     merged.sum().backward()
-    assert tokens.grad is not None
-    assert kept.grad is not None
+    assert tokens.grad.dtype == full
+    assert other.grad.dtype == part
     assert tokens.grad[0, :, 0].tolist() == [1, 0, 0]
-    assert kept.grad.tolist() == [[[1, 1], [1, 1]]]
+    assert other.grad.tolist() == [[[1, 1], [1, 1]]]
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -193,8 +200,60 @@ def test_gradients_are_right_also_where_a_gradient_is_shared(axis):
     shape = (5, 2, 2) if axis == 0 else (2, 5, 2)
 
     def layer(tokens, other):
-        kept = gather_tokens(tokens, positions, axis, 1 - axis)
-        return scatter_tokens(tokens, kept.sin() * kept, positions, axis) + other
+        passing, kept = take_kept(tokens, positions, axis)
+        return put_back(passing, kept.sin() * kept, positions, axis) + other
 
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     assert torch.autograd.gradcheck(layer, inputs)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_second_derivative_is_right(axis):
+    positions = sample(num_rows=2, num_layers=1, sequence_length=5, kept_length=3)[0]
+    tokens = torch.randn((5, 2, 2) if axis == 0 else (2, 5, 2), dtype=torch.float64)
+
+    def layer(tokens):
+        passing, kept = take_kept(tokens, positions, axis)
+        return put_back(passing, kept.sin() * kept, positions, axis)
+
+    assert torch.autograd.gradgradcheck(layer, tokens.requires_grad_())
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_gradients_are_bit_equal_to_those_of_plain_operators(axis):
+    """What autograd makes of taking and replacing by itself, whose kept places sum with zeros."""
+    positions = sample(num_rows=3, num_layers=1, sequence_length=6, kept_length=4)[0]
+    tokens = torch.randn((6, 3, 2) if axis == 0 else (3, 6, 2), requires_grad=True)
+    rows = torch.arange(3).unsqueeze(1)
+    index = (rows, positions) if axis == 1 else (positions, rows)
+
+    def found(tokens):
+        passing, kept = take_kept(tokens, positions, axis)
+        return put_back(passing, kept.exp() * 3, positions, axis)
+
+    def plain(tokens):
+        return tokens.index_put(index, tokens[index].exp() * 3)
+
+    weights = torch.randn(tokens.shape)
+    gradients = [torch.autograd.grad((f(tokens) * weights).sum(), tokens) for f in (found, plain)]
+    assert torch.equal(*(gradient for (gradient,) in gradients))
+
+
+def test_the_backward_pass_makes_one_new_tensor_of_all_tokens():
+    positions = sample(num_rows=2, num_layers=1, sequence_length=64, kept_length=8)[0]
+    tokens = torch.randn(2, 64, 16, requires_grad=True)
+    passing, kept = take_kept(tokens, positions, 1)
+    merged = put_back(passing, 2 * kept, positions, 1)
+    gradient = torch.ones_like(merged)
+    made = set()
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.numel() == gradient.numel():
+                made.add(result.untyped_storage().data_ptr())
+            return result
+
+    with Watch():
+        torch.autograd.grad(merged, tokens, gradient)
+    assert len(made - {gradient.untyped_storage().data_ptr()}) == 1

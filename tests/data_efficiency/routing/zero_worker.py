@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from data_efficiency.random_ltd_config import RandomLTDConfig
+from data_efficiency.config import RandomLTDConfig
 from data_efficiency.routing.random_ltd import convert_to_random_ltd, save_without_random_ltd
 from data_efficiency.schedule import CustomSchedule
 from megatron.config import ModelConfig

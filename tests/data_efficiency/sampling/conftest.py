@@ -5,7 +5,7 @@ import secrets
 import numpy as np
 import pytest
 
-from data_efficiency.config import MetricConfig
+from data_efficiency.config import Selection
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.sampling.admission import MetricPool
 
@@ -20,10 +20,9 @@ def make_pool(tmp_path_factory):
         index = DifficultyIndex.write(
             path, np.asarray(values), metric=name, dataset_identity={"name": "test"}
         )
-        metric = MetricConfig(
+        metric = Selection(
             name=name,
             difficulty_type=kind,
-            clustering_type="schedule_based",
             min_difficulty=1,
             max_difficulty=maximum,
             schedule=schedule,

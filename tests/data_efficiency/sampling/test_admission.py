@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from data_efficiency.sampling import admission
 from data_efficiency.sampling.admission import PoolGrowth, Rise, admitted_at, explain_empty_pool
-from data_efficiency.schedule import CustomSchedule
+from data_efficiency.schedule import CustomSchedule, RootSchedule
 
 NUM_SAMPLES = 40
 
@@ -81,6 +81,44 @@ def test_the_smallest_difficulty_that_accepts_a_sample(make_pool, values, place,
     difficulty = pool.difficulty_that_accepts(place)
     below, at = pool.sizes(np.array([difficulty - 1, difficulty]))
     assert below <= place < at
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.integers(0, 300), min_size=1, max_size=30),
+    st.sampled_from(["value", "percentile"]),
+    st.integers(1, 4),
+    st.lists(st.integers(1, 80), max_size=2),
+)
+def test_rises_that_accept_nothing_are_jumped_over(make_pool, values, kind, degree, stops):
+    line = RootSchedule(
+        min_difficulty=3,
+        max_difficulty=300,
+        total_curriculum_step=80,
+        difficulty_step=1,
+        root_degree=degree,
+    )
+    pool = make_pool(values, line, kind=kind, maximum=300)
+    growth = PoolGrowth([pool])
+    rises = [rise for stop in [*sorted(stops), None] for rise in growth.advance(stop)]
+    sizes = pool.sizes(np.array([line.difficulty(step) for step in range(1, 81)])).tolist()
+    expected = [
+        (step, size)
+        for step, size in enumerate(sizes, start=1)
+        if size > (sizes[step - 2] if step > 1 else 0)
+    ]
+    assert [(rise.step, *rise.after) for rise in rises] == expected
+
+
+def test_the_work_goes_by_the_values_not_by_the_steps(make_pool):
+    """Ten billion rises of the schedule, forty of which matter."""
+    line = RootSchedule(
+        min_difficulty=1, max_difficulty=10**10, total_curriculum_step=10**10, difficulty_step=1
+    )
+    values = np.arange(1, 41) * (10**10 // 40)
+    rises = PoolGrowth([make_pool(values, line), make_pool(values, line)]).advance(None)
+    assert [rise.step for rise in rises] == values.tolist()
+    assert rises[-1].after == (40, 40)
 
 
 VALUES = np.arange(100) % 50 + 7

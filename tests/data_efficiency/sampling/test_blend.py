@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_efficiency.config import DataEfficiencyConfig, MetricConfig
+from data_efficiency.config import DataEfficiencyConfig, Selection
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.sampling.blend import Blend, blend_of, next_parts
 from data_efficiency.sampling.sampler import CurriculumSampler
@@ -74,14 +74,13 @@ class TestWithACurriculum:
         for name, values in (("a", np.arange(400) % 10), ("b", np.arange(400) % 7)):
             DifficultyIndex.write(tmp_path / name, values, metric=name, dataset_identity=identity)
         return DataEfficiencyConfig(
-            metrics=tuple(self.metric(tmp_path / name, name) for name in "ab"), num_epochs=100
+            selections=tuple(self.metric(tmp_path / name, name) for name in "ab"), num_epochs=100
         )
 
     def metric(self, path, name):
-        return MetricConfig(
+        return Selection(
             name=name,
             difficulty_type="value",
-            clustering_type="schedule_based",
             min_difficulty=1,
             max_difficulty=9,
             schedule=DiscreteSchedule(difficulties=(3, 6, 9), max_steps=(3, 8), max_difficulty=9),
@@ -90,7 +89,7 @@ class TestWithACurriculum:
 
     @pytest.mark.parametrize("num_metrics", [1, 2])
     def test_the_pool_is_the_same_and_the_parts_are_in_proportion(self, parts, config, num_metrics):
-        config = replace(config, metrics=config.metrics[:num_metrics])
+        config = replace(config, selections=config.selections[:num_metrics])
         plain = Parts(parts.part_sizes, None)
         blended, whole = make_sampler(parts, config), make_sampler(plain, config)
         drawn = []
@@ -104,7 +103,7 @@ class TestWithACurriculum:
         assert len(set(drawn[-600:])) == 0.25 * 600 + 100
 
     def test_within_a_part_every_admitted_sample_is_as_likely(self, parts, config):
-        config = replace(config, metrics=config.metrics[:1])
+        config = replace(config, selections=config.selections[:1])
         samples = draw(make_sampler(parts, config), 3000)[10000:]
         counts = np.bincount(samples, minlength=400)
         for part in (slice(0, 300), slice(300, 400)):
@@ -120,7 +119,7 @@ class TestWithACurriculum:
         DifficultyIndex.write(
             folder / "a", np.arange(400) % 10, metric="a", dataset_identity=identity
         )
-        config = DataEfficiencyConfig(metrics=(self.metric(folder / "a", "a"),))
+        config = DataEfficiencyConfig(selections=(self.metric(folder / "a", "a"),))
         whole = draw(make_sampler(parts, config), 24)
         sampler = make_sampler(parts, config)
         first = draw(sampler, num_steps) if num_steps else np.zeros(0, np.int64)
@@ -132,10 +131,10 @@ class TestWithACurriculum:
         assert np.concatenate([first, rest]).tolist() == whole.tolist()
 
     def test_a_custom_schedule_splits_clusters_as_they_come(self, parts, config):
-        fixed = make_sampler(parts, replace(config, metrics=config.metrics[:1]))
-        custom = replace(config.metrics[0], schedule=CustomSchedule())
-        sampler = make_sampler(parts, replace(config, metrics=(custom,)))
-        sampler.set_custom_schedules({"a": config.metrics[0].schedule.difficulty})
+        fixed = make_sampler(parts, replace(config, selections=config.selections[:1]))
+        custom = replace(config.selections[0], schedule=CustomSchedule())
+        sampler = make_sampler(parts, replace(config, selections=(custom,)))
+        sampler.set_custom_schedules({"a": config.selections[0].schedule.difficulty})
         assert draw(sampler, 20).tolist() == draw(fixed, 20).tolist()
 
     def test_a_part_without_admitted_samples_is_refused(self, tmp_path):
@@ -146,7 +145,7 @@ class TestWithACurriculum:
             metric="a",
             dataset_identity={"type": "Parts", "num_samples": 5},
         )
-        config = DataEfficiencyConfig(metrics=(self.metric(tmp_path / "a", "a"),))
+        config = DataEfficiencyConfig(selections=(self.metric(tmp_path / "a", "a"),))
         with pytest.raises(
             ValueError, match="no sample of part 1 of the blend is admitted at step 1"
         ):

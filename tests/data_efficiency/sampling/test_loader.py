@@ -4,9 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from data_efficiency.config import load_config
+from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.loader import CurriculumDataLoader
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.schedule import CustomSchedule
@@ -94,10 +95,10 @@ def test_no_batch_meets_the_difficulty_of_another_step(action, num_workers):
     def jumps(step):
         return 1 + step * 7919 % LENGTH
 
-    metric = replace(CONFIG.metrics[0], sequence_length=action, schedule=CustomSchedule())
+    plan = replace(CONFIG.length_plans[0], action=action, schedule=CustomSchedule())
     dataset = LabelledRows()
     sampler = CurriculumSampler(
-        dataset, replace(CONFIG, metrics=(metric,)), micro_batch_size=4, data_parallel_size=2
+        dataset, replace(CONFIG, length_plans=(plan,)), micro_batch_size=4, data_parallel_size=2
     )
     sampler.set_custom_schedules({"seqlen_truncate": jumps})
     loader = CurriculumDataLoader(dataset, sampler, num_workers=num_workers)
@@ -169,3 +170,18 @@ def test_nothing_is_drawn_from_global_generators():
     before = torch.get_rng_state()
     next(iter(make_loader()))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Stream(IterableDataset):
+    """A stream that knows its length."""
+
+    def __iter__(self):
+        return iter(range(200))
+
+    def __len__(self):
+        return 200
+
+
+def test_streams_are_refused():
+    with pytest.raises(ConfigError, match=r"\(Stream\) cannot be read by sample numbers: give one"):
+        make_loader(Stream())

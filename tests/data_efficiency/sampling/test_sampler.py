@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from data_efficiency.config import DataEfficiencyConfig, load_config
 from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset
+from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.schedule import CustomSchedule
 
@@ -303,11 +304,12 @@ def falling(step):
 
 def with_custom_schedule(config, function):
     """The configuration with a custom schedule for `rarity`, and the sampler that follows it."""
-    metrics = tuple(
+    selections = tuple(
         replace(metric, schedule=CustomSchedule()) if metric.name == "rarity" else metric
-        for metric in config.metrics
+        for metric in config.selections
     )
-    sampler = CurriculumSampler(Numbers(), replace(config, metrics=metrics), micro_batch_size=64)
+    config = replace(config, selections=selections)
+    sampler = CurriculumSampler(Numbers(), config, micro_batch_size=64)
     sampler.set_custom_schedules({"rarity": function})
     return sampler
 
@@ -343,17 +345,21 @@ def test_a_state_of_another_custom_schedule_is_refused(index_path):
 
 def test_the_first_step_must_admit_a_sample(index_path):
     config = curriculum(index_path)
-    late = replace(config.metrics[0].schedule, min_difficulty=0, total_curriculum_step=1000)
-    metrics = (replace(config.metrics[0], schedule=late),)
+    late = replace(config.selections[0].schedule, min_difficulty=0, total_curriculum_step=1000)
+    config = replace(config, selections=(replace(config.selections[0], schedule=late),))
     with pytest.raises(
         ValueError, match=r"'rarity' \(difficulty 0\) .* difficulty 1 is the smallest"
     ):
-        CurriculumSampler(Numbers(), replace(config, metrics=metrics), micro_batch_size=4)
+        CurriculumSampler(Numbers(), config, micro_batch_size=4)
 
 
 def test_what_cannot_be_sampled_from_is_refused(index_path):
     with pytest.raises(ValueError, match="dataset"):
         CurriculumSampler(Numbers(name="other"), curriculum(index_path), micro_batch_size=4)
+    with pytest.raises(
+        ConfigError, match=r"\(generator\) has no length: .* __len__ and __getitem__"
+    ):
+        CurriculumSampler((number for number in range(3)), micro_batch_size=4)
     with pytest.raises(ValueError, match="the dataset is empty"):
         CurriculumSampler(Numbers(0), micro_batch_size=4)
     with pytest.raises(ValueError, match=r"leaves no batch: 3 samples x num_epochs \(2\) .* \(8\)"):

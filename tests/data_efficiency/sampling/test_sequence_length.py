@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_efficiency import IGNORED_LABEL
-from data_efficiency.config import MetricConfig
+from data_efficiency.config import LengthPlan
 from data_efficiency.sampling.sequence_length import (
     apply_actions,
     reshape,
@@ -18,14 +18,13 @@ shapes = st.tuples(st.integers(1, 6), st.integers(1, 24), st.integers(1, 30))
 
 
 def metric(name, action, multiple=1):
-    return MetricConfig(
+    return LengthPlan(
         name=name,
         difficulty_type="value",
-        clustering_type="single_cluster",
         min_difficulty=1,
         max_difficulty=8,
         schedule=CustomSchedule(),
-        sequence_length=action,
+        action=action,
         length_multiple=multiple,
     )
 

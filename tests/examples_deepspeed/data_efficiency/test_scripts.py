@@ -17,6 +17,7 @@ from examples_deepspeed.data_efficiency.gpt_finetuning import finetune as gpt
 from examples_deepspeed.data_efficiency.vit_finetuning import analyze_images
 from examples_deepspeed.data_efficiency.vit_finetuning import finetune as vit
 from tests.examples_deepspeed.data_efficiency.finished_run import ROOT
+from tests.examples_deepspeed.shell_runs import start
 
 EXAMPLES = ROOT / "examples_deepspeed" / "data_efficiency"
 SCRIPTS = sorted(
@@ -30,14 +31,7 @@ OTHERS = {module.__name__ for module in (analyze_data, analyze_images, compare)}
 
 def run_script(script, folder, **settings):
     """The output of a script that runs nothing."""
-    return subprocess.run(
-        ["bash", str(EXAMPLES / script)],
-        cwd=folder,
-        env=os.environ | {"PYTHON": sys.executable, "DRY_RUN": "1"} | settings,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return start(EXAMPLES / script, cwd=folder, **({"DRY_RUN": "1"} | settings))
 
 
 def test_scripts_of_the_tutorial_are_here():

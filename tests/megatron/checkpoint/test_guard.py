@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from data_efficiency import load_config
+from data_efficiency import SamplerIdentity, load_config
 from megatron.checkpoint.guard import (
     differences,
     guarded_record,
@@ -22,6 +22,7 @@ from megatron.config import (
     RunConfig,
     TrainingConfig,
 )
+from tests.json_sections import metric, random_ltd
 
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.text(max_size=3))
 TREES = st.recursive(
@@ -71,28 +72,18 @@ def test_one_changed_value_is_one_name(record, name, value):
     assert {d.name for d in differences(record, changed)} == {name}
 
 
-METRIC = {
-    "difficulty_type": "value",
-    "clustering_type": "schedule_based",
-    "index_path": "here/rarity",
-    "min_difficulty": 1,
-    "max_difficulty": 9,
-    "schedule_type": "fixed_linear",
-    "schedule_config": {"total_curriculum_step": 10, "difficulty_step": 1},
-}
-RANDOM_LTD = {
-    "enabled": True,
-    "total_layer_num": 4,
+LINEAR = {"total_curriculum_step": 10, "difficulty_step": 1}
+METRIC = metric(
+    "here/rarity",
+    difficulty_type="value",
+    min_difficulty=1,
+    max_difficulty=9,
+    schedule_type="fixed_linear",
+    schedule_config=LINEAR,
+)
+RANDOM_LTD = random_ltd(least=2, most=8, steps=4, step_size=2) | {
     "random_ltd_layer_num": 1,
     "random_ltd_layer_id": [1],
-    "model_type": "decoder",
-    "hidden_state_order": "batch_seq_dim",
-    "random_ltd_schedule": {
-        "min_value": 2,
-        "max_value": 8,
-        "schedule_type": "fixed_linear",
-        "schedule_config": {"require_steps": 4, "seq_per_step": 2},
-    },
 }
 IDENTITY = {
     "type": "GPTDataset",
@@ -126,10 +117,11 @@ def record(*, identity=(), metric=(), random_ltd=(), values="f00d", clock="iters
         groups[group] = replace(groups[group], **{name: value})
     made = guarded_record(
         RunConfig(**groups),
-        metrics=parsed.metrics,
-        random_ltd=parsed.random_ltd,
+        data_efficiency=parsed,
         dataset_identity=IDENTITY | dict(identity),
-        sampler_depends_on={"metrics": {"rarity": {"values": values}}, "part_weights": None},
+        sampler_identity=SamplerIdentity(
+            seed=1, dataset="da7a", metrics={"rarity": {"values": values}}, part_weights=None
+        ),
         clock=clock,
     )
     assert json.loads(json.dumps(made)) == made

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save_file
 
-from data_efficiency import WholeTensor, whole_tensors
+from data_efficiency import NonFiniteError, WholeTensor, whole_tensors
 from megatron.checkpoint.tensor_file import DTYPE_NAMES, in_file_order, write_tensor_file
 
 SHAPES = st.lists(st.integers(0, 4), max_size=3)
@@ -101,3 +101,10 @@ def test_the_header_can_be_read_without_any_library(tmp_path):
     assert json.loads(content[8 : 8 + length]) == {
         "w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     }
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_numbers_that_are_not_finite_are_not_written(tmp_path, value):
+    tensors = whole_tensors({"good": torch.ones(3), "bad": torch.tensor([1.0, value])})
+    with pytest.raises(NonFiniteError, match="bad has numbers that are not finite"):
+        write_tensor_file(tmp_path / "a.safetensors", tensors)

@@ -7,6 +7,7 @@ from tokenizers import models, normalizers, pre_tokenizers
 
 from megatron.config import ModelConfig
 from megatron.model.bert_model import BertModel
+from tests.json_sections import dropping_config
 from tests.megatron.small_models import make_model, save_run
 
 CONTROL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -22,29 +23,8 @@ CONFIG = ModelConfig(
     normalization_position="after",
 )
 
-RANDOM_LTD = {
-    "train_batch_size": 8,
-    "data_efficiency": {
-        "enabled": True,
-        "data_routing": {
-            "enabled": True,
-            "random_ltd": {
-                "enabled": True,
-                "total_layer_num": 4,
-                "random_ltd_layer_num": 2,
-                "random_ltd_layer_id": [1, 2],
-                "model_mask_name": "attention_mask",
-                "model_type": "encoder",
-                "hidden_state_order": "batch_seq_dim",
-                "random_ltd_schedule": {
-                    "min_value": 4,
-                    "max_value": 32,
-                    "schedule_type": "fixed_linear",
-                    "schedule_config": {"require_steps": 1000, "seq_per_step": 4},
-                },
-            },
-        },
-    },
+RANDOM_LTD = dropping_config(steps=1000, model_mask_name="attention_mask", model_type="encoder") | {
+    "train_batch_size": 8
 }
 
 

@@ -7,6 +7,7 @@ from megatron.config import ModelConfig
 from megatron.model.bert_model import BertModel
 from megatron.model.gpt_model import GPTModel
 from megatron.model.transformer import TransformerLayer
+from tests.json_sections import dropping_config
 
 LENGTH = 24
 POSITIONS = pytest.mark.parametrize("position", ["before", "after"])
@@ -129,26 +130,15 @@ def test_random_ltd_drops_tokens_of_padded_rows(position, dropout):
             lambda _, args, kwargs: seen.append((args[0].shape[1], kwargs["attention_mask"].shape)),
             with_kwargs=True,
         )
-    schedule = {
-        "min_value": 8,
-        "max_value": LENGTH,
-        "schedule_type": "fixed_linear",
-        "schedule_config": {"require_steps": 10, "seq_per_step": 8},
-    }
-    settings = {
-        "enabled": True,
-        "total_layer_num": 4,
-        "random_ltd_layer_num": 2,
-        "random_ltd_layer_id": [1, 2],
-        "model_mask_name": "attention_mask",
-        "model_type": "encoder",
-        "hidden_state_order": "batch_seq_dim",
-        "random_ltd_schedule": schedule,
-    }
-    section = {"enabled": True, "data_routing": {"enabled": True, "random_ltd": settings}}
-    model = convert_to_random_ltd(
-        model, TransformerLayer, {"train_batch_size": 3, "data_efficiency": section}
+    content = dropping_config(
+        least=8,
+        most=LENGTH,
+        steps=10,
+        step_size=8,
+        model_mask_name="attention_mask",
+        model_type="encoder",
     )
+    model = convert_to_random_ltd(model, TransformerLayer, content)
     for step in range(3):
         model.random_ltd_scheduler.set_position(step, 0)
         seen.clear()

@@ -8,11 +8,14 @@ from megatron.model import compilation
 from megatron.model.compilation import compile_model
 from megatron.model.gpt_model import GPTModel
 from megatron.model.transformer import TransformerLayer
+from tests.json_sections import dropping_config
 
 # The compiler itself looks at the gradients of tensors that have none, and imports old parts of torch.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
     pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
+    # It makes an object of a function's class to trace it.
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
     # A GPU's compiler advises to compute less exactly.
     pytest.mark.filterwarnings("ignore:TensorFloat32:UserWarning"),
 ]
@@ -50,22 +53,7 @@ def make_model(**changes) -> GPTModel:
 
 
 def attach(model: GPTModel) -> None:
-    settings = {
-        "total_layer_num": NUM_LAYERS,
-        "random_ltd_layer_num": NUM_LAYERS - 2,
-        "random_ltd_layer_id": list(range(1, NUM_LAYERS - 1)),
-        "model_mask_name": None,
-        "model_type": "decoder",
-        "hidden_state_order": "batch_seq_dim",
-        "random_ltd_schedule": {
-            "min_value": 8,
-            "max_value": LONGEST,
-            "schedule_type": "fixed_linear",
-            "schedule_config": {"require_steps": 10, "seq_per_step": 4},
-        },
-    }
-    routing = {"enabled": True, "random_ltd": settings | {"enabled": True}}
-    config = {"train_batch_size": 4, "data_efficiency": {"enabled": True, "data_routing": routing}}
+    config = dropping_config(num_layers=NUM_LAYERS, least=8, most=LONGEST, steps=10)
     convert_to_random_ltd(model, TransformerLayer, config)
 
 

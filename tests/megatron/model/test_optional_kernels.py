@@ -1,6 +1,7 @@
 """flash-attn and apex themselves are tried where they are installed; their conventions, everywhere."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -35,6 +36,10 @@ def install(monkeypatch, folder, name, source):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(source)
     monkeypatch.syspath_prepend(str(folder))
+    for module in {name, name.partition(".")[0]}:
+        # Set first, so that the end of the test takes out what it imported.
+        monkeypatch.setitem(sys.modules, module, None)
+        del sys.modules[module]
 
 
 def heads(num_keys=4, dtype=torch.float32, device="cpu"):

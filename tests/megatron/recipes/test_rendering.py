@@ -20,7 +20,7 @@ def test_one_recipe_makes_flags_and_json(recipe):
     assert (flags.training.random_ltd, flags.training.deepspeed_config) == (True, "c.json")
     assert flags.checkpoint.save_interval == 50
     section = load_config(run.json).data_efficiency
-    rarity, length = section.metrics
+    (rarity,), (length,) = section.selections, section.length_plans
     assert rarity.index_path == "d/vocab_rarity"
     assert (length.min_difficulty, length.max_difficulty) == (8, 64)
     assert rarity.schedule.difficulty(40) == 100 > rarity.schedule.difficulty(39)
@@ -36,7 +36,7 @@ def test_one_recipe_makes_flags_and_json(recipe):
 def test_other_sizes_change_what_follows_from_them(recipe):
     run = prepare_run(recipe, num_processes=1, flags={"seq_length": 32, "num_layers": 6})
     section = load_config(run.json).data_efficiency
-    assert section.metrics[1].max_difficulty == 32
+    assert section.length_plans[0].max_difficulty == 32
     assert section.random_ltd.random_ltd_layer_id == (1, 2, 3, 4)
 
 
@@ -75,7 +75,7 @@ def test_published_values_of_the_composed_recipe():
     assert (config.training.lr, config.training.train_tokens) == (4e-4, 150 * 10**9)
     assert (config.training.batch_size, config.training.micro_batch_size) == (512, 8)
     section = load_config(run.json).data_efficiency
-    rarity, length = (metric.schedule for metric in section.metrics)
+    rarity, length = section.schedules.values()
     assert (rarity.min_difficulty, rarity.total_curriculum_step, rarity.root_degree) == (
         1,
         55_000,
@@ -99,7 +99,7 @@ def test_published_values_of_the_composed_recipe_of_bert():
     # 10,000 steps of 128 tokens: a curriculum's first steps are short, and nothing is dropped of them.
     assert 10_000 * 1024 * 128 <= training.lr_warmup_tokens < 10_000 * 1024 * 144
     section = load_config(run.json).data_efficiency
-    rarity, length = (metric.schedule for metric in section.metrics)
+    rarity, length = section.schedules.values()
     assert (rarity.min_difficulty, rarity.total_curriculum_step, rarity.root_degree) == (
         5,
         480_000,
@@ -114,19 +114,20 @@ def test_published_values_of_the_composed_recipe_of_bert():
 def test_reordering_selects_samples_and_trims_their_padding(name):
     """The published case of `seqlen` says single_cluster, which selects none."""
     run = prepare_run(read_recipe(SHIPPED, name), num_processes=64)
-    (metric,) = load_config(run.json).data_efficiency.metrics
-    assert metric.selects_samples
-    assert (metric.sequence_length, metric.length_multiple) == ("trim_padding", 8)
-    assert (metric.schedule.difficulty(1), metric.schedule.difficulty(960_000)) == (5, 100)
+    section = load_config(run.json).data_efficiency
+    (selection,), (length,) = section.selections, section.length_plans
+    assert selection.name == length.name
+    assert (length.action, length.length_multiple) == ("trim_padding", 8)
+    assert (selection.schedule.difficulty(1), selection.schedule.difficulty(960_000)) == (5, 100)
 
 
 @pytest.mark.parametrize("name", SHIPPED.recipes)
 def test_padding_is_trimmed_where_bert_has_a_curriculum_that_does_not_truncate(name):
-    metrics = load_config(
+    section = load_config(
         prepare_run(read_recipe(SHIPPED, name), num_processes=1).json
-    ).data_efficiency.metrics
-    actions = {metric.sequence_length for metric in metrics} - {None}
-    if metrics and not actions & {"truncate", "reshape"}:
+    ).data_efficiency
+    actions = {length.action for length in section.length_plans}
+    if section.schedules and not actions & {"truncate", "reshape"}:
         assert actions == ({"trim_padding"} if name.startswith("bert") else set())
     else:
         assert "trim_padding" not in actions
@@ -144,6 +145,7 @@ def test_padding_is_trimmed_where_bert_has_a_curriculum_that_does_not_truncate(n
 def test_json_examples_are_those_of_their_recipes(file, recipe, caplog):
     text = (FOLDER / file).read_text()
     assert text == prepare_run(read_recipe(SHIPPED, recipe), num_processes=64).json_text()
-    metrics = load_config(FOLDER / file).data_efficiency.metrics
-    assert len(metrics) == (1 if "1clmetric" in file else 2)
+    assert len(load_config(FOLDER / file).data_efficiency.schedules) == (
+        1 if "1clmetric" in file else 2
+    )
     assert caplog.text == ""

@@ -27,7 +27,8 @@ def test_the_shape_is_kept(name):
         effective_tokens=small.flags["train_tokens"],
     )
     assert totals.steps < 40
-    for metric in section.data_efficiency.metrics:
+    settings = section.data_efficiency
+    for metric in (*settings.selections, *settings.length_plans):
         values = {metric.schedule.difficulty(step) for step in range(1, totals.steps + 1)}
         assert len(values) > 2, metric.name
         assert max(values) == metric.max_difficulty

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from megatron.reporting import format_plan, plot_plan
-from tests.data_efficiency.test_plan import config, length_metric, metric, plan, random_ltd
+from tests.data_efficiency.test_plan import config, length_metric, plan
+from tests.json_sections import metric, random_ltd
 
 
 def test_table_shows_the_asked_steps_and_the_saving() -> None:

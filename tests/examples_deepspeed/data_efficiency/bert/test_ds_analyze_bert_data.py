@@ -1,15 +1,12 @@
 """The analysis scripts of BERT without a cluster; what they share with GPT's is tested there."""
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data_efficiency.difficulty_index import DifficultyIndex
+from tests.examples_deepspeed.shell_runs import start
 from tests.megatron.data.sentence_corpus import CLS, MASK, PAD, SEP, write_sentences
 from tools import analyze_data
 
@@ -25,19 +22,10 @@ def settings(tmp_path):
     return {"DATA_PATH": prefix, "SEQ_LENGTH": "32", "SAVE": str(tmp_path / "d")}
 
 
-def start(name, settings):
-    keep = ("PATH", "HOME", "PYTHONPATH")
-    environment = {key: os.environ[key] for key in keep if key in os.environ}
-    environment |= {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **settings}
-    return subprocess.run(
-        ["bash", str(SCRIPTS / name)], env=environment, capture_output=True, text=True
-    )
-
-
 def test_map_and_reduce_here_equal_run(settings, tmp_path):
     more = {"METRIC": "seqlen_vocab_rarity", "SAMPLE_SEED": "7", "SHORT_SEQ_PROB": "0.3"}
     for name in (MAP, REDUCE):
-        ended = start(name, {**settings, **more})
+        ended = start(SCRIPTS / name, **{**settings, **more})
         assert ended.returncode == 0, ended.stderr
     flags = ["--data-path", settings["DATA_PATH"], "--seq-length", "32", "--data-type", "bert"]
     flags += ["--sample-seed", "7", "--short-seq-prob", "0.3", "--metric", more["METRIC"]]
@@ -53,15 +41,17 @@ def test_map_and_reduce_here_equal_run(settings, tmp_path):
 
 def test_a_dry_run_prints_the_commands_and_does_nothing(settings, tmp_path):
     more = {"DRY_RUN": "1", "VOCAB_FILE": str(tmp_path / "vocab.txt"), "SPLIT": "9,1"}
-    lines = start(MAP, {**settings, **more}).stdout.splitlines()
+    lines = start(SCRIPTS / MAP, **{**settings, **more}).stdout.splitlines()
     assert [line.split("analyze_data.py ")[1].split()[0] for line in lines] == [
         "map",
         "reduce",
         "map",
     ]
     assert all("--data-type bert" in line and "vocab.txt" in line for line in lines)
-    assert "--split 9\\,1" in start(REDUCE, {**settings, **more}).stdout
-    jobs = start(MAP, {**settings, **more, "LAUNCHER": "slurm", "METRIC": "seqlen"}).stdout
+    assert "--split 9\\,1" in start(SCRIPTS / REDUCE, **{**settings, **more}).stdout
+    jobs = start(
+        SCRIPTS / MAP, **{**settings, **more, "LAUNCHER": "slurm", "METRIC": "seqlen"}
+    ).stdout
     assert jobs.count("sbatch") == 2
     assert jobs.count("--dependency=afterok:$job_1") == 1
     assert not Path(settings["SAVE"]).exists()
@@ -75,28 +65,18 @@ def test_a_foreign_corpus_takes_its_control_tokens_from_the_vocabulary(settings,
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
     Path(settings["DATA_PATH"] + ".meta.json").unlink()
     settings["METRIC"] = "seqlen"
-    ended = start(MAP, settings)
+    ended = start(SCRIPTS / MAP, **settings)
     assert ended.returncode == 1
     assert "does not tell the ids of [CLS]" in ended.stderr
     settings["VOCAB_FILE"] = str(tmp_path / "vocab.txt")
     for name in (MAP, REDUCE):
-        ended = start(name, settings)
+        ended = start(SCRIPTS / name, **settings)
         assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.parametrize("name", [MAP, REDUCE])
 def test_bad_settings_are_one_line(settings, name):
-    ended = start(name, {**settings, "DATA_PATH": ""})
+    ended = start(SCRIPTS / name, **{**settings, "DATA_PATH": ""})
     assert ended.returncode == 1
     line = f"error: DATA_PATH is not set; it is described at the top of {name}\n"
     assert ended.stderr == line
-
-
-def test_shellcheck_finds_nothing():
-    if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed")
-    ended = subprocess.run(
-        ["shellcheck", "-x", MAP, REDUCE], cwd=SCRIPTS, capture_output=True, text=True
-    )
-    assert ended.stdout == ""
-    assert ended.returncode == 0

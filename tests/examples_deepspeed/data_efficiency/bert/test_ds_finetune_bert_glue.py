@@ -1,30 +1,17 @@
-import os
 import shlex
-import subprocess
-import sys
 
 from tests.examples_deepspeed.data_efficiency.finished_run import ROOT
 from tests.examples_deepspeed.data_efficiency.stopped_script import check_a_stop_ends_what_runs
+from tests.examples_deepspeed.shell_runs import start
 from tests.megatron.finetuning.bert_task_data import save_bert_run, write_sentiment
 from tools.finetune_bert import parse_arguments
 
 SCRIPT = ROOT / "examples_deepspeed/data_efficiency/bert/finetune/ds_finetune_bert_glue_run.sh"
 
 
-def run_script(folder, **settings):
-    return subprocess.run(
-        ["bash", str(SCRIPT)],
-        cwd=folder,
-        env=os.environ | {"PYTHON": sys.executable} | settings,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_dry_run_prints_a_published_sweep_for_each_device(tmp_path):
     given = {"CHECKPOINT": "a b", "DATA": "glue", "SAVE": "out", "FLAGS": "--bf16", "DRY_RUN": "1"}
-    said = run_script(tmp_path, DEVICES="0 1", **given)
+    said = start(SCRIPT, cwd=tmp_path, DEVICES="0 1", **given)
     assert (said.returncode, said.stderr) == (0, "")
     lines = [shlex.split(line) for line in said.stdout.splitlines()]
     parsed = [parse_arguments(line[line.index("--output") :]) for line in lines]
@@ -39,7 +26,7 @@ def test_dry_run_prints_a_published_sweep_for_each_device(tmp_path):
     assert one.learning_rates == "2e-05,3e-05,4e-05,5e-05"
     assert (one.epochs, one.batch_size, one.weight_decay, one.max_length) == (3, 32, 0.1, 512)
     assert not list(tmp_path.iterdir())
-    (line,) = run_script(tmp_path, NPROC="2", **given).stdout.splitlines()
+    (line,) = start(SCRIPT, cwd=tmp_path, NPROC="2", **given).stdout.splitlines()
     assert "torch.distributed.run --standalone --nproc_per_node 2 " in line
     assert "CUDA_VISIBLE_DEVICES" not in line
 
@@ -47,8 +34,9 @@ def test_dry_run_prints_a_published_sweep_for_each_device(tmp_path):
 def test_it_finetunes(tmp_path):
     save_bert_run(tmp_path / "run")
     write_sentiment(tmp_path / "glue", num_train=8)
-    said = run_script(
-        tmp_path,
+    said = start(
+        SCRIPT,
+        cwd=tmp_path,
         CHECKPOINT="run",
         DATA="glue",
         SAVE="out",
@@ -64,7 +52,7 @@ def test_it_finetunes(tmp_path):
 
 
 def test_a_missing_setting_is_one_line(tmp_path):
-    said = run_script(tmp_path, CHECKPOINT="run", DATA="glue")
+    said = start(SCRIPT, cwd=tmp_path, CHECKPOINT="run", DATA="glue")
     assert said.returncode == 1
     assert said.stderr.startswith("error: SAVE is not set")
 

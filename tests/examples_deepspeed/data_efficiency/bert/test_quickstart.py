@@ -49,9 +49,9 @@ def test_variants_differ_in_their_configuration_alone(commands: list[list[str]])
         assert list(run.data.data_path) == analysis.data_path
         assert (run.data.split, run.data.seq_length) == (analysis.split, analysis.seq_length)
         config = load_config(run.training.deepspeed_config or "").data_efficiency
-        assert bool(config.metrics) == run.training.data_efficiency_curriculum_learning
-        for metric in config.metrics:
-            end = run.data.seq_length if metric.name == "seqlen_truncate" else 100
-            assert metric.schedule.difficulty(10**6) == end
+        assert bool(config.schedules) == run.training.data_efficiency_curriculum_learning
+        for name, schedule in config.schedules.items():
+            end = run.data.seq_length if name == "seqlen_truncate" else 100
+            assert schedule.difficulty(10**6) == end
         if config.random_ltd is not None:
             assert config.random_ltd.schedule.difficulty(10**6) == run.data.seq_length

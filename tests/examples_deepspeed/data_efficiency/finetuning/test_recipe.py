@@ -38,7 +38,7 @@ def test_every_recipe_gives_the_variants_it_has(path, variant):
         return
     config = filled(path, variant, num_layers=layers, **sizes)
     assert (config.data_efficiency.random_ltd is not None) == (variant in ("random_ltd", "both"))
-    assert bool(config.data_efficiency.metrics) == (variant in ("curriculum", "both"))
+    assert bool(config.data_efficiency.schedules) == (variant in ("curriculum", "both"))
     assert config.data_efficiency.seed == 5
 
 
@@ -49,7 +49,7 @@ def test_auto_values_follow_the_size_of_the_run():
     assert dropping.schedule.min_difficulty == 24
     assert dropping.schedule.max_difficulty == 197
     assert dropping.schedule.total_curriculum_step == 75
-    metric = config.data_efficiency.metrics[0]
+    (metric,) = config.data_efficiency.length_plans
     assert (metric.min_difficulty, metric.max_difficulty) == (6, 197)
     assert metric.schedule.total_curriculum_step == 25
     assert config.batch_sizes(1) == (4, 2)

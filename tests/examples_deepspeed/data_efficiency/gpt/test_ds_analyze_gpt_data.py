@@ -1,14 +1,12 @@
 """The analysis scripts without a cluster: what they print, what they run, what they refuse."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from megatron.data.indexed_dataset import IndexedDatasetWriter
+from tests.examples_deepspeed.shell_runs import start
 from tools import analyze_data
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -27,18 +25,9 @@ def settings(tmp_path):
     return {"DATA_PATH": prefix, "SEQ_LENGTH": "16", "SAVE": str(tmp_path / "d")}
 
 
-def start(name, settings):
-    keep = ("PATH", "HOME", "PYTHONPATH")
-    environment = {key: os.environ[key] for key in keep if key in os.environ}
-    environment |= {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **settings}
-    return subprocess.run(
-        ["bash", str(SCRIPTS / name)], env=environment, capture_output=True, text=True
-    )
-
-
 def test_map_and_reduce_here_equal_run(settings, tmp_path):
     for name in (MAP, REDUCE):
-        ended = start(name, {**settings, "METRIC": "total_vocab_freq"})
+        ended = start(SCRIPTS / name, **{**settings, "METRIC": "total_vocab_freq"})
         assert ended.returncode == 0, ended.stderr
     flags = ["--data-path", settings["DATA_PATH"], "--seq-length", "16"]
     flags += ["--metric", "total_vocab_freq", "--save", str(tmp_path / "run")]
@@ -49,7 +38,9 @@ def test_map_and_reduce_here_equal_run(settings, tmp_path):
 
 
 def test_a_dry_run_prints_the_commands_and_does_nothing(settings):
-    ended = start(MAP, {**settings, "DRY_RUN": "1", "NUM_PROCESSES": "3", "VOCAB_SIZE": "97"})
+    ended = start(
+        SCRIPTS / MAP, **{**settings, "DRY_RUN": "1", "NUM_PROCESSES": "3", "VOCAB_SIZE": "97"}
+    )
     lines = ended.stdout.splitlines()
     assert [line.split("analyze_data.py ")[1].split()[0] for line in lines] == [
         "map",
@@ -61,13 +52,14 @@ def test_a_dry_run_prints_the_commands_and_does_nothing(settings):
     assert "--num-processes 3 --num-workers 1 --worker-id 0" in lines[2]
     assert not Path(settings["SAVE"]).exists()
     alone = {**settings, "DRY_RUN": "1", "METRIC": "total_vocab_freq"}
-    assert len(start(MAP, alone).stdout.splitlines()) == 1
-    assert " reduce " in start(REDUCE, alone).stdout
+    assert len(start(SCRIPTS / MAP, **alone).stdout.splitlines()) == 1
+    assert " reduce " in start(SCRIPTS / REDUCE, **alone).stdout
 
 
 def test_jobs_wait_for_each_other(settings):
     ended = start(
-        MAP, {**settings, "DRY_RUN": "1", "LAUNCHER": "slurm", "NUM_WORKERS": "8", "AFTER": "77"}
+        SCRIPTS / MAP,
+        **{**settings, "DRY_RUN": "1", "LAUNCHER": "slurm", "NUM_WORKERS": "8", "AFTER": "77"},
     )
     first, *jobs = ended.stdout.splitlines()
     assert first == f"mkdir -p {settings['SAVE']}/logs"
@@ -88,7 +80,7 @@ def test_jobs_wait_for_each_other(settings):
     ],
 )
 def test_bad_settings_are_one_line(settings, name, changes, line):
-    ended = start(name, {**settings, **changes})
+    ended = start(SCRIPTS / name, **{**settings, **changes})
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: ")
     assert ended.stderr.endswith(f"{line}\n")

@@ -1,15 +1,13 @@
 """The evaluation script without a cluster: its jobs, a real run, what is done again, what is refused."""
 
-import os
 import shlex
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.examples_deepspeed.data_efficiency.stopped_script import check_a_stop_ends_what_runs
+from tests.examples_deepspeed.shell_runs import start
 from tests.megatron.evaluation.task_data import write_task_data
 from tests.megatron.small_models import GPT2, make_gpt, make_tokenizer, save_run
 from tools import gather_results
@@ -29,14 +27,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def start(folder, **settings):
-    keep = ("PATH", "HOME", "PYTHONPATH")
-    environment = {key: os.environ[key] for key in keep if key in os.environ}
-    environment |= {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "CHECKPOINTS": "runs"}
-    environment |= {"SAVE": "results", "HF_HOME": str(folder / "cache"), **settings}
-    return subprocess.run(
-        ["bash", str(SCRIPT)], cwd=folder, env=environment, capture_output=True, text=True
-    )
+def evaluate(folder, **settings):
+    defaults = {"CHECKPOINTS": "runs", "SAVE": "results", "HF_HOME": str(folder / "cache")}
+    return start(SCRIPT, cwd=folder, **(defaults | settings))
 
 
 def evaluations(lines):
@@ -47,7 +40,7 @@ def evaluations(lines):
 
 
 def test_dry_run_prints_a_job_for_each_checkpoint_and_row_of_tasks(folder):
-    ended = start(folder, DRY_RUN="1", DATA_FOLDER="data", LIMIT="3", FLAGS="--dtype bfloat16")
+    ended = evaluate(folder, DRY_RUN="1", DATA_FOLDER="data", LIMIT="3", FLAGS="--dtype bfloat16")
     assert (ended.returncode, ended.stderr) == (0, "")
     *jobs, table = ended.stdout.splitlines()
     parsed = evaluations(jobs)
@@ -70,13 +63,13 @@ def test_published_tasks_and_every_checkpoint_of_one_run(folder, tmp_path):
         (tmp_path / f"global_step{step}").mkdir()
     (tmp_path / "latest").write_text("global_step100")
     settings = {"DRY_RUN": "1", "CHECKPOINTS": str(tmp_path), "NUM_PROCESSES": "2"}
-    lines = start(folder, **settings).stdout.splitlines()
+    lines = evaluate(folder, **settings).stdout.splitlines()
     assert "-m torch.distributed.run --standalone --nproc_per_node=2" in lines[0]
     parsed = evaluations(lines)
     assert len(parsed) == 3 * (16 + 16)
     names = list(dict.fromkeys(one.checkpoint.name for one in parsed))
     assert names == ["global_step5", "global_step40", "global_step100"]
-    alone = start(folder, **settings, ZERO_SHOT="none", FEW_SHOT="rte,wsc copa", NUM_FEWSHOT="5")
+    alone = evaluate(folder, **settings, ZERO_SHOT="none", FEW_SHOT="rte,wsc copa", NUM_FEWSHOT="5")
     assert [(one.tasks, one.num_fewshot) for one in evaluations(alone.stdout.splitlines())] == [
         ("rte,wsc", 5),
         ("copa", 5),
@@ -85,14 +78,14 @@ def test_published_tasks_and_every_checkpoint_of_one_run(folder, tmp_path):
 
 def test_devices_share_the_jobs(folder):
     settings = {"DRY_RUN": "1", "DATA_FOLDER": "data", "FEW_SHOT": "none"}
-    jobs = evaluations(start(folder, DEVICES="cuda:0 cuda:1", **settings).stdout.splitlines())
+    jobs = evaluations(evaluate(folder, DEVICES="cuda:0 cuda:1", **settings).stdout.splitlines())
     assert sorted(one.device for one in jobs) == ["cuda:0"] * 11 + ["cuda:1"] * 10
     assert len({str(one.output) for one in jobs}) == 21
 
 
 def test_an_array_of_jobs_and_a_table_that_waits(folder):
     settings = {"DRY_RUN": "1", "LAUNCHER": "slurm", "DATA_FOLDER": "data", "AFTER": "77"}
-    ended = start(folder, **settings, SBATCH_FLAGS="--gpus=1")
+    ended = evaluate(folder, **settings, SBATCH_FLAGS="--gpus=1")
     assert ended.returncode == 0, ended.stderr
     made, listed, array, table = ended.stdout.splitlines()
     assert made == "mkdir -p results/logs"
@@ -106,7 +99,7 @@ def test_an_array_of_jobs_and_a_table_that_waits(folder):
     script = listed.replace("results/logs/", "listed/")
     subprocess.run(["bash", "-e"], input=script, cwd=folder, text=True, check=True)
     (file,) = (folder / "listed").iterdir()
-    here = start(folder, DRY_RUN="1", DATA_FOLDER="data").stdout.splitlines()[:-1]
+    here = evaluate(folder, DRY_RUN="1", DATA_FOLDER="data").stdout.splitlines()[:-1]
     assert file.read_text().splitlines() == here
 
 
@@ -114,7 +107,7 @@ def test_an_array_of_jobs_and_a_table_that_waits(folder):
 def test_it_evaluates_and_does_only_what_is_missing(folder):
     settings = {"DATA_FOLDER": "data", "ZERO_SHOT": "local_copa local_piqa", "FEW_SHOT": "none"}
     settings |= {"DEVICES": "cpu", "SAVE": "done"}
-    ended = start(folder, **settings)
+    ended = evaluate(folder, **settings)
     assert ended.returncode == 0, ended.stderr
     assert "[6/6] two/seed_2, 0 examples: local_piqa (" in ended.stdout
     table = (folder / "done" / "table.md").read_text()
@@ -127,7 +120,7 @@ def test_it_evaluates_and_does_only_what_is_missing(folder):
     (folder / "done/one/0shot/local_copa.json").unlink()
     save_run(folder / "runs/two/seed_1", make_gpt(GPT2, 7), make_tokenizer(), step=6)
     before = {file: file.stat().st_mtime_ns for file in files[1:]}
-    again = start(folder, **settings)
+    again = evaluate(folder, **settings)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("was finished before") == 3
     changed = {file for file, time in before.items() if file.stat().st_mtime_ns != time}
@@ -136,7 +129,7 @@ def test_it_evaluates_and_does_only_what_is_missing(folder):
 
 def test_a_failed_job_does_not_stop_the_others(folder):
     settings = {"DATA_FOLDER": "data", "ZERO_SHOT": "local_no local_copa", "FEW_SHOT": "none"}
-    ended = start(folder, **settings, CHECKPOINTS="runs/one/global_step5", SAVE="failed")
+    ended = evaluate(folder, **settings, CHECKPOINTS="runs/one/global_step5", SAVE="failed")
     assert ended.returncode == 1
     assert "error: --tasks names 'local_no'" in ended.stderr
     assert ended.stderr.splitlines()[-1].startswith("error: not all jobs ended well")
@@ -160,17 +153,7 @@ def test_a_stop_ends_what_runs(folder):
     ],
 )
 def test_bad_settings_are_one_line(folder, changes, line):
-    ended = start(folder, **{"DATA_FOLDER": "data", "DRY_RUN": "1"} | changes)
+    ended = evaluate(folder, **{"DATA_FOLDER": "data", "DRY_RUN": "1"} | changes)
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"error: {line}")
     assert ended.stderr.count("\n") == 1
-
-
-def test_shellcheck_finds_nothing():
-    if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed")
-    ended = subprocess.run(
-        ["shellcheck", "-x", SCRIPT.name], cwd=SCRIPT.parent, capture_output=True, text=True
-    )
-    assert ended.stdout == ""
-    assert ended.returncode == 0

@@ -141,14 +141,14 @@ def test_configurations_are_read_without_complaint(
         flags = parse_run_config("", command[1:])
         assert flags.training.deepspeed_config is not None
         config = load_config(flags.training.deepspeed_config).data_efficiency
-        assert bool(config.metrics) == flags.training.data_efficiency_curriculum_learning
+        assert bool(config.schedules) == flags.training.data_efficiency_curriculum_learning
         assert (config.random_ltd is not None) == flags.training.random_ltd
         if config.random_ltd is not None:
             assert config.random_ltd.random_ltd_layer_id == tuple(range(1, num_layers - 1))
             assert config.random_ltd.schedule.difficulty(10**6) == flags.data.seq_length
-        for metric in config.metrics:
-            end = flags.data.seq_length if metric.name == "seqlen_truncate" else 100
-            assert metric.schedule.difficulty(10**6) == end
+        for name, schedule in config.schedules.items():
+            end = flags.data.seq_length if name == "seqlen_truncate" else 100
+            assert schedule.difficulty(10**6) == end
     assert caplog.text == ""
 
 

@@ -2,8 +2,8 @@ import copy
 
 import pytest
 
+from data_efficiency.config.random_ltd import read_random_ltd
 from data_efficiency.json_section import ConfigError, Section
-from data_efficiency.random_ltd_config import random_ltd_config
 
 PUBLISHED = {
     "enabled": True,
@@ -23,7 +23,7 @@ PUBLISHED = {
 
 
 def parse(content):
-    return random_ltd_config(Section(content, "random_ltd"), seed=7)
+    return read_random_ltd(Section(content, "random_ltd"), seed=7)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,11 @@ def parse(content):
         ("model_type", "encoderr", "did you mean 'encoder'"),
         ("random_ltd_schedule.min_value", 4096, r"above max_value \(2048\)"),
         ("random_ltd_schedule.schedule_type", "fixed_root", "must be one of fixed_linear"),
-        ("random_ltd_schedule.schedule_type", "constant", r"max_value is 2048: a constant"),
+        (
+            "random_ltd_schedule.schedule_type",
+            "constant",
+            "is constant, but the values go from 128 to 2048",
+        ),
         ("random_ltd_schedule.unit", "percent", r"max_value is 2048: must be at most 100"),
         ("random_ltd_schedule.unit", "ratio", "must be one of tokens, percent"),
         ("always_keep", [0, 0], r"always_keep is \[0, 0\]: must be different"),

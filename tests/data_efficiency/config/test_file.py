@@ -1,14 +1,12 @@
 import copy
 import json
 import logging
-import re
 
 import pytest
 
 from data_efficiency.config import fill_from_flags, load_config
-from data_efficiency.json_keys import JSON_KEYS
 from data_efficiency.json_section import ConfigError
-from data_efficiency.schedule import CustomSchedule, DiscreteSchedule, RootSchedule
+from data_efficiency.schedule import RootSchedule
 
 PUBLISHED = {
     "train_batch_size": 512,
@@ -118,8 +116,7 @@ def test_the_published_file_loads_unchanged(tmp_path, caplog):
     assert config.dataloader_drop_last
     assert config.data_efficiency.data_cluster_path == "/data/clusters"
     assert config.engine_sections["fp16"]["loss_scale_window"] == 500
-    voc, length = config.data_efficiency.metrics
-    assert voc.selects_samples
+    (voc,), (length,) = config.data_efficiency.selections, config.data_efficiency.length_plans
     assert voc.index_path == "/data/index_to_sample_percentile_merged"
     assert voc.schedule == RootSchedule(
         min_difficulty=1,
@@ -128,26 +125,13 @@ def test_the_published_file_loads_unchanged(tmp_path, caplog):
         difficulty_step=1,
         root_degree=2,
     )
-    assert not length.selects_samples
-    assert length.sequence_length == "truncate"
+    assert length.name == "seqlen_truncate"
+    assert length.action == "truncate"
     assert length.schedule.difficulty(110000) == 2048
     dropping = config.data_efficiency.random_ltd
     assert dropping.random_ltd_layer_id == tuple(range(1, 23))
     assert dropping.schedule.difficulty(0) == 128
     assert dropping.schedule.difficulty(200000) == 2048
-
-
-def test_the_legacy_section_is_the_truncating_metric():
-    legacy = load_config({"curriculum_learning": LEGACY, "train_batch_size": 4})
-    (metric,) = legacy.data_efficiency.metrics
-    modern = LEGACY | {"difficulty_type": "value", "clustering_type": "single_cluster"}
-    del modern["curriculum_type"], modern["enabled"]
-    section = {"enabled": True, "curriculum_metrics": {"seqlen_truncate": modern}}
-    in_place = {"data_efficiency": {"data_sampling": {"curriculum_learning": section}}}
-    assert (metric,) == load_config(in_place).data_efficiency.metrics
-    assert legacy.data_efficiency_json == {"curriculum_learning": LEGACY}
-    off = load_config({"curriculum_learning": LEGACY | {"enabled": False}})
-    assert off.data_efficiency.metrics == ()
 
 
 def test_loading_does_not_touch_the_given_object():
@@ -179,7 +163,7 @@ def test_loading_does_not_touch_the_given_object():
         (
             "curriculum_learning",
             {"enabled": True},
-            "curriculum_learning.curriculum_type is missing",
+            "curriculum_learning.min_difficulty is missing",
         ),
         ("curriculum_learning", LEGACY, "both enabled: keep the second"),
         ("curriculum_learning", LEGACY | {"curriculum_type": "loss"}, "curriculum_type is 'loss'"),
@@ -194,80 +178,6 @@ def test_loading_does_not_touch_the_given_object():
 def test_bad_values_are_refused(path, value, message):
     with pytest.raises(ConfigError, match=message):
         load_config(changed(path, value))
-
-
-def test_a_metric_that_does_nothing_is_refused():
-    metrics = copy.deepcopy(PUBLISHED["data_efficiency"]["data_sampling"]["curriculum_learning"])
-    metrics = metrics["curriculum_metrics"]
-    metrics["seqlen_truncated"] = metrics.pop("seqlen_truncate")
-    with pytest.raises(ConfigError, match="seqlen_truncated selects no samples .* does nothing"):
-        load_config(changed(METRICS, metrics))
-
-
-@pytest.mark.parametrize("part", ["", ".data_sampling", ".data_routing"])
-def test_outer_switches_that_contradict_are_reported(part, caplog):
-    path = f"data_efficiency{part}.enabled"
-    with caplog.at_level(logging.WARNING):
-        config = load_config(changed(path, False))
-    assert config.data_efficiency.metrics
-    assert config.data_efficiency.random_ltd is not None
-    assert f"{path} is false but" in caplog.text
-
-
-def test_switched_off_techniques_are_off():
-    content = changed(f"{LTD}.enabled", False)
-    learning = content["data_efficiency"]["data_sampling"]["curriculum_learning"]
-    learning["enabled"] = False
-    settings = load_config(content).data_efficiency
-    assert settings.metrics == ()
-    assert settings.random_ltd is None
-
-
-def test_a_minimum_off_the_step_is_reported(caplog):
-    with caplog.at_level(logging.WARNING):
-        config = load_config(changed(f"{METRICS}.seqlen_truncate.min_difficulty", 81))
-    assert "the minimum 81 is no multiple of the step 8; the schedule starts at 88" in caplog.text
-    assert config.data_efficiency.metrics[1].schedule.difficulty(1) == 88
-
-
-def test_a_maximum_off_the_step_is_reported(caplog):
-    with caplog.at_level(logging.WARNING):
-        config = load_config(changed(f"{METRICS}.seqlen_truncate.max_difficulty", 2047))
-    reached = re.search(r"the maximum 2047 is no multiple .* reached at step (\d+)", caplog.text)
-    length = config.data_efficiency.metrics[1].schedule
-    assert length.difficulty(int(reached[1])) == 2047 > length.difficulty(int(reached[1]) - 1)
-
-
-def test_stages_that_miss_minimum_or_maximum_are_reported(caplog):
-    with caplog.at_level(logging.WARNING):
-        load_config(discrete([96, 1024], [5]))
-    assert "starts at 96, not at the minimum 80" in caplog.text
-    assert "the maximum 2048 is never reached, only 1024" in caplog.text
-
-
-def discrete(difficulty, max_step):
-    metric = copy.deepcopy(
-        PUBLISHED["data_efficiency"]["data_sampling"]["curriculum_learning"]["curriculum_metrics"]
-    )["seqlen_truncate"]
-    metric["schedule_type"] = "fixed_discrete"
-    metric["schedule_config"] = {"difficulty": difficulty, "max_step": max_step}
-    return changed(METRICS, {"seqlen_truncate": metric})
-
-
-def test_discrete_and_custom_schedules():
-    schedule = load_config(discrete([1, 2], [5])).data_efficiency.metrics[0].schedule
-    assert isinstance(schedule, DiscreteSchedule)
-    assert [schedule.difficulty(step) for step in (5, 6)] == [1, 2]
-    with pytest.raises(ConfigError, match="one difficulty more than steps"):
-        load_config(discrete([1, 2], [5, 6]))
-    with pytest.raises(ConfigError, match="must increase"):
-        load_config(discrete([1, 2, 3], [5, 5]))
-    custom = changed(f"{METRICS}.voc.schedule_type", "custom")
-    del custom["data_efficiency"]["data_sampling"]["curriculum_learning"]["curriculum_metrics"][
-        "voc"
-    ]["schedule_config"]
-    metric = load_config(custom).data_efficiency.metrics[0]
-    assert isinstance(metric.schedule, CustomSchedule)
 
 
 @pytest.mark.parametrize(
@@ -314,20 +224,3 @@ def test_files_that_cannot_be_read(tmp_path):
     path.write_text("[]")
     with pytest.raises(ConfigError, match="must hold a JSON object"):
         load_config(path)
-
-
-def leaf_paths(content, prefix=""):
-    for key, value in content.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from leaf_paths(value, f"{path}.")
-        else:
-            yield path
-
-
-def test_every_published_key_of_our_sections_is_documented():
-    ours = {"data_efficiency": PUBLISHED["data_efficiency"]}
-    for path in leaf_paths(ours):
-        for metric in ("voc", "seqlen_truncate"):
-            path = path.replace(f"{METRICS}.{metric}", "METRIC")
-        assert path.replace(LTD, "RANDOM_LTD") in JSON_KEYS

@@ -1,0 +1,73 @@
+"""A GPT whose layers but the first and last drop tokens: its sizes, its operations, and what switches it on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from data_efficiency import StepShape, training_flops
+from megatron.config import ModelConfig
+from megatron.run_state import model_shape
+
+KEPT_PERCENT = (25, 50, 75)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """The model, its batch and the number of rounds."""
+
+    num_layers: int = 12
+    hidden_size: int = 512
+    num_heads: int = 8
+    vocab_size: int = 8192
+    sequence_length: int = 1024
+    num_rows: int = 2
+    num_rounds: int = 7
+
+    def config(self) -> ModelConfig:
+        """The model's settings."""
+        return ModelConfig(
+            num_layers=self.num_layers,
+            hidden_size=self.hidden_size,
+            num_attention_heads=self.num_heads,
+            vocab_size=self.vocab_size,
+            max_position_embeddings=self.sequence_length,
+        )
+
+    def flops(self, percent: int) -> int:
+        """Operations of a step when 10 of 12 layers keep so many percent of the tokens."""
+        rows = StepShape(
+            num_rows=self.num_rows,
+            sequence_length=self.sequence_length,
+            num_dropping_layers=self.num_layers - 2,
+            kept_length=self.sequence_length * percent // 100,
+        )
+        # A causal query looks at half the keys on average: half of 12 x length^2 x hidden size a layer.
+        squares = (self.num_layers - rows.num_dropping_layers) * rows.sequence_length**2
+        squares += rows.num_dropping_layers * rows.dropped_sequence_length**2
+        return (
+            training_flops(rows, model_shape(self.config()))
+            - 6 * self.num_rows * self.hidden_size * squares
+        )
+
+
+def dropping_settings(num_layers: int, percent: int) -> dict[str, Any]:
+    """The configuration by which all layers but the first and last keep so many percent of the tokens."""
+    return {
+        "data_efficiency": {
+            "data_routing": {
+                "random_ltd": {
+                    "enabled": True,
+                    "total_layer_num": num_layers,
+                    "random_ltd_layer_num": num_layers - 2,
+                    "random_ltd_layer_id": list(range(1, num_layers - 1)),
+                    "model_mask_name": "attention_mask",
+                    "model_type": "decoder",
+                    "hidden_state_order": "batch_seq_dim",
+                    "random_ltd_schedule": {
+                        "schedule_type": "constant",
+                        "unit": "percent",
+                        "min_value": percent,
+                    },
+                }
+            }
+        }
+    }

@@ -1,0 +1,219 @@
+"""The `curriculum_learning` sections: metrics of the JSON file <-> selections and length plans.
+
+A metric of the file does one of two things, or both: it decides which samples may be drawn (a
+selection), and it says what happens to the rows of a batch (a length plan). They are told apart here,
+once, and then go by the same name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from data_efficiency.json_section import ConfigError, NotNegative, Positive, Section
+from data_efficiency.schedule.protocol import Schedule
+from data_efficiency.schedule.registry import curriculum_kinds, read_schedule
+
+DifficultyType = Literal["value", "percentile"]
+LengthAction = Literal["truncate", "reshape", "trim_padding", "user"]
+PUBLISHED_ACTIONS: Mapping[str, LengthAction] = {
+    "seqlen_truncate": "truncate",
+    "seqlen_reshape": "reshape",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """What selections and length plans have in common: a name and a difficulty that is paced."""
+
+    name: str
+    difficulty_type: DifficultyType
+    min_difficulty: int
+    max_difficulty: int
+    schedule: Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(Metric):
+    """A metric that decides which samples may be drawn."""
+
+    index_path: str
+    """Folder of the difficulty index."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthPlan(Metric):
+    """A metric that says what happens to the rows of a batch."""
+
+    action: LengthAction
+    length_multiple: int = 1
+    """Lengths are rounded up to a multiple of this."""
+
+    @property
+    def follows_schedule(self) -> bool:
+        """Whether the difficulty is a length; otherwise the content of the batches decides."""
+        return self.action in PUBLISHED_ACTIONS.values()
+
+    def length_at(self, difficulty: int) -> int | None:
+        """Positions of a row that a difficulty means; None where it does not decide.
+
+        Raises:
+            ValueError: for a length below 1.
+        """
+        if not self.follows_schedule:
+            return None
+        if difficulty < 1:
+            raise ValueError(
+                f"the schedule of metric {self.name!r} gives a sequence length of {difficulty}: "
+                "must be at least 1"
+            )
+        return -(-difficulty // self.length_multiple) * self.length_multiple
+
+
+Metrics = tuple[tuple[Selection, ...], tuple[LengthPlan, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PacedKeys:
+    """Keys of every paced difficulty."""
+
+    min_difficulty: NotNegative
+    """Difficulty at the start."""
+    max_difficulty: Positive
+    """Difficulty at the end; for percentile also the denominator."""
+    schedule_type: str
+    """fixed_linear, fixed_root, fixed_discrete, custom, or a kind that was registered."""
+    schedule_config: Section
+    """What the schedule needs, see below; nothing for custom."""
+
+    def paced(self, section: Section, *, lowest: int = 0) -> dict[str, Any]:
+        """The fields of a `Metric` that these keys of `section` give.
+
+        Raises:
+            ConfigError: for a minimum below `lowest` or above the maximum, or a wrong schedule.
+        """
+        low, high = self.min_difficulty, self.max_difficulty
+        if low < lowest:
+            raise ConfigError(f"{section.path}.min_difficulty is {low}: must be at least {lowest}")
+        if low > high:
+            raise ConfigError(
+                f"{section.path}.min_difficulty is {low}: above max_difficulty ({high})"
+            )
+        schedule = read_schedule(section, curriculum_kinds(), low, high)
+        return {"min_difficulty": low, "max_difficulty": high, "schedule": schedule}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricKeys(PacedKeys):
+    """`data_efficiency.data_sampling.curriculum_learning.curriculum_metrics.<name>`."""
+
+    index_path: str | None = None
+    """Folder of the difficulty index (schedule_based metrics)."""
+    index_to_sample_path: str | None = None
+    """Published name of index_path; may name our folder as well."""
+    index_to_metric_path: str | None = None
+    """Accepted and not used: our index folder holds the values too."""
+    clustering_type: Literal["single_cluster", "schedule_based"]
+    """schedule_based: the metric selects samples. single_cluster: it only drives the sequence length."""
+    sequence_length: LengthAction | None = None
+    """What the metric does to the length. truncate: rows are cut to the difficulty. reshape: the rows
+    of a micro-batch, end to end, are cut into rows of the difficulty. trim_padding: rows are cut to
+    the longest one without its padding. user: your own post-process function does. Default by the
+    published names seqlen_truncate and seqlen_reshape."""
+    length_multiple: Positive = 1
+    """The length is rounded up to a multiple of this, 8 for example."""
+    difficulty_type: DifficultyType
+    """value: samples up to the difficulty. percentile: the easiest difficulty / max_difficulty of the
+    samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurriculumKeys:
+    """`data_efficiency.data_sampling.curriculum_learning`."""
+
+    enabled: bool = False
+    """The switch of curriculum sampling."""
+    data_cluster_path: str | None = None
+    """Folder where the clusters of two or more selecting metrics are prepared once. Not given: a
+    folder `clusters` beside the first metric's index."""
+    curriculum_metrics: Any = None
+    """Metric name -> the keys of METRIC; the pool is the intersection of the metrics that select
+    samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegacyCurriculumKeys(PacedKeys):
+    """`curriculum_learning` at the top level."""
+
+    enabled: bool = False
+    """The switch of DeepSpeed's older section for sequence-length warm-up, removed there in 0.19.8;
+    read as the metric seqlen_truncate."""
+    curriculum_type: Literal["seqlen"]
+    """What is paced."""
+
+
+def read_curriculum(section: Section) -> tuple[CurriculumKeys, Metrics]:
+    """The keys of the section, and its selections and length plans; none where it is off.
+
+    Raises:
+        ConfigError: for anything not understood.
+    """
+    keys = section.read(CurriculumKeys)
+    section.close()
+    if not keys.enabled:
+        return keys, ((), ())
+    path, named = f"{section.path}.curriculum_metrics", keys.curriculum_metrics
+    if not isinstance(named, Mapping) or not named:
+        raise ConfigError(f"{path} must name at least one metric")
+    read = [_read_metric(name, Section(entry, f"{path}.{name}")) for name, entry in named.items()]
+    selections = tuple(selection for selection, _ in read if selection is not None)
+    length_plans = tuple(plan for _, plan in read if plan is not None)
+    names = {plan.action: plan.name for plan in length_plans}
+    if "truncate" in names and "reshape" in names:
+        raise ConfigError(
+            f"{path}: {names['truncate']!r} truncates rows and {names['reshape']!r} reshapes them; "
+            "keep one of the two"
+        )
+    return keys, (selections, length_plans)
+
+
+def read_legacy_warm_up(section: Section) -> LengthPlan | None:
+    """The length plan that a top-level `curriculum_learning` section means; None where it is off.
+
+    Source: DeepSpeed's sequence-length warm-up, removed in 0.19.8. Differs: the loader truncates,
+    so that the model need not know `curriculum_seqlen`.
+    """
+    if not section.boolean("enabled", False):
+        return None
+    paced = section.read(LegacyCurriculumKeys).paced(section, lowest=1)
+    section.close()
+    return LengthPlan(name="seqlen_truncate", difficulty_type="value", action="truncate", **paced)
+
+
+def _read_metric(name: str, section: Section) -> tuple[Selection | None, LengthPlan | None]:
+    keys = section.read(MetricKeys)
+    action = keys.sequence_length or PUBLISHED_ACTIONS.get(name)
+    index_path = keys.index_path or keys.index_to_sample_path
+    selects = keys.clustering_type == "schedule_based"
+    if keys.length_multiple > 1 and action in (None, "user"):
+        raise ConfigError(
+            f"{section.path}.length_multiple is {keys.length_multiple}, but this metric changes no "
+            'length: remove it, or say what it does by "sequence_length"'
+        )
+    if not selects and action is None:
+        raise ConfigError(
+            f"{section.path} selects no samples (single_cluster) and does nothing to the sequence "
+            'length; say "sequence_length": "truncate", "reshape", "trim_padding" or, if your own '
+            'post-process function reads it, "user"'
+        )
+    if selects and index_path is None:
+        raise ConfigError(f"{section.path}.index_path is missing: name the difficulty index folder")
+    paced = keys.paced(section, lowest=1 if action in PUBLISHED_ACTIONS.values() else 0)
+    paced |= {"name": name, "difficulty_type": keys.difficulty_type}
+    section.close()
+    selection = plan = None
+    if selects:
+        assert index_path is not None
+        selection = Selection(index_path=index_path, **paced)
+    if action is not None:
+        plan = LengthPlan(action=action, length_multiple=keys.length_multiple, **paced)
+    return selection, plan

@@ -1,0 +1,137 @@
+"""The DeepSpeed JSON file <-> frozen dataclasses.
+
+Our sections are parsed whole: an unknown or misspelled key is an error that names the nearest key, a
+wrong value one that names the key's path, the value and the rule. Published files load unchanged.
+Sections that only DeepSpeed understands are kept as they are for the engine, which checks them.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from data_efficiency.config.curriculum import read_legacy_warm_up
+from data_efficiency.config.data_efficiency import DataEfficiencyConfig, read_data_efficiency
+from data_efficiency.config.deepspeed_sections import DEEPSPEED_SECTIONS
+from data_efficiency.json_section import ConfigError, Given, Section
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole DeepSpeed JSON file, our section parsed."""
+
+    train_batch_size: int | None = None
+    """Samples of a global batch: micro batch x accumulation steps x data-parallel size."""
+    train_micro_batch_size_per_gpu: int | None = None
+    """Samples of one forward pass on one process."""
+    gradient_accumulation_steps: int | None = None
+    """Forward passes before an optimizer step."""
+    gradient_clipping: float = 0.0
+    """Largest norm of the whole gradient; 0 means no clipping."""
+    dataloader_drop_last: bool = False
+    """Whether an incomplete last global batch is left out instead of filled up from the next pass."""
+    data_efficiency: Given[DataEfficiencyConfig] = field(default_factory=DataEfficiencyConfig)
+    data_efficiency_json: Given[dict[str, Any]] = field(default_factory=dict)
+    """The section as it was written, for logs and checkpoints; a legacy `curriculum_learning`
+    section stands in it under its own name."""
+    engine_sections: Given[dict[str, Any]] = field(default_factory=dict)
+    """What is left for the engine: optimizer, precision, ZeRO and the like."""
+
+    def batch_sizes(self, data_parallel_size: int) -> tuple[int, int]:
+        """Micro batch size and accumulation steps, the one that is not given derived.
+
+        Raises:
+            ConfigError: if micro batch x accumulation x data-parallel size is not the global batch.
+        """
+        total, micro = self.train_batch_size, self.train_micro_batch_size_per_gpu
+        steps = self.gradient_accumulation_steps
+        if micro is None and total is None:
+            raise ConfigError("train_batch_size or train_micro_batch_size_per_gpu must be given")
+        if micro is None and total is not None:
+            micro = total // (data_parallel_size * (steps or 1))
+        assert micro is not None
+        if steps is None:
+            steps = 1 if total is None else max(1, total // max(1, micro * data_parallel_size))
+        if total is not None and micro * steps * data_parallel_size != total:
+            raise ConfigError(
+                f"train_batch_size is {total}, but train_micro_batch_size_per_gpu ({micro}) x "
+                f"gradient_accumulation_steps ({steps}) x data-parallel size "
+                f"({data_parallel_size}) is {micro * steps * data_parallel_size}"
+            )
+        return micro, steps
+
+
+def load_config(source: str | Path | Mapping[str, Any] | Config) -> Config:
+    """The parsed configuration of a JSON file's path or of an already read JSON object.
+
+    Raises:
+        ConfigError: with the key's path, its value and the rule, for anything not understood.
+        FileNotFoundError: if the file does not exist.
+    """
+    if isinstance(source, Config):
+        return source
+    section = Section(read_json(source), "")
+    engine_sections = {name: section.take(name) for name in DEEPSPEED_SECTIONS if name in section}
+    raw = section.take("data_efficiency", None) or {}
+    data_efficiency = read_data_efficiency(Section(raw, "data_efficiency"))
+    legacy = section.take("curriculum_learning", None)
+    warm_up = read_legacy_warm_up(Section(legacy or {}, "curriculum_learning"))
+    if warm_up is not None:
+        if data_efficiency.schedules:
+            raise ConfigError(
+                "curriculum_learning at the top level and in data_efficiency.data_sampling are both "
+                "enabled: keep the second, where the warm-up is the metric seqlen_truncate"
+            )
+        data_efficiency = replace(data_efficiency, length_plans=(warm_up,))
+        raw = {**raw, "curriculum_learning": legacy}
+    config = section.read(
+        Config,
+        data_efficiency=data_efficiency,
+        data_efficiency_json=json.loads(json.dumps(raw)),
+        engine_sections=engine_sections,
+    )
+    section.close(also_known=DEEPSPEED_SECTIONS)
+    return config
+
+
+def read_json(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """A fresh copy of the JSON object, which nobody else holds."""
+    if isinstance(source, Mapping):
+        return dict(source)
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"configuration file {path} does not exist")
+    try:
+        content = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a JSON object, not {type(content).__name__}")
+    return content
+
+
+def fill_from_flags(raw: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON object with values that also exist as flags filled in.
+
+    Args:
+        raw: the JSON object.
+        flags: JSON key -> value of the flag; dotted keys reach into sections.
+
+    Raises:
+        ConfigError: if the JSON says something else than the flag, unless it says "auto".
+    """
+    filled: dict[str, Any] = json.loads(json.dumps(raw))
+    for path, value in flags.items():
+        *parents, key = path.split(".")
+        section = filled
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        written = section.get(key, "auto")
+        if written != "auto" and written != value:
+            raise ConfigError(
+                f"{path} is {written!r} in the JSON file but {value!r} by the command line: "
+                'make them equal, or write "auto" in the file'
+            )
+        section[key] = value
+    return filled

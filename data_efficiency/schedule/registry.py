@@ -1,0 +1,73 @@
+"""The kinds of schedule that a JSON file can name."""
+
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+
+from data_efficiency.json_section import Section
+from data_efficiency.schedule.custom import CustomSchedule
+from data_efficiency.schedule.discrete import DiscreteSchedule
+from data_efficiency.schedule.protocol import Schedule
+from data_efficiency.schedule.root import RootSchedule
+
+Kinds = Mapping[str, type[Schedule]]
+
+_CURRICULUM_KINDS: Kinds = {
+    "fixed_linear": RootSchedule,
+    "fixed_root": RootSchedule,
+    "fixed_discrete": DiscreteSchedule,
+    "custom": CustomSchedule,
+}
+_KEPT_LENGTH_KINDS: Kinds = {"fixed_linear": RootSchedule, "constant": RootSchedule}
+_registered: dict[str, type[Schedule]] = {}
+
+
+def curriculum_kinds() -> Kinds:
+    """What a metric may name as its `schedule_type`."""
+    return {**_CURRICULUM_KINDS, **_registered}
+
+
+def kept_length_kinds() -> Kinds:
+    """What the kept length of random-LTD may name as its `schedule_type`."""
+    return {**_KEPT_LENGTH_KINDS, **_registered}
+
+
+def register_schedule(kind: str, schedule_class: type[Schedule]) -> None:
+    """Let `schedule_type` name a kind of your own, for metrics and for kept lengths.
+
+    Register it in every process, before the JSON file is read. A checkpoint compares the dataclass's
+    fields.
+
+    Raises:
+        ValueError: if the name is taken, or the class is no dataclass that inherits from `Schedule`.
+    """
+    if kind in {**curriculum_kinds(), **kept_length_kinds()}:
+        raise ValueError(f"schedule_type {kind!r} is taken: register another name")
+    if not (is_dataclass(schedule_class) and issubclass(schedule_class, Schedule)):
+        raise ValueError(
+            f"{schedule_class.__name__} cannot be schedule_type {kind!r}: must be a frozen dataclass "
+            "that inherits from data_efficiency.Schedule"
+        )
+    _registered[kind] = schedule_class
+
+
+def read_schedule(
+    section: Section, kinds: Kinds, low: int, high: int, names: Mapping[str, str] | None = None
+) -> Schedule:
+    """The schedule that a section's `schedule_type` and `schedule_config` describe.
+
+    Args:
+        section: that has the two keys.
+        kinds: what it may name.
+        low: its minimum.
+        high: its maximum, at least `low`.
+        names: key of a kind -> how `schedule_config` writes it, where it is written otherwise.
+
+    Raises:
+        ConfigError: for anything not understood.
+    """
+    kind = section.choice("schedule_type", tuple(kinds))
+    details = section.section("schedule_config", names)
+    schedule = kinds[kind].from_section(kind, low, high, details)
+    details.close()
+    details.warn(*schedule.corrections)
+    return schedule

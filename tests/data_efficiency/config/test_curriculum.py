@@ -1,0 +1,87 @@
+import copy
+import logging
+import re
+
+import pytest
+
+from data_efficiency.config import load_config
+from data_efficiency.json_section import ConfigError
+from data_efficiency.schedule import CustomSchedule, DiscreteSchedule
+from tests.data_efficiency.config.test_file import LEGACY, METRICS, PUBLISHED, changed
+
+
+def test_a_metric_that_does_nothing_is_refused():
+    metrics = copy.deepcopy(PUBLISHED["data_efficiency"]["data_sampling"]["curriculum_learning"])
+    metrics = metrics["curriculum_metrics"]
+    metrics["seqlen_truncated"] = metrics.pop("seqlen_truncate")
+    with pytest.raises(ConfigError, match="seqlen_truncated selects no samples .* does nothing"):
+        load_config(changed(METRICS, metrics))
+
+
+def test_the_legacy_section_is_the_truncating_metric():
+    legacy = load_config({"curriculum_learning": LEGACY, "train_batch_size": 4})
+    (plan,) = legacy.data_efficiency.length_plans
+    modern = LEGACY | {"difficulty_type": "value", "clustering_type": "single_cluster"}
+    del modern["curriculum_type"], modern["enabled"]
+    section = {"enabled": True, "curriculum_metrics": {"seqlen_truncate": modern}}
+    in_place = {"data_efficiency": {"data_sampling": {"curriculum_learning": section}}}
+    assert (plan,) == load_config(in_place).data_efficiency.length_plans
+    assert legacy.data_efficiency_json == {"curriculum_learning": LEGACY}
+    off = load_config({"curriculum_learning": LEGACY | {"enabled": False}})
+    assert off.data_efficiency.schedules == {}
+
+
+def test_a_metric_may_select_samples_and_cut_rows():
+    both = changed(f"{METRICS}.voc.sequence_length", "trim_padding")
+    both = load_config(both).data_efficiency
+    (selection,), (trimming, length) = both.selections, both.length_plans
+    assert (selection.name, trimming.name, trimming.action) == ("voc", "voc", "trim_padding")
+    assert selection.schedule == trimming.schedule
+    assert list(both.schedules) == ["voc", "seqlen_truncate"]
+    assert (trimming.length_at(9), length.length_at(9)) == (None, 9)
+
+
+def test_a_minimum_off_the_step_is_reported(caplog):
+    with caplog.at_level(logging.WARNING):
+        config = load_config(changed(f"{METRICS}.seqlen_truncate.min_difficulty", 81))
+    assert "the minimum 81 is no multiple of the step 8; the schedule starts at 88" in caplog.text
+    assert config.data_efficiency.schedules["seqlen_truncate"].difficulty(1) == 88
+
+
+def test_a_maximum_off_the_step_is_reported(caplog):
+    with caplog.at_level(logging.WARNING):
+        config = load_config(changed(f"{METRICS}.seqlen_truncate.max_difficulty", 2047))
+    reached = re.search(r"the maximum 2047 is no multiple .* reached at step (\d+)", caplog.text)
+    length = config.data_efficiency.schedules["seqlen_truncate"]
+    assert length.difficulty(int(reached[1])) == 2047 > length.difficulty(int(reached[1]) - 1)
+
+
+def discrete(difficulty, max_step):
+    metric = copy.deepcopy(
+        PUBLISHED["data_efficiency"]["data_sampling"]["curriculum_learning"]["curriculum_metrics"]
+    )["seqlen_truncate"]
+    metric["schedule_type"] = "fixed_discrete"
+    metric["schedule_config"] = {"difficulty": difficulty, "max_step": max_step}
+    return changed(METRICS, {"seqlen_truncate": metric})
+
+
+def test_stages_that_miss_minimum_or_maximum_are_reported(caplog):
+    with caplog.at_level(logging.WARNING):
+        load_config(discrete([96, 1024], [5]))
+    assert "starts at 96, not at the minimum 80" in caplog.text
+    assert "the maximum 2048 is never reached, only 1024" in caplog.text
+
+
+def test_discrete_and_custom_schedules():
+    schedule = load_config(discrete([1, 2], [5])).data_efficiency.schedules["seqlen_truncate"]
+    assert isinstance(schedule, DiscreteSchedule)
+    assert [schedule.difficulty(step) for step in (5, 6)] == [1, 2]
+    with pytest.raises(ConfigError, match="one difficulty more than steps"):
+        load_config(discrete([1, 2], [5, 6]))
+    with pytest.raises(ConfigError, match="must increase"):
+        load_config(discrete([1, 2, 3], [5, 5]))
+    custom = changed(f"{METRICS}.voc.schedule_type", "custom")
+    del custom["data_efficiency"]["data_sampling"]["curriculum_learning"]["curriculum_metrics"][
+        "voc"
+    ]["schedule_config"]
+    assert load_config(custom).data_efficiency.schedules["voc"] == CustomSchedule()
