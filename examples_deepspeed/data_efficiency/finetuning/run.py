@@ -268,7 +268,7 @@ def mean_over(
     dataset: Any,
     batch_size: int,
     sums: Callable[[Any], torch.Tensor],
-    num_terms: Callable[[Any], torch.Tensor],
+    num_terms: Callable[[Any], torch.Tensor] | None = None,
 ) -> float:
     """The mean of a score over a whole data set; every process calls it, and computes its share.
 
@@ -279,7 +279,7 @@ def mean_over(
         dataset: has a length and `get_batch(samples, visits)`.
         batch_size: rows of a forward.
         sums: batch -> each row's sum of what the mean is taken of.
-        num_terms: batch -> over how many terms each row's sum is.
+        num_terms: batch -> over how many terms each row's sum is; None: one.
     """
     engine.eval()
     ranks = engine.ranks
@@ -292,7 +292,7 @@ def mean_over(
         counts = torch.from_numpy(numbers < len(dataset))
         batch = {name: part.to(ranks.device) for name, part in batch.items()}
         total += float((sums(batch).double().cpu() * counts).sum())
-        terms += int((num_terms(batch).cpu() * counts).sum())
+        terms += int(((1 if num_terms is None else num_terms(batch).cpu()) * counts).sum())
     return mean_losses_over(ranks, [total], [terms])[0]
 
 

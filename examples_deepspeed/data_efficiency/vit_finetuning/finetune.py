@@ -135,8 +135,7 @@ def finetune_vit(arguments: argparse.Namespace, splits: ImageSplits, seed: int) 
         mean=model.mean,
         std=model.std,
     )
-    train = ImageBatches(splits.train, transform, seed)
-    engine = make_vit_engine(arguments, model, train, config)
+    engine = make_vit_engine(arguments, model, ImageBatches(splits.train, transform, seed), config)
 
     def loss_sum(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         logits = model.logits(engine, batch["pixel_values"])
@@ -147,9 +146,7 @@ def finetune_vit(arguments: argparse.Namespace, splits: ImageSplits, seed: int) 
 
     def accuracy(part: LabelledImages) -> float:
         images, rows = ImageBatches(part, transform, None), arguments.eval_batch_size
-        return 100 * mean_over(
-            engine, images, rows, is_right, lambda batch: torch.ones_like(batch["labels"])
-        )
+        return 100 * mean_over(engine, images, rows, is_right)
 
     run.begin(engine)
     if not run.state["history"]:
