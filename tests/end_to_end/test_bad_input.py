@@ -283,7 +283,7 @@ def test_checkpoint_of_another_architecture(workspace, tmp_path, capsys):
         1,
         weights=whole_tensors(BertModel(config).state_dict()),
         optimizer_state=[],
-        state={"counters": {}, "architecture": "BertModel", "model": asdict(config)},
+        state={"engine": {}, "architecture": "BertModel", "model": asdict(config)},
         keep_last=0,
     )
     line = failure(training_flags(workspace, load=tmp_path), capsys)
