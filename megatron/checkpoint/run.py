@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from data_efficiency import LearningRate
-from megatron.checkpoint import files, guard
+from megatron.checkpoint.engine_state import agreed_checkpoint, load_engine, save_engine
+from megatron.checkpoint.files import has_checkpoints, read_state
+from megatron.checkpoint.guard import (
+    differences,
+    guarded_record,
+    model_differences,
+    refuse_differences,
+)
 from megatron.checkpoint.provenance import provenance
 from megatron.config import CheckpointConfig
 from megatron.run_state import Run
-
-_NOTHING_THERE, _NOTHING_WHOLE = -1, -2
 
 
 def save(run: Run) -> None:
@@ -20,18 +25,7 @@ def save(run: Run) -> None:
     checkpoint = run.config.checkpoint
     if checkpoint.save is None:
         return
-    weights, optimizer_state = run.engine.whole_weights(), run.engine.whole_optimizer_state()
-    if not run.is_first_process:
-        files.take_part(weights, optimizer_state)
-        return
-    files.save_checkpoint(
-        Path(checkpoint.save),
-        run.counters.steps,
-        weights=weights,
-        optimizer_state=optimizer_state,
-        state=_state(run),
-        keep_last=checkpoint.keep_last,
-    )
+    save_engine(run.engine, Path(checkpoint.save), _state(run), keep_last=checkpoint.keep_last)
 
 
 def check_folders(config: CheckpointConfig) -> None:
@@ -44,7 +38,7 @@ def check_folders(config: CheckpointConfig) -> None:
     probe = folder / f".writable.{os.getpid()}"
     probe.touch()
     probe.unlink()
-    if files.has_checkpoints(folder) and (load is None or Path(load) != folder):
+    if has_checkpoints(folder) and (load is None or Path(load) != folder):
         raise ValueError(
             f"--save {save} holds another run's checkpoints: continue it with --load {save}, or "
             "name another folder"
@@ -64,24 +58,19 @@ def resume(run: Run) -> bool:
     if settings.load is None:
         return False
     folder = Path(settings.load)
-    step = _agreed_step(run, folder)
-    if step == _NOTHING_WHOLE:
-        raise ValueError(f"process 0 found no whole checkpoint in {folder}: see its message")
-    if step == _NOTHING_THERE:
+    saves_there = settings.save is not None and Path(settings.save) == folder
+    checkpoint = agreed_checkpoint(run.engine, folder, moves_damaged=saves_there, say=run.say)
+    if checkpoint is None:
         if settings.allow_missing_checkpoint:
             return False
         raise FileNotFoundError(
             f"--load {settings.load} has no checkpoint; to start afresh there, add "
             "--allow-missing-checkpoint"
         )
-    checkpoint = files.checkpoint_folder(folder, step)
-    state = files.read_state(checkpoint, verified=True)
+    state = read_state(checkpoint, verified=True)
     _check_model(run, checkpoint, state)
     progress = _check_settings(run, state)
-    weights, optimizer_state = files.read_tensors(checkpoint)
-    run.engine.load_whole_weights(weights)
-    run.engine.load_whole_optimizer_state(optimizer_state)
-    run.engine.load_progress_state(progress)
+    load_engine(run.engine, checkpoint, progress)
     run.seconds = state["seconds"]
     run.say(f"continuing from {checkpoint}")
     return True
@@ -93,7 +82,6 @@ def _state(run: Run) -> dict[str, Any]:
     sampler = run.loader.sampler
     return {
         "seconds": run.seconds,
-        "engine": engine.progress_state(),
         "architecture": _architecture(run),
         "model": asdict(config.model),
         "settings": asdict(config),
@@ -121,38 +109,13 @@ def _architecture(run: Run) -> str:
 def _record(run: Run) -> dict[str, Any]:
     """What the run and the checkpoint it continues from must agree on."""
     sampler = run.loader.sampler
-    return guard.guarded_record(
+    return guarded_record(
         run.config,
         data_efficiency=run.engine.data_efficiency_config,
         dataset_identity=sampler.dataset_identity,
         sampler_identity=sampler.identity(),
         clock=_learning_rate(run).clock,
     )
-
-
-def _agreed_step(run: Run, folder: Path) -> int:
-    """The step of the checkpoint that process 0 found whole; only it reads all the bytes."""
-    step = _NOTHING_WHOLE
-    try:
-        if run.is_first_process:
-            step = _search(run, folder)
-    finally:
-        # The others wait for a word also where the search failed.
-        step = run.engine.ranks.first_of(step)
-    return step
-
-
-def _search(run: Run, folder: Path) -> int:
-    """As `_agreed_step`; says what is damaged, and sets it aside where the run saves to."""
-    found = files.find_checkpoint(folder)
-    for problem in found.problems:
-        run.say(f"warning: {problem}")
-    saves_there = (
-        run.config.checkpoint.save is not None and Path(run.config.checkpoint.save) == folder
-    )
-    for damaged in found.damaged if saves_there else ():
-        run.say(f"warning: {damaged.name} is set aside as {files.set_aside(damaged).name}")
-    return _NOTHING_THERE if found.step is None else found.step
 
 
 def _check_model(run: Run, checkpoint: Path, state: Mapping[str, Any]) -> None:
@@ -165,7 +128,7 @@ def _check_model(run: Run, checkpoint: Path, state: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{checkpoint} is of a {state['architecture']}: this run trains a {_architecture(run)}"
         )
-    differing = guard.model_differences(state["model"], run.config.model)
+    differing = model_differences(state["model"], run.config.model)
     if differing:
         raise ValueError(f"{checkpoint} is of another model: {'; '.join(differing)}")
 
@@ -177,8 +140,8 @@ def _check_settings(run: Run, state: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: for settings that differ and are not overridden.
     """
     override = run.config.checkpoint.override
-    found = guard.differences(state["guarded"], _record(run))
-    guard.refuse_differences(found, override)
+    found = differences(state["guarded"], _record(run))
+    refuse_differences(found, override)
     for difference in found:
         run.say(f"overridden: {difference}")
     unused = [name for name in override if name not in {difference.name for difference in found}]
