@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -47,18 +48,12 @@ def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset]:
         data.mask_whole_words,
         "give the tokenizer by --vocab-file or --tokenizer-file: it tells which tokens continue a word",
     )
-    vocabulary = None
+    options: dict[str, Any] = {"split": data.split}
     if tokenizer is not None:
-        vocabulary = BertVocabulary.of_tokenizer(tokenizer, whole_words=data.mask_whole_words)
+        whole_words = data.mask_whole_words
+        options["vocabulary"] = BertVocabulary.of_tokenizer(tokenizer, whole_words=whole_words)
     training, validation = (
-        open_dataset(
-            BertDataset,
-            data.data_path,
-            own,
-            split_name=name,
-            split=data.split,
-            vocabulary=vocabulary,
-        )
+        open_dataset(BertDataset, data.data_path, own, split_name=name, **options)
         for name, own in (
             ("train", replace(settings, mask_seed=config.training.seed)),
             ("valid", settings),

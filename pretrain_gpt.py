@@ -26,14 +26,9 @@ def make_model(config: RunConfig) -> GPTModel:
 def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset]:
     """Training and validation samples, checked against the model's vocabulary and the tokenizer."""
     data = config.data
+    options = {"split": data.split, "sequence_length": data.seq_length}
     datasets = [
-        open_dataset(
-            GPTDataset,
-            data.data_path,
-            split_name=name,
-            split=data.split,
-            sequence_length=data.seq_length,
-        )
+        open_dataset(GPTDataset, data.data_path, split_name=name, **options)
         for name in ("train", "valid")
     ]
     check_vocabulary(datasets[0], data, config.model.vocab_size, named_tokenizer(data))
