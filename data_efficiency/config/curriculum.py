@@ -152,11 +152,7 @@ class LegacyCurriculumKeys(PacedKeys):
 
 
 def read_curriculum(section: Section) -> tuple[CurriculumKeys, Metrics]:
-    """The keys of the section, and its selections and length plans; none where it is off.
-
-    Raises:
-        ConfigError: for anything not understood.
-    """
+    """The keys of the section, and its selections and length plans; none where it is off."""
     keys = section.read(CurriculumKeys)
     section.close()
     if not keys.enabled:

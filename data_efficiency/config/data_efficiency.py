@@ -117,11 +117,7 @@ class DataRoutingKeys:
 
 
 def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
-    """The parsed section.
-
-    Raises:
-        ConfigError: for anything not understood.
-    """
+    """The parsed section."""
     keys = section.read(DataEfficiencyKeys)
     sampling = keys.data_sampling.read(DataSamplingKeys)
     routing = keys.data_routing.read(DataRoutingKeys)

@@ -1,12 +1,11 @@
 import numpy as np
 import pytest
 
-from megatron.data.bert_dataset import BertSettings
+from megatron.data.bert_dataset import BertDataset, BertSettings
 from megatron.data.blended_dataset import (
     BlendedDataset,
     in_proportion,
-    open_bert_dataset,
-    open_gpt_dataset,
+    open_dataset,
 )
 from megatron.data.gpt_dataset import GPTDataset
 from tests.megatron.data.sentence_corpus import write_sentences
@@ -23,7 +22,7 @@ def paths(tmp_path):
 
 def open_blend(paths, weights=("0.7", "0.3"), split="1,0,0"):
     data_path = [weights[0], paths[0], weights[1], paths[1]]
-    return open_gpt_dataset(data_path, split_name="train", split=split, sequence_length=10)
+    return open_dataset(GPTDataset, data_path, split_name="train", split=split, sequence_length=10)
 
 
 def open_parts(paths):
@@ -74,7 +73,9 @@ def test_identity_is_that_of_the_parts_whatever_the_weights(paths):
 
 
 def test_one_path_is_no_blend(paths):
-    dataset = open_gpt_dataset(paths[:1], split_name="train", split="1,0,0", sequence_length=10)
+    dataset = open_dataset(
+        GPTDataset, paths[:1], split_name="train", split="1,0,0", sequence_length=10
+    )
     assert isinstance(dataset, GPTDataset)
     assert in_proportion(dataset) is dataset
 
@@ -91,7 +92,7 @@ def test_first_samples_in_proportion_and_each_sample_once(paths):
 @pytest.mark.parametrize("data_path", [("a", "b"), ("0.5", "a", "0.5"), ("a", "1", "b", "2")])
 def test_weights_and_paths_must_take_turns(data_path):
     with pytest.raises(ValueError, match="must be one path, or weights and paths in turn"):
-        open_gpt_dataset(data_path, split_name="train", split="1,0,0", sequence_length=10)
+        open_dataset(GPTDataset, data_path, split_name="train", split="1,0,0", sequence_length=10)
 
 
 def test_parts_that_do_not_fit(paths):
@@ -120,8 +121,8 @@ def test_bert_corpora_blend_with_visits(tmp_path):
     ]
     settings = BertSettings(sequence_length=16)
     options = {"split_name": "train", "split": "1"}
-    parts = [open_bert_dataset([path], settings, **options) for path in paths]
-    blend = open_bert_dataset(["3", paths[0], "1", paths[1]], settings, **options)
+    parts = [open_dataset(BertDataset, [path], settings, **options) for path in paths]
+    blend = open_dataset(BertDataset, ["3", paths[0], "1", paths[1]], settings, **options)
     assert len(blend) == len(parts[0]) + len(parts[1])
     assert blend.sequence_length == 16
     samples, visits = np.array([len(blend) - 1, 0]), np.array([3, 2])

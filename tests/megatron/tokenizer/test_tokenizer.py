@@ -14,6 +14,7 @@ from megatron.tokenizer import (
     train_bpe,
     train_wordpiece,
 )
+from megatron.tokenizer.tokenizer import read_text
 
 TEXTS = ["the lowest of the low", "the newest and the widest", "naïve ☃ snow"] * 5
 
@@ -107,3 +108,15 @@ def test_tokens_that_continue_a_word(trained: Tokenizer) -> None:
     assert len(ids) > 2
     with pytest.raises(ValueError, match="not WordPiece"):
         _ = trained.continuations
+
+
+def test_errors_of_reading_name_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("naïve\n", encoding="utf-8")
+    assert read_text(tmp_path / "a.txt") == "naïve\n"
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"b\.txt: not a tokenizer file \(not UTF-8"):
+        read_text(tmp_path / "b.txt")
+    with pytest.raises(FileNotFoundError, match="gone: no such tokenizer file"):
+        read_text(tmp_path / "gone")
+    with pytest.raises(OSError, match="cannot be read"):
+        read_text(tmp_path)
