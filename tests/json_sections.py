@@ -35,11 +35,7 @@ def metric(index_path="nowhere", *, steps=12, least=10, **changes):
         "min_difficulty": least,
         "max_difficulty": 100,
         "schedule_type": "fixed_root",
-        "schedule_config": {
-            "total_curriculum_step": steps,
-            "difficulty_step": 1,
-            "root_degree": 2,
-        },
+        "schedule_config": {"total_curriculum_step": steps, "difficulty_step": 1, "root_degree": 2},
     } | changes
 
 

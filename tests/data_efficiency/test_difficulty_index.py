@@ -8,11 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_efficiency.difficulty_index import (
-    DifficultyIndex,
-    describe_dataset,
-    fingerprint_of,
-)
+from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
 
 IDENTITY = {"files": {"corpus.bin": {"num_bytes": 10}}, "sequence_length": 8, "split": "train"}
 

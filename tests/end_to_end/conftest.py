@@ -42,10 +42,7 @@ def composed_config(workspace):
     """Path of a JSON file with curriculum and random-LTD on, two loader workers."""
     path = workspace / "composed.json"
     sampling = {"num_workers": 2, "curriculum_learning": curriculum_section(workspace)}
-    section = {
-        "data_sampling": sampling,
-        "data_routing": {"random_ltd": random_ltd_section()},
-    }
+    section = {"data_sampling": sampling, "data_routing": {"random_ltd": random_ltd_section()}}
     path.write_text(json.dumps({"data_efficiency": section}))
     return path
 

@@ -27,10 +27,7 @@ from tests.end_to_end.tiny_runs import NUM_LAYERS, SEQ_LENGTH, run_command
 
 NUM_STEPS = 20
 WORDS = ["good", "bad", "the", "film", "was", "very", "not", "a", "plot", "well", "told"]
-ENGINES = [
-    None,
-    *(pytest.param(stage, marks=pytest.mark.full) for stage in (0, 1, 2, 3)),
-]
+ENGINES = [None, *(pytest.param(stage, marks=pytest.mark.full) for stage in (0, 1, 2, 3))]
 
 
 @pytest.fixture

@@ -78,10 +78,7 @@ def two_losses(engine, batch):
 
 
 TWO_LOSSES = replace(
-    pretrain_gpt.TASK,
-    losses=("rare", "row"),
-    forward_step=two_losses,
-    count_loss_terms=count_terms,
+    pretrain_gpt.TASK, losses=("rare", "row"), forward_step=two_losses, count_loss_terms=count_terms
 )
 
 

@@ -51,20 +51,20 @@ class Cluster:
     folder: Path
     environment: dict[str, str]
 
-    def output_of(self, *command: str) -> str:
+    def output_of(self, *command):
         ended = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, timeout=60
         )
         assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
         return ended.stdout
 
-    def end_jobs(self) -> None:
+    def end_jobs(self):
         """Cancel what a failed test left in the queue."""
         if self.output_of("squeue", "--noheader").strip():
             self.output_of("scancel", f"--user={getpass.getuser()}")
             self.wait_for_jobs()
 
-    def wait_for_jobs(self, seconds: float = 120) -> dict[str, dict[str, str]]:
+    def wait_for_jobs(self, seconds=120):
         """What SLURM says of each job or array task by its number, once none is left in the queue."""
         deadline = time.monotonic() + seconds
         while self.output_of("squeue", "--noheader").strip():

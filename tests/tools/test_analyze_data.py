@@ -29,10 +29,7 @@ def corpus(tmp_path_factory):
     tokenizer = train_bpe(texts, 300)
     tokenizer.save(folder / "tokenizer.json")
     documents = tokenizer.encode_batch(texts)
-    told = {
-        "vocab_size": tokenizer.vocab_size,
-        "tokenizer_fingerprint": tokenizer.fingerprint,
-    }
+    told = {"vocab_size": tokenizer.vocab_size, "tokenizer_fingerprint": tokenizer.fingerprint}
     for name, metadata in (("told", told), ("untold", None)):
         with IndexedDatasetWriter(str(folder / name), np.dtype("uint16")) as writer:
             writer.add_documents(np.concatenate(documents), [len(ids) for ids in documents])

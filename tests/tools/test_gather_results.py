@@ -21,11 +21,7 @@ def test_table_and_numbers(tmp_path, capsys):
     assert "| both | 85.0 | 90.0 | 80.0 |" in said
     assert "### 10 examples" in said
     numbers = json.loads((tmp_path / "out" / "table.json").read_text())
-    assert numbers[0] == {
-        "model": "base",
-        "num_fewshot": 0,
-        "seeds": [{"copa": 50.0, "rte": 70.0}],
-    }
+    assert numbers[0] == {"model": "base", "num_fewshot": 0, "seeds": [{"copa": 50.0, "rte": 70.0}]}
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

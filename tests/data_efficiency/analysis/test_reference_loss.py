@@ -7,11 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_efficiency.analysis.metrics import TokenBatch
-from data_efficiency.analysis.reference_loss import (
-    MeanTokenLoss,
-    ReferenceModel,
-    reference_loss,
-)
+from data_efficiency.analysis.reference_loss import MeanTokenLoss, ReferenceModel, reference_loss
 
 VOCAB_SIZE = 11
 TABLE = torch.randn(VOCAB_SIZE, VOCAB_SIZE, generator=torch.Generator().manual_seed(0))

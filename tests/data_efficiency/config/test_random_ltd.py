@@ -30,11 +30,7 @@ def parse(content):
     ("path", "value", "message"),
     [
         ("random_ltd_layer_ids", [1], "random_ltd_layer_ids is not a known key"),
-        (
-            "random_ltd_layer_num",
-            3,
-            "has 22 different layers, but random_ltd_layer_num is 3",
-        ),
+        ("random_ltd_layer_num", 3, "has 22 different layers, but random_ltd_layer_num is 3"),
         ("total_layer_num", 5, r"each must be at least 0 and below total_layer_num \(5\)"),
         ("model_type", "encoderr", "did you mean 'encoder'"),
         ("random_ltd_schedule.min_value", 4096, r"above max_value \(2048\)"),

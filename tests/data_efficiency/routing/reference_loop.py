@@ -3,13 +3,12 @@
 import inspect
 
 import torch
-from torch import nn
 
 ROWS, LENGTH, KEPT, NUM_LAYERS = 3, 12, 5, 4
 DROPPING = (1, 2)
 
 
-def drop_in_a_loop(layers, positions: torch.Tensor) -> None:
+def drop_in_a_loop(layers, positions):
     """Makes the layers DROPPING treat each row by itself at positions[number, row]."""
     for number, layer_id in enumerate(DROPPING):
         layers[layer_id].forward = _loop(layers[layer_id].forward, positions[number])
@@ -62,7 +61,7 @@ def _one_row(name, value, row, chosen):
     return value
 
 
-def loss_and_gradients(model: nn.Module, output: torch.Tensor):
+def loss_and_gradients(model, output):
     """A scalar in which every output counts differently, and the gradients of all parameters."""
     weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
     loss = (output * weights).sum()

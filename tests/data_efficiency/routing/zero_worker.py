@@ -125,7 +125,7 @@ def with_torch(rank, world, **changes):
     return model, drawn
 
 
-def main(folder: Path) -> None:
+def main(folder):
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
     deepspeed.checkpointing.configure(None, partition_activations=False)

@@ -64,10 +64,7 @@ def test_the_pool_of_two_metrics_is_their_intersection(make_pool, tmp_path, is_c
 
 
 def test_the_order_in_which_metrics_are_configured_changes_nothing(make_pool, tmp_path):
-    pools = [
-        make_pool(VALUES, LINE, name="rarity"),
-        make_pool(LENGTHS, LENGTH_LINE, name="length"),
-    ]
+    pools = [make_pool(VALUES, LINE, name="rarity"), make_pool(LENGTHS, LENGTH_LINE, name="length")]
     one, other = (Clusters(NUM_SAMPLES, list_, tmp_path) for list_ in (pools, pools[::-1]))
     places = np.arange(one.starts[-1])
     assert np.array_equal(one.starts, other.starts)

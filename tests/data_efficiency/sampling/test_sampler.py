@@ -56,12 +56,7 @@ def curriculum(index_path, *, total=30, kind="value", second=None, **sampling):
     section = {
         "seed": 5,
         "data_sampling": sampling
-        | {
-            "curriculum_learning": {
-                "enabled": True,
-                "curriculum_metrics": metrics,
-            }
-        },
+        | {"curriculum_learning": {"enabled": True, "curriculum_metrics": metrics}},
     }
     return load_config({"data_efficiency": section}).data_efficiency
 
@@ -211,9 +206,7 @@ def test_workers_of_a_plain_data_loader_change_nothing(config, ranks, num_worker
 
 
 @settings(
-    max_examples=20,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.integers(0, 50), st.integers(1, 30), st.sampled_from([1, 2, 8]))
 def test_a_resumed_sampler_goes_on_as_if_never_stopped(config, before, after, ranks):

@@ -42,9 +42,7 @@ def test_ours_to_hugging_face_to_ours_gives_the_same_bits(tmp_path, family):
 def test_folder_works_as_users_load_it(tmp_path, untied):
     tokenizer = make_tokenizer()
     config = replace(
-        LLAMA,
-        vocab_size=tokenizer.vocab_size,
-        untie_embeddings_and_output_weights=untied,
+        LLAMA, vocab_size=tokenizer.vocab_size, untie_embeddings_and_output_weights=untied
     )
     model = make_gpt(config)
     run = save_run(tmp_path / "run", model)

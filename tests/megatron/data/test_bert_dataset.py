@@ -8,14 +8,7 @@ from data_efficiency import IGNORED_LABEL
 from data_efficiency.sampling.sequence_length import trim_padding, truncate
 from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
 from megatron.tokenizer import train_bpe, train_wordpiece
-from tests.megatron.data.sentence_corpus import (
-    CLS,
-    FIRST_TOKEN,
-    MASK,
-    PAD,
-    SEP,
-    write_sentences,
-)
+from tests.megatron.data.sentence_corpus import CLS, FIRST_TOKEN, MASK, PAD, SEP, write_sentences
 
 DOCUMENTS = [[4, 9, 6, 3, 8, 30, 2, 5, 7], [3], [5, 5], [], [12, 3, 4, 4, 9, 1, 1, 8, 6, 3]] * 12
 LENGTH = 24

@@ -4,10 +4,7 @@ import pytest
 import torch
 
 from megatron.conversion.model import read_any, save_as_hugging_face
-from megatron.evaluation.model import (
-    load_any_for_evaluation,
-    load_for_evaluation,
-)
+from megatron.evaluation.model import load_any_for_evaluation, load_for_evaluation
 from tests.megatron.finetuning.bert_task_data import save_bert_run
 from tests.megatron.small_models import GPT2, LLAMA, make_gpt, make_tokenizer, save_run
 

@@ -39,7 +39,7 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
-def make_model(**changes) -> GPTModel:
+def make_model(**changes):
     """A model that keeps 8 + 4 x step tokens in its middle layers."""
     torch.manual_seed(0)
     fields = {
@@ -52,12 +52,12 @@ def make_model(**changes) -> GPTModel:
     return GPTModel(ModelConfig(**(fields | changes)))
 
 
-def attach(model: GPTModel) -> None:
+def attach(model):
     config = dropping_config(num_layers=NUM_LAYERS, least=8, most=LONGEST, steps=10)
     convert_to_random_ltd(model, TransformerLayer, config)
 
 
-def train_and_evaluate(model: GPTModel, num_steps: int) -> list[float]:
+def train_and_evaluate(model, num_steps):
     """Losses and gradient norms of a schedule: the length grows every second step, the kept length
     every step up to no dropping; every fifth step evaluates, at the end with fewer rows."""
     found = []
@@ -80,7 +80,7 @@ def train_and_evaluate(model: GPTModel, num_steps: int) -> list[float]:
     return found
 
 
-def recompilations() -> dict[str, int]:
+def recompilations():
     """Function -> compilations after its first one."""
     found: dict[str, int] = {}
     for metrics in get_compilation_metrics():

@@ -1,11 +1,9 @@
-from pathlib import Path
-
 import pytest
 
 from megatron.tokenizer.text_file import read_text
 
 
-def test_errors_name_the_file(tmp_path: Path) -> None:
+def test_errors_name_the_file(tmp_path):
     (tmp_path / "a.txt").write_text("naïve\n", encoding="utf-8")
     assert read_text(tmp_path / "a.txt") == "naïve\n"
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe")

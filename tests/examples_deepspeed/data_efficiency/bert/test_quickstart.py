@@ -18,11 +18,11 @@ SCRIPT = ROOT / "examples_deepspeed" / "data_efficiency" / "bert" / "quickstart.
 
 
 @pytest.fixture
-def commands(tmp_path: Path) -> list[list[str]]:
+def commands(tmp_path):
     return dry_run(QuickStart(tmp_path, SCRIPT))
 
 
-def test_stages(commands: list[list[str]]) -> None:
+def test_stages(commands):
     assert [Path(command[0]).name for command in commands] == [
         "prepare_demo_corpus.py",
         "train_tokenizer.py",
@@ -37,7 +37,7 @@ def test_stages(commands: list[list[str]]) -> None:
     report.parse_arguments(commands[-1][1:])
 
 
-def test_variants_differ_in_their_configuration_alone(commands: list[list[str]]) -> None:
+def test_variants_differ_in_their_configuration_alone(commands):
     runs = [parse_run_config("", command[1:], num_token_types=2) for command in commands[4:8]]
     assert [run.training.data_efficiency_curriculum_learning for run in runs] == [0, 1, 0, 1]
     assert [run.training.random_ltd for run in runs] == [0, 0, 1, 1]
