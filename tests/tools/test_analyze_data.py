@@ -1,9 +1,6 @@
 """The command on a real corpus, from flags to files."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,30 +223,12 @@ def test_map_by_workers_and_reduce_equal_run(tmp_path, flags, monkeypatch, capsy
         assert (shared / "vocab_rarity" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_reduce_before_map_names_the_shards(tmp_path, flags, capsys):
-    work = [*flags, "--save", str(tmp_path), "--metric", "total_vocab_freq"]
-    assert "1 of 1 shards cannot be used: shard 0" in fails(capsys, ["reduce", *work])
-
-
 @pytest.mark.parametrize(
     "worker", [["--worker-id", "2", "--num-workers", "2"], ["--worker-id", "0"]]
 )
 def test_a_worker_number_that_cannot_be(tmp_path, flags, capsys, worker):
     line = fails(capsys, ["map", *flags, "--save", str(tmp_path), *worker])
     assert "give both, the first from 0 to one less than the second" in line
-
-
-def test_every_named_metric_and_an_own_one(tmp_path, flags, monkeypatch):
-    (tmp_path / "mine.py").write_text(
-        "def last_token(batch):\n    return batch.tokens[batch.starts + batch.lengths - 1]\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    names = ("seqlen", "seqlen_vocab_rarity", "compression_ratio", "lexical_diversity")
-    for name in (*names, "mine:last_token"):
-        assert analyze_data.main(["run", *flags, "--save", "d", "--metric", name]) == 0
-        DifficultyIndex.open(f"d/{name.removeprefix('mine:')}").verify()
-    sys.modules.pop("mine")
-    sys.path.remove(str(tmp_path))
 
 
 def test_quantised_values(tmp_path, flags):
@@ -317,20 +296,3 @@ def test_scores_of_documents_and_of_other_datasets(tmp_path, flags, capsys):
     assert analyze_data.main([*command, "--dataset-class", "Images", "--overwrite"]) == 0
     identity = DifficultyIndex.open(tmp_path / "quality").dataset_identity
     assert identity == {"type": "Images", "num_samples": 200}
-
-
-def test_stopping_says_how_to_continue(tmp_path, flags, capsys, monkeypatch):
-    def stop(*arguments, **options):
-        raise KeyboardInterrupt("vocab_rarity: stopped; run the same again to continue")
-
-    monkeypatch.setattr(analyze_data, "analyze", stop)
-    assert analyze_data.main(["run", *flags, "--save", str(tmp_path)]) == 130
-    assert capsys.readouterr().err == "vocab_rarity: stopped; run the same again to continue\n"
-
-
-def test_exit_code_of_the_script(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["analyze_data.py", "verify", "none"])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_path(str(Path(analyze_data.__file__)), run_name="__main__")
-    assert caught.value.code == 1
-    assert "none is not a difficulty index" in capsys.readouterr().err

@@ -166,13 +166,6 @@ def test_standard_input_becomes_a_corpus(tmp_path, tokenizer_file):
     assert IndexedDataset(tmp_path / "piped_text_document").num_documents == 3
 
 
-def test_wrong_usage_exits_with_2(capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        preprocess_data.main(["--input", "a"])
-    assert exit_info.value.code == 2
-    assert "--output-prefix" in capsys.readouterr().err
-
-
 def start_long_run(folder, tokenizer_file):
     """A run of many seconds, of which the first tokens are written."""
     line = json.dumps({"text": "the first document " * 40}) + "\n"

@@ -1,8 +1,5 @@
 """Frequency and rarity from start to finish."""
 
-import math
-
-import numpy as np
 import pytest
 
 from data_efficiency.analysis.map_reduce import AnalysisError
@@ -19,29 +16,6 @@ def analyze_rarity(dataset, folder, vocab_size=VOCAB_SIZE, **options):
 
 def analyze_frequency(dataset, folder):
     return analyze(dataset, FREQUENCY, folder, MetricSettings(vocab_size=VOCAB_SIZE))
-
-
-@pytest.mark.parametrize("num_processes", [1, 2])
-def test_rarity_equals_a_loop_over_samples(tmp_path, windows, num_processes):
-    counts = [0] * (VOCAB_SIZE + 1)
-    for sample in range(len(windows)):
-        for token in windows[sample].tolist():
-            counts[token] += 1
-    total = sum(max(1, count) for count in counts)
-    cost = [-math.log(max(1, count) / total) for count in counts]
-    expected = [
-        math.floor(math.fsum(cost[token] for token in windows[sample].tolist()))
-        for sample in range(len(windows))
-    ]
-    index = analyze_rarity(windows, tmp_path, num_processes=num_processes)
-    index.verify()
-    index.check_dataset(windows)
-    assert index.values.tolist() == expected
-    frequency = analyze_frequency(windows, tmp_path)
-    assert frequency.value.tolist() == counts
-    assert frequency.value.dtype == np.int64
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["total_vocab_freq", "vocab_rarity"]
 
 
 def test_second_call_uses_what_is_there(tmp_path, windows, monkeypatch):

@@ -4,8 +4,7 @@ import inspect
 
 import torch
 
-ROWS, LENGTH, KEPT, NUM_LAYERS = 3, 12, 5, 4
-DROPPING = (1, 2)
+from tests.data_efficiency.small_models import DROPPING
 
 
 def drop_in_a_loop(layers, positions):
@@ -49,7 +48,7 @@ def _one_row(name, value, row, chosen):
         return None
     if name == "position_embeddings":
         return tuple(_one_row("position_ids", table, row, chosen) for table in value)
-    if name == "position_ids":
+    if name in ("position_ids", "rotary_cos", "rotary_sin"):
         return value[min(row, len(value) - 1), chosen][None]
     if name in ("attention_mask", "attn_mask"):
         mask = value[min(row, len(value) - 1)]

@@ -33,21 +33,12 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 from transformers.models.vit.modeling_vit import ViTLayer
 
-from data_efficiency.config import RandomLTDConfig
 from data_efficiency.routing.layer_interface import LayerInterface
 from data_efficiency.routing.layer_presets import interface_of, known_layer_class
 from data_efficiency.routing.random_ltd import convert_to_random_ltd, save_without_random_ltd
 from data_efficiency.schedule import CustomSchedule
-from megatron.model.transformer import TransformerLayer
-from tests.data_efficiency.routing.reference_loop import (
-    DROPPING,
-    KEPT,
-    LENGTH,
-    NUM_LAYERS,
-    ROWS,
-    drop_in_a_loop,
-    loss_and_gradients,
-)
+from tests.data_efficiency.routing.reference_loop import drop_in_a_loop, loss_and_gradients
+from tests.data_efficiency.small_models import KEPT, LENGTH, NUM_LAYERS, ROWS, dropping
 
 VOCABULARY = 40
 TEXT = {
@@ -107,18 +98,8 @@ CASES += [
 ]
 
 
-def settings(**changes) -> RandomLTDConfig:
-    fields = {
-        "total_layer_num": NUM_LAYERS,
-        "random_ltd_layer_num": 2,
-        "random_ltd_layer_id": DROPPING,
-        "model_mask_name": "attention_mask",
-        "model_type": "decoder",
-        "hidden_state_order": "batch_seq_dim",
-        "schedule": CustomSchedule(function=lambda step: KEPT),
-        "seed": 11,
-    }
-    return RandomLTDConfig(**(fields | changes))
+def settings(**changes):
+    return dropping(**{"model_mask_name": "attention_mask"} | changes)
 
 
 def make_model(name: str, attention: str):
@@ -282,12 +263,6 @@ def test_rotations_follow_the_original_positions(name):
         torch.testing.assert_close(shortened[row], expected, rtol=1e-6, atol=1e-8)
 
 
-def test_a_class_token_can_always_be_kept():
-    model = converted("vit", "sdpa", always_keep=(0,))
-    output_of(model, batch("vit"))
-    assert (model.random_ltd_scheduler.positions[..., 0] == 0).all()
-
-
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
 def test_an_empty_cache_is_set_aside_and_a_filled_one_refused(name):
     changes = {"is_decoder": True} if name == "bert" else {}
@@ -364,17 +339,6 @@ def test_a_class_without_a_preset_is_refused_at_its_first_call():
         run(convert_to_random_ltd(Model(), Foreign, bare))
     described = LayerInterface(token_tables={"rotary": 1})
     run(convert_to_random_ltd(Model(), Foreign, bare, interface=described))
-
-
-def test_our_layer_and_its_heirs_have_a_preset_whatever_the_json_says():
-    class Heir(TransformerLayer):
-        pass
-
-    for layer_class in (TransformerLayer, Heir):
-        interface = interface_of(layer_class, settings(hidden_state_order="seq_batch_dim"))
-        assert (interface.batch_axis, interface.sequence_axis) == (0, 1)
-        assert interface.masks == ("attention_mask",)
-        assert dict(interface.token_tables) == {"rotary_cos": 1, "rotary_sin": 1}
 
 
 def test_the_json_describes_other_layers():

@@ -5,24 +5,16 @@ import pytest
 import torch
 
 from data_efficiency.accounting import layer_tokens
-from data_efficiency.config import RandomLTDConfig
 from data_efficiency.routing.router import Router
 from data_efficiency.routing.token_ops import sample_kept_positions
 from data_efficiency.schedule import CustomSchedule, RootSchedule
+from tests.data_efficiency.small_models import dropping
 
 CPU = torch.device("cpu")
-SETTINGS = RandomLTDConfig(
-    total_layer_num=3,
-    random_ltd_layer_num=2,
-    random_ltd_layer_id=(0, 1),
-    model_mask_name=None,
-    model_type="decoder",
-    hidden_state_order="batch_seq_dim",
-    schedule=RootSchedule(
-        min_difficulty=4, max_difficulty=16, total_curriculum_step=10, difficulty_step=4
-    ),
-    seed=5,
+LINE = RootSchedule(
+    min_difficulty=4, max_difficulty=16, total_curriculum_step=10, difficulty_step=4
 )
+SETTINGS = dropping(total_layer_num=3, random_ltd_layer_id=(0, 1), schedule=LINE, seed=5)
 
 
 def make_router(**changes) -> Router:

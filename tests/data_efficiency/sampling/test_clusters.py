@@ -20,22 +20,6 @@ def pool(clusters, step):
     return set(clusters.samples_at(places).tolist())
 
 
-def test_value_pool_is_every_sample_up_to_the_difficulty(make_pool):
-    clusters = Clusters(NUM_SAMPLES, [make_pool(VALUES, LINE)])
-    for step in range(1, 60):
-        expected = np.flatnonzero(LINE.difficulty(step) >= VALUES)
-        assert pool(clusters, step) == set(expected.tolist())
-
-
-def test_percentile_pool_is_the_published_share_of_the_order(make_pool):
-    clusters = Clusters(NUM_SAMPLES, [make_pool(VALUES, LINE, kind="percentile")])
-    by_difficulty = np.argsort(VALUES, kind="stable")
-    for step in range(1, 60):
-        percentile = LINE.difficulty(step)
-        size = NUM_SAMPLES if percentile == 100 else NUM_SAMPLES // 100 * percentile
-        assert pool(clusters, step) == set(by_difficulty[:size].tolist())
-
-
 def test_clusters_are_cut_where_the_pool_grows(make_pool):
     clusters = Clusters(NUM_SAMPLES, [make_pool(VALUES, LINE)])
     steps = clusters.admission_steps

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -225,35 +224,6 @@ def assert_same_admissions(answers, sampler_of, case):
 @pytest.mark.parametrize("case", AGREEING_CASES)
 def test_the_same_samples_are_admitted_at_each_step(answers, sampler_of, case):
     assert_same_admissions(answers, sampler_of, case)
-
-
-def values_of_real_text():
-    """Rarity, in units of ten nats, and length of paragraphs of the standard library's source."""
-    paragraphs = []
-    for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        words = map(str.split, file.read_text(encoding="utf-8").split("\n\n"))
-        paragraphs += [each for each in words if 1 <= len(each) <= 200]
-    paragraphs = paragraphs[:: len(paragraphs) // NUM_SAMPLES][:NUM_SAMPLES]
-    lengths = np.array([len(each) for each in paragraphs])
-    _, tokens, counts = np.unique(
-        np.concatenate([np.array(each) for each in paragraphs]),
-        return_inverse=True,
-        return_counts=True,
-    )
-    nats = -np.log(counts / counts.sum())[tokens]
-    rarity = np.add.reduceat(nats, np.cumsum(lengths) - lengths) / 10
-    return {"rarity": rarity.astype(np.int64), "length": lengths.astype(np.int64)}
-
-
-@pytest.mark.full
-def test_the_same_samples_of_real_text_are_admitted(tmp_path):
-    values = values_of_real_text()
-    assert len(values["rarity"]) == NUM_SAMPLES
-    assert all(len(np.unique(difficulties)) > 60 for difficulties in values.values())
-    answers = ask_deepspeed(tmp_path, values, AGREEING_CASES)
-    sampler_of = make_sampler_of(tmp_path, values)
-    for case in AGREEING_CASES:
-        assert_same_admissions(answers, sampler_of, case)
 
 
 def test_the_cases_are_worth_comparing(answers):

@@ -1,5 +1,4 @@
 import json
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -105,20 +104,6 @@ def test_only_admitted_samples_are_drawn(index_path, values):
     assert batch.difficulties == {"rarity": 100, "seqlen_truncate": 64}
 
 
-def test_two_metrics_admit_what_both_accept(index_path, second_path, values, sizes):
-    config = curriculum(index_path, second=second_path)
-    sampler = CurriculumSampler(Numbers(), config, micro_batch_size=128)
-    easiest = np.argsort(sizes, kind="stable")
-    drawn = set()
-    for batch in draw(sampler, 60):
-        small = easiest[: NUM_SAMPLES // 100 * batch.difficulties["size"]]
-        pool = np.intersect1d(np.flatnonzero(values <= batch.difficulties["rarity"]), small)
-        assert set(batch.samples.tolist()) <= set(pool.tolist())
-        assert batch.pool_size == sampler.pool_size(batch.step) == len(pool)
-        drawn.update(batch.samples.tolist())
-    assert len(drawn) == NUM_SAMPLES
-
-
 def test_no_sample_twice_within_a_pass_of_its_cluster_and_none_missing(index_path):
     sampler = CurriculumSampler(Numbers(), curriculum(index_path, total=10), micro_batch_size=64)
     batches = draw(sampler, 200)
@@ -141,21 +126,6 @@ def test_without_metrics_every_pass_holds_each_sample_once():
         batches = draw(sampler, 12)
         assert sorted(np.concatenate([batch.samples for batch in batches])) == list(range(96))
         assert {int(v) for batch in batches for v in batch.visits} == {visit}
-
-
-def test_clusters_take_part_in_proportion_to_their_size(index_path, values):
-    sampler = CurriculumSampler(Numbers(), curriculum(index_path, total=10), micro_batch_size=100)
-    draw(sampler, 10)
-    samples = np.concatenate([batch.samples for batch in draw(sampler, 400)])
-    starts = sampler._clusters.starts
-    cluster_of = np.empty(NUM_SAMPLES, int)
-    for number, (first, last) in enumerate(zip(starts, starts[1:], strict=False)):
-        cluster_of[sampler._clusters.samples_at(np.arange(first, last))] = number
-    counts = np.bincount(cluster_of[samples], minlength=len(starts) - 1)
-    expected = np.diff(starts) / starts[-1] * len(samples)
-    chi_square = ((counts - expected) ** 2 / expected).sum()
-    freedom = len(expected) - 1
-    assert chi_square < freedom + 5 * math.sqrt(2 * freedom)
 
 
 @pytest.mark.parametrize(
@@ -334,16 +304,6 @@ def test_a_state_of_another_custom_schedule_is_refused(index_path):
     other.load_state_dict(stopped.state_dict())
     with pytest.raises(ValueError, match="samples to draw from at step 3, now .* custom schedules"):
         other.next_global_batch()
-
-
-def test_the_first_step_must_admit_a_sample(index_path):
-    config = curriculum(index_path)
-    late = replace(config.selections[0].schedule, min_difficulty=0, total_curriculum_step=1000)
-    config = replace(config, selections=(replace(config.selections[0], schedule=late),))
-    with pytest.raises(
-        ValueError, match=r"'rarity' \(difficulty 0\) .* difficulty 1 is the smallest"
-    ):
-        CurriculumSampler(Numbers(), config, micro_batch_size=4)
 
 
 def test_what_cannot_be_sampled_from_is_refused(index_path):
