@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
-from data_efficiency import IGNORED_LABEL
+from data_efficiency import IGNORED_LABEL, Engine
 from megatron.arguments import parse_run_config
 from megatron.command import run_command
 from megatron.config import RunConfig, require
@@ -64,7 +63,7 @@ def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset]:
     return training, in_proportion(validation)
 
 
-def forward_step(engine: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def forward_step(engine: Engine, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """A micro-batch's summed loss of the masked tokens, and of the order of the segments."""
     others = ("token_types", "padding_mask", "labels", "sentence_labels")
     losses: tuple[torch.Tensor, torch.Tensor] = engine(

@@ -1,11 +1,10 @@
 """Pretrains a GPT: model, data and loss for `megatron.training.pretrain`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from data_efficiency import IGNORED_LABEL
+from data_efficiency import IGNORED_LABEL, Engine
 from megatron.arguments import parse_run_config
 from megatron.command import run_command
 from megatron.config import RunConfig
@@ -36,7 +35,7 @@ def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset]:
     return datasets[0], in_proportion(datasets[1])
 
 
-def forward_step(engine: Any, batch: Batch) -> tuple[torch.Tensor]:
+def forward_step(engine: Engine, batch: Batch) -> tuple[torch.Tensor]:
     """The summed loss of a micro-batch."""
     return (engine(batch["tokens"], labels=batch["labels"]),)
 

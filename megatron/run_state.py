@@ -35,7 +35,7 @@ class Task:
     losses: tuple[str, ...]
     """Names of the losses whose sum is minimized. The first one's terms are tokens: they are the run's
     loss tokens, and by it runs are compared."""
-    forward_step: Callable[[Any, Batch], Sequence[torch.Tensor]]
+    forward_step: Callable[[Engine, Batch], Sequence[torch.Tensor]]
     """(engine, batch) -> the sum of each loss, fp32 scalars."""
     count_loss_terms: Callable[[Batch], Sequence[int]]
     """Over how many terms each of these sums is; 0 is allowed."""

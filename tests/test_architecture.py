@@ -27,6 +27,7 @@ LEVELS = {
     "data_efficiency.hashing": 0,
     "data_efficiency.launcher": 0,
     "data_efficiency.progress": 0,
+    "data_efficiency.json_section": 0,
     "data_efficiency.token_names": 0,
     "data_efficiency.analysis": 1,
     "data_efficiency.sampling": 1,

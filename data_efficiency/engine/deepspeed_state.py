@@ -31,7 +31,7 @@ from data_efficiency.routing.random_ltd import remove_random_ltd_state_dict
 _STEP = "step"
 
 
-def undo_empty_step(engine: Any) -> None:
+def undo_empty_step(engine: deepspeed.DeepSpeedEngine) -> None:
     """Put the optimizer before its first update.
 
     In half precision without ZeRO, DeepSpeed lets it make its state by an update with gradients of zero.
@@ -52,7 +52,7 @@ def undo_empty_step(engine: Any) -> None:
             group[_STEP] = 0
 
 
-def whole_weights(engine: Any) -> list[WholeTensor]:
+def whole_weights(engine: deepspeed.DeepSpeedEngine) -> list[WholeTensor]:
     """Weights in float32, and buffers; a collective call."""
     places = _unsharded_places(engine)
     parameters = dict(engine.module.named_parameters(remove_duplicate=False))
@@ -94,7 +94,9 @@ def _whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def load_whole_weights(engine: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+def load_whole_weights(
+    engine: deepspeed.DeepSpeedEngine, tensors: Mapping[str, torch.Tensor]
+) -> None:
     """Fill parameters, their float32 copies and buffers with the tensors; a collective call."""
     places = _unsharded_places(engine)
     for name, parameter in engine.module.named_parameters():
@@ -115,7 +117,7 @@ def load_whole_weights(engine: Any, tensors: Mapping[str, torch.Tensor]) -> None
             buffer.copy_(tensors[name])
 
 
-def whole_optimizer_state(engine: Any) -> list[WholeTensor]:
+def whole_optimizer_state(engine: deepspeed.DeepSpeedEngine) -> list[WholeTensor]:
     """`<weight>.<name of the state>`, in float32 where ZeRO keeps parts; a collective call."""
     _link_state(engine)
     places = _unsharded_places(engine)
@@ -145,7 +147,9 @@ def whole_optimizer_state(engine: Any) -> list[WholeTensor]:
     return tensors
 
 
-def load_whole_optimizer_state(engine: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+def load_whole_optimizer_state(
+    engine: deepspeed.DeepSpeedEngine, tensors: Mapping[str, torch.Tensor]
+) -> None:
     """Fill the optimizer's state with the tensors; a collective call."""
     if not tensors:
         return
@@ -199,7 +203,7 @@ def _scaler(optimizer: Any) -> Any:
     return found if getattr(found, "last_overflow_iter", None) is not None else None
 
 
-def _trainable(engine: Any) -> Iterable[tuple[str, nn.Parameter]]:
+def _trainable(engine: deepspeed.DeepSpeedEngine) -> Iterable[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in engine.module.named_parameters() if p.requires_grad]
 
 
@@ -213,7 +217,9 @@ def _found(tensor: torch.Tensor | None, name: str) -> torch.Tensor:
     return tensor
 
 
-def _unsharded_places(engine: Any) -> dict[nn.Parameter, tuple[torch.Tensor, int]] | None:
+def _unsharded_places(
+    engine: deepspeed.DeepSpeedEngine,
+) -> dict[nn.Parameter, tuple[torch.Tensor, int]] | None:
     """Parameter -> (tensor that the optimizer updates, place of its first number); None if sharded."""
     if engine.zero_optimization():
         return None
@@ -246,20 +252,22 @@ def _is_partitioned(parameter: nn.Parameter) -> bool:
     return hasattr(parameter, "ds_id")
 
 
-def _own_part(engine: Any, parameter: nn.Parameter, value: torch.Tensor) -> torch.Tensor:
+def _own_part(
+    engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, value: torch.Tensor
+) -> torch.Tensor:
     """The part of a whole tensor that this process keeps, the last one filled up with zeros.
 
     DeepSpeed's own call for whole tensors fails where the parts are not equally long.
     """
     size = safe_get_local_fp32_param(parameter).numel()
-    first = engine.global_rank * size
+    first = engine.ranks.data_parallel_rank * size
     part = value.new_zeros(size)
     own = value.flatten()[first : first + size]
     part[: own.numel()] = own
     return part
 
 
-def _updated_tensors(engine: Any) -> Iterable[torch.Tensor]:
+def _updated_tensors(engine: deepspeed.DeepSpeedEngine) -> Iterable[torch.Tensor]:
     """The tensors of this process that the optimizer updates."""
     places = _unsharded_places(engine)
     if places is not None:
@@ -278,7 +286,7 @@ def _updated_tensors(engine: Any) -> Iterable[torch.Tensor]:
     )
 
 
-def _step_count(engine: Any) -> int:
+def _step_count(engine: deepspeed.DeepSpeedEngine) -> int:
     """Updates so far by the optimizer's own count, which the state or the groups keep."""
     base = engine.basic_optimizer
     for entry in (*base.state.values(), *base.param_groups):
@@ -287,7 +295,7 @@ def _step_count(engine: Any) -> int:
     return int(engine.global_steps - engine.skipped_steps)
 
 
-def _make_state(engine: Any, keys: Iterable[str], step: int) -> None:
+def _make_state(engine: deepspeed.DeepSpeedEngine, keys: Iterable[str], step: int) -> None:
     """Give the optimizer a state of zeros for each tensor it updates, and the step count.
 
     Optimizers make their state in their first step, which a resumed run has yet to take.
@@ -307,7 +315,7 @@ def _make_state(engine: Any, keys: Iterable[str], step: int) -> None:
     _link_state(engine)
 
 
-def _link_state(engine: Any) -> None:
+def _link_state(engine: deepspeed.DeepSpeedEngine) -> None:
     """Let parameters find their parts of the optimizer's state.
 
     DeepSpeed links once, when only the first parameter group has made its state.

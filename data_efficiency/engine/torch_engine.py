@@ -164,7 +164,7 @@ class TorchEngine(EngineBase):
 
     def train_batch_size(self) -> int:
         """Samples of a step, over all processes."""
-        return self._micro_batch_size * self._accumulation * self.dp_world_size
+        return self._micro_batch_size * self._accumulation * self.ranks.data_parallel_size
 
     def train_micro_batch_size_per_gpu(self) -> int:
         """Samples of a forward pass."""

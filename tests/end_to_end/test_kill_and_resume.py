@@ -87,7 +87,6 @@ def result(folder):
     return {
         "model": (checkpoint / "model.safetensors").read_bytes(),
         "optimizer": (checkpoint / "optimizer.safetensors").read_bytes(),
-        "counters": state["counters"],
         "engine": state["engine"],
         "log": log,
     }

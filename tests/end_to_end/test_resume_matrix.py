@@ -60,7 +60,7 @@ def go_on(workspace, config, source, folder, stage, num_processes):
 
 def state_of(folder):
     state = json.loads((folder / f"global_step{NUM_STEPS}" / "state.json").read_text())
-    return state["counters"], state["engine"], state["guarded"]
+    return state["engine"], state["guarded"]
 
 
 def rest(steps):

@@ -97,7 +97,7 @@ IDENTITY = {
 }
 
 
-def record(*, identity=(), metric=(), random_ltd=(), values="f00d", clock="iters", **settings):
+def record(*, identity=(), metric=(), random_ltd=(), values="f00d", clock="steps", **settings):
     """The record of a run; keyword arguments are what is other than usual."""
     metrics = {"rarity": METRIC | dict(metric)}
     section = {"data_routing": {"random_ltd": RANDOM_LTD | dict(random_ltd)}}
@@ -145,7 +145,7 @@ def record(*, identity=(), metric=(), random_ltd=(), values="f00d", clock="iters
         ({"random_ltd": {"random_ltd_layer_id": [2]}}, ["random_ltd"]),
         ({"random_ltd": {"enabled": False}}, ["random_ltd"]),
         ({"clock": "samples"}, ["clock"]),
-        ({"clock": "tokens"}, ["clock"]),
+        ({"clock": "effective"}, ["clock"]),
     ],
 )  # fmt: skip
 def test_what_is_noticed(change, fields):
@@ -175,7 +175,7 @@ def test_what_may_change_freely(change):
 
 
 def test_the_counter_of_tokens_matters_where_the_clock_counts_them():
-    found = differences(record(clock="tokens"), record(clock="tokens", token_counter="loss"))
+    found = differences(record(clock="effective"), record(clock="loss"))
     assert [str(one) for one in found] == [
         "clock is 'tokens (loss)' here and 'tokens (effective)' there"
     ]

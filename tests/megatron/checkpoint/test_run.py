@@ -1,7 +1,12 @@
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 
-from megatron.checkpoint.run import check_folders
+from megatron.checkpoint.run import check_folders, resume, save
 from megatron.config import CheckpointConfig
+from tests.megatron.tiny_pretraining import make_run, settings, write_corpus
 
 
 def test_folders(tmp_path):
@@ -19,3 +24,27 @@ def test_folders(tmp_path):
     ):
         check_folders(CheckpointConfig(save=str(old)))
     check_folders(CheckpointConfig(save=str(old), load=str(old)))
+
+
+def test_a_checkpoint_written_before_the_engine_counted_goes_on(tmp_path, monkeypatch):
+    """Its counters stand beside the engine's progress, which has the step alone."""
+    config = settings(write_corpus(tmp_path), "--save", str(tmp_path / "run"))
+    run = make_run(config)
+    run.engine.train_step(next(run.loader.steps()), run.loss_sums, run.loss_terms)
+    save(run)
+    folder = tmp_path / "run" / "global_step1"
+    state = json.loads((folder / "state.json").read_text())
+    state["counters"] = state["engine"].pop("counters")
+    state["engine"]["global_steps"] = state["counters"]["steps"]
+    (folder / "state.json").write_text(json.dumps(state))
+    monkeypatch.setattr("megatron.checkpoint.run.read_state", lambda *_, **__: state)
+    monkeypatch.setattr(
+        "megatron.checkpoint.run.find_checkpoint",
+        lambda _: SimpleNamespace(step=1, problems=[], damaged=[]),
+    )
+    again = make_run(
+        replace(config, checkpoint=replace(config.checkpoint, load=str(tmp_path / "run")))
+    )
+    assert resume(again)
+    assert again.counters == run.counters
+    assert again.engine.progress_state() == run.engine.progress_state()

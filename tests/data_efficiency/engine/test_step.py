@@ -1,0 +1,72 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_efficiency.accounting import StepShape, layer_tokens
+from data_efficiency.engine.ranks import Ranks
+from data_efficiency.engine.step import (
+    NonFiniteError,
+    mean_losses,
+    mean_losses_over,
+    named,
+    reduce_step,
+    refuse_non_finite,
+)
+
+NUM_LAYERS = 5
+shapes = st.builds(
+    StepShape,
+    num_rows=st.integers(1, 4),
+    sequence_length=st.integers(1, 9),
+    num_dropping_layers=st.just(2),
+    kept_length=st.one_of(st.none(), st.integers(1, 12)),
+)
+
+
+@given(st.lists(shapes, min_size=1, max_size=4))
+def test_totals_equal_a_count_layer_by_layer_and_row_by_row(found):
+    totals = reduce_step(
+        Ranks(), found, num_layers=NUM_LAYERS, model_shape=None, num_samples=7, loss_tokens=3
+    )
+    rows = [shape for shape in found for _ in range(shape.num_rows)]
+    lengths = [shape.sequence_length for shape in rows]
+    kept = [shape.dropped_sequence_length for shape in rows]
+    everything = sum((NUM_LAYERS - 2) * a + 2 * b for a, b in zip(lengths, kept, strict=True))
+    added = totals.added
+    assert (added.steps, added.consumed_samples, added.loss_tokens) == (1, 7, 3)
+    assert (added.corpus_tokens, added.layer_tokens) == (sum(lengths), everything)
+    assert everything == sum(layer_tokens(shape, NUM_LAYERS) for shape in found)
+    assert totals.sequence_length == sum(lengths) // len(rows)
+    assert totals.kept_length(2) == sum(kept) // len(rows)
+    assert totals.actual_seq_length(NUM_LAYERS) == everything // (NUM_LAYERS * len(rows))
+    assert totals.kept_length(0) is None
+
+
+@given(st.lists(st.floats(), max_size=4), st.lists(st.integers(0, 2**62), max_size=3))
+def test_numbers_travel_bit_by_bit(losses, agree):
+    totals = reduce_step(
+        Ranks(), [], num_layers=1, model_shape=None, num_samples=0, loss_sums=losses, agree=agree
+    )
+    assert all(
+        a == b or math.isnan(a) and math.isnan(b)
+        for a, b in zip(totals.loss_sums, losses, strict=True)
+    )
+    assert totals.agreed == tuple(agree)
+
+
+def test_means_are_over_terms_and_none_of_them_is_no_loss():
+    assert mean_losses([6.0, 0.0], [3, 0]) == [2.0, 0.0]
+    assert mean_losses_over(Ranks(), [6.0, 0.0], [3, 0]) == [2.0, 0.0]
+    assert named(3) == {"loss": 3}
+    assert named({"a": 1}) == {"a": 1}
+
+
+def test_what_is_not_finite_is_named():
+    refuse_non_finite(1, {"lm": 2.0}, 3.0)
+    refuse_non_finite(1, {"lm": 2.0}, None)
+    with pytest.raises(
+        NonFiniteError, match="step 4: the loss 'lm' is nan and the gradient's norm"
+    ):
+        refuse_non_finite(4, {"lm": math.nan}, math.inf)
