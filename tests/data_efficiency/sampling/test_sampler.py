@@ -13,6 +13,7 @@ from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.schedule import CustomSchedule
+from tests.json_sections import curriculum_config, length_metric, metric
 
 NUM_SAMPLES = 1000
 
@@ -31,33 +32,18 @@ class Numbers:
         return sample
 
 
-def curriculum(index_path, *, total=30, kind="value", second=None, **sampling):
-    metric = {
-        "index_path": str(index_path),
-        "difficulty_type": kind,
-        "clustering_type": "schedule_based",
-        "min_difficulty": 10,
-        "max_difficulty": 100,
-        "schedule_type": "fixed_linear",
-        "schedule_config": {"total_curriculum_step": total, "difficulty_step": 10},
+def curriculum(index_path, *, total=30, second=None):
+    line = {"schedule_type": "fixed_linear"}
+    line["schedule_config"] = {"total_curriculum_step": total, "difficulty_step": 10}
+    metrics = {
+        "rarity": metric(index_path, difficulty_type="value", **line),
+        "seqlen_truncate": length_metric(steps=total),
     }
-    length = {
-        "difficulty_type": "value",
-        "clustering_type": "single_cluster",
-        "min_difficulty": 8,
-        "max_difficulty": 64,
-        "schedule_type": "fixed_linear",
-        "schedule_config": {"total_curriculum_step": total, "difficulty_step": 8},
-    }
-    metrics = {"rarity": metric, "seqlen_truncate": length}
     if second is not None:
-        metrics["size"] = metric | {"index_path": str(second), "difficulty_type": "percentile"}
-    section = {
-        "seed": 5,
-        "data_sampling": sampling
-        | {"curriculum_learning": {"enabled": True, "curriculum_metrics": metrics}},
-    }
-    return load_config({"data_efficiency": section}).data_efficiency
+        metrics["size"] = metric(second, **line)
+    content = curriculum_config(metrics)
+    content["data_efficiency"]["seed"] = 5
+    return load_config(content).data_efficiency
 
 
 @pytest.fixture(scope="module")
@@ -232,26 +218,8 @@ def test_a_batch_larger_than_the_dataset_takes_several_passes():
 
 
 def test_custom_schedules():
-    config = load_config(
-        {
-            "data_efficiency": {
-                "data_sampling": {
-                    "curriculum_learning": {
-                        "enabled": True,
-                        "curriculum_metrics": {
-                            "seqlen_truncate": {
-                                "difficulty_type": "value",
-                                "clustering_type": "single_cluster",
-                                "min_difficulty": 8,
-                                "max_difficulty": 64,
-                                "schedule_type": "custom",
-                            }
-                        },
-                    }
-                }
-            }
-        }
-    ).data_efficiency
+    lengths = {"seqlen_truncate": length_metric(schedule_type="custom", schedule_config={})}
+    config = load_config(curriculum_config(lengths)).data_efficiency
     sampler = CurriculumSampler(Numbers(), config, micro_batch_size=4)
     with pytest.raises(ValueError, match="no metric with schedule_type custom"):
         sampler.set_custom_schedules({"seqlen": lambda step: step})
@@ -268,8 +236,8 @@ def falling(step):
 def with_custom_schedule(config, function):
     """The configuration with a custom schedule for `rarity`, and the sampler that follows it."""
     selections = tuple(
-        replace(metric, schedule=CustomSchedule()) if metric.name == "rarity" else metric
-        for metric in config.selections
+        replace(one, schedule=CustomSchedule()) if one.name == "rarity" else one
+        for one in config.selections
     )
     config = replace(config, selections=selections)
     sampler = CurriculumSampler(Numbers(), config, micro_batch_size=64)
