@@ -1,18 +1,10 @@
 """A small corpus, its difficulty index, and a JSON file with both techniques on."""
 
-import json
-
 import pytest
 
 from tests.end_to_end import bert_runs
 from tests.end_to_end.engine_runs import finish, flags_of, log_lines, start
-from tests.end_to_end.tiny_runs import (
-    SEQ_LENGTH,
-    curriculum_section,
-    random_ltd_section,
-    run_command,
-    write_text,
-)
+from tests.end_to_end.tiny_runs import SEQ_LENGTH, run_command, write_composed, write_text
 
 
 @pytest.fixture(scope="session")
@@ -40,31 +32,15 @@ def workspace(tmp_path_factory):
 @pytest.fixture(scope="session")
 def composed_config(workspace):
     """Path of a JSON file with curriculum and random-LTD on, two loader workers."""
-    path = workspace / "composed.json"
-    sampling = {"num_workers": 2, "curriculum_learning": curriculum_section(workspace)}
-    section = {"data_sampling": sampling, "data_routing": {"random_ltd": random_ltd_section()}}
-    path.write_text(json.dumps({"data_efficiency": section}))
-    return path
+    return write_composed(workspace / "composed.json", workspace, num_workers=2)
 
 
 @pytest.fixture(scope="session")
 def write_config(workspace):
     """Writes the composed JSON file for a ZeRO stage and returns its path."""
-
-    def write(stage=None):
-        path = workspace / f"engines_{stage}.json"
-        content = {
-            "data_efficiency": {
-                "data_sampling": {"curriculum_learning": curriculum_section(workspace)},
-                "data_routing": {"random_ltd": random_ltd_section()},
-            }
-        }
-        if stage is not None:
-            content["zero_optimization"] = {"stage": stage}
-        path.write_text(json.dumps(content))
-        return path
-
-    return write
+    return lambda stage=None: write_composed(
+        workspace / f"engines_{stage}.json", workspace, stage=stage
+    )
 
 
 @pytest.fixture(scope="session")

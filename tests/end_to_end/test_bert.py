@@ -147,12 +147,10 @@ def test_evaluation_masks_do_not_follow_the_seed(bert_workspace, tmp_path, seen)
         ({"split": "1,0,0"}, "the valid split of"),
     ],
 )
-def test_wrong_settings_are_one_line(bert_workspace, tmp_path, capsys, flags, message):
+def test_wrong_settings_are_one_line(bert_workspace, tmp_path, refused, flags, message):
     config = write_config(tmp_path / "config.json", composed_metrics(bert_workspace))
-    assert pretrain_bert.main(bert_flags(bert_workspace, config, **flags)) == 1
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {message}")
-    assert error.count("\n") == 1
+    line = refused(pretrain_bert.main, bert_flags(bert_workspace, config, **flags))
+    assert line.startswith(f"error: {message}")
 
 
 @pytest.fixture(scope="module")

@@ -13,20 +13,12 @@ from tests.end_to_end.engine_runs import (
     flags_of,
     log_lines,
     start_recorded,
+    wait_for_steps,
 )
 from tests.end_to_end.killing import kill_all
 from tests.end_to_end.tiny_runs import training_flags, write_two_corpora
 
 NUM_STEPS = 40
-
-
-def wait_for_step(process, folder, step):
-    deadline = time.monotonic() + 120
-    log = folder / "log.jsonl"
-    while f'"step": {step},' not in (log.read_text() if log.exists() else ""):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def composed(workspace, config, folder, num_processes):
@@ -57,7 +49,7 @@ def test_five_kills_on_changing_numbers_of_processes(workspace, composed_config,
         flags = composed(workspace, composed_config, broken, num_processes)
         process = start_recorded(flags, broken, num_processes, attempt)
         target += generator.randint(4, 7)
-        wait_for_step(process, broken, target)
+        wait_for_steps(broken, [process], target)
         time.sleep(generator.random() / 10)
         kill_all(ATTEMPT=str(attempt), RECORDS=str(broken / "records"))
         process.communicate()

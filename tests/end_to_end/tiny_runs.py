@@ -61,6 +61,21 @@ def random_ltd_section(total_steps=16, mask_name=None, num_layers=NUM_LAYERS):
     return random_ltd(num_layers, 4, SEQ_LENGTH, total_steps, model_mask_name=mask_name)
 
 
+def write_composed(path, workspace, *, stage=None, reshape=False, num_workers=0, **switches):
+    """Writes a JSON file with curriculum and random-LTD; `curriculum`, `dropping` switch them off."""
+    curriculum, dropping = curriculum_section(workspace), random_ltd_section()
+    if reshape:
+        metrics = curriculum["curriculum_metrics"]
+        metrics["seqlen_reshape"] = metrics.pop("seqlen_truncate")
+    curriculum["enabled"] = switches.get("curriculum", True)
+    dropping["enabled"] = switches.get("dropping", True)
+    sampling = {"num_workers": num_workers, "curriculum_learning": curriculum}
+    section = {"data_sampling": sampling, "data_routing": {"random_ltd": dropping}}
+    engine = {} if stage is None else {"zero_optimization": {"stage": stage}}
+    path.write_text(json.dumps(engine | {"data_efficiency": section}))
+    return path
+
+
 def training_flags(workspace, **flags):
     """The command line of a tiny run; keyword arguments are flags, True and None ones bare or out."""
     values = {

@@ -62,20 +62,16 @@ def test_packages_from_the_cache_need_no_network(tmp_path, monkeypatch, capsys):
         (["--output", "/dev/null/demo.jsonl"], "cannot be written"),
     ],
 )
-def test_errors_are_one_line(tmp_path, own_file, capsys, changes, message):
+def test_errors_are_one_line(tmp_path, own_file, refused, changes, message):
     flags = ["--input", str(own_file), "--json-key", "body"]
     flags += ["--output", str(tmp_path / "demo.jsonl"), *changes]
-    assert prepare_demo_corpus.main(flags) == 1
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert message in refused(prepare_demo_corpus.main, flags)
     assert not list(tmp_path.glob("demo*"))
 
 
-def test_existing_output_is_replaced_only_when_asked(tmp_path, own_file, capsys):
+def test_existing_output_is_replaced_only_when_asked(own_file, refused):
     flags = ["--input", str(own_file), "--output", str(own_file), "--json-key", "body"]
-    assert prepare_demo_corpus.main(flags) == 1
-    assert "own.jsonl: exists; give --overwrite" in capsys.readouterr().err
+    assert "own.jsonl: exists; give --overwrite" in refused(prepare_demo_corpus.main, flags)
 
 
 def test_cache_follows_the_users_setting(tmp_path, monkeypatch):

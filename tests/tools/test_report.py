@@ -69,10 +69,6 @@ def test_ill_formed_run_is_refused(runs, message):
         named_folders(runs)
 
 
-def test_error_is_one_line_and_leaves_nothing(tmp_path, capsys):
-    arguments = ["--run", f"baseline={tmp_path}/gone", "--output", str(tmp_path / "report")]
-    assert main(arguments) == 1
-    captured = capsys.readouterr()
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("\n") == 1
+def test_error_is_one_line_and_leaves_nothing(tmp_path, refused):
+    refused(main, ["--run", f"baseline={tmp_path}/gone", "--output", tmp_path / "report"])
     assert not (tmp_path / "report").exists()
