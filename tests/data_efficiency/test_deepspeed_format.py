@@ -106,14 +106,6 @@ def test_export_and_import_keep_every_value(tmp_path_factory, values, generation
     assert len(merged.lengths) == -(-num_values // max(1, num_values // 100))
 
 
-@pytest.mark.parametrize(("num_values", "num_rows"), [(99, 99), (199, 199), (200, 100), (300, 100)])
-def test_rows_of_the_percentile_file(tmp_path, num_values, num_rows):
-    index = write_index(tmp_path / "index", np.arange(600) % num_values)
-    exported = export_index(index, tmp_path / "exported")
-    merged = read_rows(exported / "m_index_to_sample_percentile_merged")
-    assert len(merged.lengths) == num_rows
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 5), min_size=1, max_size=20).filter(any),
@@ -142,23 +134,6 @@ def test_type_codes_in_the_file(tmp_path, generation, codes):
         rows = Rows(np.arange(3, dtype=dtype), np.array([3]))
         write_rows(tmp_path / dtype, rows, generation=generation)
         assert (tmp_path / f"{dtype}.idx").read_bytes()[17] == code
-
-
-def test_bytes_of_a_small_file(tmp_path):
-    write_rows(tmp_path / "x", Rows(np.array([1, 2, 3, 4]), np.array([3, 1])))
-    assert (tmp_path / "x.idx").read_bytes().hex(" ") == (
-        "4d 4d 49 44 49 44 58 00 00 01 00 00 00 00 00 00 00 05 02 00 00 00 00 00 00 00 02 00 00 00 00 "
-        "00 00 00 03 00 00 00 01 00 00 00 00 00 00 00 00 00 00 00 18 00 00 00 00 00 00 00 00 00 00 00 "
-        "00 00 00 00 02 00 00 00 00 00 00 00"
-    )
-    assert (tmp_path / "x.bin").stat().st_size == 32
-
-
-def test_offsets_are_right_across_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_efficiency.files.mmididx._BLOCK_ROWS", 2)
-    lengths = np.array([2, 1, 0, 4, 3])
-    write_rows(tmp_path / "x", Rows(np.arange(10, dtype=np.uint16), lengths))
-    assert read_rows(tmp_path / "x").lengths.tolist() == lengths.tolist()
 
 
 @pytest.fixture

@@ -96,14 +96,6 @@ def test_quantised_values_keep_the_exact_order(tmp_path_factory, values, max_dis
     shutil.rmtree(folder)
 
 
-def test_quantised_groups_have_about_equally_many_samples(tmp_path):
-    values = np.random.default_rng(0).normal(size=1000)
-    index = DifficultyIndex.write(
-        tmp_path / "x", values, metric="m", dataset_identity=IDENTITY, max_distinct_values=10
-    )
-    assert np.unique(index.values, return_counts=True)[1].tolist() == [100] * 10
-
-
 @pytest.mark.parametrize(
     ("values", "dtype"),
     [

@@ -6,6 +6,7 @@ import pytest
 
 import pretrain_gpt
 from data_efficiency import ModelShape, fill_from_flags, plan_run, read_json
+from tests.end_to_end.engine_runs import log_lines
 from tests.end_to_end.tiny_runs import NUM_LAYERS, SEQ_LENGTH, composed_flags
 
 MODEL = ModelShape(
@@ -20,22 +21,11 @@ MODEL = ModelShape(
 COUNTERS = ("consumed_samples", "corpus_tokens", "loss_tokens", "layer_tokens", "flops")
 
 
-@pytest.mark.parametrize("action", ["truncate", "reshape"])
-def test_plan_and_run_say_the_same(workspace, composed_config, tmp_path, action):
-    batches = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 4}
-    content = fill_from_flags(read_json(composed_config), batches)
-    sampling = content["data_efficiency"]["data_sampling"]
-    length = sampling["curriculum_learning"]["curriculum_metrics"]["seqlen_truncate"]
-    length |= {"sequence_length": action, "length_multiple": 5}
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(content))
-    assert pretrain_gpt.main(composed_flags(workspace, config, save=tmp_path / "run")) == 0
-    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
-    logged = [line for line in map(json.loads, lines) if line["kind"] == "train"]
-
+def assert_planned_is_logged(content, folder):
+    """The plan of a configuration, after every line of a run's log was what it says."""
     plan = plan_run(content, model=MODEL, sequence_length=SEQ_LENGTH, num_steps=20)
+    logged = [line for line in log_lines(folder) if line["kind"] == "train"]
     assert [line["step"] for line in logged] == list(range(1, 21))
-    assert plan.num_samples == 606
     for line in logged:
         step = line["step"]
         shape = plan.stretch_at(step).shape
@@ -47,4 +37,19 @@ def test_plan_and_run_say_the_same(workspace, composed_config, tmp_path, action)
         assert {name: getattr(totals, name) for name in COUNTERS} == {
             name: line[name] for name in COUNTERS
         }
+    return plan
+
+
+@pytest.mark.parametrize("action", ["truncate", "reshape"])
+def test_plan_and_run_say_the_same(workspace, composed_config, tmp_path, action):
+    batches = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 4}
+    content = fill_from_flags(read_json(composed_config), batches)
+    sampling = content["data_efficiency"]["data_sampling"]
+    length = sampling["curriculum_learning"]["curriculum_metrics"]["seqlen_truncate"]
+    length |= {"sequence_length": action, "length_multiple": 5}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(content))
+    assert pretrain_gpt.main(composed_flags(workspace, config, save=tmp_path / "run")) == 0
+    plan = assert_planned_is_logged(content, tmp_path / "run")
+    assert plan.num_samples == 606
     assert {10, 20, 25, 32} == {stretch.shape.sequence_length for stretch in plan.stretches}

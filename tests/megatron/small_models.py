@@ -10,6 +10,14 @@ from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
 from megatron.tokenizer import train_bpe
 
+MODERN = {
+    "use_rotary_position_embeddings": True,
+    "normalization": "rmsnorm",
+    "swiglu": True,
+    "num_key_value_heads": 2,
+    "disable_bias_linear": True,
+}
+"""Settings of a model that is not GPT-2."""
 GPT2 = ModelConfig(
     num_layers=2,
     hidden_size=24,
@@ -23,15 +31,11 @@ LLAMA = ModelConfig(
     num_layers=2,
     hidden_size=32,
     num_attention_heads=4,
-    num_key_value_heads=2,
     vocab_size=300,
     make_vocab_size_divisible_by=64,
     max_position_embeddings=48,
-    use_rotary_position_embeddings=True,
     rotary_position_embeddings_theta=500.0,
-    normalization="rmsnorm",
-    swiglu=True,
-    disable_bias_linear=True,
+    **MODERN,
 )
 TEXTS = [
     "the cat sat on the mat",

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -57,6 +58,22 @@ class Cluster:
         )
         assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
         return ended.stdout
+
+    def start(self, script, *arguments, **settings):
+        """Output of a script of ours that is started with these settings."""
+        ours = {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+        ended = subprocess.run(
+            ["bash", str(script), *arguments],
+            env=self.environment | ours | settings,
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    def run_printed(self, commands):
+        """What a dry run prints is what a run does."""
+        subprocess.run(["bash", "-e"], input=commands, env=self.environment, text=True, check=True)
 
     def end_jobs(self):
         """Cancel what a failed test left in the queue."""

@@ -63,21 +63,14 @@ def test_evaluation_drops_nothing_and_needs_no_position():
         model(tokens)
 
 
-def test_a_frozen_layer_in_evaluation_mode_drops_nothing():
-    model = converted()
-    tokens, _ = batch()
-    for layer in model.layers:
-        layer.eval()
-    model.random_ltd_scheduler.set_position(0, 0)
-    assert torch.equal(model(tokens), make_model()(tokens))
-
-
-def test_a_model_in_evaluation_mode_drops_nothing_though_layers_train():
-    model = converted()
-    tokens, _ = batch()
+@pytest.mark.parametrize("part", ["layers", "model"])
+def test_a_part_in_evaluation_mode_drops_nothing_though_the_other_trains(part):
+    model, (tokens, _) = converted(), batch()
     model.random_ltd_scheduler.set_position(0, 0)
     model(tokens)
-    model.training = False
+    model.random_ltd_scheduler.set_position(1, 0)
+    for module in model.layers if part == "layers" else [model]:
+        module.training = False
     assert torch.equal(model(tokens), make_model()(tokens))
 
 
@@ -107,45 +100,20 @@ def test_compiled_code_serves_every_kept_length(whole):
     assert 1 <= num_graphs <= 4
 
 
-def test_bfloat16_autocast_trains():
-    model = convert_to_random_ltd(SmallModel(), Block, dropping())
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_half_precision_trains(dtype, autocast):
+    model = SmallModel() if autocast else SmallModel().to(dtype)
+    convert_to_random_ltd(model, Block, dropping())
     tokens, labels = batch()
     model.random_ltd_scheduler.set_position(0, 0)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = model(tokens, labels=labels)
+    with torch.autocast("cpu", dtype=dtype, enabled=autocast):
+        loss = model(tokens, labels=labels) / labels.numel()
     loss.backward()
     assert loss.dtype == torch.float32
-    assert all(gradient.isfinite().all() for gradient in gradients(model).values())
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_models_in_half_precision_train(dtype):
-    model = convert_to_random_ltd(SmallModel().to(dtype), Block, dropping())
-    tokens, labels = batch()
-    model.random_ltd_scheduler.set_position(0, 0)
-    (model(tokens, labels=labels) / labels.numel()).backward()
     found = gradients(model)
-    assert {gradient.dtype for gradient in found.values()} == {dtype}
+    assert {gradient.dtype for gradient in found.values()} == {torch.float32 if autocast else dtype}
     assert all(gradient.isfinite().all() for gradient in found.values())
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_any_number_of_processes_draws_the_same_subsets(world_size, accumulation):
-    micro = 8 // (world_size * accumulation)
-    expected = converted()
-    tokens = torch.zeros(8, LENGTH, dtype=torch.int64)
-    for step in (0, 5):
-        expected.random_ltd_scheduler.set_position(step, 0)
-        expected(tokens)
-        parts = []
-        for first_row in range(0, 8, micro):
-            # Each process has a model of its own, as one that starts again at this step has.
-            model = converted()
-            model.random_ltd_scheduler.set_position(step, first_row)
-            model(tokens[:micro])
-            parts.append(model.random_ltd_scheduler.positions)
-        assert torch.equal(torch.cat(parts, dim=1), expected.random_ltd_scheduler.positions)
 
 
 def test_a_deep_copy_is_a_converted_model_of_its_own():

@@ -189,21 +189,10 @@ def test_no_checkpoint_yet(tmp_path):
 
 def test_what_cannot_be_continued_from(saved):
     run, _, _ = saved
-    checkpoint = run / "global_step1"
-    state = checkpoint / "state.json"
+    state = run / "global_step1" / "state.json"
     state.write_text(state.read_text().replace("1", "2"))
     with pytest.raises(ValueError, match=r"state.json was changed .* SHA-256"):
-        read_state(checkpoint)
-    with (checkpoint / "model.safetensors").open("ab") as file:
-        file.write(b"x")
-    with pytest.raises(ValueError, match="truncated or changed; use another one"):
-        read_state(checkpoint)
-    (checkpoint / "optimizer.safetensors").unlink()
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    del manifest["files"]["model.safetensors"]
-    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(FileNotFoundError, match=r"optimizer.safetensors is missing"):
-        read_state(checkpoint)
+        read_state(run / "global_step1")
     (run / "latest").write_text("global_step7\n")
     with pytest.raises(FileNotFoundError, match="names global_step7, .* global_step1"):
         latest_checkpoint(run)

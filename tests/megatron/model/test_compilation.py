@@ -9,6 +9,7 @@ from megatron.model.compilation import compile_model
 from megatron.model.gpt_model import GPTModel
 from megatron.model.transformer import TransformerLayer
 from tests.json_sections import dropping_config
+from tests.megatron.small_models import MODERN
 
 # The compiler itself looks at the gradients of tensors that have none, and imports old parts of torch.
 pytestmark = [
@@ -22,12 +23,7 @@ pytestmark = [
 
 NUM_LAYERS = 4
 LONGEST = 48
-MODERN = {
-    "use_rotary_position_embeddings": True,
-    "normalization": "rmsnorm",
-    "swiglu": True,
-    "num_key_value_heads": 1,
-}
+GROUPED = MODERN | {"num_key_value_heads": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -90,15 +86,8 @@ def recompilations():
     return found
 
 
-# Torch's tracer looks at the gradients of what comes from code that was not compiled.
-IGNORE_TRACER = pytest.mark.filterwarnings(
-    "ignore:The .grad attribute of a Tensor that is not a leaf"
-)
-
-
-@IGNORE_TRACER
 @pytest.mark.parametrize(
-    ("mode", "architecture"), [("model", {}), ("layers", {}), ("layers", MODERN)]
+    ("mode", "architecture"), [("model", {}), ("layers", {}), ("layers", GROUPED)]
 )
 def test_two_recompilations_at_most_in_a_whole_schedule(mode, architecture):
     """The first sequence is as long as a head is wide: the compiler must not take them for one."""
@@ -115,10 +104,9 @@ def test_two_recompilations_at_most_in_a_whole_schedule(mode, architecture):
     assert max(counts.values()) <= 2, counts
 
 
-@IGNORE_TRACER
 @pytest.mark.full
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("architecture", [{}, MODERN], ids=["gpt2", "modern"])
+@pytest.mark.parametrize("architecture", [{}, GROUPED], ids=["gpt2", "modern"])
 @pytest.mark.parametrize("mode", ["model", "layers"])
 def test_compiled_code_computes_the_same(mode, architecture, recompute):
     plain, compiled = (make_model(**architecture, recompute_activations=recompute) for _ in "ab")
@@ -130,7 +118,6 @@ def test_compiled_code_computes_the_same(mode, architecture, recompute):
     assert max(recompilations().values()) <= 2
 
 
-@IGNORE_TRACER
 @pytest.mark.parametrize("mode", ["model", "layers"])
 def test_static_lengths_are_compiled_one_by_one_and_kept_lengths_together(mode):
     """Three lengths, two numbers of rows in evaluation, a kept length of its own each step."""
@@ -165,7 +152,6 @@ def test_the_loss_is_compiled_with_the_model():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-@IGNORE_TRACER
 @pytest.mark.parametrize(("mode", "lengths"), [("layers", "dynamic"), ("model", "static")])
 def test_compiled_code_computes_the_same_on_a_gpu(mode, lengths):
     """In float32, dropping and not, beside the model that is not compiled."""

@@ -4,15 +4,9 @@ import torch
 from data_efficiency import IGNORED_LABEL
 from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
+from tests.megatron.small_models import MODERN
 
-MODERN = {
-    "use_rotary_position_embeddings": True,
-    "normalization": "rmsnorm",
-    "swiglu": True,
-    "num_key_value_heads": 2,
-    "disable_bias_linear": True,
-    "untie_embeddings_and_output_weights": True,
-}
+UNTIED = {"untie_embeddings_and_output_weights": True}
 
 
 def make_model(**changes) -> GPTModel:
@@ -36,7 +30,7 @@ def batch(length: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("length", [24, 7, 1])
-@pytest.mark.parametrize("architecture", [{}, MODERN], ids=["gpt2", "modern"])
+@pytest.mark.parametrize("architecture", [{}, MODERN | UNTIED], ids=["gpt2", "modern"])
 def test_the_loss_is_the_sum_over_labels(architecture, length):
     model = make_model(**architecture)
     tokens, labels = batch(length)
@@ -53,7 +47,7 @@ def test_the_loss_is_the_sum_over_labels(architecture, length):
         torch.testing.assert_close(model(tokens, labels=labels), expected)
 
 
-@pytest.mark.parametrize("architecture", [{}, MODERN], ids=["gpt2", "modern"])
+@pytest.mark.parametrize("architecture", [{}, MODERN | UNTIED], ids=["gpt2", "modern"])
 def test_under_bfloat16_autocast_loss_and_gradients_stay_close(architecture):
     model = make_model(**architecture)
     tokens, labels = batch()
@@ -72,7 +66,7 @@ def test_under_bfloat16_autocast_loss_and_gradients_stay_close(architecture):
 
 
 def test_the_output_layer_is_the_embedding_unless_untied():
-    tied, untied = make_model(), make_model(untie_embeddings_and_output_weights=True)
+    tied, untied = make_model(), make_model(**UNTIED)
     assert tied.output_weight is tied.language_model.word_embeddings.weight
     assert untied.output_weight is untied.output_layer.weight
     names = set(untied.state_dict()) - set(tied.state_dict())

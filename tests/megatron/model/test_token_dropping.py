@@ -11,14 +11,8 @@ from megatron.model.gpt_model import GPTModel
 from megatron.model.transformer import TransformerLayer
 from tests.data_efficiency.routing.reference_loop import drop_in_a_loop
 from tests.data_efficiency.small_models import KEPT, LENGTH, NUM_LAYERS, ROWS, dropping
+from tests.megatron.small_models import MODERN
 
-MODERN = {
-    "use_rotary_position_embeddings": True,
-    "normalization": "rmsnorm",
-    "swiglu": True,
-    "num_key_value_heads": 2,
-    "disable_bias_linear": True,
-}
 PADDING = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril().repeat(ROWS, 1, 1, 1)
 """Causal, and the first tokens of row 1 are padding that sees only itself."""
 PADDING[1, :, 4:, :4] = False

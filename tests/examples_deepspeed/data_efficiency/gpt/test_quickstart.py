@@ -120,33 +120,38 @@ def test_commands_parse(quick_start):
     report.parse_arguments(commands[-1][1:])
 
 
-def test_variants_differ_in_their_configuration_alone(quick_start):
-    runs = [parse_run_config("", command[1:]) for command in dry_run(quick_start)[4:8]]
+def variants_of(commands, run_dir, **parser):
+    """The settings of the four runs, which differ in their configuration alone."""
+    runs = [parse_run_config("", command[1:], **parser) for command in commands[4:8]]
     settings = [run.training for run in runs]
     assert [run.data_efficiency_curriculum_learning for run in settings] == [0, 1, 0, 1]
     assert [run.random_ltd for run in settings] == [0, 0, 1, 1]
     assert len({(run.train_tokens, run.token_counter, run.seed, run.lr) for run in settings}) == 1
-    assert len({run.model for run in runs}) == 1
-    assert len({run.data for run in runs}) == 1
+    assert len({run.model for run in runs}) == len({run.data for run in runs}) == 1
     for run, name in zip(runs, VARIANTS, strict=True):
-        assert run.checkpoint.save == run.checkpoint.load == str(quick_start.run_dir / name)
+        assert run.checkpoint.save == run.checkpoint.load == str(run_dir / name)
+    return runs
+
+
+def assert_ends_at_full_length(run):
+    config = load_config(run.training.deepspeed_config).data_efficiency
+    assert bool(config.schedules) == run.training.data_efficiency_curriculum_learning
+    assert (config.random_ltd is not None) == run.training.random_ltd
+    for name, schedule in config.schedules.items():
+        end = run.data.seq_length if name == "seqlen_truncate" else 100
+        assert schedule.difficulty(10**6) == end
+    if config.random_ltd is not None:
+        layers = tuple(range(1, run.model.num_layers - 1))
+        assert config.random_ltd.random_ltd_layer_id == layers
+        assert config.random_ltd.schedule.difficulty(10**6) == run.data.seq_length
 
 
 @pytest.mark.parametrize("num_layers", [3, 6])
-def test_configurations_are_read_without_complaint(quick_start, caplog, num_layers):
+def test_variants_differ_in_their_configuration_alone(quick_start, caplog, num_layers):
     commands = dry_run(quick_start, NUM_LAYERS=str(num_layers))
-    for command in commands[4:8]:
-        flags = parse_run_config("", command[1:])
-        assert flags.training.deepspeed_config is not None
-        config = load_config(flags.training.deepspeed_config).data_efficiency
-        assert bool(config.schedules) == flags.training.data_efficiency_curriculum_learning
-        assert (config.random_ltd is not None) == flags.training.random_ltd
-        if config.random_ltd is not None:
-            assert config.random_ltd.random_ltd_layer_id == tuple(range(1, num_layers - 1))
-            assert config.random_ltd.schedule.difficulty(10**6) == flags.data.seq_length
-        for name, schedule in config.schedules.items():
-            end = flags.data.seq_length if name == "seqlen_truncate" else 100
-            assert schedule.difficulty(10**6) == end
+    for run in variants_of(commands, quick_start.run_dir):
+        assert run.model.num_layers == num_layers
+        assert_ends_at_full_length(run)
     assert caplog.text == ""
 
 
