@@ -22,11 +22,6 @@ from tests.end_to_end.engine_runs import (
 from tests.end_to_end.tiny_runs import write_composed
 
 
-def test_two_processes_equal_one(workspace, write_config, one_process, tmp_path):
-    finish(start(flags_of(workspace, write_config(), tmp_path, 2), 2))
-    assert_equal_runs(tmp_path, one_process)
-
-
 @pytest.mark.full
 def test_all_processes_go_on_from_the_checkpoint_that_is_whole(
     workspace, write_config, one_process, tmp_path

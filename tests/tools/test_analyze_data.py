@@ -267,14 +267,6 @@ def test_export_and_import_in_deepspeeds_format(tmp_path, flags, capsys, fails):
     line = fails([*back, "--trust-order", "--input", "a", "b"])
     assert line == "error: --input names 2 paths: one folder is needed"
 
-    numbers = np.random.default_rng(1).permutation(len(index.values))
-    np.save(tmp_path / "shuffle.npy", numbers)
-    shuffled = ["--shuffle-index", str(tmp_path / "shuffle.npy"), "--overwrite"]
-    assert analyze_data.main([*back, *shuffled]) == 0
-    imported = DifficultyIndex.open(tmp_path / "back" / "vocab_rarity")
-    assert imported.values[numbers].tolist() == index.values.tolist()
-    assert imported.source["order"].startswith("shuffle index ")
-
 
 def test_scores_of_documents_and_of_other_datasets(tmp_path, flags, fails):
     scores = np.arange(200) % 7
