@@ -5,25 +5,19 @@ import json
 import pytest
 
 import pretrain_gpt
-from data_efficiency import ModelShape, fill_from_flags, plan_run, read_json
+from data_efficiency import fill_from_flags, plan_run, read_json
+from megatron.arguments import parse_run_config
+from megatron.run_state import model_shape
 from tests.end_to_end.engine_runs import log_lines
-from tests.end_to_end.tiny_runs import NUM_LAYERS, SEQ_LENGTH, composed_flags
+from tests.end_to_end.tiny_runs import SEQ_LENGTH, composed_flags, training_flags
 
-MODEL = ModelShape(
-    num_layers=NUM_LAYERS,
-    hidden_size=32,
-    query_size=32,
-    key_value_size=32,
-    ffn_size=128,
-    num_ffn_matrices=2,
-    vocab_size=512,
-)
 COUNTERS = ("consumed_samples", "corpus_tokens", "loss_tokens", "layer_tokens", "flops")
 
 
 def assert_planned_is_logged(content, folder):
     """The plan of a configuration, after every line of a run's log was what it says."""
-    plan = plan_run(content, model=MODEL, sequence_length=SEQ_LENGTH, num_steps=20)
+    model = model_shape(parse_run_config("", training_flags(folder)).model)
+    plan = plan_run(content, model=model, sequence_length=SEQ_LENGTH, num_steps=20)
     logged = [line for line in log_lines(folder) if line["kind"] == "train"]
     assert [line["step"] for line in logged] == list(range(1, 21))
     for line in logged:
