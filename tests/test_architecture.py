@@ -62,6 +62,7 @@ LEVELS = {
     "examples_deepspeed": 6,
     "benchmarks": 6,
     "tests.json_sections": 0,
+    "tests.processes": 0,
     # A library test must not fail for a trainer's reason.
     "tests.data_efficiency": 2,
     "tests.megatron": 4,

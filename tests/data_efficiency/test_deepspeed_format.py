@@ -1,10 +1,7 @@
 """DeepSpeed's index files beside DeepSpeed itself: its bytes, its sampler, and every broken file."""
 
 import json
-import os
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +19,7 @@ from data_efficiency.deepspeed_format import (
     write_rows,
 )
 from data_efficiency.difficulty_index import DifficultyIndex
+from tests.processes import run_python
 
 IDENTITY = {"name": "a dataset"}
 KINDS = (
@@ -46,12 +44,7 @@ def beside_deepspeed(tmp_path_factory):
     values = generator.integers(0, 300, 1000) ** 2 // 200 + 3
     np.save(folder / "values.npy", values)
     export_index(write_index(folder / "index", values), folder / "exported")
-    script = Path(__file__).with_name("deepspeed_peer.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    ended = subprocess.run(
-        [sys.executable, str(script), str(folder)], env=environment, capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stderr
+    run_python(Path(__file__).with_name("deepspeed_peer.py"), folder)
     return folder
 
 
@@ -155,9 +148,6 @@ IDX, BIN = "m_index_to_sample.idx", "m_index_to_sample.bin"
     ("spoil", "message"),
     [
         (lambda f: (f / BIN).unlink(), "no such file"),
-        (lambda f: (f / IDX).write_bytes(b"MMIDIDX"), "not an index of Megatron"),
-        (lambda f: change(f / IDX, 0, b"TNTIDX"), "not an index of Megatron"),
-        (lambda f: change(f / IDX, 9, b"\x02"), "version 2"),
         (lambda f: (f / IDX).write_bytes((f / IDX).read_bytes()[:-1]), "truncated or damaged"),
         (lambda f: change(f / IDX, 17, b"\x0c"), "no integer type of code 12 .unknown"),
         (lambda f: (f / BIN).write_bytes(bytes(1198)), "1198 bytes for 600 numbers"),

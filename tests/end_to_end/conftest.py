@@ -4,7 +4,8 @@ import pytest
 
 from tests.end_to_end import bert_runs
 from tests.end_to_end.engine_runs import finish, flags_of, log_lines, start
-from tests.end_to_end.tiny_runs import SEQ_LENGTH, run_command, write_composed, write_text
+from tests.end_to_end.tiny_runs import SEQ_LENGTH, write_composed, write_text
+from tests.processes import run_python
 
 
 @pytest.fixture(scope="session")
@@ -12,16 +13,16 @@ def workspace(tmp_path_factory):
     """A folder with tokenizer.json, corpus_text_document.* and the index difficulty/vocab_rarity."""
     folder = tmp_path_factory.mktemp("workspace")
     write_text(folder / "text.jsonl")
-    run_command(
+    run_python(
         *("tools/train_tokenizer.py", "--input", folder / "text.jsonl"),
         *("--vocab-size", 400, "--output", folder / "tokenizer.json"),
     )
-    run_command(
+    run_python(
         *("tools/preprocess_data.py", "--input", folder / "text.jsonl", "--workers", 1),
         *("--tokenizer-file", folder / "tokenizer.json", "--append-eod"),
         *("--output-prefix", folder / "corpus"),
     )
-    run_command(
+    run_python(
         *("tools/analyze_data.py", "run", "--data-path", folder / "corpus_text_document"),
         *("--split", "9,1,0", "--seq-length", SEQ_LENGTH, "--metric", "vocab_rarity"),
         *("--save", folder / "difficulty", "--num-processes", 1),

@@ -13,7 +13,8 @@ from megatron.arguments import parse_run_config
 from megatron.checkpoint.files import save_checkpoint
 from megatron.training import with_batch_size
 from tests.end_to_end.bert_runs import bert_flags
-from tests.end_to_end.tiny_runs import composed_flags, run_command, training_flags, write_text
+from tests.end_to_end.tiny_runs import composed_flags, training_flags, write_text
+from tests.processes import run_python
 
 
 @pytest.fixture
@@ -192,13 +193,13 @@ def test_corpus_and_index_replaced_between_runs(
 
     def prepare(seed):
         write_text(text, seed=seed)
-        run_command(
+        run_python(
             *("tools/preprocess_data.py", "--input", text, "--workers", 1, "--append-eod"),
             *("--tokenizer-file", workspace / "tokenizer.json", "--output-prefix", corpus),
             *(["--overwrite"] if seed else []),
         )
         shutil.rmtree(difficulty, ignore_errors=True)
-        run_command(
+        run_python(
             *("tools/analyze_data.py", "run", "--data-path", f"{corpus}_text_document"),
             *("--split", "9,1,0", "--seq-length", 32, "--metric", "vocab_rarity"),
             *("--save", difficulty, "--num-processes", 1),

@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +12,6 @@ from tests.json_sections import length_metric, metric, random_ltd
 ROOT = Path(__file__).resolve().parents[2]
 SEQ_LENGTH = 32
 NUM_LAYERS = 4
-
-
-def run_command(*arguments):
-    """Runs a command of this Python from the repository's root; its error output if it fails."""
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def write_text(path, num_documents=240, seed=0):

@@ -1,18 +1,14 @@
 """The command as users run it, without a network, on a little data of each local task."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.megatron.evaluation.task_data import write_task_data
 from tests.megatron.small_models import LLAMA, make_gpt, make_tokenizer, save_run
+from tests.processes import run_python
 from tools.evaluate_gpt import main
 
-ROOT = Path(__file__).resolve().parents[2]
 LOCAL_METRICS = {
     "local_arc_challenge": {"acc", "acc_norm"},
     "local_arc_easy": {"acc", "acc_norm"},
@@ -49,27 +45,6 @@ def evaluate(folder, monkeypatch):
     return run
 
 
-def evaluate_alone(folder, *arguments, launcher=()):
-    """The command in a process of its own, which must not reach for the network."""
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "HF_HOME": str(folder / "cache"),
-        "HF_ENDPOINT": "http://127.0.0.1:9",
-    }
-    start = [sys.executable, *launcher, "tools/evaluate_gpt.py"]
-    flags = ["--checkpoint", folder / "run", "--data-folder", folder / "data", "--device", "cpu"]
-    command = [*start, *flags, *arguments]
-    return subprocess.run(
-        list(map(str, command)),
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-    )
-
-
 def test_all_local_tasks(evaluate, capsys):
     record = evaluate("--tasks", "local", "--log-samples")
     assert {task: set(metrics) for task, metrics in record["tasks"].items()} == LOCAL_METRICS
@@ -91,12 +66,14 @@ def test_two_processes_give_the_same_numbers(folder):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     for name, launcher in (("one", ()), ("two", torchrun)):
         output = folder / f"{name}.json"
-        done = evaluate_alone(
-            folder,
-            *("--tasks", "local", "--output", output, "--batch-size", "2"),
-            launcher=launcher,
+        run_python(
+            *(*launcher, "tools/evaluate_gpt.py", "--checkpoint", folder / "run"),
+            *("--data-folder", folder / "data", "--device", "cpu", "--tasks", "local"),
+            *("--output", output, "--batch-size", 2),
+            # It must not reach for the network.
+            HF_HOME=str(folder / "cache"),
+            HF_ENDPOINT="http://127.0.0.1:9",
         )
-        assert done.returncode == 0, done.stderr
         records.append(json.loads(output.read_text()))
     assert [record["num_processes"] for record in records] == [1, 2]
     for task, metrics in records[0]["tasks"].items():

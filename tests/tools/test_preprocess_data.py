@@ -14,6 +14,7 @@ from megatron.data.bert_dataset import BertDataset, BertSettings
 from megatron.data.indexed_dataset import IndexedDataset
 from megatron.tokenizer import build_tokenizer, train_bpe, train_wordpiece
 from tests.megatron.corpus.abbreviated_text import sentences, text
+from tests.processes import run_python
 from tools import preprocess_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,12 +117,10 @@ def test_sentences_by_nltks_own_model(tmp_path, sentence_arguments, capsys):
     for name in ("collocations.tab", "sent_starters.txt", "ortho_context.tab"):
         (folder / name).touch()
     (folder / "abbrev_types.txt").write_text("dr\nvol\napprox\n")
-    command = [sys.executable, str(ROOT / "tools" / "preprocess_data.py"), *sentence_arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "NLTK_DATA": str(tmp_path / "nltk")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "learned" not in done.stdout
-    assert "c_text_sentence: 2 documents, 122 sentences, " in done.stdout
+    models = str(tmp_path / "nltk")
+    said = run_python("tools/preprocess_data.py", *sentence_arguments, NLTK_DATA=models)
+    assert "learned" not in said
+    assert "c_text_sentence: 2 documents, 122 sentences, " in said
     assert not (tmp_path / "out" / "c_sentence_model.json").exists()
 
 

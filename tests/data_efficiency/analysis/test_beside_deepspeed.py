@@ -2,10 +2,7 @@
 
 import itertools
 import json
-import os
 import re
-import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import numpy as np
 import pytest
 
 from data_efficiency.analysis.named_metrics import analyze
+from tests.processes import run_python
 
 NUM_SAMPLES = 5000
 SAMPLE_TOKENS = 129
@@ -57,14 +55,8 @@ def assert_equal_values(folder, tokens, vocab_size):
         np.save(folder / name / "samples.npy", samples)
         settings = {"vocab_size": vocab_size, "max_length": dataset.sequence_length}
         (folder / name / "settings.json").write_text(json.dumps(settings))
-    script = Path(__file__).with_name("deepspeed_analyzer_peer.py")
-    ended = subprocess.run(
-        [sys.executable, str(script), *(str(folder / name) for name in found)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stderr
+    peer = Path(__file__).with_name("deepspeed_analyzer_peer.py")
+    run_python(peer, *(folder / name for name in found))
     for (name, dataset), metric in itertools.product(found.items(), METRICS):
         result = analyze(dataset, metric, folder / name / "ours")
         ours = result.value if metric == "total_vocab_freq" else result.values

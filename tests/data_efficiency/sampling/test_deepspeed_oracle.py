@@ -5,9 +5,6 @@ One process runs DeepSpeed's sampler over every case; where it is wrong, a case 
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +14,10 @@ from data_efficiency.config import load_config
 from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset
 from data_efficiency.sampling.sampler import CurriculumSampler
 from tests.json_sections import curriculum_config, length_metric
+from tests.processes import run_python
 
 NUM_SAMPLES = 1050
 NUM_STEPS = 40
-PEER = Path(__file__).with_name("deepspeed_sampler_peer.py")
 
 
 class Numbered:
@@ -129,10 +126,7 @@ def answers(tmp_path_factory, values):
     folder = tmp_path_factory.mktemp("peer")
     np.savez(folder / "values.npz", **values)
     (folder / "cases.json").write_text(json.dumps(AGREEING_CASES | WRONG_CASES))
-    environment = os.environ | {"DS_ACCELERATOR": "cpu"}
-    command = [sys.executable, str(PEER), str(folder)]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr[-2000:]
+    run_python(Path(__file__).with_name("deepspeed_sampler_peer.py"), folder)
     with np.load(folder / "answers.npz") as arrays:
         return dict(arrays)
 

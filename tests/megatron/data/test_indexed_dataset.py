@@ -102,17 +102,12 @@ def test_a_copy_opens_the_files_again(prefix):
     assert corpus.__reduce__() == (IndexedDataset, (str(prefix),))
 
 
-def test_content_hash_sees_every_byte_of_a_small_corpus(prefix):
+@pytest.mark.parametrize(("ending", "place"), [("bin", 3), ("idx", 50)])
+def test_content_hash_sees_every_byte_of_a_small_corpus(prefix, ending, place):
     before = IndexedDataset(prefix).content_hash()
     assert IndexedDataset(prefix).content_hash() == before
-    for ending in ("bin", "idx"):
-        path = Path(f"{prefix}.{ending}")
-        content = bytearray(path.read_bytes())
-        content[50 if ending == "idx" else 3] ^= 1
-        original = path.read_bytes()
-        path.write_bytes(content)
-        assert IndexedDataset(prefix).content_hash() != before
-        path.write_bytes(original)
+    change(prefix, ending, lambda content: put(place, bytes([content[place] ^ 1]))(content))
+    assert IndexedDataset(prefix).content_hash() != before
 
 
 def test_content_hash_of_a_large_corpus_reads_blocks_up_to_the_end(tmp_path):
@@ -129,46 +124,41 @@ def test_content_hash_of_a_large_corpus_reads_blocks_up_to_the_end(tmp_path):
 @pytest.mark.parametrize("ending", ["bin", "idx"])
 def test_missing_file(prefix, ending):
     Path(f"{prefix}.{ending}").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=rf"corpus\.{ending}: no such file; .* PREFIX alone"
-    ):
+    message = rf"corpus\.{ending}: no such file; .* PREFIX alone"
+    with pytest.raises(FileNotFoundError, match=message):
         IndexedDataset(prefix)
 
 
-def test_truncated_tokens(prefix):
-    Path(f"{prefix}.bin").write_bytes(Path(f"{prefix}.bin").read_bytes()[:-2])
-    with pytest.raises(ValueError, match=r"8 bytes, .* 5 uint16 tokens \(10 bytes\).* truncated"):
-        IndexedDataset(prefix)
+def put(place, value):
+    """A function of a file's content -> the same with other bytes at a place."""
+    return lambda content: content[:place] + value + content[place + len(value) :]
 
 
-def test_tokens_of_another_corpus(prefix):
-    Path(f"{prefix}.bin").write_bytes(bytes(100))
-    with pytest.raises(ValueError, match=r"not the one that belongs to this \.idx"):
-        IndexedDataset(prefix)
-
-
-@pytest.mark.parametrize("num_bytes", [0, 20, 60])
-def test_truncated_index(prefix, num_bytes):
-    path = Path(f"{prefix}.idx")
-    path.write_bytes(path.read_bytes()[:num_bytes])
-    with pytest.raises(ValueError, match="not an index of Megatron|truncated or damaged"):
-        IndexedDataset(prefix)
+def change(prefix, ending, spoil):
+    path = Path(f"{prefix}.{ending}")
+    path.write_bytes(spoil(path.read_bytes()))
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "message"),
+    ("ending", "spoil", "message"),
     [
-        (0, b"TNTIDX", "not an index of Megatron"),
-        (9, b"\x02", "version 2 of the format"),
-        (17, b"\x0b", "unknown dtype code 11"),
-        (34 + 12 * 3, b"\x01", r"must run from 0 to 3, not \[1, 3\]"),
+        (
+            "bin",
+            lambda tokens: tokens[:-2],
+            r"8 bytes, .* 5 uint16 tokens \(10 bytes\).* truncated",
+        ),
+        ("bin", lambda tokens: bytes(100), r"not the one that belongs to this \.idx"),
+        ("idx", lambda index: b"", "not an index of Megatron"),
+        ("idx", lambda index: index[:20], "not an index of Megatron|truncated or damaged"),
+        ("idx", lambda index: index[:60], "not an index of Megatron|truncated or damaged"),
+        ("idx", put(0, b"TNTIDX"), "not an index of Megatron"),
+        ("idx", put(9, b"\x02"), "version 2 of the format"),
+        ("idx", put(17, b"\x0b"), "unknown dtype code 11"),
+        ("idx", put(34 + 12 * 3, b"\x01"), r"must run from 0 to 3, not \[1, 3\]"),
     ],
 )
-def test_foreign_index(prefix, place, value, message):
-    path = Path(f"{prefix}.idx")
-    content = bytearray(path.read_bytes())
-    content[place : place + len(value)] = value
-    path.write_bytes(content)
+def test_files_that_are_no_corpus(prefix, ending, spoil, message):
+    change(prefix, ending, spoil)
     with pytest.raises(ValueError, match=message):
         IndexedDataset(prefix)
 
@@ -191,10 +181,7 @@ def test_index_file_of_deepspeed_is_recognised_by_its_size(tmp_path, code, dtype
     ],
 )
 def test_verify_finds_a_damaged_index(prefix, place, message):
-    path = Path(f"{prefix}.idx")
-    content = bytearray(path.read_bytes())
-    content[place] = 7
-    path.write_bytes(content)
+    change(prefix, "idx", put(place, b"\x07"))
     with pytest.raises(ValueError, match=message):
         IndexedDataset(prefix).verify()
 

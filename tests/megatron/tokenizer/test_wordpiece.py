@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import pytest
 import tokenizers
@@ -9,6 +7,7 @@ from hypothesis import strategies as st
 
 from megatron.tokenizer import build_tokenizer, train_wordpiece
 from megatron.tokenizer.wordpiece import CONTROL_TOKENS
+from tests.processes import run_python
 
 TEXTS = [
     f"The {word} of the {word}s, {number}: naïve Ünder {word}ing"
@@ -76,8 +75,7 @@ def test_training_is_the_same_in_every_process(trained):
         f"print(train({TEXTS!r}, 90).fingerprint)"
     )
     for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-        assert done.stdout == trained.fingerprint + "\n", done.stderr
+        assert run_python("-c", program) == trained.fingerprint + "\n"
 
 
 def test_training_learns_whole_words_and_keeps_case_where_asked(trained):
