@@ -19,7 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,7 @@ import numpy as np
 
 from megatron.finetuning.data import Examples, read_task
 from megatron.finetuning.metrics import METRICS
-from megatron.finetuning.sweep import (
-    SweepRun,
-    is_done,
-    read_sweep_run,
-    shared_settings,
-    write_sweep_run,
-)
+from megatron.finetuning.sweep import SweepRun, is_done, read_sweep_run, write_sweep_run
 from megatron.finetuning.tasks import TRAIN, GlueTask
 from megatron.finetuning.training import FinetuningConfig
 from tools import finetune_bert
@@ -68,7 +62,7 @@ MAX_LENGTH = 64
 
 
 def train_ours(options: argparse.Namespace, setting: Setting, seed: int) -> None:
-    """Write the run's file, unless it is there."""
+    """Nothing; the run's file is written, unless it is there."""
     flags = {
         "checkpoint": options.model,
         "data": options.data,
@@ -79,7 +73,6 @@ def train_ours(options: argparse.Namespace, setting: Setting, seed: int) -> None
         "epochs": setting.epochs,
         "max-length": MAX_LENGTH,
         "dropout": 0.0,
-        "device": options.device,
     }
     if setting.max_train_examples is not None:
         flags["max-train-examples"] = setting.max_train_examples
@@ -90,32 +83,30 @@ def train_ours(options: argparse.Namespace, setting: Setting, seed: int) -> None
 
 
 def train_peer(options: argparse.Namespace, setting: Setting, seed: int) -> None:
-    """Write the run's file, unless it is there."""
+    """Nothing; the run's file is written, unless it is there."""
     # Only the peer pays for the import.
     from benchmarks.glue_trainer import finetune_with_trainer  # noqa: PLC0415
 
     config = FinetuningConfig(
         epochs=setting.epochs, max_length=MAX_LENGTH, dropout=0.0, bf16=options.bf16
     )
-    settings = shared_settings(
-        config,
-        model=_digest(options.model),
-        max_train_examples=setting.max_train_examples,
-    )
+    settings = {
+        **asdict(config),
+        "model": _digest(options.model),
+        "max_train_examples": setting.max_train_examples,
+    }
     task, sets = read_task(options.data, setting.task)
-    run = SweepRun(task.name, LEARNING_RATE, seed)
-    if is_done(run, options.output / PEER, settings):
+    entry = SweepRun(task.name, LEARNING_RATE, seed)
+    if is_done(entry, options.output / PEER, settings):
         return
     started = time.monotonic()
     sets[TRAIN] = sets[TRAIN].first_rows(setting.max_train_examples)
     found = {
-        "epochs": finetune_with_trainer(
-            options.model, task, sets, config, run, device=options.device
-        ),
+        "epochs": finetune_with_trainer(options.model, task, sets, config, entry),
         "num_examples": {name: len(examples.first) for name, examples in sets.items()},
         "seconds": round(time.monotonic() - started, 1),
     }
-    write_sweep_run(run, options.output / PEER, settings, found)
+    write_sweep_run(entry, options.output / PEER, settings, found)
 
 
 def _digest(model_folder: Path) -> str:
@@ -138,7 +129,10 @@ def scores_of(output: Path, side: str, setting: Setting) -> dict[int, dict[str, 
 
 
 def compare(
-    setting: Setting, task: GlueTask, dev: Examples, found: dict[str, dict[int, dict[str, float]]]
+    setting: Setting,
+    task: GlueTask,
+    dev: Examples,
+    found: dict[str, dict[int, dict[str, float]]],
 ) -> dict[str, Any]:
     """The figures of one task over the seeds that both sides have finished."""
     seeds = sorted(found[OURS].keys() & found[PEER].keys())
@@ -243,7 +237,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--tasks", metavar="NAME,NAME", help=f"of {', '.join(one.task for one in SETTINGS)}")
     add("--seeds", default="1234,1235,1236", metavar="N,N", help="default: %(default)s")
     add("--sides", default=",".join(SIDES), metavar="NAME,NAME", help="default: %(default)s")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     add("--bf16", action="store_true", help="both sides compute in bfloat16")
     add("--check", action="store_true", help="exit 1 where a target is missed")
     options = parser.parse_args(argv)

@@ -14,12 +14,13 @@ import numpy as np
 import transformers
 from torch.utils.data import Sampler
 
+from megatron.finetuning.batches import epoch_order
 from megatron.finetuning.classifier import BertClassifier, read_bert
 from megatron.finetuning.data import Examples
 from megatron.finetuning.metrics import METRICS
 from megatron.finetuning.sweep import SweepRun
 from megatron.finetuning.tasks import TRAIN, GlueTask
-from megatron.finetuning.training import FinetuningConfig, epoch_order
+from megatron.finetuning.training import FinetuningConfig
 
 
 class OrderOfOurs(Sampler[int]):
@@ -55,11 +56,9 @@ def finetune_with_trainer(
     task: GlueTask,
     sets: dict[str, Examples],
     config: FinetuningConfig,
-    run: SweepRun,
-    *,
-    device: str,
+    entry: SweepRun,
 ) -> list[dict[str, dict[str, float]]]:
-    """The scores after each epoch, as `finetune` gives them; `device` is "cpu" or "cuda"."""
+    """The scores after each epoch, as `finetune` gives them."""
     assert task.labels is not None
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -73,23 +72,22 @@ def finetune_with_trainer(
     (dev_set,) = task.dev_sets
     with tempfile.TemporaryDirectory() as folder:
         trainer = OrderedTrainer(
-            OrderOfOurs(len(sets[TRAIN].first), run.seed),
+            OrderOfOurs(len(sets[TRAIN].first), entry.seed),
             model=model_with_our_layer(
-                model_folder, len(task.labels), dropout=config.dropout, seed=run.seed
+                model_folder, len(task.labels), dropout=config.dropout, seed=entry.seed
             ),
             args=transformers.TrainingArguments(
                 output_dir=folder,
                 num_train_epochs=config.epochs,
                 per_device_train_batch_size=config.batch_size,
                 per_device_eval_batch_size=64,
-                learning_rate=run.learning_rate,
+                learning_rate=entry.learning_rate,
                 lr_scheduler_type="linear",
                 warmup_steps=config.warmup_fraction,
                 weight_decay=config.weight_decay,
                 max_grad_norm=config.clip_grad,
-                seed=run.seed,
+                seed=entry.seed,
                 bf16=config.bf16,
-                use_cpu=device == "cpu",
                 eval_strategy="epoch",
                 save_strategy="no",
                 report_to="none",

@@ -30,7 +30,7 @@ from megatron.checkpoint.files import has_checkpoints
 from megatron.checkpoint.run import check_folders, resume, save
 from megatron.config import CheckpointConfig, RunConfig, TrainingConfig, require
 from megatron.model.compilation import compile_model
-from megatron.model.optional_kernels import choose_attention, make_adamw
+from megatron.model.optional_kernels import choose_attention, make_adamw, weight_decay_groups
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.reporting import RunLogger, progress_line
 from megatron.run_state import Run, StopRequest, Task, counter_record
@@ -203,14 +203,9 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW with weight decay on matrices only."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    """AdamW with the settings' rates."""
     return make_adamw(
-        [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
+        weight_decay_groups(model, config.weight_decay),
         config.optimizer_implementation,
         lr=config.lr,
         betas=(config.adam_beta1, config.adam_beta2),

@@ -109,7 +109,6 @@ OUTSIDE_PACKAGES = {
     "matplotlib": (
         "data_efficiency.analysis.summary",
         "megatron.reporting",
-        "examples_deepspeed.data_efficiency.finetuning.compare",
     ),
     "filelock": ("data_efficiency.files.lock",),
     "tokenizers": ("megatron.tokenizer",),
@@ -125,7 +124,6 @@ OUTSIDE_PACKAGES = {
     "safetensors": (
         "megatron.checkpoint.files",
         "megatron.conversion.vocabulary",
-        "examples_deepspeed.data_efficiency.finetuning.saved_run",
         "tests.end_to_end",
     ),
     "transformers": (
@@ -135,13 +133,14 @@ OUTSIDE_PACKAGES = {
         "data_efficiency.analysis.huggingface_model",
         "examples_deepspeed.data_efficiency",
         "megatron.conversion.hugging_face_folder",
+        "tools.prepare_demo_models",
         "tests.end_to_end",
     ),
     "datasets": (
         "examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks",
         "megatron.finetuning.data",
     ),
-    "onnx": ("examples_deepspeed.data_efficiency.packaged_models",),
+    "onnx": ("tools.prepare_demo_models",),
     "PIL": ("examples_deepspeed.data_efficiency.vit_finetuning.images",),
     "timm": ("examples_deepspeed.data_efficiency.vit_finetuning.models",),
     "torchvision": ("examples_deepspeed.data_efficiency.vit_finetuning.images",),

@@ -4,39 +4,46 @@ python tools/finetune_bert.py --checkpoint runs/bert --data glue --output result
 python tools/finetune_bert.py --checkpoint runs/bert --data glue --output results/bert --tasks RTE,CoLA --seeds 1234
 python tools/finetune_bert.py --output results/bert --table     the table of what is finished
 
-The checkpoint is a run of ours or a Hugging Face BERT. Finished runs are left as they are, so a stopped
-sweep goes on where it was. The defaults are the published hyperparameters. Scores are of the development
-sets; no test file is read.
+torchrun --nproc_per_node 8 tools/finetune_bert.py --checkpoint ...      each run on 8 processes
+
+The checkpoint is a run of ours or a Hugging Face BERT. Finished runs are left as they are and one that was
+stopped goes on from its last checkpoint, so a stopped sweep goes on where it was. The defaults are the
+published hyperparameters. Scores are of the development sets; no test file is read.
 """
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed
 from tqdm import tqdm
 
+from data_efficiency import Ranks, naming_lost_processes, read_json, start_ranks
 from megatron.arguments import command_parser
+from megatron.checkpoint.saved_run import SavedRun
 from megatron.command import run_command
-from megatron.conversion.model import Model
 from megatron.finetuning.classifier import read_bert
 from megatron.finetuning.data import HUB, read_task
 from megatron.finetuning.inputs import make_rows
 from megatron.finetuning.sweep import (
     PUBLISHED_LEARNING_RATES,
     PUBLISHED_SEEDS,
+    Sweep,
     SweepRun,
-    execute,
     is_done,
     read_sweep_run,
-    shared_settings,
     table,
     write_sweep_run,
 )
-from megatron.finetuning.tasks import GLUE, task_named
+from megatron.finetuning.tasks import GLUE, TRAIN, task_named
 from megatron.finetuning.training import FinetuningConfig
+
+SWITCHES = {
+    "bf16": "forward and backward pass in bfloat16",
+    "group_by_length": "batches of similar length: less padding, not the published order",
+}
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -58,19 +65,20 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for name, value in vars(config).items():
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):
-            add(flag, action="store_true", help="forward and backward pass in bfloat16")
+            add(flag, action="store_true", help=SWITCHES[name])
         else:
             add(flag, type=type(value), default=value, metavar="N", help="default: %(default)s")
-    add("--random-ltd", type=Path, metavar="FILE", help="drop tokens as this JSON file says")
+    add("--deepspeed-config", metavar="FILE", help="JSON file: token dropping, ZeRO stage")
+    add("--deepspeed", action="store_true", help="train on DeepSpeed instead of plain PyTorch")
+    add("--save-interval", type=int, default=1000, metavar="STEPS", help="default: %(default)s")
     add("--max-train-examples", type=int, metavar="N", help="only the first N, for a quick look")
-    add("--device", metavar="NAME", help="cpu, cuda:0, ...; else the GPU where there is one")
     add("--num-workers", type=int, default=1, metavar="N", help="programs that share the sweep")
     add("--worker-id", type=int, default=0, metavar="N", help="which of them this is, from 0")
     add("--table", action="store_true", help="print the table of the finished runs and stop")
     return parser.parse_args(argv)
 
 
-def sweep(arguments: argparse.Namespace) -> None:
+def sweep(arguments: argparse.Namespace, ranks: Ranks) -> None:
     """Executes what is not finished of this worker's share."""
     if arguments.checkpoint is None or arguments.data is None:
         raise ValueError("--checkpoint and --data are needed; --help shows examples")
@@ -80,55 +88,69 @@ def sweep(arguments: argparse.Namespace) -> None:
     tasks = [task_named(name.strip()).name for name in arguments.tasks.split(",")]
     rates = [float(rate) for rate in arguments.learning_rates.split(",")]
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    runs = [SweepRun(task, rate, seed) for task in tasks for rate in rates for seed in seeds]
+    entries = [SweepRun(task, rate, seed) for task in tasks for rate in rates for seed in seeds]
     if not 0 <= arguments.worker_id < arguments.num_workers:
         raise ValueError(f"--worker-id is {arguments.worker_id}: must be 0 to --num-workers - 1")
-    mine = runs[arguments.worker_id :: arguments.num_workers]
+    mine = entries[arguments.worker_id :: arguments.num_workers]
     model, tokenizer = read_bert(arguments.checkpoint, arguments.tokenizer_file)
     if config.max_length > model.config.max_position_embeddings:
         raise ValueError(
             f"--max-length is {config.max_length}: the model has"
             f" {model.config.max_position_embeddings} positions"
         )
-    random_ltd = json.loads(arguments.random_ltd.read_text()) if arguments.random_ltd else None
-    settings = shared_settings(
-        config,
-        model=_identity(model),
-        random_ltd=random_ltd,
+    path = arguments.deepspeed_config
+    shared = Sweep(
+        model=model,
+        config=config,
+        json_config=None if path is None else read_json(path),
+        deepspeed=arguments.deepspeed,
         max_train_examples=arguments.max_train_examples,
     )
-    open_runs = [run for run in mine if not is_done(run, arguments.output, settings)]
-    print(f"{len(mine)} runs, {len(mine) - len(open_runs)} of them finished before", flush=True)
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    for name in dict.fromkeys(run.task for run in open_runs):
+    missing = [entry for entry in mine if not is_done(entry, arguments.output, shared.settings)]
+    # Process 0 writes results while the others may still be looking.
+    ranks.wait()
+    _say(ranks, f"{len(mine)} runs, {len(mine) - len(missing)} of them finished before")
+    for name in dict.fromkeys(entry.task for entry in missing):
         task, examples = read_task(arguments.data, name)
         sets = {}
         for part, found in examples.items():
-            kept = found.first_rows(arguments.max_train_examples if part == "train" else None)
+            kept = found.first_rows(arguments.max_train_examples if part == TRAIN else None)
             sets[part] = (make_rows(kept, tokenizer, config.max_length), kept)
-        for run in (run for run in open_runs if run.task == name):
-            with tqdm(desc=" ".join(map(str, run)), unit="step", mininterval=1.0) as bar:
-
-                def report(done: int, total: int, loss: float, bar: tqdm = bar) -> None:
-                    bar.total = total
-                    bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-                    bar.update(done - bar.n)
-
-                found_scores = execute(
-                    run,
-                    task,
-                    sets,
-                    model,
-                    config,
-                    device=device,
-                    random_ltd=random_ltd,
-                    report=report,
-                )
-            write_sweep_run(run, arguments.output, settings, found_scores)
-            print(
-                f"{run.path(arguments.output)}: {json.dumps(found_scores['epochs'][-1])}",
-                flush=True,
+        for entry in (entry for entry in missing if entry.task == name):
+            saved = SavedRun(
+                folder=entry.path(arguments.output).with_suffix(""),
+                interval=arguments.save_interval,
+                settings=shared.settings,
             )
+            with _ProgressBar(entry, ranks) as bar:
+                result = shared.execute(entry, task, sets, saved, bar.report)
+            if ranks.is_first:
+                write_sweep_run(entry, arguments.output, shared.settings, result)
+                saved.remove()
+            _say(ranks, f"{entry.path(arguments.output)}: {json.dumps(result['epochs'][-1])}")
+
+
+class _ProgressBar(tqdm):
+    """Steps of one run on the terminal of process 0."""
+
+    def __init__(self, entry: SweepRun, ranks: Ranks) -> None:
+        super().__init__(
+            desc=" ".join(map(str, entry)),
+            unit="step",
+            mininterval=1.0,
+            disable=not ranks.is_first,
+        )
+
+    def report(self, done: int, total: int, loss: float) -> None:
+        """Show a step."""
+        self.total = total
+        self.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        self.update(done - self.n)
+
+
+def _say(ranks: Ranks, text: str) -> None:
+    if ranks.is_first:
+        print(text, flush=True)
 
 
 def print_table(output: Path) -> None:
@@ -136,29 +158,30 @@ def print_table(output: Path) -> None:
     print(table(read_sweep_run(path) for path in sorted(output.glob("*/lr*_seed*.json"))))
 
 
-def _identity(model: Model) -> str:
-    """SHA-256 of the weights, wherever they were read."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.weights.items()):
-        digest.update(name.encode())
-        digest.update(weight.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _joined(values: Sequence[float]) -> str:
     return ",".join(f"{value:g}" for value in values)
 
 
-def sweep_and_print(arguments: argparse.Namespace) -> None:
-    """Run the sweep and print its table, or the table alone."""
-    if not arguments.table:
-        sweep(arguments)
-    print_table(arguments.output)
+@naming_lost_processes()
+def finetune_and_print(arguments: argparse.Namespace) -> None:
+    """The sweep and its table, on one process or on several; or the table alone."""
+    if arguments.table:
+        print_table(arguments.output)
+        return
+    started_before = torch.distributed.is_initialized()
+    ranks = start_ranks()
+    try:
+        sweep(arguments, ranks)
+        if ranks.is_first:
+            print_table(arguments.output)
+    finally:
+        if torch.distributed.is_initialized() and not started_before:
+            torch.distributed.destroy_process_group()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a sweep, 1 after an error."""
-    return run_command(lambda: sweep_and_print(parse_arguments(argv)))
+    return run_command(lambda: finetune_and_print(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

@@ -151,10 +151,13 @@ def remove_folder(target: Path) -> None:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove the temporary folders that killed writers of `target` left beside it.
+    """Remove the temporary folders and files that killed writers of `target` left beside it.
 
     Call it only while nobody writes there and `target` is finished. Its name may hold a `*`.
     """
     for pattern in ("partial", "replaced"):
-        for folder in target.parent.glob(f".{target.name}.*.{pattern}"):
-            shutil.rmtree(folder, ignore_errors=True)
+        for left in target.parent.glob(f".{target.name}.*.{pattern}"):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)

@@ -74,7 +74,8 @@ def save_checkpoint(
         OSError: if it cannot be written; what was there before is untouched.
     """
     target = checkpoint_folder(run, step)
-    result_folder.remove_leftovers(run / f"{_PREFIX}*")
+    for name in (f"{_PREFIX}*", LATEST_FILE):
+        result_folder.remove_leftovers(run / name)
     if target.is_dir() and not (target / result_folder.MANIFEST_FILE).is_file():
         set_aside(target)
     try:

@@ -7,16 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data_efficiency import LearningRate
-from megatron.checkpoint.files import (
-    checkpoint_folder,
-    find_checkpoint,
-    has_checkpoints,
-    read_state,
-    read_tensors,
-    save_checkpoint,
-    set_aside,
-    take_part,
-)
+from megatron.checkpoint.engine_state import agreed_checkpoint, load_engine, save_engine
+from megatron.checkpoint.files import has_checkpoints, read_state
 from megatron.checkpoint.guard import (
     differences,
     guarded_record,
@@ -27,26 +19,13 @@ from megatron.checkpoint.provenance import provenance
 from megatron.config import CheckpointConfig
 from megatron.run_state import Run
 
-_NOTHING_THERE, _NOTHING_WHOLE = -1, -2
-
 
 def save(run: Run) -> None:
     """Write a checkpoint where the settings ask for one; all processes must call it."""
     checkpoint = run.config.checkpoint
     if checkpoint.save is None:
         return
-    weights, optimizer_state = run.engine.whole_weights(), run.engine.whole_optimizer_state()
-    if not run.is_first_process:
-        take_part(weights, optimizer_state)
-        return
-    save_checkpoint(
-        Path(checkpoint.save),
-        run.counters.steps,
-        weights=weights,
-        optimizer_state=optimizer_state,
-        state=_state(run),
-        keep_last=checkpoint.keep_last,
-    )
+    save_engine(run.engine, Path(checkpoint.save), _state(run), keep_last=checkpoint.keep_last)
 
 
 def check_folders(config: CheckpointConfig) -> None:
@@ -79,24 +58,19 @@ def resume(run: Run) -> bool:
     if settings.load is None:
         return False
     folder = Path(settings.load)
-    step = _agreed_step(run, folder)
-    if step == _NOTHING_WHOLE:
-        raise ValueError(f"process 0 found no whole checkpoint in {folder}: see its message")
-    if step == _NOTHING_THERE:
+    saves_there = settings.save is not None and Path(settings.save) == folder
+    checkpoint = agreed_checkpoint(run.engine, folder, moves_damaged=saves_there, say=run.say)
+    if checkpoint is None:
         if settings.allow_missing_checkpoint:
             return False
         raise FileNotFoundError(
             f"--load {settings.load} has no checkpoint; to start afresh there, add "
             "--allow-missing-checkpoint"
         )
-    checkpoint = checkpoint_folder(folder, step)
     state = read_state(checkpoint, verified=True)
     _check_model(run, checkpoint, state)
     progress = _check_settings(run, state)
-    weights, optimizer_state = read_tensors(checkpoint)
-    run.engine.load_whole_weights(weights)
-    run.engine.load_whole_optimizer_state(optimizer_state)
-    run.engine.load_progress_state(progress)
+    load_engine(run.engine, checkpoint, progress)
     run.seconds = state["seconds"]
     run.say(f"continuing from {checkpoint}")
     return True
@@ -108,7 +82,6 @@ def _state(run: Run) -> dict[str, Any]:
     sampler = run.loader.sampler
     return {
         "seconds": run.seconds,
-        "engine": engine.progress_state(),
         "architecture": _architecture(run),
         "model": asdict(config.model),
         "settings": asdict(config),
@@ -143,31 +116,6 @@ def _record(run: Run) -> dict[str, Any]:
         sampler_identity=sampler.identity(),
         clock=_learning_rate(run).clock,
     )
-
-
-def _agreed_step(run: Run, folder: Path) -> int:
-    """The step of the checkpoint that process 0 found whole; only it reads all the bytes."""
-    step = _NOTHING_WHOLE
-    try:
-        if run.is_first_process:
-            step = _search(run, folder)
-    finally:
-        # The others wait for a word also where the search failed.
-        step = run.engine.ranks.first_of(step)
-    return step
-
-
-def _search(run: Run, folder: Path) -> int:
-    """As `_agreed_step`; says what is damaged, and sets it aside where the run saves to."""
-    found = find_checkpoint(folder)
-    for problem in found.problems:
-        run.say(f"warning: {problem}")
-    saves_there = (
-        run.config.checkpoint.save is not None and Path(run.config.checkpoint.save) == folder
-    )
-    for damaged in found.damaged if saves_there else ():
-        run.say(f"warning: {damaged.name} is set aside as {set_aside(damaged).name}")
-    return _NOTHING_THERE if found.step is None else found.step
 
 
 def _check_model(run: Run, checkpoint: Path, state: Mapping[str, Any]) -> None:

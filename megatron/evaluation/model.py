@@ -1,4 +1,4 @@
-"""A trained GPT ready to be asked: weights, tokenizer, device and the processes that share the work."""
+"""A trained GPT ready to be asked: weights, tokenizer and device."""
 
 from collections.abc import Mapping
 from dataclasses import fields

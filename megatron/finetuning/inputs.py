@@ -38,9 +38,7 @@ def make_rows(examples: Examples, tokenizer: Tokenizer, max_length: int) -> Inpu
     return InputRows(ids, starts, pad)
 
 
-def make_batch(
-    rows: InputRows, chosen: Sequence[int], device: torch.device
-) -> dict[str, torch.Tensor]:
+def make_batch(rows: InputRows, chosen: Sequence[int]) -> dict[str, torch.Tensor]:
     """`BertModel.encode`'s arguments for some rows, as long as the longest of them."""
     lengths = np.array([len(rows.ids[i]) for i in chosen])
     places = np.arange(lengths.max())
@@ -50,9 +48,9 @@ def make_batch(
     starts = np.array([rows.second_starts[i] for i in chosen])
     second = real & (places >= starts[:, None])
     return {
-        "tokens": torch.from_numpy(tokens).to(device),
-        "token_types": torch.from_numpy(second.astype(np.int64)).to(device),
-        "padding_mask": torch.from_numpy(real).to(device),
+        "tokens": torch.from_numpy(tokens),
+        "token_types": torch.from_numpy(second.astype(np.int64)),
+        "padding_mask": torch.from_numpy(real),
     }
 
 

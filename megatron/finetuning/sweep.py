@@ -1,27 +1,29 @@
 """A sweep over tasks, learning rates and seeds that can be stopped and started again, and its table.
 
-OUTPUT/<task>/lr2e-05_seed1234.json    one run: settings, scores of each epoch, seconds
+OUTPUT/<task>/lr2e-05_seed1234.json          a finished run: settings, scores of each epoch, seconds
+OUTPUT/<task>/lr2e-05_seed1234/global_step*   the last checkpoint of one that is not finished
 """
 
-import dataclasses
+import functools
+import hashlib
 import json
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from data_efficiency import files
+from megatron.checkpoint.saved_run import SavedRun, refuse_other_settings
 from megatron.conversion.model import Model
 from megatron.finetuning.classifier import BertClassifier
 from megatron.finetuning.data import Examples
 from megatron.finetuning.inputs import InputRows
-from megatron.finetuning.tasks import GLUE, GlueTask
-from megatron.finetuning.training import FinetuningConfig, finetune
+from megatron.finetuning.tasks import GLUE, TRAIN, GlueTask
+from megatron.finetuning.training import FinetuningConfig, finetune, make_engine
 
 FORMAT = "finetuning"
 VERSION = 1
@@ -32,7 +34,7 @@ Sets = Mapping[str, tuple[InputRows, Examples]]
 
 
 class SweepRun(NamedTuple):
-    """One entry of the sweep."""
+    """One run of the sweep."""
 
     task: str
     learning_rate: float
@@ -43,71 +45,94 @@ class SweepRun(NamedTuple):
         return output / self.task / f"lr{self.learning_rate:g}_seed{self.seed}.json"
 
 
-def is_done(run: SweepRun, output: Path, settings: Mapping[str, Any]) -> bool:
+def is_done(entry: SweepRun, output: Path, settings: Mapping[str, Any]) -> bool:
     """Whether the run's file is there.
 
     Raises:
         ValueError: if it is, and was made with other settings.
     """
-    path = run.path(output)
+    path = entry.path(output)
     if not path.is_file():
         return False
-    found = read_sweep_run(path)["settings"]
-    other = [name for name in settings if found.get(name) != settings[name]]
-    if other:
-        raise ValueError(
-            f"{path} was made with {other[0]} = {found.get(other[0])!r}, not {settings[other[0]]!r}:"
-            " give another --output"
-        )
+    # A setting that came later than the file had its default.
+    found = asdict(FinetuningConfig()) | read_sweep_run(path)["settings"]
+    refuse_other_settings(path, found, settings)
     return True
 
 
-def execute(
-    run: SweepRun,
-    task: GlueTask,
-    sets: Sets,
-    model: Model,
-    config: FinetuningConfig,
-    *,
-    device: torch.device,
-    random_ltd: Mapping[str, Any] | None = None,
-    report: Callable[[int, int, float], None] = lambda *_: None,
-) -> dict[str, Any]:
-    """The run's scores, sizes and seconds, as plain JSON data."""
-    started = time.monotonic()
-    settings = dataclasses.replace(
-        model.config, attention_dropout=config.dropout, hidden_dropout=config.dropout
-    )
-    classifier = BertClassifier(
-        Model(settings, model.weights),
-        1 if task.labels is None else len(task.labels),
-        dropout=config.dropout,
-        seed=run.seed,
-    ).to(device)
-    scores = finetune(
-        classifier,
-        task,
-        sets,
-        config,
-        seed=run.seed,
-        learning_rate=run.learning_rate,
-        random_ltd=random_ltd,
-        report=report,
-    )
-    return {
-        "epochs": scores,
-        "num_examples": {name: len(rows.ids) for name, (rows, _) in sets.items()},
-        "seconds": round(time.monotonic() - started, 1),
-    }
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What all runs of a sweep share."""
+
+    model: Model
+    """The pretrained BERT."""
+    config: FinetuningConfig
+    json_config: Mapping[str, Any] | None = None
+    """Content of a file in DeepSpeed's form, as `make_engine` takes it."""
+    deepspeed: bool = False
+    max_train_examples: int | None = None
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """What two runs of one sweep have in common, as plain JSON data."""
+        return {
+            **asdict(self.config),
+            "model": self._sha256_of_weights(),
+            "deepspeed_config": None if self.json_config is None else dict(self.json_config),
+            "max_train_examples": self.max_train_examples,
+        }
+
+    def execute(
+        self,
+        entry: SweepRun,
+        task: GlueTask,
+        sets: Sets,
+        saved: SavedRun,
+        report: Callable[[int, int, float], None] = lambda *_: None,
+    ) -> dict[str, Any]:
+        """The run's scores, sizes and seconds, as plain JSON data; every process calls it."""
+        dropout = self.config.dropout
+        settings = replace(self.model.config, attention_dropout=dropout, hidden_dropout=dropout)
+        classifier = BertClassifier(
+            Model(settings, self.model.weights),
+            1 if task.labels is None else len(task.labels),
+            dropout=dropout,
+            seed=entry.seed,
+        )
+        engine = make_engine(
+            classifier,
+            self.config,
+            num_examples=len(sets[TRAIN][0].ids),
+            seed=entry.seed,
+            learning_rate=entry.learning_rate,
+            json_config=self.json_config,
+            deepspeed=self.deepspeed,
+        )
+        scores = finetune(
+            engine, task, sets, self.config, seed=entry.seed, saved=saved, report=report
+        )
+        return {
+            "epochs": scores,
+            "num_examples": {name: len(texts.ids) for name, (texts, _) in sets.items()},
+            "seconds": round(saved.seconds, 1),
+        }
+
+    def _sha256_of_weights(self) -> str:
+        """Of their names and numbers, wherever they were read."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.model.weights.items()):
+            digest.update(name.encode())
+            digest.update(weight.contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
 
 def write_sweep_run(
-    run: SweepRun, output: Path, settings: Mapping[str, Any], found: Mapping[str, Any]
+    entry: SweepRun, output: Path, settings: Mapping[str, Any], found: Mapping[str, Any]
 ) -> None:
     """Write a run's file."""
-    record = {"format": FORMAT, "version": VERSION, **run._asdict(), **found}
+    record = {"format": FORMAT, "version": VERSION, **entry._asdict(), **found}
     files.write_file(
-        run.path(output), json.dumps(record | {"settings": dict(settings)}, indent=1) + "\n"
+        entry.path(output), json.dumps(record | {"settings": dict(settings)}, indent=1) + "\n"
     )
 
 
@@ -124,11 +149,6 @@ def read_sweep_run(path: Path) -> dict[str, Any]:
     if record.get("format") != FORMAT or record.get("version") != VERSION:
         raise ValueError(f"{path} is no result of tools/finetune_bert.py of version {VERSION}")
     return record
-
-
-def shared_settings(config: FinetuningConfig, **more: Any) -> dict[str, Any]:
-    """What two runs of one sweep have in common, as plain JSON data."""
-    return {**asdict(config), **more}
 
 
 def table(records: Iterable[Mapping[str, Any]]) -> str:

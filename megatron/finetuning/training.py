@@ -1,24 +1,42 @@
-"""One finetuning run: a task, a seed and a learning rate; scores on the development sets by epoch."""
+"""One finetuning run: a task, a seed and a learning rate; scores on the development sets by epoch.
+
+The step is the engine's, so a run is the same on one process and on several, on PyTorch and DeepSpeed.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from data_efficiency import LearningRate, convert_to_random_ltd
+from data_efficiency import (
+    ConfigError,
+    Engine,
+    LearningRate,
+    convert_to_random_ltd,
+    fill_from_flags,
+    initialize,
+    start_ranks,
+)
+from megatron.checkpoint.saved_run import SavedRun
 from megatron.config import require
+from megatron.finetuning.batches import epoch_batches, own_micro_batches
 from megatron.finetuning.classifier import BertClassifier
 from megatron.finetuning.data import Examples
 from megatron.finetuning.inputs import InputRows, make_batch
-from megatron.finetuning.metrics import METRICS, Values
+from megatron.finetuning.metrics import METRICS
 from megatron.finetuning.tasks import TRAIN, GlueTask
+from megatron.model.optional_kernels import make_adamw, weight_decay_groups
 from megatron.model.transformer import TransformerLayer
+from megatron.run_state import model_shape
 
 _EVALUATION_ROWS = 64
+
+Batch = Mapping[str, torch.Tensor]
+Scores = dict[str, dict[str, float]]
+"""Development set -> metric -> value x 100."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +49,7 @@ class FinetuningConfig:
     epochs: int = 3
     batch_size: int = 32
     micro_batch_size: int = 32
-    """Rows of one forward pass; the result is the same but for rounding and dropout."""
+    """Rows of one forward pass at most; the result is the same but for rounding and dropout."""
     warmup_fraction: float = 0.1
     weight_decay: float = 0.1
     clip_grad: float = 1.0
@@ -39,6 +57,9 @@ class FinetuningConfig:
     """In the encoder and before the output layer."""
     max_length: int = 512
     bf16: bool = False
+    """Forward and backward pass in bfloat16."""
+    group_by_length: bool = False
+    """Batches of examples of similar length: less padding, another order than the published one."""
 
     def __post_init__(self) -> None:
         """Checks the fields."""
@@ -50,117 +71,166 @@ class FinetuningConfig:
             require(0 <= value < 1, name, value, "must be at least 0 and below 1")
 
 
-def finetune(
+def make_engine(
     model: BertClassifier,
+    config: FinetuningConfig,
+    *,
+    num_examples: int,
+    seed: int,
+    learning_rate: float,
+    json_config: Mapping[str, Any] | None = None,
+    deepspeed: bool = False,
+) -> Engine:
+    """The engine of a run at its beginning, on this process's device.
+
+    Args:
+        model: trained in place.
+        config: hyperparameters.
+        num_examples: of the training set.
+        seed: of dropout and dropped tokens.
+        learning_rate: the peak.
+        json_config: a file in DeepSpeed's form: token dropping, the ZeRO stage, and what else flags do
+            not say.
+        deepspeed: train on DeepSpeed instead of plain PyTorch.
+
+    Raises:
+        ConfigError: for JSON that is not understood, contradicts the flags or would be ignored.
+    """
+    size = start_ranks().data_parallel_size
+    require(
+        config.batch_size % size == 0,
+        "batch_size",
+        config.batch_size,
+        f"must be a multiple of the {size} processes",
+    )
+    flags = {
+        "train_batch_size": config.batch_size,
+        "train_micro_batch_size_per_gpu": min(config.micro_batch_size, config.batch_size // size),
+        "gradient_clipping": config.clip_grad,
+        "bf16.enabled": config.bf16,
+        "data_efficiency.seed": seed,
+    }
+    groups = weight_decay_groups(model, config.weight_decay)
+    engine: Engine = initialize(
+        model=model,
+        optimizer=lambda _: make_adamw(groups, "auto", lr=learning_rate),
+        config=fill_from_flags(json_config or {}, flags),
+        engine="deepspeed" if deepspeed else "torch",
+        model_shape=model_shape(model.bert.config),
+    )[0]
+    dropping = engine.data_efficiency_config.random_ltd
+    if dropping is not None:
+        if dropping.layer_token_lr is not None:
+            raise ConfigError(
+                "layer_token_lr_schedule is enabled, but finetuning's learning rate follows steps: "
+                "disable it"
+            )
+        convert_to_random_ltd(engine, TransformerLayer)
+    num_steps = config.epochs * -(-num_examples // config.batch_size)
+    engine.follow_learning_rate(_schedule(config, learning_rate, num_steps))
+    return engine
+
+
+def finetune(
+    engine: Engine,
     task: GlueTask,
     sets: Mapping[str, tuple[InputRows, Examples]],
     config: FinetuningConfig,
     *,
     seed: int,
-    learning_rate: float,
-    random_ltd: Mapping[str, Any] | None = None,
+    saved: SavedRun | None = None,
     report: Callable[[int, int, float], None] = lambda *_: None,
-) -> list[dict[str, dict[str, float]]]:
-    """The scores after each epoch: development set -> metric -> value.
+) -> list[Scores]:
+    """The scores after each epoch. Every process calls it.
 
     Args:
-        model: trained in place, on the device that it is on.
+        engine: of `make_engine`.
         task: what is asked.
         sets: "train" and the development sets.
         config: hyperparameters.
-        seed: of the order of the examples and of dropout.
-        learning_rate: the peak.
-        random_ltd: JSON data with a `data_efficiency` section; tokens are dropped as it says.
+        seed: of the order of the examples.
+        saved: where the run's checkpoints lie; None: it begins, and saves nothing.
         report: called after each step with steps done, all steps, and the step's loss.
     """
-    rows, examples = sets[TRAIN]
-    num_examples = len(rows.ids)
-    steps_of_epoch = -(-num_examples // config.batch_size)
+    texts, examples = sets[TRAIN]
+    steps_of_epoch = -(-len(texts.ids) // config.batch_size)
     num_steps = config.epochs * steps_of_epoch
-    schedule = _schedule(config, learning_rate, num_steps)
-    router: Any = None
-    if random_ltd is not None:
-        router = convert_to_random_ltd(model, TransformerLayer, dict(random_ltd))
-        router = router.random_ltd_scheduler
-    optimizer = _optimizer(model, config)
-    torch.manual_seed(seed)
-    scores = []
-    step = 0
-    for epoch in range(config.epochs):
-        model.train()
-        order = epoch_order(num_examples, seed, epoch)
-        for start in range(0, num_examples, config.batch_size):
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.at(step)
-            chosen = order[start : start + config.batch_size]
-            loss = 0.0
-            for first in range(0, len(chosen), config.micro_batch_size):
-                if router is not None:
-                    router.set_position(step, first)
-                part = chosen[first : first + config.micro_batch_size]
-                loss += _backward(model, task, rows, examples.labels, part, len(chosen), config)
-            if config.clip_grad:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
-            optimizer.step()
-            optimizer.zero_grad()
-            step += 1
-            report(step, num_steps, loss)
-        scores.append(
-            {name: dev_scores(model, task, *sets[name], bf16=config.bf16) for name in task.dev_sets}
+    resumed = None if saved is None else saved.resume(engine)
+    scores: list[Scores] = resumed or []
+    for epoch in range(len(scores), config.epochs):
+        batches = epoch_batches(
+            [len(ids) for ids in texts.ids],
+            config.batch_size,
+            seed,
+            epoch,
+            group_by_length=config.group_by_length,
         )
+        for chosen in batches[engine.counters.steps - epoch * steps_of_epoch :]:
+            micro_batches = own_micro_batches(
+                texts,
+                examples.labels,
+                chosen,
+                batch_size=config.batch_size,
+                num_micro_batches=engine.gradient_accumulation_steps(),
+                ranks=engine.ranks,
+            )
+            result = engine.train_step(
+                micro_batches,
+                lambda batch: _loss_sum(engine, task, batch),
+                lambda batch: int(batch["is_counted"].sum()),
+                shape=lambda batch: (int(batch["is_counted"].sum()), batch["tokens"].shape[1]),
+            )
+            step = result.counters.steps
+            report(step, num_steps, result.loss)
+            if step % steps_of_epoch == 0:
+                scores.append(
+                    {name: dev_scores(engine, task, *sets[name]) for name in task.dev_sets}
+                )
+            if saved is not None and step < num_steps:
+                saved.save_when_due(engine, scores)
     return scores
 
 
-def epoch_order(num_examples: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The order of the examples in an epoch, counted from 0: a permutation."""
-    return np.random.default_rng((seed, epoch)).permutation(num_examples)
-
-
-@torch.inference_mode()
+@torch.no_grad()
 def dev_scores(
-    model: BertClassifier,
-    task: GlueTask,
-    rows: InputRows,
-    examples: Examples,
-    *,
-    bf16: bool = False,
+    engine: Engine, task: GlueTask, texts: InputRows, examples: Examples
 ) -> dict[str, float]:
-    """Metric -> value x 100 over all rows, which are read in the order of their lengths."""
-    model.eval()
-    order = np.argsort([len(ids) for ids in rows.ids], kind="stable")
-    outputs = []
-    device = model.output_layer.weight.device
-    for start in range(0, len(order), _EVALUATION_ROWS):
-        batch = make_batch(rows, order[start : start + _EVALUATION_ROWS].tolist(), device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            outputs.append(model(**batch).cpu())
-    scores = torch.cat(outputs).numpy()
-    predicted = scores[:, 0].astype(np.float64) if task.is_regression else scores.argmax(1)
-    expected = examples.labels[order]
-    return {name: 100 * METRICS[name](predicted, expected) for name in task.metrics}
+    """Metric -> value x 100 over all rows; every process calls it, and computes its share.
+
+    Rows are read in the order of their lengths; the batches are the same on any number of processes.
+    """
+    engine.eval()
+    order = np.argsort([len(ids) for ids in texts.ids], kind="stable")
+    ranks = engine.ranks
+    starts = np.arange(0, len(order), _EVALUATION_ROWS)
+    # A process without a batch of its own repeats the last one, unread: sharded weights need every forward.
+    num_rounds = -(-len(starts) // ranks.data_parallel_size)
+    predicted = np.zeros((num_rounds, _EVALUATION_ROWS))
+    for number in range(num_rounds):
+        place = number * ranks.data_parallel_size + ranks.data_parallel_rank
+        start = starts[min(place, len(starts) - 1)]
+        rows = order[start : start + _EVALUATION_ROWS].tolist()
+        batch = {name: part.to(ranks.device) for name, part in make_batch(texts, rows).items()}
+        scores = engine(**batch)
+        found = scores[:, 0].double() if task.is_regression else scores.argmax(1)
+        predicted[number, : len(rows)] = found.cpu().numpy()
+    # Floats travel as the integers of their bits: [processes, rounds, rows] -> [rows in order].
+    table = ranks.table(predicted.reshape(-1).view(np.int64).tolist()).view(np.float64)
+    by_batch = table.reshape(-1, num_rounds, _EVALUATION_ROWS).swapaxes(0, 1).reshape(-1)
+    values, expected = by_batch[: len(order)], examples.labels[order]
+    return {name: 100 * METRICS[name](values, expected) for name in task.metrics}
 
 
-def _backward(
-    model: BertClassifier,
-    task: GlueTask,
-    rows: InputRows,
-    labels: Values,
-    chosen: npt.NDArray[np.int64],
-    batch_size: int,
-    config: FinetuningConfig,
-) -> float:
-    """A micro-batch's share of its batch's mean loss, after its gradient was added to the weights'."""
-    device = model.output_layer.weight.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-        scores = model(**make_batch(rows, chosen.tolist(), device))
-    expected = torch.from_numpy(labels[chosen]).to(device)
+def _loss_sum(engine: Engine, task: GlueTask, batch: Batch) -> torch.Tensor:
+    """The sum of the losses of a micro-batch's counted rows."""
+    scores = engine(
+        batch["tokens"], token_types=batch["token_types"], padding_mask=batch["padding_mask"]
+    )
     if task.is_regression:
-        loss = functional.mse_loss(scores[:, 0], expected.float(), reduction="sum")
+        losses = functional.mse_loss(scores[:, 0], batch["labels"].float(), reduction="none")
     else:
-        loss = functional.cross_entropy(scores, expected, reduction="sum")
-    loss = loss / batch_size
-    torch.autograd.backward(loss)
-    return loss.item()
+        losses = functional.cross_entropy(scores, batch["labels"], reduction="none")
+    return (losses * batch["is_counted"]).sum()
 
 
 def _schedule(config: FinetuningConfig, learning_rate: float, num_steps: int) -> LearningRate:
@@ -177,13 +247,3 @@ def _schedule(config: FinetuningConfig, learning_rate: float, num_steps: int) ->
         decay=num_steps,
         share=0,
     )
-
-
-def _optimizer(model: BertClassifier, config: FinetuningConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices only, not biases and normalizations."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=0.0, fused=True)

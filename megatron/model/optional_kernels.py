@@ -39,6 +39,15 @@ def choose_attention(model: nn.Module, implementation: AttentionImplementation) 
             attention.attend = ATTENTIONS[implementation]
 
 
+def weight_decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups of what is trained: matrices decay, biases and normalizations do not."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
 def make_adamw(
     groups: list[dict[str, Any]],
     implementation: OptimizerImplementation,

@@ -140,7 +140,7 @@ def test_engine(folder):
     assert len(whole_run()) == NUM_SAMPLES // 4
     names = {"model": make_model([]), "dataset": Texts()}
     exec(ENGINE.replace('engine="deepspeed"', 'engine="torch"'), names)
-    assert names["place"]["global_steps"] == NUM_SAMPLES // 8
+    assert names["place"]["counters"]["steps"] == NUM_SAMPLES // 8
     make_model([]).load_state_dict(names["weights"])
 
 
@@ -225,7 +225,7 @@ def run_data_loader(folder, rank, num_steps):
     """The samples of each step of the example, stopped in the middle of the one after."""
     seen = []
 
-    def train_step(batch):
+    def train_on(batch):
         if len(seen) == num_steps:
             raise Stopped
         seen.append(batch["input_ids"][:, 0].tolist())
@@ -233,7 +233,7 @@ def run_data_loader(folder, rank, num_steps):
     place = folder / f"place{rank}.json"
     names = {"dataset": Texts(), "rank": rank, "num_ranks": 2, "place": place}
     with pytest.raises(Stopped):
-        exec(DATA_LOADER, names | {"train_step": train_step})
+        exec(DATA_LOADER, names | {"train_on": train_on})
     return seen
 
 

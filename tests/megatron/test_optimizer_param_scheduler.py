@@ -13,7 +13,7 @@ def training(**values):
     [
         ({"train_iters": 100}, "steps", 100, 1),
         ({"train_samples": 800}, "samples", 800, 8),
-        ({"train_tokens": 9000, "train_iters": 5}, "tokens", 9000, 8 * 32),
+        ({"train_tokens": 9000, "train_iters": 5}, "effective", 9000, 8 * 32),
         ({"train_iters": 100, "lr_decay_samples": 700}, "samples", 700, 8),
     ],
 )

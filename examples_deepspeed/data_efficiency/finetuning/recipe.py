@@ -1,11 +1,10 @@
-"""A recipe's JSON file made whole: one technique or both, and what it leaves "auto" filled in.
+"""The flags that both examples share, and a recipe's JSON file made whole by them.
 
 One file holds both techniques, so that the four runs of a comparison differ in nothing else.
 """
 
+import argparse
 import math
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from data_efficiency import fill_from_flags, load_config, read_json
@@ -15,66 +14,69 @@ _ROUTING = "data_efficiency.data_routing.random_ltd"
 _METRICS = "data_efficiency.data_sampling.curriculum_learning.curriculum_metrics"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """The size of a run: what "auto" values are computed from."""
-
-    num_layers: int
-    """Of the model; all but the first and the last drop tokens."""
-    length: int
-    """Positions of a row, where every schedule of lengths ends."""
-    num_samples: int
-    """Of the training data."""
-    epochs: float
-    """Of the baseline; the shares below are of its steps."""
-    seed: int
-    """Of sampling and token dropping."""
-    batch_size: int | None = None
-    """Global batch of a file that says "auto"; None: what the file says. The next likewise."""
-    micro_batch_size: int | None = None
-    bf16: bool = False
-    start_length: int | None = None
-    """Positions that are kept at first; None: an eighth of the length."""
-    curriculum_start: int | None = None
-    """Length of the first rows; None: a 32nd of the length."""
-    random_ltd_share: float = 0.3
-    """Part of the baseline's steps until every token is kept."""
-    curriculum_share: float = 0.7
-    """Part of the baseline's steps until the curriculum is over."""
-    index_path: str | None = None
-    """Difficulty index of metrics that select samples."""
-    always_keep: tuple[int, ...] | None = None
-    """Positions that no layer drops; None: what the file says."""
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds recipe, variant, engine, seeds, folders, and the size and rates of a run."""
+    add = parser.add_argument
+    add("--recipe", required=True, help="JSON file in DeepSpeed's form")
+    add("--variant", choices=VARIANTS, default="both", help="which of its techniques stay")
+    add("--engine", choices=("torch", "deepspeed"), default="torch")
+    add("--seeds", type=int, nargs="+", default=[1234], help="one run each")
+    add("--save", default="runs/finetuning", help="folder of runs and results")
+    add("--export", action="store_true", help="write the finetuned model")
+    add("--plan", action="store_true", help="print the accounting; train nothing")
+    add("--bf16", action="store_true", help="compute in bfloat16")
+    add("--start-length", type=int, help='"auto" positions kept at first; else an eighth')
+    add("--curriculum-start", type=int, help='"auto" length of the first rows; else a 32nd')
+    add("--random-ltd-share", type=float, default=0.3, help='"auto" part of the baseline\'s steps')
+    add("--curriculum-share", type=float, default=0.7, help="likewise")
+    add("--index", help='"auto" difficulty index of metrics that select samples')
+    add("--eval-batch-size", type=int, default=4)
+    add("--eval-interval", type=int, default=50, help="optimizer steps")
+    add("--save-interval", type=int, default=50, help="optimizer steps")
+    add("--epochs", type=float, default=2.0, help="of the baseline: the budget")
+    add("--batch-size", type=int, help='"auto" global batch')
+    add("--micro-batch-size", type=int, help='"auto" forward pass of a process')
+    add("--learning-rate", type=float, default=5e-5, help="its peak")
+    add("--lr-decay", choices=("constant", "linear", "thirds"), default="constant")
+    add("--warmup-steps", type=int, default=0, help="optimizer steps of whole rows")
+    add("--weight-decay", type=float, default=0.0)
+    add("--local_rank", type=int, help=argparse.SUPPRESS)
+    parser.set_defaults(always_keep=None)
 
 
-def read_recipe(path: str | Path, variant: str, scale: Scale) -> Any:
-    """The parsed configuration of a run, as `load_config` gives it.
+def fill_recipe(
+    arguments: argparse.Namespace, *, num_layers: int, length: int, num_samples: int, seed: int
+) -> Any:
+    """The parsed configuration of the chosen variant, its schedules scaled to the run.
 
     Args:
-        path: of the JSON file.
-        variant: which of its two techniques stay.
-        scale: what its "auto" values are made of; others stay as they are.
+        arguments: with the flags of `add_run_flags`; `always_keep` names positions that no layer drops.
+        num_layers: of the model; all but the first and the last drop tokens.
+        length: positions of a row, where every schedule of lengths ends.
+        num_samples: of the training data.
+        seed: of sampling and token dropping.
 
     Raises:
         ConfigError: for a file that is not understood or contradicts what is filled in.
         ValueError: if the variant needs a technique that the file does not have.
     """
-    raw = _only(variant, read_json(path), path)
-    sizes = {
-        "train_batch_size": scale.batch_size,
-        "train_micro_batch_size_per_gpu": scale.micro_batch_size,
+    path = arguments.recipe
+    raw = _only(arguments.variant, read_json(path), path)
+    flags = {
+        "train_batch_size": arguments.batch_size,
+        "train_micro_batch_size_per_gpu": arguments.micro_batch_size,
+        "bf16.enabled": arguments.bf16 or None,
     }
-    raw = fill_from_flags(raw, {key: size for key, size in sizes.items() if size is not None})
+    if arguments.variant in ("random_ltd", "both"):
+        flags[f"{_ROUTING}.always_keep"] = arguments.always_keep
+    raw = fill_from_flags(raw, {key: value for key, value in flags.items() if value is not None})
     if not isinstance(raw.get("train_batch_size"), int):
         raise ValueError(
             f"train_batch_size is {raw.get('train_batch_size')!r} in {path}: must be a number, there or "
             "as --batch-size"
         )
-    if scale.bf16:
-        raw = fill_from_flags(raw, {"bf16.enabled": True})
-    if scale.always_keep is not None and variant in ("random_ltd", "both"):
-        raw = fill_from_flags(raw, {f"{_ROUTING}.always_keep": list(scale.always_keep)})
-    values = _auto_values(raw, scale)
+    values = _auto_values(raw, arguments, num_layers, length, num_samples)
+    values["data_efficiency.seed"] = seed
     wanted = {key: value for key, value in values.items() if _found(raw, key) == "auto"}
     missing = [key for key, value in wanted.items() if value is None]
     if missing:
@@ -85,7 +87,7 @@ def read_recipe(path: str | Path, variant: str, scale: Scale) -> Any:
     return load_config(fill_from_flags(raw, wanted))
 
 
-def _only(variant: str, raw: dict[str, Any], path: str | Path) -> dict[str, Any]:
+def _only(variant: str, raw: dict[str, Any], path: str) -> dict[str, Any]:
     """The JSON object with the techniques of a variant."""
     section = raw["data_efficiency"] = dict(raw.get("data_efficiency", {}))
     section.setdefault("seed", "auto")
@@ -99,28 +101,35 @@ def _only(variant: str, raw: dict[str, Any], path: str | Path) -> dict[str, Any]
     return raw
 
 
-def _auto_values(raw: dict[str, Any], scale: Scale) -> dict[str, Any]:
-    """Dotted key -> value, for every key that may be "auto"."""
-    steps = math.ceil(scale.epochs * math.ceil(scale.num_samples / raw["train_batch_size"]))
-    dropping = list(range(1, scale.num_layers - 1))
+def _auto_values(
+    raw: dict[str, Any],
+    arguments: argparse.Namespace,
+    num_layers: int,
+    length: int,
+    num_samples: int,
+) -> dict[str, Any]:
+    """Dotted key -> value, for every key that may be "auto"; shares are of the baseline's steps."""
+    steps = math.ceil(arguments.epochs * math.ceil(num_samples / raw["train_batch_size"]))
+    dropping = list(range(1, num_layers - 1))
     schedule = f"{_ROUTING}.random_ltd_schedule"
     values: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": None,
-        "data_efficiency.seed": scale.seed,
-        f"{_ROUTING}.total_layer_num": scale.num_layers,
+        f"{_ROUTING}.total_layer_num": num_layers,
         f"{_ROUTING}.random_ltd_layer_num": len(dropping),
         f"{_ROUTING}.random_ltd_layer_id": dropping,
-        f"{schedule}.min_value": scale.start_length or max(1, scale.length // 8),
-        f"{schedule}.max_value": scale.length,
-        f"{schedule}.schedule_config.require_steps": max(1, round(scale.random_ltd_share * steps)),
+        f"{schedule}.min_value": arguments.start_length or max(1, length // 8),
+        f"{schedule}.max_value": length,
+        f"{schedule}.schedule_config.require_steps": max(
+            1, round(arguments.random_ltd_share * steps)
+        ),
     }
     for name in _found(raw, _METRICS) or {}:
         metric = f"{_METRICS}.{name}"
-        total = max(1, round(scale.curriculum_share * steps))
+        total = max(1, round(arguments.curriculum_share * steps))
         values[f"{metric}.schedule_config.total_curriculum_step"] = total
-        values[f"{metric}.min_difficulty"] = scale.curriculum_start or max(1, scale.length // 32)
-        values[f"{metric}.max_difficulty"] = scale.length
-        values[f"{metric}.index_path"] = scale.index_path
+        values[f"{metric}.min_difficulty"] = arguments.curriculum_start or max(1, length // 32)
+        values[f"{metric}.max_difficulty"] = length
+        values[f"{metric}.index_path"] = arguments.index
     return values
 
 

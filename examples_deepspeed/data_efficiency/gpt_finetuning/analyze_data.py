@@ -10,8 +10,11 @@ import argparse
 from collections.abc import Sequence
 
 from data_efficiency import analyze
-from examples_deepspeed.data_efficiency.finetuning.command_line import print_errors_in_one_line
-from examples_deepspeed.data_efficiency.gpt_finetuning.finetune import add_text_flags, read_blocks
+from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import (
+    add_text_flags,
+    split_blocks,
+)
+from megatron.command import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,11 +28,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="folder; the index is in OUTPUT/METRIC")
     parser.add_argument("--num-processes", type=int, default=1)
     arguments = parser.parse_args(argv)
-    blocks = read_blocks(arguments)["train"]
+    blocks = split_blocks(arguments)["train"]
     analyze(blocks, arguments.metric, arguments.output, num_processes=arguments.num_processes)
     print(f"{len(blocks)} blocks: {arguments.output}/{arguments.metric}")
 
 
 if __name__ == "__main__":
-    with print_errors_in_one_line(ValueError, OSError, ModuleNotFoundError):
-        main()
+    raise SystemExit(run_command(main))

@@ -10,9 +10,7 @@ it what that leaves out. --plan prints the accounting alone, before a model or a
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +18,20 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from data_efficiency import (
-    IGNORED_LABEL,
-    ConfigError,
-    convert_to_random_ltd,
-    initialize,
-    known_layer_class,
-)
-from examples_deepspeed.data_efficiency.finetuning.clocks import Budget
-from examples_deepspeed.data_efficiency.finetuning.command_line import (
-    add_run_flags,
-    print_errors_in_one_line,
-    run_recipe,
-    run_settings,
-)
+from data_efficiency import IGNORED_LABEL, convert_to_random_ltd, initialize, known_layer_class
 from examples_deepspeed.data_efficiency.finetuning.plan import print_text_plan
-from examples_deepspeed.data_efficiency.finetuning.run import is_finished, train
-from examples_deepspeed.data_efficiency.finetuning.saved_run import own_memory, wait_for_all
-from examples_deepspeed.data_efficiency.finetuning.task import Task
+from examples_deepspeed.data_efficiency.finetuning.recipe import add_run_flags, fill_recipe
+from examples_deepspeed.data_efficiency.finetuning.run import (
+    FinetuningRun,
+    layers_alone,
+    mean_over,
+    run_as_command,
+    whole_copies,
+)
 from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import (
     TokenBlocks,
-    make_blocks,
-    read_splits,
+    add_text_flags,
+    split_blocks,
 )
 
 
@@ -53,129 +43,22 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_run_flags(parser)
     add_text_flags(parser)
-    parser.add_argument("--adam-eps", type=float, default=1e-6)
-    parser.add_argument(
-        "--no-dropout", action="store_true", help="train without the model's own dropout"
-    )
-    parser.add_argument(
-        "--num-blocks", type=int, help="--plan: training blocks, instead of reading the text"
-    )
-    parser.add_argument("--num-layers", type=int, help="--plan: instead of reading the model")
+    add = parser.add_argument
+    add("--adam-eps", type=float, default=1e-6)
+    add("--no-dropout", action="store_true", help="train without the model's own dropout")
+    add("--num-blocks", type=int, help="--plan: training blocks, instead of reading the text")
+    add("--num-layers", type=int, help="--plan: instead of reading the model")
     return parser.parse_args(argv)
 
 
-def add_text_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds what the analysis needs as well: the same text must be cut alike."""
-    parser.add_argument("--model", required=True, help="hub name or folder of a causal LM")
-    parser.add_argument("--text", help="hub data set, .jsonl file or plain text file")
-    parser.add_argument("--text-config", help="configuration of the hub data set")
-    parser.add_argument("--shares", type=float, nargs=2, default=(0.05, 0.05), metavar="PART")
-    parser.add_argument("--block-size", type=int, default=1024, help="tokens of a sample")
-    parser.add_argument(
-        "--group-rows", type=int, default=0, help="see make_blocks; published: 1000"
-    )
-    parser.add_argument("--no-separator", action="store_true", help="no end-of-text between texts")
-    parser.add_argument("--max-train-blocks", type=int, help="use only the first ones")
-    parser.add_argument("--max-eval-blocks", type=int, help="likewise for validation and test")
-
-
-def read_blocks(arguments: argparse.Namespace) -> dict[str, TokenBlocks]:
-    """The three parts of the text as blocks.
-
-    Raises:
-        ValueError: if the model has fewer positions than a block, or a part has no block.
-    """
-    positions = getattr(
-        AutoConfig.from_pretrained(arguments.model), "max_position_embeddings", None
-    )
-    if positions is not None and arguments.block_size > positions:
-        raise ValueError(
-            f"--block-size is {arguments.block_size}, but {arguments.model} has {positions} "
-            "positions: choose at most that"
-        )
-    if arguments.text is None:
-        raise ValueError("--text is missing: name a data set on the hub, a .jsonl or a text file")
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    splits = read_splits(arguments.text, config_name=arguments.text_config, shares=arguments.shares)
-    blocks = {}
-    for name in ("train", "validation", "test"):
-        made = make_blocks(
-            getattr(splits, name),
-            tokenizer,
-            arguments.block_size,
-            separate=not arguments.no_separator,
-            group_rows=arguments.group_rows,
-        )
-        most = arguments.max_train_blocks if name == "train" else arguments.max_eval_blocks
-        blocks[name] = TokenBlocks(made.tokens[:most], made.vocab_size)
-    return blocks
-
-
-def loss_of(engine: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The mean loss over the labels of a micro-batch, whose labels are shifted already."""
-    logits = engine(input_ids=batch["input_ids"], use_cache=False).logits
-    return cross_entropy(
-        logits.float().flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED_LABEL
-    )
-
-
-def scores_of(engine: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Sum of the losses and number of labels of each row, [rows, 2]."""
-    logits = engine(input_ids=batch["input_ids"], use_cache=False).logits.float()
-    losses = cross_entropy(
-        logits.transpose(1, 2), batch["labels"], ignore_index=IGNORED_LABEL, reduction="none"
-    )
-    labels = (batch["labels"] != IGNORED_LABEL).sum(1)
-    return torch.stack([losses.double().sum(1), labels.double()], 1)
-
-
-def make_task(
-    arguments: argparse.Namespace, blocks: dict[str, TokenBlocks], num_layers: int
-) -> Task:
-    """Texts, as the training loop sees them."""
-    return Task(
-        num_layers=num_layers,
-        num_samples=len(blocks["train"]),
-        length=arguments.block_size,
-        loss=loss_of,
-        shape=lambda batch: tuple(batch["input_ids"].shape),
-        scores=scores_of,
-        quality=lambda sums: math.exp(sums[0] / sums[1]),
-        quality_name="perplexity",
-        higher_is_better=False,
-        validation=blocks["validation"],
-        test=blocks["test"],
-        eval_batch_size=arguments.eval_batch_size,
-        export=partial(export, source=arguments.model) if arguments.export else None,
-    )
-
-
-def export(engine: Any, folder: Path, source: str) -> None:
-    """Write the model and the source's tokenizer so that transformers alone loads them."""
-    weights = own_memory(engine.full_weights())
-    if engine.global_rank == 0:
-        engine.module.save_pretrained(folder, state_dict=weights)
-        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
-    wait_for_all()
-
-
-def run_seed(arguments: argparse.Namespace, blocks: dict[str, TokenBlocks], seed: int) -> None:
-    """Write the results of one seed into its folder."""
-    num_layers = AutoConfig.from_pretrained(arguments.model).num_hidden_layers
-    num_blocks, length = len(blocks["train"]), arguments.block_size
-    budget = Budget(unit="consumed_token", amount=round(arguments.epochs * num_blocks * length))
-    identity = {name: part.identity for name, part in blocks.items()}
-    settings = run_settings(arguments, seed, budget, identity)
-    if is_finished(settings):
-        print(f"{settings.folder} is finished", flush=True)
-        return
+def make_gpt_engine(
+    arguments: argparse.Namespace, blocks: dict[str, TokenBlocks], num_layers: int, seed: int
+) -> Any:
+    """The model in training, as the recipe's variant says."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
     if arguments.no_dropout:
         switch_dropout_off(model)
-    recipe = run_recipe(
-        arguments, num_layers=num_layers, length=length, num_samples=num_blocks, seed=seed
-    )
     engine = initialize(
         model=model,
         optimizer=lambda parameters: torch.optim.AdamW(
@@ -186,12 +69,75 @@ def run_seed(arguments: argparse.Namespace, blocks: dict[str, TokenBlocks], seed
             fused=True,
         ),
         training_data=blocks["train"],
-        config=recipe,
+        config=fill_recipe(
+            arguments,
+            num_layers=num_layers,
+            length=arguments.block_size,
+            num_samples=len(blocks["train"]),
+            seed=seed,
+        ),
         engine=arguments.engine,
+        model_shape=layers_alone(num_layers),
     )[0]
     if engine.random_ltd_enabled():
         convert_to_random_ltd(engine, known_layer_class(model))
-    train(engine, make_task(arguments, blocks, num_layers), settings)
+    return engine
+
+
+def finetune_gpt(arguments: argparse.Namespace, blocks: dict[str, TokenBlocks], seed: int) -> None:
+    """Train one seed to the end of its budget, from the beginning or from where it was stopped."""
+    num_layers = AutoConfig.from_pretrained(arguments.model).num_hidden_layers
+    num_blocks, length = len(blocks["train"]), arguments.block_size
+    run = FinetuningRun(
+        arguments,
+        seed,
+        {name: part.identity for name, part in blocks.items()},
+        budget=("consumed_token", round(arguments.epochs * num_blocks * length)),
+        length=length,
+        num_samples=num_blocks,
+        quality=("perplexity", False),
+    )
+    if run.is_finished():
+        return
+    engine = make_gpt_engine(arguments, blocks, num_layers, seed)
+
+    def losses(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        # The blocks' labels are shifted already.
+        logits = engine(input_ids=batch["input_ids"], use_cache=False).logits.float()
+        labels = batch["labels"]
+        found = cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
+        )
+        return found.view(labels.shape).sum(1)
+
+    def num_labels(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return (batch["labels"] != IGNORED_LABEL).sum(1)
+
+    def perplexity(part: str) -> float:
+        rows = arguments.eval_batch_size
+        return math.exp(mean_over(engine, blocks[part], rows, losses, num_labels))
+
+    run.begin(engine)
+    if not run.state["history"]:
+        run.look(perplexity("validation"))
+    for batches in run.batches():
+        step = engine.train_step(
+            batches, lambda batch: losses(batch).sum(), lambda batch: num_labels(batch).sum()
+        )
+        if run.add(step):
+            run.look(perplexity("validation"))
+        run.save_when_due()
+    if arguments.export:
+        export_gpt(engine, run.saved.folder / "model", arguments.model)
+    run.finish(perplexity("test"))
+
+
+def export_gpt(engine: Any, folder: Path, source: str) -> None:
+    """Write the model and the source's tokenizer; they load with transformers alone."""
+    weights = whole_copies(engine)
+    if engine.ranks.is_first:
+        engine.module.save_pretrained(folder, state_dict=weights)
+        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
 
 
 def switch_dropout_off(model: torch.nn.Module) -> None:
@@ -208,23 +154,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     if arguments.plan:
         num_layers = arguments.num_layers
-        if num_layers is None:
-            num_layers = AutoConfig.from_pretrained(arguments.model).num_hidden_layers
-        num_blocks = arguments.num_blocks or len(read_blocks(arguments)["train"])
         size = {
-            "num_layers": num_layers,
-            "num_samples": num_blocks,
+            "num_layers": num_layers
+            or AutoConfig.from_pretrained(arguments.model).num_hidden_layers,
+            "num_samples": arguments.num_blocks or len(split_blocks(arguments)["train"]),
             "length": arguments.block_size,
         }
-        recipe = run_recipe(arguments, **size, seed=arguments.seeds[0])
+        recipe = fill_recipe(arguments, **size, seed=arguments.seeds[0])
         print_text_plan(recipe, **size, epochs=arguments.epochs)
         return
-    blocks = read_blocks(arguments)
+    blocks = split_blocks(arguments)
     for seed in arguments.seeds:
-        run_seed(arguments, blocks, seed)
+        finetune_gpt(arguments, blocks, seed)
 
 
 if __name__ == "__main__":
-    with print_errors_in_one_line(ConfigError, ValueError, OSError, ModuleNotFoundError):
-        main()
-    sys.exit()
+    run_as_command(main)

@@ -1,7 +1,7 @@
 """Text from a hub data set, JSON lines or plain files, as blocks of tokens of one length."""
 
+import argparse
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoConfig, AutoTokenizer
 
 from data_efficiency import IGNORED_LABEL
+from megatron.corpus.text_sources import find_sources, read_blocks, texts_of
 
 ROWS_PER_CALL = 1000
 
@@ -109,7 +111,7 @@ def read_splits(source: str, *, config_name: str | None, shares: Sequence[float]
         ValueError: if a part is left without text.
         ModuleNotFoundError: if the source is on the hub and `datasets` is not installed.
     """
-    if Path(source).exists() or Path(source).suffix in (".jsonl", ".txt"):
+    if Path(source).exists() or source.endswith((".jsonl", ".txt")):
         splits = divide(texts_of_file(Path(source)), shares)
     else:
         splits = _from_hub(source, config_name, shares)
@@ -127,21 +129,10 @@ def texts_of_file(path: Path) -> list[str]:
     Raises:
         ValueError: for a line that is no JSON object with a "text", by its number.
     """
-    texts = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            if path.suffix != ".jsonl":
-                texts.append(line.rstrip("\n"))
-                continue
-            try:
-                texts.append(str(json.loads(line)["text"]))
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f'{path}:{number}: must be a JSON object with the key "text" ({error!r})'
-                ) from error
-    return texts
+    if path.suffix == ".txt":
+        return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    blocks = read_blocks(find_sources([path])[0])
+    return [text for block in blocks for (text,) in texts_of(block, ["text"])]
 
 
 def divide(texts: Iterable[str], shares: Sequence[float]) -> TextSplits:
@@ -170,3 +161,48 @@ def _from_hub(name: str, config_name: str | None, shares: Sequence[float]) -> Te
     if "validation" in found and "test" in found:
         return TextSplits(*(list(found[part][column]) for part in ("train", "validation", "test")))
     return divide(found["train"][column], shares)
+
+
+def add_text_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds what the analysis needs as well: the same text must be cut alike."""
+    add = parser.add_argument
+    add("--model", required=True, help="hub name or folder of a causal LM")
+    add("--text", help="hub data set, .jsonl file or plain text file")
+    add("--text-config", help="configuration of the hub data set")
+    add("--shares", type=float, nargs=2, default=(0.05, 0.05), metavar="PART")
+    add("--block-size", type=int, default=1024, help="tokens of a sample")
+    add("--group-rows", type=int, default=0, help="see make_blocks; published: 1000")
+    add("--no-separator", action="store_true", help="no end-of-text between texts")
+    add("--max-train-blocks", type=int, help="use only the first ones")
+    add("--max-eval-blocks", type=int, help="likewise for validation and test")
+
+
+def split_blocks(arguments: argparse.Namespace) -> dict[str, TokenBlocks]:
+    """The three parts of the text as blocks.
+
+    Raises:
+        ValueError: if the model has fewer positions than a block, or a part has no block.
+    """
+    config = AutoConfig.from_pretrained(arguments.model)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and arguments.block_size > positions:
+        raise ValueError(
+            f"--block-size is {arguments.block_size}, but {arguments.model} has {positions} "
+            "positions: choose at most that"
+        )
+    if arguments.text is None:
+        raise ValueError("--text is missing: name a data set on the hub, a .jsonl or a text file")
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    splits = read_splits(arguments.text, config_name=arguments.text_config, shares=arguments.shares)
+    blocks = {}
+    for name in ("train", "validation", "test"):
+        made = make_blocks(
+            getattr(splits, name),
+            tokenizer,
+            arguments.block_size,
+            separate=not arguments.no_separator,
+            group_rows=arguments.group_rows,
+        )
+        most = arguments.max_train_blocks if name == "train" else arguments.max_eval_blocks
+        blocks[name] = TokenBlocks(made.tokens[:most], made.vocab_size)
+    return blocks

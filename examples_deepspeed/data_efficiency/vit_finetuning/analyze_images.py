@@ -13,29 +13,22 @@ from collections.abc import Sequence
 import torch
 
 from data_efficiency import DataAnalyzer
-from examples_deepspeed.data_efficiency.finetuning.command_line import print_errors_in_one_line
 from examples_deepspeed.data_efficiency.vit_finetuning.images import (
     LabelledImages,
     add_image_flags,
     read_images,
 )
+from megatron.command import run_command
 
 METRIC = "compressed_size"
 
 
-class CompressedSizes:
+class CompressedSizes(LabelledImages):
     """Item i is the number of bytes that image i takes as PNG."""
-
-    def __init__(self, images: LabelledImages) -> None:
-        self._images = images
-        self.identity = images.identity
-
-    def __len__(self) -> int:
-        return len(self._images)
 
     def __getitem__(self, number: int) -> int:
         buffer = io.BytesIO()
-        self._images.open(number).convert("RGB").save(buffer, "PNG")
+        self.open(number).convert("RGB").save(buffer, "PNG")
         return buffer.tell()
 
 
@@ -56,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     images = read_images(arguments.data, arguments.data_folder, arguments.validation_share).train
     DataAnalyzer(
-        CompressedSizes(images),
+        CompressedSizes(images.images, images.labels),
         num_threads=arguments.num_processes,
         batch_size=256,
         metric_names=[METRIC],
@@ -70,5 +63,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with print_errors_in_one_line(ValueError, OSError, ModuleNotFoundError):
-        main()
+    raise SystemExit(run_command(main))

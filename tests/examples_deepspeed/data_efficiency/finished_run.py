@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.end_to_end.killing import kill_all
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,6 +29,61 @@ def results_of(folder):
         for name in _TIMES:
             del record[name]
     return results
+
+
+def as_flags(values):
+    """A command line of names and values; True is a switch."""
+    arguments = []
+    for name, value in values.items():
+        flag = f"--{name.replace('_', '-')}"
+        arguments += [flag] if value is True else [flag, str(value)]
+    return arguments
+
+
+def check_stopped_twice(finetune, flags, folder, monkeypatch, dataset, num_batches):
+    """Asserts that a run stopped twice ends with the numbers of one that was not; the second stop is of
+    a run that was resumed.
+    """
+    finetune.main(flags(folder / "whole"))
+    for saved_step in (3, 6):
+        with monkeypatch.context() as patch:
+            stop_after(patch, dataset, num_batches)
+            with pytest.raises(Stopped):
+                finetune.main(flags(folder / "stopped"))
+        (latest,) = (folder / "stopped").rglob("latest")
+        assert latest.read_text().strip() == f"global_step{saved_step}"
+    finetune.main(flags(folder / "stopped"))
+    assert results_of(folder / "stopped") == results_of(folder / "whole")
+
+
+def check_killed_twice(finetune, flags, folder, *, seed, before, **more):
+    """Asserts that a run whose process was killed twice ends with the numbers of one that was not."""
+    finetune.main(flags(folder / "whole", eval_interval=1, **more))
+    killed = flags(folder / "killed", eval_interval=1, **more)
+    kill_at_random_steps(finetune.__name__, killed, seed=seed, num_kills=2, before=before)
+    finetune.main(killed)
+    assert results_of(folder / "killed") == results_of(folder / "whole")
+
+
+def check_two_processes(finetune, flags, folder, engine, *, exact, before=None, rel=1e-5, **more):
+    """Asserts that two processes compute what one does; killed twice before, both at once, if `before`
+    says by which step.
+    """
+    finetune.main(flags(folder / "one", **more))
+    two = flags(folder / "two", engine=engine, **more)
+    if before is not None:
+        kill_at_random_steps(
+            finetune.__name__, two, seed=3, num_kills=2, before=before, launch=LAUNCH
+        )
+    run_processes(finetune.__name__, two)
+    one, two = results_of(folder / "one"), results_of(folder / "two")
+    assert two["num_processes"] == 2
+    for name in exact:
+        assert one[name] == two[name]
+    assert two["test"] == pytest.approx(one["test"], rel=1e-5)
+    for here, there in zip(one["history"][1:], two["history"][1:], strict=True):
+        assert there["training_loss"] == pytest.approx(here["training_loss"], rel=rel)
+        assert there["validation"] == pytest.approx(here["validation"], rel=1e-5)
 
 
 def stop_after(monkeypatch, owner, num_batches):

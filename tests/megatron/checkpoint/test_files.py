@@ -140,6 +140,7 @@ def test_what_killed_saves_left_is_removed_by_the_next_save(saved):
     for name in (".global_step2.0a1b2c3d.partial", ".global_step1.0a1b2c3d.replaced"):
         shutil.copytree(run / "global_step1", run / name)
     (run / ".other.partial").mkdir()
+    (run / ".latest.0a1b2c3d.partial").touch()
     assert find_checkpoint(run).step == 1
     save(run, 3, weights, state)
     assert names_in(run) == [".other.partial", "global_step1", "global_step3", "latest"]

@@ -39,7 +39,7 @@ def test_a_checkpoint_written_before_the_engine_counted_goes_on(tmp_path, monkey
     (folder / "state.json").write_text(json.dumps(state))
     monkeypatch.setattr("megatron.checkpoint.run.read_state", lambda *_, **__: state)
     monkeypatch.setattr(
-        "megatron.checkpoint.run.find_checkpoint",
+        "megatron.checkpoint.engine_state.find_checkpoint",
         lambda _: SimpleNamespace(step=1, problems=[], damaged=[]),
     )
     again = make_run(

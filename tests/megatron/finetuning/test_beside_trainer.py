@@ -11,7 +11,7 @@ from megatron.finetuning.classifier import BertClassifier, read_bert
 from megatron.finetuning.data import Examples, read_task
 from megatron.finetuning.inputs import make_batch, make_rows
 from megatron.finetuning.tasks import GLUE
-from megatron.finetuning.training import FinetuningConfig, finetune
+from megatron.finetuning.training import FinetuningConfig, finetune, make_engine
 from tests.megatron.finetuning.bert_task_data import save_bert_run, write_sentiment
 
 SEED = 5
@@ -42,7 +42,7 @@ def with_trainer(folder, rows, labels, num_outputs):
     model = model_with_our_layer(folder / "theirs", num_outputs, dropout=0.0, seed=SEED).double()
 
     def collate(places):
-        batch = make_batch(rows, places, torch.device("cpu"))
+        batch = make_batch(rows, places)
         # The Trainer must see what a user's would: BERT's own names.
         return {
             "input_ids": batch["tokens"],
@@ -90,14 +90,20 @@ def test_the_same_training(folder, task):
     classifier = BertClassifier(model, num_outputs, dropout=0.0, seed=SEED)
     first = classifier.output_layer.weight.detach().clone()
     losses = []
-    finetune(
+    engine = make_engine(
         # In float32 Adam makes steps of the rounding of gradients that should be zero.
         classifier.double(),
+        CONFIG,
+        num_examples=len(prepared["train"][0].ids),
+        seed=SEED,
+        learning_rate=LEARNING_RATE,
+    )
+    finetune(
+        engine,
         GLUE[task],
         prepared,
         CONFIG,
         seed=SEED,
-        learning_rate=LEARNING_RATE,
         report=lambda _, __, loss: losses.append(loss),
     )
     rows, examples = prepared["train"]

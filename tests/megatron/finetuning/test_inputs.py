@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +25,7 @@ def test_pairs_keep_what_fits(tokenizer, sizes):
     labels = np.zeros(len(sizes), np.int64)
     examples = Examples([text(a) for a, _ in sizes], [text(b) for _, b in sizes], labels)
     rows = make_rows(examples, tokenizer, 16)
-    batch = make_batch(rows, range(len(sizes)), torch.device("cpu"))
+    batch = make_batch(rows, range(len(sizes)))
     word = tokenizer.id_of("good")
     for i, (a, b) in enumerate(sizes):
         real = batch["padding_mask"][i]
@@ -49,7 +48,7 @@ def test_single_texts_are_cut_and_control_tokens_in_a_text_are_words(tokenizer):
     rows = make_rows(examples, tokenizer, 16)
     assert rows.ids[0].count(3) == 1
     assert len(rows.ids[1]) == 16
-    assert not make_batch(rows, [1, 0], torch.device("cpu"))["token_types"].any()
+    assert not make_batch(rows, [1, 0])["token_types"].any()
     assert tokenizer.id_of(WORDS[0]) == len(CONTROL)
 
 

@@ -1,18 +1,26 @@
+from dataclasses import asdict
+
 import pytest
 
 from megatron.finetuning.sweep import SweepRun, is_done, table, write_sweep_run
+from megatron.finetuning.training import FinetuningConfig
 
+SETTINGS = asdict(FinetuningConfig())
 RUN = SweepRun(task="RTE", learning_rate=2e-5, seed=1234)
 
 
 def test_a_finished_run_is_known_by_its_file_and_settings(tmp_path):
-    assert not is_done(RUN, tmp_path, {"epochs": 3})
-    write_sweep_run(RUN, tmp_path, {"epochs": 3}, {"epochs": [], "seconds": 1.0})
+    assert not is_done(RUN, tmp_path, SETTINGS)
+    # As before there were groups of equal length: not grouped.
+    written = {name: value for name, value in SETTINGS.items() if name != "group_by_length"}
+    write_sweep_run(RUN, tmp_path, written, {"epochs": [], "seconds": 1.0})
     assert (tmp_path / "RTE" / "lr2e-05_seed1234.json").is_file()
-    assert is_done(RUN, tmp_path, {"epochs": 3})
-    assert not is_done(RUN._replace(seed=1235), tmp_path, {"epochs": 3})
-    with pytest.raises(ValueError, match=r"was made with epochs = 3, not 4: give another --output"):
-        is_done(RUN, tmp_path, {"epochs": 4})
+    assert is_done(RUN, tmp_path, SETTINGS)
+    assert not is_done(RUN._replace(seed=1235), tmp_path, SETTINGS)
+    with pytest.raises(
+        ValueError, match=r"of another run: its epochs is 3, here 4; name another folder"
+    ):
+        is_done(RUN, tmp_path, SETTINGS | {"epochs": 4})
 
 
 def record(task, rate, seed, **scores):

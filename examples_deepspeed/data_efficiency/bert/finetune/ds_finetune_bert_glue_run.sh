@@ -7,9 +7,10 @@
 #   DATA=                  folder of the tasks' folders (docs/glue.md), or hub
 #   SAVE=                  one JSON file a run; finished ones are left as they are
 #   TASKS= SEEDS= LEARNING_RATES=   with commas; all published ones if not given
-#   DEVICES=               with spaces: one program for each of them, such as "cuda:0 cuda:1"; one program
-#                          on the GPU, or the CPU, if not given
-#   RANDOM_LTD=            JSON file: drop tokens as it says
+#   DEVICES=               with spaces: one program for each of them, such as "0 1" (as CUDA_VISIBLE_DEVICES
+#                          counts GPUs) or "cpu"; one program on the GPU, or the CPU, if not given
+#   NPROC=1                processes that share each run, where DEVICES is not given
+#   DEEPSPEED_CONFIG=      JSON file: drop tokens as it says, ZeRO stage
 #   FLAGS="..."            more flags for tools/finetune_bert.py, such as --bf16
 #   PYTHON=python          interpreter
 #   DRY_RUN=1              print the commands and do nothing
@@ -27,10 +28,15 @@ for name in CHECKPOINT DATA SAVE; do
     fi
 done
 
+environment=("PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}")
+launcher=("$PYTHON")
+if [[ "${NPROC:-1}" != 1 && ${#PLACES[@]} == 0 ]]; then
+    launcher+=(-m torch.distributed.run --standalone --nproc_per_node "$NPROC")
+fi
+
 # execute ARGUMENT...: becomes tools/finetune_bert.py, or prints its command line
 execute() {
-    set -- env "PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}" \
-        "$PYTHON" "$REPOSITORY/tools/finetune_bert.py" --output "$SAVE" "$@"
+    set -- env "${environment[@]}" "${launcher[@]}" "$REPOSITORY/tools/finetune_bert.py" --output "$SAVE" "$@"
     if [[ -n "${DRY_RUN:-}" ]]; then
         printf '%q ' "$@"
         printf '\n'
@@ -42,14 +48,18 @@ execute() {
 flags=(--checkpoint "$CHECKPOINT" --data "$DATA"
     ${TASKS:+--tasks "$TASKS"} ${SEEDS:+--seeds "$SEEDS"}
     ${LEARNING_RATES:+--learning-rates "$LEARNING_RATES"}
-    ${RANDOM_LTD:+--random-ltd "$RANDOM_LTD"} ${MORE_FLAGS[@]+"${MORE_FLAGS[@]}"})
+    ${DEEPSPEED_CONFIG:+--deepspeed-config "$DEEPSPEED_CONFIG"} ${MORE_FLAGS[@]+"${MORE_FLAGS[@]}"})
+# only_on DEVICE: what follows sees no other
+only_on() { environment+=("CUDA_VISIBLE_DEVICES=${1#cpu}"); }
+
 if [[ ${#PLACES[@]} -le 1 ]]; then
-    execute "${flags[@]}" ${PLACES[@]+--device "${PLACES[0]}"}
+    if [[ ${#PLACES[@]} == 1 ]]; then only_on "${PLACES[0]}"; fi
+    execute "${flags[@]}"
     exit
 fi
 processes=()
 for i in "${!PLACES[@]}"; do
-    execute "${flags[@]}" --device "${PLACES[i]}" --num-workers "${#PLACES[@]}" --worker-id "$i" &
+    (only_on "${PLACES[i]}" && execute "${flags[@]}" --num-workers "${#PLACES[@]}" --worker-id "$i") &
     processes+=($!)
     # Printed commands keep their order.
     if [[ -n "${DRY_RUN:-}" ]]; then wait "${processes[i]}"; fi

@@ -11,14 +11,13 @@ SCRIPT = ROOT / "examples_deepspeed/data_efficiency/bert/finetune/ds_finetune_be
 
 def test_dry_run_prints_a_published_sweep_for_each_device(tmp_path):
     given = {"CHECKPOINT": "a b", "DATA": "glue", "SAVE": "out", "FLAGS": "--bf16", "DRY_RUN": "1"}
-    said = start(SCRIPT, cwd=tmp_path, DEVICES="cuda:0 cuda:1", **given)
+    said = start(SCRIPT, cwd=tmp_path, DEVICES="0 1", **given)
     assert (said.returncode, said.stderr) == (0, "")
     lines = [shlex.split(line) for line in said.stdout.splitlines()]
     parsed = [parse_arguments(line[line.index("--output") :]) for line in lines]
-    assert [(one.device, one.worker_id, one.num_workers) for one in parsed[:2]] == [
-        ("cuda:0", 0, 2),
-        ("cuda:1", 1, 2),
-    ]
+    assert [(one.worker_id, one.num_workers) for one in parsed[:2]] == [(0, 2), (1, 2)]
+    for number in range(2):
+        assert f"CUDA_VISIBLE_DEVICES={number}" in lines[number]
     assert parsed[2].table
     one = parsed[0]
     assert (str(one.checkpoint), one.data, one.bf16) == ("a b", "glue", True)
@@ -27,7 +26,9 @@ def test_dry_run_prints_a_published_sweep_for_each_device(tmp_path):
     assert one.learning_rates == "2e-05,3e-05,4e-05,5e-05"
     assert (one.epochs, one.batch_size, one.weight_decay, one.max_length) == (3, 32, 0.1, 512)
     assert not list(tmp_path.iterdir())
-    assert len(start(SCRIPT, cwd=tmp_path, **given).stdout.splitlines()) == 1
+    (line,) = start(SCRIPT, cwd=tmp_path, NPROC="2", **given).stdout.splitlines()
+    assert "torch.distributed.run --standalone --nproc_per_node 2 " in line
+    assert "CUDA_VISIBLE_DEVICES" not in line
 
 
 def test_it_finetunes(tmp_path):

@@ -7,22 +7,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoConfig, GPTNeoForCausalLM
 
-from examples_deepspeed.data_efficiency.finetuning.saved_run import read_state
 from examples_deepspeed.data_efficiency.gpt_finetuning import analyze_data, finetune
 from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import TokenBlocks
 from tests.examples_deepspeed.data_efficiency.finished_run import (
-    LAUNCH,
-    Stopped,
     alone,
-    kill_at_random_steps,
+    as_flags,
+    check_killed_twice,
+    check_stopped_twice,
+    check_two_processes,
     results_of,
-    run_processes,
     stop_after,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 CONFIGS = Path(finetune.__file__).parent / "configs"
-MODULE = finetune.__name__
 
 
 @pytest.fixture
@@ -48,11 +46,7 @@ def flags(language_model, text_file):
             "save_interval": 3,
             "save": save,
         } | changes
-        arguments = []
-        for name, value in values.items():
-            flag = f"--{name.replace('_', '-')}"
-            arguments += [flag] if value is True else [flag, str(value)]
-        return arguments
+        return as_flags(values)
 
     return make
 
@@ -71,18 +65,8 @@ def test_learns_and_counts(flags, tmp_path, capsys):
 
 
 def test_stopped_twice_and_resumed_gives_the_same_numbers(flags, tmp_path, monkeypatch):
-    """The second stop resumes from a checkpoint that a resumed run wrote."""
-    finetune.main(flags(tmp_path / "whole"))
-    for saved_step in (3, 6):
-        with monkeypatch.context() as patch:
-            # Two micro-batches a step and two validation batches, before the first step and after the fourth.
-            stop_after(patch, TokenBlocks, 9)
-            with pytest.raises(Stopped):
-                finetune.main(flags(tmp_path / "stopped"))
-        (manifest,) = (tmp_path / "stopped").rglob("last/manifest.json")
-        assert read_state(manifest.parent)[0]["totals"]["steps"] == saved_step
-    finetune.main(flags(tmp_path / "stopped"))
-    assert results_of(tmp_path / "stopped") == results_of(tmp_path / "whole")
+    # Two micro-batches a step and two validation batches, before the first step and after the fourth.
+    check_stopped_twice(finetune, flags, tmp_path, monkeypatch, TokenBlocks, 9)
 
 
 def test_finished_seeds_are_passed_over(flags, tmp_path, capsys, monkeypatch):
@@ -96,7 +80,7 @@ def test_finished_seeds_are_passed_over(flags, tmp_path, capsys, monkeypatch):
 def test_another_run_in_the_folder_is_refused(flags, tmp_path):
     finetune.main(flags(tmp_path))
     with pytest.raises(
-        ValueError, match=r"holds another run: its learning_rate is 0\.001, here 0\.1"
+        ValueError, match=r"is of another run: its learning_rate is 0\.001, here 0\.1"
     ):
         finetune.main(flags(tmp_path, learning_rate=0.1))
 
@@ -121,7 +105,7 @@ print(json.dumps({
 def test_exported_model_loads_without_this_library(flags, tmp_path):
     finetune.main(flags(tmp_path, export=True))
     (folder,) = tmp_path.rglob("model")
-    test = finetune.read_blocks(finetune.parse_arguments(flags(tmp_path)))["test"]
+    test = finetune.split_blocks(finetune.parse_arguments(flags(tmp_path)))["test"]
     batch = test.get_batch(np.arange(len(test)), None)
     np.savez(tmp_path / "test.npz", **{name: part.numpy() for name, part in batch.items()})
     found = alone(ALONE, folder, tmp_path / "test.npz")
@@ -169,41 +153,22 @@ def test_dropout_can_be_switched_off(language_model):
     assert torch.equal(model(tokens).logits, model(tokens).logits)
 
 
+EXACT = ("steps", "corpus_tokens", "layer_tokens", "consumed_token")
+
+
 @pytest.mark.parametrize("engine", [pytest.param("torch", marks=pytest.mark.full), "deepspeed"])
 def test_two_processes_compute_what_one_does(flags, tmp_path, engine):
-    finetune.main(flags(tmp_path / "one", no_dropout=True))
-    run_processes(MODULE, flags(tmp_path / "two", no_dropout=True, engine=engine))
-    one, two = results_of(tmp_path / "one"), results_of(tmp_path / "two")
-    assert two["num_processes"] == 2
-    for name in ("steps", "corpus_tokens", "layer_tokens", "consumed_token"):
-        assert one[name] == two[name]
-    for here, there in zip(one["history"][1:], two["history"][1:], strict=True):
-        assert there["training_loss"] == pytest.approx(here["training_loss"], rel=1e-5)
-        assert there["validation"] == pytest.approx(here["validation"], rel=1e-5)
-    assert two["test"] == pytest.approx(one["test"], rel=1e-5)
+    check_two_processes(finetune, flags, tmp_path, engine, exact=EXACT, no_dropout=True)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_killed_twice_and_resumed(flags, tmp_path, seed):
-    finetune.main(flags(tmp_path / "whole", epochs=4, eval_interval=1))
-    killed = flags(tmp_path / "killed", epochs=4, eval_interval=1)
-    kill_at_random_steps(MODULE, killed, seed=seed, num_kills=2, before=35)
-    finetune.main(killed)
-    assert results_of(tmp_path / "killed") == results_of(tmp_path / "whole")
+    check_killed_twice(finetune, flags, tmp_path, seed=seed, before=35, epochs=4)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
 def test_two_processes_killed_and_resumed(flags, tmp_path, engine):
-    """Both processes and the launcher die at once; one process of the other engine is unbroken."""
     more = {"epochs": 4, "eval_interval": 1, "no_dropout": True}
-    finetune.main(flags(tmp_path / "whole", **more))
-    killed = flags(tmp_path / "killed", engine=engine, **more)
-    kill_at_random_steps(MODULE, killed, seed=3, num_kills=2, before=30, launch=LAUNCH)
-    run_processes(MODULE, killed)
-    found, expected = results_of(tmp_path / "killed"), results_of(tmp_path / "whole")
-    assert found["consumed_token"] == expected["consumed_token"]
-    assert found["test"] == pytest.approx(expected["test"], rel=1e-5)
-    for here, there in zip(found["history"][1:], expected["history"][1:], strict=True):
-        assert here["training_loss"] == pytest.approx(there["training_loss"], rel=1e-5)
+    check_two_processes(finetune, flags, tmp_path, engine, exact=EXACT, before=30, **more)

