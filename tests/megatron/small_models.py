@@ -60,6 +60,14 @@ def make_model(model_class, config, seed=0):
     return model
 
 
+def tiny(model_class, **changes):
+    """A model just made, of 2 layers, 60 words and 24 positions; keyword arguments change it."""
+    torch.manual_seed(0)
+    fields = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "vocab_size": 60}
+    fields |= {"make_vocab_size_divisible_by": 16, "max_position_embeddings": 24}
+    return model_class(ModelConfig(**(fields | changes)))
+
+
 def save_run(folder, model, tokenizer=None, step=0):
     """A run with a checkpoint of the model, and the tokenizer beside it."""
     save_checkpoint(

@@ -55,11 +55,6 @@ def test_rarities_equal_a_loop(batch, frequency):
         )
 
 
-def test_tokens_shared_by_windows_count_for_each():
-    batch = TokenBatch(np.array([3, 5, 7], np.uint16), np.array([0, 1]), np.array([2, 2]))
-    assert count_tokens(batch, 7).tolist() == [0, 0, 0, 1, 0, 2, 0, 1]
-
-
 def test_precision_over_long_samples():
     """A million tokens: single precision would be off by several units."""
     tokens = np.random.default_rng(1).integers(0, 1000, 2_000_000).astype(np.uint16)

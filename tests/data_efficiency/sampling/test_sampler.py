@@ -46,47 +46,39 @@ def curriculum(index_path, *, total=30, second=None):
     return load_config(content).data_efficiency
 
 
-@pytest.fixture(scope="module")
-def values():
-    return np.random.default_rng(1).integers(1, 101, NUM_SAMPLES)
+VALUES = np.random.default_rng(1).integers(1, 101, NUM_SAMPLES)
+SIZES = np.random.default_rng(2).integers(1, 51, NUM_SAMPLES)
 
 
 @pytest.fixture(scope="module")
-def index_path(tmp_path_factory, values):
-    path = tmp_path_factory.mktemp("index") / "rarity"
-    DifficultyIndex.write(
-        path, values, metric="rarity", dataset_identity=describe_dataset(Numbers())
-    )
-    return path
+def paths(tmp_path_factory):
+    """Folders with the indexes of VALUES and SIZES."""
+    folder, identity = tmp_path_factory.mktemp("index"), describe_dataset(Numbers())
+    for name, values in (("rarity", VALUES), ("size", SIZES)):
+        DifficultyIndex.write(folder / name, values, metric=name, dataset_identity=identity)
+    return folder / "rarity", folder / "size"
 
 
 @pytest.fixture(scope="module")
-def sizes():
-    return np.random.default_rng(2).integers(1, 51, NUM_SAMPLES)
-
-
-@pytest.fixture(scope="module")
-def second_path(tmp_path_factory, sizes):
-    path = tmp_path_factory.mktemp("index") / "size"
-    DifficultyIndex.write(path, sizes, metric="size", dataset_identity=describe_dataset(Numbers()))
-    return path
+def index_path(paths):
+    return paths[0]
 
 
 @pytest.fixture(params=["one metric", "two metrics"])
-def config(request, index_path, second_path):
-    return curriculum(index_path, second=second_path if request.param == "two metrics" else None)
+def config(request, paths):
+    return curriculum(paths[0], second=paths[1] if request.param == "two metrics" else None)
 
 
 def draw(sampler, num_steps):
     return [sampler.next_global_batch() for _ in range(num_steps)]
 
 
-def test_only_admitted_samples_are_drawn(index_path, values):
+def test_only_admitted_samples_are_drawn(index_path):
     sampler = CurriculumSampler(Numbers(), curriculum(index_path), micro_batch_size=32)
     for batch in draw(sampler, 60):
         limit = batch.difficulties["rarity"]
-        assert values[batch.samples].max() <= limit
-        assert batch.pool_size == (values <= limit).sum()
+        assert VALUES[batch.samples].max() <= limit
+        assert batch.pool_size == (limit >= VALUES).sum()
     assert batch.difficulties == {"rarity": 100, "seqlen_truncate": 64}
 
 
@@ -246,17 +238,17 @@ def with_custom_schedule(config, function):
 
 
 def test_a_custom_schedule_that_goes_down_keeps_its_pool_and_resumes(
-    index_path, second_path, values, sizes
+    paths,
 ):
-    config = curriculum(index_path, second=second_path)
+    config = curriculum(paths[0], second=paths[1])
     unbroken = with_custom_schedule(config, falling)
     expected = draw(unbroken, 8)
     assert [batch.difficulties["rarity"] for batch in expected] == [falling(s) for s in range(1, 9)]
     highest = [max(falling(earlier) for earlier in range(1, step + 1)) for step in range(1, 9)]
-    easiest = np.argsort(sizes, kind="stable")
+    easiest = np.argsort(SIZES, kind="stable")
     for batch, limit in zip(expected, highest, strict=True):
         small = easiest[: NUM_SAMPLES // 100 * batch.difficulties["size"]]
-        assert batch.pool_size == (values[small] <= limit).sum()
+        assert batch.pool_size == (VALUES[small] <= limit).sum()
     stopped = with_custom_schedule(config, falling)
     draw(stopped, 3)
     resumed = with_custom_schedule(config, falling)
@@ -291,7 +283,7 @@ def test_what_cannot_be_sampled_from_is_refused(index_path):
         CurriculumSampler(Numbers(), micro_batch_size=4, data_parallel_rank=2, data_parallel_size=2)
 
 
-def test_a_step_without_a_place_in_the_clusters(config, values):
+def test_a_step_without_a_place_in_the_clusters(config):
     """As after `step` steps by the schedules, and every cluster is passed through from its start."""
     sampler = CurriculumSampler(Numbers(), config, micro_batch_size=16)
     saved = json.loads(json.dumps(sampler.state_at(20)))
@@ -303,7 +295,7 @@ def test_a_step_without_a_place_in_the_clusters(config, values):
     same_step = there.next_global_batch()
     assert batch.difficulties == same_step.difficulties
     assert batch.pool_size == same_step.pool_size
-    assert values[batch.samples].max() <= batch.difficulties["rarity"]
+    assert VALUES[batch.samples].max() <= batch.difficulties["rarity"]
     # A cluster smaller than its share of the batch is passed through more than once.
     assert 0 in batch.visits
     assert batch.step == 21

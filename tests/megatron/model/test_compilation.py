@@ -1,15 +1,16 @@
+from functools import partial
+
 import pytest
 import torch
 from torch._dynamo.utils import clear_compilation_metrics, get_compilation_metrics
 
 from data_efficiency import convert_to_random_ltd
-from megatron.config import ModelConfig
 from megatron.model import compilation
 from megatron.model.compilation import compile_model
 from megatron.model.gpt_model import GPTModel
 from megatron.model.transformer import TransformerLayer
 from tests.json_sections import dropping_config
-from tests.megatron.small_models import MODERN
+from tests.megatron.small_models import MODERN, tiny
 
 # The compiler itself looks at the gradients of tensors that have none, and imports old parts of torch.
 pytestmark = [
@@ -21,7 +22,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:TensorFloat32:UserWarning"),
 ]
 
-NUM_LAYERS = 4
 LONGEST = 48
 GROUPED = MODERN | {"num_key_value_heads": 1}
 
@@ -35,21 +35,13 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
-def make_model(**changes):
-    """A model that keeps 8 + 4 x step tokens in its middle layers."""
-    torch.manual_seed(0)
-    fields = {
-        "num_layers": NUM_LAYERS,
-        "hidden_size": 32,
-        "num_attention_heads": 2,
-        "vocab_size": 60,
-        "max_position_embeddings": LONGEST,
-    }
-    return GPTModel(ModelConfig(**(fields | changes)))
+make_model = partial(
+    tiny, GPTModel, num_layers=4, num_attention_heads=2, max_position_embeddings=LONGEST
+)
 
 
 def attach(model):
-    config = dropping_config(num_layers=NUM_LAYERS, least=8, most=LONGEST, steps=10)
+    config = dropping_config(least=8, most=LONGEST, steps=10)
     convert_to_random_ltd(model, TransformerLayer, config)
 
 

@@ -1,25 +1,14 @@
+from functools import partial
+
 import pytest
 import torch
 
 from data_efficiency import IGNORED_LABEL
-from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
-from tests.megatron.small_models import MODERN
+from tests.megatron.small_models import MODERN, tiny
 
 UNTIED = {"untie_embeddings_and_output_weights": True}
-
-
-def make_model(**changes) -> GPTModel:
-    torch.manual_seed(0)
-    fields = {
-        "num_layers": 2,
-        "hidden_size": 32,
-        "num_attention_heads": 4,
-        "vocab_size": 60,
-        "make_vocab_size_divisible_by": 16,
-        "max_position_embeddings": 24,
-    }
-    return GPTModel(ModelConfig(**(fields | changes)))
+make_model = partial(tiny, GPTModel)
 
 
 def batch(length: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
