@@ -32,10 +32,7 @@ def folder(tmp_path, monkeypatch):
     with IndexedDatasetWriter(corpus, np.dtype("uint16")) as writer:
         writer.add_documents(np.concatenate(documents), [len(ids) for ids in documents])
         writer.finish(
-            {
-                "vocab_size": tokenizer.vocab_size,
-                "tokenizer_fingerprint": tokenizer.fingerprint,
-            }
+            {"vocab_size": tokenizer.vocab_size, "tokenizer_fingerprint": tokenizer.fingerprint}
         )
     wordpiece = train_wordpiece(texts, 100)
     wordpiece.save(tmp_path / "tokens" / "tokenizer.json")
