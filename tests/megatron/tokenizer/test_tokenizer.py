@@ -105,7 +105,7 @@ def test_tokens_that_continue_a_word(trained):
         _ = trained.continuations
 
 
-def test_errors_of_reading_name_the_file(tmp_path: Path) -> None:
+def test_errors_of_reading_name_the_file(tmp_path):
     (tmp_path / "a.txt").write_text("naïve\n", encoding="utf-8")
     assert read_text(tmp_path / "a.txt") == "naïve\n"
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe")
