@@ -30,6 +30,20 @@ def device(request):
 
 
 @pytest.fixture
+def refused(capsys):
+    """A function (main, arguments) -> the one line that a command ends with, its exit code being 1."""
+
+    def run(main, arguments):
+        assert main(list(map(str, arguments))) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        return error.rstrip()
+
+    return run
+
+
+@pytest.fixture
 def small_disk(tmp_path, request):
     """A folder on a disk of its own of 64 KiB, or of the size that the test's parameter says."""
     folder = tmp_path / "disk"

@@ -26,6 +26,12 @@ def dropping_config(**settings):
     return {"train_batch_size": 4, "data_efficiency": {"enabled": True, "data_routing": routing}}
 
 
+def curriculum_config(metrics, **sampling):
+    """A configuration of nothing but metrics, and what else stands beside `curriculum_learning`."""
+    learning = {"enabled": True, "curriculum_metrics": metrics}
+    return {"data_efficiency": {"data_sampling": {"curriculum_learning": learning} | sampling}}
+
+
 def metric(index_path="nowhere", *, steps=12, least=10, **changes):
     """A metric that selects samples: the easiest `least` to 100 percent."""
     return {
@@ -35,11 +41,7 @@ def metric(index_path="nowhere", *, steps=12, least=10, **changes):
         "min_difficulty": least,
         "max_difficulty": 100,
         "schedule_type": "fixed_root",
-        "schedule_config": {
-            "total_curriculum_step": steps,
-            "difficulty_step": 1,
-            "root_degree": 2,
-        },
+        "schedule_config": {"total_curriculum_step": steps, "difficulty_step": 1, "root_degree": 2},
     } | changes
 
 

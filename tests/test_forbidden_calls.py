@@ -69,16 +69,3 @@ def test_project_makes_none() -> None:
 )
 def test_violation_is_caught(path: str, source: str) -> None:
     assert len(list(forbidden_calls(path, source))) == 1
-
-
-@pytest.mark.parametrize(
-    ("path", "source"),
-    [
-        ("megatron/training.py", "torch.cuda.is_available()"),
-        ("megatron/training.py", "torch.distributed.get_rank()"),
-        ("megatron/checkpoint/files.py", "torch.load(path, weights_only=True)"),
-        ("megatron/data/x.py", "np.load(path, allow_pickle=False)"),
-    ],
-)
-def test_honest_code_is_left_alone(path: str, source: str) -> None:
-    assert list(forbidden_calls(path, source)) == []

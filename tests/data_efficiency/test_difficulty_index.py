@@ -8,11 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_efficiency.difficulty_index import (
-    DifficultyIndex,
-    describe_dataset,
-    fingerprint_of,
-)
+from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
 
 IDENTITY = {"files": {"corpus.bin": {"num_bytes": 10}}, "sequence_length": 8, "split": "train"}
 
@@ -98,14 +94,6 @@ def test_quantised_values_keep_the_exact_order(tmp_path_factory, values, max_dis
     assert max(stored) == max(values.tolist())
     assert index.num_at_most(index.min_value) == stored.count(min(stored))
     shutil.rmtree(folder)
-
-
-def test_quantised_groups_have_about_equally_many_samples(tmp_path):
-    values = np.random.default_rng(0).normal(size=1000)
-    index = DifficultyIndex.write(
-        tmp_path / "x", values, metric="m", dataset_identity=IDENTITY, max_distinct_values=10
-    )
-    assert np.unique(index.values, return_counts=True)[1].tolist() == [100] * 10
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,11 @@
 """A small corpus, its difficulty index, and a JSON file with both techniques on."""
 
-import json
-
 import pytest
 
 from tests.end_to_end import bert_runs
 from tests.end_to_end.engine_runs import finish, flags_of, log_lines, start
-from tests.end_to_end.tiny_runs import (
-    SEQ_LENGTH,
-    curriculum_section,
-    random_ltd_section,
-    run_command,
-    write_text,
-)
+from tests.end_to_end.tiny_runs import SEQ_LENGTH, write_composed, write_text
+from tests.processes import run_python
 
 
 @pytest.fixture(scope="session")
@@ -20,16 +13,16 @@ def workspace(tmp_path_factory):
     """A folder with tokenizer.json, corpus_text_document.* and the index difficulty/vocab_rarity."""
     folder = tmp_path_factory.mktemp("workspace")
     write_text(folder / "text.jsonl")
-    run_command(
+    run_python(
         *("tools/train_tokenizer.py", "--input", folder / "text.jsonl"),
         *("--vocab-size", 400, "--output", folder / "tokenizer.json"),
     )
-    run_command(
+    run_python(
         *("tools/preprocess_data.py", "--input", folder / "text.jsonl", "--workers", 1),
         *("--tokenizer-file", folder / "tokenizer.json", "--append-eod"),
         *("--output-prefix", folder / "corpus"),
     )
-    run_command(
+    run_python(
         *("tools/analyze_data.py", "run", "--data-path", folder / "corpus_text_document"),
         *("--split", "9,1,0", "--seq-length", SEQ_LENGTH, "--metric", "vocab_rarity"),
         *("--save", folder / "difficulty", "--num-processes", 1),
@@ -40,34 +33,15 @@ def workspace(tmp_path_factory):
 @pytest.fixture(scope="session")
 def composed_config(workspace):
     """Path of a JSON file with curriculum and random-LTD on, two loader workers."""
-    path = workspace / "composed.json"
-    sampling = {"num_workers": 2, "curriculum_learning": curriculum_section(workspace)}
-    section = {
-        "data_sampling": sampling,
-        "data_routing": {"random_ltd": random_ltd_section()},
-    }
-    path.write_text(json.dumps({"data_efficiency": section}))
-    return path
+    return write_composed(workspace / "composed.json", workspace, num_workers=2)
 
 
 @pytest.fixture(scope="session")
 def write_config(workspace):
     """Writes the composed JSON file for a ZeRO stage and returns its path."""
-
-    def write(stage=None):
-        path = workspace / f"engines_{stage}.json"
-        content = {
-            "data_efficiency": {
-                "data_sampling": {"curriculum_learning": curriculum_section(workspace)},
-                "data_routing": {"random_ltd": random_ltd_section()},
-            }
-        }
-        if stage is not None:
-            content["zero_optimization"] = {"stage": stage}
-        path.write_text(json.dumps(content))
-        return path
-
-    return write
+    return lambda stage=None: write_composed(
+        workspace / f"engines_{stage}.json", workspace, stage=stage
+    )
 
 
 @pytest.fixture(scope="session")

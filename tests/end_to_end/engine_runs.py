@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections import defaultdict
 
 import pytest
@@ -50,6 +51,23 @@ def finish(process, timeout=600):
     return output
 
 
+def last_step(folder):
+    """The last step in a run's log, 0 where there is none."""
+    return max((line.get("step", 0) for line in log_lines(folder)), default=0)
+
+
+def wait_for_steps(folder, processes, step=5):
+    """Returns once the log has the step; fails where a process has ended before."""
+    deadline = time.monotonic() + 300
+    while True:
+        ended = [process for process in processes if process.poll() is not None]
+        if last_step(folder) >= step:
+            return
+        assert not ended, ended[0].communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def flags_of(workspace, config, folder, num_processes=1, **flags):
     return composed_flags(
         workspace,
@@ -66,7 +84,10 @@ def flags_of(workspace, config, folder, num_processes=1, **flags):
 
 
 def log_lines(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    """The whole lines of a run's log, which may be under way."""
+    path = folder / "log.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
 
 
 def assert_equal_runs(folder, expected, from_step=1):

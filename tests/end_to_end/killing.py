@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 
-def kill_all(**variables: str) -> None:
+def kill_all(**variables):
     """Kills every process with these environment variables at one moment: launcher, ranks, workers.
 
     A launcher gives its ranks sessions of their own, so its process group does not hold them.

@@ -23,14 +23,12 @@ from tests.end_to_end.bert_runs import (
 )
 from tests.end_to_end.engine_runs import assert_equal_runs, finish, log_lines, start
 from tests.end_to_end.seen_batches import SeenBatches
-from tests.end_to_end.tiny_runs import NUM_LAYERS, SEQ_LENGTH, run_command
+from tests.end_to_end.tiny_runs import NUM_LAYERS, SEQ_LENGTH
+from tests.processes import run_python
 
 NUM_STEPS = 20
 WORDS = ["good", "bad", "the", "film", "was", "very", "not", "a", "plot", "well", "told"]
-ENGINES = [
-    None,
-    *(pytest.param(stage, marks=pytest.mark.full) for stage in (0, 1, 2, 3)),
-]
+ENGINES = [None, *(pytest.param(stage, marks=pytest.mark.full) for stage in (0, 1, 2, 3))]
 
 
 @pytest.fixture
@@ -150,12 +148,10 @@ def test_evaluation_masks_do_not_follow_the_seed(bert_workspace, tmp_path, seen)
         ({"split": "1,0,0"}, "the valid split of"),
     ],
 )
-def test_wrong_settings_are_one_line(bert_workspace, tmp_path, capsys, flags, message):
+def test_wrong_settings_are_one_line(bert_workspace, tmp_path, refused, flags, message):
     config = write_config(tmp_path / "config.json", composed_metrics(bert_workspace))
-    assert pretrain_bert.main(bert_flags(bert_workspace, config, **flags)) == 1
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {message}")
-    assert error.count("\n") == 1
+    line = refused(pretrain_bert.main, bert_flags(bert_workspace, config, **flags))
+    assert line.startswith(f"error: {message}")
 
 
 @pytest.fixture(scope="module")
@@ -219,16 +215,16 @@ def test_from_text_to_a_finetuned_and_a_converted_model(tmp_path):
         lines.append(json.dumps({"text": ". ".join(sentences) + "."}))
     text, tokenizer = tmp_path / "text.jsonl", tmp_path / "tokenizer.json"
     text.write_text("\n".join(lines) + "\n")
-    run_command(
+    run_python(
         *("tools/train_tokenizer.py", "--input", text, "--type", "wordpiece"),
         *("--vocab-size", 120, "--output", tokenizer),
     )
-    run_command(
+    run_python(
         *("tools/preprocess_data.py", "--input", text, "--tokenizer-file", tokenizer),
         *("--split-sentences", "--output-prefix", tmp_path / "corpus", "--workers", 1),
     )
     corpus = ("--data-path", tmp_path / "corpus_text_sentence", "--seq-length", SEQ_LENGTH)
-    run_command(
+    run_python(
         *("tools/analyze_data.py", "run", *corpus, "--data-type", "bert", "--split", SPLIT),
         *("--metric", "seqlen_vocab_rarity", "--save", tmp_path / "difficulty"),
     )
@@ -244,8 +240,8 @@ def test_from_text_to_a_finetuned_and_a_converted_model(tmp_path):
         gelu="exact",
         save=tmp_path / "run",
     )
-    run_command(SCRIPT, *flags)
-    run_command(
+    run_python(SCRIPT, *flags)
+    run_python(
         *("tools/convert_checkpoint.py", "--input", tmp_path / "run"),
         *("--output", tmp_path / "hf", "--to", "huggingface"),
     )
@@ -255,7 +251,7 @@ def test_from_text_to_a_finetuned_and_a_converted_model(tmp_path):
     for part in ("train", "dev"):
         rows = ["sentence\tlabel", *(f"a {WORDS[i % 2]} film\t{1 - i % 2}" for i in range(32))]
         (tmp_path / "glue" / "SST-2" / f"{part}.tsv").write_text("\n".join(rows) + "\n")
-    run_command(
+    run_python(
         *("tools/finetune_bert.py", "--checkpoint", tmp_path / "run", "--data", tmp_path / "glue"),
         *("--output", tmp_path / "results", "--tasks", "SST-2", "--seeds", 1, "--epochs", 1),
         *("--learning-rates", 1e-3, "--max-length", SEQ_LENGTH),

@@ -1,32 +1,21 @@
-"""Which samples a run really consumes: after kills, on other numbers of processes, from a blend."""
+"""Which samples a run really consumes after kills, on other numbers of processes."""
 
 import random
 import time
-from collections import Counter
 
 import pytest
 
 from tests.end_to_end.engine_runs import (
-    BATCH_SIZE,
     consumed,
     finish,
     flags_of,
     log_lines,
     start_recorded,
+    wait_for_steps,
 )
 from tests.end_to_end.killing import kill_all
-from tests.end_to_end.tiny_runs import training_flags, write_two_corpora
 
 NUM_STEPS = 40
-
-
-def wait_for_step(process, folder, step):
-    deadline = time.monotonic() + 120
-    log = folder / "log.jsonl"
-    while f'"step": {step},' not in (log.read_text() if log.exists() else ""):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def composed(workspace, config, folder, num_processes):
@@ -57,7 +46,7 @@ def test_five_kills_on_changing_numbers_of_processes(workspace, composed_config,
         flags = composed(workspace, composed_config, broken, num_processes)
         process = start_recorded(flags, broken, num_processes, attempt)
         target += generator.randint(4, 7)
-        wait_for_step(process, broken, target)
+        wait_for_steps(broken, [process], target)
         time.sleep(generator.random() / 10)
         kill_all(ATTEMPT=str(attempt), RECORDS=str(broken / "records"))
         process.communicate()
@@ -75,36 +64,3 @@ def test_five_kills_on_changing_numbers_of_processes(workspace, composed_config,
         for folder in (broken, whole)
     )
     assert found == pytest.approx(wanted, abs=1e-4)
-
-
-@pytest.mark.full
-def test_a_blend_on_two_processes_resumes_on_one(workspace, tmp_path):
-    """Exact proportions and the same samples, whatever the number of processes and the stops."""
-
-    def run(folder, num_processes, attempt, **flags):
-        arguments = training_flags(
-            workspace,
-            data_path=None,
-            tokenizer_file=None,
-            split="7,3,0",
-            micro_batch_size=4 // num_processes,
-            save=folder,
-            num_workers=2,
-            **flags,
-        )
-        finish(start_recorded(data_path + arguments, folder, num_processes, attempt))
-
-    data_path = ["--data-path", *write_two_corpora(tmp_path)]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(whole, 1, 0, train_iters=30)
-    run(parts, 2, 0, train_iters=13)
-    run(parts, 1, 1, train_iters=24, load=parts)
-    run(parts, 4, 2, train_iters=30, load=parts)
-    [expected] = consumed(whole).values()
-    attempts = consumed(parts)
-    assert [len(attempts[number]) for number in range(3)] == [13, 11, 6]
-    assert attempts[0] | attempts[1] | attempts[2] == expected
-
-    num_first = max(1, round(0.7 * 40))  # training samples of the first corpus: 7 of 10 documents
-    drawn = Counter(sample < num_first for rows in expected.values() for sample in rows)
-    assert drawn[True] == round(0.7 * 30 * BATCH_SIZE) == 168

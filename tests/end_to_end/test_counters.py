@@ -9,6 +9,7 @@ import pytest
 import pretrain_gpt
 from data_efficiency import IGNORED_LABEL, CurriculumSampler, load_config
 from megatron.data.gpt_dataset import GPTDataset
+from tests.end_to_end.engine_runs import log_lines
 from tests.end_to_end.seen_batches import SeenBatches
 from tests.end_to_end.tiny_runs import NUM_LAYERS, SEQ_LENGTH, composed_flags
 
@@ -21,7 +22,7 @@ def seen(monkeypatch):
 def run_and_read(workspace, config, folder):
     """Training lines and last line of the log of a run of 20 steps."""
     assert pretrain_gpt.main(composed_flags(workspace, config, train_iters=20, save=folder)) == 0
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = log_lines(folder)
     assert lines[-1]["kind"] == "end"
     return [line for line in lines if line["kind"] == "train"], lines[-1]
 

@@ -1,6 +1,5 @@
 """One run on both engines and several numbers of processes: the same losses, the same weights."""
 
-import json
 import os
 import shutil
 import signal
@@ -18,13 +17,9 @@ from tests.end_to_end.engine_runs import (
     flags_of,
     log_lines,
     start,
+    wait_for_steps,
 )
-from tests.end_to_end.tiny_runs import curriculum_section, random_ltd_section
-
-
-def test_two_processes_equal_one(workspace, write_config, one_process, tmp_path):
-    finish(start(flags_of(workspace, write_config(), tmp_path, 2), 2))
-    assert_equal_runs(tmp_path, one_process)
+from tests.end_to_end.tiny_runs import write_composed
 
 
 @pytest.mark.full
@@ -54,19 +49,8 @@ def reshaping(workspace):
     """Folder of a run on one process whose rows are cut into more and shorter ones, and its flags."""
 
     def flags(folder, stage=None):
-        section = curriculum_section(workspace)
-        metrics = section["curriculum_metrics"]
-        metrics["seqlen_reshape"] = metrics.pop("seqlen_truncate")
-        content = {
-            "data_efficiency": {
-                "data_sampling": {"num_workers": 2, "curriculum_learning": section},
-                "data_routing": {"random_ltd": random_ltd_section()},
-            }
-        }
-        if stage is not None:
-            content["zero_optimization"] = {"stage": stage}
         path = workspace / f"reshape_{stage}.json"
-        path.write_text(json.dumps(content))
+        write_composed(path, workspace, stage=stage, reshape=True, num_workers=2)
         # What is laid end to end is a micro-batch, so its size must not depend on the processes.
         return flags_of(
             workspace,
@@ -157,12 +141,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(
         workspace, config, tmp_path, 2, train_iters=100_000, save_interval=None, deepspeed=deepspeed
     )
     process = start(flags, 2)
-    deadline = time.monotonic() + 120
-    log = tmp_path / "log.jsonl"
-    while not (log.exists() and len(log.read_text().splitlines()) > 4):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_steps(tmp_path, [process], 4)
     asked = time.monotonic()
     os.kill(last_rank_of(process.pid), signal.SIGUSR1)
     output = finish(process)

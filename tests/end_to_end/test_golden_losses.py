@@ -16,12 +16,8 @@ import pretrain_gpt
 from data_efficiency import DifficultyIndex
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.data.indexed_dataset import IndexedDatasetWriter
-from tests.end_to_end.tiny_runs import (
-    SEQ_LENGTH,
-    curriculum_section,
-    random_ltd_section,
-    training_flags,
-)
+from tests.end_to_end.engine_runs import log_lines
+from tests.end_to_end.tiny_runs import SEQ_LENGTH, training_flags, write_composed
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 MODERN = {
@@ -62,24 +58,20 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_losses(folder, tmp_path, variant):
     model, curriculum, dropping = VARIANTS[variant]
-    section = {
-        "data_sampling": {
-            "curriculum_learning": curriculum_section(folder) | {"enabled": curriculum}
-        },
-        "data_routing": {"random_ltd": random_ltd_section() | {"enabled": dropping}},
-    }
-    (tmp_path / "config.json").write_text(json.dumps({"data_efficiency": section}))
+    config = write_composed(
+        tmp_path / "config.json", folder, curriculum=curriculum, dropping=dropping
+    )
     flags = training_flags(
         folder,
         tokenizer_file=None,
-        deepspeed_config=tmp_path / "config.json",
+        deepspeed_config=config,
         data_efficiency_curriculum_learning=curriculum or None,
         random_ltd=dropping or None,
         save=tmp_path / "run",
         **model,
     )
     assert pretrain_gpt.main(flags) == 0
-    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    lines = log_lines(tmp_path / "run")
     found = {
         "train": [line["loss"] for line in lines if line["kind"] == "train"],
         "valid": [line["loss"] for line in lines if line["kind"] == "valid"],

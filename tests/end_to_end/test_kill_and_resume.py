@@ -4,15 +4,14 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from megatron.checkpoint.files import find_checkpoint, verify
-from tests.end_to_end import bert_runs
-from tests.end_to_end.tiny_runs import ROOT, composed_flags
+from tests.end_to_end import bert_runs, engine_runs
+from tests.end_to_end.engine_runs import finish, last_step, log_lines, wait_for_steps
+from tests.end_to_end.tiny_runs import composed_flags
 
 NUM_STEPS = 40
 pytestmark = pytest.mark.timeout(1800)
@@ -43,45 +42,17 @@ def start(training, folder, **flags):
         "load": folder,
         "allow_missing_checkpoint": True,
     }
-    flags = make_flags(workspace, config, **settings | flags)
-    return subprocess.Popen(
-        [sys.executable, script, *flags],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return output
-
-
-def last_step(folder):
-    path = folder / "log.jsonl"
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return max((json.loads(line).get("step", 0) for line in lines), default=0)
-
-
-def wait_for_step(process, folder, step):
-    deadline = time.monotonic() + 300
-    while last_step(folder) < step and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    return engine_runs.start(make_flags(workspace, config, **settings | flags), script=script)
 
 
 def result(folder):
     """What a run ends with: weights, optimizer, counters, the place in the data, the log."""
     checkpoint = folder / f"global_step{NUM_STEPS}"
     state = json.loads((checkpoint / "state.json").read_text())
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     timing = ("seconds", "step_seconds", "tokens_per_second", "flops_per_second")
     log = [
         {key: value for key, value in line.items() if key not in timing}
-        for line in lines
+        for line in log_lines(folder)
         if line["kind"] in ("train", "valid")
     ]
     return {
@@ -114,7 +85,7 @@ def test_killed_at_random_steps(training, unbroken, tmp_path, seed):
     for _ in range(1 if seed == 0 else 2):
         process = start(training, tmp_path)
         target = min(NUM_STEPS - 2, last_step(tmp_path) + generator.randint(1, 15))
-        wait_for_step(process, tmp_path, target)
+        wait_for_steps(tmp_path, [process], target)
         time.sleep(generator.random() / 20)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -123,7 +94,7 @@ def test_killed_at_random_steps(training, unbroken, tmp_path, seed):
 
 def test_asked_to_leave_it_saves_first(training, unbroken, tmp_path):
     process = start(training, tmp_path)
-    wait_for_step(process, tmp_path, 5)
+    wait_for_steps(tmp_path, [process], 5)
     os.kill(process.pid, signal.SIGTERM)
     output = finish(process)
     assert "signal SIGTERM" in output

@@ -3,14 +3,12 @@
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
-import time
 
 import pytest
 
-from tests.end_to_end.tiny_runs import ROOT, composed_flags
+from tests.end_to_end.engine_runs import free_port, start, wait_for_steps
+from tests.end_to_end.tiny_runs import composed_flags
 
 SECONDS = 60
 
@@ -26,41 +24,13 @@ def started():
         process.communicate()
 
 
-def environment(**settings):
-    return os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"} | settings
-
-
-def start(command, settings):
-    return subprocess.Popen(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env=environment(**settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def start_two(started, flags):
     """Two processes that nobody watches: what stops the second is its own doing."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
+    port = str(free_port())
     for rank in ("0", "1"):
         settings = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
         settings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        started.append(start(["pretrain_gpt.py", *flags], settings))
-
-
-def wait_for_steps(folder, processes, number=5):
-    deadline = time.monotonic() + 240
-    log = folder / "log.jsonl"
-    while not log.exists() or log.read_text().count('"kind": "train"') < number:
-        ended = [process for process in processes if process.poll() is not None]
-        assert not ended, ended[0].communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        started.append(start(flags, **settings))
 
 
 def endless(workspace, config, folder, **flags):
@@ -106,9 +76,8 @@ def test_a_process_that_stands_still_is_waited_for_only_so_long(
 @pytest.mark.full
 @pytest.mark.timeout(400)
 def test_torchrun_ends_all_and_says_so(workspace, composed_config, tmp_path, started):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     flags = endless(workspace, composed_config, tmp_path)
-    started.append(start([*launcher, "pretrain_gpt.py", *flags], {}))
+    started.append(start(flags, 2))
     wait_for_steps(tmp_path, started)
     children = subprocess.run(
         ["pgrep", "--parent", str(started[0].pid)], capture_output=True, text=True, check=True

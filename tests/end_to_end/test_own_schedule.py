@@ -7,10 +7,9 @@ import shutil
 import pytest
 
 import pretrain_gpt
-from data_efficiency import plan_run
 from tests.end_to_end.engine_runs import assert_equal_runs, flags_of, log_lines
-from tests.end_to_end.test_plan import MODEL
-from tests.end_to_end.tiny_runs import ROOT, SEQ_LENGTH, curriculum_section, random_ltd_section
+from tests.end_to_end.test_plan import assert_planned_is_logged
+from tests.end_to_end.tiny_runs import ROOT, curriculum_section, random_ltd_section
 
 PAGE = (ROOT / "docs" / "bring_your_own_model.md").read_text()
 
@@ -38,15 +37,8 @@ def test_from_the_json_to_plan_log_and_resume(workspace, content, tmp_path):
     config.write_text(json.dumps(content))
     assert pretrain_gpt.main(flags_of(workspace, config, whole)) == 0
 
-    plan = plan_run(content, model=MODEL, sequence_length=SEQ_LENGTH, num_steps=20)
+    assert_planned_is_logged(content, whole)
     logged = [line for line in log_lines(whole) if line["kind"] == "train"]
-    for line in logged:
-        shape, step = plan.stretch_at(line["step"]).shape, line["step"]
-        assert line["difficulties"] == plan.difficulties(step)
-        assert line["pool_size"] == plan.pool_size(step)
-        assert line["sequence_length"] == shape.sequence_length
-        assert line["kept_length"] == shape.kept_length
-        assert line["layer_tokens"] == plan.counters(step).layer_tokens
     lengths = [line["sequence_length"] for line in logged]
     assert lengths == [8, 8, 16, 16, 16] + [32] * 15
     # Token dropping counts the steps finished, so it is a step behind.

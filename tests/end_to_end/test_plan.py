@@ -5,19 +5,33 @@ import json
 import pytest
 
 import pretrain_gpt
-from data_efficiency import ModelShape, fill_from_flags, plan_run, read_json
-from tests.end_to_end.tiny_runs import NUM_LAYERS, SEQ_LENGTH, composed_flags
+from data_efficiency import fill_from_flags, plan_run, read_json
+from megatron.arguments import parse_run_config
+from megatron.run_state import model_shape
+from tests.end_to_end.engine_runs import log_lines
+from tests.end_to_end.tiny_runs import SEQ_LENGTH, composed_flags, training_flags
 
-MODEL = ModelShape(
-    num_layers=NUM_LAYERS,
-    hidden_size=32,
-    query_size=32,
-    key_value_size=32,
-    ffn_size=128,
-    num_ffn_matrices=2,
-    vocab_size=512,
-)
 COUNTERS = ("consumed_samples", "corpus_tokens", "loss_tokens", "layer_tokens", "flops")
+
+
+def assert_planned_is_logged(content, folder):
+    """The plan of a configuration, after every line of a run's log was what it says."""
+    model = model_shape(parse_run_config("", training_flags(folder)).model)
+    plan = plan_run(content, model=model, sequence_length=SEQ_LENGTH, num_steps=20)
+    logged = [line for line in log_lines(folder) if line["kind"] == "train"]
+    assert [line["step"] for line in logged] == list(range(1, 21))
+    for line in logged:
+        step = line["step"]
+        shape = plan.stretch_at(step).shape
+        assert shape.sequence_length == line["sequence_length"]
+        assert shape.kept_length == line["kept_length"]
+        assert plan.pool_size(step) == line["pool_size"]
+        assert plan.difficulties(step) == line["difficulties"]
+        totals = plan.counters(step)
+        assert {name: getattr(totals, name) for name in COUNTERS} == {
+            name: line[name] for name in COUNTERS
+        }
+    return plan
 
 
 @pytest.mark.parametrize("action", ["truncate", "reshape"])
@@ -30,21 +44,6 @@ def test_plan_and_run_say_the_same(workspace, composed_config, tmp_path, action)
     config = tmp_path / "config.json"
     config.write_text(json.dumps(content))
     assert pretrain_gpt.main(composed_flags(workspace, config, save=tmp_path / "run")) == 0
-    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
-    logged = [line for line in map(json.loads, lines) if line["kind"] == "train"]
-
-    plan = plan_run(content, model=MODEL, sequence_length=SEQ_LENGTH, num_steps=20)
-    assert [line["step"] for line in logged] == list(range(1, 21))
+    plan = assert_planned_is_logged(content, tmp_path / "run")
     assert plan.num_samples == 606
-    for line in logged:
-        step = line["step"]
-        shape = plan.stretch_at(step).shape
-        assert shape.sequence_length == line["sequence_length"]
-        assert shape.kept_length == line["kept_length"]
-        assert plan.pool_size(step) == line["pool_size"]
-        assert plan.difficulties(step) == line["difficulties"]
-        totals = plan.counters(step)
-        assert {name: getattr(totals, name) for name in COUNTERS} == {
-            name: line[name] for name in COUNTERS
-        }
     assert {10, 20, 25, 32} == {stretch.shape.sequence_length for stretch in plan.stretches}

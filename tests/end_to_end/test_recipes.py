@@ -13,7 +13,8 @@ import pretrain_gpt
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 from megatron.recipes import Catalogue
 from tests.end_to_end import bert_runs
-from tests.end_to_end.tiny_runs import ROOT, run_command
+from tests.end_to_end.tiny_runs import ROOT
+from tests.processes import run_python
 from tools import recipe
 
 SHIPPED = Catalogue(ROOT / "examples_deepspeed" / "data_efficiency")
@@ -37,7 +38,7 @@ def gpt_data(tmp_path_factory):
     with IndexedDatasetWriter(folder / "corpus", np.dtype("uint16")) as writer:
         writer.add_documents(tokens, lengths)
         writer.finish({"vocab_size": 400})
-    run_command(
+    run_python(
         *("tools/analyze_data.py", "run", "--data-path", folder / "corpus"),
         *("--split", SPLIT, "--seq-length", SEQ_LENGTH, "--metric", "vocab_rarity"),
         *("--save", folder / "difficulty", "--num-processes", 1),

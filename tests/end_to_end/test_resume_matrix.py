@@ -68,8 +68,7 @@ def rest(steps):
 
 
 @pytest.mark.parametrize(
-    "stage",
-    [pytest.param(one, marks=() if one == 2 else pytest.mark.full) for one in ENGINES],
+    "stage", [pytest.param(one, marks=() if one == 2 else pytest.mark.full) for one in ENGINES]
 )
 def test_an_engine_on_two_processes_trains_as_plain_pytorch_on_one(whole, one_process, stage):
     folder, steps = whole(stage)
@@ -106,8 +105,7 @@ def test_on_other_processes_it_resumes_within_rounding(
 
 
 @pytest.mark.parametrize(
-    "stage",
-    [pytest.param(one, marks=() if one == 2 else pytest.mark.full) for one in ENGINES[1:]],
+    "stage", [pytest.param(one, marks=() if one == 2 else pytest.mark.full) for one in ENGINES[1:]]
 )
 def test_deepspeed_goes_on_as_plain_pytorch_on_one_process(
     workspace, write_config, whole, tmp_path, stage

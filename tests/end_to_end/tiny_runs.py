@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +12,6 @@ from tests.json_sections import length_metric, metric, random_ltd
 ROOT = Path(__file__).resolve().parents[2]
 SEQ_LENGTH = 32
 NUM_LAYERS = 4
-
-
-def run_command(*arguments):
-    """Runs a command of this Python from the repository's root; its error output if it fails."""
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def write_text(path, num_documents=240, seed=0):
@@ -59,6 +50,21 @@ def curriculum_section(workspace, total_steps=12):
 
 def random_ltd_section(total_steps=16, mask_name=None, num_layers=NUM_LAYERS):
     return random_ltd(num_layers, 4, SEQ_LENGTH, total_steps, model_mask_name=mask_name)
+
+
+def write_composed(path, workspace, *, stage=None, reshape=False, num_workers=0, **switches):
+    """Writes a JSON file with curriculum and random-LTD; `curriculum`, `dropping` switch them off."""
+    curriculum, dropping = curriculum_section(workspace), random_ltd_section()
+    if reshape:
+        metrics = curriculum["curriculum_metrics"]
+        metrics["seqlen_reshape"] = metrics.pop("seqlen_truncate")
+    curriculum["enabled"] = switches.get("curriculum", True)
+    dropping["enabled"] = switches.get("dropping", True)
+    sampling = {"num_workers": num_workers, "curriculum_learning": curriculum}
+    section = {"data_sampling": sampling, "data_routing": {"random_ltd": dropping}}
+    engine = {} if stage is None else {"zero_optimization": {"stage": stage}}
+    path.write_text(json.dumps(engine | {"data_efficiency": section}))
+    return path
 
 
 def training_flags(workspace, **flags):

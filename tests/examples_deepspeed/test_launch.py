@@ -31,33 +31,22 @@ def test_the_launcher_follows_from_what_is_there(settings, first_words):
     assert not Path("a run").exists()
 
 
-def test_the_tutorials_script_lists_and_has_a_default():
-    listed = start(FOLDER / RUN, "list").stdout
-    assert "gpt_baseline_300b" in listed
-    printed = start(FOLDER / RUN, DRY_RUN="1", LAUNCHER="single", **PLACES).stdout
-    assert "GPT-3 1.3B, curriculum of rarity and truncation, with random-LTD, 300B" in printed
-    other = start(
-        FOLDER / RUN, "gpt_ltd_150b", DRY_RUN="1", LAUNCHER="single", MODEL="gpt_125m", **PLACES
-    )
-    assert "--hidden-size 768" in other.stdout
-
-
-def test_the_tutorials_script_for_bert_lists_and_has_a_default():
-    listed = start(FOLDER / BERT_RUN, "list").stdout
-    assert "bert_baseline_1049b" in listed
-    assert "gpt_" not in listed
-    printed = start(FOLDER / BERT_RUN, DRY_RUN="1", LAUNCHER="single", **PLACES).stdout
-    assert "BERT-large, curriculum of rarity and truncation, with random-LTD, 1049B" in printed
-    assert "pretrain_bert.py" in printed
-    other = start(
-        FOLDER / BERT_RUN,
-        "bert_ltd_524b",
-        DRY_RUN="1",
-        LAUNCHER="single",
-        MODEL="bert_110m",
-        **PLACES,
-    )
-    assert "--hidden-size 768" in other.stdout
+@pytest.mark.parametrize(
+    ("script", "listed", "default", "other", "model"),
+    [
+        (RUN, "gpt_baseline_300b", "GPT-3 1.3B, {}, 300B", "gpt_ltd_150b", "gpt_125m"),
+        (BERT_RUN, "bert_baseline_1049b", "BERT-large, {}, 1049B", "bert_ltd_524b", "bert_110m"),
+    ],
+)
+def test_the_tutorials_scripts_list_and_have_a_default(script, listed, default, other, model):
+    names = start(FOLDER / script, "list").stdout
+    assert listed in names
+    assert "gpt_" not in names or "bert_" not in names
+    dry = {"DRY_RUN": "1", "LAUNCHER": "single", **PLACES}
+    printed = start(FOLDER / script, **dry).stdout
+    assert default.format("curriculum of rarity and truncation, with random-LTD") in printed
+    assert f"pretrain_{listed.split('_')[0]}.py" in printed
+    assert "--hidden-size 768" in start(FOLDER / script, other, MODEL=model, **dry).stdout
 
 
 def test_jobs_wait_for_each_other():

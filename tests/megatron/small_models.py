@@ -10,6 +10,14 @@ from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
 from megatron.tokenizer import train_bpe
 
+MODERN = {
+    "use_rotary_position_embeddings": True,
+    "normalization": "rmsnorm",
+    "swiglu": True,
+    "num_key_value_heads": 2,
+    "disable_bias_linear": True,
+}
+"""Settings of a model that is not GPT-2."""
 GPT2 = ModelConfig(
     num_layers=2,
     hidden_size=24,
@@ -23,15 +31,11 @@ LLAMA = ModelConfig(
     num_layers=2,
     hidden_size=32,
     num_attention_heads=4,
-    num_key_value_heads=2,
     vocab_size=300,
     make_vocab_size_divisible_by=64,
     max_position_embeddings=48,
-    use_rotary_position_embeddings=True,
     rotary_position_embeddings_theta=500.0,
-    normalization="rmsnorm",
-    swiglu=True,
-    disable_bias_linear=True,
+    **MODERN,
 )
 TEXTS = [
     "the cat sat on the mat",
@@ -54,6 +58,14 @@ def make_model(model_class, config, seed=0):
         for weight in model.parameters():
             weight += 0.2 * torch.randn(weight.shape, generator=generator)
     return model
+
+
+def tiny(model_class, **changes):
+    """A model just made, of 2 layers, 60 words and 24 positions; keyword arguments change it."""
+    torch.manual_seed(0)
+    fields = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "vocab_size": 60}
+    fields |= {"make_vocab_size_divisible_by": 16, "max_position_embeddings": 24}
+    return model_class(ModelConfig(**(fields | changes)))
 
 
 def save_run(folder, model, tokenizer=None, step=0):

@@ -6,28 +6,26 @@ import pytest
 from megatron.command import run_command
 
 
-def raise_error(error: BaseException) -> int:
+def raise_error(error):
     raise error
 
 
 @pytest.mark.parametrize("error", [ValueError("one line"), FileNotFoundError("one line")])
-def test_error_of_a_user_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_of_a_user_is_one_line(error, capsys):
     assert run_command(lambda: raise_error(error)) == 1
     assert capsys.readouterr().err == "error: one line\n"
 
 
-def test_error_of_ours_keeps_its_traceback() -> None:
+def test_error_of_ours_keeps_its_traceback():
     with pytest.raises(KeyError):
         run_command(lambda: raise_error(KeyError("bug")))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signal_unwinds_and_is_told_by_the_exit_code(
-    number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_signal_unwinds_and_is_told_by_the_exit_code(number, code, capsys):
     unwound = []
 
-    def action() -> None:
+    def action():
         try:
             os.kill(os.getpid(), number)
             signal.pause()
@@ -41,14 +39,14 @@ def test_signal_unwinds_and_is_told_by_the_exit_code(
     assert capsys.readouterr().err == "gone\n"
 
 
-def test_interruption_that_says_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_interruption_that_says_what_is_left(capsys):
     assert run_command(lambda: raise_error(KeyboardInterrupt("3 left")), when_stopped="gone") == 130
     assert capsys.readouterr().err == "3 left\n"
     with pytest.raises(KeyboardInterrupt):
         run_command(lambda: raise_error(KeyboardInterrupt()))
 
 
-def test_exit_code_is_what_the_action_gives() -> None:
+def test_exit_code_is_what_the_action_gives():
     assert run_command(lambda: None) == 0
     assert run_command(lambda: 75) == 75
     assert run_command(lambda: raise_error(KeyError("x")), more_errors=(KeyError,)) == 1

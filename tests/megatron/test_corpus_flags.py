@@ -56,14 +56,8 @@ def test_flags_of_bert_alone(prefix, flag):
 def test_a_named_tokenizer_and_one_beside_the_corpus(tmp_path, prefix):
     tokenizer = train_wordpiece(TEXTS, 80)
     tokenizer.save(tmp_path / "other.json")
-    named = parse(
-        "--data-path",
-        prefix,
-        "--data-type",
-        "bert",
-        "--tokenizer-file",
-        str(tmp_path / "other.json"),
-    )
+    other = ("--tokenizer-file", str(tmp_path / "other.json"))
+    named = parse("--data-path", prefix, "--data-type", "bert", *other)
     dataset = open_corpus(named)
     assert dataset.vocab_size == tokenizer.vocab_size
     assert dataset.identity["control_tokens"] == tokenizer.control_tokens

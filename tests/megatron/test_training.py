@@ -4,7 +4,7 @@ import pytest
 
 import pretrain_gpt
 from megatron.training import make_optimizer
-from tests.megatron.tiny_pretraining import SEQ_LENGTH, make_run, settings, write_corpus
+from tests.megatron.tiny_pretraining import SEQ_LENGTH, flags_of, make_run, settings, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -13,14 +13,12 @@ def prefix(tmp_path_factory):
 
 
 def test_training_learns_and_logs(prefix, tmp_path, capsys):
-    flags = [
-        *("--data-path", prefix, "--split", "8,2,0", "--seq-length", str(SEQ_LENGTH)),
-        *("--num-layers", "2", "--hidden-size", "32", "--num-attention-heads", "2"),
-        *("--vocab-size", "128", "--max-position-embeddings", str(SEQ_LENGTH)),
+    flags = flags_of(
+        prefix,
         *("--train-iters", "30", "--micro-batch-size", "8", "--lr", "1e-2", "--log-interval", "5"),
         *("--eval-interval", "20", "--eval-iters", "0", "--save", str(tmp_path / "run")),
         *("--save-interval", "10", "--keep-last", "2", "--bf16", "--recompute-activations"),
-    ]
+    )
     assert pretrain_gpt.main(flags) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     kinds = [line["kind"] for line in lines]
@@ -38,18 +36,6 @@ def test_training_learns_and_logs(prefix, tmp_path, capsys):
     assert output.startswith(f"{lines[0]['num_parameters']:,} parameters | 149 training and ")
     assert "stopped after step 30: --train-iters (30)" in output
     assert "validation at step 30" in output
-
-
-def test_budgets_by_tokens_and_samples(prefix, capsys):
-    base = [
-        *("--data-path", prefix, "--split", "8,2,0", "--seq-length", str(SEQ_LENGTH)),
-        *("--num-layers", "1", "--hidden-size", "16", "--num-attention-heads", "1"),
-        *("--vocab-size", "128", "--max-position-embeddings", str(SEQ_LENGTH)),
-        *("--micro-batch-size", "4", "--eval-iters", "1"),
-    ]
-    for budget, amount in (("--train-tokens", 5 * 4 * SEQ_LENGTH), ("--train-samples", 18)):
-        assert pretrain_gpt.main([*base, budget, str(amount)]) == 0
-        assert f"stopped after step 5: {budget} ({amount}" in capsys.readouterr().out
 
 
 def test_weight_decay_is_for_matrices_only(prefix):

@@ -8,7 +8,6 @@ from torch.nn import functional
 
 import pretrain_gpt
 from data_efficiency import IGNORED_LABEL
-from megatron.run_state import Task
 from megatron.training import step_record
 from megatron.validation import validate
 from tests.megatron.tiny_pretraining import SEQ_LENGTH, make_run, settings, write_corpus
@@ -22,41 +21,6 @@ def prefix(tmp_path_factory):
 def step(run):
     batches = next(run.loader.steps())
     return step_record(run, run.engine.train_step(batches, run.loss_sums, run.loss_terms))
-
-
-def test_the_loss_does_not_depend_on_the_split_into_micro_batches(prefix):
-    whole = make_run(settings(prefix, "--micro-batch-size", "8"))
-    parts = make_run(settings(prefix, "--micro-batch-size", "2"))
-    for _ in range(3):
-        left, right = step(whole), step(parts)
-        assert left["loss"] == pytest.approx(right["loss"], abs=1e-5)
-        assert left["grad_norm"] == pytest.approx(right["grad_norm"], rel=1e-4)
-    for a, b in zip(whole.engine.parameters(), parts.engine.parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
-    assert whole.counters == parts.counters
-
-
-def test_micro_batches_with_unequal_numbers_of_labels_weigh_by_tokens(prefix):
-    """A mean of the micro-batches' means would give another loss and other gradients."""
-
-    def mask_labels(batch):
-        labels = batch["labels"].clone()
-        # Rows keep 1 to SEQ_LENGTH labels, by their first token.
-        kept = 1 + batch["tokens"][:, :1] % SEQ_LENGTH
-        labels[torch.arange(SEQ_LENGTH)[None] >= kept] = IGNORED_LABEL
-        return labels
-
-    task: Task = replace(
-        pretrain_gpt.TASK,
-        forward_step=lambda engine, batch: (engine(batch["tokens"], labels=mask_labels(batch)),),
-        count_loss_terms=lambda batch: (int((mask_labels(batch) != IGNORED_LABEL).sum()),),
-    )
-    whole = make_run(settings(prefix, "--micro-batch-size", "8"), task)
-    parts = make_run(settings(prefix, "--micro-batch-size", "1"), task)
-    left, right = step(whole), step(parts)
-    assert left["loss"] == pytest.approx(right["loss"], abs=1e-6)
-    assert left["grad_norm"] == pytest.approx(right["grad_norm"], rel=1e-4)
-    assert whole.counters.loss_tokens == parts.counters.loss_tokens < 8 * SEQ_LENGTH
 
 
 def labels_of_few_rows(batch):
@@ -78,10 +42,7 @@ def two_losses(engine, batch):
 
 
 TWO_LOSSES = replace(
-    pretrain_gpt.TASK,
-    losses=("rare", "row"),
-    forward_step=two_losses,
-    count_loss_terms=count_terms,
+    pretrain_gpt.TASK, losses=("rare", "row"), forward_step=two_losses, count_loss_terms=count_terms
 )
 
 
@@ -153,12 +114,3 @@ def test_evaluation_is_at_full_length_and_changes_nothing(prefix):
     assert record["loss"] == pytest.approx(expected, abs=1e-5)
     for a, b in zip(before, run.engine.parameters(), strict=True):
         assert torch.equal(a, b)
-
-
-def test_dropout_depends_on_seed_and_step_alone(prefix):
-    config = settings(prefix, "--hidden-dropout", "0.5")
-    first, second = make_run(config), make_run(config)
-    torch.rand(7)
-    left = step(first)["loss"]
-    torch.rand(3)
-    assert step(second)["loss"] == left

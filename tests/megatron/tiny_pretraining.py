@@ -20,17 +20,18 @@ def write_corpus(folder):
     return path
 
 
+def flags_of(prefix, *flags):
+    return [
+        *("--data-path", prefix, "--split", "8,2,0", "--seq-length", str(SEQ_LENGTH)),
+        *("--num-layers", "2", "--hidden-size", "32", "--num-attention-heads", "2"),
+        *("--vocab-size", "128", "--max-position-embeddings", str(SEQ_LENGTH)),
+        *("--train-iters", "6", "--micro-batch-size", "4", "--global-batch-size", "8"),
+        *flags,
+    ]
+
+
 def settings(prefix, *flags):
-    return parse_run_config(
-        "",
-        [
-            *("--data-path", prefix, "--split", "8,2,0", "--seq-length", str(SEQ_LENGTH)),
-            *("--num-layers", "2", "--hidden-size", "32", "--num-attention-heads", "2"),
-            *("--vocab-size", "128", "--max-position-embeddings", str(SEQ_LENGTH)),
-            *("--train-iters", "6", "--micro-batch-size", "4", "--global-batch-size", "8"),
-            *flags,
-        ],
-    )
+    return parse_run_config("", flags_of(prefix, *flags))
 
 
 def make_run(config, task=pretrain_gpt.TASK):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -51,20 +52,36 @@ class Cluster:
     folder: Path
     environment: dict[str, str]
 
-    def output_of(self, *command: str) -> str:
+    def output_of(self, *command):
         ended = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, timeout=60
         )
         assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
         return ended.stdout
 
-    def end_jobs(self) -> None:
+    def start(self, script, *arguments, **settings):
+        """Output of a script of ours that is started with these settings."""
+        ours = {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+        ended = subprocess.run(
+            ["bash", str(script), *arguments],
+            env=self.environment | ours | settings,
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    def run_printed(self, commands):
+        """What a dry run prints is what a run does."""
+        subprocess.run(["bash", "-e"], input=commands, env=self.environment, text=True, check=True)
+
+    def end_jobs(self):
         """Cancel what a failed test left in the queue."""
         if self.output_of("squeue", "--noheader").strip():
             self.output_of("scancel", f"--user={getpass.getuser()}")
             self.wait_for_jobs()
 
-    def wait_for_jobs(self, seconds: float = 120) -> dict[str, dict[str, str]]:
+    def wait_for_jobs(self, seconds=120):
         """What SLURM says of each job or array task by its number, once none is left in the queue."""
         deadline = time.monotonic() + seconds
         while self.output_of("squeue", "--noheader").strip():

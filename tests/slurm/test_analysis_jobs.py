@@ -1,8 +1,6 @@
 """The analysis scripts on a real SLURM of two nodes: array, dependent reduce, and what goes wrong."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,21 +31,8 @@ def corpus(tmp_path_factory):
 
 def script(slurm, name, corpus, save, **settings):
     """Output of a script that is started with these settings."""
-    environment = {
-        **slurm.environment,
-        "PYTHON": sys.executable,
-        "OMP_NUM_THREADS": "1",
-        "DATA_PATH": corpus,
-        "SEQ_LENGTH": str(SEQ_LENGTH),
-        "SAVE": str(save),
-        "LAUNCHER": "slurm",
-        **settings,
-    }
-    ended = subprocess.run(
-        ["bash", str(SCRIPTS / name)], env=environment, capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    places = {"DATA_PATH": corpus, "SEQ_LENGTH": str(SEQ_LENGTH), "SAVE": str(save)}
+    return slurm.start(SCRIPTS / name, **places | {"LAUNCHER": "slurm"} | settings)
 
 
 def logs(save):
@@ -61,8 +46,7 @@ def test_array_on_two_nodes_and_dependent_reduce(slurm, corpus, tmp_path):
     assert not save.exists()
     assert printed.count("--array=0-1") == 2
     assert printed.count("--dependency=afterok:$job_") == 3
-    # What a dry run prints is what a run does.
-    subprocess.run(["bash", "-e"], input=printed, env=slurm.environment, text=True, check=True)
+    slurm.run_printed(printed)
     jobs = slurm.wait_for_jobs()
     assert {job["JobState"] for job in jobs.values()} == {"COMPLETED"}, logs(save)
     names = sorted(job["JobName"] for job in jobs.values())

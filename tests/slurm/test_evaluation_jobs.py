@@ -1,7 +1,5 @@
 """The evaluation script on a real SLURM of two nodes: an array of jobs and the table that waits for it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,16 +14,13 @@ SCRIPT = ROOT / "examples_deepspeed/data_efficiency/gpt/eval/ds_evalharness_run.
 
 
 @pytest.fixture
-def settings(slurm, tmp_path):
+def settings(tmp_path):
     """Two models and data of the local tasks, in folders whose paths have a space."""
     folder = tmp_path / "a folder"
     for number, name in enumerate(("one", "two")):
         save_run(folder / "runs" / name, make_gpt(GPT2, number), make_tokenizer())
     write_task_data(folder / "data")
     return {
-        **slurm.environment,
-        "PYTHON": sys.executable,
-        "OMP_NUM_THREADS": "1",
         "HF_HOME": str(folder / "cache"),
         "LAUNCHER": "slurm",
         "CHECKPOINTS": str(folder / "runs"),
@@ -37,18 +32,11 @@ def settings(slurm, tmp_path):
     }
 
 
-def start(settings):
-    ended = subprocess.run(["bash", str(SCRIPT)], env=settings, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
-
-
 def test_an_array_of_jobs_and_a_table(slurm, settings):
     save = Path(settings["SAVE"])
-    printed = start(settings | {"DRY_RUN": "1"})
+    printed = slurm.start(SCRIPT, **settings, DRY_RUN="1")
     assert not save.exists()
-    # What a dry run prints is what a run does.
-    subprocess.run(["bash", "-e"], input=printed, env=settings, text=True, check=True)
+    slurm.run_printed(printed)
     jobs = slurm.wait_for_jobs(240)
     logs = "\n".join(file.read_text() for file in (save / "logs").iterdir())
     assert {job["JobState"] for job in jobs.values()} == {"COMPLETED"}, logs
@@ -56,7 +44,7 @@ def test_an_array_of_jobs_and_a_table(slurm, settings):
     table = (save / "table.md").read_text()
     assert "| one | " in table
     assert "| two | " in table
-    assert start(settings).splitlines()[0].startswith("evaluate: job ")
+    assert slurm.start(SCRIPT, **settings).splitlines()[0].startswith("evaluate: job ")
     slurm.wait_for_jobs(240)
     done = [file.read_text() for file in (save / "logs").glob("evaluate-*.log")]
     assert sum("was finished before" in said for said in done) == 2

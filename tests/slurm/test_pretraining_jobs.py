@@ -1,9 +1,6 @@
 """A recipe on a real SLURM of two nodes: the four stages, and a run that is interrupted and goes on."""
 
-import json
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +10,7 @@ from safetensors.torch import load_file
 
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 from tests.end_to_end import bert_runs
+from tests.end_to_end.engine_runs import log_lines
 
 # Each stage is a job that imports torch anew on both nodes, which are this one machine.
 pytestmark = [pytest.mark.slurm, pytest.mark.full, pytest.mark.timeout(900)]
@@ -37,36 +35,21 @@ def folder(tmp_path_factory):
 
 
 def submit(slurm, folder, name, *flags, recipe=RECIPE, **settings):
-    environment = {
-        **slurm.environment,
-        "PYTHON": sys.executable,
-        "OMP_NUM_THREADS": "1",
+    places = {
         "DS_ACCELERATOR": "cpu",
         "SCALE_DOWN": "1",
         "DATA_PATH": str(folder / "corpus"),
         "DIFFICULTY": str(folder / "difficulty"),
         "SAVE": str(folder / name),
         "PRETRAIN_FLAGS": "--nodes=2 --ntasks-per-node=1",
-        **settings,
     }
-    ended = subprocess.run(
-        ["bash", str(SUBMIT), recipe, "--vocab-size", "400", *flags],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    return slurm.start(SUBMIT, recipe, "--vocab-size", "400", *flags, **places | settings)
 
 
 def job_number(printed, name):
     return next(
         line.split()[-1] for line in printed.splitlines() if line.startswith(f"{name}: job")
     )
-
-
-def log_lines(save):
-    return [json.loads(line) for line in (save / "log.jsonl").read_text().splitlines()]
 
 
 def output(save):
@@ -78,8 +61,7 @@ def test_analysis_pretraining_and_evaluation_follow_each_other(slurm, folder):
     settings = {"ENGINE": "deepspeed", "NUM_WORKERS": "2"}
     printed = submit(slurm, folder, "all", **settings, DRY_RUN="1")
     assert not (folder / "all").exists()
-    # What a dry run prints is what a run does.
-    subprocess.run(["bash", "-e"], input=printed, env=slurm.environment, text=True, check=True)
+    slurm.run_printed(printed)
     jobs = slurm.wait_for_jobs(WAIT_SECONDS)
     new = [job for number, job in jobs.items() if number not in before]
     assert {job["JobState"] for job in new} == {"COMPLETED"}, output(folder / "all")

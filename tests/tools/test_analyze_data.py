@@ -1,14 +1,10 @@
 """The command on a real corpus, from flags to files."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data_efficiency.analysis import named_metrics
 from data_efficiency.deepspeed_format import read_difficulties
 from data_efficiency.difficulty_index import DifficultyIndex
 from megatron.data.bert_dataset import BertDataset, BertSettings
@@ -30,10 +26,7 @@ def corpus(tmp_path_factory):
     tokenizer = train_bpe(texts, 300)
     tokenizer.save(folder / "tokenizer.json")
     documents = tokenizer.encode_batch(texts)
-    told = {
-        "vocab_size": tokenizer.vocab_size,
-        "tokenizer_fingerprint": tokenizer.fingerprint,
-    }
+    told = {"vocab_size": tokenizer.vocab_size, "tokenizer_fingerprint": tokenizer.fingerprint}
     for name, metadata in (("told", told), ("untold", None)):
         with IndexedDatasetWriter(str(folder / name), np.dtype("uint16")) as writer:
             writer.add_documents(np.concatenate(documents), [len(ids) for ids in documents])
@@ -161,47 +154,45 @@ def test_frequencies_alone(tmp_path, flags, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["total_vocab_freq"]
 
 
-def fails(capsys, arguments):
-    """The one line that a failing command prints to stderr."""
-    assert analyze_data.main(arguments) == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    return lines[0]
+@pytest.fixture
+def fails(refused):
+    """A function of arguments -> the one line of a command that fails."""
+    return lambda arguments: refused(analyze_data.main, arguments)
 
 
-def test_errors_are_one_line_and_leave_nothing(tmp_path, corpus, flags, capsys):
+def test_errors_are_one_line_and_leave_nothing(tmp_path, corpus, flags, fails):
     save = ["--save", str(tmp_path / "d")]
     corpus_flags = ["--data-path", str(corpus / "untold"), "--seq-length", "8"]
-    line = fails(capsys, ["run", *corpus_flags, *save])
+    line = fails(["run", *corpus_flags, *save])
     assert "vocab_size is None: give the entries of the vocabulary (--vocab-size)" in line
-    line = fails(capsys, ["run", *flags, *save, "--vocab-size", "0"])
+    line = fails(["run", *flags, *save, "--vocab-size", "0"])
     assert "vocab_size is 0: give the entries" in line
-    line = fails(capsys, ["run", *corpus_flags, *save, "--vocab-size", "20"])
+    line = fails(["run", *corpus_flags, *save, "--vocab-size", "20"])
     assert "is outside the vocabulary of 20 entries" in line
     assert not (tmp_path / "d").exists() or list((tmp_path / "d").iterdir()) == []
-    line = fails(capsys, ["run", *flags, *save, "--num-processes", "0"])
+    line = fails(["run", *flags, *save, "--num-processes", "0"])
     assert line == "error: number of processes is 0: at least 1 is needed"
-    line = fails(capsys, ["run", "--data-path", "none", "--seq-length", "8", *save])
+    line = fails(["run", "--data-path", "none", "--seq-length", "8", *save])
     assert line.startswith("error: ")
     assert "none" in line
     (tmp_path / "file").touch()
-    fails(capsys, ["run", *flags, "--save", str(tmp_path / "file")])
-    line = fails(capsys, ["show", str(tmp_path)])
+    fails(["run", *flags, "--save", str(tmp_path / "file")])
+    line = fails(["show", str(tmp_path)])
     assert "is not a difficulty index: manifest.json is missing" in line
 
 
-def test_index_of_another_dataset(tmp_path, corpus, flags, capsys):
+def test_index_of_another_dataset(tmp_path, corpus, flags, capsys, fails):
     assert analyze_data.main(["run", *flags, "--save", str(tmp_path)]) == 0
     capsys.readouterr()
     tokenizer = ["--tokenizer-file", str(corpus / "tokenizer.json")]
     index = str(tmp_path / "vocab_rarity")
-    line = fails(capsys, ["show", index, *flags[:-1], "9", *tokenizer])
+    line = fails(["show", index, *flags[:-1], "9", *tokenizer])
     assert "sequence_length: expected 8, found 9" in line
-    line = fails(capsys, ["show", index, *tokenizer])
+    line = fails(["show", index, *tokenizer])
     assert line == "error: examples need --data-path, --split and --seq-length as in `run`"
 
 
-def test_show_finds_the_tokenizer_of_the_corpus(tmp_path, corpus, flags, capsys):
+def test_show_finds_the_tokenizer_of_the_corpus(tmp_path, corpus, flags, capsys, fails):
     assert analyze_data.main(["run", *flags, "--save", str(tmp_path)]) == 0
     index = str(tmp_path / "vocab_rarity")
     assert analyze_data.main(["show", index, *flags]) == 0
@@ -211,16 +202,16 @@ def test_show_finds_the_tokenizer_of_the_corpus(tmp_path, corpus, flags, capsys)
     assert " fox" in output
     (corpus / "tokenizer.json").rename(corpus / "away.json")
     try:
-        line = fails(capsys, ["show", index, *flags])
+        line = fails(["show", index, *flags])
     finally:
         (corpus / "away.json").rename(corpus / "tokenizer.json")
     assert "is not beside it: give --tokenizer-file, or --vocab-file and --merge-file" in line
 
 
-def test_map_by_workers_and_reduce_equal_run(tmp_path, flags, monkeypatch, capsys):
+def test_map_by_workers_and_reduce_equal_run(tmp_path, flags, monkeypatch, capsys, fails):
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     assert analyze_data.main(["run", *flags, "--save", str(alone)]) == 0
-    line = fails(capsys, ["map", *flags, "--save", str(shared)])
+    line = fails(["map", *flags, "--save", str(shared)])
     assert "analyze the metric total_vocab_freq first (map and reduce)" in line
     for metric in ("total_vocab_freq", "vocab_rarity"):
         work = [*flags, "--save", str(shared), "--metric", metric]
@@ -235,30 +226,12 @@ def test_map_by_workers_and_reduce_equal_run(tmp_path, flags, monkeypatch, capsy
         assert (shared / "vocab_rarity" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_reduce_before_map_names_the_shards(tmp_path, flags, capsys):
-    work = [*flags, "--save", str(tmp_path), "--metric", "total_vocab_freq"]
-    assert "1 of 1 shards cannot be used: shard 0" in fails(capsys, ["reduce", *work])
-
-
 @pytest.mark.parametrize(
     "worker", [["--worker-id", "2", "--num-workers", "2"], ["--worker-id", "0"]]
 )
-def test_a_worker_number_that_cannot_be(tmp_path, flags, capsys, worker):
-    line = fails(capsys, ["map", *flags, "--save", str(tmp_path), *worker])
+def test_a_worker_number_that_cannot_be(tmp_path, flags, fails, worker):
+    line = fails(["map", *flags, "--save", str(tmp_path), *worker])
     assert "give both, the first from 0 to one less than the second" in line
-
-
-def test_every_named_metric_and_an_own_one(tmp_path, flags, monkeypatch):
-    (tmp_path / "mine.py").write_text(
-        "def last_token(batch):\n    return batch.tokens[batch.starts + batch.lengths - 1]\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    names = ("seqlen", "seqlen_vocab_rarity", "compression_ratio", "lexical_diversity")
-    for name in (*names, "mine:last_token"):
-        assert analyze_data.main(["run", *flags, "--save", "d", "--metric", name]) == 0
-        DifficultyIndex.open(f"d/{name.removeprefix('mine:')}").verify()
-    sys.modules.pop("mine")
-    sys.path.remove(str(tmp_path))
 
 
 def test_quantised_values(tmp_path, flags):
@@ -267,14 +240,14 @@ def test_quantised_values(tmp_path, flags):
     assert DifficultyIndex.open(tmp_path / "vocab_rarity").num_distinct_values == 5
 
 
-def test_reference_loss_needs_a_model(tmp_path, flags, capsys):
+def test_reference_loss_needs_a_model(tmp_path, flags, fails):
     work = ["run", *flags, "--save", str(tmp_path), "--metric", "reference_loss"]
-    assert "needs a model (--model)" in fails(capsys, work)
-    line = fails(capsys, [*work, "--model", str(tmp_path)])
+    assert "needs a model (--model)" in fails(work)
+    line = fails([*work, "--model", str(tmp_path)])
     assert "is no Hugging Face model: it needs config.json and *.safetensors" in line
 
 
-def test_export_and_import_in_deepspeeds_format(tmp_path, flags, capsys):
+def test_export_and_import_in_deepspeeds_format(tmp_path, flags, capsys, fails):
     assert analyze_data.main(["run", *flags, "--save", str(tmp_path / "d")]) == 0
     index = DifficultyIndex.open(tmp_path / "d" / "vocab_rarity")
     exported = str(tmp_path / "exported")
@@ -287,28 +260,20 @@ def test_export_and_import_in_deepspeeds_format(tmp_path, flags, capsys):
 
     back = ["import", "--format", "deepspeed", "--input", exported, "--metric", "vocab_rarity"]
     back += ["--save", str(tmp_path / "back"), *flags]
-    assert "give either the shuffle index" in fails(capsys, back)
+    assert "give either the shuffle index" in fails(back)
     assert analyze_data.main([*back, "--trust-order"]) == 0
     assert "imported         format deepspeed, order trusted\n" in capsys.readouterr().out
     imported = DifficultyIndex.open(tmp_path / "back" / "vocab_rarity")
     assert imported.order.tolist() == index.order.tolist()
     assert imported.dataset_fingerprint == index.dataset_fingerprint
-    assert "already exists" in fails(capsys, [*back, "--trust-order"])
-    line = fails(capsys, [*back[:-1], "9", "--trust-order", "--overwrite"])
+    assert "already exists" in fails([*back, "--trust-order"])
+    line = fails([*back[:-1], "9", "--trust-order", "--overwrite"])
     assert "name the dataset they were computed on" in line
-    line = fails(capsys, [*back, "--trust-order", "--input", "a", "b"])
+    line = fails([*back, "--trust-order", "--input", "a", "b"])
     assert line == "error: --input names 2 paths: one folder is needed"
 
-    numbers = np.random.default_rng(1).permutation(len(index.values))
-    np.save(tmp_path / "shuffle.npy", numbers)
-    shuffled = ["--shuffle-index", str(tmp_path / "shuffle.npy"), "--overwrite"]
-    assert analyze_data.main([*back, *shuffled]) == 0
-    imported = DifficultyIndex.open(tmp_path / "back" / "vocab_rarity")
-    assert imported.values[numbers].tolist() == index.values.tolist()
-    assert imported.source["order"].startswith("shuffle index ")
 
-
-def test_scores_of_documents_and_of_other_datasets(tmp_path, flags, capsys):
+def test_scores_of_documents_and_of_other_datasets(tmp_path, flags, fails):
     scores = np.arange(200) % 7
     lines = (json.dumps({"metadata": {"score": int(score)}}) for score in scores)
     (tmp_path / "s.jsonl").write_text("\n".join(lines))
@@ -319,27 +284,10 @@ def test_scores_of_documents_and_of_other_datasets(tmp_path, flags, capsys):
     index.verify()
     assert 0 <= index.min_value < index.max_value <= 6
     assert index.source["scores_of"] == "documents"
-    line = fails(capsys, [*command, *flags, "--overwrite"])
+    line = fails([*command, *flags, "--overwrite"])
     assert "200 difficulties for " in line
-    line = fails(capsys, [*command, "--overwrite"])
+    line = fails([*command, "--overwrite"])
     assert line == "error: name the dataset: --data-path and --seq-length, or --dataset-class"
     assert analyze_data.main([*command, "--dataset-class", "Images", "--overwrite"]) == 0
     identity = DifficultyIndex.open(tmp_path / "quality").dataset_identity
     assert identity == {"type": "Images", "num_samples": 200}
-
-
-def test_stopping_says_how_to_continue(tmp_path, flags, capsys, monkeypatch):
-    def stop(*arguments, **options):
-        raise KeyboardInterrupt("vocab_rarity: stopped; run the same again to continue")
-
-    monkeypatch.setattr(named_metrics, "analyze", stop)
-    assert analyze_data.main(["run", *flags, "--save", str(tmp_path)]) == 130
-    assert capsys.readouterr().err == "vocab_rarity: stopped; run the same again to continue\n"
-
-
-def test_exit_code_of_the_script(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["analyze_data.py", "verify", "none"])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_path(str(Path(analyze_data.__file__)), run_name="__main__")
-    assert caught.value.code == 1
-    assert "none is not a difficulty index" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from megatron.data.bert_dataset import BertDataset, BertSettings
 from megatron.data.indexed_dataset import IndexedDataset
 from megatron.tokenizer import build_tokenizer, train_bpe, train_wordpiece
 from tests.megatron.corpus.abbreviated_text import sentences, text
+from tests.processes import run_python
 from tools import preprocess_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,14 +22,14 @@ TEXTS = ["the first document", "", "the second, naïve ☃", "third"]
 
 
 @pytest.fixture(scope="module")
-def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tokenizer_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     train_bpe(TEXTS, 270).save(path)
     return path
 
 
 @pytest.fixture
-def arguments(tmp_path: Path, tokenizer_file: Path) -> list[str]:
+def arguments(tmp_path, tokenizer_file):
     (tmp_path / "in").mkdir()
     content = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
     (tmp_path / "in" / "a.jsonl").write_text(content)
@@ -42,9 +43,7 @@ def arguments(tmp_path: Path, tokenizer_file: Path) -> list[str]:
     ]
 
 
-def test_folder_becomes_a_verified_corpus(
-    tmp_path: Path, arguments: list[str], tokenizer_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_folder_becomes_a_verified_corpus(tmp_path, arguments, tokenizer_file, capsys):
     assert preprocess_data.main([*arguments, "--append-eod", "--verify"]) == 0
     tokenizer = build_tokenizer(tokenizer_file=tokenizer_file)
     corpus = IndexedDataset(tmp_path / "out" / "corpus_text_document")
@@ -70,22 +69,13 @@ def test_folder_becomes_a_verified_corpus(
         (["--json-keys", "a", "b"], "a text file has no keys"),
     ],
 )
-def test_wrong_arguments_end_in_one_line(
-    tmp_path: Path,
-    arguments: list[str],
-    capsys: pytest.CaptureFixture[str],
-    changes: list[str],
-    message: str,
-) -> None:
-    assert preprocess_data.main([*arguments, *changes]) == 1
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+def test_wrong_arguments_end_in_one_line(tmp_path, arguments, refused, changes, message):
+    assert message in refused(preprocess_data.main, [*arguments, *changes])
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
 @pytest.fixture
-def sentence_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def sentence_arguments(tmp_path, monkeypatch):
     """Flags for a corpus of sentences, where no model of nltk is installed."""
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "nltk")])
     (tmp_path / "in").mkdir()
@@ -99,9 +89,7 @@ def sentence_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[
     ]
 
 
-def test_sentences_by_a_learned_model_that_can_be_given_again(
-    tmp_path: Path, sentence_arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sentences_by_a_learned_model_that_can_be_given_again(tmp_path, sentence_arguments, capsys):
     assert preprocess_data.main(sentence_arguments) == 0
     output = capsys.readouterr()
     assert "c_sentence_model.json: learned where sentences end" in output.out
@@ -123,26 +111,20 @@ def test_sentences_by_a_learned_model_that_can_be_given_again(
     assert not (tmp_path / "out" / "d_sentence_model.json").exists()
 
 
-def test_sentences_by_nltks_own_model(
-    tmp_path: Path, sentence_arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sentences_by_nltks_own_model(tmp_path, sentence_arguments, capsys):
     folder = tmp_path / "nltk" / "tokenizers" / "punkt_tab" / "english"
     folder.mkdir(parents=True)
     for name in ("collocations.tab", "sent_starters.txt", "ortho_context.tab"):
         (folder / name).touch()
     (folder / "abbrev_types.txt").write_text("dr\nvol\napprox\n")
-    command = [sys.executable, str(ROOT / "tools" / "preprocess_data.py"), *sentence_arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "NLTK_DATA": str(tmp_path / "nltk")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "learned" not in done.stdout
-    assert "c_text_sentence: 2 documents, 122 sentences, " in done.stdout
+    models = str(tmp_path / "nltk")
+    said = run_python("tools/preprocess_data.py", *sentence_arguments, NLTK_DATA=models)
+    assert "learned" not in said
+    assert "c_text_sentence: 2 documents, 122 sentences, " in said
     assert not (tmp_path / "out" / "c_sentence_model.json").exists()
 
 
-def test_errors_of_sentences_are_one_line(
-    sentence_arguments: list[str], tokenizer_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_of_sentences_are_one_line(sentence_arguments, tokenizer_file, refused):
     piped = [flag for flag in sentence_arguments if flag != "--verify"]
     changes = {
         "standard input can be read only once, so no model": [*piped, "--input", "-"],
@@ -155,20 +137,17 @@ def test_errors_of_sentences_are_one_line(
         ],
     }
     for message, arguments in changes.items():
-        assert preprocess_data.main(arguments) == 1
-        error = capsys.readouterr().err
-        assert message in error
-        assert error.count("\n") == 1
+        assert message in refused(preprocess_data.main, arguments)
 
 
-def test_standard_input_becomes_a_corpus(tmp_path: Path, tokenizer_file: Path) -> None:
+def test_standard_input_becomes_a_corpus(tmp_path, tokenizer_file):
     command = [
         *(sys.executable, str(ROOT / "tools" / "preprocess_data.py"), "--input", "-"),
         *("--output-prefix", str(tmp_path / "piped"), "--tokenizer-file", str(tokenizer_file)),
         *("--workers", "1"),
     ]
 
-    def run(*more: str) -> subprocess.CompletedProcess[str]:
+    def run(*more):
         content = "".join(json.dumps({"text": one}) + "\n" for one in TEXTS)
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         return subprocess.run(
@@ -180,14 +159,7 @@ def test_standard_input_becomes_a_corpus(tmp_path: Path, tokenizer_file: Path) -
     assert IndexedDataset(tmp_path / "piped_text_document").num_documents == 3
 
 
-def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        preprocess_data.main(["--input", "a"])
-    assert exit_info.value.code == 2
-    assert "--output-prefix" in capsys.readouterr().err
-
-
-def start_long_run(folder: Path, tokenizer_file: Path) -> subprocess.Popen[bytes]:
+def start_long_run(folder, tokenizer_file):
     """A run of many seconds, of which the first tokens are written."""
     line = json.dumps({"text": "the first document " * 40}) + "\n"
     (folder / "input.jsonl").write_text(line * (32 * 1024 * 1024 // len(line)))
@@ -223,9 +195,7 @@ def start_long_run(folder: Path, tokenizer_file: Path) -> subprocess.Popen[bytes
         (signal.SIGINT, 130, ["input.jsonl"]),
     ],
 )
-def test_ended_run_leaves_no_index(
-    tmp_path: Path, tokenizer_file: Path, number: signal.Signals, code: int, left: list[str]
-) -> None:
+def test_ended_run_leaves_no_index(tmp_path, tokenizer_file, number, code, left):
     with start_long_run(tmp_path, tokenizer_file) as process:
         if number == signal.SIGINT:
             # As a terminal does on Ctrl-C: to the workers as well.

@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from data_efficiency.analysis.dataset_reader import (
     BYTES_BETWEEN_RELEASES,
@@ -17,55 +15,8 @@ from data_efficiency.analysis.dataset_reader import (
 )
 
 
-class Items(torch.utils.data.Dataset):
-    """Item i tells its own number, in one of the shapes that datasets use."""
-
-    def __init__(self, num_samples, kind):
-        self.num_samples = num_samples
-        self.kind = kind
-
-    def __len__(self):
-        return self.num_samples
-
-    def __getitem__(self, number):
-        number_tensor = torch.tensor([number, number])
-        if self.kind == "tensor":
-            return number_tensor
-        if self.kind == "dict":
-            return {"x": number_tensor, "label": number, "mask": torch.ones(2)}
-        if self.kind == "tuple":
-            return number_tensor, number
-        return number
-
-
-NUMBERS_IN = {
-    "tensor": lambda batch: batch[:, 0],
-    "dict": lambda batch: batch["x"][:, 0],
-    "tuple": lambda batch: batch[0][:, 1],
-    "number": lambda batch: batch,
-}
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    kind=st.sampled_from(sorted(NUMBERS_IN)),
-    num_samples=st.integers(1, 50),
-    batch_size=st.integers(1, 60),
-    part=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted),
-)
-def test_items_carry_their_numbers(kind, num_samples, batch_size, part):
-    reader = ItemReader(Items(num_samples, kind), batch_size=batch_size)
-    first, last = (int(share * num_samples) for share in part)
-    seen = []
-    for batch in reader.batches(first, last):
-        assert NUMBERS_IN[kind](batch.content).tolist() == batch.sample_numbers.tolist()
-        assert len(batch.sample_numbers) <= batch_size
-        seen += batch.sample_numbers.tolist()
-    assert seen == list(range(first, last))
-
-
 def test_own_collate_function_gets_the_items():
-    reader = ItemReader(Items(5, "number"), batch_size=2, collate_fn=tuple)
+    reader = ItemReader(range(5), batch_size=2, collate_fn=tuple)
     assert [batch.content for batch in reader.batches(1, 5)] == [(1, 2), (3, 4)]
 
 
@@ -89,9 +40,9 @@ def test_number_of_shards_follows_the_size(make_windows):
     assert TokenSpanReader(big).num_shards == 5, "17 million tokens"
     big.num_samples = 10**12
     assert TokenSpanReader(big).num_shards == 1024
-    assert ItemReader(Items(1025, "number")).num_shards == 2
-    assert ItemReader(Items(10**8, "number")).num_shards == 1024
-    assert ItemReader(Items(4000, "number"), batch_size=10_000).num_shards == 1
+    assert ItemReader(range(1025)).num_shards == 2
+    assert ItemReader(range(10**8)).num_shards == 1024
+    assert ItemReader(range(4000), batch_size=10_000).num_shards == 1
 
 
 def test_datasets_that_cannot_be_read(windows):
@@ -110,7 +61,7 @@ def test_datasets_that_cannot_be_read(windows):
 
 
 def test_items_are_fetched_together_where_the_dataset_can():
-    class Together(Items):
+    class Together(list):
         def __getitems__(self, numbers):
             assert isinstance(numbers, list)
             return [torch.tensor([number, number]) for number in numbers]
@@ -118,7 +69,7 @@ def test_items_are_fetched_together_where_the_dataset_can():
         def __getitem__(self, number):
             raise AssertionError
 
-    batches = list(ItemReader(Together(5, "tensor"), batch_size=3).batches(0, 5))
+    batches = list(ItemReader(Together(range(5)), batch_size=3).batches(0, 5))
     assert [batch.content[:, 0].tolist() for batch in batches] == [[0, 1, 2], [3, 4]]
 
 

@@ -98,21 +98,11 @@ def test_only_what_is_missing_is_computed(tmp_path, windows):
     assert job.run_reduce()["sums"].values.tolist() == expected_sums(windows)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: content[:-1] + b"\x7f",
-        lambda content: content[:-100],
-        lambda content: content + b"\0",
-        lambda content: b"",
-    ],
-    ids=["edited", "truncated", "longer", "empty"],
-)
-def test_damaged_shard_is_named_and_then_mended(tmp_path, windows, caplog, damage):
+def test_damaged_shard_is_named_and_then_mended(tmp_path, windows, caplog):
     job = MapReduce(TokenSpanReader(windows), [sums_metric()], tmp_path, num_shards=4)
     job.run_map(InProcessExecutor())
     file = tmp_path / "sums.parts" / "000002.npy"
-    file.write_bytes(damage(file.read_bytes()))
+    file.write_bytes(file.read_bytes()[:-100])
     message = r"1 of 4 shards .* shard 2 \(samples 250..374\) has a damaged array .* run the map"
     with pytest.raises(AnalysisError, match=message):
         job.run_reduce()
@@ -369,9 +359,7 @@ from data_efficiency.analysis.map_reduce import MapReduce, executor_for
 from data_efficiency.analysis.metrics import Metric
 
 def slow(batch):
-    with open(sys.argv[3], "a") as log:
-        log.write(f"{batch[0]}\\n")
-    time.sleep(float(sys.argv[4]))
+    time.sleep(0.05)
     return batch
 
 metric = Metric(name="slow", kind="single_value_per_sample", function=slow, reads="items")
@@ -388,7 +376,6 @@ except KeyboardInterrupt as error:
 @pytest.mark.parametrize("num_processes", ["1", "2"])
 def test_signals_stop_cleanly_and_a_second_run_is_kept_out(tmp_path, num_processes):
     command = [sys.executable, "-c", STOPPABLE, str(tmp_path / "a"), num_processes]
-    command += [str(tmp_path / "log"), "0.05"]
     tmp_path = tmp_path / "a"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as first:
@@ -415,45 +402,3 @@ def test_signals_stop_cleanly_and_a_second_run_is_kept_out(tmp_path, num_process
     )
     result = run(ItemReader(np.arange(200)), [metric], tmp_path, num_shards=50)["slow"]
     assert result.values.tolist() == list(range(200))
-
-
-def kill_a_worker(parent, seconds):
-    """Kills one worker process of `parent` after some time; whether there was one left to kill."""
-    time.sleep(seconds)
-    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
-    if not children:
-        return False
-    os.kill(int(children[-1]), signal.SIGKILL)
-    return True
-
-
-@pytest.mark.parametrize(
-    "repetition", [0, *(pytest.param(number, marks=pytest.mark.full) for number in range(1, 10))]
-)
-def test_worker_killed_at_a_random_moment(tmp_path, repetition):
-    """Every sample that is computed is logged, so what is computed twice is seen."""
-    command = [sys.executable, "-c", STOPPABLE, str(tmp_path / "a"), "2"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    parts = tmp_path / "a" / "slow.parts"
-    with subprocess.Popen([*command, str(tmp_path / "log"), "0.02"], **pipes) as first:
-        deadline = time.monotonic() + 60
-        while not list(parts.glob("*.json")):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        moment = np.random.default_rng([repetition, time.time_ns()]).uniform(0, 1.2)
-        assert kill_a_worker(first, moment), f"the run ended before {moment} s"
-        _, errors = first.communicate()
-    assert first.returncode == 1
-    assert "failed: its process was killed by SIGKILL" in errors
-    finished = {int(file.stem) for file in parts.glob("*.json")}
-    assert 0 < len(finished) < 50
-    subprocess.run([*command, str(tmp_path / "second_log"), "0"], check=True, capture_output=True)
-    computed = [int(line) // 4 for line in (tmp_path / "second_log").read_text().split()]
-    assert set(computed) == set(range(50)) - finished
-    assert len(computed) == 4 * (50 - len(finished))
-    metric = Metric(
-        name="slow", kind="single_value_per_sample", function=lambda batch: batch, reads="items"
-    )
-    run(ItemReader(np.arange(200)), [metric], tmp_path / "b")
-    assert checksums(tmp_path / "a") == checksums(tmp_path / "b")
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["slow"]

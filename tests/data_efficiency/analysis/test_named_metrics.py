@@ -9,6 +9,7 @@ import torch
 
 from data_efficiency.analysis.accumulated_value import AccumulatedValue
 from data_efficiency.analysis.diversity_metrics import mtld
+from data_efficiency.analysis.map_reduce import AnalysisError
 from data_efficiency.analysis.metrics import TokenBatch
 from data_efficiency.analysis.named_metrics import METRICS, MetricSettings, analyze
 from data_efficiency.analysis.reference_loss import ReferenceModel
@@ -141,3 +142,29 @@ def test_what_is_missing_is_named(tmp_path, windows, name, settings, message):
 def test_rarity_alone_asks_for_the_frequencies(tmp_path, windows):
     with pytest.raises(FileNotFoundError, match="total_vocab_freq is missing: analyze the metric"):
         METRICS["vocab_rarity"](windows, tmp_path, SETTINGS)
+
+
+def test_second_call_uses_what_is_there(tmp_path, windows):
+    file = tmp_path / "vocab_rarity" / "values.npy"
+    analyze(windows, "vocab_rarity", tmp_path, SETTINGS)
+    written = file.stat().st_mtime_ns
+    analyze(windows, "vocab_rarity", tmp_path, SETTINGS)
+    assert file.stat().st_mtime_ns == written
+    analyze(windows, "vocab_rarity", tmp_path, SETTINGS, overwrite=True)
+    assert file.stat().st_mtime_ns > written
+
+
+def test_results_of_other_data_are_not_used(tmp_path, windows, make_windows):
+    analyze(windows, "vocab_rarity", tmp_path, SETTINGS)
+    for name in ("total_vocab_freq", "vocab_rarity"):
+        with pytest.raises(ValueError, match="name: expected 'corpus', found 'other'"):
+            analyze(make_windows(name="other"), name, tmp_path, SETTINGS)
+    with pytest.raises(ValueError, match="counts a vocabulary of 60 entries, not 70; overwrite"):
+        analyze(windows, "vocab_rarity", tmp_path, MetricSettings(vocab_size=70))
+
+
+def test_too_small_vocabulary_leaves_nothing(tmp_path, windows):
+    message = r"metric total_vocab_freq, sample 0: ValueError: token 57 is outside"
+    with pytest.raises(AnalysisError, match=message):
+        analyze(windows, "vocab_rarity", tmp_path, MetricSettings(vocab_size=30))
+    assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ from data_efficiency.config import load_config
 from data_efficiency.json_section import ConfigError
 from data_efficiency.schedule import CustomSchedule, DiscreteSchedule
 from tests.data_efficiency.config.test_file import LEGACY, METRICS, PUBLISHED, changed
+from tests.json_sections import curriculum_config, length_metric
 
 
 def test_a_metric_that_does_nothing_is_refused():
@@ -23,8 +24,7 @@ def test_the_legacy_section_is_the_truncating_metric():
     (plan,) = legacy.data_efficiency.length_plans
     modern = LEGACY | {"difficulty_type": "value", "clustering_type": "single_cluster"}
     del modern["curriculum_type"], modern["enabled"]
-    section = {"enabled": True, "curriculum_metrics": {"seqlen_truncate": modern}}
-    in_place = {"data_efficiency": {"data_sampling": {"curriculum_learning": section}}}
+    in_place = curriculum_config({"seqlen_truncate": modern})
     assert (plan,) == load_config(in_place).data_efficiency.length_plans
     assert legacy.data_efficiency_json == {"curriculum_learning": LEGACY}
     off = load_config({"curriculum_learning": LEGACY | {"enabled": False}})
@@ -57,12 +57,9 @@ def test_a_maximum_off_the_step_is_reported(caplog):
 
 
 def discrete(difficulty, max_step):
-    metric = copy.deepcopy(
-        PUBLISHED["data_efficiency"]["data_sampling"]["curriculum_learning"]["curriculum_metrics"]
-    )["seqlen_truncate"]
-    metric["schedule_type"] = "fixed_discrete"
-    metric["schedule_config"] = {"difficulty": difficulty, "max_step": max_step}
-    return changed(METRICS, {"seqlen_truncate": metric})
+    schedule = {"difficulty": difficulty, "max_step": max_step}
+    metric = length_metric(80, 2048, schedule_type="fixed_discrete", schedule_config=schedule)
+    return curriculum_config({"seqlen_truncate": metric})
 
 
 def test_stages_that_miss_minimum_or_maximum_are_reported(caplog):

@@ -7,6 +7,7 @@ import pytest
 from data_efficiency.config import fill_from_flags, load_config
 from data_efficiency.json_section import ConfigError
 from data_efficiency.schedule import RootSchedule
+from tests.json_sections import random_ltd
 
 PUBLISHED = {
     "train_batch_size": 512,
@@ -24,21 +25,15 @@ PUBLISHED = {
         "seed": 1234,
         "data_routing": {
             "enabled": True,
-            "random_ltd": {
-                "enabled": True,
-                "total_layer_num": 24,
-                "random_ltd_layer_num": 22,
-                "random_ltd_layer_id": list(range(1, 23)),
-                "model_mask_name": "attention_mask",
-                "model_type": "decoder",
-                "hidden_state_order": "seq_batch_dim",
-                "random_ltd_schedule": {
-                    "min_value": 128,
-                    "max_value": 2048,
-                    "schedule_type": "fixed_linear",
-                    "schedule_config": {"require_steps": 200000, "seq_per_step": 16},
-                },
-            },
+            "random_ltd": random_ltd(
+                24,
+                least=128,
+                most=2048,
+                steps=200000,
+                step_size=16,
+                model_mask_name="attention_mask",
+                hidden_state_order="seq_batch_dim",
+            ),
         },
         "data_sampling": {
             "enabled": True,
@@ -70,10 +65,7 @@ PUBLISHED = {
                         "min_difficulty": 80,
                         "max_difficulty": 2048,
                         "schedule_type": "fixed_linear",
-                        "schedule_config": {
-                            "total_curriculum_step": 110000,
-                            "difficulty_step": 8,
-                        },
+                        "schedule_config": {"total_curriculum_step": 110000, "difficulty_step": 8},
                     },
                 },
             },
@@ -160,11 +152,7 @@ def test_loading_does_not_touch_the_given_object():
             {"enabled": True},
             "cannot be composed with the curriculum sampler",
         ),
-        (
-            "curriculum_learning",
-            {"enabled": True},
-            "curriculum_learning.min_difficulty is missing",
-        ),
+        ("curriculum_learning", {"enabled": True}, "curriculum_learning.min_difficulty is missing"),
         ("curriculum_learning", LEGACY, "both enabled: keep the second"),
         ("curriculum_learning", LEGACY | {"curriculum_type": "loss"}, "curriculum_type is 'loss'"),
         ("curriculum_learning", LEGACY | {"index_path": "x"}, "index_path is not a known key"),

@@ -4,22 +4,9 @@ import pytest
 
 from data_efficiency.config.random_ltd import read_random_ltd
 from data_efficiency.json_section import ConfigError, Section
+from tests.data_efficiency.config.test_file import LTD, PUBLISHED, changed
 
-PUBLISHED = {
-    "enabled": True,
-    "total_layer_num": 24,
-    "random_ltd_layer_num": 22,
-    "random_ltd_layer_id": list(range(1, 23)),
-    "model_mask_name": "attention_mask",
-    "model_type": "decoder",
-    "hidden_state_order": "seq_batch_dim",
-    "random_ltd_schedule": {
-        "min_value": 128,
-        "max_value": 2048,
-        "schedule_type": "fixed_linear",
-        "schedule_config": {"require_steps": 200000, "seq_per_step": 16},
-    },
-}
+SECTION = PUBLISHED["data_efficiency"]["data_routing"]["random_ltd"]
 
 
 def parse(content):
@@ -30,11 +17,7 @@ def parse(content):
     ("path", "value", "message"),
     [
         ("random_ltd_layer_ids", [1], "random_ltd_layer_ids is not a known key"),
-        (
-            "random_ltd_layer_num",
-            3,
-            "has 22 different layers, but random_ltd_layer_num is 3",
-        ),
+        ("random_ltd_layer_num", 3, "has 22 different layers, but random_ltd_layer_num is 3"),
         ("total_layer_num", 5, r"each must be at least 0 and below total_layer_num \(5\)"),
         ("model_type", "encoderr", "did you mean 'encoder'"),
         ("random_ltd_schedule.min_value", 4096, r"above max_value \(2048\)"),
@@ -57,23 +40,18 @@ def parse(content):
     ],
 )
 def test_bad_values_are_refused(path, value, message):
-    content = copy.deepcopy(PUBLISHED)
-    *parents, key = path.split(".")
-    section = content
-    for parent in parents:
-        section = section[parent]
-    section[key] = value
+    content = changed(f"{LTD}.{path}", value)["data_efficiency"]["data_routing"]["random_ltd"]
     with pytest.raises(ConfigError, match=message):
         parse(content)
 
 
 def test_off_is_none_and_the_seed_is_the_runs():
     assert parse({"enabled": False, "anything": 1}) is None
-    assert parse(PUBLISHED).seed == 7
+    assert parse(SECTION).seed == 7
 
 
 def test_settings_of_token_dropping_beyond_the_published_ones():
-    section = copy.deepcopy(PUBLISHED) | {"always_keep": [0, 3]}
+    section = copy.deepcopy(SECTION) | {"always_keep": [0, 3]}
     section["random_ltd_schedule"] = {
         "schedule_type": "constant",
         "min_value": 25,

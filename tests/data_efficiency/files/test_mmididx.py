@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,7 +19,7 @@ BY_HAND = bytes.fromhex(
 )
 
 
-def write(path: Path, dtype: str, *additions: tuple[list[int], list[int]]) -> bytes:
+def write(path, dtype, *additions):
     writer = IndexWriter(path, MEGATRON_CODES[dtype], np.dtype(dtype).itemsize)
     for lengths, counts in additions:
         writer.add(np.array(lengths, np.int64), np.array(counts, np.int64))
@@ -30,12 +28,12 @@ def write(path: Path, dtype: str, *additions: tuple[list[int], list[int]]) -> by
     return path.read_bytes()
 
 
-def test_index_equals_the_bytes_written_by_hand(tmp_path: Path) -> None:
+def test_index_equals_the_bytes_written_by_hand(tmp_path):
     assert write(tmp_path / "a.idx", "int64", ([3, 1], [2])) == BY_HAND
     assert [path.name for path in tmp_path.iterdir()] == ["a.idx"]
 
 
-def test_byte_offsets_do_not_wrap_at_four_gigabytes(tmp_path: Path) -> None:
+def test_byte_offsets_do_not_wrap_at_four_gigabytes(tmp_path):
     content = write(tmp_path / "a.idx", "int32", ([2**31 - 1] * 5, [1] * 5))
     offsets = np.frombuffer(content, dtype="<i8", count=5, offset=34 + 4 * 5)
     assert offsets.tolist() == [4 * (2**31 - 1) * number for number in range(5)]
@@ -47,12 +45,10 @@ def test_byte_offsets_do_not_wrap_at_four_gigabytes(tmp_path: Path) -> None:
     cut=st.integers(0, 12),
     block=st.integers(1, 7),
 )
-def test_neither_additions_nor_blocks_change_the_file(
-    tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]], cut: int, block: int
-) -> None:
+def test_neither_additions_nor_blocks_change_the_file(tmp_path_factory, documents, cut, block):
     folder = tmp_path_factory.mktemp("index")
 
-    def addition(part: list[list[int]]) -> tuple[list[int], list[int]]:
+    def addition(part):
         return [length for document in part for length in document], list(map(len, part))
 
     at_once = write(folder / "a.idx", "uint16", addition(documents))

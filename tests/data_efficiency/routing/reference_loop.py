@@ -3,13 +3,11 @@
 import inspect
 
 import torch
-from torch import nn
 
-ROWS, LENGTH, KEPT, NUM_LAYERS = 3, 12, 5, 4
-DROPPING = (1, 2)
+from tests.data_efficiency.small_models import DROPPING
 
 
-def drop_in_a_loop(layers, positions: torch.Tensor) -> None:
+def drop_in_a_loop(layers, positions):
     """Makes the layers DROPPING treat each row by itself at positions[number, row]."""
     for number, layer_id in enumerate(DROPPING):
         layers[layer_id].forward = _loop(layers[layer_id].forward, positions[number])
@@ -50,7 +48,7 @@ def _one_row(name, value, row, chosen):
         return None
     if name == "position_embeddings":
         return tuple(_one_row("position_ids", table, row, chosen) for table in value)
-    if name == "position_ids":
+    if name in ("position_ids", "rotary_cos", "rotary_sin"):
         return value[min(row, len(value) - 1), chosen][None]
     if name in ("attention_mask", "attn_mask"):
         mask = value[min(row, len(value) - 1)]
@@ -62,7 +60,7 @@ def _one_row(name, value, row, chosen):
     return value
 
 
-def loss_and_gradients(model: nn.Module, output: torch.Tensor):
+def loss_and_gradients(model, output):
     """A scalar in which every output counts differently, and the gradients of all parameters."""
     weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
     loss = (output * weights).sum()

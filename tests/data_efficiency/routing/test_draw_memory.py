@@ -1,4 +1,3 @@
-import copy
 import gc
 
 import pytest
@@ -53,9 +52,3 @@ def test_nothing_is_kept_alive_and_what_is_gone_is_forgotten():
     again = torch.ones(2, 8, 4)
     assert memory.recall(again, needed=False) is None
     assert memory.recall(alive, needed=True) is not None
-
-
-def test_a_copy_starts_empty():
-    memory, hidden = DrawMemory(), torch.ones(2, 8, 4)
-    memory.remember(hidden, draw())
-    assert copy.deepcopy(memory).recall(hidden, needed=False) is None

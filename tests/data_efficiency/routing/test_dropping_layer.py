@@ -7,21 +7,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from data_efficiency.config import RandomLTDConfig
 from data_efficiency.routing.random_ltd import convert_to_random_ltd
 from data_efficiency.schedule import CustomSchedule
+from tests.data_efficiency.small_models import KEPT, LENGTH, NUM_LAYERS, ROWS, dropping
 
-NUM_LAYERS, ROWS, LENGTH, KEPT = 4, 3, 12, 5
-SETTINGS = RandomLTDConfig(
-    total_layer_num=NUM_LAYERS,
-    random_ltd_layer_num=2,
-    random_ltd_layer_id=(1, 2),
-    model_mask_name=None,
-    model_type="decoder",
-    hidden_state_order="batch_seq_dim",
-    schedule=CustomSchedule(function=lambda step: LENGTH if step == 9 else KEPT),
-    seed=11,
-)
+SETTINGS = dropping(schedule=CustomSchedule(function=lambda step: LENGTH if step == 9 else KEPT))
 
 
 class Layer(nn.Module):

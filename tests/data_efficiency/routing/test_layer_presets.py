@@ -1,53 +1,15 @@
-import copy
-
 import pytest
 import torch
-from transformers import (
-    BertConfig,
-    BertModel,
-    Dinov2Config,
-    Dinov2Model,
-    DynamicCache,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    RobertaConfig,
-    RobertaModel,
-    ViTConfig,
-    ViTModel,
-)
-from transformers.models.bert.modeling_bert import BertLayer
+import transformers
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
-from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
-from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
-from transformers.models.roberta.modeling_roberta import RobertaLayer
-from transformers.models.vit.modeling_vit import ViTLayer
 
-from data_efficiency.config import RandomLTDConfig
 from data_efficiency.routing.layer_interface import LayerInterface
 from data_efficiency.routing.layer_presets import interface_of, known_layer_class
 from data_efficiency.routing.random_ltd import convert_to_random_ltd, save_without_random_ltd
 from data_efficiency.schedule import CustomSchedule
-from megatron.model.transformer import TransformerLayer
-from tests.data_efficiency.routing.reference_loop import (
-    DROPPING,
-    KEPT,
-    LENGTH,
-    NUM_LAYERS,
-    ROWS,
-    drop_in_a_loop,
-    loss_and_gradients,
-)
+from tests.data_efficiency.routing.reference_loop import drop_in_a_loop, loss_and_gradients
+from tests.data_efficiency.small_models import KEPT, LENGTH, NUM_LAYERS, ROWS, dropping
 
 VOCABULARY = 40
 TEXT = {
@@ -70,35 +32,24 @@ IMAGE = {
     "patch_size": 2,
     "num_channels": 3,
 }
-GPT2 = GPT2Config(
-    vocab_size=VOCABULARY,
-    n_positions=32,
-    n_embd=16,
-    n_layer=NUM_LAYERS,
-    n_head=4,
-    resid_pdrop=0.0,
-    embd_pdrop=0.0,
-    attn_pdrop=0.0,
-)
+GPT2 = {"vocab_size": VOCABULARY, "n_positions": 32, "n_embd": 16, "n_layer": NUM_LAYERS}
+GPT2 |= {"n_head": 4, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 MODELS = {
-    "gpt2": (GPT2LMHeadModel, GPT2, GPT2Block),
-    "llama": (LlamaForCausalLM, LlamaConfig(**TEXT, **GROUPED), LlamaDecoderLayer),
+    "gpt2": ("GPT2LMHeadModel", GPT2, "GPT2Block"),
+    "llama": ("LlamaForCausalLM", TEXT | GROUPED, "LlamaDecoderLayer"),
     "mistral": (
-        MistralForCausalLM,
-        MistralConfig(**TEXT, **GROUPED, sliding_window=6),
-        MistralDecoderLayer,
+        "MistralForCausalLM",
+        TEXT | GROUPED | {"sliding_window": 6},
+        "MistralDecoderLayer",
     ),
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**TEXT, **GROUPED), Qwen2DecoderLayer),
-    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**TEXT, **GROUPED, head_dim=8), Qwen3DecoderLayer),
-    "bert": (BertModel, BertConfig(**TEXT, **NO_DROPOUT), BertLayer),
-    "roberta": (RobertaModel, RobertaConfig(**TEXT, **NO_DROPOUT), RobertaLayer),
-    "vit": (ViTModel, ViTConfig(**IMAGE, **NO_DROPOUT), ViTLayer),
-    "dinov2": (
-        Dinov2Model,
-        Dinov2Config(**{k: v for k, v in IMAGE.items() if k != "intermediate_size"}, **NO_DROPOUT),
-        Dinov2Layer,
-    ),
+    "qwen2": ("Qwen2ForCausalLM", TEXT | GROUPED, "Qwen2DecoderLayer"),
+    "qwen3": ("Qwen3ForCausalLM", TEXT | GROUPED | {"head_dim": 8}, "Qwen3DecoderLayer"),
+    "bert": ("BertModel", TEXT | NO_DROPOUT, "BertLayer"),
+    "roberta": ("RobertaModel", TEXT | NO_DROPOUT, "RobertaLayer"),
+    "vit": ("ViTModel", IMAGE | NO_DROPOUT, "ViTLayer"),
+    "dinov2": ("Dinov2Model", IMAGE | NO_DROPOUT, "Dinov2Layer"),
 }
+"""Name -> names of its classes of models and layers in transformers, and its settings."""
 ENCODERS = ("bert", "roberta")
 VISION = ("vit", "dinov2")
 CASES = [(name, "plain") for name in MODELS]
@@ -107,24 +58,14 @@ CASES += [
 ]
 
 
-def settings(**changes) -> RandomLTDConfig:
-    fields = {
-        "total_layer_num": NUM_LAYERS,
-        "random_ltd_layer_num": 2,
-        "random_ltd_layer_id": DROPPING,
-        "model_mask_name": "attention_mask",
-        "model_type": "decoder",
-        "hidden_state_order": "batch_seq_dim",
-        "schedule": CustomSchedule(function=lambda step: KEPT),
-        "seed": 11,
-    }
-    return RandomLTDConfig(**(fields | changes))
+def settings(**changes):
+    return dropping(**{"model_mask_name": "attention_mask"} | changes)
 
 
-def make_model(name: str, attention: str):
-    model_class, config, _ = MODELS[name]
+def make_model(name, attention, **changes):
+    model_class = getattr(transformers, MODELS[name][0])
     torch.manual_seed(0)
-    config = copy.deepcopy(config)
+    config = model_class.config_class(**MODELS[name][1] | changes)
     config._attn_implementation = attention
     model = model_class(config).double()
     with torch.no_grad():
@@ -134,8 +75,7 @@ def make_model(name: str, attention: str):
 
 
 def layers_of(model, name):
-    layer_class = MODELS[name][2]
-    return [module for module in model.modules() if isinstance(module, layer_class)]
+    return [module for module in model.modules() if type(module).__name__ == MODELS[name][2]]
 
 
 def batch(name: str, mask: str = "plain") -> dict:
@@ -166,9 +106,12 @@ def output_of(model, inputs) -> torch.Tensor:
     return model(**inputs)[0]
 
 
+def convert(model, name, **changes):
+    return convert_to_random_ltd(model, type(layers_of(model, name)[0]), settings(**changes))
+
+
 def converted(name, attention, **changes):
-    model = make_model(name, attention)
-    convert_to_random_ltd(model, MODELS[name][2], settings(**changes))
+    model = convert(make_model(name, attention), name, **changes)
     model.random_ltd_scheduler.set_position(3, 7)
     return model
 
@@ -282,28 +225,19 @@ def test_rotations_follow_the_original_positions(name):
         torch.testing.assert_close(shortened[row], expected, rtol=1e-6, atol=1e-8)
 
 
-def test_a_class_token_can_always_be_kept():
-    model = converted("vit", "sdpa", always_keep=(0,))
-    output_of(model, batch("vit"))
-    assert (model.random_ltd_scheduler.positions[..., 0] == 0).all()
-
-
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
 def test_an_empty_cache_is_set_aside_and_a_filled_one_refused(name):
     changes = {"is_decoder": True} if name == "bert" else {}
-    model = make_model(name, "sdpa")
-    if changes:
-        config = copy.deepcopy(MODELS[name][1])
-        config.is_decoder = True
-        model = BertModel(config).double().train()
-    convert_to_random_ltd(model, MODELS[name][2], settings())
+    model = convert(make_model(name, "sdpa", **changes), name)
     inputs = batch(name)
     model.random_ltd_scheduler.set_position(0, 0)
     without = model(**inputs, use_cache=False)[0]
     model.random_ltd_scheduler.set_position(0, 0)
     assert torch.equal(model(**inputs, use_cache=True)[0], without)
     model.eval()
-    cache = model(**inputs, past_key_values=DynamicCache(config=model.config)).past_key_values
+    cache = model(
+        **inputs, past_key_values=transformers.DynamicCache(config=model.config)
+    ).past_key_values
     model.train()
     model.random_ltd_scheduler.set_position(0, 0)
     with pytest.raises(ValueError, match="past_key_values holds keys of 12 earlier tokens"):
@@ -322,7 +256,7 @@ def test_weights_keep_their_names(name, tmp_path):
     model, plain = converted(name, "sdpa"), make_model(name, "sdpa")
     assert list(model.state_dict()) == list(plain.state_dict())
     model.save_pretrained(tmp_path)
-    loaded = MODELS[name][0].from_pretrained(tmp_path, dtype=torch.float64)
+    loaded = type(plain).from_pretrained(tmp_path, dtype=torch.float64)
     assert torch.equal(output_of(loaded.eval(), batch(name)), output_of(model.eval(), batch(name)))
     loaded.load_state_dict(save_without_random_ltd(model))
 
@@ -337,7 +271,7 @@ def test_what_cannot_be_right_is_refused():
     model = make_model("llama", "sdpa")
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="attention implementation is 'flash_attention_2'"):
-        convert_to_random_ltd(model, LlamaDecoderLayer, settings())
+        convert(model, "llama")
 
 
 def test_a_class_without_a_preset_is_refused_at_its_first_call():
@@ -366,17 +300,6 @@ def test_a_class_without_a_preset_is_refused_at_its_first_call():
     run(convert_to_random_ltd(Model(), Foreign, bare, interface=described))
 
 
-def test_our_layer_and_its_heirs_have_a_preset_whatever_the_json_says():
-    class Heir(TransformerLayer):
-        pass
-
-    for layer_class in (TransformerLayer, Heir):
-        interface = interface_of(layer_class, settings(hidden_state_order="seq_batch_dim"))
-        assert (interface.batch_axis, interface.sequence_axis) == (0, 1)
-        assert interface.masks == ("attention_mask",)
-        assert dict(interface.token_tables) == {"rotary_cos": 1, "rotary_sin": 1}
-
-
 def test_the_json_describes_other_layers():
     interface = interface_of(torch.nn.Linear, settings(hidden_state_order="seq_batch_dim"))
     assert (interface.batch_axis, interface.sequence_axis) == (1, 0)
@@ -385,19 +308,21 @@ def test_the_json_describes_other_layers():
 
 
 def test_the_layers_of_a_known_model_are_found():
-    assert known_layer_class(GPT2LMHeadModel(GPT2)) is GPT2Block
-    assert known_layer_class(Dinov2Model(Dinov2Config(**IMAGE))) is Dinov2Layer
+    assert known_layer_class(make_model("gpt2", "sdpa")) is GPT2Block
+    assert known_layer_class(make_model("dinov2", "sdpa")) is Dinov2Layer
+
+    config = make_model("gpt2", "sdpa").config
 
     class MyBlock(GPT2Block):
         pass
 
-    assert known_layer_class(torch.nn.Sequential(MyBlock(GPT2), MyBlock(GPT2))) is MyBlock
+    assert known_layer_class(torch.nn.Sequential(MyBlock(config), MyBlock(config))) is MyBlock
 
 
 def test_models_of_unknown_or_several_layer_classes_are_refused():
     model = torch.nn.Sequential(*(torch.nn.TransformerEncoderLayer(8, 2) for _ in range(3)))
     with pytest.raises(ValueError, match=r"layers of none .* TransformerEncoderLayer \(3\)"):
         known_layer_class(model)
-    two = torch.nn.Sequential(GPT2Block(GPT2), Dinov2Model(Dinov2Config(**IMAGE)))
+    two = torch.nn.Sequential(*(make_model(name, "sdpa") for name in ("gpt2", "dinov2")))
     with pytest.raises(ValueError, match="layers of GPT2Block, Dinov2Layer of the classes"):
         known_layer_class(two)

@@ -6,144 +6,39 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
-from data_efficiency.config import DataEfficiencyConfig, RandomLTDConfig
+from data_efficiency.config import DataEfficiencyConfig
 from data_efficiency.routing.random_ltd import (
     convert_to_random_ltd,
     remove_random_ltd_state_dict,
-    save_without_random_ltd,
 )
-from data_efficiency.schedule import CustomSchedule, RootSchedule
-from megatron.config import ModelConfig
-from megatron.model.gpt_model import GPTModel
-from megatron.model.rotary import rotary_tables
-from megatron.model.transformer import TransformerLayer
+from data_efficiency.schedule import CustomSchedule
+from tests.data_efficiency.small_models import KEPT, LENGTH, ROWS, Block, SmallModel, dropping
 from tests.json_sections import random_ltd
 
-NUM_LAYERS, LENGTH, KEPT, ROWS = 4, 12, 5, 3
-DROPPING = (1, 2)
+
+def make_model():
+    return SmallModel().double()
 
 
-def settings(kept=KEPT, **changes) -> RandomLTDConfig:
-    fields = {
-        "total_layer_num": NUM_LAYERS,
-        "random_ltd_layer_num": 2,
-        "random_ltd_layer_id": DROPPING,
-        "model_mask_name": None,
-        "model_type": "decoder",
-        "hidden_state_order": "batch_seq_dim",
-        "schedule": RootSchedule(
-            min_difficulty=kept, max_difficulty=kept, total_curriculum_step=1, difficulty_step=1
-        ),
-        "seed": 11,
-    }
-    return RandomLTDConfig(**(fields | changes))
+def converted(**changes):
+    return convert_to_random_ltd(make_model(), Block, dropping(**changes))
 
 
-def make_model(**changes) -> GPTModel:
-    torch.manual_seed(0)
-    fields = {
-        "num_layers": NUM_LAYERS,
-        "hidden_size": 16,
-        "num_attention_heads": 4,
-        "vocab_size": 50,
-        "make_vocab_size_divisible_by": 10,
-        "max_position_embeddings": 16,
-        "init_method_std": 0.3,
-    }
-    return GPTModel(ModelConfig(**(fields | changes))).double()
-
-
-MODERN = {
-    "use_rotary_position_embeddings": True,
-    "normalization": "rmsnorm",
-    "swiglu": True,
-    "num_key_value_heads": 2,
-    "disable_bias_linear": True,
-}
-
-
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
+def batch():
     generator = torch.Generator().manual_seed(1)
     tokens, labels = torch.randint(0, 50, (2, ROWS, LENGTH), generator=generator)
     return tokens, labels
 
 
-def dense_reference(model: GPTModel, positions, tokens, labels, mask=None) -> torch.Tensor:
-    """The loss of a forward that treats each row and token subset by itself, with explicit masks."""
-    parts = model.language_model
-    hidden = parts.word_embeddings(tokens)
-    rotary = {}
-    if model.config.use_rotary_position_embeddings:
-        size, theta = model.config.head_size, model.config.rotary_position_embeddings_theta
-        rotary["cos"], rotary["sin"] = rotary_tables(tokens.shape[1], size, theta, tokens.device)
-    else:
-        hidden = hidden + parts.position_embeddings.weight[: tokens.shape[1]]
-    everyone = torch.arange(tokens.shape[1])
-    may_look = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).tril()
-    for number, layer in enumerate(model.layers):
-        rows = []
-        for row in range(len(tokens)):
-            chosen = positions[DROPPING.index(number), row] if number in DROPPING else everyone
-            allowed = may_look if mask is None else mask[row, 0]
-            result = layer._compute(
-                hidden[row : row + 1, chosen],
-                allowed[chosen][:, chosen][None, None],
-                rotary["cos"][:, chosen] if rotary else None,
-                rotary["sin"][:, chosen] if rotary else None,
-            )
-            full = hidden[row].clone()
-            full[chosen] = result[0]
-            rows.append(full)
-        hidden = torch.stack(rows)
-    hidden = parts.final_layernorm(hidden)
-    logits = hidden @ model.output_weight.T
-    return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
-
-
-def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+def gradients(model):
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
     return found
 
 
-def padding_mask() -> torch.Tensor:
-    """Causal, and the first tokens of row 1 are padding that sees only itself."""
-    mask = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril().repeat(ROWS, 1, 1, 1)
-    mask[1, :, 4:, :4] = False
-    return mask
-
-
-@pytest.mark.parametrize("mask", [None, padding_mask()], ids=["causal", "padding"])
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("architecture", [{}, MODERN], ids=["gpt2", "modern"])
-@pytest.mark.parametrize("length", [LENGTH, 8], ids=["whole", "truncated"])
-def test_loss_and_gradients_are_those_of_a_slow_reference(length, architecture, recompute, mask):
-    model = make_model(**architecture, recompute_activations=recompute)
-    convert_to_random_ltd(model, TransformerLayer, settings())
-    whole_rows = batch()
-    tokens, labels = (rows[:, :length] for rows in whole_rows)
-    mask = None if mask is None else mask[..., :length, :length]
-    model.random_ltd_scheduler.set_position(9, 4)
-    loss = model(tokens, labels=labels, attention_mask=mask)
-    positions = model.random_ltd_scheduler.positions.clone()
-    assert positions.shape == (2, ROWS, KEPT)
-    # A second forward before the backward: recomputation must not take its subset.
-    model.random_ltd_scheduler.set_position(10, 0)
-    model(whole_rows[0], labels=whole_rows[1])
-    loss.backward()
-    found = gradients(model)
-    expected = dense_reference(model, positions, tokens, labels, mask)
-    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
-    expected.backward()
-    for name, gradient in gradients(model).items():
-        # Rotary tables are float32, turned alike in both.
-        torch.testing.assert_close(found[name], gradient, rtol=1e-7, atol=1e-9, msg=name)
-
-
 def test_the_split_into_micro_batches_changes_nothing():
-    model = convert_to_random_ltd(make_model(), TransformerLayer, settings())
+    model = converted()
     tokens, labels = batch()
 
     def loss_of(rows: slice) -> torch.Tensor:
@@ -155,28 +50,8 @@ def test_the_split_into_micro_batches_changes_nothing():
     torch.testing.assert_close(whole, parts, rtol=1e-12, atol=0)
 
 
-def operators(model: nn.Module, tokens: torch.Tensor, labels: torch.Tensor) -> list[str]:
-    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as recorded:
-        model(tokens, labels=labels).backward()
-    return sorted(event.name for event in recorded.events() if event.name.startswith("aten::"))
-
-
-@pytest.mark.parametrize("kept", [LENGTH, LENGTH + 1])
-def test_without_dropping_everything_is_bit_equal(kept):
-    plain = make_model()
-    converted = convert_to_random_ltd(make_model(), TransformerLayer, settings(kept))
-    tokens, labels = batch()
-    converted.random_ltd_scheduler.set_position(0, 0)
-    assert operators(plain, tokens, labels) == operators(converted, tokens, labels)
-    expected = gradients(plain)
-    found = gradients(converted)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
-    converted.random_ltd_scheduler.set_position(1, 0)
-    assert torch.equal(plain(tokens), converted(tokens))
-
-
 def test_evaluation_drops_nothing_and_needs_no_position():
-    model = convert_to_random_ltd(make_model(), TransformerLayer, settings())
+    model = converted()
     tokens, _ = batch()
     model.random_ltd_scheduler.set_position(0, 0)
     dropped = model(tokens)
@@ -188,21 +63,14 @@ def test_evaluation_drops_nothing_and_needs_no_position():
         model(tokens)
 
 
-def test_a_frozen_layer_in_evaluation_mode_drops_nothing():
-    model = convert_to_random_ltd(make_model(), TransformerLayer, settings())
-    tokens, _ = batch()
-    for layer in model.layers:
-        layer.eval()
-    model.random_ltd_scheduler.set_position(0, 0)
-    assert torch.equal(model(tokens), make_model()(tokens))
-
-
-def test_a_model_in_evaluation_mode_drops_nothing_though_layers_train():
-    model = convert_to_random_ltd(make_model(), TransformerLayer, settings())
-    tokens, _ = batch()
+@pytest.mark.parametrize("part", ["layers", "model"])
+def test_a_part_in_evaluation_mode_drops_nothing_though_the_other_trains(part):
+    model, (tokens, _) = converted(), batch()
     model.random_ltd_scheduler.set_position(0, 0)
     model(tokens)
-    model.training = False
+    model.random_ltd_scheduler.set_position(1, 0)
+    for module in model.layers if part == "layers" else [model]:
+        module.training = False
     assert torch.equal(model(tokens), make_model()(tokens))
 
 
@@ -211,10 +79,7 @@ def test_a_model_in_evaluation_mode_drops_nothing_though_layers_train():
 @pytest.mark.parametrize("whole", [False, True], ids=["layers", "model"])
 def test_compiled_code_serves_every_kept_length(whole):
     schedule = CustomSchedule(function=lambda step: 3 + step)
-    converted, compiled = (
-        convert_to_random_ltd(make_model(), TransformerLayer, settings(schedule=schedule))
-        for _ in range(2)
-    )
+    plain, compiled = (converted(schedule=schedule) for _ in range(2))
     num_graphs = 0
 
     def backend(graph, inputs):
@@ -227,72 +92,39 @@ def test_compiled_code_serves_every_kept_length(whole):
         layer.compile(backend=backend)
     tokens, labels = batch()
     for step in range(6):
-        for model in (converted, compiled):
+        for model in (plain, compiled):
             model.random_ltd_scheduler.set_position(step, 0)
-        expected = converted(tokens, labels=labels)
+        expected = plain(tokens, labels=labels)
         torch.testing.assert_close(call(tokens, labels=labels), expected)
     torch.compiler.reset()
     assert 1 <= num_graphs <= 4
 
 
-def test_bfloat16_autocast_trains():
-    model = convert_to_random_ltd(make_model().float(), TransformerLayer, settings())
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_half_precision_trains(dtype, autocast):
+    model = SmallModel() if autocast else SmallModel().to(dtype)
+    convert_to_random_ltd(model, Block, dropping())
     tokens, labels = batch()
     model.random_ltd_scheduler.set_position(0, 0)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = model(tokens, labels=labels)
+    with torch.autocast("cpu", dtype=dtype, enabled=autocast):
+        loss = model(tokens, labels=labels) / labels.numel()
     loss.backward()
     assert loss.dtype == torch.float32
-    assert all(gradient.isfinite().all() for gradient in gradients(model).values())
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_models_in_half_precision_train(dtype):
-    model = convert_to_random_ltd(make_model().to(dtype), TransformerLayer, settings())
-    tokens, labels = batch()
-    model.random_ltd_scheduler.set_position(0, 0)
-    (model(tokens, labels=labels) / labels.numel()).backward()
     found = gradients(model)
-    assert {gradient.dtype for gradient in found.values()} == {dtype}
+    assert {gradient.dtype for gradient in found.values()} == {torch.float32 if autocast else dtype}
     assert all(gradient.isfinite().all() for gradient in found.values())
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_any_number_of_processes_draws_the_same_subsets(world_size, accumulation):
-    micro = 8 // (world_size * accumulation)
-    expected = convert_to_random_ltd(make_model(), TransformerLayer, settings())
-    tokens = torch.zeros(8, LENGTH, dtype=torch.int64)
-    for step in (0, 5):
-        expected.random_ltd_scheduler.set_position(step, 0)
-        expected(tokens)
-        parts = []
-        for first_row in range(0, 8, micro):
-            # Each process has a model of its own, as one that starts again at this step has.
-            model = convert_to_random_ltd(make_model(), TransformerLayer, settings())
-            model.random_ltd_scheduler.set_position(step, first_row)
-            model(tokens[:micro])
-            parts.append(model.random_ltd_scheduler.positions)
-        assert torch.equal(torch.cat(parts, dim=1), expected.random_ltd_scheduler.positions)
-
-
-def test_state_dict_is_that_of_the_plain_model():
-    plain, converted = make_model(), make_model()
-    convert_to_random_ltd(converted, TransformerLayer, settings())
-    assert list(converted.state_dict()) == list(plain.state_dict())
-    assert list(save_without_random_ltd(converted)) == list(plain.state_dict())
-    plain.load_state_dict(save_without_random_ltd(SimpleNamespace(module=converted)))
-
-
 def test_a_deep_copy_is_a_converted_model_of_its_own():
-    model = convert_to_random_ltd(make_model(), TransformerLayer, settings())
+    model = converted()
     twin = copy.deepcopy(model)
     tokens, _ = batch()
     twin.random_ltd_scheduler.set_position(3, 0)
     dropped = twin(tokens)
     assert model.random_ltd_scheduler.positions is None
     with torch.no_grad():
-        twin.layers[1].mlp.dense_h_to_4h.weight.add_(1.0)
+        twin.layers[1].dense.weight.add_(1.0)
     model.random_ltd_scheduler.set_position(3, 0)
     assert torch.equal(model(tokens), dropped)
     twin.random_ltd_scheduler.set_position(3, 0)
@@ -329,9 +161,9 @@ class Stack(nn.Module):
         return hidden
 
 
-def one_layer(**changes) -> RandomLTDConfig:
+def one_layer(**changes):
     only = {"total_layer_num": 1, "random_ltd_layer_num": 1, "random_ltd_layer_id": (0,)}
-    return settings(**(only | changes))
+    return dropping(**(only | changes))
 
 
 def run(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
@@ -341,7 +173,7 @@ def run(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
 
 def test_layers_are_chosen_by_their_order_not_by_their_name():
     layers = [Layer() for _ in range(12)]
-    config = settings(total_layer_num=12, random_ltd_layer_id=(2, 10))
+    config = dropping(total_layer_num=12, random_ltd_layer_id=(2, 10))
     run(convert_to_random_ltd(Stack(layers), Layer, config), torch.ones(ROWS, LENGTH, 2))
     lengths = [layer.calls[0]["hidden"].shape[1] for layer in layers]
     assert [number for number, length in enumerate(lengths) if length == KEPT] == [2, 10]
@@ -437,36 +269,36 @@ def test_an_engine_brings_its_configuration_and_gets_the_router():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (None, "config is missing: a bare GPTModel"),
+        (None, "config is missing: a bare SmallModel"),
         (DataEfficiencyConfig(), "random_ltd is missing or not enabled"),
-        (settings(total_layer_num=5), "total_layer_num is 5, but the model has 4 layers of class"),
-        (settings(random_ltd_layer_num=3), "random_ltd_layer_num is 3, but .* has 2 entries"),
-        (settings(random_ltd_layer_id=(1, 1)), r"\[1, 1\]: names a layer twice"),
-        (settings(random_ltd_layer_id=(1, 4)), r"\[1, 4\]: each must be at least 0 and below 4"),
-        (settings(random_ltd_layer_id=(-1, 2)), r"\[-1, 2\]: each must be"),
+        (dropping(total_layer_num=5), "total_layer_num is 5, but the model has 4 layers of class"),
+        (dropping(random_ltd_layer_num=3), "random_ltd_layer_num is 3, but .* has 2 entries"),
+        (dropping(random_ltd_layer_id=(1, 1)), r"\[1, 1\]: names a layer twice"),
+        (dropping(random_ltd_layer_id=(1, 4)), r"\[1, 4\]: each must be at least 0 and below 4"),
+        (dropping(random_ltd_layer_id=(-1, 2)), r"\[-1, 2\]: each must be"),
         (
-            settings(model_mask_name="mask"),
-            "model_mask_name is 'mask', but TransformerLayer.forward",
+            dropping(model_mask_name="mask"),
+            "model_mask_name is 'mask', but Block.forward",
         ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(config, message):
     model = make_model()
     with pytest.raises(ValueError, match=message):
-        convert_to_random_ltd(model, TransformerLayer, config)
+        convert_to_random_ltd(model, Block, config)
     assert model(batch()[0]).shape == (ROWS, LENGTH, 50)
 
 
 def test_converting_twice_is_refused():
-    model = convert_to_random_ltd(make_model(), TransformerLayer, settings())
+    model = converted()
     for again in (model, copy.deepcopy(model)):
         with pytest.raises(ValueError, match="converted to random-LTD already"):
-            convert_to_random_ltd(again, TransformerLayer, settings())
+            convert_to_random_ltd(again, Block, dropping())
 
 
 def test_only_modules_can_be_converted():
     with pytest.raises(TypeError, match="neither a module nor has one"):
-        convert_to_random_ltd("model", TransformerLayer, settings())
+        convert_to_random_ltd("model", Block, dropping())
 
 
 class ByKeyword(Stack):
@@ -500,7 +332,7 @@ class Shortening(Stack):
     ],
 )
 def test_calls_that_cannot_be_right_are_refused(model, error, message):
-    config = settings(total_layer_num=2, random_ltd_layer_id=(0, 1))
+    config = dropping(total_layer_num=2, random_ltd_layer_id=(0, 1))
     convert_to_random_ltd(model, Layer, config if len(model.layers) == 2 else one_layer())
     with pytest.raises(error, match=message):
         run(model, torch.ones(ROWS, LENGTH, 2))

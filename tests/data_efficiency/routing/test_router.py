@@ -5,28 +5,25 @@ import pytest
 import torch
 
 from data_efficiency.accounting import layer_tokens
-from data_efficiency.config import RandomLTDConfig
 from data_efficiency.routing.router import Router
 from data_efficiency.routing.token_ops import sample_kept_positions
 from data_efficiency.schedule import CustomSchedule, RootSchedule
+from tests.data_efficiency.small_models import dropping
 
 CPU = torch.device("cpu")
-SETTINGS = RandomLTDConfig(
-    total_layer_num=3,
-    random_ltd_layer_num=2,
-    random_ltd_layer_id=(0, 1),
-    model_mask_name=None,
-    model_type="decoder",
-    hidden_state_order="batch_seq_dim",
-    schedule=RootSchedule(
-        min_difficulty=4, max_difficulty=16, total_curriculum_step=10, difficulty_step=4
-    ),
-    seed=5,
+LINE = RootSchedule(
+    min_difficulty=4, max_difficulty=16, total_curriculum_step=10, difficulty_step=4
 )
+SETTINGS = dropping(total_layer_num=3, random_ltd_layer_id=(0, 1), schedule=LINE, seed=5)
 
 
 def make_router(**changes) -> Router:
     return Router(replace(SETTINGS, **changes))
+
+
+def forward(router, num_rows, sequence_length, place=(0, 0)):
+    router.set_position(*place)
+    router.begin_forward(num_rows, sequence_length, CPU)
 
 
 def constant(value: int) -> CustomSchedule:
@@ -43,15 +40,13 @@ def test_kept_length_in_percent_of_the_sequence():
     assert [router.kept_length(0, length) for length in (10, 11, 13, 1)] == [3, 3, 3, 1]
     with pytest.raises(ValueError, match="in percent: sequence_length is needed"):
         router.kept_length(0)
-    router.set_position(0, 0)
-    router.begin_forward(2, 20, CPU)
+    forward(router, 2, 20)
     assert router.positions.shape == (2, 2, 6)
 
 
 def test_all_layers_are_drawn_at_the_position_that_was_set():
     router = make_router()
-    router.set_position(4, 6)
-    router.begin_forward(3, 12, CPU)
+    forward(router, 3, 12, (4, 6))
     expected = sample_kept_positions(
         seed=5,
         step=4,
@@ -80,8 +75,7 @@ def test_rows_of_one_sample_are_numbered_together():
 
 def test_positions_always_kept_are_in_every_subset():
     router = make_router(always_keep=(0, 7), schedule=constant(3))
-    router.set_position(0, 0)
-    router.begin_forward(50, 12, CPU)
+    forward(router, 50, 12)
     assert (router.positions[..., 0] == 0).all()
     assert (router.positions == 7).any(dim=-1).all()
     router.set_position(0, 0)
@@ -95,19 +89,16 @@ def test_positions_always_kept_are_in_every_subset():
 def test_no_generator_is_touched():
     router = make_router()
     before = torch.get_rng_state()
-    router.set_position(0, 0)
-    router.begin_forward(3, 12, CPU)
+    forward(router, 3, 12)
     assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("sequence_length", [8, 7])
 def test_nothing_is_drawn_when_the_whole_sequence_is_kept(sequence_length, monkeypatch):
     router = make_router()
-    router.set_position(0, 0)
-    router.begin_forward(2, 12, CPU)
+    forward(router, 2, 12)
     monkeypatch.setattr("data_efficiency.routing.router.sample_kept_positions", None)
-    router.set_position(4, 0)
-    router.begin_forward(2, sequence_length, CPU)
+    forward(router, 2, sequence_length, (4, 0))
     assert router.positions is None
 
 
@@ -121,23 +112,20 @@ def test_the_length_is_marked_dynamic_where_a_compiler_is_loaded(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "torch._dynamo", Compiler)
     router = make_router()
-    router.set_position(0, 0)
-    router.begin_forward(3, 12, CPU)
+    forward(router, 3, 12)
     assert marked == [((2, 3, 4), 2)]
 
 
 def test_the_first_layer_may_correct_the_shape_once():
     router = make_router()
-    router.set_position(4, 6)
-    router.begin_forward(3, 0, CPU)
+    forward(router, 3, 0, (4, 6))
     assert router.positions is None
     router.correct_shape(3, 12, CPU)
     assert router.positions.shape == (2, 3, 8)
     assert layer_tokens(router.last_shape(), 3) == 3 * (12 + 2 * 8)
     with pytest.raises(ValueError, match="the forward's first one 3 rows of 12 tokens"):
         router.correct_shape(3, 13, CPU)
-    router.set_position(5, 6)
-    router.begin_forward(3, 12, CPU)
+    forward(router, 3, 12, (5, 6))
     with pytest.raises(ValueError, match="check hidden_state_order"):
         router.correct_shape(12, 3, CPU)
 
@@ -145,12 +133,10 @@ def test_the_first_layer_may_correct_the_shape_once():
 def test_the_last_shape_is_the_one_that_layers_saw():
     router = make_router()
     assert router.last_shape() is None
-    router.set_position(0, 0)
-    router.begin_forward(3, 12, CPU)
+    forward(router, 3, 12)
     router.correct_shape(3, 13, CPU)
     assert layer_tokens(router.last_shape(), 3) == 3 * (13 + 2 * 4)
-    router.set_position(4, 0)
-    router.begin_forward(2, 6, CPU)
+    forward(router, 2, 6, (4, 0))
     assert layer_tokens(router.last_shape(), 3) == 2 * 3 * 6
     router.keep_everything()
     assert router.last_shape() is None
@@ -160,8 +146,7 @@ def test_each_forward_needs_a_position_of_its_own():
     router = make_router()
     with pytest.raises(RuntimeError, match="set_position"):
         router.begin_forward(2, 12, CPU)
-    router.set_position(0, 0)
-    router.begin_forward(2, 12, CPU)
+    forward(router, 2, 12)
     with pytest.raises(RuntimeError, match="set_position"):
         router.begin_forward(2, 12, CPU)
 

@@ -8,17 +8,12 @@ timm = pytest.importorskip("timm", reason="timm and torchvision need an environm
 
 from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402
 
-from data_efficiency.config import RandomLTDConfig  # noqa: E402
 from data_efficiency.routing.random_ltd import convert_to_random_ltd  # noqa: E402
-from data_efficiency.schedule import CustomSchedule  # noqa: E402
 from tests.data_efficiency.routing.reference_loop import (  # noqa: E402
-    DROPPING,
-    KEPT,
-    NUM_LAYERS,
-    ROWS,
     drop_in_a_loop,
     loss_and_gradients,
 )
+from tests.data_efficiency.small_models import KEPT, NUM_LAYERS, ROWS, dropping  # noqa: E402
 
 NUM_TOKENS = 17
 
@@ -31,18 +26,7 @@ def make_model():
 
 
 def converted(kept=KEPT, **changes):
-    settings = RandomLTDConfig(
-        total_layer_num=NUM_LAYERS,
-        random_ltd_layer_num=2,
-        random_ltd_layer_id=DROPPING,
-        model_mask_name=None,
-        model_type="decoder",
-        hidden_state_order="batch_seq_dim",
-        schedule=CustomSchedule(function=lambda step: kept),
-        seed=11,
-        **changes,
-    )
-    model = convert_to_random_ltd(make_model(), Block, settings)
+    model = convert_to_random_ltd(make_model(), Block, dropping(kept, **changes))
     model.random_ltd_scheduler.set_position(3, 7)
     return model
 

@@ -122,13 +122,6 @@ def test_neighbouring_subsets_are_independent(axis):
     assert abs(overlap.mean().item() - 4) < 4 * standard_error
 
 
-def test_subsets_of_a_row_over_steps_and_seeds_differ():
-    first = sample()
-    assert not torch.equal(first, sample(step=4))
-    assert not torch.equal(first, sample(seed=8))
-    assert torch.equal(first, sample())
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.bool])
 @pytest.mark.parametrize(("axis", "batch_axis"), [(1, 0), (0, 1), (2, 0), (-1, 0), (3, 1)])
 def test_gather_takes_each_row_at_its_positions(dtype, axis, batch_axis):

@@ -15,50 +15,26 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from data_efficiency.config import RandomLTDConfig
 from data_efficiency.routing.random_ltd import convert_to_random_ltd, save_without_random_ltd
-from data_efficiency.schedule import CustomSchedule
-from megatron.config import ModelConfig
-from megatron.model.gpt_model import GPTModel
-from megatron.model.transformer import TransformerLayer
+from tests.data_efficiency.small_models import Block, SmallModel, dropping
 
 ROWS, LENGTH, STEPS, ACCUMULATION = 8, 16, 3, 2
-SETTINGS = RandomLTDConfig(
-    total_layer_num=4,
-    random_ltd_layer_num=2,
-    random_ltd_layer_id=(1, 2),
-    model_mask_name=None,
-    model_type="decoder",
-    hidden_state_order="batch_seq_dim",
-    schedule=CustomSchedule(function=lambda step: 6),
-    seed=11,
-)
-SHAPE = ModelConfig(
-    num_layers=4,
-    hidden_size=32,
-    num_attention_heads=4,
-    vocab_size=64,
-    max_position_embeddings=LENGTH,
-    hidden_dropout=0.0,
-    attention_dropout=0.0,
-    use_rotary_position_embeddings=True,
-)
+SETTINGS = dropping(6)
 
 
 class Model(nn.Module):
-    """GPT's loss for a batch [rows, length + 1], layers recomputed from outside if asked."""
+    """The mean loss of a batch [rows, length + 1], layers recomputed from outside if asked."""
 
     def __init__(self, recompute=None):
         super().__init__()
-        torch.manual_seed(0)
-        self.gpt = GPTModel(SHAPE)
+        self.inner = SmallModel(32, LENGTH, 64)
         self.recompute = recompute
 
     def forward(self, batch):
         if self.recompute is None:
-            return self.gpt(batch[:, :-1], labels=batch[:, 1:]) / batch[:, 1:].numel()
-        hidden = self.gpt.language_model.word_embeddings(batch[:, :-1])
-        for layer in self.gpt.layers:
+            return self.inner(batch[:, :-1], labels=batch[:, 1:]) / batch[:, 1:].numel()
+        hidden = self.inner.embed(batch[:, :-1])
+        for layer in self.inner.layers:
             hidden = self.recompute(layer, hidden)
         return hidden.square().mean()
 
@@ -96,7 +72,7 @@ def with_deepspeed(stage, rank, world, **changes):
     engine, *_ = deepspeed.initialize(
         model=model, model_parameters=model.parameters(), config=config
     )
-    convert_to_random_ltd(engine, TransformerLayer, SETTINGS)
+    convert_to_random_ltd(engine, Block, SETTINGS)
     plain = Model()
 
     def backward_and_step(loss, part):
@@ -111,7 +87,7 @@ def with_deepspeed(stage, rank, world, **changes):
 
 
 def with_torch(rank, world, **changes):
-    model = convert_to_random_ltd(Model(**changes), TransformerLayer, SETTINGS)
+    model = convert_to_random_ltd(Model(**changes), Block, SETTINGS)
     call = DistributedDataParallel(model) if world > 1 else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
 
@@ -125,7 +101,7 @@ def with_torch(rank, world, **changes):
     return model, drawn
 
 
-def main(folder: Path) -> None:
+def main(folder):
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
     deepspeed.checkpointing.configure(None, partition_activations=False)

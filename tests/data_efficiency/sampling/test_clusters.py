@@ -20,22 +20,6 @@ def pool(clusters, step):
     return set(clusters.samples_at(places).tolist())
 
 
-def test_value_pool_is_every_sample_up_to_the_difficulty(make_pool):
-    clusters = Clusters(NUM_SAMPLES, [make_pool(VALUES, LINE)])
-    for step in range(1, 60):
-        expected = np.flatnonzero(LINE.difficulty(step) >= VALUES)
-        assert pool(clusters, step) == set(expected.tolist())
-
-
-def test_percentile_pool_is_the_published_share_of_the_order(make_pool):
-    clusters = Clusters(NUM_SAMPLES, [make_pool(VALUES, LINE, kind="percentile")])
-    by_difficulty = np.argsort(VALUES, kind="stable")
-    for step in range(1, 60):
-        percentile = LINE.difficulty(step)
-        size = NUM_SAMPLES if percentile == 100 else NUM_SAMPLES // 100 * percentile
-        assert pool(clusters, step) == set(by_difficulty[:size].tolist())
-
-
 def test_clusters_are_cut_where_the_pool_grows(make_pool):
     clusters = Clusters(NUM_SAMPLES, [make_pool(VALUES, LINE)])
     steps = clusters.admission_steps
@@ -64,10 +48,7 @@ def test_the_pool_of_two_metrics_is_their_intersection(make_pool, tmp_path, is_c
 
 
 def test_the_order_in_which_metrics_are_configured_changes_nothing(make_pool, tmp_path):
-    pools = [
-        make_pool(VALUES, LINE, name="rarity"),
-        make_pool(LENGTHS, LENGTH_LINE, name="length"),
-    ]
+    pools = [make_pool(VALUES, LINE, name="rarity"), make_pool(LENGTHS, LENGTH_LINE, name="length")]
     one, other = (Clusters(NUM_SAMPLES, list_, tmp_path) for list_ in (pools, pools[::-1]))
     places = np.arange(one.starts[-1])
     assert np.array_equal(one.starts, other.starts)

@@ -5,10 +5,6 @@ One process runs DeepSpeed's sampler over every case; where it is wrong, a case 
 
 import itertools
 import json
-import os
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +13,11 @@ import pytest
 from data_efficiency.config import load_config
 from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset
 from data_efficiency.sampling.sampler import CurriculumSampler
+from tests.json_sections import curriculum_config, length_metric
+from tests.processes import run_python
 
 NUM_SAMPLES = 1050
 NUM_STEPS = 40
-PEER = Path(__file__).with_name("deepspeed_sampler_peer.py")
 
 
 class Numbered:
@@ -30,47 +27,28 @@ class Numbered:
         return NUM_SAMPLES
 
 
-def make_values():
-    """Two metrics with many ties and gaps, as vocabulary rarity and length have them."""
-    generator = np.random.default_rng(3)
-    rarity = np.minimum(generator.lognormal(3, 0.7, NUM_SAMPLES), 100).astype(np.int64) // 3 * 3 + 1
-    length = np.minimum(rarity + generator.geometric(0.05, NUM_SAMPLES), 200)
-    return {"rarity": rarity, "length": length}
+def schedule(kind, **config):
+    return {"schedule_type": kind, "schedule_config": config}
 
 
 SCHEDULES = {
-    "linear": {
-        "schedule_type": "fixed_linear",
-        "schedule_config": {"total_curriculum_step": 25, "difficulty_step": 2},
-    },
-    "root": {
-        "schedule_type": "fixed_root",
-        "schedule_config": {"total_curriculum_step": 30, "difficulty_step": 5, "root_degree": 2},
-    },
-    "discrete": {
-        "schedule_type": "fixed_discrete",
-        "schedule_config": {"difficulty": [10, 12, 40, 100], "max_step": [3, 9, 20]},
-    },
+    "linear": schedule("fixed_linear", total_curriculum_step=25, difficulty_step=2),
+    "root": schedule("fixed_root", total_curriculum_step=30, difficulty_step=5, root_degree=2),
+    "discrete": schedule("fixed_discrete", difficulty=[10, 12, 40, 100], max_step=[3, 9, 20]),
     "custom": {
         "schedule_type": "custom",
         "custom": [min(100, 9 + step * step // 9) for step in range(1, NUM_STEPS + 1)],
     },
 }
-LENGTH_ONLY = {
-    "difficulty_type": "value",
-    "clustering_type": "single_cluster",
-    "min_difficulty": 8,
-    "max_difficulty": 64,
-    **SCHEDULES["linear"],
-}
+LENGTH_ONLY = length_metric() | SCHEDULES["linear"]
 
 
-def metric(kind, schedule, low=10, high=100):
+def metric(kind, schedule, high=100):
     """A metric that selects samples."""
     return {
         "difficulty_type": kind,
         "clustering_type": "schedule_based",
-        "min_difficulty": low,
+        "min_difficulty": 10,
         "max_difficulty": high,
         **(SCHEDULES[schedule] if isinstance(schedule, str) else schedule),
     }
@@ -121,22 +99,12 @@ WRONG_CASES = {
     "nothing at first": {"rarity": metric("value", custom(0, 50))},
     "stages above the maximum": {
         "rarity": metric(
-            "value",
-            {
-                "schedule_type": "fixed_discrete",
-                "schedule_config": {"difficulty": [10, 60], "max_step": [5]},
-            },
-            high=50,
+            "value", schedule("fixed_discrete", difficulty=[10, 60], max_step=[5]), high=50
         )
     },
     "stages that fall from the maximum": {
         "rarity": metric(
-            "value",
-            {
-                "schedule_type": "fixed_discrete",
-                "schedule_config": {"difficulty": [10, 50, 30], "max_step": [5, 10]},
-            },
-            high=50,
+            "value", schedule("fixed_discrete", difficulty=[10, 50, 30], max_step=[5, 10]), high=50
         )
     },
 }
@@ -145,37 +113,28 @@ AGREEING_CASES = agreeing_cases()
 
 @pytest.fixture(scope="module")
 def values():
-    return make_values()
+    """Two metrics with many ties and gaps, as vocabulary rarity and length have them."""
+    generator = np.random.default_rng(3)
+    rarity = np.minimum(generator.lognormal(3, 0.7, NUM_SAMPLES), 100).astype(np.int64) // 3 * 3 + 1
+    length = np.minimum(rarity + generator.geometric(0.05, NUM_SAMPLES), 200)
+    return {"rarity": rarity, "length": length}
 
 
-def ask_deepspeed(folder, values, cases):
-    """What DeepSpeed's sampler says of the cases."""
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory, values):
+    """What DeepSpeed's sampler says of all cases."""
+    folder = tmp_path_factory.mktemp("peer")
     np.savez(folder / "values.npz", **values)
-    (folder / "cases.json").write_text(json.dumps(cases))
-    finished = subprocess.run(
-        [sys.executable, str(PEER), str(folder)],
-        env=os.environ | {"DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr[-2000:]
+    (folder / "cases.json").write_text(json.dumps(AGREEING_CASES | WRONG_CASES))
+    run_python(Path(__file__).with_name("deepspeed_sampler_peer.py"), folder)
     with np.load(folder / "answers.npz") as arrays:
         return dict(arrays)
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory, values):
-    return ask_deepspeed(tmp_path_factory.mktemp("peer"), values, AGREEING_CASES | WRONG_CASES)
-
-
-@pytest.fixture(scope="module")
 def sampler_of(tmp_path_factory, values):
-    return make_sampler_of(tmp_path_factory.mktemp("ours"), values)
-
-
-def make_sampler_of(folder, values):
     """A function from a case's metrics to our sampler."""
+    folder = tmp_path_factory.mktemp("ours")
     for name, difficulties in values.items():
         DifficultyIndex.write(
             folder / name, difficulties, metric=name, dataset_identity=describe_dataset(Numbered())
@@ -187,9 +146,7 @@ def make_sampler_of(folder, values):
             | ({"index_path": str(folder / name)} if name in values else {})
             for name, entry in metrics.items()
         }
-        learning = {"enabled": True, "curriculum_metrics": described}
-        section = {"data_sampling": {"curriculum_learning": learning}}
-        config = load_config({"data_efficiency": section}).data_efficiency
+        config = load_config(curriculum_config(described)).data_efficiency
         sampler = CurriculumSampler(Numbered(), config, micro_batch_size=8)
         sampler.set_custom_schedules(
             {
@@ -214,46 +171,13 @@ def admitted_by(sampler):
     return admitted
 
 
-def assert_same_admissions(answers, sampler_of, case):
+@pytest.mark.parametrize("case", AGREEING_CASES)
+def test_the_same_samples_are_admitted_at_each_step(answers, sampler_of, case):
     sampler = sampler_of(AGREEING_CASES[case])
     assert f"{case}/error" not in answers
     assert np.array_equal(admitted_by(sampler), answers[f"{case}/admitted"])
     for step, expected in enumerate(answers[f"{case}/difficulties"].tolist(), start=1):
         assert list(sampler.difficulties(step).values()) == expected
-
-
-@pytest.mark.parametrize("case", AGREEING_CASES)
-def test_the_same_samples_are_admitted_at_each_step(answers, sampler_of, case):
-    assert_same_admissions(answers, sampler_of, case)
-
-
-def values_of_real_text():
-    """Rarity, in units of ten nats, and length of paragraphs of the standard library's source."""
-    paragraphs = []
-    for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        words = map(str.split, file.read_text(encoding="utf-8").split("\n\n"))
-        paragraphs += [each for each in words if 1 <= len(each) <= 200]
-    paragraphs = paragraphs[:: len(paragraphs) // NUM_SAMPLES][:NUM_SAMPLES]
-    lengths = np.array([len(each) for each in paragraphs])
-    _, tokens, counts = np.unique(
-        np.concatenate([np.array(each) for each in paragraphs]),
-        return_inverse=True,
-        return_counts=True,
-    )
-    nats = -np.log(counts / counts.sum())[tokens]
-    rarity = np.add.reduceat(nats, np.cumsum(lengths) - lengths) / 10
-    return {"rarity": rarity.astype(np.int64), "length": lengths.astype(np.int64)}
-
-
-@pytest.mark.full
-def test_the_same_samples_of_real_text_are_admitted(tmp_path):
-    values = values_of_real_text()
-    assert len(values["rarity"]) == NUM_SAMPLES
-    assert all(len(np.unique(difficulties)) > 60 for difficulties in values.values())
-    answers = ask_deepspeed(tmp_path, values, AGREEING_CASES)
-    sampler_of = make_sampler_of(tmp_path, values)
-    for case in AGREEING_CASES:
-        assert_same_admissions(answers, sampler_of, case)
 
 
 def test_the_cases_are_worth_comparing(answers):

@@ -11,6 +11,7 @@ from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.loader import CurriculumDataLoader
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.schedule import CustomSchedule
+from tests.json_sections import curriculum_config, length_metric
 
 LENGTH = 32
 
@@ -32,31 +33,8 @@ class WholeBatches(Rows):
         return {"rows": np.repeat(samples[:, None], LENGTH, 1), "visits": visits}
 
 
-CONFIG = load_config(
-    {
-        "data_efficiency": {
-            "data_sampling": {
-                "num_epochs": 3,
-                "curriculum_learning": {
-                    "enabled": True,
-                    "curriculum_metrics": {
-                        "seqlen_truncate": {
-                            "difficulty_type": "value",
-                            "clustering_type": "single_cluster",
-                            "min_difficulty": 1,
-                            "max_difficulty": LENGTH,
-                            "schedule_type": "fixed_linear",
-                            "schedule_config": {
-                                "total_curriculum_step": LENGTH,
-                                "difficulty_step": 1,
-                            },
-                        }
-                    },
-                },
-            }
-        }
-    }
-).data_efficiency
+LENGTHS = {"seqlen_truncate": length_metric(1, LENGTH, steps=LENGTH, step_size=1)}
+CONFIG = load_config(curriculum_config(LENGTHS, num_epochs=3)).data_efficiency
 
 
 def make_loader(dataset=None, num_workers=0, accumulation=2):

@@ -1,5 +1,4 @@
 import json
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +13,7 @@ from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.schedule import CustomSchedule
+from tests.json_sections import curriculum_config, length_metric, metric
 
 NUM_SAMPLES = 1000
 
@@ -32,96 +32,54 @@ class Numbers:
         return sample
 
 
-def curriculum(index_path, *, total=30, kind="value", second=None, **sampling):
-    metric = {
-        "index_path": str(index_path),
-        "difficulty_type": kind,
-        "clustering_type": "schedule_based",
-        "min_difficulty": 10,
-        "max_difficulty": 100,
-        "schedule_type": "fixed_linear",
-        "schedule_config": {"total_curriculum_step": total, "difficulty_step": 10},
+def curriculum(index_path, *, total=30, second=None):
+    line = {"schedule_type": "fixed_linear"}
+    line["schedule_config"] = {"total_curriculum_step": total, "difficulty_step": 10}
+    metrics = {
+        "rarity": metric(index_path, difficulty_type="value", **line),
+        "seqlen_truncate": length_metric(steps=total),
     }
-    length = {
-        "difficulty_type": "value",
-        "clustering_type": "single_cluster",
-        "min_difficulty": 8,
-        "max_difficulty": 64,
-        "schedule_type": "fixed_linear",
-        "schedule_config": {"total_curriculum_step": total, "difficulty_step": 8},
-    }
-    metrics = {"rarity": metric, "seqlen_truncate": length}
     if second is not None:
-        metrics["size"] = metric | {"index_path": str(second), "difficulty_type": "percentile"}
-    section = {
-        "seed": 5,
-        "data_sampling": sampling
-        | {
-            "curriculum_learning": {
-                "enabled": True,
-                "curriculum_metrics": metrics,
-            }
-        },
-    }
-    return load_config({"data_efficiency": section}).data_efficiency
+        metrics["size"] = metric(second, **line)
+    content = curriculum_config(metrics)
+    content["data_efficiency"]["seed"] = 5
+    return load_config(content).data_efficiency
+
+
+VALUES = np.random.default_rng(1).integers(1, 101, NUM_SAMPLES)
+SIZES = np.random.default_rng(2).integers(1, 51, NUM_SAMPLES)
 
 
 @pytest.fixture(scope="module")
-def values():
-    return np.random.default_rng(1).integers(1, 101, NUM_SAMPLES)
+def paths(tmp_path_factory):
+    """Folders with the indexes of VALUES and SIZES."""
+    folder, identity = tmp_path_factory.mktemp("index"), describe_dataset(Numbers())
+    for name, values in (("rarity", VALUES), ("size", SIZES)):
+        DifficultyIndex.write(folder / name, values, metric=name, dataset_identity=identity)
+    return folder / "rarity", folder / "size"
 
 
 @pytest.fixture(scope="module")
-def index_path(tmp_path_factory, values):
-    path = tmp_path_factory.mktemp("index") / "rarity"
-    DifficultyIndex.write(
-        path, values, metric="rarity", dataset_identity=describe_dataset(Numbers())
-    )
-    return path
-
-
-@pytest.fixture(scope="module")
-def sizes():
-    return np.random.default_rng(2).integers(1, 51, NUM_SAMPLES)
-
-
-@pytest.fixture(scope="module")
-def second_path(tmp_path_factory, sizes):
-    path = tmp_path_factory.mktemp("index") / "size"
-    DifficultyIndex.write(path, sizes, metric="size", dataset_identity=describe_dataset(Numbers()))
-    return path
+def index_path(paths):
+    return paths[0]
 
 
 @pytest.fixture(params=["one metric", "two metrics"])
-def config(request, index_path, second_path):
-    return curriculum(index_path, second=second_path if request.param == "two metrics" else None)
+def config(request, paths):
+    return curriculum(paths[0], second=paths[1] if request.param == "two metrics" else None)
 
 
 def draw(sampler, num_steps):
     return [sampler.next_global_batch() for _ in range(num_steps)]
 
 
-def test_only_admitted_samples_are_drawn(index_path, values):
+def test_only_admitted_samples_are_drawn(index_path):
     sampler = CurriculumSampler(Numbers(), curriculum(index_path), micro_batch_size=32)
     for batch in draw(sampler, 60):
         limit = batch.difficulties["rarity"]
-        assert values[batch.samples].max() <= limit
-        assert batch.pool_size == (values <= limit).sum()
+        assert VALUES[batch.samples].max() <= limit
+        assert batch.pool_size == (limit >= VALUES).sum()
     assert batch.difficulties == {"rarity": 100, "seqlen_truncate": 64}
-
-
-def test_two_metrics_admit_what_both_accept(index_path, second_path, values, sizes):
-    config = curriculum(index_path, second=second_path)
-    sampler = CurriculumSampler(Numbers(), config, micro_batch_size=128)
-    easiest = np.argsort(sizes, kind="stable")
-    drawn = set()
-    for batch in draw(sampler, 60):
-        small = easiest[: NUM_SAMPLES // 100 * batch.difficulties["size"]]
-        pool = np.intersect1d(np.flatnonzero(values <= batch.difficulties["rarity"]), small)
-        assert set(batch.samples.tolist()) <= set(pool.tolist())
-        assert batch.pool_size == sampler.pool_size(batch.step) == len(pool)
-        drawn.update(batch.samples.tolist())
-    assert len(drawn) == NUM_SAMPLES
 
 
 def test_no_sample_twice_within_a_pass_of_its_cluster_and_none_missing(index_path):
@@ -146,21 +104,6 @@ def test_without_metrics_every_pass_holds_each_sample_once():
         batches = draw(sampler, 12)
         assert sorted(np.concatenate([batch.samples for batch in batches])) == list(range(96))
         assert {int(v) for batch in batches for v in batch.visits} == {visit}
-
-
-def test_clusters_take_part_in_proportion_to_their_size(index_path, values):
-    sampler = CurriculumSampler(Numbers(), curriculum(index_path, total=10), micro_batch_size=100)
-    draw(sampler, 10)
-    samples = np.concatenate([batch.samples for batch in draw(sampler, 400)])
-    starts = sampler._clusters.starts
-    cluster_of = np.empty(NUM_SAMPLES, int)
-    for number, (first, last) in enumerate(zip(starts, starts[1:], strict=False)):
-        cluster_of[sampler._clusters.samples_at(np.arange(first, last))] = number
-    counts = np.bincount(cluster_of[samples], minlength=len(starts) - 1)
-    expected = np.diff(starts) / starts[-1] * len(samples)
-    chi_square = ((counts - expected) ** 2 / expected).sum()
-    freedom = len(expected) - 1
-    assert chi_square < freedom + 5 * math.sqrt(2 * freedom)
 
 
 @pytest.mark.parametrize(
@@ -211,9 +154,7 @@ def test_workers_of_a_plain_data_loader_change_nothing(config, ranks, num_worker
 
 
 @settings(
-    max_examples=20,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.integers(0, 50), st.integers(1, 30), st.sampled_from([1, 2, 8]))
 def test_a_resumed_sampler_goes_on_as_if_never_stopped(config, before, after, ranks):
@@ -269,26 +210,8 @@ def test_a_batch_larger_than_the_dataset_takes_several_passes():
 
 
 def test_custom_schedules():
-    config = load_config(
-        {
-            "data_efficiency": {
-                "data_sampling": {
-                    "curriculum_learning": {
-                        "enabled": True,
-                        "curriculum_metrics": {
-                            "seqlen_truncate": {
-                                "difficulty_type": "value",
-                                "clustering_type": "single_cluster",
-                                "min_difficulty": 8,
-                                "max_difficulty": 64,
-                                "schedule_type": "custom",
-                            }
-                        },
-                    }
-                }
-            }
-        }
-    ).data_efficiency
+    lengths = {"seqlen_truncate": length_metric(schedule_type="custom", schedule_config={})}
+    config = load_config(curriculum_config(lengths)).data_efficiency
     sampler = CurriculumSampler(Numbers(), config, micro_batch_size=4)
     with pytest.raises(ValueError, match="no metric with schedule_type custom"):
         sampler.set_custom_schedules({"seqlen": lambda step: step})
@@ -305,8 +228,8 @@ def falling(step):
 def with_custom_schedule(config, function):
     """The configuration with a custom schedule for `rarity`, and the sampler that follows it."""
     selections = tuple(
-        replace(metric, schedule=CustomSchedule()) if metric.name == "rarity" else metric
-        for metric in config.selections
+        replace(one, schedule=CustomSchedule()) if one.name == "rarity" else one
+        for one in config.selections
     )
     config = replace(config, selections=selections)
     sampler = CurriculumSampler(Numbers(), config, micro_batch_size=64)
@@ -315,17 +238,17 @@ def with_custom_schedule(config, function):
 
 
 def test_a_custom_schedule_that_goes_down_keeps_its_pool_and_resumes(
-    index_path, second_path, values, sizes
+    paths,
 ):
-    config = curriculum(index_path, second=second_path)
+    config = curriculum(paths[0], second=paths[1])
     unbroken = with_custom_schedule(config, falling)
     expected = draw(unbroken, 8)
     assert [batch.difficulties["rarity"] for batch in expected] == [falling(s) for s in range(1, 9)]
     highest = [max(falling(earlier) for earlier in range(1, step + 1)) for step in range(1, 9)]
-    easiest = np.argsort(sizes, kind="stable")
+    easiest = np.argsort(SIZES, kind="stable")
     for batch, limit in zip(expected, highest, strict=True):
         small = easiest[: NUM_SAMPLES // 100 * batch.difficulties["size"]]
-        assert batch.pool_size == (values[small] <= limit).sum()
+        assert batch.pool_size == (VALUES[small] <= limit).sum()
     stopped = with_custom_schedule(config, falling)
     draw(stopped, 3)
     resumed = with_custom_schedule(config, falling)
@@ -341,16 +264,6 @@ def test_a_state_of_another_custom_schedule_is_refused(index_path):
     other.load_state_dict(stopped.state_dict())
     with pytest.raises(ValueError, match="samples to draw from at step 3, now .* custom schedules"):
         other.next_global_batch()
-
-
-def test_the_first_step_must_admit_a_sample(index_path):
-    config = curriculum(index_path)
-    late = replace(config.selections[0].schedule, min_difficulty=0, total_curriculum_step=1000)
-    config = replace(config, selections=(replace(config.selections[0], schedule=late),))
-    with pytest.raises(
-        ValueError, match=r"'rarity' \(difficulty 0\) .* difficulty 1 is the smallest"
-    ):
-        CurriculumSampler(Numbers(), config, micro_batch_size=4)
 
 
 def test_what_cannot_be_sampled_from_is_refused(index_path):
@@ -370,7 +283,7 @@ def test_what_cannot_be_sampled_from_is_refused(index_path):
         CurriculumSampler(Numbers(), micro_batch_size=4, data_parallel_rank=2, data_parallel_size=2)
 
 
-def test_a_step_without_a_place_in_the_clusters(config, values):
+def test_a_step_without_a_place_in_the_clusters(config):
     """As after `step` steps by the schedules, and every cluster is passed through from its start."""
     sampler = CurriculumSampler(Numbers(), config, micro_batch_size=16)
     saved = json.loads(json.dumps(sampler.state_at(20)))
@@ -382,7 +295,7 @@ def test_a_step_without_a_place_in_the_clusters(config, values):
     same_step = there.next_global_batch()
     assert batch.difficulties == same_step.difficulties
     assert batch.pool_size == same_step.pool_size
-    assert values[batch.samples].max() <= batch.difficulties["rarity"]
+    assert VALUES[batch.samples].max() <= batch.difficulties["rarity"]
     # A cluster smaller than its share of the batch is passed through more than once.
     assert 0 in batch.visits
     assert batch.step == 21

@@ -26,11 +26,7 @@ def test_growth_continues_where_it_stopped(schedule, first_stop, more):
     assert begin + rest == list(growth(schedule, 0, None, first_stop + more))
 
 
-@given(
-    st.lists(st.integers(0, 9), min_size=3, max_size=3),
-    st.integers(0, 12),
-    st.integers(1, 12),
-)
+@given(st.lists(st.integers(0, 9), min_size=3, max_size=3), st.integers(0, 12), st.integers(1, 12))
 def test_growth_of_stages_equals_asking_every_step(difficulties, after_step, more):
     stages = DiscreteSchedule(difficulties=tuple(difficulties), max_steps=(4, 9), max_difficulty=8)
     highest = max((stages.difficulty(step) for step in range(1, after_step + 1)), default=None)

@@ -4,9 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_efficiency.schedule import (
-    RootSchedule,
-)
+from data_efficiency.schedule import RootSchedule
 
 
 def root(low, high, total, step, degree=1):

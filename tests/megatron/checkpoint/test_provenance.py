@@ -1,12 +1,9 @@
 import json
 import subprocess
-from pathlib import Path
 
 import torch
 
 from megatron.checkpoint.provenance import git_commit, provenance
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def git(folder, *arguments):

@@ -6,11 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron.config import ModelConfig
-from megatron.conversion.gpt import (
-    gpt_from_hugging_face,
-    gpt_rules,
-    gpt_to_hugging_face,
-)
+from megatron.conversion.gpt import gpt_from_hugging_face, gpt_rules, gpt_to_hugging_face
 from megatron.conversion.weights import to_ours, to_theirs
 from tests.megatron.small_models import GPT2, LLAMA, make_gpt
 

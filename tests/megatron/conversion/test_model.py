@@ -8,31 +8,38 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron.conversion import model as conversion
 from megatron.conversion.model import Model, read_any, save_as_hugging_face, save_as_ours
+from megatron.model.bert_model import BertModel
+from megatron.model.gpt_model import GPTModel
+from tests.megatron.conversion.test_bert import BERT
 from tests.megatron.conversion.test_deepspeed import write_checkpoint
-from tests.megatron.small_models import GPT2, LLAMA, make_gpt, make_tokenizer, save_run
+from tests.megatron.small_models import GPT2, LLAMA, make_gpt, make_model, make_tokenizer, save_run
 
+UNTIED = {"untie_embeddings_and_output_weights": True}
 FAMILIES = {
     "gpt2": GPT2,
-    "gpt2_untied": replace(GPT2, untie_embeddings_and_output_weights=True),
+    "gpt2_untied": replace(GPT2, **UNTIED),
     "llama": LLAMA,
-    "llama_untied": replace(LLAMA, untie_embeddings_and_output_weights=True),
+    "llama_untied": replace(LLAMA, **UNTIED),
+    "bert": BERT,
+    "bert_tanh": replace(BERT, gelu="tanh", num_token_types=1),
+    "megatron-bert": replace(BERT, normalization_position="before"),
 }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ours_to_hugging_face_to_ours_gives_the_same_bits(tmp_path, family):
-    config = FAMILIES[family]
-    model = make_gpt(config)
+    config, is_bert = FAMILIES[family], "bert" in family
+    tokenizer = None if is_bert else make_tokenizer()
+    model = make_model(BertModel if is_bert else GPTModel, config)
     run = save_run(tmp_path / "run", model)
-    there = save_as_hugging_face(read_any(run), tmp_path / "there", make_tokenizer())
+    there = save_as_hugging_face(read_any(run), tmp_path / "there", tokenizer)
     assert there.largest_difference < 1e-4
     assert there.num_parameters == sum(weight.numel() for weight in model.parameters())
     read = read_any(tmp_path / "there")
-    assert (read.config.vocab_size, read.config.padded_vocab_size) == (
-        make_tokenizer().vocab_size,
-        config.padded_vocab_size,
-    )
-    save_as_ours(read, tmp_path / "back", make_tokenizer(), tmp_path / "there")
+    assert read.config.vocab_size == (300 if is_bert else tokenizer.vocab_size)
+    assert read.config.padded_vocab_size == config.padded_vocab_size
+    back = save_as_ours(read, tmp_path / "back", tokenizer, tmp_path / "there")
+    assert back.largest_difference < 1e-4
     weights, expected = read_any(tmp_path / "back").weights, model.state_dict()
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
@@ -42,9 +49,7 @@ def test_ours_to_hugging_face_to_ours_gives_the_same_bits(tmp_path, family):
 def test_folder_works_as_users_load_it(tmp_path, untied):
     tokenizer = make_tokenizer()
     config = replace(
-        LLAMA,
-        vocab_size=tokenizer.vocab_size,
-        untie_embeddings_and_output_weights=untied,
+        LLAMA, vocab_size=tokenizer.vocab_size, untie_embeddings_and_output_weights=untied
     )
     model = make_gpt(config)
     run = save_run(tmp_path / "run", model)

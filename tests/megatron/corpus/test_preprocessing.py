@@ -2,7 +2,6 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,20 +32,20 @@ class ByteTokenizer:
     fingerprint = "bytes"
     control_tokens = {"cls": 1, "sep": 2, "pad": 3, "mask": 4}
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text):
         if text == "!die":
             os._exit(1)
         return [] if text == "~" else list(text.encode())
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    def encode_batch(self, texts):
         return [np.array(self.encode(text), np.int32) for text in texts]
 
 
-def splitter_of_model() -> SentenceSplitter:
+def splitter_of_model():
     return SentenceSplitter(MODEL)
 
 
-def job_of(folder: Path, records: Sequence[object] = RECORDS, **fields: object) -> PreprocessingJob:
+def job_of(folder, records=RECORDS, **fields):
     folder.mkdir(exist_ok=True)
     path = folder / "input.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -61,11 +60,11 @@ def job_of(folder: Path, records: Sequence[object] = RECORDS, **fields: object) 
     return PreprocessingJob(**(settings | fields))
 
 
-def outputs(folder: Path) -> list[str]:
+def outputs(folder):
     return sorted(path.name for path in folder.iterdir() if path.name != "input.jsonl")
 
 
-def test_end_of_document_is_counted_in_the_lengths() -> None:
+def test_end_of_document_is_counted_in_the_lengths():
     encoded = encode_documents(ByteTokenizer(), ["ab", " \n", "~", "c", ""], EOD)
     assert encoded.tokens.tolist() == [97, 98, EOD, 99, EOD]
     assert encoded.tokens.dtype == np.uint16
@@ -82,7 +81,7 @@ def test_end_of_document_is_counted_in_the_lengths() -> None:
     assert len(encode_documents(ByteTokenizer(), [" "], EOD).tokens) == 0
 
 
-def test_sentences_are_grouped_into_documents() -> None:
+def test_sentences_are_grouped_into_documents():
     splitter = SentenceSplitter(MODEL)
     texts = ["One is. Two are.", " ", "~", "Three.\n\n~\n\nFour", "Five"]
     encoded = encode_documents(ByteTokenizer(), texts, None, splitter)
@@ -102,9 +101,7 @@ def test_sentences_are_grouped_into_documents() -> None:
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_sentence_corpus_whatever_the_number_of_workers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
-) -> None:
+def test_sentence_corpus_whatever_the_number_of_workers(tmp_path, monkeypatch, num_workers):
     monkeypatch.setattr(text_sources, "BLOCK_BYTES", 500)
     monkeypatch.setattr(text_sources, "_READ_BYTES", 100)
     records = [
@@ -130,16 +127,14 @@ def test_sentence_corpus_whatever_the_number_of_workers(
     assert corpus.metadata["sentence_model"] == splitter.fingerprint
 
 
-def test_sentences_and_end_of_document_exclude_each_other(tmp_path: Path) -> None:
+def test_sentences_and_end_of_document_exclude_each_other(tmp_path):
     with pytest.raises(ValueError, match="--append-eod and --split-sentences exclude each other"):
         preprocess(job_of(tmp_path, splitter_factory=splitter_of_model))
     assert outputs(tmp_path) == []
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_all_keys_are_written_whatever_the_number_of_workers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
-) -> None:
+def test_all_keys_are_written_whatever_the_number_of_workers(tmp_path, monkeypatch, num_workers):
     monkeypatch.setattr(text_sources, "BLOCK_BYTES", 500)
     monkeypatch.setattr(text_sources, "_READ_BYTES", 100)
     job = job_of(tmp_path, json_keys=["title", "text"], num_workers=num_workers)
@@ -172,19 +167,19 @@ def test_all_keys_are_written_whatever_the_number_of_workers(
         ({"title": "a"}, r"input\.jsonl:401: no key 'text'"),
     ],
 )
-def test_failure_in_a_worker_leaves_nothing(tmp_path: Path, record: object, message: str) -> None:
+def test_failure_in_a_worker_leaves_nothing(tmp_path, record, message):
     with pytest.raises((OSError, ValueError), match=message):
         preprocess(job_of(tmp_path, [*RECORDS, record]))
     assert outputs(tmp_path) == []
 
 
-def test_input_without_any_text_leaves_nothing(tmp_path: Path) -> None:
+def test_input_without_any_text_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="no document with any text under 'text'"):
         preprocess(job_of(tmp_path, [{"text": " "}]))
     assert outputs(tmp_path) == []
 
 
-def test_existing_corpus_is_replaced_only_when_asked(tmp_path: Path) -> None:
+def test_existing_corpus_is_replaced_only_when_asked(tmp_path):
     for ending in ("bin", "idx"):
         (tmp_path / f"out_text_document.{ending}").touch()
     with pytest.raises(FileExistsError, match=r"out_text_document\.idx: exists; give --overwrite"):
@@ -204,26 +199,26 @@ def test_existing_corpus_is_replaced_only_when_asked(tmp_path: Path) -> None:
         ({"json_keys": ["a/b"]}, "so no '/' in it"),
     ],
 )
-def test_wrong_job(tmp_path: Path, fields: dict[str, object], message: str) -> None:
+def test_wrong_job(tmp_path, fields, message):
     with pytest.raises(ValueError, match=message):
         job_of(tmp_path, **fields).check()
 
 
-def test_text_file_has_no_keys(tmp_path: Path) -> None:
+def test_text_file_has_no_keys(tmp_path):
     (tmp_path / "a.txt").touch()
     sources, _ = find_sources([tmp_path / "a.txt"])
     with pytest.raises(ValueError, match=r"a\.txt: a text file has no keys"):
         job_of(tmp_path, sources=sources, json_keys=["a", "b"]).check()
 
 
-def test_factory_that_fails_is_told_before_any_worker_starts(tmp_path: Path) -> None:
+def test_factory_that_fails_is_told_before_any_worker_starts(tmp_path):
     factory = functools.partial(int, "no tokenizer")
     with pytest.raises(ValueError, match="no tokenizer"):
         preprocess(job_of(tmp_path, tokenizer_factory=factory))
     assert outputs(tmp_path) == []
 
 
-def test_table_and_lines_give_the_same_corpora(tmp_path: Path) -> None:
+def test_table_and_lines_give_the_same_corpora(tmp_path):
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     parquet.write_table(pyarrow.Table.from_pylist(RECORDS), tmp_path / "t.parquet")
@@ -242,7 +237,7 @@ def test_table_and_lines_give_the_same_corpora(tmp_path: Path) -> None:
         wrong.check()
 
 
-def test_full_disk_leaves_nothing(tmp_path: Path, small_disk: Path) -> None:
+def test_full_disk_leaves_nothing(tmp_path, small_disk):
     job = job_of(tmp_path, [{"text": "x" * 100_000}], output_prefix=str(small_disk / "out"))
     with pytest.raises(
         OSError, match=r"out_text_document: the corpus cannot be written \(No space"

@@ -2,7 +2,6 @@ import gzip
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import nltk
 import pytest
@@ -23,7 +22,7 @@ EMPTY = {"abbrev_types": [], "collocations": [], "sent_starters": [], "ortho_con
 
 
 @pytest.fixture
-def sources(tmp_path: Path):
+def sources(tmp_path):
     for name in ("a", "b"):
         records = ({"text": text(i, i + 5), "title": f"A title {name}"} for i in range(40))
         lines = (json.dumps(record) for record in records)
@@ -31,7 +30,7 @@ def sources(tmp_path: Path):
     return find_sources([tmp_path])[0]
 
 
-def test_a_learned_model_knows_abbreviations(sources) -> None:
+def test_a_learned_model_knows_abbreviations(sources):
     model = learn_model(sources, ["text"])
     assert model["abbrev_types"] == ["approx", "dr", "vol"]
     expected = [*sentences(50), *sentences(51)]
@@ -39,7 +38,7 @@ def test_a_learned_model_knows_abbreviations(sources) -> None:
     assert len(SentenceSplitter(EMPTY).split(text(50, 52))) > len(expected)
 
 
-def test_blank_lines_end_sentences_and_single_ones_do_not() -> None:
+def test_blank_lines_end_sentences_and_single_ones_do_not():
     whole = "A title\n\nFirst\nsentence. Second one.  \n \n\n Third\n"
     parts = ["A title", "First\nsentence.", "Second one.", "Third"]
     assert SentenceSplitter(EMPTY).split(whole) == parts
@@ -48,13 +47,13 @@ def test_blank_lines_end_sentences_and_single_ones_do_not() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.sampled_from('aB. !?\n\t)"…'), max_size=60))
-def test_no_character_is_lost(whole: str) -> None:
+def test_no_character_is_lost(whole):
     parts = SentenceSplitter(EMPTY).split(whole)
     assert "".join("".join(parts).split()) == "".join(whole.split())
     assert all(part and part == part.strip() for part in parts)
 
 
-def test_learning_is_the_same_in_every_process_and_bounded(sources, tmp_path: Path) -> None:
+def test_learning_is_the_same_in_every_process_and_bounded(sources, tmp_path):
     model = learn_model(sources, ["text", "title"])
     assert "title" in model["ortho_context"]
     program = f"""
@@ -81,7 +80,7 @@ print(SentenceSplitter(learn_model(sources, ["text", "title"])).fingerprint)
     assert {"aword", "bword"} <= set(small["ortho_context"])
 
 
-def test_a_model_survives_its_file(sources, tmp_path: Path) -> None:
+def test_a_model_survives_its_file(sources, tmp_path):
     model = learn_model(sources, ["text"])
     write_sentence_model(tmp_path / "new" / "m.json", model)
     splitter = splitter_of_file(tmp_path / "new" / "m.json")
@@ -96,7 +95,7 @@ def test_a_model_survives_its_file(sources, tmp_path: Path) -> None:
     ("content", "message"),
     [("{", "m.json: not valid JSON"), ("[]", "not a model"), ('{"a": 1}', "with the keys abbrev")],
 )
-def test_files_that_are_no_models(tmp_path: Path, content: str, message: str) -> None:
+def test_files_that_are_no_models(tmp_path, content, message):
     (tmp_path / "m.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         splitter_of_file(tmp_path / "m.json")
@@ -104,9 +103,7 @@ def test_files_that_are_no_models(tmp_path: Path, content: str, message: str) ->
         splitter_of_file(tmp_path / "gone")
 
 
-def test_nltks_own_model_is_taken_where_it_is_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nltks_own_model_is_taken_where_it_is_installed(tmp_path, monkeypatch):
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     with pytest.raises(LookupError):
         installed_splitter("english")
@@ -129,7 +126,7 @@ def test_nltks_own_model_is_taken_where_it_is_installed(
         installed_splitter("german")
 
 
-def test_no_input_at_all_still_gives_a_model(tmp_path: Path) -> None:
+def test_no_input_at_all_still_gives_a_model(tmp_path):
     with gzip.open(tmp_path / "a.txt.gz", "wt") as file:
         file.write(" ")
     model = learn_model(find_sources([tmp_path])[0], ["text"])

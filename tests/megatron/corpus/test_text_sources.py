@@ -14,20 +14,20 @@ from megatron.corpus import text_sources
 from megatron.corpus.text_sources import Block, find_sources, read_blocks, texts_of
 
 
-def all_texts(*inputs: Path) -> list[str]:
+def all_texts(*inputs):
     sources, _ = find_sources(inputs)
     return [text for block in read_blocks(sources) for (text,) in texts_of(block, ["text"])]
 
 
-def lines(*texts: str) -> bytes:
+def lines(*texts):
     return b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
 
 
-def block_of(content: bytes) -> Block:
+def block_of(content):
     return Block(Path("x.jsonl"), False, 7, content, 0)
 
 
-def test_all_forms_in_a_folder_are_found_in_a_fixed_order(tmp_path: Path) -> None:
+def test_all_forms_in_a_folder_are_found_in_a_fixed_order(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / ".git").mkdir()
     (tmp_path / "b" / "1.jsonl.gz").write_bytes(gzip.compress(lines("two", "three")))
@@ -54,13 +54,8 @@ def test_all_forms_in_a_folder_are_found_in_a_fixed_order(tmp_path: Path) -> Non
     ends_with_newline=st.booleans(),
 )
 def test_no_cut_loses_a_document_or_a_line_number(
-    tmp_path_factory: pytest.TempPathFactory,
-    texts: list[str],
-    block_bytes: int,
-    read_bytes: int,
-    compression: str,
-    ends_with_newline: bool,
-) -> None:
+    tmp_path_factory, texts, block_bytes, read_bytes, compression, ends_with_newline
+):
     content = lines(*texts)
     if not ends_with_newline:
         content = content.removesuffix(b"\n")
@@ -84,17 +79,17 @@ def test_no_cut_loses_a_document_or_a_line_number(
         line += block.content.count(b"\n") + 1
 
 
-def test_several_keys_blank_lines_and_a_byte_order_mark() -> None:
+def test_several_keys_blank_lines_and_a_byte_order_mark():
     content = "\ufeff".encode() + b'{"a": "1", "b": "x"}\r\n\n  \n{"b": "y", "c": 0, "a": "2"}'
     assert texts_of(block_of(content), ["b", "a"]) == [("x", "1"), ("y", "2")]
 
 
-def test_json_file_given_by_name_is_read(tmp_path: Path) -> None:
+def test_json_file_given_by_name_is_read(tmp_path):
     (tmp_path / "a.json").write_bytes(lines("one"))
     assert all_texts(tmp_path / "a.json") == ["one"]
 
 
-def test_unpaired_surrogate_becomes_the_replacement_character() -> None:
+def test_unpaired_surrogate_becomes_the_replacement_character():
     content = b'{"text": "a\\uD800b \\ud83d\\ude00"}'
     assert texts_of(block_of(content), ["text"]) == [("a\ufffdb \U0001f600",)]
 
@@ -109,13 +104,13 @@ def test_unpaired_surrogate_becomes_the_replacement_character() -> None:
         (b'{"text": "\xff"}', r"x\.jsonl:8: not UTF-8 \(byte 10\)"),
     ],
 )
-def test_damaged_line_is_named(line: bytes, message: str) -> None:
+def test_damaged_line_is_named(line, message):
     with pytest.raises(ValueError, match=message):
         texts_of(block_of(lines("fine") + line), ["text"])
 
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
-def test_damaged_compressed_file(tmp_path: Path, ending: str) -> None:
+def test_damaged_compressed_file(tmp_path, ending):
     compress = gzip.compress if ending == ".gz" else zstandard.compress
     content = compress(lines(*map(str, range(999))))
     path = tmp_path / f"a.jsonl{ending}"
@@ -127,7 +122,7 @@ def test_damaged_compressed_file(tmp_path: Path, ending: str) -> None:
         all_texts(path)
 
 
-def test_wrong_inputs(tmp_path: Path) -> None:
+def test_wrong_inputs(tmp_path):
     with pytest.raises(FileNotFoundError, match="gone: no such input file or folder"):
         find_sources([tmp_path / "gone"])
     with pytest.raises(ValueError, match="no file with a known ending in it"):
@@ -141,7 +136,7 @@ def test_wrong_inputs(tmp_path: Path) -> None:
         find_sources([tmp_path, tmp_path / "a.txt"])
 
 
-def test_repetitive_compressed_file_comes_in_small_blocks(tmp_path: Path) -> None:
+def test_repetitive_compressed_file_comes_in_small_blocks(tmp_path):
     path = tmp_path / "a.jsonl.zst"
     path.write_bytes(zstandard.compress(lines("x" * 1000) * 200_000))
     assert path.stat().st_size < 50_000
@@ -149,9 +144,7 @@ def test_repetitive_compressed_file_comes_in_small_blocks(tmp_path: Path) -> Non
     assert largest < 25_000_000
 
 
-def test_standard_input_and_pipes_are_read_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_standard_input_and_pipes_are_read_once(tmp_path, monkeypatch):
     content = lines("one", "two")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
     pipe = tmp_path / "b.jsonl"
@@ -171,7 +164,7 @@ def test_standard_input_and_pipes_are_read_once(
         find_sources(["-"])
 
 
-def test_rows_of_a_table_become_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_a_table_become_blocks(tmp_path, monkeypatch):
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     titles = [f"t{number}" for number in range(300)]
@@ -195,7 +188,7 @@ def test_rows_of_a_table_become_blocks(tmp_path: Path, monkeypatch: pytest.Monke
         list(read_blocks(sources, ["body"]))
 
 
-def test_file_that_vanishes_before_it_is_read(tmp_path: Path) -> None:
+def test_file_that_vanishes_before_it_is_read(tmp_path):
     (tmp_path / "a.txt").touch()
     sources, _ = find_sources([tmp_path])
     (tmp_path / "a.txt").unlink()

@@ -1,6 +1,5 @@
 import json
 import shutil
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 from megatron.corpus.preprocessing import encode_documents
 from megatron.corpus.sentence_splitter import SentenceSplitter
-from megatron.corpus.text_sources import SourceFile, find_sources
+from megatron.corpus.text_sources import find_sources
 from megatron.corpus.verification import verify_corpus
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 
@@ -23,19 +22,19 @@ class LetterTokenizer:
     fingerprint = "letters"
     control_tokens = {"cls": 22, "sep": 23, "pad": 24, "mask": 25}
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text):
         return [ord(letter) - ord("a") for letter in text if letter.isalpha()]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    def encode_batch(self, texts):
         return [np.array(self.encode(text), np.int32) for text in texts]
 
 
-def write_input(path: Path, texts: Sequence[str]) -> list[SourceFile]:
+def write_input(path, texts):
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return find_sources([path])[0]
 
 
-def write_corpus(prefix: Path, texts: Sequence[str]) -> None:
+def write_corpus(prefix, texts):
     encoded = encode_documents(LetterTokenizer(), texts, 26)
     with IndexedDatasetWriter(prefix, "uint16") as writer:
         writer.add_documents(encoded.tokens, encoded.lengths)
@@ -51,19 +50,19 @@ def write_corpus(prefix: Path, texts: Sequence[str]) -> None:
 
 
 @pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def corpus(tmp_path):
     write_corpus(tmp_path / "corpus", TEXTS)
     return tmp_path / "corpus"
 
 
-def test_sound_corpus_passes(tmp_path: Path, corpus: Path) -> None:
+def test_sound_corpus_passes(tmp_path, corpus):
     sources = write_input(tmp_path / "a.jsonl", TEXTS)
     assert verify_corpus(corpus, sources, LetterTokenizer()) == 4
     assert verify_corpus(corpus, sources, LetterTokenizer(), num_sampled_documents=2) == 2
 
 
 @pytest.mark.parametrize("ending", ["bin", "idx"])
-def test_any_flipped_bit_is_found(tmp_path: Path, corpus: Path, ending: str) -> None:
+def test_any_flipped_bit_is_found(tmp_path, corpus, ending):
     path = Path(f"{corpus}.{ending}")
     content = bytearray(path.read_bytes())
     content[-1 if ending == "bin" else 60] ^= 1
@@ -82,28 +81,26 @@ def test_any_flipped_bit_is_found(tmp_path: Path, corpus: Path, ending: str) -> 
         ([*TEXTS, "k"], "4 documents, but the input has more"),
     ],
 )
-def test_other_input_is_found(tmp_path: Path, corpus: Path, texts: list[str], message: str) -> None:
+def test_other_input_is_found(tmp_path, corpus, texts, message):
     sources = write_input(tmp_path / "a.jsonl", texts)
     with pytest.raises(ValueError, match=message):
         verify_corpus(corpus, sources, LetterTokenizer())
 
 
-def test_short_input_is_found_even_where_no_sampled_document_is_missing(
-    tmp_path: Path, corpus: Path
-) -> None:
+def test_short_input_is_found_even_where_no_sampled_document_is_missing(tmp_path, corpus):
     sources = write_input(tmp_path / "a.jsonl", ["abc", "de", "fgh"])
     with pytest.raises(ValueError, match="4 documents, but the input has only 3"):
         verify_corpus(corpus, sources, LetterTokenizer(), num_sampled_documents=0)
 
 
-def change_metadata(corpus: Path, change: Callable[[dict[str, object]], None]) -> None:
+def change_metadata(corpus, change):
     path = Path(f"{corpus}.meta.json")
     facts = json.loads(path.read_text())
     change(facts)
     path.write_text(json.dumps(facts))
 
 
-def test_other_tokenizer_and_token_outside_the_vocabulary(tmp_path: Path, corpus: Path) -> None:
+def test_other_tokenizer_and_token_outside_the_vocabulary(tmp_path, corpus):
     sources = write_input(tmp_path / "a.jsonl", TEXTS)
     change_metadata(corpus, lambda facts: facts.update(tokenizer_fingerprint="digits"))
     with pytest.raises(ValueError, match="made with another tokenizer"):
@@ -113,13 +110,13 @@ def test_other_tokenizer_and_token_outside_the_vocabulary(tmp_path: Path, corpus
         verify_corpus(corpus, sources, LetterTokenizer())
 
 
-def test_corpus_of_sentences(tmp_path: Path) -> None:
+def test_corpus_of_sentences(tmp_path):
     splitter = SentenceSplitter(
         {"abbrev_types": [], "collocations": [], "sent_starters": [], "ortho_context": {}}
     )
     texts = ["abc. De.", " ", "~", "fgh.\n\n~\n\ni"]
 
-    def write(lengths: list[int]) -> None:
+    def write(lengths):
         encoded = encode_documents(LetterTokenizer(), [text.lower() for text in texts], None)
         with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
             writer.add_documents(encoded.tokens, lengths, [2, 2])
@@ -135,7 +132,7 @@ def test_corpus_of_sentences(tmp_path: Path) -> None:
             )
 
     class AnyCase(LetterTokenizer):
-        def encode(self, text: str) -> list[int]:
+        def encode(self, text):
             return super().encode(text.lower())
 
     sources = write_input(tmp_path / "a.jsonl", texts)
@@ -148,21 +145,21 @@ def test_corpus_of_sentences(tmp_path: Path) -> None:
         verify_corpus(tmp_path / "corpus", sources, AnyCase(), splitter)
 
 
-def test_corpus_without_a_sidecar(tmp_path: Path, corpus: Path) -> None:
+def test_corpus_without_a_sidecar(tmp_path, corpus):
     shutil.copy(f"{corpus}.bin", tmp_path / "other.bin")
     shutil.copy(f"{corpus}.idx", tmp_path / "other.idx")
     with pytest.raises(FileNotFoundError, match=r"other\.meta\.json: no such file"):
         verify_corpus(tmp_path / "other", [], LetterTokenizer())
 
 
-def test_only_the_sampled_documents_are_tokenized_again(tmp_path: Path) -> None:
+def test_only_the_sampled_documents_are_tokenized_again(tmp_path):
     texts = [chr(ord("a") + number % 26) * 3 for number in range(500)]
     write_corpus(tmp_path / "corpus", texts)
     sources = write_input(tmp_path / "a.jsonl", texts)
     encoded: list[str] = []
 
     class Watched(LetterTokenizer):
-        def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        def encode_batch(self, texts):
             encoded.extend(texts)
             return super().encode_batch(texts)
 

@@ -8,7 +8,7 @@ from megatron.corpus import wiki_markup
 from megatron.corpus.wiki_markup import clean_article, tidy
 
 
-def test_examples_in_the_docstrings_hold() -> None:
+def test_examples_in_the_docstrings_hold():
     assert doctest.testmod(wiki_markup).failed == 0
 
 
@@ -46,13 +46,13 @@ def test_examples_in_the_docstrings_hold() -> None:
         ("{{cite book|t}}. First.", "First."),
     ],
 )
-def test_markup_becomes_prose(markup: str, prose: str) -> None:
+def test_markup_becomes_prose(markup, prose):
     assert [line for line in clean_article(markup).split("\n") if line] == [
         line for line in prose.split("\n") if line
     ]
 
 
-def test_headings_stand_apart_and_empty_or_dropped_sections_go() -> None:
+def test_headings_stand_apart_and_empty_or_dropped_sections_go():
     markup = (
         "Lead.\n== One ==\n=== Nothing ===\n{{x}}\n=== Some ===\nText.\n== See also ==\n* [[a]]\n"
         "=== Deeper ===\n* b\n==Two==\nMore.\n== References ==\n{{reflist}}\n"
@@ -73,7 +73,7 @@ def test_headings_stand_apart_and_empty_or_dropped_sections_go() -> None:
         ("the .NET platform", "the .NET platform"),
     ],
 )
-def test_what_removals_leave_behind_goes(text: str, tidied: str) -> None:
+def test_what_removals_leave_behind_goes(text, tidied):
     assert tidy(text) == tidied
 
 
@@ -81,13 +81,13 @@ def test_what_removals_leave_behind_goes(text: str, tidied: str) -> None:
 @given(
     st.lists(st.sampled_from([*"{}[]()|=<>/'\nab, ", "{{", "}}", "{|", "|}", "[[", "]]", "ref"]))
 )
-def test_unbalanced_markup_neither_hangs_nor_leaves_templates(pieces: list[str]) -> None:
+def test_unbalanced_markup_neither_hangs_nor_leaves_templates(pieces):
     cleaned = clean_article("".join(pieces))
     assert cleaned == cleaned.strip()
     assert "{{}}" not in cleaned
 
 
-def test_deep_and_long_markup_is_quick() -> None:
+def test_deep_and_long_markup_is_quick():
     assert clean_article("{{a|" * 300 + "}}" * 300 + "b") == "b"
     assert clean_article("[[File:" + "[[a" * 300 + "x" * 300)
     assert clean_article("{|\n" * 300 + "b")

@@ -16,7 +16,7 @@ import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
 
-def main(folder: Path) -> None:
+def main(folder):
     builder = IndexedDatasetBuilder(str(folder / "built.bin"), dtype=np.uint16)
     for document in json.loads((folder / "rows.json").read_text()):
         tokens = [token for sequence in document for token in sequence]

@@ -1,21 +1,12 @@
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_efficiency import IGNORED_LABEL
-from data_efficiency.sampling.sequence_length import trim_padding, truncate
 from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
 from megatron.tokenizer import train_bpe, train_wordpiece
-from tests.megatron.data.sentence_corpus import (
-    CLS,
-    FIRST_TOKEN,
-    MASK,
-    PAD,
-    SEP,
-    write_sentences,
-)
+from tests.megatron.data.sentence_corpus import CLS, FIRST_TOKEN, MASK, PAD, SEP, write_sentences
 
 DOCUMENTS = [[4, 9, 6, 3, 8, 30, 2, 5, 7], [3], [5, 5], [], [12, 3, 4, 4, 9, 1, 1, 8, 6, 3]] * 12
 LENGTH = 24
@@ -141,22 +132,6 @@ def test_vocabulary_of_a_tokenizer():
     assert whole.continuations.tolist() == tokenizer.continuations.tolist()
     with pytest.raises(ValueError, match=r"the vocabulary has no \[CLS\]"):
         BertVocabulary.of_tokenizer(train_bpe(["a b"], 260))
-
-
-def test_batches_can_be_truncated_and_trimmed(dataset):
-    samples = np.flatnonzero(dataset.token_spans(0, len(dataset))[2] < LENGTH)[:4]
-    batch = {name: torch.from_numpy(rows) for name, rows in dataset.get_batch(samples).items()}
-    trimmed = trim_padding(batch)
-    longest = int(batch["padding_mask"].sum(1).max())
-    assert longest < LENGTH
-    assert trimmed["tokens"].shape == trimmed["labels"].shape == (4, longest)
-    assert torch.equal(trimmed["sentence_labels"], batch["sentence_labels"])
-    short = truncate(batch, 5)
-    assert {name: rows.shape[1:] for name, rows in short.items()} == {
-        **dict.fromkeys(("tokens", "token_types", "padding_mask", "labels"), (5,)),
-        "sentence_labels": (),
-    }
-    assert torch.equal(short["tokens"], batch["tokens"][:, :5])
 
 
 def test_splits_hold_their_own_documents(prefix):

@@ -31,7 +31,7 @@ class Compared(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
+def compared(tmp_path_factory):
     if not (MEGATRON_CORE / "megatron").is_dir():
         pytest.skip(f"no megatron-core in {MEGATRON_CORE}; `make test-full` installs it there")
     folder = tmp_path_factory.mktemp("corpora")
@@ -54,24 +54,24 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     return Compared(folder, IndexedDataset(folder / "first"), found)
 
 
-def assert_same_files(folder: Path, ours: str, theirs: str) -> None:
+def assert_same_files(folder, ours, theirs):
     for ending in ("bin", "idx"):
         contents = [(folder / f"{name}.{ending}").read_bytes() for name in (ours, theirs)]
         assert contents[0] == contents[1], ending
 
 
-def test_their_reader_finds_our_documents(compared: Compared) -> None:
+def test_their_reader_finds_our_documents(compared):
     assert compared.found["rows"] == [row.tolist() for row in compared.ours]
     assert compared.found["rows"] == [[*record["text"].encode(), EOD] for record in RECORDS]
     assert compared.found["document_indices"] == compared.ours.document_index.tolist()
     assert compared.found["dtype"] == compared.ours.dtype.name
 
 
-def test_their_builder_writes_the_same_bytes(compared: Compared) -> None:
+def test_their_builder_writes_the_same_bytes(compared):
     assert_same_files(compared.folder, "first", "built")
 
 
-def test_merging_gives_the_same_bytes(compared: Compared) -> None:
+def test_merging_gives_the_same_bytes(compared):
     parts = [compared.folder / name for name in ("first", "second")]
     merge_corpora(parts, compared.folder / "ours", with_metadata=False)
     assert_same_files(compared.folder, "ours", "merged")

@@ -1,14 +1,12 @@
 import numpy as np
 import pytest
 
-from megatron.data.bert_dataset import BertDataset, BertSettings
 from megatron.data.blended_dataset import (
     BlendedDataset,
     in_proportion,
     open_dataset,
 )
 from megatron.data.gpt_dataset import GPTDataset
-from tests.megatron.data.sentence_corpus import write_sentences
 from tests.megatron.data.test_gpt_dataset import write_corpus
 
 
@@ -112,22 +110,3 @@ def test_the_larger_vocabulary_counts_unless_one_is_unknown(paths):
     assert BlendedDataset(parts, [1, 1]).vocab_size == 80
     parts[0].vocab_size = None
     assert BlendedDataset(parts, [1, 1]).vocab_size is None
-
-
-def test_bert_corpora_blend_with_visits(tmp_path):
-    paths = [
-        write_sentences(str(tmp_path / name), [[4, 5, 6, 3]] * number)
-        for name, number in (("a", 8), ("b", 5))
-    ]
-    settings = BertSettings(sequence_length=16)
-    options = {"split_name": "train", "split": "1"}
-    parts = [open_dataset(BertDataset, [path], settings, **options) for path in paths]
-    blend = open_dataset(BertDataset, ["3", paths[0], "1", paths[1]], settings, **options)
-    assert len(blend) == len(parts[0]) + len(parts[1])
-    assert blend.sequence_length == 16
-    samples, visits = np.array([len(blend) - 1, 0]), np.array([3, 2])
-    batch = blend.get_batch(samples, visits)
-    last = parts[1].get_batch(np.array([len(parts[1]) - 1]), np.array([3]))
-    first = parts[0].get_batch(np.array([0]), np.array([2]))
-    for name, rows in batch.items():
-        assert np.array_equal(rows, np.concatenate([last[name], first[name]])), name

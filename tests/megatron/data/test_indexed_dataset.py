@@ -11,14 +11,14 @@ from megatron.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
 
 
 @pytest.fixture
-def prefix(tmp_path: Path) -> Path:
+def prefix(tmp_path):
     """A corpus of two documents, [[1, 2, 3], []] and [[4, 500]]."""
     with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
         writer.add_documents(np.array([1, 2, 3, 4, 500]), [3, 0, 2], [2, 1])
     return tmp_path / "corpus"
 
 
-def index_bytes(code: int, lengths: list[int], item_bytes: int) -> bytes:
+def index_bytes(code, lengths, item_bytes):
     """An index put together from the format's table, one document a sequence."""
     starts = [item_bytes * sum(lengths[:number]) for number in range(len(lengths))]
     return (
@@ -31,13 +31,13 @@ def index_bytes(code: int, lengths: list[int], item_bytes: int) -> bytes:
     )
 
 
-def write_foreign(folder: Path, index: bytes, tokens: bytes) -> Path:
+def write_foreign(folder, index, tokens):
     (folder / "foreign.idx").write_bytes(index)
     (folder / "foreign.bin").write_bytes(tokens)
     return folder / "foreign"
 
 
-def test_reader_gives_back_what_was_written(prefix: Path) -> None:
+def test_reader_gives_back_what_was_written(prefix):
     corpus = IndexedDataset(prefix)
     assert len(corpus) == 3
     assert (corpus.num_documents, corpus.num_tokens, corpus.dtype.name) == (2, 5, "uint16")
@@ -57,7 +57,7 @@ def test_reader_gives_back_what_was_written(prefix: Path) -> None:
     ("code", "dtype"),
     list(enumerate(["u1", "i1", "<i2", "<i4", "<i8", "<f8", "<f4", "<u2"], start=1)),
 )
-def test_every_dtype_code_is_read(tmp_path: Path, code: int, dtype: str) -> None:
+def test_every_dtype_code_is_read(tmp_path, code, dtype):
     tokens = np.array([5, 6, 7], dtype=dtype)
     index = index_bytes(code, [1, 2], tokens.itemsize)
     corpus = IndexedDataset(write_foreign(tmp_path, index, tokens.tobytes()))
@@ -70,8 +70,8 @@ def test_every_dtype_code_is_read(tmp_path: Path, code: int, dtype: str) -> None
     num_calls=st.integers(1, 4),
 )
 def test_any_documents_survive_writing_in_any_number_of_calls(
-    tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]], num_calls: int
-) -> None:
+    tmp_path_factory, documents, num_calls
+):
     prefix = tmp_path_factory.mktemp("corpus") / "corpus"
     with IndexedDatasetWriter(prefix, "uint16") as writer:
         for part in np.array_split(np.arange(len(documents)), num_calls):
@@ -87,7 +87,7 @@ def test_any_documents_survive_writing_in_any_number_of_calls(
     assert Path(f"{prefix}.bin").read_bytes() == expected_tokens
 
 
-def test_views_outlive_the_corpus_and_cannot_be_written(prefix: Path) -> None:
+def test_views_outlive_the_corpus_and_cannot_be_written(prefix):
     row = IndexedDataset(prefix)[2]
     assert row.tolist() == [4, 500]
     assert np.shares_memory(row, row.base)
@@ -95,27 +95,22 @@ def test_views_outlive_the_corpus_and_cannot_be_written(prefix: Path) -> None:
         row[0] = 9
 
 
-def test_a_copy_opens_the_files_again(prefix: Path) -> None:
+def test_a_copy_opens_the_files_again(prefix):
     corpus = IndexedDataset(prefix)
     other = copy.copy(corpus)
     assert other[0].tolist() == corpus[0].tolist()
     assert corpus.__reduce__() == (IndexedDataset, (str(prefix),))
 
 
-def test_content_hash_sees_every_byte_of_a_small_corpus(prefix: Path) -> None:
+@pytest.mark.parametrize(("ending", "place"), [("bin", 3), ("idx", 50)])
+def test_content_hash_sees_every_byte_of_a_small_corpus(prefix, ending, place):
     before = IndexedDataset(prefix).content_hash()
     assert IndexedDataset(prefix).content_hash() == before
-    for ending in ("bin", "idx"):
-        path = Path(f"{prefix}.{ending}")
-        content = bytearray(path.read_bytes())
-        content[50 if ending == "idx" else 3] ^= 1
-        original = path.read_bytes()
-        path.write_bytes(content)
-        assert IndexedDataset(prefix).content_hash() != before
-        path.write_bytes(original)
+    change(prefix, ending, lambda content: put(place, bytes([content[place] ^ 1]))(content))
+    assert IndexedDataset(prefix).content_hash() != before
 
 
-def test_content_hash_of_a_large_corpus_reads_blocks_up_to_the_end(tmp_path: Path) -> None:
+def test_content_hash_of_a_large_corpus_reads_blocks_up_to_the_end(tmp_path):
     hashes = set()
     for last in (0, 1):
         tokens = np.zeros(3_000_000, dtype=np.uint16)
@@ -127,48 +122,43 @@ def test_content_hash_of_a_large_corpus_reads_blocks_up_to_the_end(tmp_path: Pat
 
 
 @pytest.mark.parametrize("ending", ["bin", "idx"])
-def test_missing_file(prefix: Path, ending: str) -> None:
+def test_missing_file(prefix, ending):
     Path(f"{prefix}.{ending}").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=rf"corpus\.{ending}: no such file; .* PREFIX alone"
-    ):
+    message = rf"corpus\.{ending}: no such file; .* PREFIX alone"
+    with pytest.raises(FileNotFoundError, match=message):
         IndexedDataset(prefix)
 
 
-def test_truncated_tokens(prefix: Path) -> None:
-    Path(f"{prefix}.bin").write_bytes(Path(f"{prefix}.bin").read_bytes()[:-2])
-    with pytest.raises(ValueError, match=r"8 bytes, .* 5 uint16 tokens \(10 bytes\).* truncated"):
-        IndexedDataset(prefix)
+def put(place, value):
+    """A function of a file's content -> the same with other bytes at a place."""
+    return lambda content: content[:place] + value + content[place + len(value) :]
 
 
-def test_tokens_of_another_corpus(prefix: Path) -> None:
-    Path(f"{prefix}.bin").write_bytes(bytes(100))
-    with pytest.raises(ValueError, match=r"not the one that belongs to this \.idx"):
-        IndexedDataset(prefix)
-
-
-@pytest.mark.parametrize("num_bytes", [0, 20, 60])
-def test_truncated_index(prefix: Path, num_bytes: int) -> None:
-    path = Path(f"{prefix}.idx")
-    path.write_bytes(path.read_bytes()[:num_bytes])
-    with pytest.raises(ValueError, match="not an index of Megatron|truncated or damaged"):
-        IndexedDataset(prefix)
+def change(prefix, ending, spoil):
+    path = Path(f"{prefix}.{ending}")
+    path.write_bytes(spoil(path.read_bytes()))
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "message"),
+    ("ending", "spoil", "message"),
     [
-        (0, b"TNTIDX", "not an index of Megatron"),
-        (9, b"\x02", "version 2 of the format"),
-        (17, b"\x0b", "unknown dtype code 11"),
-        (34 + 12 * 3, b"\x01", r"must run from 0 to 3, not \[1, 3\]"),
+        (
+            "bin",
+            lambda tokens: tokens[:-2],
+            r"8 bytes, .* 5 uint16 tokens \(10 bytes\).* truncated",
+        ),
+        ("bin", lambda tokens: bytes(100), r"not the one that belongs to this \.idx"),
+        ("idx", lambda index: b"", "not an index of Megatron"),
+        ("idx", lambda index: index[:20], "not an index of Megatron|truncated or damaged"),
+        ("idx", lambda index: index[:60], "not an index of Megatron|truncated or damaged"),
+        ("idx", put(0, b"TNTIDX"), "not an index of Megatron"),
+        ("idx", put(9, b"\x02"), "version 2 of the format"),
+        ("idx", put(17, b"\x0b"), "unknown dtype code 11"),
+        ("idx", put(34 + 12 * 3, b"\x01"), r"must run from 0 to 3, not \[1, 3\]"),
     ],
 )
-def test_foreign_index(prefix: Path, place: int, value: bytes, message: str) -> None:
-    path = Path(f"{prefix}.idx")
-    content = bytearray(path.read_bytes())
-    content[place : place + len(value)] = value
-    path.write_bytes(content)
+def test_files_that_are_no_corpus(prefix, ending, spoil, message):
+    change(prefix, ending, spoil)
     with pytest.raises(ValueError, match=message):
         IndexedDataset(prefix)
 
@@ -176,9 +166,7 @@ def test_foreign_index(prefix: Path, place: int, value: bytes, message: str) -> 
 @pytest.mark.parametrize(
     ("code", "dtype", "lengths"), [(6, "u2", [3, 2]), (8, "u8", [5]), (8, "u8", [5, 0])]
 )
-def test_index_file_of_deepspeed_is_recognised_by_its_size(
-    tmp_path: Path, code: int, dtype: str, lengths: list[int]
-) -> None:
+def test_index_file_of_deepspeed_is_recognised_by_its_size(tmp_path, code, dtype, lengths):
     tokens = np.arange(5, dtype=dtype)
     index = index_bytes(code, lengths, tokens.itemsize)
     with pytest.raises(ValueError, match=f"DeepSpeed's writer uses that code for {tokens.dtype}"):
@@ -192,28 +180,25 @@ def test_index_file_of_deepspeed_is_recognised_by_its_size(
         (34 + 12 * 3 + 8, "document index falls after document 1"),
     ],
 )
-def test_verify_finds_a_damaged_index(prefix: Path, place: int, message: str) -> None:
-    path = Path(f"{prefix}.idx")
-    content = bytearray(path.read_bytes())
-    content[place] = 7
-    path.write_bytes(content)
+def test_verify_finds_a_damaged_index(prefix, place, message):
+    change(prefix, "idx", put(place, b"\x07"))
     with pytest.raises(ValueError, match=message):
         IndexedDataset(prefix).verify()
 
 
-def test_verify_finds_a_token_outside_the_vocabulary(prefix: Path) -> None:
+def test_verify_finds_a_token_outside_the_vocabulary(prefix):
     IndexedDataset(prefix).verify(501)
     with pytest.raises(ValueError, match="token id 500 is outside the vocabulary of 500"):
         IndexedDataset(prefix).verify(500)
 
 
-def test_damaged_sidecar(prefix: Path) -> None:
+def test_damaged_sidecar(prefix):
     Path(f"{prefix}.meta.json").write_text("{")
     with pytest.raises(ValueError, match=r"meta\.json: not valid JSON"):
         _ = IndexedDataset(prefix).metadata
 
 
-def test_corpus_without_any_token(tmp_path: Path) -> None:
+def test_corpus_without_any_token(tmp_path):
     with IndexedDatasetWriter(tmp_path / "empty", "int32"):
         pass
     corpus = IndexedDataset(tmp_path / "empty")

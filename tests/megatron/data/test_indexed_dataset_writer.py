@@ -14,11 +14,11 @@ from megatron.data.indexed_dataset import IndexedDataset
 from megatron.data.indexed_dataset_writer import IndexedDatasetWriter, dtype_for_vocabulary, path_of
 
 
-def names(folder: Path) -> list[str]:
+def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_sidecar_counts_and_checksums(tmp_path: Path) -> None:
+def test_sidecar_counts_and_checksums(tmp_path):
     with IndexedDatasetWriter(tmp_path / "corpus", "int32") as writer:
         writer.add_documents(np.arange(70_000), [69_999, 1])
         writer.finish({"json_key": "text"})
@@ -35,7 +35,7 @@ def test_sidecar_counts_and_checksums(tmp_path: Path) -> None:
     assert names(tmp_path) == ["corpus.bin", "corpus.idx", "corpus.meta.json"]
 
 
-def test_large_writes_go_out_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_writes_go_out_in_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(indexed_dataset_writer, "_BLOCK_TOKENS", 3)
     tokens = np.arange(20)[::2]
     with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
@@ -43,19 +43,19 @@ def test_large_writes_go_out_in_blocks(tmp_path: Path, monkeypatch: pytest.Monke
     assert IndexedDataset(tmp_path / "corpus").tokens.tolist() == tokens.tolist()
 
 
-def write_and_fail(prefix: Path) -> None:
+def write_and_fail(prefix):
     with IndexedDatasetWriter(prefix, "uint16") as writer:
         writer.add_documents(np.array([2]), [1])
         raise RuntimeError("in the middle")
 
 
-def test_failure_leaves_nothing(tmp_path: Path) -> None:
+def test_failure_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError, match="in the middle"):
         write_and_fail(tmp_path / "corpus")
     assert names(tmp_path) == []
 
 
-def test_failure_leaves_an_older_corpus_alone(tmp_path: Path) -> None:
+def test_failure_leaves_an_older_corpus_alone(tmp_path):
     with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
         writer.add_documents(np.array([1]), [1])
     with pytest.raises(RuntimeError, match="in the middle"):
@@ -64,16 +64,14 @@ def test_failure_leaves_an_older_corpus_alone(tmp_path: Path) -> None:
     assert names(tmp_path) == ["corpus.bin", "corpus.idx"]
 
 
-def test_no_index_stands_while_the_tokens_are_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_index_stands_while_the_tokens_are_replaced(tmp_path, monkeypatch):
     with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
         writer.add_documents(np.array([1]), [1])
         writer.finish({})
     renamed = []
     replace = Path.replace
 
-    def watch(self: Path, target: Path) -> Path:
+    def watch(self, target):
         assert not (tmp_path / "corpus.idx").exists()
         renamed.append(Path(target).name)
         return replace(self, target)
@@ -85,7 +83,7 @@ def test_no_index_stands_while_the_tokens_are_replaced(
     assert IndexedDataset(tmp_path / "corpus").metadata is None
 
 
-def test_killed_writer_leaves_no_index_and_the_next_one_works(tmp_path: Path) -> None:
+def test_killed_writer_leaves_no_index_and_the_next_one_works(tmp_path):
     program = (
         "import sys, numpy as np, time\n"
         "from megatron.data.indexed_dataset_writer import IndexedDatasetWriter\n"
@@ -119,9 +117,7 @@ def test_killed_writer_leaves_no_index_and_the_next_one_works(tmp_path: Path) ->
         ([-1], [1], None, "token id -1 does not fit uint16"),
     ],
 )
-def test_wrong_documents(
-    tmp_path: Path, tokens: list[int], lengths: list[int], counts: list[int] | None, message: str
-) -> None:
+def test_wrong_documents(tmp_path, tokens, lengths, counts, message):
     with (
         pytest.raises(ValueError, match=message),
         IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer,
@@ -131,20 +127,20 @@ def test_wrong_documents(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint32"])
-def test_dtype_the_format_cannot_hold(tmp_path: Path, dtype: str) -> None:
+def test_dtype_the_format_cannot_hold(tmp_path, dtype):
     with pytest.raises(ValueError, match=f"dtype {dtype} cannot hold tokens; take one of"):
         IndexedDatasetWriter(tmp_path / "corpus", dtype)
     assert names(tmp_path) == []
 
 
-def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"file/folder: cannot be written to \("):
         IndexedDatasetWriter(tmp_path / "file" / "folder" / "corpus", "uint16")
 
 
 @pytest.mark.parametrize("num_tokens", [10_000, 300_000])
-def test_full_disk_is_told_and_leaves_nothing(small_disk: Path, num_tokens: int) -> None:
+def test_full_disk_is_told_and_leaves_nothing(small_disk, num_tokens):
     """Few tokens fail when they are written out at the end, many when they are added."""
     prefix = small_disk / "corpus"
     (small_disk / "filler").write_bytes(bytes(50_000))
@@ -159,9 +155,9 @@ def test_full_disk_is_told_and_leaves_nothing(small_disk: Path, num_tokens: int)
 @pytest.mark.parametrize(
     ("vocab_size", "name"), [(257, "uint16"), (65499, "uint16"), (65500, "int32")]
 )
-def test_dtype_follows_the_vocabulary(vocab_size: int, name: str) -> None:
+def test_dtype_follows_the_vocabulary(vocab_size, name):
     assert dtype_for_vocabulary(vocab_size).name == name
 
 
-def test_path_keeps_dots_of_the_prefix() -> None:
+def test_path_keeps_dots_of_the_prefix():
     assert str(path_of("a/b.v1", "bin")) == "a/b.v1.bin"

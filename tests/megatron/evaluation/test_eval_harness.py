@@ -11,13 +11,7 @@ from megatron.conversion.model import read_any, save_as_hugging_face
 from megatron.evaluation.eval_harness import HarnessModel, evaluate_tasks
 from megatron.evaluation.local_tasks import write_task_files
 from tests.megatron.evaluation.task_data import write_task_data
-from tests.megatron.small_models import (
-    LLAMA,
-    TEXTS,
-    make_gpt,
-    make_tokenizer,
-    save_run,
-)
+from tests.megatron.small_models import LLAMA, TEXTS, make_gpt, make_tokenizer, save_run
 
 
 @pytest.fixture(scope="module")

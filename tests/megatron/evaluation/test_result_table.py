@@ -39,10 +39,7 @@ def test_spread_over_trainings():
 
 
 def test_average_is_over_the_tasks_of_all_rows():
-    records = [
-        ("a", "a", record({"copa": 0.5, "rte": 1.0})),
-        ("b", "b", record({"copa": 0.7})),
-    ]
+    records = [("a", "a", record({"copa": 0.5, "rte": 1.0})), ("b", "b", record({"copa": 0.7}))]
     rows = rows_of(format_table(gather(records)))
     assert rows[0][1] == "average of 1"
     assert [row[1] for row in rows[1:3]] == ["50.0", "70.0"]

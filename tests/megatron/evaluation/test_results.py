@@ -2,12 +2,7 @@ import json
 
 import pytest
 
-from megatron.evaluation.results import (
-    evaluation_record,
-    is_finished,
-    read_record,
-    write_record,
-)
+from megatron.evaluation.results import evaluation_record, is_finished, read_record, write_record
 from tests.megatron.small_models import GPT2, make_gpt, save_run
 
 FOUND = {

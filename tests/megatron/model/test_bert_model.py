@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional
@@ -8,23 +10,11 @@ from megatron.model.bert_model import BertModel
 from megatron.model.gpt_model import GPTModel
 from megatron.model.transformer import TransformerLayer
 from tests.json_sections import dropping_config
+from tests.megatron.small_models import tiny
 
 LENGTH = 24
 POSITIONS = pytest.mark.parametrize("position", ["before", "after"])
-
-
-def make_model(**changes) -> BertModel:
-    torch.manual_seed(0)
-    fields = {
-        "num_layers": 3,
-        "hidden_size": 32,
-        "num_attention_heads": 4,
-        "vocab_size": 60,
-        "make_vocab_size_divisible_by": 16,
-        "max_position_embeddings": LENGTH,
-        "num_token_types": 2,
-    }
-    return BertModel(ModelConfig(**(fields | changes)))
+make_model = partial(tiny, BertModel, num_layers=3, num_token_types=2)
 
 
 def batch(num_rows: int = 3) -> dict[str, torch.Tensor]:
@@ -150,21 +140,6 @@ def test_random_ltd_drops_tokens_of_padded_rows(position, dropout):
         model.zero_grad()
         sum(losses).backward()
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
-
-
-def test_bert_large_has_the_published_size():
-    config = ModelConfig(
-        num_layers=24,
-        hidden_size=1024,
-        num_attention_heads=16,
-        vocab_size=30522,
-        max_position_embeddings=512,
-        num_token_types=2,
-    )
-    with torch.device("meta"):
-        model = BertModel(config)
-    assert config.padded_vocab_size == 30592
-    assert sum(parameter.numel() for parameter in model.parameters()) == 336_297_858
 
 
 @POSITIONS

@@ -1,14 +1,16 @@
+from functools import partial
+
 import pytest
 import torch
 from torch._dynamo.utils import clear_compilation_metrics, get_compilation_metrics
 
 from data_efficiency import convert_to_random_ltd
-from megatron.config import ModelConfig
 from megatron.model import compilation
 from megatron.model.compilation import compile_model
 from megatron.model.gpt_model import GPTModel
 from megatron.model.transformer import TransformerLayer
 from tests.json_sections import dropping_config
+from tests.megatron.small_models import MODERN, tiny
 
 # The compiler itself looks at the gradients of tensors that have none, and imports old parts of torch.
 pytestmark = [
@@ -20,14 +22,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:TensorFloat32:UserWarning"),
 ]
 
-NUM_LAYERS = 4
 LONGEST = 48
-MODERN = {
-    "use_rotary_position_embeddings": True,
-    "normalization": "rmsnorm",
-    "swiglu": True,
-    "num_key_value_heads": 1,
-}
+GROUPED = MODERN | {"num_key_value_heads": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -39,25 +35,17 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
-def make_model(**changes) -> GPTModel:
-    """A model that keeps 8 + 4 x step tokens in its middle layers."""
-    torch.manual_seed(0)
-    fields = {
-        "num_layers": NUM_LAYERS,
-        "hidden_size": 32,
-        "num_attention_heads": 2,
-        "vocab_size": 60,
-        "max_position_embeddings": LONGEST,
-    }
-    return GPTModel(ModelConfig(**(fields | changes)))
+make_model = partial(
+    tiny, GPTModel, num_layers=4, num_attention_heads=2, max_position_embeddings=LONGEST
+)
 
 
-def attach(model: GPTModel) -> None:
-    config = dropping_config(num_layers=NUM_LAYERS, least=8, most=LONGEST, steps=10)
+def attach(model):
+    config = dropping_config(least=8, most=LONGEST, steps=10)
     convert_to_random_ltd(model, TransformerLayer, config)
 
 
-def train_and_evaluate(model: GPTModel, num_steps: int) -> list[float]:
+def train_and_evaluate(model, num_steps):
     """Losses and gradient norms of a schedule: the length grows every second step, the kept length
     every step up to no dropping; every fifth step evaluates, at the end with fewer rows."""
     found = []
@@ -80,7 +68,7 @@ def train_and_evaluate(model: GPTModel, num_steps: int) -> list[float]:
     return found
 
 
-def recompilations() -> dict[str, int]:
+def recompilations():
     """Function -> compilations after its first one."""
     found: dict[str, int] = {}
     for metrics in get_compilation_metrics():
@@ -90,15 +78,8 @@ def recompilations() -> dict[str, int]:
     return found
 
 
-# Torch's tracer looks at the gradients of what comes from code that was not compiled.
-IGNORE_TRACER = pytest.mark.filterwarnings(
-    "ignore:The .grad attribute of a Tensor that is not a leaf"
-)
-
-
-@IGNORE_TRACER
 @pytest.mark.parametrize(
-    ("mode", "architecture"), [("model", {}), ("layers", {}), ("layers", MODERN)]
+    ("mode", "architecture"), [("model", {}), ("layers", {}), ("layers", GROUPED)]
 )
 def test_two_recompilations_at_most_in_a_whole_schedule(mode, architecture):
     """The first sequence is as long as a head is wide: the compiler must not take them for one."""
@@ -115,10 +96,9 @@ def test_two_recompilations_at_most_in_a_whole_schedule(mode, architecture):
     assert max(counts.values()) <= 2, counts
 
 
-@IGNORE_TRACER
 @pytest.mark.full
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("architecture", [{}, MODERN], ids=["gpt2", "modern"])
+@pytest.mark.parametrize("architecture", [{}, GROUPED], ids=["gpt2", "modern"])
 @pytest.mark.parametrize("mode", ["model", "layers"])
 def test_compiled_code_computes_the_same(mode, architecture, recompute):
     plain, compiled = (make_model(**architecture, recompute_activations=recompute) for _ in "ab")
@@ -130,7 +110,6 @@ def test_compiled_code_computes_the_same(mode, architecture, recompute):
     assert max(recompilations().values()) <= 2
 
 
-@IGNORE_TRACER
 @pytest.mark.parametrize("mode", ["model", "layers"])
 def test_static_lengths_are_compiled_one_by_one_and_kept_lengths_together(mode):
     """Three lengths, two numbers of rows in evaluation, a kept length of its own each step."""
@@ -165,7 +144,6 @@ def test_the_loss_is_compiled_with_the_model():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-@IGNORE_TRACER
 @pytest.mark.parametrize(("mode", "lengths"), [("layers", "dynamic"), ("model", "static")])
 def test_compiled_code_computes_the_same_on_a_gpu(mode, lengths):
     """In float32, dropping and not, beside the model that is not compiled."""

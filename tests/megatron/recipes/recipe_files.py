@@ -9,27 +9,20 @@ SHIPPED = Catalogue(FOLDER)
 # The runs of ds_pretrain_gpt_1.3B_dense_run.sh and ds_pretrain_bert_336M_run.sh in Megatron-DeepSpeed: each
 # is a block there, the rows of both tables with every token budget counted by itself.
 NUM_CASES = {"gpt": 15, "bert": 15}
+
+
+def _cases(whole, middle, half, ordering):
+    """Case -> its token budgets."""
+    thrice = dict.fromkeys(("baseline", "ltd", "cl_voc_truncate"), (whole, middle, half))
+    once = dict.fromkeys(
+        (f"cl_voc_{ordering}", "cl_voc", "cl_truncate", f"cl_{ordering}"), (whole,)
+    )
+    return thrice | once | {"cl_ltd": (whole, half)}
+
+
 CASES = {
-    "gpt": {
-        "baseline": ("300b", "200b", "150b"),
-        "ltd": ("300b", "200b", "150b"),
-        "cl_voc_truncate": ("300b", "200b", "150b"),
-        "cl_voc_reshape": ("300b",),
-        "cl_voc": ("300b",),
-        "cl_truncate": ("300b",),
-        "cl_reshape": ("300b",),
-        "cl_ltd": ("300b", "150b"),
-    },
-    "bert": {
-        "baseline": ("1049b", "703b", "524b"),
-        "ltd": ("1049b", "703b", "524b"),
-        "cl_voc_truncate": ("1049b", "703b", "524b"),
-        "cl_voc_reorder": ("1049b",),
-        "cl_voc": ("1049b",),
-        "cl_truncate": ("1049b",),
-        "cl_reorder": ("1049b",),
-        "cl_ltd": ("1049b", "524b"),
-    },
+    "gpt": _cases("300b", "200b", "150b", "reshape"),
+    "bert": _cases("1049b", "703b", "524b", "reorder"),
 }
 PRETRAINING = """\
 num_checkpoints = 2

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_efficiency import Counters
 from megatron.reporting import RunLogger
 
 SAMPLES = 5000
@@ -34,76 +35,44 @@ def write_made_up_run(
     """
     names = ["lm"] if sentence_loss is None else ["masked_lm", "sentence"]
     noise = np.random.default_rng(zlib.crc32(folder.name.encode()))
-    counters = {"consumed_samples": 0, "corpus_tokens": 0, "loss_tokens": 0, "layer_tokens": 0}
-    counters |= {"effective_tokens": 0, "flops": 0, "seconds": 0.0}
-    step = 0
+    start = {"num_parameters": 3_446_784, "sequence_length": LENGTH, "losses": names}
+    counters, step = Counters(), 0
     with RunLogger(folder) as logger:
-        logger.write(
-            {
-                "kind": "start",
-                "num_parameters": 3_446_784,
-                "num_layers": LAYERS,
-                "losses": names,
-                "num_random_ltd_layers": 2 if random_ltd else 0,
-                "sequence_length": LENGTH,
-                "global_batch_size": BATCH,
-                "train_samples_in_dataset": SAMPLES,
-                "flags": {},
-                "data_efficiency": {},
-            }
-        )
-        while counters["effective_tokens"] < budget:
+        logger.write({"kind": "start", "train_samples_in_dataset": SAMPLES} | start)
+        while counters.layer_tokens < budget * LAYERS:
             step += 1
             part = min(1.0, step / 250)
             length = 64 + int(192 * part) // 8 * 8 if curriculum else LENGTH
             kept = min(length, 64 + int(192 * min(1.0, step / 300)) // 16 * 16)
-            layers = 2 * length + 2 * (kept if random_ltd else length)
-            tokens = BATCH * length
-            counters["consumed_samples"] += BATCH
-            counters["corpus_tokens"] += tokens
-            counters["loss_tokens"] += tokens
-            counters["layer_tokens"] += BATCH * layers
-            counters["effective_tokens"] += BATCH * layers // LAYERS
-            step_flops = 6 * 1_600_000 * tokens + 6 * 440_000 * BATCH * layers
-            counters["flops"] += step_flops
-            step_seconds = step_flops / 6.5e10 * (1 + 0.05 * abs(noise.normal()))
-            counters["seconds"] += step_seconds
-            seen = counters["effective_tokens"] / 20_000
+            layer_tokens = BATCH * 2 * (length + (kept if random_ltd else length))
+            flops = 6 * 1_600_000 * BATCH * length + 6 * 440_000 * layer_tokens
+            done = {"corpus_tokens": BATCH * length, "layer_tokens": layer_tokens, "flops": flops}
+            counters = counters.plus(Counters(steps=1, **done))
+            clocks = {
+                "step": step,
+                "corpus_tokens": counters.corpus_tokens,
+                "effective_tokens": counters.layer_tokens // LAYERS,
+                "flops": counters.flops,
+                "seconds": counters.flops / 6.5e10 * (1 + 0.001 * abs(noise.normal())),
+            }
+            seen = clocks["effective_tokens"] / 20_000
             loss = 4.45 + 4.6 * (1 + seen) ** -0.35 - gain * (1 - math.exp(-seen / 20))
             if step % 5 == 0:
+                paced = {"sequence_length": length, "kept_length": kept if random_ltd else None}
+                share = max(0.01, math.sqrt(part)) if curriculum else 1
+                paced["pool_size"] = int(SAMPLES * share)
                 logger.write(
-                    {
-                        "kind": "train",
-                        "step": step,
-                        "loss": loss + 0.1 * noise.normal(),
-                        "learning_rate": 1e-3,
-                        "grad_norm": 1.0,
-                        "sequence_length": length,
-                        "kept_length": kept if random_ltd else None,
-                        "actual_seq_length": layers // LAYERS,
-                        "difficulties": {},
-                        "pool_size": int(SAMPLES * max(0.01, math.sqrt(part)))
-                        if curriculum
-                        else SAMPLES,
-                        **counters,
-                        "step_seconds": step_seconds,
-                        "tokens_per_second": tokens / step_seconds,
-                        "flops_per_second": step_flops / step_seconds,
-                    }
+                    {"kind": "train", "loss": loss + 0.1 * noise.normal()} | paced | clocks
                 )
-            if step % 20 == 0 or counters["effective_tokens"] >= budget:
+            if step % 20 == 0 or counters.layer_tokens >= budget * LAYERS:
                 level = loss + 0.006 * noise.normal()
-                losses = {f"{names[0]}_loss": level}
+                losses = {f"{names[0]}_loss": level, "perplexity": math.exp(level)}
                 if sentence_loss is not None:
                     losses["sentence_loss"] = sentence_loss
-                logger.write(
-                    {"kind": "valid", "step": step, "loss": sum(losses.values())}
-                    | losses
-                    | {"perplexity": math.exp(level)}
-                    | counters
-                )
+                total = level + (sentence_loss or 0)
+                logger.write({"kind": "valid", "loss": total} | losses | clocks)
         if finished:
-            logger.write({"kind": "end", "step": step, "reason": "token budget", **counters})
+            logger.write({"kind": "end", "reason": "token budget"} | clocks)
     return folder
 
 

@@ -1,8 +1,6 @@
 import doctest
 import json
 import re
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +8,7 @@ from megatron.reporting import RunLog, compare_runs, format_comparison, read_log
 from megatron.reporting.comparison import QUANTITIES, first_crossing
 
 
-def make_log(losses: list[float | None], *, cost: float = 1.0, parameters: int = 1000) -> RunLog:
+def make_log(losses, *, cost=1.0, parameters=1000):
     """A run evaluated every 10 steps; each step costs 100 x cost effective tokens and 1 second."""
     valid = [
         {
@@ -25,15 +23,11 @@ def make_log(losses: list[float | None], *, cost: float = 1.0, parameters: int =
         }
         for number, loss in enumerate(losses, start=1)
     ]
-    start = {
-        "num_parameters": parameters,
-        "sequence_length": 64,
-        "train_samples_in_dataset": 50,
-    }
+    start = {"num_parameters": parameters, "sequence_length": 64, "train_samples_in_dataset": 50}
     return RunLog(start=start, train=(), valid=tuple(valid), end={"reason": "token budget"})
 
 
-def test_finals_are_taken_at_the_last_evaluation() -> None:
+def test_finals_are_taken_at_the_last_evaluation():
     report = compare_runs({"baseline": make_log([6.0, 5.0]), "other": make_log([6.0, 5.0, 4.0])})
     assert report["runs"]["other"]["final"] == {
         "validation_loss": 4.0,
@@ -51,7 +45,7 @@ def test_finals_are_taken_at_the_last_evaluation() -> None:
     assert report["runs"]["baseline"]["training_tokens_in_data"] == 50 * 64
 
 
-def test_crossing_is_interpolated() -> None:
+def test_crossing_is_interpolated():
     runs = {"baseline": make_log([6.0, 5.0]), "fast": make_log([5.5, 4.5], cost=0.5)}
     reached = compare_runs(runs)["runs"]["fast"]["to_reach_baseline_loss"]
     assert reached["seconds"] == 15.0
@@ -59,7 +53,7 @@ def test_crossing_is_interpolated() -> None:
     assert reached["relative_to_baseline"] == {"effective_tokens": 0.375, "seconds": 0.75}
 
 
-def test_loss_never_reached_is_said() -> None:
+def test_loss_never_reached_is_said():
     report = compare_runs({"baseline": make_log([6.0, 5.0]), "slow": make_log([6.0, 5.1])})
     reached = report["runs"]["slow"]["to_reach_baseline_loss"]
     assert reached["effective_tokens"] is reached["seconds"] is None
@@ -80,11 +74,11 @@ def test_loss_never_reached_is_said() -> None:
         ([], None),
     ],
 )
-def test_first_crossing(losses: list[float | None], expected: float | None) -> None:
+def test_first_crossing(losses, expected):
     assert first_crossing(make_log(losses).valid, "seconds", 5.0) == expected
 
 
-def test_examples_run() -> None:
+def test_examples_run():
     finder = doctest.DocTestFinder()
     runner = doctest.DocTestRunner()
     for example in finder.find(first_crossing, globs={"first_crossing": first_crossing}):
@@ -92,14 +86,14 @@ def test_examples_run() -> None:
     assert runner.failures == 0
 
 
-def test_diverged_run_is_shown_and_json_can_hold_the_report() -> None:
+def test_diverged_run_is_shown_and_json_can_hold_the_report():
     report = compare_runs({"baseline": make_log([6.0, 5.0]), "bad": make_log([6.0, None])})
     assert report["runs"]["bad"]["relative_to_baseline"]["validation_loss"] is None
     assert "diverged" in format_comparison(report)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
-def test_text_says_what_one_seed_shows(four_runs: dict[str, Path]) -> None:
+def test_text_says_what_one_seed_shows(four_runs):
     report = compare_runs({name: read_log(folder) for name, folder in four_runs.items()})
     text = format_comparison(report)
     assert "3.45M parameters" in text
@@ -110,7 +104,7 @@ def test_text_says_what_one_seed_shows(four_runs: dict[str, Path]) -> None:
     assert "Not a fair pair" not in text
 
 
-def test_table_is_aligned_and_narrow(four_runs: dict[str, Path]) -> None:
+def test_table_is_aligned_and_narrow(four_runs):
     runs = {name: read_log(folder) for name, folder in four_runs.items()}
     runs["a_run_with_a_name_that_is_much_too_long"] = make_log([10.0, 123.4567])
     lines = format_comparison(compare_runs(runs)).split("\n")
@@ -122,7 +116,7 @@ def test_table_is_aligned_and_narrow(four_runs: dict[str, Path]) -> None:
     assert all(len(line.split()) >= len(QUANTITIES) for line in table if "-" not in line[:1])
 
 
-def test_unlike_runs_are_pointed_out(write_run: Callable[..., Path], tmp_path: Path) -> None:
+def test_unlike_runs_are_pointed_out(write_run, tmp_path):
     runs = {
         "baseline": read_log(write_run(tmp_path / "a")),
         "running": read_log(write_run(tmp_path / "b", finished=False)),
@@ -133,16 +127,14 @@ def test_unlike_runs_are_pointed_out(write_run: Callable[..., Path], tmp_path: P
     assert "Not a fair pair: larger has 9M parameters." in text
 
 
-def test_missing_baseline_and_missing_evaluation_are_errors() -> None:
+def test_missing_baseline_and_missing_evaluation_are_errors():
     with pytest.raises(ValueError, match="'baseline' is not among the runs: a, b"):
         compare_runs({"a": make_log([1.0]), "b": make_log([1.0])})
     with pytest.raises(ValueError, match="run 'b' has no evaluation"):
         compare_runs({"a": make_log([1.0]), "b": make_log([])}, baseline="a")
 
 
-def test_the_first_of_several_losses_is_compared(
-    write_run: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_the_first_of_several_losses_is_compared(write_run, tmp_path):
     bert, gpt = tmp_path / "bert" / "a", tmp_path / "gpt" / "a"
     for folder, sentence_loss in ((bert, 0.7), (gpt, None)):
         folder.parent.mkdir()
@@ -159,9 +151,7 @@ def test_the_first_of_several_losses_is_compared(
     assert "Further losses" not in other_text
 
 
-def test_runs_with_other_losses_are_not_compared(
-    write_run: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_runs_with_other_losses_are_not_compared(write_run, tmp_path):
     runs = {
         "baseline": read_log(write_run(tmp_path / "gpt")),
         "bert": read_log(write_run(tmp_path / "bert", sentence_loss=0.7)),

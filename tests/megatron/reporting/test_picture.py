@@ -1,5 +1,4 @@
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ from megatron.reporting.picture import (
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
-def test_picture_is_written(four_runs: dict[str, Path], tmp_path: Path) -> None:
+def test_picture_is_written(four_runs, tmp_path):
     pytest.importorskip("matplotlib")
     runs = {name: read_log(folder) for name, folder in four_runs.items()}
     plot_report(runs, compare_runs(runs), tmp_path / "report.png")
@@ -26,7 +25,7 @@ def test_picture_is_written(four_runs: dict[str, Path], tmp_path: Path) -> None:
     assert height > 1000
 
 
-def test_single_run_and_diverged_run_are_drawn(four_runs: dict[str, Path], tmp_path: Path) -> None:
+def test_single_run_and_diverged_run_are_drawn(four_runs, tmp_path):
     pytest.importorskip("matplotlib")
     baseline = read_log(four_runs["baseline"])
     diverged = RunLog(
@@ -40,7 +39,7 @@ def test_single_run_and_diverged_run_are_drawn(four_runs: dict[str, Path], tmp_p
         assert (tmp_path / "report.png").stat().st_size > 10_000
 
 
-def test_each_run_has_a_look_of_its_own() -> None:
+def test_each_run_has_a_look_of_its_own():
     styles = line_styles(["curriculum", "baseline", "random_ltd", "both"], "baseline")
     assert list(styles) == ["curriculum", "baseline", "random_ltd", "both"]
     assert len({style["color"] for style in styles.values()}) == 4
@@ -51,7 +50,7 @@ def test_each_run_has_a_look_of_its_own() -> None:
     assert widths[-1] >= 1.0
 
 
-def test_loss_axis_shows_the_end_of_all_runs(four_runs: dict[str, Path]) -> None:
+def test_loss_axis_shows_the_end_of_all_runs(four_runs):
     runs = {name: read_log(folder) for name, folder in four_runs.items()}
     lower, upper = loss_limits(runs)
     for log in runs.values():
@@ -59,7 +58,7 @@ def test_loss_axis_shows_the_end_of_all_runs(four_runs: dict[str, Path]) -> None
         assert upper < log.valid[0]["loss"]
 
 
-def test_pacing_values_without_technique_are_full() -> None:
+def test_pacing_values_without_technique_are_full():
     start = {"train_samples_in_dataset": 200}
     plain = {"sequence_length": 64, "kept_length": None, "pool_size": None}
     assert kept_length(plain, start) == 64
@@ -69,7 +68,7 @@ def test_pacing_values_without_technique_are_full() -> None:
     assert pool_percent(paced, start) == 25
 
 
-def test_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_matplotlib_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ModuleNotFoundError, match=r"data-efficiency\[report\]"):
         new_figure()

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from megatron.reporting import format_plan, plot_plan
@@ -7,7 +5,7 @@ from tests.data_efficiency.test_plan import config, length_metric, plan
 from tests.json_sections import metric, random_ltd
 
 
-def test_table_shows_the_asked_steps_and_the_saving() -> None:
+def test_table_shows_the_asked_steps_and_the_saving():
     made = plan(config({"voc": metric(), "seqlen_truncate": length_metric()}, random_ltd()))
     lines = format_plan(made, num_rows=5).splitlines()
     table = [line.split() for line in lines[1:6]]
@@ -20,14 +18,14 @@ def test_table_shows_the_asked_steps_and_the_saving() -> None:
     assert 0.1 < saved < 0.9
 
 
-def test_more_rows_than_steps_show_each_step_once() -> None:
+def test_more_rows_than_steps_show_each_step_once():
     lines = format_plan(plan(config(), num_steps=3), num_rows=20).splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["1", "2", "3"]
     assert lines[4] == ""
 
 
 @pytest.mark.parametrize("content", [config(), config({"voc": metric()}, random_ltd())])
-def test_picture_is_written(content: dict, tmp_path: Path) -> None:
+def test_picture_is_written(content, tmp_path):
     pytest.importorskip("matplotlib")
     plot_plan(plan(content), tmp_path / "plan.png")
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 from tokenizers import pre_tokenizers
@@ -10,7 +9,7 @@ TEXTS = ["the lowest of the low", "the newest and the widest", "naïve ☃ snow"
 
 
 @pytest.fixture
-def gpt2_files(tmp_path: Path) -> tuple[Path, Path]:
+def gpt2_files(tmp_path):
     """GPT-2's two files with three merges: "he", "the", "Ġthe"."""
     tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "he", "the", "Ġthe", END_OF_DOCUMENT]
     vocab, merges = tmp_path / "vocab.json", tmp_path / "merges.txt"
@@ -19,7 +18,7 @@ def gpt2_files(tmp_path: Path) -> tuple[Path, Path]:
     return vocab, merges
 
 
-def test_training_is_deterministic_and_keeps_to_the_size() -> None:
+def test_training_is_deterministic_and_keeps_to_the_size():
     trained = train_bpe(TEXTS, 280)
     again = train_bpe(iter(TEXTS), 280)
     assert again.fingerprint == trained.fingerprint
@@ -27,12 +26,12 @@ def test_training_is_deterministic_and_keeps_to_the_size() -> None:
     assert train_bpe(["a different text"] * 9, 270).fingerprint != trained.fingerprint
 
 
-def test_training_refuses_a_vocabulary_without_room_for_bytes() -> None:
+def test_training_refuses_a_vocabulary_without_room_for_bytes():
     with pytest.raises(ValueError, match="--vocab-size is 256: must be at least 257"):
         train_bpe(TEXTS, 256)
 
 
-def test_gpt2_files_apply_merges_in_order(gpt2_files: tuple[Path, Path]) -> None:
+def test_gpt2_files_apply_merges_in_order(gpt2_files):
     vocab_file, merge_file = gpt2_files
     tokenizer = build_tokenizer(vocab_file=vocab_file, merge_file=merge_file)
     vocab = json.loads(vocab_file.read_text())
@@ -41,9 +40,7 @@ def test_gpt2_files_apply_merges_in_order(gpt2_files: tuple[Path, Path]) -> None
     assert (tokenizer.vocab_size, tokenizer.eod) == (260, 259)
 
 
-def test_both_forms_of_one_tokenizer_have_one_fingerprint(
-    tmp_path: Path, gpt2_files: tuple[Path, Path]
-) -> None:
+def test_both_forms_of_one_tokenizer_have_one_fingerprint(tmp_path, gpt2_files):
     pair = build_tokenizer(vocab_file=gpt2_files[0], merge_file=gpt2_files[1])
     pair.save(tmp_path / "tokenizer.json")
     single = build_tokenizer(tokenizer_file=tmp_path / "tokenizer.json")
@@ -63,7 +60,7 @@ def test_both_forms_of_one_tokenizer_have_one_fingerprint(
         ('{"a": 0}', "255 of the 256 byte symbols are missing"),
     ],
 )
-def test_damaged_vocabulary(gpt2_files: tuple[Path, Path], content: str, message: str) -> None:
+def test_damaged_vocabulary(gpt2_files, content, message):
     gpt2_files[0].write_text(content)
     with pytest.raises(ValueError, match=message):
         build_tokenizer(vocab_file=gpt2_files[0], merge_file=gpt2_files[1])
@@ -76,7 +73,7 @@ def test_damaged_vocabulary(gpt2_files: tuple[Path, Path], content: str, message
         ("h e\nhe r\n", "merge 2 .he r. needs 'her', which is not in .*same tokenizer"),
     ],
 )
-def test_merges_that_do_not_fit(gpt2_files: tuple[Path, Path], content: str, message: str) -> None:
+def test_merges_that_do_not_fit(gpt2_files, content, message):
     gpt2_files[1].write_text(content)
     with pytest.raises(ValueError, match=message):
         build_tokenizer(vocab_file=gpt2_files[0], merge_file=gpt2_files[1])

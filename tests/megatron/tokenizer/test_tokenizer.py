@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tokenizers
@@ -9,7 +7,6 @@ from tokenizers import models
 
 from megatron.tokenizer import (
     END_OF_DOCUMENT,
-    Tokenizer,
     build_tokenizer,
     train_bpe,
     train_wordpiece,
@@ -20,13 +17,13 @@ TEXTS = ["the lowest of the low", "the newest and the widest", "naïve ☃ snow"
 
 
 @pytest.fixture(scope="module")
-def trained() -> Tokenizer:
+def trained():
     return train_bpe(TEXTS, 280)
 
 
 @settings(max_examples=60, deadline=None)
 @given(text=st.text())
-def test_any_text_survives_encoding(trained: Tokenizer, text: str) -> None:
+def test_any_text_survives_encoding(trained, text):
     ids = trained.encode(text)
     assert trained.decode(ids) == text
     assert all(0 <= token < trained.vocab_size for token in ids)
@@ -35,14 +32,14 @@ def test_any_text_survives_encoding(trained: Tokenizer, text: str) -> None:
     assert [row.tolist() for row in batch] == [ids, trained.encode("the")]
 
 
-def test_end_of_document_in_a_text_stays_text(trained: Tokenizer) -> None:
+def test_end_of_document_in_a_text_stays_text(trained):
     ids = trained.encode(f"a{END_OF_DOCUMENT}b")
     assert trained.eod not in ids
     assert trained.decode(ids) == f"a{END_OF_DOCUMENT}b"
     assert trained.decode([trained.eod]) == END_OF_DOCUMENT
 
 
-def test_saved_file_gives_the_same_tokenizer(tmp_path: Path, trained: Tokenizer) -> None:
+def test_saved_file_gives_the_same_tokenizer(tmp_path, trained):
     trained.save(tmp_path / "new" / "tokenizer.json")
     loaded = build_tokenizer(tokenizer_file=tmp_path / "new" / "tokenizer.json")
     assert loaded.fingerprint == trained.fingerprint
@@ -51,15 +48,13 @@ def test_saved_file_gives_the_same_tokenizer(tmp_path: Path, trained: Tokenizer)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["tokenizer.json"]
 
 
-def test_saving_where_nothing_can_be_written(tmp_path: Path, trained: Tokenizer) -> None:
+def test_saving_where_nothing_can_be_written(tmp_path, trained):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"tokenizer\.json: cannot be written"):
         trained.save(tmp_path / "file" / "tokenizer.json")
 
 
-def test_truncation_and_padding_in_a_file_are_switched_off(
-    tmp_path: Path, trained: Tokenizer
-) -> None:
+def test_truncation_and_padding_in_a_file_are_switched_off(tmp_path, trained):
     trained.save(tmp_path / "tokenizer.json")
     backend = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     backend.enable_truncation(2)
@@ -70,7 +65,7 @@ def test_truncation_and_padding_in_a_file_are_switched_off(
     assert short.encode_batch(["a"])[0].tolist() == trained.encode("a")
 
 
-def test_vocabulary_without_end_of_document(tmp_path: Path) -> None:
+def test_vocabulary_without_end_of_document(tmp_path):
     backend = tokenizers.Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
     backend.save(str(tmp_path / "tokenizer.json"))
     tokenizer = build_tokenizer(tokenizer_file=tmp_path / "tokenizer.json")
@@ -80,19 +75,19 @@ def test_vocabulary_without_end_of_document(tmp_path: Path) -> None:
         _ = tokenizer.eod
 
 
-def test_control_tokens_of_bert() -> None:
+def test_control_tokens_of_bert():
     tokenizer = train_wordpiece(TEXTS, 100)
     ids = {"pad": 0, "cls": 2, "sep": 3, "mask": 4}
     assert tokenizer.control_tokens == ids
     assert tokenizer.decode([4]) == "[MASK]"
 
 
-def test_missing_control_tokens_are_named(trained: Tokenizer) -> None:
+def test_missing_control_tokens_are_named(trained):
     with pytest.raises(ValueError, match=r"no \[CLS\] and no \[SEP\] and no \[PAD\] and no \[MASK"):
         _ = trained.control_tokens
 
 
-def test_tokens_that_continue_a_word(trained: Tokenizer) -> None:
+def test_tokens_that_continue_a_word(trained):
     tokenizer = train_wordpiece(TEXTS, 100)
     flags = tokenizer.continuations
     assert flags.shape == (tokenizer.vocab_size,)
@@ -110,7 +105,7 @@ def test_tokens_that_continue_a_word(trained: Tokenizer) -> None:
         _ = trained.continuations
 
 
-def test_errors_of_reading_name_the_file(tmp_path: Path) -> None:
+def test_errors_of_reading_name_the_file(tmp_path):
     (tmp_path / "a.txt").write_text("naïve\n", encoding="utf-8")
     assert read_text(tmp_path / "a.txt") == "naïve\n"
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe")

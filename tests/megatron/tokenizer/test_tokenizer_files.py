@@ -1,5 +1,4 @@
 import argparse
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,7 @@ TEXTS = ["the lowest of the low", "the newest and the widest"] * 5
 @pytest.mark.parametrize(
     "arguments", [{}, {"vocab_file": "a"}, {"tokenizer_file": "a", "merge_file": "b"}]
 )
-def test_choice_of_files(arguments: dict[str, str]) -> None:
+def test_choice_of_files(arguments):
     with pytest.raises(ValueError, match="either --tokenizer-file, or --vocab-file and"):
         build_tokenizer(**arguments)
 
@@ -30,13 +29,13 @@ def test_choice_of_files(arguments: dict[str, str]) -> None:
         (b'{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}', "is empty"),
     ],
 )
-def test_damaged_tokenizer_file(tmp_path: Path, content: bytes, message: str) -> None:
+def test_damaged_tokenizer_file(tmp_path, content, message):
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         build_tokenizer(tokenizer_file=tmp_path / "tokenizer.json")
 
 
-def test_each_kind_of_file_gives_its_tokenizer(tmp_path: Path) -> None:
+def test_each_kind_of_file_gives_its_tokenizer(tmp_path):
     train_bpe(TEXTS, 270).save(tmp_path / "bpe.json")
     wordpiece = train_wordpiece(TEXTS, 80)
     wordpiece.save(tmp_path / "wordpiece.json")

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given, settings
@@ -18,30 +17,30 @@ TRICKY = st.text(
 
 
 @pytest.fixture(scope="module")
-def trained() -> Tokenizer:
+def trained():
     return train_bpe(TEXTS, 300)
 
 
 @pytest.fixture(scope="module")
-def backend(trained: Tokenizer) -> tokenizers.Tokenizer:
+def backend(trained):
     return trained._backend
 
 
-def lists(rows: list[np.ndarray]) -> list[list[int]]:
+def lists(rows):
     return [row.tolist() for row in rows]
 
 
-def by_the_library(backend: tokenizers.Tokenizer, texts: list[str]) -> list[list[int]]:
+def by_the_library(backend, texts):
     return [backend.encode(text, add_special_tokens=False).ids for text in texts]
 
 
 @settings(max_examples=500, deadline=None)
 @given(texts=st.lists(TRICKY | st.text(), max_size=4))
-def test_ids_are_those_of_the_library(backend: tokenizers.Tokenizer, texts: list[str]) -> None:
+def test_ids_are_those_of_the_library(backend, texts):
     assert lists(WordCache(backend).encode_batch(texts)) == by_the_library(backend, texts)
 
 
-def check_characters(backend: tokenizers.Tokenizer, numbers: range) -> None:
+def check_characters(backend, numbers):
     cache = WordCache(backend)
     for start in range(0, len(numbers), 200):
         letters = [chr(n) for n in numbers[start : start + 200] if not 0xD800 <= n < 0xE000]
@@ -49,17 +48,17 @@ def check_characters(backend: tokenizers.Tokenizer, numbers: range) -> None:
         assert lists(cache.encode_batch(texts)) == by_the_library(backend, texts)
 
 
-def test_letters_and_spaces_of_unicode_in_all_places(backend: tokenizers.Tokenizer) -> None:
+def test_letters_and_spaces_of_unicode_in_all_places(backend):
     for numbers in (range(0x400), range(0x1680, 0x1690), range(0x2000, 0x2100)):
         check_characters(backend, numbers)
 
 
 @pytest.mark.full
-def test_two_planes_of_unicode_in_all_places(backend: tokenizers.Tokenizer) -> None:
+def test_two_planes_of_unicode_in_all_places(backend):
     check_characters(backend, range(0x20000))
 
 
-def test_memory_is_bounded(backend: tokenizers.Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded(backend, monkeypatch):
     monkeypatch.setattr(word_cache, "MAX_WORDS", 50)
     cache = WordCache(backend)
     for start in range(0, 400, 10):
@@ -69,8 +68,8 @@ def test_memory_is_bounded(backend: tokenizers.Tokenizer, monkeypatch: pytest.Mo
         assert max(map(len, cache), default=0) <= 48
 
 
-def test_a_tokenizer_that_looks_across_words_is_left_to_the_library(trained: Tokenizer) -> None:
-    def changed(**parts: object) -> tokenizers.Tokenizer:
+def test_a_tokenizer_that_looks_across_words_is_left_to_the_library(trained):
+    def changed(**parts):
         backend = tokenizers.Tokenizer.from_str(trained._backend.to_str())
         for name, part in parts.items():
             setattr(backend, name, part)

@@ -1,15 +1,13 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron.tokenizer import Tokenizer, build_tokenizer, train_wordpiece
+from megatron.tokenizer import build_tokenizer, train_wordpiece
 from megatron.tokenizer.wordpiece import CONTROL_TOKENS
+from tests.processes import run_python
 
 TEXTS = [
     f"The {word} of the {word}s, {number}: naïve Ünder {word}ing"
@@ -19,16 +17,16 @@ VOCABULARY = [*CONTROL_TOKENS, "the", "low", "##est", "un", "##der", ",", "[unus
 
 
 @pytest.fixture(scope="module")
-def trained() -> Tokenizer:
+def trained():
     return train_wordpiece(TEXTS, 90)
 
 
-def write_vocabulary(path: Path, tokens: list[str], end: str = "\n") -> Path:
+def write_vocabulary(path, tokens, end="\n"):
     path.write_bytes("".join(token + end for token in tokens).encode())
     return path
 
 
-def test_longest_pieces_are_taken_and_unknown_words_are_said_to_be(tmp_path: Path) -> None:
+def test_longest_pieces_are_taken_and_unknown_words_are_said_to_be(tmp_path):
     for end in ("\n", "\r\n"):
         path = write_vocabulary(tmp_path / "vocab.txt", VOCABULARY, end)
         tokenizer = build_tokenizer(vocab_file=path)
@@ -38,7 +36,7 @@ def test_longest_pieces_are_taken_and_unknown_words_are_said_to_be(tmp_path: Pat
         assert tokenizer.control_tokens == {"pad": 0, "cls": 2, "sep": 3, "mask": 4}
 
 
-def test_an_upper_case_entry_makes_a_vocabulary_cased(tmp_path: Path) -> None:
+def test_an_upper_case_entry_makes_a_vocabulary_cased(tmp_path):
     uncased = build_tokenizer(vocab_file=write_vocabulary(tmp_path / "u.txt", VOCABULARY))
     words = [*VOCABULARY, "The", "Ü"]
     cased = build_tokenizer(vocab_file=write_vocabulary(tmp_path / "c.txt", words))
@@ -56,12 +54,12 @@ def test_an_upper_case_entry_makes_a_vocabulary_cased(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from([*CONTROL_TOKENS, "the", " ", "[", "low", "mask"]), max_size=8))
-def test_text_never_becomes_a_control_token(trained: Tokenizer, parts: list[str]) -> None:
+def test_text_never_becomes_a_control_token(trained, parts):
     control = {trained.id_of(token) for token in CONTROL_TOKENS} - {trained.id_of("[UNK]")}
     assert control.isdisjoint(trained.encode("".join(parts)))
 
 
-def test_hugging_face_reads_the_saved_file(tmp_path: Path, trained: Tokenizer) -> None:
+def test_hugging_face_reads_the_saved_file(tmp_path, trained):
     trained.save(tmp_path / "tokenizer.json")
     theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     ids = trained.control_tokens
@@ -70,18 +68,17 @@ def test_hugging_face_reads_the_saved_file(tmp_path: Path, trained: Tokenizer) -
     assert theirs.encode("the [MASK]").ids[-2] == ids["mask"]
 
 
-def test_training_is_the_same_in_every_process(trained: Tokenizer) -> None:
+def test_training_is_the_same_in_every_process(trained):
     assert trained.vocab_size == 90
     program = (
         "from megatron.tokenizer import train_wordpiece as train\n"
         f"print(train({TEXTS!r}, 90).fingerprint)"
     )
     for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-        assert done.stdout == trained.fingerprint + "\n", done.stderr
+        assert run_python("-c", program) == trained.fingerprint + "\n"
 
 
-def test_training_learns_whole_words_and_keeps_case_where_asked(trained: Tokenizer) -> None:
+def test_training_learns_whole_words_and_keeps_case_where_asked(trained):
     assert len(trained.encode("the of")) == 2
     assert trained.decode(trained.encode("The NAÏVE under")) == "the naive under"
     cased = train_wordpiece(TEXTS, 90, is_cased=True)
@@ -91,7 +88,7 @@ def test_training_learns_whole_words_and_keeps_case_where_asked(trained: Tokeniz
     assert other.fingerprint != trained.fingerprint
 
 
-def test_rare_characters_leave_room_for_words() -> None:
+def test_rare_characters_leave_room_for_words():
     rare = "".join(chr(0x0250 + number) for number in range(90))
     tokenizer = train_wordpiece([*TEXTS * 10, rare], 80)
     known = [character for character in rare if tokenizer.has(character)]
@@ -99,7 +96,7 @@ def test_rare_characters_leave_room_for_words() -> None:
     assert tokenizer.has("the")
 
 
-def test_wrong_arguments() -> None:
+def test_wrong_arguments():
     with pytest.raises(ValueError, match="--vocab-size is 63: must be at least 64"):
         train_wordpiece(TEXTS, 63)
     with pytest.raises(TypeError, match="it is read twice"):
@@ -115,7 +112,7 @@ def test_wrong_arguments() -> None:
         ([], r"not a token"),
     ],
 )
-def test_damaged_vocabulary(tmp_path: Path, tokens: list[str], message: str) -> None:
+def test_damaged_vocabulary(tmp_path, tokens, message):
     path = write_vocabulary(tmp_path / "vocab.txt", tokens)
     if not tokens:
         path.write_text("\n\n")
@@ -123,7 +120,7 @@ def test_damaged_vocabulary(tmp_path: Path, tokens: list[str], message: str) -> 
         build_tokenizer(vocab_file=path)
 
 
-def test_a_vocabulary_without_control_tokens_is_named(tmp_path: Path) -> None:
+def test_a_vocabulary_without_control_tokens_is_named(tmp_path):
     path = write_vocabulary(tmp_path / "vocab.txt", ["[UNK]", "[CLS]", "[PAD]", "a"])
     with pytest.raises(
         ValueError, match=r"vocab\.txt: the vocabulary has no \[SEP\] and no \[MASK"

@@ -72,11 +72,3 @@ def test_a_foreign_corpus_takes_its_control_tokens_from_the_vocabulary(settings,
     for name in (MAP, REDUCE):
         ended = start(SCRIPTS / name, **settings)
         assert ended.returncode == 0, ended.stderr
-
-
-@pytest.mark.parametrize("name", [MAP, REDUCE])
-def test_bad_settings_are_one_line(settings, name):
-    ended = start(SCRIPTS / name, **{**settings, "DATA_PATH": ""})
-    assert ended.returncode == 1
-    line = f"error: DATA_PATH is not set; it is described at the top of {name}\n"
-    assert ended.stderr == line

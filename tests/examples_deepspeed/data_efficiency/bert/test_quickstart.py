@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from data_efficiency import load_config
-from megatron.arguments import parse_run_config
 from tests.examples_deepspeed.data_efficiency.gpt.test_quickstart import (
     ROOT,
-    VARIANTS,
     QuickStart,
+    assert_ends_at_full_length,
     dry_run,
+    variants_of,
 )
 from tools import analyze_data, preprocess_data, report, train_tokenizer
 
@@ -18,11 +17,11 @@ SCRIPT = ROOT / "examples_deepspeed" / "data_efficiency" / "bert" / "quickstart.
 
 
 @pytest.fixture
-def commands(tmp_path: Path) -> list[list[str]]:
+def commands(tmp_path):
     return dry_run(QuickStart(tmp_path, SCRIPT))
 
 
-def test_stages(commands: list[list[str]]) -> None:
+def test_stages(commands):
     assert [Path(command[0]).name for command in commands] == [
         "prepare_demo_corpus.py",
         "train_tokenizer.py",
@@ -37,21 +36,9 @@ def test_stages(commands: list[list[str]]) -> None:
     report.parse_arguments(commands[-1][1:])
 
 
-def test_variants_differ_in_their_configuration_alone(commands: list[list[str]]) -> None:
-    runs = [parse_run_config("", command[1:], num_token_types=2) for command in commands[4:8]]
-    assert [run.training.data_efficiency_curriculum_learning for run in runs] == [0, 1, 0, 1]
-    assert [run.training.random_ltd for run in runs] == [0, 0, 1, 1]
-    assert len({run.model for run in runs}) == len({run.data for run in runs}) == 1
+def test_variants_differ_in_their_configuration_alone(tmp_path, commands):
     analysis = analyze_data.parse_arguments(commands[3][1:])
-    for run, name in zip(runs, VARIANTS, strict=True):
-        assert run.checkpoint.save is not None
-        assert Path(run.checkpoint.save).name == name
+    for run in variants_of(commands, tmp_path / "a run", num_token_types=2):
         assert list(run.data.data_path) == analysis.data_path
         assert (run.data.split, run.data.seq_length) == (analysis.split, analysis.seq_length)
-        config = load_config(run.training.deepspeed_config or "").data_efficiency
-        assert bool(config.schedules) == run.training.data_efficiency_curriculum_learning
-        for name, schedule in config.schedules.items():
-            end = run.data.seq_length if name == "seqlen_truncate" else 100
-            assert schedule.difficulty(10**6) == end
-        if config.random_ltd is not None:
-            assert config.random_ltd.schedule.difficulty(10**6) == run.data.seq_length
+        assert_ends_at_full_length(run)

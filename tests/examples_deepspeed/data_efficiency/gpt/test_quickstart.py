@@ -58,7 +58,7 @@ sys.exit(interrupted and tool != "pretrain_gpt.py")
 class QuickStart:
     """Starts the script in a folder of its own."""
 
-    def __init__(self, folder: Path, script: Path = SCRIPT) -> None:
+    def __init__(self, folder, script=SCRIPT):
         self.script = script
         self.run_dir = folder / "a run"
         self.calls_file = folder / "calls"
@@ -66,7 +66,7 @@ class QuickStart:
         self.stand_in.write_text(STAND_IN.format(python=sys.executable))
         self.stand_in.chmod(0o755)
 
-    def start(self, **settings: str) -> subprocess.CompletedProcess[str]:
+    def start(self, **settings):
         self.calls_file.write_text("")
         environment = os.environ | {
             "RUN_DIR": str(self.run_dir),
@@ -78,11 +78,11 @@ class QuickStart:
             ["bash", str(self.script)], env=environment, capture_output=True, text=True, check=False
         )
 
-    def tools(self) -> list[str]:
+    def tools(self):
         """The tools that were called since the last start."""
         return [json.loads(line)[0] for line in self.calls_file.read_text().splitlines()]
 
-    def trained(self) -> list[str]:
+    def trained(self):
         """The variants that were trained since the last start."""
         calls = [json.loads(line) for line in self.calls_file.read_text().splitlines()]
         return [
@@ -93,25 +93,25 @@ class QuickStart:
 
 
 @pytest.fixture
-def quick_start(tmp_path: Path) -> QuickStart:
+def quick_start(tmp_path):
     return QuickStart(tmp_path)
 
 
-def dry_run(quick_start: QuickStart, **settings: str) -> list[list[str]]:
+def dry_run(quick_start, **settings):
     """The commands the script would run, as argument lists without the interpreter."""
     result = quick_start.start(DRY_RUN="1", **settings)
     assert result.returncode == 0, result.stderr
     return [shlex.split(line)[1:] for line in result.stdout.splitlines()]
 
 
-def test_dry_run_prints_every_stage_and_runs_none(quick_start: QuickStart) -> None:
+def test_dry_run_prints_every_stage_and_runs_none(quick_start):
     commands = dry_run(quick_start)
     assert [Path(command[0]).name for command in commands] == STAGES
     assert all(Path(command[0]).is_file() for command in commands)
     assert quick_start.tools() == []
 
 
-def test_commands_parse(quick_start: QuickStart) -> None:
+def test_commands_parse(quick_start):
     commands = dry_run(quick_start, CORPUS=str(SCRIPT))
     parsers = [prepare_demo_corpus, train_tokenizer, preprocess_data, analyze_data]
     for command, tool in zip(commands, parsers, strict=False):
@@ -120,39 +120,42 @@ def test_commands_parse(quick_start: QuickStart) -> None:
     report.parse_arguments(commands[-1][1:])
 
 
-def test_variants_differ_in_their_configuration_alone(quick_start: QuickStart) -> None:
-    runs = [parse_run_config("", command[1:]) for command in dry_run(quick_start)[4:8]]
+def variants_of(commands, run_dir, **parser):
+    """The settings of the four runs, which differ in their configuration alone."""
+    runs = [parse_run_config("", command[1:], **parser) for command in commands[4:8]]
     settings = [run.training for run in runs]
     assert [run.data_efficiency_curriculum_learning for run in settings] == [0, 1, 0, 1]
     assert [run.random_ltd for run in settings] == [0, 0, 1, 1]
     assert len({(run.train_tokens, run.token_counter, run.seed, run.lr) for run in settings}) == 1
-    assert len({run.model for run in runs}) == 1
-    assert len({run.data for run in runs}) == 1
+    assert len({run.model for run in runs}) == len({run.data for run in runs}) == 1
     for run, name in zip(runs, VARIANTS, strict=True):
-        assert run.checkpoint.save == run.checkpoint.load == str(quick_start.run_dir / name)
+        assert run.checkpoint.save == run.checkpoint.load == str(run_dir / name)
+    return runs
+
+
+def assert_ends_at_full_length(run):
+    config = load_config(run.training.deepspeed_config).data_efficiency
+    assert bool(config.schedules) == run.training.data_efficiency_curriculum_learning
+    assert (config.random_ltd is not None) == run.training.random_ltd
+    for name, schedule in config.schedules.items():
+        end = run.data.seq_length if name == "seqlen_truncate" else 100
+        assert schedule.difficulty(10**6) == end
+    if config.random_ltd is not None:
+        layers = tuple(range(1, run.model.num_layers - 1))
+        assert config.random_ltd.random_ltd_layer_id == layers
+        assert config.random_ltd.schedule.difficulty(10**6) == run.data.seq_length
 
 
 @pytest.mark.parametrize("num_layers", [3, 6])
-def test_configurations_are_read_without_complaint(
-    quick_start: QuickStart, caplog: pytest.LogCaptureFixture, num_layers: int
-) -> None:
+def test_variants_differ_in_their_configuration_alone(quick_start, caplog, num_layers):
     commands = dry_run(quick_start, NUM_LAYERS=str(num_layers))
-    for command in commands[4:8]:
-        flags = parse_run_config("", command[1:])
-        assert flags.training.deepspeed_config is not None
-        config = load_config(flags.training.deepspeed_config).data_efficiency
-        assert bool(config.schedules) == flags.training.data_efficiency_curriculum_learning
-        assert (config.random_ltd is not None) == flags.training.random_ltd
-        if config.random_ltd is not None:
-            assert config.random_ltd.random_ltd_layer_id == tuple(range(1, num_layers - 1))
-            assert config.random_ltd.schedule.difficulty(10**6) == flags.data.seq_length
-        for name, schedule in config.schedules.items():
-            end = flags.data.seq_length if name == "seqlen_truncate" else 100
-            assert schedule.difficulty(10**6) == end
+    for run in variants_of(commands, quick_start.run_dir):
+        assert run.model.num_layers == num_layers
+        assert_ends_at_full_length(run)
     assert caplog.text == ""
 
 
-def test_second_start_repeats_only_the_table(quick_start: QuickStart) -> None:
+def test_second_start_repeats_only_the_table(quick_start):
     first = quick_start.start()
     assert first.returncode == 0, first.stderr
     assert quick_start.tools() == STAGES
@@ -167,7 +170,7 @@ def test_second_start_repeats_only_the_table(quick_start: QuickStart) -> None:
     assert second.stdout.count("done before") == len(STAGES) - 1
 
 
-def test_changed_setting_redoes_what_depends_on_it(quick_start: QuickStart) -> None:
+def test_changed_setting_redoes_what_depends_on_it(quick_start):
     quick_start.start()
     quick_start.start(SEED="2")
     assert quick_start.tools() == STAGES[4:]
@@ -179,7 +182,7 @@ def test_changed_setting_redoes_what_depends_on_it(quick_start: QuickStart) -> N
     assert quick_start.tools() == STAGES[1:]
 
 
-def test_changed_corpus_redoes_all(quick_start: QuickStart, tmp_path: Path) -> None:
+def test_changed_corpus_redoes_all(quick_start, tmp_path):
     text = tmp_path / "text.jsonl"
     text.write_text("one")
     quick_start.start(CORPUS=str(text))
@@ -190,21 +193,21 @@ def test_changed_corpus_redoes_all(quick_start: QuickStart, tmp_path: Path) -> N
     assert quick_start.tools()[0] == "prepare_demo_corpus.py"
 
 
-def test_missing_corpus_is_one_clear_line(quick_start: QuickStart) -> None:
+def test_missing_corpus_is_one_clear_line(quick_start):
     result = quick_start.start(CORPUS="nowhere.jsonl")
     assert result.returncode == 1
     assert result.stderr.splitlines() == ["error: CORPUS is nowhere.jsonl: no such file or folder"]
     assert quick_start.tools() == []
 
 
-def test_lost_output_is_made_again(quick_start: QuickStart) -> None:
+def test_lost_output_is_made_again(quick_start):
     quick_start.start()
     shutil.rmtree(quick_start.run_dir / "random_ltd")
     quick_start.start()
     assert quick_start.trained() == ["random_ltd"]
 
 
-def test_failed_stage_stops_and_is_redone(quick_start: QuickStart) -> None:
+def test_failed_stage_stops_and_is_redone(quick_start):
     failed = quick_start.start(INTERRUPT="tokenizer")
     assert failed.returncode == 1
     assert quick_start.tools() == STAGES[:2]
@@ -212,7 +215,7 @@ def test_failed_stage_stops_and_is_redone(quick_start: QuickStart) -> None:
     assert quick_start.tools() == STAGES[1:]
 
 
-def test_half_made_output_of_a_failed_stage_is_removed(quick_start: QuickStart) -> None:
+def test_half_made_output_of_a_failed_stage_is_removed(quick_start):
     quick_start.start(INTERRUPT="difficulty")
     assert quick_start.tools() == STAGES[:4]
     leftover = quick_start.run_dir / "difficulty" / "leftover"
@@ -221,7 +224,7 @@ def test_half_made_output_of_a_failed_stage_is_removed(quick_start: QuickStart) 
     assert not leftover.exists()
 
 
-def test_stopped_training_is_continued_from_its_checkpoint(quick_start: QuickStart) -> None:
+def test_stopped_training_is_continued_from_its_checkpoint(quick_start):
     stopped = quick_start.start(INTERRUPT="random_ltd")
     assert stopped.returncode == 130
     assert quick_start.trained() == ["baseline", "curriculum", "random_ltd"]
@@ -232,7 +235,7 @@ def test_stopped_training_is_continued_from_its_checkpoint(quick_start: QuickSta
     assert checkpoint.exists()
 
 
-def test_outdated_checkpoint_is_not_continued(quick_start: QuickStart) -> None:
+def test_outdated_checkpoint_is_not_continued(quick_start):
     quick_start.start(INTERRUPT="random_ltd")
     checkpoint = quick_start.run_dir / "random_ltd" / "checkpoint"
     checkpoint.touch()
@@ -240,7 +243,7 @@ def test_outdated_checkpoint_is_not_continued(quick_start: QuickStart) -> None:
     assert not checkpoint.exists()
 
 
-def test_unknown_variant_is_refused(quick_start: QuickStart) -> None:
+def test_unknown_variant_is_refused(quick_start):
     result = quick_start.start(VARIANTS="baseline fast", DRY_RUN="1")
     assert result.returncode == 1
     assert "VARIANTS names fast" in result.stderr
