@@ -9,8 +9,8 @@ from data_efficiency import IGNORED_LABEL, Engine
 from megatron.arguments import parse_run_config
 from megatron.command import run_command
 from megatron.config import RunConfig, require
-from megatron.data.bert_dataset import BertSettings, BertVocabulary
-from megatron.data.blended_dataset import Dataset, in_proportion, open_bert_dataset
+from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
+from megatron.data.blended_dataset import Dataset, in_proportion, open_dataset
 from megatron.data.vocabulary_check import check_vocabulary
 from megatron.model.bert_model import BertModel
 from megatron.model.transformer import TransformerLayer
@@ -51,8 +51,13 @@ def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset]:
     if tokenizer is not None:
         vocabulary = BertVocabulary.of_tokenizer(tokenizer, whole_words=data.mask_whole_words)
     training, validation = (
-        open_bert_dataset(
-            data.data_path, own, split_name=name, split=data.split, vocabulary=vocabulary
+        open_dataset(
+            BertDataset,
+            data.data_path,
+            own,
+            split_name=name,
+            split=data.split,
+            vocabulary=vocabulary,
         )
         for name, own in (
             ("train", replace(settings, mask_seed=config.training.seed)),

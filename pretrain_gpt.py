@@ -8,7 +8,8 @@ from data_efficiency import IGNORED_LABEL, Engine
 from megatron.arguments import parse_run_config
 from megatron.command import run_command
 from megatron.config import RunConfig
-from megatron.data.blended_dataset import Dataset, in_proportion, open_gpt_dataset
+from megatron.data.blended_dataset import Dataset, in_proportion, open_dataset
+from megatron.data.gpt_dataset import GPTDataset
 from megatron.data.vocabulary_check import check_vocabulary
 from megatron.model.gpt_model import GPTModel
 from megatron.model.transformer import TransformerLayer
@@ -26,8 +27,12 @@ def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset]:
     """Training and validation samples, checked against the model's vocabulary and the tokenizer."""
     data = config.data
     datasets = [
-        open_gpt_dataset(
-            data.data_path, split_name=name, split=data.split, sequence_length=data.seq_length
+        open_dataset(
+            GPTDataset,
+            data.data_path,
+            split_name=name,
+            split=data.split,
+            sequence_length=data.seq_length,
         )
         for name in ("train", "valid")
     ]

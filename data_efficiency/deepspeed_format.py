@@ -87,7 +87,6 @@ def write_rows(
     """Write `<prefix>.bin` and `<prefix>.idx`.
 
     Args:
-        prefix: path without the two endings.
         rows: at least one; the type of the numbers is the type in the file.
         is_merged: whether DeepSpeed makes this file by merging another (one entry more).
         generation: table of type codes: of DeepSpeed since 0.13.3, or before ("legacy").
@@ -147,25 +146,16 @@ def export_index(
 
         write("sample_to_metric", index.values, one_each, True)
         write("index_to_metric", in_order[starts], one_each[:num_values], True)
-        write("index_to_sample", index.order, _lengths(starts, index.num_samples), True)
-        merged_lengths = _lengths(merged_starts, index.num_samples)
-        write("index_to_sample_percentile_merged", index.order, merged_lengths, False)
+        lengths, merged = (np.diff(x, append=index.num_samples) for x in (starts, merged_starts))
+        write("index_to_sample", index.order, lengths, True)
+        write("index_to_sample_percentile_merged", index.order, merged, False)
     return Path(folder)
-
-
-def _lengths(starts: np.ndarray, end: int) -> np.ndarray:
-    """Numbers in each row, from where the rows start and the last one ends."""
-    return np.diff(starts, append=end)
 
 
 def read_difficulties(folder: str | os.PathLike[str], metric: str) -> np.ndarray:
     """The difficulty of each sample, integers [N], in the numbering of DeepSpeed's analysis.
 
     That is the numbering of the dataset it read, which Megatron-DeepSpeed had shuffled before.
-
-    Args:
-        folder: holds `<metric>_index_to_sample` and `<metric>_index_to_metric`.
-        metric: the metric's name.
 
     Raises:
         FileNotFoundError: if a file is missing.

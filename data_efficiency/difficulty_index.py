@@ -105,11 +105,6 @@ def _quantised(values: np.ndarray, order: np.ndarray, max_distinct_values: int) 
 
     Groups hold about equally many samples, and equal values share a group. Raising keeps the promise
     of a value curriculum: no sample at most so hard becomes an easier one.
-
-    Args:
-        values: difficulties, [N].
-        order: sample numbers sorted by difficulty, [N].
-        max_distinct_values: at most so many distinct values remain.
     """
     if max_distinct_values < 1:
         raise ValueError(f"max_distinct_values is {max_distinct_values}: at least 1 is needed")
@@ -157,14 +152,11 @@ class DifficultyIndex:
         """The index of `values`, written to the directory `path` in one step, and opened.
 
         Args:
-            path: directory to make.
             values: difficulty of sample i at place i, shape [N], N >= 1, integer or float, finite.
-            metric: name of the metric.
             dataset_identity: what `describe_dataset` says of the dataset.
             max_distinct_values: store at most so many distinct difficulties, each the largest of a
                 group of about equally many samples; the order stays exact. Not given: all.
             source: plain JSON data on where imported values come from. Not given: computed here.
-            overwrite: replace an index that is there already.
 
         Raises:
             ValueError: if `values` are not N finite numbers, or `max_distinct_values` is below 1.

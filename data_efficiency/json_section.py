@@ -86,7 +86,6 @@ class Section:
         """The object under `key`, an empty one if it is absent.
 
         Args:
-            key: of the object.
             names: key that will be asked for -> how the object writes it, where these differ.
         """
         content = self.take(key, None)

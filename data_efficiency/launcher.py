@@ -17,9 +17,6 @@ def worker_of_launcher(environment: Mapping[str, str]) -> tuple[int, int]:
 
     A SLURM array of jobs with several tasks each has tasks times jobs workers.
 
-    Args:
-        environment: such as `os.environ`.
-
     Raises:
         ValueError: naming a variable that is not right.
 

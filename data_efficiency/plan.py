@@ -18,13 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_efficiency.accounting import (
-    Counters,
-    ModelShape,
-    StepShape,
-    layer_tokens,
-    training_flops,
-)
+from data_efficiency.accounting import Counters, ModelShape, StepShape, layer_tokens, training_flops
 from data_efficiency.config import Config, DataEfficiencyConfig, load_config
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.json_section import ConfigError
@@ -137,13 +131,9 @@ def plan_run(
     """The plan of a run.
 
     Args:
-        config: the JSON file's path, its content, or the parsed configuration.
-        model: what the number of operations depends on.
         sequence_length: positions of a sample, at least 1.
-        num_steps: steps to plan, at least 1.
         num_samples: samples of the dataset; None reads their number, and the pools, from the
             difficulty indexes that the configuration names.
-        data_parallel_size: ranks that share a global batch.
 
     Raises:
         ConfigError: for a configuration that is not understood or does not fit the model.
@@ -179,12 +169,7 @@ def planned_totals(
     """Totals of a run that ends after `num_steps`, or at the step that fills `effective_tokens`.
 
     Args:
-        config: the JSON file's path, its content, or the parsed configuration.
-        model: what the number of operations depends on.
-        sequence_length: positions of a sample.
-        num_steps: steps of the run; this or `effective_tokens`.
         effective_tokens: budget of layer tokens divided by layers.
-        data_parallel_size: ranks that share a global batch.
 
     Raises:
         ConfigError: for a configuration that is not understood or does not fit the model.

@@ -21,7 +21,6 @@ def plan_warnings(plan: RunPlan, decay_end: DecayEnd | None = None) -> list[str]
     """A sentence for each thing in a plan that is probably not meant; none where all is well.
 
     Args:
-        plan: the run.
         decay_end: where the learning rate reaches its minimum; None: not before the last step.
     """
     return [

@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from tqdm import tqdm
@@ -20,7 +19,6 @@ class Progress:
     """Shows what is done, speed and time left.
 
     Args:
-        label: what is going on.
         total: how much there is to do; 0 if that is not known.
         unit: what is counted; bytes are shown as kB, MB and so on.
         say: where a line goes while there is no terminal.
@@ -77,10 +75,5 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.close()

@@ -44,9 +44,7 @@ def field_docs(config_class: type) -> dict[str, str]:
 def command_parser(doc: str | None) -> argparse.ArgumentParser:
     """A parser whose `--help` begins with a command's docstring as it stands; no abbreviations."""
     return argparse.ArgumentParser(
-        description=doc,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
 
 
@@ -58,8 +56,6 @@ def make_parser(
     """A parser with one titled group of flags for each dataclass; abbreviations are refused.
 
     Args:
-        description: what `--help` begins with.
-        groups: the dataclasses.
         defaults: of some fields, instead of the dataclasses' own.
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
@@ -89,18 +85,14 @@ def parse_run_config(
 
 def run_config_from(values: argparse.Namespace) -> RunConfig:
     """The settings of a run from parsed flags."""
-    parts = {
-        config_class.__name__.removesuffix("Config").lower(): config_class(
-            **{field.name: _frozen(getattr(values, field.name)) for field in fields(config_class)}
-        )
-        for config_class in CONFIG_GROUPS
-    }
+    parts = {}
+    for config_class in CONFIG_GROUPS:
+        read = {field.name: getattr(values, field.name) for field in fields(config_class)}
+        frozen = {
+            n: tuple(value) if isinstance(value, list) else value for n, value in read.items()
+        }
+        parts[config_class.__name__.removesuffix("Config").lower()] = config_class(**frozen)
     return RunConfig(**parts)
-
-
-def _frozen(value: Any) -> Any:
-    """A flag's value as settings hold it."""
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _add_flag(group: Any, field: Field[Any], hint: Any, doc: str, default: Any) -> None:
@@ -120,7 +112,10 @@ def _add_flag(group: Any, field: Field[Any], hint: Any, doc: str, default: Any) 
         is_choice = get_origin(part) is Literal
         settings |= {"choices": get_args(part)} if is_choice else {"metavar": "TEXT"}
     else:
-        settings |= {"type": _whole_number if kind is int else kind, "metavar": _metavar(kind)}
+        settings |= {
+            "type": _whole_number if kind is int else kind,
+            "metavar": {int: "N", float: "X", str: "TEXT"}[kind],
+        }
     group.add_argument(flag_name(field.name), **settings)
 
 
@@ -129,10 +124,6 @@ def _without_none(hint: Any) -> Any:
     if isinstance(hint, types.UnionType):
         return next(part for part in get_args(hint) if part is not type(None))
     return hint
-
-
-def _metavar(kind: type) -> str:
-    return {int: "N", float: "X", str: "TEXT"}[kind]
 
 
 def _whole_number(text: str) -> int:

@@ -18,7 +18,6 @@ def run_command(
     """Exit code of `action`: its own, 0 if it gives none; 1 after an error that a user can mend.
 
     Args:
-        action: what the command does.
         more_errors: errors told in one line besides bad values, the system's and missing packages.
         when_stopped: what to say after SIGTERM or Ctrl-C, where the interruption says nothing itself;
             the exit code is 130 or 143 then. While the action runs, SIGTERM raises KeyboardInterrupt, so

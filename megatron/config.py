@@ -91,7 +91,6 @@ class ModelConfig:
     """Recompute each layer in the backward pass instead of keeping its activations."""
 
     def __post_init__(self) -> None:
-        """Checks the fields against each other."""
         for name in ("num_layers", "hidden_size", "num_attention_heads", "vocab_size"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
         require(
@@ -179,7 +178,6 @@ class DataConfig:
     `data_sampling.num_workers`, or none."""
 
     def __post_init__(self) -> None:
-        """Checks the fields against each other."""
         require(self.seq_length >= 1, "seq_length", self.seq_length, "must be at least 1")
         require((self.num_workers or 0) >= 0, "num_workers", self.num_workers, "must be >= 0")
 
@@ -269,7 +267,6 @@ class TrainingConfig:
     than any save or evaluation. A process that has ended is noticed at once."""
 
     def __post_init__(self) -> None:
-        """Checks the fields against each other."""
         require(self.micro_batch_size > 0, "micro_batch_size", self.micro_batch_size, "must be > 0")
         require(
             self.batch_size % self.micro_batch_size == 0,
@@ -322,7 +319,6 @@ class CheckpointConfig:
     """Continue although these differ from the checkpoint's run, which is an error otherwise."""
 
     def __post_init__(self) -> None:
-        """Checks the fields against each other."""
         require(
             self.save_interval is None or self.save_interval > 0,
             "save_interval",
@@ -342,7 +338,6 @@ class LoggingConfig:
     """Write TensorBoard events into the run's folder."""
 
     def __post_init__(self) -> None:
-        """Checks the fields."""
         require(self.log_interval > 0, "log_interval", self.log_interval, "must be positive")
 
 
@@ -357,7 +352,6 @@ class RunConfig:
     logging: LoggingConfig
 
     def __post_init__(self) -> None:
-        """Checks the groups against each other."""
         require(
             self.data.seq_length <= self.model.max_position_embeddings,
             "seq_length",

@@ -6,7 +6,7 @@ from typing import Any
 
 from megatron.config import DataConfig
 from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
-from megatron.data.blended_dataset import BlendedDataset, open_bert_dataset, open_gpt_dataset
+from megatron.data.blended_dataset import BlendedDataset, open_dataset
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.tokenizer import Tokenizer, add_tokenizer_flags, build_tokenizer, named_tokenizer
 
@@ -18,32 +18,29 @@ AnyDataset = GPTDataset | BertDataset | BlendedDataset
 def add_corpus_flags(parser: Any, *, is_required: bool) -> None:
     """Adds the flags that name a dataset to a parser of argparse."""
     corpus = parser.add_argument_group("corpus")
-    corpus.add_argument(
+    add = corpus.add_argument
+    add(
         "--data-path",
         required=is_required,
         nargs="+",
         metavar="PREFIX",
         help="without .bin and .idx; of a blend, as in training: W1 PREFIX1 W2 PREFIX2",
     )
-    corpus.add_argument(
+    add(
         "--data-type",
         choices=["gpt", "bert"],
         default="gpt",
         help="how samples are made of it: windows of running text, or pairs of segments (gpt)",
     )
-    corpus.add_argument(
-        "--split", default=DataConfig.split, metavar="A,B,C", help="train, valid, test"
-    )
-    corpus.add_argument("--seq-length", type=int, required=is_required, metavar="N")
-    corpus.add_argument(
+    add("--split", default=DataConfig.split, metavar="A,B,C", help="train, valid, test")
+    add("--seq-length", type=int, required=is_required, metavar="N")
+    add(
         "--short-seq-prob",
         type=float,
         metavar="P",
         help=f"bert: as in training ({BertSettings.short_seq_prob})",
     )
-    corpus.add_argument(
-        "--sample-seed", type=int, metavar="N", help=f"bert: as in training ({BertSettings.seed})"
-    )
+    add("--sample-seed", type=int, metavar="N", help=f"bert: as in training ({BertSettings.seed})")
     add_tokenizer_flags(corpus, otherwise="else the corpus's own, beside it or in the folder above")
 
 
@@ -58,7 +55,8 @@ def open_corpus(arguments: Any) -> AnyDataset:
         for name in ("short_seq_prob", "sample_seed"):
             if getattr(arguments, name) is not None:
                 raise ValueError(f"--{name.replace('_', '-')} belongs to --data-type bert")
-        return open_gpt_dataset(
+        return open_dataset(
+            GPTDataset,
             arguments.data_path,
             split_name="train",
             split=arguments.split,
@@ -66,7 +64,8 @@ def open_corpus(arguments: Any) -> AnyDataset:
         )
     given = {"seed": arguments.sample_seed, "short_seq_prob": arguments.short_seq_prob}
     tokenizer = named_tokenizer(arguments)
-    dataset = open_bert_dataset(
+    dataset = open_dataset(
+        BertDataset,
         arguments.data_path,
         BertSettings(
             sequence_length=arguments.seq_length,

@@ -9,38 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_efficiency.analysis import huggingface_model, index_import, named_metrics, summary
 from data_efficiency.analysis.executors import sigterm_as_interrupt
-from data_efficiency.analysis.huggingface_model import (
-    identity_of_huggingface_model,
-    load_huggingface_model,
-)
-from data_efficiency.analysis.index_import import (
-    deepspeed_difficulties,
-    outside_difficulties,
-    write_imported,
-)
 from data_efficiency.analysis.map_reduce import AnalysisError, MapReduce, Result, executor_for
-from data_efficiency.analysis.named_metrics import (
-    METRICS,
-    MetricSettings,
-    analyze,
-    metric_named,
-    reader_for,
-)
-from data_efficiency.analysis.summary import (
-    sample_at_percentile,
-    summarize,
-    summary_text,
-    write_histogram,
-)
+from data_efficiency.analysis.named_metrics import MetricSettings
 from data_efficiency.deepspeed_format import export_index
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.launcher import worker_of_launcher
-from megatron.checkpoint.model import (
-    checkpoint_in,
-    identity_of_checkpoint,
-    load_reference_model,
-)
+from megatron.checkpoint import model as checkpoint_model
 from megatron.command import run_command
 from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of_corpus
 
@@ -103,77 +79,72 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
 def _add_metric_flags(parser: ArgumentParser) -> None:
     """Adds the flags that name a metric and what it needs."""
     parser.add_argument("--save", required=True, metavar="DIR", help="folder of the results")
-    metric = parser.add_argument_group("metric")
-    metric.add_argument(
+    add = parser.add_argument_group("metric").add_argument
+    add(
         "--metric",
         default="vocab_rarity",
         metavar="NAME",
-        help=f"{', '.join(METRICS)}, or your own package.module:function (vocab_rarity)",
+        help=f"{', '.join(named_metrics.METRICS)}, or your own package.module:function (vocab_rarity)",
     )
-    metric.add_argument(
+    add(
         "--vocab-size",
         type=int,
         metavar="N",
         help="rarity: entries of the vocabulary (what the corpus says)",
     )
-    metric.add_argument(
+    add(
         "--model",
         metavar="DIR",
         help="reference_loss: a run or checkpoint of ours, or a Hugging Face model's folder",
     )
-    metric.add_argument("--device", default="cpu", help="reference_loss: where the model runs")
-    metric.add_argument("--model-dtype", choices=["float32", "bfloat16"], default="float32")
-    metric.add_argument(
-        "--kind", choices=KINDS, default=KINDS[0], help="own function: what it gives"
-    )
-    metric.add_argument("--dtype", default="float64", help="own function: type of its numbers")
-    metric.add_argument(
+    add("--device", default="cpu", help="reference_loss: where the model runs")
+    add("--model-dtype", choices=["float32", "bfloat16"], default="float32")
+    add("--kind", choices=KINDS, default=KINDS[0], help="own function: what it gives")
+    add("--dtype", default="float64", help="own function: type of its numbers")
+    add(
         "--reads",
         choices=["token_spans", "items"],
         default="token_spans",
         help="own function: a TokenBatch, or a batch of the dataset's items",
     )
-    metric.add_argument(
-        "--batch-size", type=int, default=256, metavar="N", help="own function: items a batch"
-    )
+    add("--batch-size", type=int, default=256, metavar="N", help="own function: items a batch")
 
 
 def _add_import_flags(parser: ArgumentParser) -> None:
     """Adds the flags of `import`."""
-    parser.add_argument("--format", choices=["deepspeed", "scores"], required=True)
-    parser.add_argument(
+    add = parser.add_argument
+    add("--format", choices=["deepspeed", "scores"], required=True)
+    add(
         "--input",
         nargs="+",
         required=True,
         metavar="PATH",
         help="deepspeed: the metric's folder; scores: .npy, .parquet, .jsonl, .jsonl.gz, folders",
     )
-    parser.add_argument("--metric", required=True, metavar="NAME", help="name of the metric")
-    parser.add_argument("--save", required=True, metavar="DIR", help="the index becomes DIR/NAME")
-    parser.add_argument("--overwrite", action="store_true", help="replace an index that is there")
-    parser.add_argument(
-        "--field", metavar="KEY.KEY", help="scores: column or JSON keys, such as metadata.score"
-    )
-    parser.add_argument(
+    add("--metric", required=True, metavar="NAME", help="name of the metric")
+    add("--save", required=True, metavar="DIR", help="the index becomes DIR/NAME")
+    add("--overwrite", action="store_true", help="replace an index that is there")
+    add("--field", metavar="KEY.KEY", help="scores: column or JSON keys, such as metadata.score")
+    add(
         "--scores-of",
         choices=["samples", "documents"],
         default="samples",
         help="scores: one for each sample, or for each document of the corpus, of which a sample "
         "gets the mean over its tokens",
     )
-    order = parser.add_mutually_exclusive_group()
-    order.add_argument(
+    order = parser.add_mutually_exclusive_group().add_argument
+    order(
         "--shuffle-index",
         metavar="FILE.npy",
         help="deepspeed: which sample each item of the analyzed dataset was",
     )
-    order.add_argument(
+    order(
         "--trust-order",
         action="store_true",
         help="deepspeed: the analyzed dataset was not shuffled",
     )
     add_corpus_flags(parser, is_required=False)
-    parser.add_argument(
+    add(
         "--dataset-class",
         metavar="NAME",
         help="instead of a corpus: class of the dataset that will be trained on",
@@ -182,7 +153,7 @@ def _add_import_flags(parser: ArgumentParser) -> None:
 
 def run_here(arguments: Namespace) -> None:
     """Computes a metric and prints its summary."""
-    result = analyze(
+    result = named_metrics.analyze(
         open_corpus(arguments),
         arguments.metric,
         arguments.save,
@@ -212,9 +183,9 @@ def run_reduce(arguments: Namespace) -> None:
 def show(arguments: Namespace) -> None:
     """Prints the summary of an index, with pictures and examples where asked for."""
     index = DifficultyIndex.open(arguments.index)
-    print(json.dumps(summarize(index)) if arguments.json else summary_text(index))
+    print(json.dumps(summary.summarize(index)) if arguments.json else summary.summary_text(index))
     if arguments.histogram:
-        print(write_histogram(index, arguments.histogram))
+        print(summary.write_histogram(index, arguments.histogram))
     if arguments.data_path is None or arguments.seq_length is None:
         if arguments.data_path or arguments.tokenizer_file or arguments.vocab_file:
             raise ValueError("examples need --data-path, --split and --seq-length as in `run`")
@@ -223,7 +194,7 @@ def show(arguments: Namespace) -> None:
     index.check_dataset(dataset)
     tokenizer = tokenizer_of_corpus(arguments, dataset)
     for percentile in EXAMPLE_PERCENTILES:
-        sample = sample_at_percentile(index, percentile)
+        sample = summary.sample_at_percentile(index, percentile)
         tokens, starts, lengths = dataset.token_spans(sample, sample + 1)
         text = tokenizer.decode(tokens[starts[0] : starts[0] + lengths[0]].tolist())
         print(f"\npercentile {percentile}: sample {sample}, difficulty {index.values[sample]}")
@@ -245,17 +216,17 @@ def import_(arguments: Namespace) -> None:
     if arguments.format == "deepspeed":
         if len(arguments.input) != 1:
             raise ValueError(f"--input names {len(arguments.input)} paths: one folder is needed")
-        imported = deepspeed_difficulties(
+        imported = index_import.deepspeed_difficulties(
             arguments.input[0],
             arguments.metric,
             shuffle_index=arguments.shuffle_index,
             trust_order=arguments.trust_order,
         )
     else:
-        imported = outside_difficulties(
+        imported = index_import.outside_difficulties(
             arguments.input, arguments.field, arguments.scores_of, dataset
         )
-    index = write_imported(
+    index = index_import.write_imported(
         Path(arguments.save) / arguments.metric,
         imported,
         metric=arguments.metric,
@@ -277,8 +248,8 @@ def export_index_files(arguments: Namespace) -> None:
 def _job(arguments: Namespace, **options: Any) -> MapReduce:
     """The work on one metric, the same for `map` and `reduce`."""
     dataset, settings = open_corpus(arguments), _settings(arguments)
-    metric = metric_named(arguments.metric, dataset, arguments.save, settings)
-    reader = reader_for(metric, dataset, settings)
+    metric = named_metrics.metric_named(arguments.metric, dataset, arguments.save, settings)
+    reader = named_metrics.reader_for(metric, dataset, settings)
     return MapReduce(reader, [metric], arguments.save, **options)
 
 
@@ -287,13 +258,13 @@ def _settings(arguments: Namespace) -> MetricSettings:
     load_model, identity = None, {}
     if arguments.model is not None:
         folder = Path(arguments.model)
-        checkpoint = checkpoint_in(folder)
+        checkpoint = checkpoint_model.checkpoint_in(folder)
         if checkpoint is None:
-            load_model = partial(load_huggingface_model, folder=folder)
-            identity = identity_of_huggingface_model(folder)
+            load_model = partial(huggingface_model.load_huggingface_model, folder=folder)
+            identity = huggingface_model.identity_of_huggingface_model(folder)
         else:
-            load_model = partial(load_reference_model, checkpoint=checkpoint)
-            identity = identity_of_checkpoint(checkpoint)
+            load_model = partial(checkpoint_model.load_reference_model, checkpoint=checkpoint)
+            identity = checkpoint_model.identity_of_checkpoint(checkpoint)
     return MetricSettings(
         vocab_size=arguments.vocab_size,
         load_model=load_model,
@@ -323,7 +294,7 @@ def _worker(arguments: Namespace, environment: Mapping[str, str]) -> tuple[int, 
 def _print_result(result: Result) -> None:
     """Prints what a metric gave, and where it is."""
     if isinstance(result, DifficultyIndex):
-        print(summary_text(result))
+        print(summary.summary_text(result))
     else:
         print(f"{result.metric}: {result.value.size:,} numbers, {result.value.sum():,} in all")
     print(result.path)

@@ -21,15 +21,16 @@ from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser(__doc__)
-    parser.add_argument("--input", required=True, type=Path, metavar="FOLDER", help="the model")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--input", required=True, type=Path, metavar="FOLDER", help="the model")
+    add(
         "--output",
         required=True,
         type=Path,
         metavar="FOLDER",
         help="a folder that is not there yet",
     )
-    parser.add_argument(
+    add(
         "--to",
         required=True,
         choices=("huggingface", "megatron"),

@@ -29,40 +29,29 @@ from megatron.tokenizer import add_tokenizer_flags
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser(__doc__)
-    parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="a run or a checkpoint")
-    parser.add_argument(
-        "--tasks", metavar="NAME,NAME", help="tasks or sets of tasks, with commas between them"
-    )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="JSON file of the results")
-    parser.add_argument(
-        "--num-fewshot", type=int, metavar="N", help="solved examples before each question"
-    )
-    parser.add_argument(
-        "--data-folder", type=Path, metavar="FOLDER", help="files of the tasks named local_..."
-    )
+    add = parser.add_argument
+    add("--checkpoint", type=Path, metavar="FOLDER", help="a run or a checkpoint")
+    add("--tasks", metavar="NAME,NAME", help="tasks or sets of tasks, with commas between them")
+    add("--output", type=Path, metavar="FILE", help="JSON file of the results")
+    add("--num-fewshot", type=int, metavar="N", help="solved examples before each question")
+    add("--data-folder", type=Path, metavar="FOLDER", help="files of the tasks named local_...")
     add_tokenizer_flags(parser, otherwise="else the one found with the model")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="default: 8")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument(
-        "--device", metavar="NAME", help="cpu, cuda:0, ...; else the GPU where there is one"
-    )
-    parser.add_argument(
-        "--limit", type=int, metavar="N", help="only the first N items of each task"
-    )
-    parser.add_argument(
-        "--log-samples", action="store_true", help="write each question and answer as well"
-    )
-    parser.add_argument(
+    add("--batch-size", type=int, default=8, metavar="N", help="default: 8")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add("--device", metavar="NAME", help="cpu, cuda:0, ...; else the GPU where there is one")
+    add("--limit", type=int, metavar="N", help="only the first N items of each task")
+    add("--log-samples", action="store_true", help="write each question and answer as well")
+    add(
         "--keep-finished",
         action="store_true",
         help="do nothing if --output holds just this: checkpoint, tasks and settings",
     )
-    parser.add_argument(
+    add(
         "--list",
         choices=sorted(ROWS),
         help="print the tasks of a set, one job of about equal length a line, and stop",
     )
-    parser.add_argument(
+    add(
         "--write-task-files",
         type=Path,
         metavar="FOLDER",

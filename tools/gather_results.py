@@ -22,16 +22,15 @@ from megatron.evaluation.results import read_record
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser(__doc__)
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--run",
         action="append",
         required=True,
         metavar="NAME=PATH",
         help="a model and its results; a name that comes again is another training of it",
     )
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="also write the numbers as JSON"
-    )
+    add("--output", type=Path, metavar="FILE", help="also write the numbers as JSON")
     return parser.parse_args(argv)
 
 

@@ -19,41 +19,36 @@ import torch
 from megatron.arguments import command_parser
 from megatron.command import run_command
 from megatron.evaluation.generation import Choose, greedy, sampling, text_pieces
-from megatron.evaluation.model import load_any_for_evaluation
+from megatron.evaluation.model import any_gpt, load_for_evaluation
 from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser(__doc__)
-    parser.add_argument("--model", required=True, type=Path, metavar="FOLDER", help="what writes")
-    parser.add_argument("--prompt", metavar="TEXT", help="its beginning; else standard input")
-    parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="default: 100")
-    parser.add_argument(
-        "--greedy", action="store_true", help="always the likeliest token, nothing drawn"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--model", required=True, type=Path, metavar="FOLDER", help="what writes")
+    add("--prompt", metavar="TEXT", help="its beginning; else standard input")
+    add("--max-new-tokens", type=int, default=100, metavar="N", help="default: 100")
+    add("--greedy", action="store_true", help="always the likeliest token, nothing drawn")
+    add(
         "--temperature",
         type=float,
         default=0.8,
         metavar="T",
         help="below 1: likely tokens become likelier; default: 0.8",
     )
-    parser.add_argument(
-        "--top-k", type=int, default=0, metavar="K", help="draw among the K likeliest; 0: all"
-    )
-    parser.add_argument(
+    add("--top-k", type=int, default=0, metavar="K", help="draw among the K likeliest; 0: all")
+    add(
         "--top-p",
         type=float,
         default=1.0,
         metavar="P",
         help="draw among the likeliest that together have probability P; default: 1",
     )
-    parser.add_argument("--seed", type=int, default=1234, metavar="N", help="default: 1234")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument(
-        "--device", metavar="NAME", help="cpu, cuda:0, ...; else the GPU where there is one"
-    )
+    add("--seed", type=int, default=1234, metavar="N", help="default: 1234")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add("--device", metavar="NAME", help="cpu, cuda:0, ...; else the GPU where there is one")
     add_tokenizer_flags(parser, otherwise="else the one found with the model")
     return parser.parse_args(argv)
 
@@ -91,11 +86,12 @@ def write_text(arguments: argparse.Namespace) -> None:
     """Writes the prompt and what follows to standard output, and the speed to standard error."""
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     choose = choice(arguments, device)
-    model, tokenizer = load_any_for_evaluation(
+    model, tokenizer = load_for_evaluation(
         arguments.model,
         dtype=arguments.dtype,
         device=device,
         tokenizer=named_tokenizer(arguments),
+        read=any_gpt,
     )
     prompt = sys.stdin.read().rstrip("\n") if arguments.prompt is None else arguments.prompt
     ids = tokenizer.encode(prompt) or [tokenizer.eod]

@@ -1,34 +1,35 @@
-"""Joins token corpora (`.bin` and `.idx`) into one, as if their texts had been tokenized together."""
+"""Joins token corpora into PREFIX.bin, .idx and .meta.json, as if their texts had been tokenized together.
+
+They come in the order given, and must have been made with the same tokenizer and options; what their
+.meta.json says is compared and joined.
+"""
 
 import argparse
-import functools
 from collections.abc import Sequence
 
+from megatron.arguments import command_parser
 from megatron.command import STOPPED, run_command
 from megatron.corpus.merging import find_corpora, merge_corpora
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line as parsed by argparse."""
-    parser = argparse.ArgumentParser(
-        description="Joins corpora into PREFIX.bin, .idx and .meta.json, in the order given.",
-        epilog="The corpora must have been made with the same tokenizer and options; what their"
-        " .meta.json says is compared and joined.",
-    )
-    parser.add_argument(
+    parser = command_parser(__doc__)
+    add = parser.add_argument
+    add(
         "--input",
         nargs="+",
         required=True,
         metavar="PATH",
         help="prefixes of corpora, and folders, of which all corpora are taken in order of name",
     )
-    parser.add_argument("--output-prefix", required=True, metavar="PREFIX")
-    parser.add_argument(
+    add("--output-prefix", required=True, metavar="PREFIX")
+    add(
         "--without-metadata",
         action="store_true",
         help="take corpora without .meta.json, or of different origin, and write none",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing corpus")
+    add("--overwrite", action="store_true", help="replace an existing corpus")
     return parser.parse_args(argv)
 
 
@@ -49,8 +50,7 @@ def merge(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
-    arguments = parse_arguments(argv)
-    return run_command(functools.partial(merge, arguments), when_stopped=STOPPED)
+    return run_command(lambda: merge(parse_arguments(argv)), when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

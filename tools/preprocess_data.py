@@ -1,4 +1,9 @@
-"""Turns JSON-lines files, text files or folders into token corpora (`.bin` and `.idx`)."""
+"""Tokenizes text into {prefix}_{key}_document.bin, .idx and .meta.json.
+
+Split into sentences, for BERT, it becomes {prefix}_{key}_sentence.bin and so on. Inputs end in .jsonl,
+.ndjson or .json (one object a line), or .txt, .text, .md or .rst (one document a file); each also with
+.gz or .zst. Or in .parquet (columns are keys), which needs pyarrow. '-' is standard input, JSON lines.
+"""
 
 import argparse
 import functools
@@ -7,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from megatron.arguments import command_parser
 from megatron.command import STOPPED, run_command
 from megatron.corpus.preprocessing import CorpusCounts, PreprocessingJob, preprocess
 from megatron.corpus.sentence_splitter import (
@@ -23,49 +29,36 @@ from megatron.tokenizer import add_tokenizer_flags, build_tokenizer
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line as parsed by argparse."""
-    parser = argparse.ArgumentParser(
-        description="Tokenizes text into {prefix}_{key}_document.bin, .idx and .meta.json, or, split into"
-        " sentences for BERT, {prefix}_{key}_sentence.bin and so on.",
-        epilog="Inputs end in .jsonl, .ndjson or .json (one object a line), or .txt, .text, .md or"
-        " .rst (one document a file); each also with .gz or .zst. Or in .parquet (columns are keys),"
-        " which needs pyarrow. '-' is standard input, JSON lines.",
-    )
-    parser.add_argument(
-        "--input", nargs="+", required=True, metavar="PATH", help="files and folders"
-    )
-    parser.add_argument(
-        "--json-keys", nargs="+", default=["text"], metavar="KEY", help="one corpus a key (text)"
-    )
-    parser.add_argument("--output-prefix", required=True, metavar="PREFIX")
+    parser = command_parser(__doc__)
+    add = parser.add_argument
+    add("--input", nargs="+", required=True, metavar="PATH", help="files and folders")
+    add("--json-keys", nargs="+", default=["text"], metavar="KEY", help="one corpus a key (text)")
+    add("--output-prefix", required=True, metavar="PREFIX")
     add_tokenizer_flags(parser)
-    parser.add_argument(
-        "--append-eod", action="store_true", help="close each document with <|endoftext|>"
-    )
-    sentences = parser.add_argument_group("sentences")
-    sentences.add_argument(
+    add("--append-eod", action="store_true", help="close each document with <|endoftext|>")
+    sentences = parser.add_argument_group("sentences").add_argument
+    sentences(
         "--split-sentences",
         action="store_true",
         help="make sentences the sequences of the corpus, as BERT needs it",
     )
-    sentences.add_argument(
+    sentences(
         "--language",
         default="english",
         metavar="NAME",
         help="of nltk's Punkt model (english); where it is not installed, one is learned from the input"
         " and kept as {prefix}_sentence_model.json",
     )
-    sentences.add_argument(
+    sentences(
         "--sentence-model",
         metavar="FILE",
         help="a model learned before; give it where parts of one corpus are made apart",
     )
-    parser.add_argument(
+    add(
         "--workers", type=int, default=num_usable_cores(), metavar="N", help="processes (all cores)"
     )
-    parser.add_argument(
-        "--verify", action="store_true", help="read everything again and compare it with the input"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace existing corpora")
+    add("--verify", action="store_true", help="read everything again and compare it with the input")
+    add("--overwrite", action="store_true", help="replace existing corpora")
     return parser.parse_args(argv)
 
 
@@ -163,8 +156,7 @@ def counts_line(count: CorpusCounts) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
-    arguments = parse_arguments(argv)
-    return run_command(functools.partial(make_corpora, arguments), when_stopped=STOPPED)
+    return run_command(lambda: make_corpora(parse_arguments(argv)), when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

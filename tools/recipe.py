@@ -36,23 +36,17 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         ("analysis", "print family, split and sequence length, then the indexes that are needed"),
         ("write", "write SAVE/recipe/ds_config.json and the command line, one word a line"),
     ):
-        command = commands.add_parser(name, help=text, allow_abbrev=False)
-        command.add_argument("recipe", metavar="RECIPE", help="name, or path of a .toml file")
-        command.add_argument("--model", help="another model than the recipe's")
-        command.add_argument(
-            "--scale-down", action="store_true", help="the same shape, seconds on a CPU"
-        )
-        command.add_argument("--engine", choices=("torch", "deepspeed"), help="instead of its own")
-        command.add_argument("--num-processes", type=int, default=1, metavar="N")
-        command.add_argument("--micro-batch-size", type=int, metavar="N")
-        command.add_argument("--seed", type=int, metavar="N")
-        command.add_argument("--data-path", nargs="+", metavar="TEXT", help="corpus or blend")
-        command.add_argument(
-            "--difficulty", default="difficulty", metavar="FOLDER", help="of the indexes"
-        )
-        command.add_argument(
-            "--save", metavar="FOLDER", required=name == "write", help="of the run"
-        )
+        add = commands.add_parser(name, help=text, allow_abbrev=False).add_argument
+        add("recipe", metavar="RECIPE", help="name, or path of a .toml file")
+        add("--model", help="another model than the recipe's")
+        add("--scale-down", action="store_true", help="the same shape, seconds on a CPU")
+        add("--engine", choices=("torch", "deepspeed"), help="instead of its own")
+        add("--num-processes", type=int, default=1, metavar="N")
+        add("--micro-batch-size", type=int, metavar="N")
+        add("--seed", type=int, metavar="N")
+        add("--data-path", nargs="+", metavar="TEXT", help="corpus or blend")
+        add("--difficulty", default="difficulty", metavar="FOLDER", help="of the indexes")
+        add("--save", metavar="FOLDER", required=name == "write", help="of the run")
     return parser.parse_args(argv)
 
 

@@ -16,22 +16,17 @@ from megatron.reporting import compare_runs, format_comparison, plot_report, rea
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--run",
         action="append",
         required=True,
         metavar="NAME=FOLDER",
         help="a run and the folder it was saved to; repeat for each run",
     )
-    parser.add_argument(
-        "--baseline", default="baseline", metavar="NAME", help="the run the others are set against"
-    )
-    parser.add_argument(
-        "--output", required=True, type=Path, help="folder for report.json and report.png"
-    )
-    parser.add_argument(
-        "--picture", action=argparse.BooleanOptionalAction, default=True, help="draw report.png"
-    )
+    add("--baseline", default="baseline", metavar="NAME", help="the run the others are set against")
+    add("--output", required=True, type=Path, help="folder for report.json and report.png")
+    add("--picture", action=argparse.BooleanOptionalAction, default=True, help="draw report.png")
     return parser.parse_args(argv)
 
 

@@ -1,11 +1,16 @@
-"""Learns a tokenizer from text, byte-level BPE or WordPiece, and writes it as `tokenizer.json`."""
+"""Learns a tokenizer from text and writes it as tokenizer.json.
+
+Byte-level BPE with <|endoftext|> for GPT, or WordPiece with [CLS], [SEP], [PAD] and [MASK] for BERT.
+Inputs end in .jsonl, .ndjson or .json (one object a line), or .txt, .text, .md or .rst (one document a
+file); each also with .gz or .zst.
+"""
 
 import argparse
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_efficiency import Progress
+from megatron.arguments import command_parser
 from megatron.command import STOPPED, run_command
 from megatron.corpus.text_sources import SourceFile, find_sources, read_blocks, texts_of
 from megatron.tokenizer import Tokenizer, train_bpe, train_wordpiece
@@ -13,25 +18,17 @@ from megatron.tokenizer import Tokenizer, train_bpe, train_wordpiece
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line as parsed by argparse."""
-    parser = argparse.ArgumentParser(
-        description="Learns a tokenizer from text: byte-level BPE with <|endoftext|> for GPT, or WordPiece"
-        " with [CLS], [SEP], [PAD] and [MASK] for BERT.",
-        epilog="Inputs end in .jsonl, .ndjson or .json (one object a line), or .txt, .text, .md or"
-        " .rst (one document a file); each also with .gz or .zst.",
-    )
-    parser.add_argument(
-        "--input", nargs="+", required=True, metavar="PATH", help="files and folders"
-    )
-    parser.add_argument("--json-key", default="text", metavar="KEY", help="key of the text (text)")
-    parser.add_argument("--type", choices=["bpe", "wordpiece"], default="bpe", help="kind (bpe)")
-    parser.add_argument(
-        "--cased", action="store_true", help="wordpiece: keep upper case and accents"
-    )
-    parser.add_argument(
+    parser = command_parser(__doc__)
+    add = parser.add_argument
+    add("--input", nargs="+", required=True, metavar="PATH", help="files and folders")
+    add("--json-key", default="text", metavar="KEY", help="key of the text (text)")
+    add("--type", choices=["bpe", "wordpiece"], default="bpe", help="kind (bpe)")
+    add("--cased", action="store_true", help="wordpiece: keep upper case and accents")
+    add(
         "--vocab-size", type=int, default=8192, metavar="N", help="entries of the vocabulary (8192)"
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="a .json file")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add("--output", required=True, metavar="FILE", help="a .json file")
+    add("--overwrite", action="store_true", help="replace an existing file")
     return parser.parse_args(argv)
 
 
@@ -78,8 +75,7 @@ def train_and_save(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
-    arguments = parse_arguments(argv)
-    return run_command(functools.partial(train_and_save, arguments), when_stopped=STOPPED)
+    return run_command(lambda: train_and_save(parse_arguments(argv)), when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,6 @@ def checked_cast(
         array: values, [N].
         dtype: integer or float dtype.
         numbers: number of the sample or element each value belongs to, [N].
-        description: what gave the values for what, for the error message.
 
     Raises:
         ValueError: naming the first value that is not finite or does not fit.
@@ -87,10 +86,7 @@ class ValueCollector:
                 "samples; one number a sample is needed"
             )
         self.values[batch.sample_numbers - self.first] = checked_cast(
-            values.reshape(-1),
-            self.values.dtype,
-            batch.sample_numbers,
-            "the value for sample",
+            values.reshape(-1), self.values.dtype, batch.sample_numbers, "the value for sample"
         )
 
     def result(self) -> np.ndarray:
@@ -137,12 +133,7 @@ class SumCollector:
         return self._cast(self.total, self.dtype)
 
     def _cast(self, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        flat = checked_cast(
-            array.reshape(-1),
-            dtype,
-            np.arange(array.size),
-            "the sum at place",
-        )
+        flat = checked_cast(array.reshape(-1), dtype, np.arange(array.size), "the sum at place")
         return flat.reshape(array.shape)
 
 

@@ -24,23 +24,13 @@ class DataAnalyzer:
     A run that was stopped or failed goes on where it was when it is started again.
 
     Args:
-        dataset: has `__len__` and `__getitem__`.
         num_workers: machines or jobs that share the work, each with a `DataAnalyzer` of its own.
         worker_id: which of them this is, 0..num_workers - 1.
-        num_threads: processes of this worker.
         num_threads_reduce: accepted for compatibility; reducing needs one process.
         specific_threads: accepted for compatibility; only what is missing is computed anyway.
-        batch_size: items a batch.
         metric_names: names, also of the folders.
-        metric_functions: one function for each name.
-        metric_types: one kind for each name.
         metric_dtypes: one numpy or PyTorch dtype, integer or float, for each name.
-        save_path: folder of the results.
         collate_fn: makes a batch from a list of items. Not given: PyTorch's default.
-        custom_map_init: not supported, like the three below.
-        custom_map_update: see there.
-        custom_map_finalize: see there.
-        custom_reduce: see there.
         sample_indices: number of the sample that item i is, a permutation of 0..N-1, for a dataset
             that is shuffled already. Not given: i.
         max_distinct_values: store at most so many distinct difficulties of each metric, see
@@ -88,22 +78,6 @@ class DataAnalyzer:
             custom_map_finalize=custom_map_finalize,
             custom_reduce=custom_reduce,
         )
-        lists = {
-            "metric_functions": metric_functions,
-            "metric_types": metric_types,
-            "metric_dtypes": metric_dtypes,
-        }
-        for name, values in lists.items():
-            if len(values) != len(metric_names):
-                raise ValueError(
-                    f"{name} has {len(values)} entries, metric_names has {len(metric_names)}"
-                )
-        metrics = [
-            Metric(name=name, kind=kind, function=function, dtype=numpy_dtype(dtype), reads="items")
-            for name, kind, function, dtype in zip(
-                metric_names, metric_types, metric_functions, metric_dtypes, strict=True
-            )
-        ]
         reader = ItemReader(dataset, batch_size=batch_size, collate_fn=collate_fn)
         self.sample_order = _permutation(sample_indices, reader.num_samples)
         self.num_workers = num_workers
@@ -111,7 +85,7 @@ class DataAnalyzer:
         self.num_threads = num_threads
         self.job = MapReduce(
             reader,
-            metrics,
+            _metrics(metric_names, metric_functions, metric_types, metric_dtypes),
             save_path,
             max_distinct_values=max_distinct_values,
             overwrite=overwrite,
@@ -141,6 +115,18 @@ class DataAnalyzer:
             )
         self.run_map()
         return self.run_reduce()
+
+
+def _metrics(names: Sequence[str], *lists: Sequence[Any]) -> list[Metric]:
+    """The metrics of their names and of as many functions, kinds and dtypes."""
+    arguments = ("metric_functions", "metric_types", "metric_dtypes")
+    for argument, values in zip(arguments, lists, strict=True):
+        if len(values) != len(names):
+            raise ValueError(f"{argument} has {len(values)} entries, metric_names has {len(names)}")
+    return [
+        Metric(name=name, function=function, kind=kind, dtype=numpy_dtype(dtype), reads="items")
+        for name, function, kind, dtype in zip(names, *lists, strict=True)
+    ]
 
 
 def _permutation(sample_indices: Sequence[int] | None, num_samples: int) -> np.ndarray | None:

@@ -4,13 +4,13 @@
 map-style PyTorch dataset.
 """
 
+import mmap
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import default_collate
 
-from data_efficiency.analysis.mapped_memory import MappedMemory
 from data_efficiency.analysis.metrics import TokenBatch
 
 # Measured: at a quarter of this, Python's own time a batch costs a third more; beyond, nothing is won.
@@ -20,6 +20,7 @@ ITEMS_PER_SHARD = 1024
 MAX_NUM_SHARDS = 1024
 PROBES = 16
 SAMPLES_PER_PROBE = 64
+BYTES_BETWEEN_RELEASES = 2**25
 
 
 class Batch(NamedTuple):
@@ -28,19 +29,6 @@ class Batch(NamedTuple):
     sample_numbers: np.ndarray
     content: Any
     num_tokens: int
-
-
-class DatasetReader(Protocol):
-    """What the analysis needs of a reader."""
-
-    dataset: Any
-    delivers: str
-    num_samples: int
-    num_shards: int
-
-    def batches(self, first: int, last: int) -> Iterator[Batch]:
-        """The samples first..last-1, in order."""
-        ...
 
 
 def _length_of(dataset: Any) -> int:
@@ -65,7 +53,7 @@ class TokenSpanReader:
             )
         self.dataset = dataset
         self.num_samples = _length_of(dataset)
-        self.memory = MappedMemory()
+        self.num_unreleased_bytes = 0
         mean_length = max(1.0, self._mean_length())
         self.samples_per_batch = max(1, int(tokens_per_batch / mean_length))
         wanted = int(np.ceil(self.num_samples * mean_length / TOKENS_PER_SHARD))
@@ -92,14 +80,16 @@ class TokenSpanReader:
                     f"{len(content.starts)} starts and {len(content.lengths)} lengths"
                 )
             yield Batch(np.arange(start, stop), content, len(content.tokens))
-            self.memory.has_read(content.tokens)
+            self.num_unreleased_bytes += content.tokens.nbytes
+            if self.num_unreleased_bytes >= BYTES_BETWEEN_RELEASES:
+                self.num_unreleased_bytes = 0
+                release_pages(content.tokens)
 
 
 class ItemReader:
     """Reads the items of any dataset with `__len__` and `__getitem__`, batch by batch.
 
     Args:
-        dataset: the dataset; item i is sample i.
         batch_size: items a batch; the last batch of a shard may be smaller.
         collate_fn: makes a batch from a list of items. Not given: PyTorch's default.
     """
@@ -136,11 +126,7 @@ class ItemReader:
         return [self._item(number) for number in sample_numbers]
 
     def _item(self, number: int) -> Any:
-        """One item.
-
-        Raises:
-            RuntimeError: naming the sample, if the dataset cannot give it.
-        """
+        """One item."""
         try:
             return self.dataset[number]
         except Exception as error:
@@ -148,3 +134,20 @@ class ItemReader:
                 f"{type(self.dataset).__name__} fails at sample {number}: "
                 f"{type(error).__name__}: {error}"
             ) from error
+
+
+DatasetReader = TokenSpanReader | ItemReader
+
+
+def release_pages(array: np.ndarray) -> None:
+    """Give back all pages of the read-only memory map that an array is a view on, if it is one.
+
+    Pages of a file count as memory of the process that read them until something else needs the
+    room. The file's content stays in the system's cache; read again, a page comes from there.
+    """
+    base: object = array
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
+    # Changes made to a private writable map would be lost with its pages.
+    if base is not None and hasattr(base, "madvise") and memoryview(base).readonly:
+        base.madvise(mmap.MADV_DONTNEED)

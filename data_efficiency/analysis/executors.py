@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import Any
 
 Counts = tuple[int, ...]
 Task = Callable[[int], Iterator[Counts]]
@@ -31,18 +31,6 @@ class TaskError(RuntimeError):
         self.cause = cause
         if trace is not None:
             self.add_note(f"In the worker process:\n{trace}")
-
-
-class Executor(Protocol):
-    """Runs a task for each of some items."""
-
-    def run(self, task: Task, items: Sequence[int]) -> Iterator[Counts]:
-        """The counts that the task yields, for all items.
-
-        Raises:
-            TaskError: for the first item that failed.
-        """
-        ...
 
 
 @contextmanager
@@ -66,7 +54,7 @@ class InProcessExecutor:
     """One item after the other, in this process."""
 
     def run(self, task: Task, items: Sequence[int]) -> Iterator[Counts]:
-        """See `Executor`."""
+        """The counts that the task yields; a TaskError for the first item that fails."""
         for item in items:
             try:
                 yield from task(item)
@@ -95,7 +83,10 @@ class LocalProcessExecutor:
         self.context: Any = multiprocessing.get_context(start_method or default)
 
     def run(self, task: Task, items: Sequence[int]) -> Iterator[Counts]:
-        """See `Executor`. A worker process that dies is a failure of its item."""
+        """The counts that the task yields; a TaskError for the first item that failed.
+
+        A worker process that dies is a failure of its item.
+        """
         waiting = list(reversed(items))
         workers = [self._start_worker(task) for _ in range(min(self.num_processes, len(items)))]
         failures: list[TaskError] = []
@@ -132,6 +123,9 @@ class LocalProcessExecutor:
             process.start()
         theirs.close()
         return _Worker(process, ours)
+
+
+Executor = InProcessExecutor | LocalProcessExecutor
 
 
 class _Worker:

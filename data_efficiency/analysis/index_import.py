@@ -34,9 +34,7 @@ def deepspeed_difficulties(
 
     Args:
         folder: holds `<metric>_index_to_sample` and `<metric>_index_to_metric`.
-        metric: the metric's name.
         shuffle_index: `.npy` file, which sample each item of the analyzed dataset was.
-        trust_order: instead, take the numbers as they are.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -62,11 +60,9 @@ def outside_difficulties(
     scores_of: Literal["samples", "documents"],
     dataset: Any,
 ) -> Imported:
-    """Scores from files as difficulties, in the order in which they are there.
+    """Scores from files, as `read_scores` takes them, as difficulties in the order of the files.
 
     Args:
-        paths: see `read_scores`.
-        field: see there.
         scores_of: what has a score. Of documents a sample gets the mean over its tokens.
         dataset: for documents, a corpus: has `num_corpus_documents`, and either `sample_documents()`
             (where each sample lies in one), or `token_spans`, `documents` (their numbers in the corpus)
@@ -104,11 +100,7 @@ def write_imported(
     """The index of imported difficulties in the directory `path`; its manifest names the source.
 
     Args:
-        path: directory to make.
-        imported: the difficulties.
-        metric: name of the metric.
         dataset: what will be trained on, or the name of its class where it has no `identity`.
-        overwrite: replace an index that is there already.
 
     Raises:
         ValueError: if there are not as many difficulties as samples.

@@ -24,8 +24,7 @@ from data_efficiency.analysis.executors import (
     sigterm_as_interrupt,
 )
 from data_efficiency.analysis.metrics import Metric
-from data_efficiency.analysis.shard_task import ShardTask
-from data_efficiency.analysis.shards import ShardFolder
+from data_efficiency.analysis.shards import ShardFolder, ShardTask
 from data_efficiency.analysis.user_functions import source_fingerprint
 from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
 from data_efficiency.files.lock import file_lock, refuse_other_locks
@@ -51,9 +50,7 @@ class MapReduce:
     """Computes metrics of a dataset into `<save_path>/<metric>/`.
 
     Args:
-        reader: reads the dataset, as the metrics want it.
         metrics: at least one, with different names.
-        save_path: folder of the results; made if needed.
         num_shards: parts to compute apart. Not given: what the reader says.
         max_distinct_values: see `DifficultyIndex.write`; matters in the reduce only.
         overwrite: compute everything anew and replace results that are there.
@@ -103,8 +100,6 @@ class MapReduce:
         """Compute the shards of one of several workers that are not there yet.
 
         Args:
-            executor: runs the shards.
-            worker_id: 0..num_workers - 1.
             num_workers: machines or jobs that share the shards; each calls this once.
 
         Raises:

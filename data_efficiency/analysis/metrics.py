@@ -135,7 +135,6 @@ def sum_over_spans(batch: TokenBatch, table: np.ndarray) -> np.ndarray:
     """Sum of `table[token]` over each sample's tokens, float64 [B], 0 for an empty sample.
 
     Args:
-        batch: the samples.
         table: one float64 number for each token of the vocabulary.
     """
     if len(batch.starts) == 0:
@@ -154,7 +153,6 @@ def rarities(batch: TokenBatch, table: np.ndarray) -> np.ndarray:
     """Sum of -ln p over each sample's tokens, rounded down, int64 [B].
 
     Args:
-        batch: the samples.
         table: -ln p of each token, float64 [V + 1].
     """
     _check_vocabulary(batch.tokens, len(table) - 1)
@@ -167,7 +165,6 @@ def vocab_rarity(frequency: np.ndarray, parameters: Mapping[str, Any] | None = N
     Rare words make a sample hard; so does length.
 
     Args:
-        frequency: result of `total_vocab_freq`, [V + 1].
         parameters: plain JSON data that identifies `frequency`.
 
     Source: DeepSpeed Data Efficiency (Li et al. 2022, arXiv:2212.03597), metric `vocab_rarity`.
@@ -193,7 +190,6 @@ def seqlen_vocab_rarity(
     C is the power of ten above ten times the largest rarity that a sample can have.
 
     Args:
-        frequency: result of `total_vocab_freq`, [V + 1].
         max_length: tokens of the longest sample there can be.
         parameters: plain JSON data that identifies `frequency`.
 

@@ -19,7 +19,7 @@ from data_efficiency.analysis.metrics import (
     total_vocab_freq,
     vocab_rarity,
 )
-from data_efficiency.analysis.reference_loss import LoadModel, reference_loss
+from data_efficiency.analysis.reference_loss import LoadModel, MeanTokenLoss
 from data_efficiency.analysis.user_functions import import_function
 from data_efficiency.difficulty_index import DifficultyIndex
 
@@ -59,10 +59,7 @@ def metric_named(
     """The metric of a name, or of a function of your own named `package.module:function`.
 
     Args:
-        name: one of `METRICS`, or a function.
-        dataset: what will be analyzed.
         save_path: folder of the results; `NEEDS_FREQUENCY` need `total_vocab_freq` there.
-        settings: see there.
 
     Raises:
         ValueError: if there is no such metric, or a setting that it needs is missing.
@@ -100,12 +97,7 @@ def analyze(
 
     Args:
         dataset: has `token_spans`, or items for an own function that reads them.
-        name: see `metric_named`.
-        save_path: folder of the results.
-        settings: see `MetricSettings`.
-        num_processes: processes on this machine.
         max_distinct_values: see `DifficultyIndex.write`.
-        overwrite: compute it anew even if it is there.
 
     Raises:
         ValueError: if something is not right, or the result there is of other data or settings.
@@ -206,11 +198,13 @@ def _seqlen_vocab_rarity(dataset: Any, save_path: Path, settings: MetricSettings
 def _reference_loss(_dataset: Any, _save_path: Path, settings: MetricSettings) -> Metric:
     if settings.load_model is None:
         raise ValueError("reference_loss needs a model (--model): a folder with a checkpoint")
-    return reference_loss(
-        settings.load_model,
-        settings.model_identity,
-        device=settings.device,
-        dtype=settings.model_dtype,
+    dtype = settings.model_dtype
+    return Metric(
+        name="reference_loss",
+        kind="single_value_per_sample",
+        function=MeanTokenLoss(settings.load_model, device=settings.device, dtype=dtype),
+        dtype="float32",
+        parameters={"model": dict(settings.model_identity), "dtype": dtype},
     )
 
 

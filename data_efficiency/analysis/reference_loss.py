@@ -4,15 +4,14 @@ The model comes as a function that loads it, called where it is needed: each wor
 own, and nothing is loaded if nothing is left to compute.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from data_efficiency.analysis.metrics import Metric, TokenBatch
+from data_efficiency.analysis.metrics import TokenBatch
 from data_efficiency.analysis.padding import groups_by_length, padded_rows
 
 TOKENS_PER_FORWARD = 4096
@@ -39,9 +38,9 @@ LoadModel = Callable[[torch.device], ReferenceModel]
 class MeanTokenLoss:
     """Mean cross entropy of each sample's tokens after its first, given those before.
 
+    The last bits depend on the device and on the number of threads.
+
     Args:
-        load_model: gives the model, on a device.
-        device: where it runs, such as "cpu", "cuda" or "cuda:1".
         dtype: "float32", or "bfloat16" for matrix products in bfloat16 (autocast).
         tokens_per_forward: samples of similar length go through the model together, up to so many
             tokens with padding.
@@ -124,34 +123,3 @@ def _check_fit(model: ReferenceModel, batch: TokenBatch) -> None:
             f"token {largest} is outside the reference model's vocabulary of {model.vocab_size} "
             "entries; it was made with another tokenizer than the corpus"
         )
-
-
-def reference_loss(
-    load_model: LoadModel,
-    identity: Mapping[str, Any],
-    *,
-    device: str = "cpu",
-    dtype: str = "float32",
-    tokens_per_forward: int = TOKENS_PER_FORWARD,
-) -> Metric:
-    """The metric `mean token loss under a model`, in nats, float32.
-
-    The last bits depend on the device and on the number of threads.
-
-    Args:
-        load_model: gives the model, on a device.
-        identity: plain JSON data that says which model it is, such as its checksum.
-        device: see `MeanTokenLoss`, also for the other two.
-        dtype: see there.
-        tokens_per_forward: see there.
-    """
-    function = MeanTokenLoss(
-        load_model, device=device, dtype=dtype, tokens_per_forward=tokens_per_forward
-    )
-    return Metric(
-        name="reference_loss",
-        kind="single_value_per_sample",
-        function=function,
-        dtype="float32",
-        parameters={"model": dict(identity), "dtype": dtype},
-    )

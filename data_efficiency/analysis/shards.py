@@ -1,15 +1,19 @@
-"""The finished parts of a metric that is still being computed: one array and one marker a shard."""
+"""The parts of a metric: what computes one, and how a finished one is kept, as an array and a marker."""
 
 import json
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_efficiency.analysis.collectors import new_collector
+from data_efficiency.analysis.dataset_reader import Batch, DatasetReader
+from data_efficiency.analysis.executors import Counts, TaskError
+from data_efficiency.analysis.metrics import Metric
 from data_efficiency.files import new_file, write_file
 from data_efficiency.files.result_folder import sha256_of_file
 
@@ -25,7 +29,6 @@ class ShardFolder:
     check and is computed again.
 
     Args:
-        path: the folder.
         bounds: shard i holds the samples bounds[i]..bounds[i + 1] - 1.
         origin: plain JSON data that the numbers depend on, the same for all shards.
     """
@@ -113,3 +116,65 @@ class ShardFolder:
 
     def _marker_file(self, shard: int) -> Path:
         return self.path / f"{shard:06d}.json"
+
+
+class ShardTask:
+    """A task for executors: computes and stores the shards of some metrics."""
+
+    def __init__(
+        self,
+        reader: DatasetReader,
+        metrics: Mapping[str, Metric],
+        folders: Mapping[str, ShardFolder],
+    ) -> None:
+        self.reader = reader
+        self.metrics = metrics
+        self.folders = folders
+
+    def __call__(self, shard: int) -> Iterator[Counts]:
+        """Samples and tokens of each batch of a shard, while its metrics are computed.
+
+        Raises:
+            TaskError: if a metric fails, naming it and the sample, or its shard cannot be stored.
+        """
+        to_do = [name for name, folder in self.folders.items() if folder.fault(shard) is not None]
+        first, last = next(iter(self.folders.values())).samples_of(shard)
+        collectors = {name: new_collector(self.metrics[name], first, last) for name in to_do}
+        for batch in self.reader.batches(first, last):
+            for name, collector in collectors.items():
+                try:
+                    collector.add(batch)
+                except Exception as error:
+                    cause = self._describe_failure(name, batch, error)
+                    raise TaskError(shard, cause) from error
+            yield len(batch.sample_numbers), batch.num_tokens
+        for name, collector in collectors.items():
+            try:
+                self.folders[name].write(shard, collector.result())
+            except (OSError, ValueError) as error:
+                cause = f"metric {name}: {_in_words(error)}"
+                raise TaskError(shard, cause) from error
+
+    def _describe_failure(self, name: str, batch: Batch, error: Exception) -> str:
+        """Which metric fails at which sample and how; the batch's samples if none fails alone."""
+        first, last = int(batch.sample_numbers[0]), int(batch.sample_numbers[-1])
+        for sample in range(first, last + 1):
+            failure = self._failure_alone(name, sample)
+            if failure is not None:
+                return f"metric {name}, sample {sample}: {_in_words(failure)}"
+        return f"metric {name}, samples {first}..{last}: {_in_words(error)}"
+
+    def _failure_alone(self, name: str, sample: int) -> Exception | None:
+        """What a metric raises for a batch of one sample."""
+        collector = new_collector(self.metrics[name], sample, sample + 1)
+        try:
+            for batch in self.reader.batches(sample, sample + 1):
+                collector.add(batch)
+        except Exception as error:
+            return error
+        return None
+
+
+def _in_words(error: Any) -> str:
+    """An exception as its type and text."""
+    return f"{type(error).__name__}: {error}"

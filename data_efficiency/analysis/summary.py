@@ -72,11 +72,9 @@ def write_histogram(index: DifficultyIndex, path: str | PathLike[str]) -> Path:
     counts, edges = np.histogram(index.values, bins=_bin_edges(index))
     axes.stairs(counts, edges, fill=True, color="#4477aa")
     _mark_percentiles(axes, index, float(edges[-1] - edges[0]))
-    axes.set_xlabel(f"difficulty ({index.metric})")
-    axes.set_ylabel("samples")
+    axes.set(xlabel=f"difficulty ({index.metric})", ylabel="samples")
     axes.set_title(f"{index.num_samples:,} samples", pad=16)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     return Path(path)
 

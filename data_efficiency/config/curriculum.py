@@ -22,7 +22,7 @@ PUBLISHED_ACTIONS: Mapping[str, LengthAction] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
+class PacedMetric:
     """What selections and length plans have in common: a name and a difficulty that is paced."""
 
     name: str
@@ -33,7 +33,7 @@ class Metric:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection(Metric):
+class Selection(PacedMetric):
     """A metric that decides which samples may be drawn."""
 
     index_path: str
@@ -41,7 +41,7 @@ class Selection(Metric):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LengthPlan(Metric):
+class LengthPlan(PacedMetric):
     """A metric that says what happens to the rows of a batch."""
 
     action: LengthAction
@@ -86,7 +86,7 @@ class PacedKeys:
     """What the schedule needs, see below; nothing for custom."""
 
     def paced(self, section: Section, *, lowest: int = 0) -> dict[str, Any]:
-        """The fields of a `Metric` that these keys of `section` give.
+        """The fields of a `PacedMetric` that these keys of `section` give.
 
         Raises:
             ConfigError: for a minimum below `lowest` or above the maximum, or a wrong schedule.
@@ -152,11 +152,7 @@ class LegacyCurriculumKeys(PacedKeys):
 
 
 def read_curriculum(section: Section) -> tuple[CurriculumKeys, Metrics]:
-    """The keys of the section, and its selections and length plans; none where it is off.
-
-    Raises:
-        ConfigError: for anything not understood.
-    """
+    """The keys of the section, and its selections and length plans; none where it is off."""
     keys = section.read(CurriculumKeys)
     section.close()
     if not keys.enabled:

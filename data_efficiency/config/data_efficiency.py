@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from data_efficiency.config.curriculum import LengthPlan, Metric, Selection, read_curriculum
+from data_efficiency.config.curriculum import LengthPlan, PacedMetric, Selection, read_curriculum
 from data_efficiency.config.random_ltd import RandomLTDConfig, read_random_ltd
 from data_efficiency.json_section import ConfigError, NotNegative, Positive, Section
 from data_efficiency.schedule.custom import CustomSchedule
@@ -17,7 +17,7 @@ from data_efficiency.schedule.protocol import Schedule
 
 logger = logging.getLogger(__name__)
 
-M = TypeVar("M", bound=Metric)
+M = TypeVar("M", bound=PacedMetric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +117,7 @@ class DataRoutingKeys:
 
 
 def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
-    """The parsed section.
-
-    Raises:
-        ConfigError: for anything not understood.
-    """
+    """The parsed section."""
     keys = section.read(DataEfficiencyKeys)
     sampling = keys.data_sampling.read(DataSamplingKeys)
     routing = keys.data_routing.read(DataRoutingKeys)

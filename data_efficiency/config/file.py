@@ -115,7 +115,6 @@ def fill_from_flags(raw: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[st
     """The JSON object with values that also exist as flags filled in.
 
     Args:
-        raw: the JSON object.
         flags: JSON key -> value of the flag; dotted keys reach into sections.
 
     Raises:

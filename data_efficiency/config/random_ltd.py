@@ -89,15 +89,7 @@ class LayerTokenLRKeys:
 
 
 def read_random_ltd(section: Section, seed: int) -> RandomLTDConfig | None:
-    """The parsed section; None if it is off.
-
-    Args:
-        section: `data_efficiency.data_routing.random_ltd`.
-        seed: of the subsets.
-
-    Raises:
-        ConfigError: for anything not understood.
-    """
+    """The parsed section; None if it is off."""
     if not section.boolean("enabled", False):
         return None
     keys = section.read(RandomLTDKeys)

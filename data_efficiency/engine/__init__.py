@@ -34,24 +34,22 @@ def initialize(  # noqa: PLR0913 - the published signature
     """Engine, optimizer, training data loader and learning-rate scheduler, as DeepSpeed's `initialize`.
 
     Args:
-        args: an object whose attribute `deepspeed_config` names the JSON file, if `config` does not.
+        args: its attribute `deepspeed_config` names the JSON file, if `config` does not.
         model: the module to train; it is moved to the accelerator, if there is one.
-        optimizer: an optimizer, or a function that makes one of the parameters; None makes the one
-            that the JSON's `optimizer` section describes, if any.
+        optimizer: one, or a function that makes one of the parameters; None: as the JSON describes.
         model_parameters: what to optimize; all parameters that require a gradient if None.
-        training_data: map-style dataset; the third result reads it. None: no loader is made.
+        training_data: map-style dataset that the loader reads; None: no loader is made.
         lr_scheduler: object with `step()`, or a function that makes one of the optimizer.
         distributed_port: not used: launchers set it.
         mpu: refused, as only data parallelism is supported.
-        dist_init_required: not used: an existing process group is taken, a missing one made.
+        dist_init_required: not used: an existing process group is taken.
         collate_fn: items of the dataset -> batch; PyTorch's default if None.
         config: path of the JSON file, or its content.
         mesh_param: refused, as `mpu`.
         config_params: older name of `config`.
-        engine: "torch" (one process, or data-parallel under a launcher) or "deepspeed". None:
-            DeepSpeed if the attribute `deepspeed` of `args` is true, as its own flag sets it.
-        model_shape: layers and sizes of the model, for the counters' layer tokens and FLOPs. Without
-            it no FLOPs are counted, and the layers are those of random-LTD's settings, or one.
+        engine: "torch" or "deepspeed"; None: the second if `args.deepspeed` is true.
+        model_shape: for the counters' layer tokens and FLOPs. Without it no FLOPs are counted, and
+            the layers are those of random-LTD's settings, or one.
 
     Raises:
         ConfigError: for JSON that is not understood, or that the engine would ignore.
@@ -64,8 +62,6 @@ def initialize(  # noqa: PLR0913 - the published signature
     source = _first_given(config, config_params, getattr(args, "deepspeed_config", None))
     if engine is None:
         engine = "deepspeed" if getattr(args, "deepspeed", False) else "torch"
-    if engine not in ("torch", "deepspeed"):
-        raise ValueError(f'engine is {engine!r}: must be "torch" or "deepspeed"')
     made: Any = _maker(engine)(
         module=model,
         config=load_config(source),
@@ -89,6 +85,8 @@ def _first_given(*sources: Any) -> Any:
 
 
 def _maker(engine: str) -> Callable[..., Any]:
+    if engine not in ("torch", "deepspeed"):
+        raise ValueError(f'engine is {engine!r}: must be "torch" or "deepspeed"')
     if engine == "torch":
         return TorchEngine
     try:

@@ -115,9 +115,9 @@ class Stepping:
         """
         if self.optimizer is None:
             raise ValueError("a learning rate needs an optimizer: give one to initialize")
-        if self.lr_scheduler is not None:
+        if self.lr_scheduler is not None or self.learning_rate is not None:
             raise ValueError(
-                "the engine has a learning-rate scheduler already: remove one of the two (in the JSON: "
+                "the engine has a learning-rate schedule already: remove one of the two (in the JSON: "
                 "scheduler, layer_token_lr_schedule)"
             )
         self.learning_rate = rate
@@ -137,18 +137,17 @@ class Stepping:
 
         What is minimized is the sum of the losses, each its sum over the global batch divided by its
         number of terms there, however the batch is split into ranks and micro-batches. Torch's
-        generators are seeded from (seed, step, micro-batch) before each forward, so dropout is the
-        same again after a resume.
+        generators are seeded from (seed, step, micro-batch) before each forward, for exact resumes.
 
         Args:
-            micro_batches: this process's of the step, as many as `gradient_accumulation_steps()`;
+            micro_batches: this process's of the step, `gradient_accumulation_steps()` of them;
                 tensors in dicts, lists and tuples are moved to the device.
-            loss_sums: micro-batch -> the sum (not the mean) of its loss over the terms, or several by
-                name, fp32 scalars; it calls the engine, once.
-            num_terms: micro-batch -> the number of terms of that sum, by the same names; 0 is
-                allowed. The first loss's terms are the loss tokens.
-            shape: micro-batch -> its rows and the positions of a row that a layer sees when nothing
-                is dropped; needed where the engine's arguments do not tell, as with images.
+            loss_sums: calls the engine, once; micro-batch -> the sum (not the mean) of its loss, or of
+                several by name, fp32 scalars.
+            num_terms: micro-batch -> the number of terms of each sum; those of the first loss are
+                the loss tokens.
+            shape: micro-batch -> its rows, and positions of a row in a layer that drops nothing; needed
+                where the engine's arguments do not tell, as with images.
             agree: integers from 0 of which every process gets the largest, such as the wish to stop.
 
         Raises:
@@ -157,27 +156,26 @@ class Stepping:
             ConfigError: if the JSON switches something on that this training does not carry out.
             ValueError: for another number of micro-batches, or losses and terms that do not match.
         """
-        own_terms = self._own_terms(micro_batches, num_terms)
-        names = tuple(own_terms[0])
-        terms = self.ranks.sums([sum(own[name] for own in own_terms) for name in names])
+        own_terms, terms = self._terms(micro_batches, num_terms)
         self.module.train()
         self._set_rates()
         rate = float(self.optimizer.param_groups[0]["lr"])
         try:
             # float32 [losses], of this process.
-            sums = torch.zeros(len(names), device=self.ranks.device)
+            sums = torch.zeros(len(terms), device=self.ranks.device)
             for number, (batch, own) in enumerate(zip(micro_batches, own_terms, strict=True)):
                 sums += self._micro_batch(number, batch, own, terms, loss_sums, shape)
-            totals = self._reduce(sums.tolist(), terms[0], agree)
-            means = dict(zip(names, mean_losses(totals.loss_sums, terms), strict=True))
-            self._refuse_non_finite(means, None)
+            totals = self._reduce(sums.tolist(), next(iter(terms.values())), agree)
+            means = mean_losses(totals.loss_sums, list(terms.values()))
+            losses = dict(zip(terms, means, strict=True))
+            self._refuse_non_finite(losses, None)
         except Exception:
             self._give_up_step()
             raise
         skipped = self._finish_step(totals)
         return StepResult(
-            losses=means,
-            num_terms=dict(zip(names, terms, strict=True)),
+            losses=losses,
+            num_terms=terms,
             counters=self.counters,
             num_rows=totals.num_rows,
             sequence_length=totals.sequence_length,
@@ -194,31 +192,34 @@ class Stepping:
         dropping = self.data_efficiency_config.random_ltd
         return 0 if dropping is None else dropping.random_ltd_layer_num
 
-    def _own_terms(
+    def _terms(
         self, micro_batches: Sequence[Any], num_terms: Callable[[Any], int | Named]
-    ) -> list[dict[str, int]]:
-        """Each micro-batch's number of terms by loss."""
+    ) -> tuple[list[dict[str, int]], dict[str, int]]:
+        """Each micro-batch's number of terms by loss, and the global batch's; one collective."""
         if len(micro_batches) != self._accumulation:
             raise ValueError(
                 f"train_step got {len(micro_batches)} micro-batches: a step of this process has "
                 f"{self._accumulation} (gradient_accumulation_steps)"
             )
         counts = [named(num_terms(batch)) for batch in micro_batches]
-        return [{name: int(count) for name, count in own.items()} for own in counts]
+        own_terms = [{name: int(count) for name, count in own.items()} for own in counts]
+        names = tuple(own_terms[0])
+        sums = self.ranks.sums([sum(own[name] for own in own_terms) for name in names])
+        return own_terms, dict(zip(names, sums, strict=True))
 
     def _micro_batch(
         self,
         number: int,
         batch: Any,
         own_terms: Mapping[str, int],
-        terms: Sequence[int],
+        terms: Mapping[str, int],
         loss_sums: Callable[[Any], torch.Tensor | Named],
         shape: Callable[[Any], tuple[int, int]] | None,
     ) -> torch.Tensor:
         """A micro-batch's summed losses, [losses], its gradients added to those of the step."""
         self._seed_dropout(number)
         losses = self._forward(batch, loss_sums, shape, own_terms)
-        self.backward(self._share(losses, terms), scale_wrt_gas=False)
+        self.backward(self._share(losses, list(terms.values())), scale_wrt_gas=False)
         if number < self._accumulation - 1:
             self.step()
         return torch.stack([loss.detach() for loss in losses])

@@ -18,7 +18,6 @@ def file_lock(file: Path, *, wait: bool = False) -> Iterator[None]:
 
     Args:
         file: name of the lock; missing folders are made.
-        wait: whether to wait while another process holds it.
 
     Raises:
         BlockingIOError: if another process holds it and `wait` is False.

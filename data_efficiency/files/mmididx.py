@@ -58,11 +58,7 @@ class Index(NamedTuple):
     """The document index, int64."""
 
     def verify(self, item_bytes: int) -> None:
-        """Raise ValueError unless the rows lie back to back and the document index never falls.
-
-        Args:
-            item_bytes: size of one number in `.bin`.
-        """
+        """Raise ValueError unless the rows lie back to back and the document index never falls."""
         end = 0
         for start in range(0, len(self.lengths), _BLOCK_ROWS):
             lengths = self.lengths[start : start + _BLOCK_ROWS].astype(np.int64)
@@ -99,7 +95,6 @@ def read_index(path: Path, *, remedy: str) -> Index:
     """The content of an `.idx` whose header and size are right.
 
     Args:
-        path: the file.
         remedy: what to do about a file of another format, last words of that error message.
 
     Raises:
@@ -150,8 +145,6 @@ class IndexWriter:
 
     Args:
         path: the file, replaced if it exists.
-        code: of the number type.
-        item_bytes: size of a number in `.bin`.
 
     Attributes:
         num_sequences, num_documents: how many were added.

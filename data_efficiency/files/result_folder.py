@@ -88,9 +88,7 @@ def read_manifest(
     """The manifest of a folder, after checking its kind, version and the sizes of its files.
 
     Args:
-        folder: directory with a `manifest.json`.
         format_name: value its field `format` must have, words for the error messages as well.
-        version: value its field `version` must have.
         remedy: what to do about a folder that cannot be read, last words of the error messages.
 
     Raises:

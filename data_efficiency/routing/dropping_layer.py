@@ -16,9 +16,6 @@ class LayerForward:
     """A layer's `forward` with random-LTD around it.
 
     Args:
-        layer: the module.
-        interface: how it is called.
-        router: of the model.
         number: place among the layers that drop; None for a layer that only passes on which forward
             its hidden states belong to, so that several layers can be recomputed together.
     """

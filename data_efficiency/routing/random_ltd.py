@@ -39,7 +39,6 @@ def convert_to_random_ltd(
 
     Args:
         model_or_engine: a module, a wrapper with the module as attribute `module`, or an engine.
-        layer_class: class of the transformer layers.
         config: random-LTD settings, the parsed configuration, the JSON object or its path. An
             engine has its own.
         interface: how the layers are called, for a class that is not among the presets and has more
@@ -68,7 +67,7 @@ def convert_to_random_ltd(
         kind = LayerForward if layer_id in numbers else PassingForward
         layer.forward = kind(layer, interface, router, numbers.get(layer_id))
     root.register_forward_pre_hook(_BeginForward(router), prepend=True, with_kwargs=True)
-    root.register_forward_hook(_EndForward(router), always_call=True)
+    root.register_forward_hook(router.end_forward, always_call=True)
     owners: list[Any] = [root, model_or_engine]
     for owner in owners:
         owner.random_ltd_scheduler = router
@@ -202,16 +201,6 @@ class _BeginForward:
             )
         begin = torch.compiler.disable(self.router.begin_forward)
         begin(*_shape_in((*args, *kwargs.values())))
-
-
-class _EndForward:
-    """The hook after the model: what calls a layer from here on recomputes it."""
-
-    def __init__(self, router: Router) -> None:
-        self.router = router
-
-    def __call__(self, *_: Any) -> None:
-        self.router.end_forward()
 
 
 def _shape_in(arguments: tuple[Any, ...]) -> tuple[int, int, torch.device | None]:

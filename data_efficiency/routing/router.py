@@ -94,7 +94,6 @@ class Router(PublishedRouterNames):
         Args:
             num_rows: as far as the model's arguments tell.
             sequence_length: likewise; 0 where they do not. The first layer may correct both.
-            device: where the subsets lie.
 
         Raises:
             RuntimeError: if `set_position` was not called since the last training forward.
@@ -146,8 +145,8 @@ class Router(PublishedRouterNames):
             if isinstance(tensor, torch.Tensor):
                 self.memory.remember(tensor, draw)
 
-    def end_forward(self) -> None:
-        """Says that the model's forward is over."""
+    def end_forward(self, *_: Any) -> None:
+        """Says that the model's forward is over: what calls a layer from here on recomputes it."""
         self.in_forward = False
 
     def keep_everything(self) -> None:

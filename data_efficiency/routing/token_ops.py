@@ -31,13 +31,10 @@ def sample_kept_positions(
     of the global batch into micro-batches and ranks, and no generator has a state to save.
 
     Args:
-        seed: of the run.
-        step: optimizer step.
         rows: numbers in the global batch of the rows to draw for.
         num_layers: layers to draw for.
         sequence_length: positions to choose from.
         kept_length: positions to choose, 1 <= kept_length <= sequence_length.
-        device: where the result lies.
         always_kept: at most kept_length positions that are in each subset; the rest is uniform.
 
     Returns:
@@ -146,7 +143,6 @@ def put_back(
         passing: the first result of `take_kept`, which alone gives the right gradient.
         kept: as the second, but any dtype: another floating one widens the result.
         positions: as in `take_kept`.
-        axis: as in `take_kept`.
     """
     merged: torch.Tensor = _PutBack.apply(passing, kept, positions, axis)
     return merged

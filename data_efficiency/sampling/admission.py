@@ -56,7 +56,6 @@ class MetricPool:
         are jumped over, apart from a few.
 
         Args:
-            after_step: only later steps are looked at.
             after_size: samples accepted up to then; None at the beginning.
             until_step: last step looked at; None goes on to the end of the schedule.
         """

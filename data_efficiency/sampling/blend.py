@@ -67,7 +67,6 @@ def next_parts(weights: tuple[float, ...], drawn: Int64Array, num_rows: int) -> 
     Args:
         weights: of the parts, their sum 1.
         drawn: int64 [parts], samples taken from each part before.
-        num_rows: rows to fill.
 
     Returns:
         int64 [num_rows].

@@ -34,7 +34,6 @@ class Clusters:
     """Slices of the samples' order, with the step that admits each.
 
     Args:
-        num_samples: samples of the dataset.
         pools: one for each metric that selects samples; none admits them all at step 1.
         folder: where clusters of several metrics are kept; None: beside the first metric's index.
     """

@@ -51,12 +51,8 @@ def draw_places(
     """The places that a step draws.
 
     Args:
-        seed: of the run.
-        step: counted from 1.
         starts: int64 [clusters + 1], `Clusters.boundaries` of the step.
         positions: int64 [at most clusters], samples drawn from each before; 0 for the others.
-        num_rows: places to draw.
-        choose: which cluster each row is drawn from.
     """
     sizes = np.diff(starts)  # [clusters]
     drawn_before = np.zeros(len(sizes), np.int64)

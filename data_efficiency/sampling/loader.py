@@ -40,7 +40,6 @@ class CurriculumDataLoader(PublishedLoaderNames):
             batches are read at once; otherwise its items are collated.
         sampler: says which samples; its state is owned by the loader from here on.
         collate_fn: items -> batch; PyTorch's default if None.
-        num_workers: processes that read ahead; 0 reads in the main process.
         pin_memory: page-locked batches, where there is an accelerator.
 
     Raises:

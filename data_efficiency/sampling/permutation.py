@@ -24,7 +24,6 @@ def permute(positions: Int64Array, sizes: Int64Array, keys: UInt64Array) -> Int6
     Args:
         positions: int64 [n], 0 <= position < size.
         sizes: int64 [n], at most 2**62; elements of different permutations may be mixed.
-        keys: uint64 [n].
 
     Returns:
         int64 [n]; for one key and size, all positions together give each of 0..size-1 once.

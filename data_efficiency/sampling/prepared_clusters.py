@@ -55,9 +55,7 @@ def open_or_prepare(
     be written, a warning is logged and the clusters are held in memory.
 
     Args:
-        parent: folder of all prepared clusters; made if it is missing.
         made_from: plain JSON data that determines the clusters.
-        dtype: of the sample numbers.
         largest_size: samples that the order may have to hold.
         fill: writes the order into an array of that size; returns admission steps and starts.
     """

@@ -16,11 +16,7 @@ from numpy.typing import NDArray
 
 from data_efficiency.config import DataEfficiencyConfig, Selection
 from data_efficiency.differences import differing_fields
-from data_efficiency.difficulty_index import (
-    DifficultyIndex,
-    describe_dataset,
-    fingerprint_of,
-)
+from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.admission import MetricPool
 from data_efficiency.sampling.blend import BlendedClusters, blend_of
@@ -84,8 +80,6 @@ class CurriculumSampler:
         config: the `data_efficiency` section; None samples uniformly.
         micro_batch_size: rows of one forward pass on one rank.
         gradient_accumulation_steps: micro-batches of a step on one rank.
-        data_parallel_rank: this rank, 0 <= rank < size.
-        data_parallel_size: ranks that share the global batch.
         drop_last: leave out the last global batch if the dataset's passes do not fill it; otherwise
             it is filled up from the next pass. Batches are always whole.
 
@@ -286,11 +280,7 @@ class CurriculumSampler:
 
 
 def _num_samples(dataset: Any) -> int:
-    """The dataset's length.
-
-    Raises:
-        ConfigError: if it has none, as a stream.
-    """
+    """The dataset's length."""
     try:
         return len(dataset)
     except TypeError:

@@ -26,7 +26,6 @@ def shape_after(
     """Rows and positions of a micro-batch after the declared actions, but for its padding.
 
     Args:
-        plans: of the configuration.
         difficulties: what their schedules accept at the step.
         num_rows: rows of the micro-batch as it is read.
         length: positions of a row as it is read.
@@ -155,10 +154,10 @@ def truncate(batch: Any, length: int) -> Any:
         batch: a tensor, or any nesting of dicts, lists and tuples of them; axis 0 is the batch.
         length: positions to keep, at least 1; a longer one changes nothing.
     """
-    tensors = [leaf for leaf in _leaves(batch) if leaf.ndim >= 2]
-    if not tensors or length >= tensors[0].shape[1]:
-        return batch
-    return map_tensors(batch, lambda leaf: _cut(leaf, tensors[0].shape[1], length))
+    tensors: list[torch.Tensor] = []
+    map_tensors(batch, tensors.append)
+    size = next((tensor.shape[1] for tensor in tensors if tensor.ndim >= 2), 0)
+    return batch if length >= size else map_tensors(batch, lambda leaf: _cut(leaf, size, length))
 
 
 def _cut(tensor: torch.Tensor, size: int, length: int) -> torch.Tensor:
@@ -166,16 +165,6 @@ def _cut(tensor: torch.Tensor, size: int, length: int) -> torch.Tensor:
         if tensor.shape[axis] == size:
             tensor = tensor.narrow(axis, 0, length)
     return tensor.contiguous()
-
-
-def _leaves(batch: Any) -> list[torch.Tensor]:
-    if isinstance(batch, torch.Tensor):
-        return [batch]
-    if isinstance(batch, Mapping):
-        return [leaf for value in batch.values() for leaf in _leaves(value)]
-    if isinstance(batch, (list, tuple)):
-        return [leaf for value in batch for leaf in _leaves(value)]
-    return []
 
 
 def map_tensors(batch: Any, change: Any) -> Any:

@@ -43,13 +43,9 @@ class Schedule(ABC):
         """The schedule that a JSON file asks for.
 
         Args:
-            kind: the name it is registered by.
             low: the file's minimum.
             high: the file's maximum, at least `low`.
             section: `schedule_config`; each field but `min_difficulty` and `max_difficulty` is a key.
-
-        Raises:
-            ConfigError: for a value that cannot be meant.
         """
         return section.read(cls, min_difficulty=low, max_difficulty=high)
 
@@ -82,7 +78,6 @@ def growth(
     """The steps at which the schedule's running maximum rises, with the value it rises to.
 
     Args:
-        schedule: any kind.
         after_step: only later steps are looked at; 0 starts at the beginning.
         after_difficulty: running maximum up to `after_step`; None at the beginning.
         until_step: last step looked at; None goes on to the end, which the schedule must have.

@@ -56,14 +56,8 @@ def read_schedule(
     """The schedule that a section's `schedule_type` and `schedule_config` describe.
 
     Args:
-        section: that has the two keys.
-        kinds: what it may name.
-        low: its minimum.
         high: its maximum, at least `low`.
         names: key of a kind -> how `schedule_config` writes it, where it is written otherwise.
-
-    Raises:
-        ConfigError: for anything not understood.
     """
     kind = section.choice("schedule_type", tuple(kinds))
     details = section.section("schedule_config", names)

@@ -64,10 +64,8 @@ def save_checkpoint(
 
     Args:
         run: folder of the run; nobody else may be saving there.
-        step: finished steps.
         weights: by their plain names.
         optimizer_state: by `<weight>.<name of the state>`.
-        state: plain JSON data.
         keep_last: this many checkpoints up to this step are kept, older ones removed; 0 keeps all.
 
     Raises:
@@ -186,10 +184,6 @@ def verify(checkpoint: Path) -> None:
 def read_state(checkpoint: Path, *, verified: bool = False) -> dict[str, Any]:
     """The JSON state of a checkpoint, after checking sizes and checksums of all its files.
 
-    Args:
-        checkpoint: its folder.
-        verified: whether they were checked before.
-
     Raises:
         FileNotFoundError: if a file is missing.
         ValueError: if a file is truncated or was changed.
@@ -200,9 +194,7 @@ def read_state(checkpoint: Path, *, verified: bool = False) -> dict[str, Any]:
     return state
 
 
-def read_tensors(
-    checkpoint: Path,
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def read_tensors(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The weights and the optimizer's state of a checkpoint, on the host, mapped from the files."""
     return read_weights(checkpoint), load_file(checkpoint / _OPTIMIZER)
 

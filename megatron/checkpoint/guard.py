@@ -44,15 +44,7 @@ def guarded_record(
     sampler_identity: SamplerIdentity,
     clock: str,
 ) -> dict[str, Any]:
-    """The record of a run, plain JSON data.
-
-    Args:
-        config: its settings.
-        data_efficiency: the section of the JSON file, parsed.
-        dataset_identity: what the training dataset says it is.
-        sampler_identity: what the positions of the sampler depend on.
-        clock: the learning rate's.
-    """
+    """The record of a run, plain JSON data."""
     dropping = data_efficiency.random_ltd
     record = {
         "data": {

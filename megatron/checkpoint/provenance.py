@@ -10,13 +10,7 @@ _PACKAGES = ("data-efficiency", "torch", "numpy", "safetensors", "tokenizers")
 
 
 def provenance(*, engine: str, num_processes: int, device: str) -> dict[str, Any]:
-    """Versions of the program and what it rests on, the commit it stands at, and how it runs.
-
-    Args:
-        engine: "torch" or "deepspeed".
-        num_processes: processes of the run.
-        device: kind of device they compute on.
-    """
+    """Versions of the program and what it rests on, the commit it stands at, and how it runs."""
     packages = (*_PACKAGES, "deepspeed") if engine == "deepspeed" else _PACKAGES
     return {
         "versions": {

@@ -9,11 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from megatron.config import ModelConfig, require
-from megatron.conversion.gpt import (
-    EXACT_GELU,
-    TANH_GELU,
-    refuse_other_values,
-)
+from megatron.conversion.gpt import EXACT_GELU, TANH_GELU, refuse_other_values
 from megatron.conversion.weights import Rule, Weights, rules_of_layers
 
 BERT_FAMILIES = {"bert": "after", "megatron-bert": "before"}

@@ -78,7 +78,6 @@ def read_megatron_deepspeed(
     """Settings and weights of the GPT in a Megatron-DeepSpeed checkpoint.
 
     Args:
-        file: from `model_states_file`.
         vocab_size: entries of the tokenizer's vocabulary; None takes all rows of the embedding,
             those that pad it too.
 

@@ -53,7 +53,6 @@ def write_model(folder: Path, fields: dict[str, Any], weights: Weights) -> None:
     """Writes `config.json`, `generation_config.json` and safetensors into a folder.
 
     Args:
-        folder: there already.
         fields: of `config.json`, `model_type` among them.
         weights: by their Hugging Face names, without those of tied ones.
     """

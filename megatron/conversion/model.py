@@ -24,12 +24,7 @@ from megatron.conversion.bert import (
 )
 from megatron.conversion.deepspeed import model_states_file, read_megatron_deepspeed
 from megatron.conversion.gpt import gpt_from_hugging_face, gpt_rules, gpt_to_hugging_face
-from megatron.conversion.vocabulary import (
-    known_to,
-    with_padding,
-    without_padding,
-    write_padding,
-)
+from megatron.conversion.vocabulary import known_to, with_padding, without_padding, write_padding
 from megatron.conversion.weights import Rule, to_ours, to_theirs
 from megatron.evaluation.checkpoint_tokenizer import TOKENIZER_FILE
 from megatron.model.bert_model import BertModel
@@ -123,7 +118,6 @@ def save_as_ours(
     """What was written to a new run of ours with one checkpoint, of step 0.
 
     Args:
-        model: settings and weights.
         output: folder of the run; `tokenizer.json` is put beside the checkpoint.
         tokenizer: the model's, None to leave it out.
         compare_with: Hugging Face folder that must give the same logits.
@@ -163,11 +157,11 @@ def _largest_difference(ours: Model, folder: Path) -> float:
             output = theirs(ids, token_type_ids=second, attention_mask=real.long())
             pairs = zip(
                 (output.prediction_logits, output.seq_relationship_logits),
-                build_bert(ours)(ids, token_types=second, padding_mask=real),
+                build(ours)(ids, token_types=second, padding_mask=real),
                 strict=True,
             )
         else:
-            pairs = zip([theirs(ids).logits], [build_gpt(ours)(ids)], strict=True)
+            pairs = zip([theirs(ids).logits], [build(ours)(ids)], strict=True)
     # Either side may have rows that pad the vocabulary.
     shared = [(a[..., : b.shape[-1]], b[..., : a.shape[-1]]) for a, b in pairs]
     expected, found = (
@@ -183,18 +177,11 @@ def _largest_difference(ours: Model, folder: Path) -> float:
     return difference
 
 
-def build_gpt(model: Model) -> GPTModel:
-    """The GPT in evaluation, float32 on the CPU."""
-    gpt = GPTModel(model.config)
-    gpt.load_state_dict(model.weights)
-    return gpt.eval()
-
-
-def build_bert(model: Model) -> BertModel:
-    """The BERT in evaluation, float32 on the CPU."""
-    bert = BertModel(model.config)
-    bert.load_state_dict(model.weights)
-    return bert.eval()
+def build(model: Model) -> GPTModel | BertModel:
+    """The model in evaluation, float32 on the CPU."""
+    built = (BertModel if is_bert(model.weights) else GPTModel)(model.config)
+    built.load_state_dict(model.weights)
+    return built.eval()
 
 
 def _check_tokenizer(config: ModelConfig, tokenizer: Tokenizer | None) -> None:

@@ -33,7 +33,6 @@ def rules_of_layers(
     Args:
         layer: ours -> theirs, without the prefix; several of theirs have spaces between them, and a
             leading ".T " marks one that is transposed.
-        num_layers: layers of the model.
         prefixes: ours and theirs, with "{i}" for the layer's number, from 0.
         sizes: ours -> rows of each of theirs, where there are several.
     """

@@ -211,7 +211,6 @@ def write_corpus(output: Path, documents: Sequence[Document], origins: Sequence[
 
     Args:
         output: path of the JSON-lines file; the manifest ends in `.manifest.json`.
-        documents: in their order.
         origins: what the manifest shall say about the sources, JSON-able.
     """
     lines = [

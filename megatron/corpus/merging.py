@@ -70,9 +70,6 @@ def merge_corpora(
     at all.
 
     Args:
-        prefixes: the corpora.
-        output_prefix: prefix of the new one.
-        overwrite: whether an existing corpus may be replaced.
         with_metadata: whether the sidecars are compared and joined. Without, corpora of unknown
             origin can be merged, and the result has no sidecar.
 

@@ -29,9 +29,6 @@ def read_texts(path: Path, names: Sequence[str]) -> Iterator[tuple[list[tuple[An
     """(some rows, share of the file that is read) in the order of the file.
 
     A row is the values of the columns in the order of `names`; None where there is none.
-
-    Raises:
-        ValueError, ModuleNotFoundError: as `check_columns`.
     """
     check_columns(path, names)
     with _opened(path) as file:

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,35 +24,10 @@ from megatron.corpus.parquet_rows import check_columns
 from megatron.corpus.sentence_splitter import SentenceSplitter
 from megatron.corpus.text_sources import Block, SourceFile, read_blocks, texts_of
 from megatron.data.indexed_dataset_writer import IndexedDatasetWriter, dtype_for_vocabulary, path_of
+from megatron.tokenizer import Tokenizer
 
 # Blocks under way for each worker: enough to keep it busy, few enough to bound memory.
 _BLOCKS_PER_WORKER = 4
-
-
-class DocumentTokenizer(Protocol):
-    """What preprocessing asks of a tokenizer; `megatron.tokenizer.Tokenizer` has it."""
-
-    @property
-    def vocab_size(self) -> int:
-        """One more than the largest token id."""
-
-    @property
-    def eod(self) -> int:
-        """Id of the end-of-document token; ValueError if there is none."""
-
-    @property
-    def control_tokens(self) -> dict[str, int]:
-        """Ids of BERT's control tokens; ValueError if it lacks one. Asked for with sentences only."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of vocabulary and merges."""
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text."""
-
-    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
-        """Token ids of each text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +50,7 @@ class PreprocessingJob:
     sources: Sequence[SourceFile]
     json_keys: Sequence[str]
     output_prefix: str
-    tokenizer_factory: Callable[[], DocumentTokenizer]
+    tokenizer_factory: Callable[[], Tokenizer]
     append_eod: bool
     num_workers: int
     splitter_factory: Callable[[], SentenceSplitter] | None = None
@@ -148,7 +123,7 @@ def is_empty(text: str) -> bool:
 
 
 def encode_documents(
-    tokenizer: DocumentTokenizer,
+    tokenizer: Tokenizer,
     texts: Sequence[str],
     eod: int | None,
     splitter: SentenceSplitter | None = None,
@@ -156,8 +131,6 @@ def encode_documents(
     """Tokens of the documents that are not empty.
 
     Args:
-        tokenizer: makes the tokens.
-        texts: a document each.
         eod: closes each document, where one is given.
         splitter: makes the sentences of a document its sequences; without it a document is one.
     """
@@ -186,7 +159,7 @@ def encode_documents(
 class _Worker:
     """State of a worker process, set once by `start`."""
 
-    tokenizer: DocumentTokenizer
+    tokenizer: Tokenizer
     keys: Sequence[str]
     eod: int | None
     splitter: SentenceSplitter | None
@@ -230,7 +203,7 @@ def preprocess(job: PreprocessingJob) -> dict[str, CorpusCounts]:
     job.check()
     tokenizer = job.tokenizer_factory()
     eod = tokenizer.eod if job.append_eod else None
-    sentence_facts = _sentence_facts(job, tokenizer)
+    facts = _facts(job, tokenizer, eod)
     counts = {key: CorpusCounts() for key in job.json_keys}
     dtype = dtype_for_vocabulary(tokenizer.vocab_size)
     num_bytes = sum(source.num_bytes for source in job.sources)
@@ -252,8 +225,9 @@ def preprocess(job: PreprocessingJob) -> dict[str, CorpusCounts]:
             if not counts[key].num_documents:
                 raise ValueError(f"no document with any text under {key!r} in the input")
         for key in job.json_keys:
-            facts = _metadata(job, tokenizer, key, eod, counts[key])
-            writers[key].finish(facts | sentence_facts)
+            names = ("num_empty_documents", "num_tokenless_documents")
+            own = {name: getattr(counts[key], name) for name in names}
+            writers[key].finish({**facts, "json_key": key, **own})
     return counts
 
 
@@ -262,34 +236,21 @@ def _add(total: CorpusCounts, part: CorpusCounts) -> None:
         setattr(total, name, getattr(total, name) + value)
 
 
-def _sentence_facts(job: PreprocessingJob, tokenizer: DocumentTokenizer) -> dict[str, Any]:
-    """What the sidecar of a corpus of sentences says besides; all that BERT's dataset needs to know."""
-    if job.splitter_factory is None:
-        return {}
-    return {
-        "control_tokens": tokenizer.control_tokens,
-        "sentence_model": job.splitter_factory().fingerprint,
-    }
-
-
-def _metadata(
-    job: PreprocessingJob,
-    tokenizer: DocumentTokenizer,
-    key: str,
-    eod: int | None,
-    counts: CorpusCounts,
-) -> dict[str, Any]:
-    return {
-        "json_key": key,
+def _facts(job: PreprocessingJob, tokenizer: Tokenizer, eod: int | None) -> dict[str, Any]:
+    """What the sidecars of all keys say."""
+    facts = {
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
         "eod": eod,
-        "num_empty_documents": counts.num_empty_documents,
-        "num_tokenless_documents": counts.num_tokenless_documents,
         "sources": [
             {"path": str(source.path), "num_bytes": source.num_bytes} for source in job.sources
         ],
     }
+    if job.splitter_factory is not None:
+        # All that BERT's dataset needs to know.
+        facts["control_tokens"] = tokenizer.control_tokens
+        facts["sentence_model"] = job.splitter_factory().fingerprint
+    return facts
 
 
 def _encoded_blocks(

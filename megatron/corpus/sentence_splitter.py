@@ -32,9 +32,6 @@ each word in which places it was seen, with a capital or without."""
 class SentenceSplitter:
     """Splits texts at blank lines, and the paragraphs into sentences.
 
-    Args:
-        model: from `learn_model`, or one of those the two functions hashing.below read.
-
     Attributes:
         fingerprint: SHA-256 of the model.
     """
@@ -101,8 +98,6 @@ def learn_model(
     """A model learned from the beginnings of up to 64 files; the same files give the same model.
 
     Args:
-        sources: the input.
-        json_keys: keys of its texts.
         num_characters: about how many to read in all, in equal parts from each file.
 
     Raises:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import zstandard
 
@@ -79,16 +79,6 @@ class _CountingReader:
         data = self._file.read(num_bytes)
         self.num_bytes += len(data)
         return data
-
-
-class _Decompressor(Protocol):
-    """What zlib's and zstandard's decompressors of one member or frame have in common."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
 
 
 def find_sources(
@@ -160,7 +150,6 @@ def read_blocks(sources: Sequence[SourceFile], keys: Sequence[str] = ()) -> Iter
     """Blocks of all files in order; holds one block in memory, or one text file.
 
     Args:
-        sources: the files.
         keys: columns to read of a table; the same must be asked of `texts_of`.
 
     Raises:
@@ -229,7 +218,7 @@ def _decompressed(file: _CountingReader, path: Path) -> Iterator[bytes]:
         while data := file.read(_READ_BYTES):
             yield data
         return
-    decompressor: _Decompressor | None = None
+    decompressor: Any = None
     try:
         while data := file.read(_COMPRESSED_READ_BYTES):
             # Padding with zeros after the last member is legal.
@@ -244,7 +233,8 @@ def _decompressed(file: _CountingReader, path: Path) -> Iterator[bytes]:
         raise ValueError(f"{path}: the {compression} data are cut short")
 
 
-def _new_decompressor(compression: str) -> _Decompressor:
+def _new_decompressor(compression: str) -> Any:
+    """One of zlib or zstandard, for one member or frame; both tell `eof` and `unused_data`."""
     if compression == ".gz":
         return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     return zstandard.ZstdDecompressor().decompressobj()

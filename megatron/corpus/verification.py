@@ -1,6 +1,5 @@
 """Proof that a corpus on disk is what preprocessing made of its input."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,17 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from data_efficiency import Progress
-from megatron.corpus.preprocessing import (
-    DocumentTokenizer,
-    EncodedTexts,
-    encode_documents,
-    is_empty,
-)
+from data_efficiency import Progress, result_folder
+from megatron.corpus.preprocessing import EncodedTexts, encode_documents, is_empty
 from megatron.corpus.sentence_splitter import SentenceSplitter
 from megatron.corpus.text_sources import SourceFile, read_blocks, texts_of
 from megatron.data.indexed_dataset import IndexedDataset
 from megatron.data.indexed_dataset_writer import path_of
+from megatron.tokenizer import Tokenizer
 
 NUM_SAMPLED_DOCUMENTS = 256
 
@@ -26,7 +21,7 @@ NUM_SAMPLED_DOCUMENTS = 256
 def verify_corpus(
     prefix: str | os.PathLike[str],
     sources: Sequence[SourceFile],
-    tokenizer: DocumentTokenizer,
+    tokenizer: Tokenizer,
     splitter: SentenceSplitter | None = None,
     num_sampled_documents: int = NUM_SAMPLED_DOCUMENTS,
 ) -> int:
@@ -35,13 +30,6 @@ def verify_corpus(
     Checked are: the checksums of the sidecar, all offsets, the document index, all token ids, the
     tokenizer, the model of sentences, the number of documents in the input, and a fixed random choice
     of documents.
-
-    Args:
-        prefix: path of the corpus.
-        sources: the input.
-        tokenizer: of the corpus.
-        splitter: of a corpus of sentences.
-        num_sampled_documents: how many to tokenize again.
 
     Raises:
         ValueError: naming the first thing that is wrong.
@@ -52,7 +40,9 @@ def verify_corpus(
     if metadata is None:
         raise FileNotFoundError(f"{path_of(prefix, 'meta.json')}: no such file; nothing to verify")
     for ending in ("bin", "idx"):
-        _check_sum(path_of(prefix, ending), metadata[f"{ending}_sha256"])
+        path = path_of(prefix, ending)
+        if result_folder.sha256_of_file(path) != metadata[f"{ending}_sha256"]:
+            raise ValueError(f"{path}: the checksum differs from the sidecar's; remake the corpus")
     corpus.verify(metadata["vocab_size"])
     if metadata["tokenizer_fingerprint"] != tokenizer.fingerprint:
         raise ValueError(f"{prefix}: made with another tokenizer than the one given")
@@ -78,14 +68,8 @@ def verify_corpus(
     return len(chosen)
 
 
-def _check_sum(path: Path, expected: str) -> None:
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-            raise ValueError(f"{path}: the checksum differs from the sidecar's; remake the corpus")
-
-
 def _documents(
-    sources: Sequence[SourceFile], metadata: dict[str, Any], tokenizer: DocumentTokenizer
+    sources: Sequence[SourceFile], metadata: dict[str, Any], tokenizer: Tokenizer
 ) -> Iterator[tuple[int, Path, str]]:
     """(number in the corpus, file, text) of each document of the input that is not left out."""
     number = 0

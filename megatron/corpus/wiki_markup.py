@@ -7,29 +7,14 @@ replaced by the text, all others, and tables, pictures, references and link coll
 import calendar
 import html
 from collections.abc import Callable
+from operator import itemgetter
 
 import regex  # type: ignore[import-untyped]
 
-DROPPED_SECTIONS = frozenset(
-    {
-        "bibliography",
-        "citations",
-        "external links",
-        "external sources",
-        "footnotes",
-        "further reading",
-        "gallery",
-        "in-line notes and references",
-        "notes",
-        "notes and references",
-        "references",
-        "references and notes",
-        "references and sources",
-        "related information",
-        "see also",
-        "sources",
-        "works cited",
-    }
+_DROPPED_SECTION = regex.compile(
+    "bibliography|citations|external links|external sources|footnotes|further reading|gallery|"
+    "in-line notes and references|notes|notes and references|references|references and notes|"
+    "references and sources|related information|see also|sources|works cited"
 )
 _COMMENT = regex.compile(r"<!--.*?-->", regex.DOTALL)
 _REFERENCE = regex.compile(r"<ref\b[^<>]*?/\s*>|<ref\b[^<>]*>.*?</ref\s*>", regex.DOTALL | regex.I)
@@ -125,7 +110,8 @@ def _prose_lines(lines: list[str]) -> list[str]:
             level, title = len(heading[1]), heading[2]
             if dropped_level and level > dropped_level:
                 continue
-            dropped_level = level if title.strip(" :").lower() in DROPPED_SECTIONS else 0
+            is_dropped = _DROPPED_SECTION.fullmatch(title.strip(" :").lower())
+            dropped_level = level if is_dropped else 0
             pending = [one for one in pending if one[0] < level]
             if not dropped_level:
                 pending.append((level, title))
@@ -151,27 +137,8 @@ def _expand_template(match: regex.Match[str]) -> str:
     ]
     if name in _CONSTANTS:
         return _CONSTANTS[name]
-    if name.startswith("lang-"):
-        name = "lang-"
-    expand = _TEXT_TEMPLATES.get(name)
+    expand = _TEXT_TEMPLATES.get("nowrap" if name.startswith("lang-") else name)
     return expand(positional) if expand and positional else ""
-
-
-def _first(arguments: list[str]) -> str:
-    return arguments[0]
-
-
-def _last(arguments: list[str]) -> str:
-    return arguments[-1]
-
-
-def _joined(arguments: list[str]) -> str:
-    return "".join(arguments)
-
-
-def _fraction(arguments: list[str]) -> str:
-    whole = f"{arguments[0]} " if len(arguments) > 2 else ""
-    return whole + "/".join(arguments[-2:])
 
 
 def _converted(arguments: list[str]) -> str:
@@ -197,42 +164,19 @@ def _as_of(arguments: list[str]) -> str:
 
 
 _CONSTANTS = {
-    "'s": "'s",
-    "·": " ·",
-    "nbsp": " ",
-    "ndash": "–",
-    "mdash": "—",
-    "spaced ndash": " – ",
-    "snd": " – ",
-    "-": "",
-    "!": "",
-    "pipe": "|",
+    **{"'s": "'s", "·": " ·", "nbsp": " ", "ndash": "–", "mdash": "—", "pipe": "|"},
+    **{"spaced ndash": " – ", "snd": " – ", "-": "", "!": ""},
 }
+_FIRST_IS_TEXT = (
+    "abbr|angbr|big|blockquote|cquote|flag|keypress|nihongo|nowrap|quote|small|smaller|sub|sup|val|"
+    "vanchor|visible anchor"
+)
 _TEXT_TEMPLATES: dict[str, Callable[[list[str]], str]] = {
-    "abbr": _first,
-    "angbr": _first,
+    **dict.fromkeys(_FIRST_IS_TEXT.split("|"), itemgetter(0)),
+    **dict.fromkeys(("lang", "transl"), itemgetter(-1)),
+    **dict.fromkeys(("convert", "cvt"), _converted),
     "as of": _as_of,
-    "big": _first,
-    "blockquote": _first,
-    "chem": _joined,
+    "chem": "".join,
     "circa": lambda arguments: f"c. {arguments[0]}",
-    "convert": _converted,
-    "cquote": _first,
-    "cvt": _converted,
-    "flag": _first,
-    "frac": _fraction,
-    "keypress": _first,
-    "lang": _last,
-    "lang-": _first,
-    "nihongo": _first,
-    "nowrap": _first,
-    "quote": _first,
-    "small": _first,
-    "smaller": _first,
-    "sub": _first,
-    "sup": _first,
-    "transl": _last,
-    "val": _first,
-    "vanchor": _first,
-    "visible anchor": _first,
+    "frac": lambda arguments: " ".join([*arguments[-3:-2], "/".join(arguments[-2:])]),
 }

@@ -43,7 +43,6 @@ class BertSettings:
     """Which tokens are masked. None: as `seed`."""
 
     def __post_init__(self) -> None:
-        """Checks the fields."""
         if self.sequence_length < NUM_CONTROL_TOKENS + 2:
             raise ValueError(
                 f"--seq-length is {self.sequence_length}: BERT needs at least "
@@ -104,9 +103,7 @@ class BertDataset:
 
     Args:
         prefix: path of the corpus without `.bin` and `.idx`.
-        settings: see there.
         split_name: "train", "valid" or "test".
-        split: proportions by document.
         vocabulary: of the tokenizer; None: what the corpus's sidecar says.
 
     Attributes:

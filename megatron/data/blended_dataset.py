@@ -9,14 +9,10 @@ A worked example: parts of 5 and 3 samples: number 6 is sample 1 of the second p
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-
-from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
-from megatron.data.gpt_dataset import GPTDataset
 
 Int64Array = NDArray[np.int64]
 Part = TypeVar("Part", bound="Dataset")
@@ -161,51 +157,21 @@ def in_proportion(dataset: Dataset) -> Dataset:
     return ReorderedDataset(dataset, np.argsort(np.concatenate(due), kind="stable"))
 
 
-def open_gpt_dataset(
-    data_path: Sequence[str], *, split_name: str, split: str, sequence_length: int
-) -> GPTDataset | BlendedDataset:
+def open_dataset(
+    kind: Callable[..., Part], data_path: Sequence[str], *settings: Any, **options: Any
+) -> Part | BlendedDataset:
     """The samples of one corpus, or of several that are blended.
 
     Args:
+        kind: makes a dataset of a path, `settings` and `options`, such as `GPTDataset`.
         data_path: one path, or weights and paths in turn: W1 PATH1 W2 PATH2.
-        split_name: "train", "valid" or "test".
-        split: proportions by document, of each corpus.
-        sequence_length: positions of a sample.
 
     Raises:
-        ValueError: for weights and paths that are not in turn, and as `GPTDataset`.
+        ValueError: for weights and paths that are not in turn, and as the kind.
         FileNotFoundError: if a corpus is missing.
     """
-    return _open(
-        data_path,
-        partial(GPTDataset, split_name=split_name, split=split, sequence_length=sequence_length),
-    )
-
-
-def open_bert_dataset(
-    data_path: Sequence[str],
-    settings: BertSettings,
-    *,
-    split_name: str,
-    split: str,
-    vocabulary: BertVocabulary | None = None,
-) -> BertDataset | BlendedDataset:
-    """As `open_gpt_dataset`, for corpora of sentences; `settings` and `vocabulary`: see `BertDataset`."""
-    return _open(
-        data_path,
-        partial(
-            BertDataset,
-            settings=settings,
-            split_name=split_name,
-            split=split,
-            vocabulary=vocabulary,
-        ),
-    )
-
-
-def _open(data_path: Sequence[str], open_part: Callable[[str], Part]) -> Part | BlendedDataset:
     weights, paths = _weights_and_paths(data_path)
-    parts = [open_part(path) for path in paths]
+    parts = [kind(path, *settings, **options) for path in paths]
     return parts[0] if len(data_path) == 1 else BlendedDataset(parts, weights)
 
 

@@ -25,7 +25,6 @@ def split_boundaries(split: str, num_documents: int) -> dict[str, tuple[int, int
 
     Args:
         split: proportions of train, valid and test, such as "969,30,1"; missing ones are 0.
-        num_documents: documents of the corpus.
 
     Raises:
         ValueError: if the proportions are not up to three numbers >= 0 with a positive sum.
@@ -55,7 +54,6 @@ class GPTDataset:
     Args:
         prefix: path of the corpus without `.bin` and `.idx`.
         split_name: "train", "valid" or "test".
-        split: proportions by document.
         sequence_length: positions of a sample, >= 1.
 
     Raises:
@@ -115,12 +113,7 @@ class GPTDataset:
     def get_batch(
         self, samples: NDArray[np.int64], visits: NDArray[np.int64] | None = None
     ) -> dict[str, NDArray[np.int64]]:
-        """`tokens` and `labels` of some samples, int64 [batch, sequence_length] each.
-
-        Args:
-            samples: int64 [batch], sample numbers.
-            visits: not used: a sample is the same at every visit.
-        """
+        """`tokens` and `labels` of some samples, int64 [batch, sequence_length] each."""
         starts = np.asarray(samples, np.int64) * self.sequence_length
         windows = self._tokens[starts[:, None] + np.arange(self.sequence_length + 1)]
         windows = windows.astype(np.int64)

@@ -146,10 +146,8 @@ class IndexedDataset:
         Costs milliseconds at any size of `.bin`, and sees every change of a document's length; a
         changed token between the blocks only a full checksum sees (`preprocess_data.py --verify`).
         """
-        digest = hashlib.sha256()
         with self._path("idx").open("rb") as file:
-            while block := file.read(_READ_BYTES):
-                digest.update(block)
+            digest = hashlib.file_digest(file, "sha256")
         num_bytes = self.tokens.nbytes
         digest.update(num_bytes.to_bytes(8, "little"))
         content = self.tokens.view(np.uint8).data

@@ -48,11 +48,7 @@ class SentencePairs:
     """The samples of some documents of a corpus whose sequences are sentences.
 
     Args:
-        corpus: the corpus.
-        documents: which of its documents.
         max_tokens: room for the tokens of both segments, >= 2.
-        seed: of all choices.
-        short_seq_prob: probability of a sample with a shorter target.
 
     Attributes:
         num_skipped_documents: documents with fewer than two sentences, not used.

@@ -29,9 +29,6 @@ def mask_tokens(
         tokens: int64 [batch, length].
         may_be_masked: bool [batch, length].
         keys: uint64 [batch], of which all choices in the row are a function.
-        mask_prob: from 0 to 1.
-        mask_token: its id.
-        vocab_size: entries of the vocabulary.
         continuations: bool [vocab_size], for each token whether it continues a word. If given, words
             are masked whole, and a word for which no room is left ends the choice.
 

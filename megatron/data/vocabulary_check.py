@@ -8,17 +8,7 @@ from megatron.tokenizer import Tokenizer
 def check_vocabulary(
     dataset: Dataset, data: DataConfig, vocab_size: int, tokenizer: Tokenizer | None
 ) -> None:
-    """Raise ValueError unless the model has an entry for each token and the tokenizer is the corpus's.
-
-    Args:
-        dataset: of the corpus.
-        data: the settings, for messages.
-        vocab_size: entries of the model's vocabulary.
-        tokenizer: None: there is nothing to compare.
-
-    Raises:
-        ValueError: for a model with too few entries, or another tokenizer.
-    """
+    """Raise ValueError unless the model has an entry for each token and the tokenizer is the corpus's."""
     corpus = " ".join(data.data_path)
     require(
         dataset.vocab_size is None or dataset.vocab_size <= vocab_size,

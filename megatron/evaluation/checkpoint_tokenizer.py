@@ -15,9 +15,6 @@ def tokenizer_of(folder: Path) -> Tokenizer | None:
     Looked for, in this order: `tokenizer.json` in the folder and in the run it belongs to; the files
     that the run was started with, while they are there.
 
-    Args:
-        folder: a run or a step's folder of ours, or a Hugging Face folder.
-
     Raises:
         ValueError: if a file is damaged.
     """

@@ -39,10 +39,7 @@ def score_continuations(
     positions that are asked for. Likelihoods are among the tokens of the vocabulary, without its padding.
 
     Args:
-        model: in evaluation.
         continuations: in any order; longer ones are computed first, so memory runs out at once or never.
-        batch_size: different inputs computed together.
-        max_length: tokens the model may read at once.
         advance: called with the number of finished continuations after each batch.
 
     Raises:

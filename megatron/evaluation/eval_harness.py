@@ -10,10 +10,10 @@ Under `torchrun` each process takes its share of every task's documents.
 """
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from lm_eval.__main__ import cli_evaluate
@@ -34,7 +34,6 @@ from megatron.tokenizer import Tokenizer, named_tokenizer
 
 MODEL_NAME = "data_efficiency"
 _DEFAULT_NEW_TOKENS = 256
-_Item = TypeVar("_Item")
 
 
 @register_model(MODEL_NAME)
@@ -43,11 +42,7 @@ class HarnessModel(TemplateLM):
 
     Args:
         checkpoint: a run, or one of its checkpoints.
-        tokenizer_file: of the model; the one found with the checkpoint if not given.
-        vocab_file: with `merge_file`, GPT-2's two files instead.
-        merge_file: see `vocab_file`.
         dtype: "float32" or "bfloat16".
-        batch_size: requests computed together.
         device: such as "cpu" or "cuda:0"; the process's own accelerator if not given.
         max_length: longest sequence, in tokens; the model's if not given.
 
@@ -174,9 +169,7 @@ class HarnessModel(TemplateLM):
         self, continuations: Sequence[Continuation], disable_tqdm: bool
     ) -> list[tuple[float, bool]]:
         bar = tqdm(
-            total=len(continuations),
-            desc="Log-likelihoods",
-            disable=disable_tqdm or self.rank != 0,
+            total=len(continuations), desc="Log-likelihoods", disable=disable_tqdm or self.rank != 0
         )
         with bar:
             return score_continuations(
@@ -198,7 +191,8 @@ class HarnessModel(TemplateLM):
         with bar:
             for numbers in alike.values():
                 numbers.sort(key=lambda number: -len(ids[number]))
-                for batch in _batches(numbers, self._batch_size):
+                for start in range(0, len(numbers), self._batch_size):
+                    batch = numbers[start : start + self._batch_size]
                     prompts = [ids[number] for number in batch]
                     found = self._continue(prompts, requests[batch[0]].args[1])
                     for number, text in zip(batch, found, strict=True):
@@ -236,11 +230,6 @@ class HarnessModel(TemplateLM):
         )
 
 
-def _batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
 def _whole_batch_size(value: int | str | None) -> int:
     text = "1" if value is None else str(value)
     if not text.isdigit() or int(text) < 1:
@@ -261,10 +250,8 @@ def evaluate_tasks(
     """What lm-eval found: `results`, `versions`, `n-samples`, ...; None on all but the first process.
 
     Args:
-        model: the model.
         tasks: names that lm-eval knows, or that `task_folder` adds.
         num_fewshot: solved examples before each question; None as each task says.
-        task_folder: more task files.
         only_task_folder: leave lm-eval's own out: reading their thousands of files takes a while.
         limit: only the first documents of each task.
         log_samples: keep what was asked and answered, under `samples`.

@@ -27,7 +27,6 @@ def sampling(
     Args:
         generator: on the logits' device.
         temperature: divides the logits; above 0.
-        top_k: only this many of the likeliest tokens; 0 for all.
         top_p: only the likeliest tokens that together reach this probability; 0 < p <= 1.
 
     Raises:
@@ -63,10 +62,8 @@ def generate(
     Prompts of different lengths are padded on the left, which changes nothing for them.
 
     Args:
-        model: in evaluation.
         prompts: at least one id each.
         max_new_tokens: how often; take fewer by stopping the iteration.
-        choose: the rule that picks a token.
 
     Raises:
         ValueError: if a prompt is empty, or the longest with the new tokens exceeds the model.
@@ -102,15 +99,7 @@ def continue_texts(
     """The text that follows each prompt, without the end-of-document token or the stop that ended it.
 
     Args:
-        model: in evaluation.
-        tokenizer: of the model.
         prompts: at least one id each.
-        max_new_tokens: where a text ends at the latest.
-        stops: texts that end a continuation; they are not part of it.
-        choose: the rule that picks a token.
-
-    Raises:
-        ValueError: as `generate`.
     """
     rows: list[list[int]] = [[] for _ in prompts]
     texts = [""] * len(prompts)
@@ -143,14 +132,8 @@ def text_pieces(
     A character whose bytes are spread over tokens comes when it is whole.
 
     Args:
-        model: in evaluation.
         tokenizer: of the model; without an end-of-document token the text ends only by its length.
         prompt: at least one id.
-        max_new_tokens: where the text ends at the latest.
-        choose: the rule that picks a token.
-
-    Raises:
-        ValueError: as `generate`.
     """
     end = tokenizer.eod if tokenizer.has(END_OF_DOCUMENT) else None
     ids: list[int] = []

@@ -29,10 +29,7 @@ _CHOICE = {
     "doc_to_choice": "{{choices}}",
     "doc_to_target": "gold",
 }
-_QUESTION = _CHOICE | {
-    "doc_to_text": "{{query.rstrip()}}\nAnswer:",
-    "metric_list": _ACCURACIES,
-}
+_QUESTION = _CHOICE | {"doc_to_text": "{{query.rstrip()}}\nAnswer:", "metric_list": _ACCURACIES}
 # Task -> its file and what lm-eval needs to know.
 _TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "local_lambada_openai": (
@@ -89,11 +86,6 @@ LOCAL_TASKS = tuple(_TASKS)
 
 def write_task_files(data_folder: Path, target: Path, tasks: Iterable[str] = LOCAL_TASKS) -> None:
     """Writes a YAML file for each task into a folder, for lm-eval's `include_path`.
-
-    Args:
-        data_folder: holds the JSON lines.
-        target: gets the task files; made if it is not there.
-        tasks: names of `LOCAL_TASKS`.
 
     Raises:
         FileNotFoundError: if the data folder, or the file of a task, is not there.

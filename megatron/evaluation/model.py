@@ -1,6 +1,6 @@
 """A trained GPT ready to be asked: weights, tokenizer and device."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,12 @@ _OTHER_ARCHITECTURE = "{} is a checkpoint of another architecture: a GPT is need
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load_for_evaluation(
-    folder: Path,
-    *,
-    dtype: str = "float32",
-    device: torch.device | None = None,
-    tokenizer: Tokenizer | None = None,
-) -> tuple[GPTModel, Tokenizer]:
-    """The GPT of a run, or of one of its checkpoints, without dropout, and its tokenizer.
-
-    Args:
-        folder: the run or the checkpoint.
-        dtype: "float32" or "bfloat16".
-        device: the CPU if not given.
-        tokenizer: by default the one found with the model.
+def own_gpt(folder: Path) -> Model:
+    """The GPT of a run, or of one of its checkpoints.
 
     Raises:
-        FileNotFoundError: if there is no checkpoint, or no tokenizer.
-        ValueError: if it is no GPT, or the tokenizer is of another model.
+        FileNotFoundError: if there is no checkpoint.
+        ValueError: if it is no GPT.
     """
     checkpoint = checkpoint_in(folder)
     if checkpoint is None:
@@ -48,48 +36,48 @@ def load_for_evaluation(
             else "; give a run of pretrain_gpt.py or one of its global_step folders"
         )
         raise FileNotFoundError(f"{folder} holds no checkpoint of ours{hint}")
-    settings = read_state(checkpoint)["model"]
     weights = read_weights(checkpoint)
-    config = _gpt_config(settings, weights, checkpoint)
-    return _ready(Model(config, weights), folder, dtype, device, tokenizer)
+    return Model(_gpt_config(read_state(checkpoint)["model"], weights, checkpoint), weights)
 
 
-def load_any_for_evaluation(
+def any_gpt(folder: Path) -> Model:
+    """As `own_gpt`, of a Hugging Face folder too: it is converted in memory.
+
+    Raises:
+        ModuleNotFoundError: if transformers is needed and not installed.
+    """
+    if not (folder / "config.json").is_file():
+        return own_gpt(folder)
+    read = read_any(folder)
+    if is_bert(read.weights):
+        raise ValueError(_OTHER_ARCHITECTURE.format(folder))
+    return read
+
+
+def load_for_evaluation(
     folder: Path,
     *,
     dtype: str = "float32",
     device: torch.device | None = None,
     tokenizer: Tokenizer | None = None,
+    read: Callable[[Path], Model] = own_gpt,
 ) -> tuple[GPTModel, Tokenizer]:
-    """As `load_for_evaluation`, from a Hugging Face folder too: it is converted in memory.
+    """The GPT in a folder, without dropout, and its tokenizer.
+
+    Args:
+        read: `own_gpt` or `any_gpt`.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_for_evaluation`, or if our GPT has no setting for it.
-        ModuleNotFoundError: if transformers is needed and not installed.
+        FileNotFoundError: if there is no model, or no tokenizer.
+        ValueError: if it is no GPT, or the tokenizer is of another model.
     """
-    if not (folder / "config.json").is_file():
-        return load_for_evaluation(folder, dtype=dtype, device=device, tokenizer=tokenizer)
-    read = read_any(folder)
-    if is_bert(read.weights):
-        raise ValueError(_OTHER_ARCHITECTURE.format(folder))
-    return _ready(read, folder, dtype, device, tokenizer)
-
-
-def _ready(
-    read: Model,
-    folder: Path,
-    dtype: str,
-    device: torch.device | None,
-    tokenizer: Tokenizer | None,
-) -> tuple[GPTModel, Tokenizer]:
-    """A model that was read, as a module, and its tokenizer."""
+    config, weights = read(folder)
     if dtype not in _DTYPES:
         raise ValueError(f"dtype is {dtype!r}: must be float32 or bfloat16")
-    config = read.config
     tokenizer = tokenizer_for(folder, config.vocab_size, tokenizer)
     with torch.device("meta"):
         model = GPTModel(known_to(tokenizer, config))
-    model.load_state_dict(read.weights, assign=True)
+    model.load_state_dict(weights, assign=True)
     return model.to(device=device, dtype=_DTYPES[dtype]).eval(), tokenizer
 
 

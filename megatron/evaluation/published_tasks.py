@@ -8,19 +8,14 @@ of its version 0.2, so numbers of the two don't compare exactly.
 import difflib
 from collections.abc import Sequence
 
+from megatron.evaluation import gpt3_results
+
+_ONE_JOB_EACH = (
+    "record triviaqa hellaswag arc_challenge arc_easy race multirc openbookqa lambada_openai webqs "
+    "winogrande piqa"
+)
 ZERO_SHOT_ROWS: tuple[tuple[str, ...], ...] = (
-    ("record",),
-    ("triviaqa",),
-    ("hellaswag",),
-    ("arc_challenge",),
-    ("arc_easy",),
-    ("race",),
-    ("multirc",),
-    ("openbookqa",),
-    ("lambada_openai",),
-    ("webqs",),
-    ("winogrande",),
-    ("piqa",),
+    *((task,) for task in _ONE_JOB_EACH.split()),
     ("anli_r1", "anli_r2", "anli_r3"),
     ("boolq", "copa"),
     ("rte", "wsc"),
@@ -51,36 +46,11 @@ ROWS = {
 }
 """Set -> its rows; a perplexity takes no examples."""
 
-COLUMNS = (
-    "hellaswag",
-    "lambada_openai",
-    "triviaqa",
-    "webqs",
-    "winogrande",
-    "piqa",
-    "arc_challenge",
-    "arc_easy",
-    "anli_r1",
-    "anli_r2",
-    "anli_r3",
-    "openbookqa",
-    "race",
-    "boolq",
-    "copa",
-    "rte",
-    "wsc",
-    "multirc",
-    "record",
-)
+COLUMNS = tuple(gpt3_results.ZERO_SHOT)
 """The 19 tasks of the average, in the published order."""
 _METRICS = {
-    "hellaswag": "acc_norm",
-    "piqa": "acc_norm",
-    "arc_challenge": "acc_norm",
-    "arc_easy": "acc_norm",
-    "openbookqa": "acc_norm",
-    "triviaqa": "exact_match",
-    "webqs": "exact_match",
+    **dict.fromkeys(("hellaswag", "piqa", "arc_challenge", "arc_easy", "openbookqa"), "acc_norm"),
+    **dict.fromkeys(("triviaqa", "webqs"), "exact_match"),
     "record": "f1",
     "wikitext": "word_perplexity",
 }

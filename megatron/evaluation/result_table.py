@@ -42,11 +42,6 @@ def scores_of(record: Mapping[str, Any]) -> dict[str, float]:
     return scores
 
 
-def num_fewshot_of(record: Mapping[str, Any]) -> int:
-    """Solved examples before each question; 0 where each task did as it says."""
-    return record["num_fewshot"] or 0
-
-
 def gather(named_records: Iterable[tuple[str, str, Mapping[str, Any]]]) -> list[Result]:
     """Results by model and number of examples, in the order in which they first come.
 
@@ -60,7 +55,7 @@ def gather(named_records: Iterable[tuple[str, str, Mapping[str, Any]]]) -> list[
     results: dict[tuple[str, int], Result] = {}
     trainings: dict[tuple[str, int, str], dict[str, float]] = {}
     for model, training, record in named_records:
-        shots = num_fewshot_of(record)
+        shots = record["num_fewshot"] or 0  # None: each task did as it says.
         result = results.setdefault((model, shots), Result(model, shots))
         key = (model, shots, training)
         if key not in trainings:

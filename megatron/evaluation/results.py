@@ -16,14 +16,7 @@ VERSION = 1
 def evaluation_record(
     folder: Path, found: Mapping[str, Any], settings: Mapping[str, Any], *, seconds: float
 ) -> dict[str, Any]:
-    """What is kept of an evaluation, as plain JSON data.
-
-    Args:
-        folder: run or checkpoint that was evaluated.
-        found: what lm-eval returned.
-        settings: how it was evaluated.
-        seconds: how long it took, without loading.
-    """
+    """What is kept of an evaluation, as plain JSON data."""
     checkpoint = checkpoint_in(folder)
     assert checkpoint is not None
     run_settings = read_state(checkpoint).get("settings") or {}
@@ -53,12 +46,7 @@ def is_finished(path: Path, folder: Path, settings: Mapping[str, Any]) -> bool:
     """Whether a file holds what an evaluation of a folder's present checkpoint would write.
 
     Args:
-        path: of the record; it need not be there.
-        folder: run or checkpoint.
         settings: as in `evaluation_record`, or those of them that must be the same.
-
-    Raises:
-        ValueError: if the file is something else.
     """
     checkpoint = checkpoint_in(folder)
     if checkpoint is None or not path.is_file():

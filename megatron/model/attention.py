@@ -12,7 +12,6 @@ class SelfAttention(nn.Module):
     """Self-attention; one matrix product makes queries, keys and values.
 
     Args:
-        config: shape and numerics.
         causal: whether, without a mask, each token looks only at itself and the tokens before it.
     """
 
@@ -46,24 +45,10 @@ class SelfAttention(nn.Module):
                 (third axis) may look at a key (fourth axis); it replaces the causal rule. None:
                 the causal rule, or all tokens where there is none.
             rotary_cos: [batch or 1, sequence, head_size], or None without rotary positions.
-            rotary_sin: as `rotary_cos`.
         """
         batch_size, sequence_length, _ = hidden_states.shape
-        heads = self.query_key_value(hidden_states)
-        heads = heads.view(batch_size, sequence_length, -1, self.head_size)
-        num_rotated = self.num_query_heads + self.num_key_value_heads
-        if rotary_cos is not None and rotary_sin is not None:
-            rotated, value = heads.split((num_rotated, self.num_key_value_heads), dim=2)
-            rotated = apply_rotary(rotated, rotary_cos, rotary_sin)
-            query, key = rotated.split((self.num_query_heads, self.num_key_value_heads), dim=2)
-        else:
-            query, key, value = heads.split(
-                (self.num_query_heads, self.num_key_value_heads, self.num_key_value_heads), dim=2
-            )
         context = self.attend(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
+            *self.heads(hidden_states, rotary_cos, rotary_sin),
             attention_mask=attention_mask,
             dropout=self.dropout if self.training else 0.0,
             is_causal=self.causal and attention_mask is None,
@@ -71,3 +56,21 @@ class SelfAttention(nn.Module):
         context = context.transpose(1, 2).reshape(batch_size, sequence_length, -1)
         output: torch.Tensor = self.dense(context)
         return output
+
+    def heads(
+        self,
+        hidden_states: torch.Tensor,
+        rotary_cos: torch.Tensor | None = None,
+        rotary_sin: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values, [batch, heads, sequence, head_size] each."""
+        num_queries, num_keys = self.num_query_heads, self.num_key_value_heads
+        heads = self.query_key_value(hidden_states)
+        heads = heads.view(*hidden_states.shape[:2], -1, self.head_size)
+        if rotary_cos is not None and rotary_sin is not None:
+            rotated, value = heads.split((num_queries + num_keys, num_keys), dim=2)
+            rotated = apply_rotary(rotated, rotary_cos, rotary_sin)
+            query, key = rotated.split((num_queries, num_keys), dim=2)
+        else:
+            query, key, value = heads.split((num_queries, num_keys, num_keys), dim=2)
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)

@@ -84,9 +84,6 @@ class BertModel(nn.Module):
         """Logits of the masked tokens and of the sentences; with labels, the sums of their losses.
 
         Args:
-            tokens: as in `encode`, and so the next two.
-            token_types: see `encode`.
-            padding_mask: see `encode`.
             labels: int64 [batch, sequence], the token that was masked; -100 where none was.
             sentence_labels: int64 [batch], 0 for segments in order, 1 for swapped ones. Given
                 together with `labels`.
@@ -149,10 +146,7 @@ class MaskedLMHead(nn.Module):
         """The summed cross entropy, a float32 scalar; work is done for labelled places only.
 
         Args:
-            hidden_states: as in `forward`.
-            weight: as in `forward`.
             labels: int64 [batch, sequence]; -100 for places that do not count.
-            compiled: as in `linear_cross_entropy_sum`.
         """
         masked = labels != IGNORED_LABEL
         transformed = self._transform(hidden_states[masked])

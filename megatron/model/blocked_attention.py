@@ -22,8 +22,6 @@ def blocked_causal_attention(
 
     Args:
         query: [batch, heads, sequence, head_size], any floating dtype.
-        key: as `query`.
-        value: as `query`.
 
     Returns:
         Shape and dtype of `query`, laid out as [batch, sequence, heads, head_size]. In bfloat16 the
@@ -42,7 +40,9 @@ class _BlockedCausalAttention(torch.autograd.Function):
         heads = tuple(tensor.flatten(0, 1) for tensor in (query, key, value))
         ctx.save_for_backward(*heads)
         ctx.shape = shape
-        result = _empty_by_token(query)
+        # Uninitialized [batch, heads, sequence, size] that becomes [batch, sequence, hidden] for free.
+        by_token = query.transpose(1, 2)
+        result = torch.empty_like(by_token, memory_format=torch.contiguous_format).transpose(1, 2)
         with torch.autocast(query.device.type, enabled=False):
             for queries, keys, probabilities in _blocks(*heads[:2]):
                 context = torch.bmm(probabilities, heads[2][:, keys])
@@ -85,10 +85,3 @@ def _blocks(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice, sli
         scores = torch.bmm(scaled[:, start:end], key[:, :end].transpose(1, 2))
         scores[:, :, start:] += future[: end - start, : end - start]
         yield slice(start, end), slice(0, end), torch.softmax(scores, -1)
-
-
-def _empty_by_token(heads: torch.Tensor) -> torch.Tensor:
-    """Uninitialized [batch, heads, sequence, size] that becomes [batch, sequence, hidden] for free."""
-    return torch.empty_like(heads.transpose(1, 2), memory_format=torch.contiguous_format).transpose(
-        1, 2
-    )

@@ -10,7 +10,7 @@ from torch.nn import functional
 from megatron.model.attention import SelfAttention
 from megatron.model.gpt_model import GPTModel
 from megatron.model.language_model import check_ids
-from megatron.model.rotary import apply_rotary, rotary_tables
+from megatron.model.rotary import rotary_tables
 from megatron.model.transformer import TransformerLayer
 
 
@@ -19,7 +19,6 @@ class CachedDecoder:
 
     Args:
         model: in evaluation; its weights are used, not copied.
-        batch_size: sequences.
         max_length: positions to make room for, padding included.
         num_padding: int64 [batch], positions at the start of each sequence that are not part of it;
             None for no padding.
@@ -128,22 +127,12 @@ def _attention(
     tables: tuple[torch.Tensor, torch.Tensor] | None,
 ) -> torch.Tensor:
     """As `SelfAttention`, on keys and values [2, batch, heads, positions, size], whose end it fills."""
-    heads = attention.query_key_value(hidden_states).unflatten(-1, (-1, attention.head_size))
-    num_queries, num_keys = attention.num_query_heads, attention.num_key_value_heads
-    if tables is not None:
-        rotated, value = heads.split((num_queries + num_keys, num_keys), dim=2)
-        query, key = apply_rotary(rotated, *tables).split((num_queries, num_keys), dim=2)
-    else:
-        query, key, value = heads.split((num_queries, num_keys, num_keys), dim=2)
+    query, key, value = attention.heads(hidden_states, *(tables or ()))
     start = cache.shape[-2] - hidden_states.shape[1]
-    cache[0, :, :, start:] = key.transpose(1, 2)
-    cache[1, :, :, start:] = value.transpose(1, 2)
+    cache[0, :, :, start:] = key
+    cache[1, :, :, start:] = value
     context = functional.scaled_dot_product_attention(
-        query.transpose(1, 2),
-        cache[0],
-        cache[1],
-        attn_mask=mask,
-        enable_gqa=num_queries != num_keys,
+        query, cache[0], cache[1], attn_mask=mask, enable_gqa=query.shape[1] != key.shape[1]
     )
     output: torch.Tensor = attention.dense(context.transpose(1, 2).flatten(2))
     return output

@@ -33,7 +33,6 @@ def compile_model(
             code serves every batch size, sequence length and kept length, compiled again only for
             evaluation and for training that drops nothing. "static": one piece for each batch size and
             sequence length; kept lengths remain symbols, because the router says so of its positions.
-        backend: of `torch.compile`.
     """
     if mode == "none":
         return

@@ -12,12 +12,7 @@ from megatron.model.transformer import TransformerLayer, make_norm
 
 
 class LanguageModel(nn.Module):
-    """Embedding, transformer layers, and the normalization at the end or after the embedding.
-
-    Args:
-        config: shape and numerics.
-        causal: as in `SelfAttention`.
-    """
+    """Embedding, transformer layers, and the normalization at the end or after the embedding."""
 
     def __init__(self, config: ModelConfig, *, causal: bool = True) -> None:
         super().__init__()
@@ -50,7 +45,6 @@ class LanguageModel(nn.Module):
 
         Args:
             tokens: int64 [batch, sequence], each below the vocabulary's size.
-            attention_mask: as in `SelfAttention`.
             token_types: int64 [batch, sequence], each below the number of token types; None for
                 type 0 everywhere.
 

@@ -49,17 +49,13 @@ def weight_decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dic
 
 
 def make_adamw(
-    groups: list[dict[str, Any]],
-    implementation: OptimizerImplementation,
-    **settings: Any,
+    groups: list[dict[str, Any]], implementation: OptimizerImplementation, **settings: Any
 ) -> torch.optim.Optimizer:
     """AdamW with decoupled weight decay, whatever computes it.
 
     Args:
-        groups: parameter groups with their weight decay.
         implementation: "fused" and "foreach" are PyTorch's, "apex" is apex's FusedAdam; "auto" is
             "fused", which is always there.
-        settings: `lr`, `betas` and `eps`.
 
     Raises:
         ValueError: if apex is asked for and not there.

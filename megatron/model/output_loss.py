@@ -194,10 +194,7 @@ def _fusible_loss_and_gradient(
 
 
 def _loss_and_gradient(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    counted: torch.Tensor,
-    probabilities: torch.Tensor,
+    logits: torch.Tensor, labels: torch.Tensor, counted: torch.Tensor, probabilities: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A chunk's summed loss over the counted tokens, and each token's gradient as if it counted.
 

@@ -38,7 +38,6 @@ def apply_rotary(
     Args:
         heads: [batch, sequence, heads, head_size].
         rotary_cos: [batch or 1, sequence, head_size], from `rotary_tables`.
-        rotary_sin: as `rotary_cos`.
 
     Returns:
         Shape and dtype of `heads`; the products are formed in the wider of the two dtypes.

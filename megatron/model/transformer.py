@@ -54,9 +54,7 @@ class TransformerLayer(nn.Module):
     """One layer: attention and feed-forward, each added to the residual stream.
 
     Args:
-        config: shape and numerics.
         layer_number: place in the model, from 1.
-        causal: as in `SelfAttention`.
     """
 
     def __init__(self, config: ModelConfig, layer_number: int, *, causal: bool = True) -> None:

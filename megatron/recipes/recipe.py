@@ -50,11 +50,6 @@ class Recipe:
 def read_recipe(catalogue: Catalogue, name: str, *, model: str | None = None) -> Recipe:
     """The recipe of a name, or of a path that ends in .toml.
 
-    Args:
-        catalogue: where models and shared settings are found.
-        name: of the recipe.
-        model: another model instead of the recipe's own.
-
     Raises:
         ConfigError: for an unknown name or key, with the nearest known one.
     """

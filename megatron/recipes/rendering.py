@@ -77,10 +77,7 @@ def prepare_run(
     """The recipe for so many processes.
 
     Args:
-        recipe: what to run.
-        num_processes: processes that share the global batch.
         difficulty: folder that holds the difficulty indexes, one a metric.
-        engine: instead of the recipe's.
         flags: more flags, or others: paths, a seed.
 
     Raises:

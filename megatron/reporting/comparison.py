@@ -88,16 +88,9 @@ def final_quantities(name: str, log: RunLog) -> dict[str, float | None]:
             f"run {name!r} has no evaluation in its log: let it run on, or give it a smaller "
             "--eval-interval"
         )
+    names = {"validation_loss": "loss", "validation_perplexity": "perplexity", "steps": "step"}
     last = log.compared[-1]
-    return {
-        "validation_loss": last["loss"],
-        "validation_perplexity": last["perplexity"],
-        "corpus_tokens": last["corpus_tokens"],
-        "effective_tokens": last["effective_tokens"],
-        "flops": last["flops"],
-        "seconds": last["seconds"],
-        "steps": last["step"],
-    }
+    return {quantity: last[names.get(quantity, quantity)] for quantity in QUANTITIES}
 
 
 def first_crossing(

@@ -39,25 +39,22 @@ def plot_report(runs: Mapping[str, RunLog], report: Report, path: str | Path) ->
     below = [figure.add_subplot(grid[2, column : column + 2]) for column in (0, 2, 4)]
 
     draw_loss(above[0], runs, report, styles, "effective_tokens")
-    above[0].set_title("What was reached for the tokens")
-    above[0].set_xlabel("effective tokens (averaged over the layers)")
     kind = "" if report["loss"] == "lm" else f"{report['loss']} "
-    above[0].set_ylabel(f"{kind}validation loss (nats per token)")
+    above[0].set(
+        title="What was reached for the tokens",
+        xlabel="effective tokens (averaged over the layers)",
+        ylabel=f"{kind}validation loss (nats per token)",
+    )
     draw_loss(above[1], runs, report, styles, "seconds")
-    above[1].set_title("What was reached for the time")
-    above[1].set_xlabel("training time (seconds)")
+    above[1].set(title="What was reached for the time", xlabel="training time (seconds)")
     above[1].sharey(above[0])
-
-    draw_pacing(below[0], runs, styles, sequence_length)
-    below[0].set_title("Sequence length")
-    below[0].set_ylabel("tokens")
-    draw_pacing(below[1], runs, styles, kept_length)
-    below[1].set_title("Seen by the layers that drop tokens")
-    below[1].set_ylabel("tokens")
-    draw_pacing(below[2], runs, styles, pool_percent)
-    below[2].set_title("Pool a batch is drawn from")
-    below[2].set_ylabel("% of the samples")
-
+    for axes, value_of, title, unit in (
+        (below[0], sequence_length, "Sequence length", "tokens"),
+        (below[1], kept_length, "Seen by the layers that drop tokens", "tokens"),
+        (below[2], pool_percent, "Pool a batch is drawn from", "% of the samples"),
+    ):
+        draw_pacing(axes, runs, styles, value_of)
+        axes.set(title=title, ylabel=unit)
     draw_heading(heading, report, styles)
     figure.savefig(path, dpi=150)
 

@@ -26,7 +26,6 @@ def format_plan(plan: RunPlan, num_rows: int = 20) -> str:
     """Evenly spread steps as a table, and totals beside those of the baseline.
 
     Args:
-        plan: the run.
         num_rows: steps to show, the first and the last among them.
     """
     titles = ["pool", "% of data", "length", "kept", "tokens", "FLOPs", "all tokens"]
@@ -56,22 +55,13 @@ def _spread_steps(plan: RunPlan, number: int) -> list[int]:
 
 def _saving(plan: RunPlan) -> list[str]:
     """Totals of the plan, of the baseline, and what the plan saves."""
-    totals, baseline = plan.counters(plan.num_steps), plan.baseline
+    both = plan.counters(plan.num_steps), plan.baseline
+    figures = {title: [getattr(c, field) for c in both] for field, title in TOTALS.items()}
+    figures["effective tokens"] = [c.at("effective", plan.model.num_layers) for c in both]
     rows = [[f"{plan.num_steps} steps", "this plan", "baseline", "saved"]]
-    for field, title in TOTALS.items():
-        own, whole = getattr(totals, field), getattr(baseline, field)
-        rows.append(
-            [title, format_count(own), format_count(whole), f"{100 * (1 - own / whole):.1f}%"]
-        )
-    own, whole = (c.at("effective", plan.model.num_layers) for c in (totals, baseline))
-    rows.append(
-        [
-            "effective tokens",
-            format_count(own),
-            format_count(whole),
-            f"{100 * (1 - own / whole):.1f}%",
-        ]
-    )
+    for title, (own, whole) in figures.items():
+        saved = f"{100 * (1 - own / whole):.1f}%"
+        rows.append([title, format_count(own), format_count(whole), saved])
     return _aligned(rows)
 
 
@@ -136,6 +126,5 @@ def _draw(
         axes.legend(frameon=False)
     tidy_axes(axes)
     axes.yaxis.set_major_formatter(axes.xaxis.get_major_formatter())
-    axes.set_title(title)
-    axes.set_xlabel("step")
+    axes.set(title=title, xlabel="step")
     axes.set_ylim(bottom=0)

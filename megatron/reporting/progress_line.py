@@ -62,7 +62,6 @@ def progress_line(
     """The console's line for a training line of the log.
 
     Args:
-        record: A line of kind "train".
         fraction_done: Part of the run's budget that is used up, 0 < fraction <= 1; the time left
             is the time used so far, scaled.
         total_steps: Steps of the whole run; None where a token budget ends it.

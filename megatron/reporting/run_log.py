@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from data_efficiency import files
@@ -66,7 +65,6 @@ class RunLogger:
     """Writer of one run's log, and of TensorBoard scalars where asked.
 
     Args:
-        folder: The run's folder; made where missing.
         tensorboard: Also write scalars below `<folder>/tensorboard`, one sub-folder for each of
             step, corpus tokens and effective tokens as the horizontal axis.
         resume_step: Step of the checkpoint the run continues from: later lines are cut off. None
@@ -120,12 +118,7 @@ class RunLogger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

@@ -1,9 +1,8 @@
 """Tokenizers: text to token ids and back."""
 
 from megatron.tokenizer.bpe import train_bpe
-from megatron.tokenizer.named_files import add_tokenizer_flags, named_tokenizer
 from megatron.tokenizer.tokenizer import END_OF_DOCUMENT, Tokenizer
-from megatron.tokenizer.tokenizer_files import build_tokenizer
+from megatron.tokenizer.tokenizer_files import add_tokenizer_flags, build_tokenizer, named_tokenizer
 from megatron.tokenizer.wordpiece import train_wordpiece
 
 __all__ = [

@@ -7,8 +7,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from megatron.tokenizer.text_file import read_text
-from megatron.tokenizer.tokenizer import END_OF_DOCUMENT, Tokenizer
+from megatron.tokenizer.tokenizer import END_OF_DOCUMENT, Tokenizer, read_text
 
 MIN_VOCAB_SIZE = 257
 

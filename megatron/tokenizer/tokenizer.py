@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import tokenizers
@@ -25,12 +26,7 @@ StrPath = str | os.PathLike[str]
 
 
 class Tokenizer:
-    """Encoder and decoder around one Hugging Face tokenizer.
-
-    Args:
-        backend: the tokenizer itself.
-        origin: where it comes from, for error messages.
-    """
+    """Encoder and decoder around one Hugging Face tokenizer."""
 
     def __init__(self, backend: tokenizers.Tokenizer, origin: str) -> None:
         self._backend = backend
@@ -149,3 +145,20 @@ class Tokenizer:
             content.append(backend["normalizer"])
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def read_text(path: Path) -> str:
+    """Content of a tokenizer's file.
+
+    Raises:
+        FileNotFoundError: if it is missing.
+        ValueError: if it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such tokenizer file") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a tokenizer file (not UTF-8 text)") from None
+    except OSError as error:
+        raise OSError(f"{path}: cannot be read ({error.strerror})") from None

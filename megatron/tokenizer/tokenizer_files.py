@@ -1,12 +1,12 @@
-"""Tokenizers from the files that others keep them in."""
+"""Tokenizers from the files that others keep them in, and the flags that name these."""
 
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
 from megatron.tokenizer.bpe import bpe_of_files
-from megatron.tokenizer.text_file import read_text
-from megatron.tokenizer.tokenizer import StrPath, Tokenizer
+from megatron.tokenizer.tokenizer import StrPath, Tokenizer, read_text
 from megatron.tokenizer.wordpiece import wordpiece_of_file
 
 
@@ -19,7 +19,6 @@ def build_tokenizer(
     """A tokenizer from a Hugging Face `tokenizer.json`, GPT-2's two files, or BERT's `vocab.txt`.
 
     Args:
-        tokenizer_file: `tokenizer.json`.
         vocab_file: GPT-2's `vocab.json` (`encoder.json`): token -> id; or, alone, BERT's `vocab.txt`:
             a WordPiece token a line. It is cased if an entry has an upper-case letter.
         merge_file: GPT-2's `merges.txt` (`vocab.bpe`): one merge a line, best first.
@@ -37,6 +36,34 @@ def build_tokenizer(
     raise ValueError(
         "give either --tokenizer-file, or --vocab-file and --merge-file together, or BERT's vocab.txt as"
         " --vocab-file"
+    )
+
+
+def add_tokenizer_flags(parser: Any, *, otherwise: str = "") -> None:
+    """Add the flags that name a tokenizer's files to a parser of argparse, or to a group of it.
+
+    Args:
+        otherwise: which tokenizer is taken without them, words of the help text.
+    """
+    add = parser.add_argument
+    add("--tokenizer-file", metavar="FILE", help=f"a tokenizer.json{otherwise and '; '}{otherwise}")
+    add("--vocab-file", metavar="FILE", help="GPT-2's vocab.json, or alone BERT's vocab.txt")
+    add("--merge-file", metavar="FILE", help="GPT-2's merges.txt")
+
+
+def named_tokenizer(files: Any) -> Tokenizer | None:
+    """The tokenizer of the files that parsed flags or settings name; None where they name none.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is damaged, or files are named that do not belong together.
+    """
+    if not (files.tokenizer_file or files.vocab_file or files.merge_file):
+        return None
+    return build_tokenizer(
+        tokenizer_file=files.tokenizer_file,
+        vocab_file=files.vocab_file,
+        merge_file=files.merge_file,
     )
 
 

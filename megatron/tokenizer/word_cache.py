@@ -46,32 +46,25 @@ def cuts_as_gpt2(backend: tokenizers.Tokenizer) -> bool:
     )
 
 
-class WordCache:
-    """Encoder of texts that remembers the token ids of about `MAX_WORDS` words.
+class WordCache(dict[str, bytes]):
+    """Token ids, int32, of about `MAX_WORDS` words; a word that is missing is encoded.
 
     Args:
         backend: a tokenizer of which `cuts_as_gpt2` is true, set to encode control tokens as text.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        self._words = _EncodedWords(backend)
+        self._backend = backend
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Token ids of each text, the same that the library gives."""
-        encode = self._words.__getitem__
+        encode = self.__getitem__
         rows = [
             np.frombuffer(b"".join(map(encode, _WORDS.findall(text))), np.int32) for text in texts
         ]
-        if len(self._words) > MAX_WORDS:
-            self._words.clear()
+        if len(self) > MAX_WORDS:
+            self.clear()
         return rows
-
-
-class _EncodedWords(dict[str, bytes]):
-    """Token ids of words, int32; a word that is missing is encoded."""
-
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        self._backend = backend
 
     def __missing__(self, word: str) -> bytes:
         ids = array("i", self._backend.encode(word, add_special_tokens=False).ids).tobytes()

@@ -7,8 +7,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from megatron.tokenizer.text_file import read_text
-from megatron.tokenizer.tokenizer import BERT_TOKENS, Tokenizer
+from megatron.tokenizer.tokenizer import BERT_TOKENS, Tokenizer, read_text
 
 PREFIX = "##"
 UNKNOWN = "[UNK]"
@@ -45,7 +44,6 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, *, is_cased: bool = F
     Args:
         texts: the documents; read twice, so not an iterator.
         vocab_size: entries wanted, BERT's five control tokens included. Little text may give fewer.
-        is_cased: whether upper case and accents are kept.
 
     Raises:
         ValueError: if `vocab_size` is below 64.

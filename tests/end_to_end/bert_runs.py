@@ -5,8 +5,8 @@ import json
 import numpy as np
 
 from data_efficiency import DifficultyIndex
-from megatron.data.bert_dataset import BertSettings
-from megatron.data.blended_dataset import open_bert_dataset
+from megatron.data.bert_dataset import BertDataset, BertSettings
+from megatron.data.blended_dataset import open_dataset
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 from tests.end_to_end.tiny_runs import SEQ_LENGTH, random_ltd_section, training_flags
 from tests.json_sections import length_metric, metric
@@ -37,7 +37,8 @@ def write_sentences(prefix, num_documents=150):
 def write_workspace(folder, *, num_documents=150, sequence_length=SEQ_LENGTH, split=SPLIT):
     """A corpus `sentences`, and difficulty/{seqlen, vocab_rarity, seqlen_vocab_rarity}."""
     write_sentences(folder / "sentences", num_documents)
-    dataset = open_bert_dataset(
+    dataset = open_dataset(
+        BertDataset,
         [str(folder / "sentences")],
         BertSettings(sequence_length=sequence_length, mask_prob=0),
         split_name="train",

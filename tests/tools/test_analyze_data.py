@@ -7,8 +7,8 @@ import pytest
 
 from data_efficiency.deepspeed_format import read_difficulties
 from data_efficiency.difficulty_index import DifficultyIndex
-from megatron.data.bert_dataset import BertSettings
-from megatron.data.blended_dataset import open_bert_dataset, open_gpt_dataset
+from megatron.data.bert_dataset import BertDataset, BertSettings
+from megatron.data.blended_dataset import open_dataset
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 from megatron.tokenizer import train_bpe, train_wordpiece
@@ -56,8 +56,12 @@ def test_a_blend_has_one_index_over_its_parts(tmp_path, corpus, flags):
     assert np.array_equal(two.values, np.concatenate([one, one]))
     # Weights do not matter to the index.
     two.check_dataset(
-        open_gpt_dataset(
-            ["1", path, "1", path], split_name="train", split="8,1,1", sequence_length=SEQ_LENGTH
+        open_dataset(
+            GPTDataset,
+            ["1", path, "1", path],
+            split_name="train",
+            split="8,1,1",
+            sequence_length=SEQ_LENGTH,
         )
     )
 
@@ -104,7 +108,8 @@ def test_bert_from_text_to_examples(tmp_path, capsys):
     metrics = ["seqlen", "vocab_rarity", "seqlen_vocab_rarity", "compression_ratio"]
     for metric in metrics:
         assert analyze_data.main(["run", *flags, *save, "--metric", metric]) == 0
-    dataset = open_bert_dataset(
+    dataset = open_dataset(
+        BertDataset,
         [str(tmp_path / "a_text_sentence")],
         BertSettings(sequence_length=48),
         split_name="train",

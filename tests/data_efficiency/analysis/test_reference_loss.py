@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_efficiency.analysis.metrics import TokenBatch
-from data_efficiency.analysis.reference_loss import MeanTokenLoss, ReferenceModel, reference_loss
+from data_efficiency.analysis.named_metrics import MetricSettings, metric_named
+from data_efficiency.analysis.reference_loss import MeanTokenLoss, ReferenceModel
 
 VOCAB_SIZE = 11
 TABLE = torch.randn(VOCAB_SIZE, VOCAB_SIZE, generator=torch.Generator().manual_seed(0))
@@ -80,11 +81,12 @@ def test_bfloat16_is_close(monkeypatch):
             return logits
 
     model = Linear()
-    metric = reference_loss(
-        lambda device: ReferenceModel(logits=model.to(device), vocab_size=VOCAB_SIZE),
-        {"name": "bigrams"},
-        dtype="bfloat16",
+    settings = MetricSettings(
+        load_model=lambda device: ReferenceModel(logits=model.to(device), vocab_size=VOCAB_SIZE),
+        model_identity={"name": "bigrams"},
+        model_dtype="bfloat16",
     )
+    metric = metric_named("reference_loss", None, "", settings)
     tokens = np.random.default_rng(0).integers(0, VOCAB_SIZE, 400).astype(np.uint16)
     batch = TokenBatch(tokens, np.arange(8) * 50, np.full(8, 50))
     losses = metric.function(batch)

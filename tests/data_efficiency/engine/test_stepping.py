@@ -141,9 +141,12 @@ def test_the_rate_follows_the_counter_and_survives_a_resume():
     resumed.follow_learning_rate(rate)
     resumed.load_progress_state(engine.progress_state())
     assert take_step(resumed).learning_rate == pytest.approx(0.7)
-    resumed.lr_scheduler = object()
-    with pytest.raises(ValueError, match="has a learning-rate scheduler already"):
+    with pytest.raises(ValueError, match="has a learning-rate schedule already"):
         resumed.follow_learning_rate(rate)
+    scheduled = make_engine()
+    scheduled.lr_scheduler = object()
+    with pytest.raises(ValueError, match="has a learning-rate schedule already"):
+        scheduled.follow_learning_rate(rate)
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])

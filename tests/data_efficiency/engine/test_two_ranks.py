@@ -8,47 +8,61 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from tests.data_efficiency.engine.two_ranks import MODES, STEPS
 
 ROOT = Path(__file__).resolve().parents[3]
 SHARDED = ("torch", "zero0", "zero1", "zero2", "zero3")
+MICRO_BATCH_SIZES = [2, *(pytest.param(size, marks=pytest.mark.full) for size in (8, 1))]
 # Shapes of the other modes depend on how the rows are split into micro-batches.
 SPLIT_FREE = ("truncate", "none")
 
 
-def run(folder, num_processes, *engines):
-    folder.mkdir()
-    command = [sys.executable]
-    if num_processes > 1:
-        command += ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
-        command += ["--master_port=0", "--standalone"]
-    environment = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, Path(__file__).with_name("two_ranks.py"), folder, *engines],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
+def run(folder, num_processes, micro, *engines):
+    """The folder with what the processes found; of several test processes one starts them."""
+    with FileLock(f"{folder}.lock"):
+        if folder.is_dir():
+            return folder
+        partial = folder.with_suffix(".partial")
+        partial.mkdir()
+        command = [sys.executable]
+        if num_processes > 1:
+            command += ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
+            command += ["--standalone"]
+        environment = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [*command, Path(__file__).with_name("two_ranks.py"), partial, str(micro), *engines],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return partial.rename(folder)
+
+
+@pytest.fixture(scope="session")
+def found(tmp_path_factory, worker_id):
+    """A folder that all test processes share."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """What one process finds."""
-    return run(tmp_path_factory.mktemp("alone") / "found", 1, "torch")
+def alone(found):
+    """Micro-batch size -> what one process finds."""
+    return lambda micro: run(found / f"two_ranks_alone_{micro}", 1, micro, "torch")
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    """What two processes find, with every engine."""
-    return run(tmp_path_factory.mktemp("pair") / "found", 2, *SHARDED)
+def pair(found):
+    """Micro-batch size -> what two processes find, with every engine."""
+    return lambda micro: run(found / f"two_ranks_pair_{micro}", 2, micro, *SHARDED)
 
 
-def read(folder, engine, mode, micro, rank=0):
-    return json.loads((folder / f"{engine}.{mode}.{micro}.{rank}.json").read_text())
+def read(folder_of, engine, mode, micro, rank=0):
+    return json.loads((folder_of(micro) / f"{engine}.{mode}.{micro}.{rank}.json").read_text())
 
 
 def assert_equal(found, expected):
@@ -71,7 +85,7 @@ def assert_equal(found, expected):
 
 @pytest.mark.parametrize("engine", SHARDED)
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("micro", [8, 2, 1])
+@pytest.mark.parametrize("micro", MICRO_BATCH_SIZES)
 def test_two_processes_train_as_one(alone, pair, engine, mode, micro):
     assert_equal(read(pair, engine, mode, micro), read(alone, "torch", mode, micro))
     assert read(pair, engine, mode, micro)[:-1] == read(pair, engine, mode, micro, rank=1)[:-1]

@@ -17,7 +17,7 @@ from megatron.conversion.bert import (
     bert_to_hugging_face,
     is_bert,
 )
-from megatron.conversion.model import build_bert, read_any, save_as_hugging_face, save_as_ours
+from megatron.conversion.model import build, read_any, save_as_hugging_face, save_as_ours
 from megatron.conversion.weights import to_ours, to_theirs
 from megatron.model.bert_model import BertModel
 from megatron.tokenizer import build_tokenizer
@@ -108,7 +108,7 @@ def minilm() -> Path:
 def test_a_real_encoder_gives_equal_hidden_states_and_goes_back_whole(tmp_path, minilm):
     tokenizer = build_tokenizer(tokenizer_file=minilm / "tokenizer.json")
     save_as_ours(read_any(minilm), tmp_path / "ours", tokenizer, minilm)
-    ours = build_bert(read_any(tmp_path / "ours"))
+    ours = build(read_any(tmp_path / "ours"))
     texts = (["A cat sat on the mat.", "Rain."], ["It slept there all day, unbothered.", "Sun."])
     given = AutoTokenizer.from_pretrained(minilm)(*texts, padding=True, return_tensors="pt")
     theirs = AutoModel.from_pretrained(minilm).eval()

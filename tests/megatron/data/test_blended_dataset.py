@@ -4,7 +4,7 @@ import pytest
 from megatron.data.blended_dataset import (
     BlendedDataset,
     in_proportion,
-    open_gpt_dataset,
+    open_dataset,
 )
 from megatron.data.gpt_dataset import GPTDataset
 from tests.megatron.data.test_gpt_dataset import write_corpus
@@ -20,7 +20,7 @@ def paths(tmp_path):
 
 def open_blend(paths, weights=("0.7", "0.3"), split="1,0,0"):
     data_path = [weights[0], paths[0], weights[1], paths[1]]
-    return open_gpt_dataset(data_path, split_name="train", split=split, sequence_length=10)
+    return open_dataset(GPTDataset, data_path, split_name="train", split=split, sequence_length=10)
 
 
 def open_parts(paths):
@@ -71,7 +71,9 @@ def test_identity_is_that_of_the_parts_whatever_the_weights(paths):
 
 
 def test_one_path_is_no_blend(paths):
-    dataset = open_gpt_dataset(paths[:1], split_name="train", split="1,0,0", sequence_length=10)
+    dataset = open_dataset(
+        GPTDataset, paths[:1], split_name="train", split="1,0,0", sequence_length=10
+    )
     assert isinstance(dataset, GPTDataset)
     assert in_proportion(dataset) is dataset
 
@@ -88,7 +90,7 @@ def test_first_samples_in_proportion_and_each_sample_once(paths):
 @pytest.mark.parametrize("data_path", [("a", "b"), ("0.5", "a", "0.5"), ("a", "1", "b", "2")])
 def test_weights_and_paths_must_take_turns(data_path):
     with pytest.raises(ValueError, match="must be one path, or weights and paths in turn"):
-        open_gpt_dataset(data_path, split_name="train", split="1,0,0", sequence_length=10)
+        open_dataset(GPTDataset, data_path, split_name="train", split="1,0,0", sequence_length=10)
 
 
 def test_parts_that_do_not_fit(paths):

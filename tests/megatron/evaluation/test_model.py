@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from megatron.conversion.model import read_any, save_as_hugging_face
-from megatron.evaluation.model import load_any_for_evaluation, load_for_evaluation
+from megatron.evaluation.model import any_gpt, load_for_evaluation
 from tests.megatron.finetuning.bert_task_data import save_bert_run
 from tests.megatron.small_models import GPT2, LLAMA, make_gpt, make_tokenizer, save_run
 
@@ -51,4 +51,4 @@ def test_another_architecture(tmp_path, tokenizer):
     save_as_hugging_face(read_any(bert), tmp_path / "theirs", None)
     for folder in (bert, tmp_path / "theirs"):
         with pytest.raises(ValueError, match="is a checkpoint of another architecture: a GPT"):
-            load_any_for_evaluation(folder)
+            load_for_evaluation(folder, read=any_gpt)

@@ -3,7 +3,7 @@ import pytest
 from data_efficiency import ConfigError, load_config
 from megatron.arguments import make_parser, run_config_from
 from megatron.recipes import prepare_run, read_recipe
-from tests.megatron.recipes.recipe_files import FOLDER, PRETRAINING, SHIPPED, write_family
+from tests.megatron.recipes.recipe_files import PRETRAINING, SHIPPED, write_family
 
 
 @pytest.fixture
@@ -131,21 +131,3 @@ def test_padding_is_trimmed_where_bert_has_a_curriculum_that_does_not_truncate(n
         assert actions == ({"trim_padding"} if name.startswith("bert") else set())
     else:
         assert "trim_padding" not in actions
-
-
-@pytest.mark.parametrize(
-    ("file", "recipe"),
-    [
-        ("gpt/pretrain/ds_config_gpt_1clmetric.json", "gpt_cl_voc_300b"),
-        ("gpt/pretrain/ds_config_gpt_2clmetrics.json", "gpt_cl_ltd_300b"),
-        ("bert/pretrain/ds_config_bert_1clmetric.json", "bert_cl_voc_1049b"),
-        ("bert/pretrain/ds_config_bert_2clmetrics.json", "bert_cl_ltd_1049b"),
-    ],
-)
-def test_json_examples_are_those_of_their_recipes(file, recipe, caplog):
-    text = (FOLDER / file).read_text()
-    assert text == prepare_run(read_recipe(SHIPPED, recipe), num_processes=64).json_text()
-    assert len(load_config(FOLDER / file).data_efficiency.schedules) == (
-        1 if "1clmetric" in file else 2
-    )
-    assert caplog.text == ""

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import models
 
 from megatron.tokenizer import END_OF_DOCUMENT, build_tokenizer, train_bpe, train_wordpiece
+from megatron.tokenizer.tokenizer import read_text
 
 TEXTS = ["the lowest of the low", "the newest and the widest", "naïve ☃ snow"] * 5
 
@@ -97,3 +98,15 @@ def test_tokens_that_continue_a_word(trained):
     assert len(ids) > 2
     with pytest.raises(ValueError, match="not WordPiece"):
         _ = trained.continuations
+
+
+def test_errors_of_reading_name_the_file(tmp_path):
+    (tmp_path / "a.txt").write_text("naïve\n", encoding="utf-8")
+    assert read_text(tmp_path / "a.txt") == "naïve\n"
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"b\.txt: not a tokenizer file \(not UTF-8"):
+        read_text(tmp_path / "b.txt")
+    with pytest.raises(FileNotFoundError, match="gone: no such tokenizer file"):
+        read_text(tmp_path / "gone")
+    with pytest.raises(OSError, match="cannot be read"):
+        read_text(tmp_path)

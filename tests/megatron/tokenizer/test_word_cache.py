@@ -64,8 +64,8 @@ def test_memory_is_bounded(backend, monkeypatch):
     for start in range(0, 400, 10):
         texts = [f"w{number} {'y' * 60}" for number in range(start, start + 10)]
         assert lists(cache.encode_batch(texts)) == by_the_library(backend, texts)
-        assert len(cache._words) <= 50
-        assert max(map(len, cache._words), default=0) <= 48
+        assert len(cache) <= 50
+        assert max(map(len, cache), default=0) <= 48
 
 
 def test_a_tokenizer_that_looks_across_words_is_left_to_the_library(trained):
