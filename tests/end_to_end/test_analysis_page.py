@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from data_efficiency import DifficultyIndex
-from data_efficiency.analysis.named_metrics import METRICS
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 from megatron.tokenizer import train_bpe, train_wordpiece
 from tests.end_to_end.tiny_runs import ROOT
@@ -101,5 +100,5 @@ def test_every_command_of_the_page(folder, capsys):
 
 def test_the_page_names_every_metric():
     text = (ROOT / "docs" / "analysis.md").read_text()
-    for name in set(METRICS) - {"total_vocab_freq"}:
+    for name in set(analyze_data.named_metrics.METRICS) - {"total_vocab_freq"}:
         assert f"| `{name}` |" in text

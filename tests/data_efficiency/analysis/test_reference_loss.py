@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 
 from data_efficiency.analysis.metrics import TokenBatch
 from data_efficiency.analysis.named_metrics import MetricSettings, metric_named
-from data_efficiency.analysis.reference_loss import MeanTokenLoss, ReferenceModel
+from data_efficiency.analysis.reference_loss import (
+    MeanTokenLoss,
+    ReferenceModel,
+)
 
 VOCAB_SIZE = 11
 TABLE = torch.randn(VOCAB_SIZE, VOCAB_SIZE, generator=torch.Generator().manual_seed(0))

@@ -5,7 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models
 
-from megatron.tokenizer import END_OF_DOCUMENT, build_tokenizer, train_bpe, train_wordpiece
+from megatron.tokenizer import (
+    END_OF_DOCUMENT,
+    build_tokenizer,
+    train_bpe,
+    train_wordpiece,
+)
 from megatron.tokenizer.tokenizer import read_text
 
 TEXTS = ["the lowest of the low", "the newest and the widest", "naïve ☃ snow"] * 5
