@@ -41,11 +41,10 @@ def initialize(  # noqa: PLR0913 - the published signature
         training_data: map-style dataset that the loader reads; None: no loader is made.
         lr_scheduler: object with `step()`, or a function that makes one of the optimizer.
         distributed_port: not used: launchers set it.
-        mpu: refused, as only data parallelism is supported.
+        mpu: refused, as `mesh_param`: only data parallelism is supported.
         dist_init_required: not used: an existing process group is taken.
         collate_fn: items of the dataset -> batch; PyTorch's default if None.
         config: path of the JSON file, or its content.
-        mesh_param: refused, as `mpu`.
         config_params: older name of `config`.
         engine: "torch" or "deepspeed"; None: the second if `args.deepspeed` is true.
         model_shape: for the counters' layer tokens and FLOPs. Without it no FLOPs are counted, and

@@ -157,9 +157,7 @@ class Stepping:
             ValueError: for another number of micro-batches, or losses and terms that do not match.
         """
         own_terms, terms = self._terms(micro_batches, num_terms)
-        self.module.train()
-        self._set_rates()
-        rate = float(self.optimizer.param_groups[0]["lr"])
+        rate = self._begin_step()
         try:
             # float32 [losses], of this process.
             sums = torch.zeros(len(terms), device=self.ranks.device)
@@ -191,6 +189,12 @@ class Stepping:
     def _num_dropping(self) -> int:
         dropping = self.data_efficiency_config.random_ltd
         return 0 if dropping is None else dropping.random_ltd_layer_num
+
+    def _begin_step(self) -> float:
+        """Go to training at the step's rate, which is returned (of the first parameter group)."""
+        self.module.train()
+        self._set_rates()
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def _terms(
         self, micro_batches: Sequence[Any], num_terms: Callable[[Any], int | Named]
