@@ -104,7 +104,6 @@ def measure_peer(
     """Seconds of DeepSpeed's analysis of the same samples; `rarity` of a table and a batch of tokens."""
     import torch  # noqa: PLC0415 - our own measurement does without the two
     from deepspeed.runtime.data_pipeline.data_sampling import (  # noqa: PLC0415, TID251
-        data_analyzer,
         indexed_dataset,
     )
     from deepspeed.utils import logger  # noqa: PLC0415, TID251
@@ -124,20 +123,7 @@ def measure_peer(
             window = tokens[starts[item] : starts[item] + lengths[item]]
             return torch.from_numpy(window.astype(np.int64))
 
-    def analyze(name: str, kind: str, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        analyzer = data_analyzer.DataAnalyzer(
-            Windows(),
-            num_threads=num_processes,
-            num_threads_reduce=num_processes,
-            batch_size=PEER_BATCH_SIZE,
-            metric_names=[name],
-            metric_functions=[function],
-            metric_types=[kind],
-            metric_dtypes=[torch.int64],
-            save_path=str(save),
-        )
-        analyzer.run_map()
-        analyzer.run_reduce()
+    analyze = partial(_analyze_by_deepspeed, Windows(), save, num_processes)
 
     def rows_of(name: str, kind: str) -> Any:
         prefix = str(save / name / f"{name}_{kind}")
@@ -163,6 +149,35 @@ def measure_peer(
         save.with_suffix(".values"), [values[row][0] for row in range(len(values))], fmt="%d"
     )
     return {**seconds, "num_files": sum(len(files) for _, _, files in os.walk(save))}
+
+
+def _analyze_by_deepspeed(
+    windows: Any,
+    save: Path,
+    num_processes: int,
+    name: str,
+    kind: str,
+    function: Callable[[Any], Any],
+) -> None:
+    """Map and reduce of one metric by DeepSpeed's analyzer."""
+    import torch  # noqa: PLC0415
+    from deepspeed.runtime.data_pipeline.data_sampling import (  # noqa: PLC0415, TID251
+        data_analyzer,
+    )
+
+    analyzer = data_analyzer.DataAnalyzer(
+        windows,
+        num_threads=num_processes,
+        num_threads_reduce=num_processes,
+        batch_size=PEER_BATCH_SIZE,
+        metric_names=[name],
+        metric_functions=[function],
+        metric_types=[kind],
+        metric_dtypes=[torch.int64],
+        save_path=str(save),
+    )
+    analyzer.run_map()
+    analyzer.run_reduce()
 
 
 def first_samples(dataset: GPTDataset, target: Path) -> GPTDataset:
