@@ -73,8 +73,8 @@ class DeepSpeedEngine(EngineBase, deepspeed.DeepSpeedEngine):
         # Where the optimizer is not wrapped by DeepSpeed, nobody else looks at the gradients.
         if not hasattr(self.optimizer, "overflow"):
             gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-            norm = float(torch.nn.utils.get_total_norm(gradients))
-            self._refuse_non_finite({}, norm)
+            self._global_grad_norm = float(torch.nn.utils.get_total_norm(gradients))
+            self._refuse_non_finite({}, self._global_grad_norm)
         super()._take_model_step(lr_kwargs)
 
     def save_checkpoint(
@@ -110,10 +110,10 @@ class DeepSpeedEngine(EngineBase, deepspeed.DeepSpeedEngine):
             self._hides_curriculum = False
 
     def clip_fp32_gradients(self) -> None:
-        """Clips, and keeps the norm for `get_global_grad_norm`, which DeepSpeed forgets here."""
+        """Clips by the norm that the present step found, which DeepSpeed would compute and forget."""
         parameters = [p for p in self.module.parameters() if p.grad is not None]
-        limit = self.gradient_clipping()
-        self._global_grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        norm = torch.tensor(self._global_grad_norm, device=self.ranks.device)
+        torch.nn.utils.clip_grads_with_norm_(parameters, self.gradient_clipping(), norm)
 
     def get_global_grad_norm(self) -> float | None:
         """Norm of the last step's gradient before clipping, where DeepSpeed computes it."""
