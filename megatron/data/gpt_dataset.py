@@ -8,6 +8,7 @@ cached: where a sample lies is arithmetic. Tokens after the last whole window ar
 A worked example: 11 tokens, sequence_length 4: windows 0:5 and 4:9, so 2 samples.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +38,7 @@ def split_boundaries(split: str, num_documents: int) -> dict[str, tuple[int, int
         parts = [float(part) for part in split.split(",")]
     except ValueError:
         parts = []
-    if not 1 <= len(parts) <= 3 or min(parts) < 0 or sum(parts) <= 0:
+    if not 1 <= len(parts) <= 3 or not min(parts) >= 0 or not 0 < sum(parts) < math.inf:
         raise ValueError(
             f"--split is {split!r}: must be up to three numbers >= 0, separated by commas, "
             "such as 969,30,1"

@@ -111,7 +111,8 @@ class FinetuningRun:
         path = self.saved.folder / RESULTS_FILE
         if not path.is_file():
             return False
-        found = json.loads(path.read_text())["description"]
+        with files.reading(path):
+            found = files.read_json_object(path)["description"]
         refuse_other_settings(self.saved.folder, found, self.saved.settings)
         print(f"{self.saved.folder} is finished", flush=True)
         return True
