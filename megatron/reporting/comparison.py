@@ -86,7 +86,7 @@ def final_quantities(name: str, log: RunLog) -> dict[str, float | None]:
     if not log.valid:
         raise ValueError(
             f"run {name!r} has no evaluation in its log: let it run on, or give it a smaller "
-            "--eval-interval"
+            "--eval-interval, or a --split with documents for validation"
         )
     names = {"validation_loss": "loss", "validation_perplexity": "perplexity", "steps": "step"}
     last = log.compared[-1]
