@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from megatron.command import run_command
+
 import torch
 
 from data_efficiency import IGNORED_LABEL, Engine
 from megatron.arguments import parse_run_config
-from megatron.command import run_command
 from megatron.config import RunConfig, require
 from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
 from megatron.data.blended_dataset import Dataset, open_dataset, open_validation
@@ -86,7 +87,8 @@ TASK = Task(
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a run that ended as asked, 1 after an error."""
     return run_command(
-        lambda: pretrain(parse_run_config(__doc__ or "", argv, num_token_types=2), TASK)
+        lambda words: pretrain(parse_run_config(__doc__ or "", words, num_token_types=2), TASK),
+        argv,
     )
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from megatron.command import run_command
+
 import torch
 
 from data_efficiency import IGNORED_LABEL, Engine
 from megatron.arguments import parse_run_config
-from megatron.command import run_command
 from megatron.config import RunConfig
 from megatron.data.blended_dataset import Dataset, open_dataset, open_validation
 from megatron.data.gpt_dataset import GPTDataset
@@ -54,7 +55,7 @@ TASK = Task(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a run that ended as asked, 1 after an error."""
-    return run_command(lambda: pretrain(parse_run_config(__doc__ or "", argv), TASK))
+    return run_command(lambda words: pretrain(parse_run_config(__doc__ or "", words), TASK), argv)
 
 
 if __name__ == "__main__":

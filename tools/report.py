@@ -8,8 +8,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_efficiency import files
 from megatron.command import run_command
+
+from data_efficiency import files
 from megatron.reporting import compare_runs, format_comparison, plot_report, read_log
 
 
@@ -66,7 +67,7 @@ def write_report(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a report, 1 after an error."""
-    return run_command(lambda: write_report(parse_arguments(argv)))
+    return run_command(lambda words: write_report(parse_arguments(words)), argv)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Layer classes we know, and what the JSON says of others."""
 
 from collections import Counter
+from dataclasses import replace
 
 from torch import nn
 
@@ -49,10 +50,22 @@ PRESETS: dict[str, LayerInterface] = {
 """Layer classes we know, by the module and name of the class."""
 
 
+# Of the last three, parts that replace linear maps.
+_TESTED_PACKAGES = ("megatron", "timm", "torch", "transformers", "bitsandbytes", "peft", "torchao")
+
+
 def preset_of(layer_class: type) -> LayerInterface | None:
     """The preset of the class, or of the first class it derives from that has one."""
     names = (f"{ancestor.__module__}.{ancestor.__qualname__}" for ancestor in layer_class.__mro__)
     return next((PRESETS[name] for name in names if name in PRESETS), None)
+
+
+def is_as_shipped(layer: nn.Module) -> bool:
+    """Whether no part of a layer runs code of others than the packages that presets were tested with."""
+    return not any(
+        type(part).__module__.split(".")[0] not in _TESTED_PACKAGES or "forward" in vars(part)
+        for part in layer.modules()
+    )
 
 
 def known_layer_class(model: nn.Module) -> type[nn.Module]:
@@ -78,7 +91,7 @@ def interface_of(layer_class: type, settings: RandomLTDConfig) -> LayerInterface
     """The preset of the class or of a class it derives from; else what the JSON says."""
     preset = preset_of(layer_class)
     if preset is not None:
-        return preset
+        return replace(preset, proved=True)
     mask = settings.model_mask_name
     return LayerInterface(
         sequence_axis=1 if settings.hidden_state_order == "batch_seq_dim" else 0,

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from data_efficiency import files
 from megatron.config import ModelConfig
 from megatron.conversion.gpt import refuse_other_values
 from megatron.conversion.vocabulary import padding_multiple
@@ -77,14 +78,21 @@ def _step_folder(folder: Path) -> Path:
     pointer = folder / "latest"
     if not pointer.is_file():
         return folder
-    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+    name = _name_beside(pointer)
     steps = {path.parent.name for path in folder.glob(f"*/{_ANY_FILE}")}
     if steps and name not in steps:
         raise ValueError(
-            f"{pointer} says {name!r}: no folder beside it with that name holds a checkpoint, but"
-            f" {', '.join(sorted(steps))}; name the one to read"
+            f"{pointer} says {name!r}, where no checkpoint lies; name one of {', '.join(sorted(steps))}"
         )
-    return folder / name if name in steps else folder
+    return folder / name
+
+
+def _name_beside(pointer: Path) -> str:
+    """The name of a folder beside it, which a pointer holds."""
+    name = pointer.read_bytes().decode(errors="replace").strip()
+    if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
+        raise ValueError(f"{pointer} says {name[:40]!r}, which names no folder beside it")
+    return name
 
 
 def step_of(file: Path) -> int:
@@ -119,14 +127,15 @@ def read_megatron_deepspeed(
 
 
 def _read(file: Path) -> dict[str, Any]:
-    # A class of its own for each name: torch tells what it may make by the class.
-    foreign: list[Any] = [
-        (type("Inert", (Inert,), {}), name)
-        for name in torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    ]
-    with torch.serialization.safe_globals(foreign):
-        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    return content
+    with files.reading(file):
+        # A class of its own for each name: torch tells what it may make by the class.
+        foreign: list[Any] = [
+            (type("Inert", (Inert,), {}), name)
+            for name in torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        ]
+        with torch.serialization.safe_globals(foreign):
+            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        return content
 
 
 def _flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:

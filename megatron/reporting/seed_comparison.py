@@ -4,12 +4,12 @@ A result is JSON data with `quality_name`, `description` (with the seed), the fi
 `history` of points.
 """
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_efficiency import files
 from megatron.reporting.picture import BASELINE_COLOUR, COLOURS
 
 RESULTS_FILE = "results.json"
@@ -30,7 +30,7 @@ def read_seeds(folder: Path) -> list[dict[str, Any]]:
     found = sorted(folder.glob(f"seed*/{RESULTS_FILE}"))
     if not found:
         raise ValueError(f"{folder} has no finished run: no seed*/{RESULTS_FILE}")
-    return [json.loads(path.read_text()) for path in found]
+    return [files.read_json_object(path) for path in found]
 
 
 def seed_figures(runs: Runs) -> dict[str, dict[str, Any]]:

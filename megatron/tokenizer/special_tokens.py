@@ -4,10 +4,11 @@ Source: `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.j
 transformers 5 reads them.
 """
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from data_efficiency import files
 
 END_OF_DOCUMENT = "<|endoftext|>"
 BERT_TOKENS = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
@@ -61,17 +62,5 @@ def end_ids(folder: Path) -> tuple[int, ...]:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """The object in a file; an empty one where there is no file.
-
-    Raises:
-        ValueError: if it is not JSON, or no object.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged, not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: a JSON object was expected, not {type(content).__name__}")
-    return content
+    """The object in a file; an empty one where there is no file. Errors as `files.read_json_object`."""
+    return files.read_json_object(path) if path.is_file() else {}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron.command import run_command
+
 from megatron.reporting import format_seeds, plot_seeds, read_seeds, seed_figures
 
 
