@@ -1,7 +1,8 @@
 """The learning rate that the settings describe: a function of one counter."""
 
 from data_efficiency import Clock, LearningRate
-from megatron.config import TrainingConfig, require
+from megatron.config import TrainingConfig
+from megatron.setting_rules import require
 
 _UNITS = ("tokens", "samples", "iters")
 
