@@ -4,12 +4,14 @@ import argparse
 import ast
 import functools
 import inspect
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from megatron.config import CONFIG_GROUPS, RunConfig
+from megatron.migration import pretraining_words
 
 
 def flag_name(field_name: str) -> str:
@@ -78,9 +80,13 @@ def parse_run_config(
     """The settings of a run from the command line; `defaults` as in `make_parser`.
 
     Raises:
-        ValueError: for values that break a rule; argparse itself exits for flags it cannot read.
+        ValueError: for values that break a rule, and for flags of Megatron-DeepSpeed that are not here;
+            argparse itself exits for flags it cannot read.
     """
-    return run_config_from(make_parser(description, defaults=defaults).parse_args(argv))
+    words = pretraining_words(
+        sys.argv[1:] if argv is None else argv, is_bert=bool(defaults.get("num_token_types"))
+    )
+    return run_config_from(make_parser(description, defaults=defaults).parse_args(words))
 
 
 def run_config_from(values: argparse.Namespace) -> RunConfig:
