@@ -12,6 +12,7 @@ from megatron.setting_rules import BERT_ONLY, ONLY_FOR_BERT
 logger = logging.getLogger(__name__)
 
 
+_MAY_MISS = "--allow-missing-checkpoint"
 _BERTS = [name.replace("_", "-") for name, marks in DataConfig.marks.items() if BERT_ONLY in marks]
 _OF_A_GPT = replace(
     PRETRAINING,
@@ -29,8 +30,9 @@ _OF_A_GPT = replace(
 def pretraining_words(words: Sequence[str], *, is_bert: bool) -> list[str]:
     """A command line of a pretraining script in our words; errors as `own_words`.
 
-    A warm-up in steps beside a decay in tokens becomes the tokens of as many steps of whole samples, and
-    what is left to defaults that are others there is told.
+    Beside their flags, a warm-up in steps with a decay in tokens becomes the tokens of as many steps of
+    whole samples, --load of the folder of --save may find nothing there yet, and defaults that are others
+    there are told.
     """
     found = own_words(words, PRETRAINING if is_bert else _OF_A_GPT)
     if found == list(words):
@@ -44,6 +46,10 @@ def pretraining_words(words: Sequence[str], *, is_bert: bool) -> list[str]:
         logger.warning(
             "--lr-warmup-iters: --lr-warmup-tokens %d, since the decay is in tokens", num_tokens
         )
+    same_folder = "--save" in given and given.get("--load") == given["--save"]
+    if same_folder and not {_MAY_MISS, "--exit-on-missing-checkpoint"} & {*words}:
+        found.append(_MAY_MISS)
+        logger.warning("--load: %s, since --save is the same folder", _MAY_MISS)
     others = [
         f"{flag} (there {value})" for flag, value in OTHER_DEFAULTS.items() if flag not in given
     ]

@@ -51,6 +51,7 @@ def test_gpt_1_3b(more, caplog):
     assert config.training.train_tokens == 300_000_000_000
     assert config.training.lr_warmup_tokens == 3_000_000_000
     assert config.checkpoint.override == ("clock",)
+    assert config.checkpoint.allow_missing_checkpoint
     assert config.logging.tensorboard
     assert config.training.random_ltd == ("--random-ltd" in more)
     assert "--tensorboard-dir: --tensorboard, events lie in the folder of --save" in caplog.text
@@ -133,6 +134,12 @@ def test_in_our_words(words, expected):
 def test_refused(words, message):
     with pytest.raises(ValueError, match=message):
         own_words(words.split(), PRETRAINING)
+
+
+@pytest.mark.parametrize("more", ["--exit-on-missing-checkpoint", "--load elsewhere"])
+def test_a_missing_checkpoint_is_an_error_elsewhere(more):
+    config = parse_run_config("", [*GPT.split(), *more.split()])
+    assert not config.checkpoint.allow_missing_checkpoint
 
 
 def test_own_command_lines_are_left_alone(caplog):
