@@ -4,6 +4,8 @@ import argparse
 import ast
 import functools
 import inspect
+import itertools
+import math
 import sys
 import types
 from collections.abc import Mapping, Sequence
@@ -12,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from megatron.config import CONFIG_GROUPS, RunConfig
 from megatron.migration import pretraining_words
+from megatron.setting_rules import require
 
 
 def flag_name(field_name: str) -> str:
@@ -43,11 +46,52 @@ def field_docs(config_class: type) -> dict[str, str]:
     return docs
 
 
-def command_parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser whose `--help` begins with a command's docstring as it stands; no abbreviations."""
-    return argparse.ArgumentParser(
-        description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+class CommandParser(argparse.ArgumentParser):
+    """A parser without abbreviations that takes no empty text, no negative number but a seed, and no NaN.
+
+    `--help` begins with the description as it stands.
+    """
+
+    may_be_empty: tuple[str, ...] = ()
+    """Flags whose empty text means something."""
+
+    def __init__(self, **settings: Any) -> None:
+        shape: dict[str, Any] = {
+            "allow_abbrev": False,
+            "formatter_class": argparse.RawDescriptionHelpFormatter,
+        }
+        super().__init__(**(shape | settings))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's.
+
+        Raises:
+            ValueError: for such a value.
+        """
+        words = sys.argv[1:] if args is None else list(args)
+        found, rest = super().parse_known_args(words, namespace)
+        # A path no longer shows that it was empty.
+        empty = {flag for flag, value in itertools.pairwise(words) if not value.strip()}
+        empty |= {word.removesuffix("=") for word in words if word.endswith("=")}
+        for action in self._actions:
+            flag, value = (
+                next(iter(action.option_strings), action.dest),
+                vars(found).get(action.dest),
+            )
+            values = value if isinstance(value, list) else [value]
+            blank = flag in empty or any(isinstance(v, str) and not v.strip() for v in values)
+            if blank and flag not in self.may_be_empty:
+                raise ValueError(f"{flag} has an empty value: give one, or leave it out")
+            for number in values:
+                if isinstance(number, int | float) and not flag.endswith("seed"):
+                    fine = number >= 0 and math.isfinite(number)
+                    require(fine, action.dest, number, "must be at least 0")
+        return found, rest
+
+
+def command_parser(doc: str | None) -> CommandParser:
+    """The parser of a command with its docstring."""
+    return CommandParser(description=doc)
 
 
 def make_parser(
