@@ -136,4 +136,6 @@ def _same(one: Any, other: Any, distance: int) -> bool:
         return len(one) == len(other) and all(map(_same, one, other, [distance] * len(one)))
     if type(one) is int and other - one == distance:
         return True
-    return isinstance(one, int | float | str | set | torch.dtype | torch.device) and bool(one == other)
+    return isinstance(one, int | float | str | set | torch.dtype | torch.device) and bool(
+        one == other
+    )

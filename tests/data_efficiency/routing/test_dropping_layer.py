@@ -178,7 +178,9 @@ def test_results_of_the_kept_tokens_beside_the_hidden_states_may_not_be_used(ext
     (weights,), scalar = model.extras[1]
     assert scalar == 1
     for use in (torch.sum, lambda x: x.shape, lambda x: x + 1, lambda x: x[0]):
-        with pytest.raises(ValueError, match="Talkative returned, beside the hidden states, a tensor"):
+        with pytest.raises(
+            ValueError, match="Talkative returned, beside the hidden states, a tensor"
+        ):
             use(weights)
 
 
