@@ -1,13 +1,17 @@
 """Frozen settings of a training run, one keyword-only dataclass a topic.
 
-Each field carries its docstring below it: meaning, unit, legal range. `megatron/arguments.py` turns
-the fields into command-line flags (`hidden_size` becomes `--hidden-size`) and
-`tools/generate_docs.py` into docs/config.md, so this file is the one place where a setting is
+Each field carries its docstring below it: meaning, unit, legal range. The fields are the keys of a run
+file (`[model] hidden_size`) and the flags of the command line (`--hidden-size`), and
+`tools/generate_docs.py` turns them into docs/config.md, so this file is the one place where a setting is
 described. `None` means "not used" and is never filled in later: derived values are properties.
 """
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Architecture = Literal["gpt", "bert"]
 
 AttentionImplementation = Literal["auto", "math", "sdpa", "flash"]
 CompileMode = Literal["none", "model", "layers"]
@@ -35,6 +39,25 @@ def require(condition: bool, field: str, value: object, rule: str) -> None:
     if not condition:
         flag = "--" + field.replace("_", "-")
         raise ValueError(f"{flag} is {value!r}: {rule}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesConfig:
+    """What a run is read from; flags override what a run file says."""
+
+    config: str | None = None
+    """Run file (.toml), or the name of a shipped one; `--config list` names them."""
+    model: str | None = None
+    """Name, or .toml file, of another model than the run file's; `gpt_125m` for example."""
+    deepspeed_config: str | None = None
+    """JSON file in DeepSpeed's form. What it says of a setting, no flag may contradict."""
+    scale_down: bool = False
+    """The same shape so small that a CPU runs it in seconds; flags count after it."""
+    print_json: bool = False
+    """Print the JSON object that the engine gets, and train nothing."""
+    print_analysis: bool = False
+    """Print the flags of `tools/analyze_data.py run`, a line for each difficulty index that is needed and not
+    there, and train nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,13 +196,15 @@ class DataConfig:
     sample_seed: int = 1234
     """BERT: seed of which sentences form a sample, and of the masks in evaluation. Runs that share a
     difficulty index must share it, whatever their --seed."""
-    num_workers: int | None = None
-    """Processes that read training batches ahead. Not given: as many as the JSON file's
-    `data_sampling.num_workers`, or none."""
+    difficulty: str = "difficulty"
+    """Folder of the difficulty indexes: a metric's `index_path` of "auto" is the folder of the metric's
+    name below it."""
+    num_workers: int = 0
+    """Processes that read training batches ahead."""
 
     def __post_init__(self) -> None:
         require(self.seq_length >= 1, "seq_length", self.seq_length, "must be at least 1")
-        require((self.num_workers or 0) >= 0, "num_workers", self.num_workers, "must be >= 0")
+        require(self.num_workers >= 0, "num_workers", self.num_workers, "must be >= 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +212,8 @@ class TrainingConfig:
     """Batches, duration, optimizer and learning rate."""
 
     micro_batch_size: int = 4
-    """Samples of one forward pass on one process."""
+    """Samples of one forward pass on one process; fewer where that many processes leave it fewer of the
+    global batch."""
     global_batch_size: int | None = None
     """Samples of one optimizer step. Not given: one micro-batch a process."""
     train_iters: int | None = None
@@ -226,7 +252,7 @@ class TrainingConfig:
     lr_decay_tokens: int | None = None
     """Tokens until the minimum is reached, by --token-counter."""
     lr_warmup_iters: int = 0
-    """Steps of linear warm-up; must be in the unit of the decay."""
+    """Steps of linear warm-up. Where the decay counts tokens, these are the tokens of so many first steps."""
     lr_warmup_samples: int = 0
     """Samples of linear warm-up; must be in the unit of the decay."""
     lr_warmup_tokens: int = 0
@@ -250,12 +276,13 @@ class TrainingConfig:
     """Largest norm of the whole gradient; 0 does not clip."""
     deepspeed: bool = False
     """Train with the DeepSpeed engine (ZeRO and the rest of its JSON file) instead of plain PyTorch."""
-    deepspeed_config: str | None = None
-    """JSON file in DeepSpeed's form with the `data_efficiency` section."""
-    data_efficiency_curriculum_learning: bool = False
-    """Draw training samples by the curriculum of the JSON file; must agree with the file."""
-    random_ltd: bool = False
-    """Drop tokens layerwise as the JSON file says; must agree with the file."""
+    data_efficiency_curriculum_learning: bool | None = None
+    """Draw training samples by the curriculum of the `data_efficiency` section. Not given: if `enabled`
+    there."""
+    random_ltd: bool | None = None
+    """Drop tokens layerwise as the `data_efficiency` section says. Not given: if `enabled` there."""
+    evaluate: bool = True
+    """Measure the loss on the validation split."""
     eval_interval: int = 1000
     """Steps between evaluations; there is one at the end as well."""
     eval_iters: int = 100
@@ -306,13 +333,16 @@ class CheckpointConfig:
     """Where checkpoints are written and read."""
 
     save: str | None = None
-    """Folder of the run: log and checkpoints."""
+    """Folder of the run: log, checkpoints, and run.toml, the run file that repeats it. Not given: a folder
+    below runs/ with the name of the run file or, without one, of the script."""
     save_interval: int | None = None
     """Steps between checkpoints; there is one at the end as well."""
+    num_checkpoints: int | None = None
+    """Instead of --save-interval: checkpoints over as many steps as whole samples fill the budget in."""
     keep_last: int = 2
     """Newest checkpoints to keep; 0 keeps all."""
     load: str | None = None
-    """Folder of a run to continue."""
+    """Folder of a run to continue. Not given: with a run file --save, if there is a run in it."""
     allow_missing_checkpoint: bool = False
     """Start afresh where --load names a folder without a checkpoint, which is an error otherwise."""
     override: tuple[GuardedSetting, ...] = ()
@@ -323,6 +353,12 @@ class CheckpointConfig:
             self.save_interval is None or self.save_interval > 0,
             "save_interval",
             self.save_interval,
+            "must be positive",
+        )
+        require(
+            self.num_checkpoints is None or self.num_checkpoints > 0,
+            "num_checkpoints",
+            self.num_checkpoints,
             "must be positive",
         )
         require(self.keep_last >= 0, "keep_last", self.keep_last, "must be at least 0")
@@ -345,11 +381,18 @@ class LoggingConfig:
 class RunConfig:
     """All settings of a run; only entry scripts and `training.py` see it whole."""
 
+    architecture: Architecture = "gpt"
     model: ModelConfig
     data: DataConfig
     training: TrainingConfig
     checkpoint: CheckpointConfig
     logging: LoggingConfig
+    data_efficiency: Mapping[str, Any] = field(default_factory=dict)
+    """The section of DeepSpeed's JSON file, without the keys that are settings above."""
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    """Other sections of that file, likewise; fp16 and bf16 count in their precision only."""
+    deepspeed: Mapping[str, Any] = field(default_factory=dict)
+    """Sections that count with --deepspeed only."""
 
     def __post_init__(self) -> None:
         require(
@@ -359,6 +402,24 @@ class RunConfig:
             f"must not exceed --max-position-embeddings ({self.model.max_position_embeddings})",
         )
 
+    @property
+    def num_whole_steps(self) -> int:
+        """Steps in which whole samples fill the nearest budget."""
+        training = self.training
+        samples = [] if training.train_samples is None else [training.train_samples]
+        if training.train_tokens is not None:
+            samples.append(-(-training.train_tokens // self.data.seq_length))
+        steps = [-(-number // training.batch_size) for number in samples]
+        return min(steps if training.train_iters is None else [*steps, training.train_iters])
+
+    @property
+    def save_interval(self) -> int | None:
+        """Steps between checkpoints; None: one at the end."""
+        saving = self.checkpoint
+        if saving.save_interval is not None or saving.num_checkpoints is None:
+            return saving.save_interval
+        return max(1, self.num_whole_steps // saving.num_checkpoints)
+
 
 CONFIG_GROUPS: tuple[type, ...] = (
     ModelConfig,
@@ -367,3 +428,22 @@ CONFIG_GROUPS: tuple[type, ...] = (
     CheckpointConfig,
     LoggingConfig,
 )
+SECTIONS = ("data_efficiency", "engine", "deepspeed")
+"""Fields of a run that hold parts of DeepSpeed's JSON file."""
+
+
+def without_none(hint: Any) -> Any:
+    """The type besides None in an optional type."""
+    if isinstance(hint, types.UnionType):
+        return next(part for part in get_args(hint) if part is not type(None))
+    return hint
+
+
+def group_name(config_class: type) -> str:
+    """What a group of settings is called in `RunConfig` and in a run file.
+
+    Example:
+        >>> group_name(ModelConfig)
+        'model'
+    """
+    return config_class.__name__.removesuffix("Config").lower()
