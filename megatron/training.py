@@ -27,7 +27,7 @@ from data_efficiency import (
 )
 from megatron.checkpoint.files import has_checkpoints
 from megatron.checkpoint.run import check_folders, resume, save
-from megatron.config import SECTIONS, CheckpointConfig, RunConfig, TrainingConfig, require
+from megatron.config import SECTIONS, CheckpointConfig, RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
 from megatron.model.compilation import compile_model
 from megatron.model.optional_kernels import choose_attention, make_adamw, weight_decay_groups
@@ -35,6 +35,7 @@ from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.recipes import write_run_file
 from megatron.reporting import RunLogger, progress_line
 from megatron.run_state import Run, StopRequest, Task, counter_record
+from megatron.setting_rules import require
 from megatron.stopping import StopSignals, exit_status, fraction_done, stop_reason
 from megatron.validation import losses_record, validate
 

@@ -10,6 +10,9 @@ from torch import nn
 
 from data_efficiency.routing.token_ops import gather_tokens
 
+_USUAL_TABLES = {"position_ids": 1, "position_embeddings": 1}
+# Hugging Face's names; if a layer means something else by them, the proof refuses it.
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerInterface:
@@ -74,18 +77,21 @@ class LayerInterface:
             path = self.caches.get(name)
             number = _own_number(layer) if path is None else attrgetter(path)(layer)
             return _refuse_filled_cache(name, value, number)
-        if name in self.token_tables:
+        table_axis = self.token_tables.get(name)
+        if table_axis is None and not (self.complete or name in (*self.masks, *self.cross_masks)):
+            table_axis = _USUAL_TABLES.get(name)
+        if table_axis is not None:
             if isinstance(value, tuple):
                 return tuple(
                     self.shorten(name, table, positions, sequence_length, layer) for table in value
                 )
-            axes: tuple[int, ...] = (self.token_tables[name],)
+            axes: tuple[int, ...] = (table_axis,)
         elif name in self.masks or name in self.cross_masks:
             axes = self._mask_axes(name, value, positions.shape[0])
         else:
             self._refuse_undescribed(name, value, sequence_length)
             return value
-        return _gather(name, value, positions, axes, sequence_length, name not in self.token_tables)
+        return _gather(name, value, positions, axes, sequence_length, table_axis is None)
 
     def is_cache(self, name: str, value: Any) -> bool:
         """Whether an argument is described as a cache, or looks like one of Hugging Face's."""
