@@ -1,13 +1,15 @@
 """Frozen settings of a training run, one keyword-only dataclass a topic.
 
-Each field carries its docstring below it: meaning, unit, legal range. `megatron/arguments.py` turns
-the fields into command-line flags (`hidden_size` becomes `--hidden-size`) and
-`tools/generate_docs.py` into docs/config.md, so this file is the one place where a setting is
+Each field carries its docstring below it: meaning, unit, legal range. The fields are the keys of a run
+file (`[model] hidden_size`) and the flags of the command line (`--hidden-size`), and
+`tools/generate_docs.py` turns them into docs/config.md, so this file is the one place where a setting is
 described. `None` means "not used" and is never filled in later: derived values are properties.
 """
 
-from dataclasses import dataclass, fields
-from typing import Annotated, Literal, get_args
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal, get_args
 
 from megatron.setting_rules import (
     BERT_ONLY,
@@ -20,6 +22,8 @@ from megatron.setting_rules import (
     Settings,
     require,
 )
+
+Architecture = Literal["gpt", "bert"]
 
 AttentionImplementation = Literal["auto", "math", "sdpa", "flash"]
 CompileMode = Literal["none", "model", "layers"]
@@ -40,6 +44,25 @@ GuardedSetting = Literal[
 ]
 GUARDED_SETTINGS: tuple[GuardedSetting, ...] = get_args(GuardedSetting)
 """What a run and the checkpoint it continues from must agree on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesConfig(Settings):
+    """What a run is read from; flags override what a run file says."""
+
+    config: str | None = None
+    """Run file (.toml), or the name of a shipped one; `--config list` names them."""
+    model: str | None = None
+    """Name, or .toml file, of another model than the run file's; `gpt_125m` for example."""
+    deepspeed_config: str | None = None
+    """JSON file in DeepSpeed's form. What it says of a setting, no flag may contradict."""
+    scale_down: bool = False
+    """The same shape so small that a CPU runs it in seconds; flags count after it."""
+    print_json: bool = False
+    """Print the JSON object that the engine gets, and train nothing."""
+    print_analysis: bool = False
+    """Print the flags of `tools/analyze_data.py run`, a line for each difficulty index that is needed and not
+    there, and train nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,9 +196,11 @@ class DataConfig(Settings):
     sample_seed: Annotated[int, SEED, BERT_ONLY] = 1234
     """BERT: seed of which sentences form a sample, and of the masks in evaluation. Runs that share a
     difficulty index must share it, whatever their --seed."""
-    num_workers: Annotated[int | None, NOT_NEGATIVE] = None
-    """Processes that read training batches ahead. Not given: as many as the JSON file's
-    `data_sampling.num_workers`, or none."""
+    difficulty: str = "difficulty"
+    """Folder of the difficulty indexes: a metric's `index_path` of "auto" is the folder of the metric's
+    name below it."""
+    num_workers: Annotated[int, NOT_NEGATIVE] = 0
+    """Processes that read training batches ahead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +208,8 @@ class TrainingConfig(Settings):
     """Batches, duration, optimizer and learning rate."""
 
     micro_batch_size: Annotated[int, POSITIVE] = 4
-    """Samples of one forward pass on one process."""
+    """Samples of one forward pass on one process; fewer where that many processes leave it fewer of the
+    global batch."""
     global_batch_size: Annotated[int | None, POSITIVE] = None
     """Samples of one optimizer step. Not given: one micro-batch a process."""
     train_iters: Annotated[int | None, POSITIVE] = None
@@ -222,7 +248,7 @@ class TrainingConfig(Settings):
     lr_decay_tokens: Annotated[int | None, POSITIVE] = None
     """Tokens until the minimum is reached, by --token-counter."""
     lr_warmup_iters: Annotated[int, NOT_NEGATIVE] = 0
-    """Steps of linear warm-up; must be in the unit of the decay."""
+    """Steps of linear warm-up. Where the decay counts tokens, these are the tokens of so many first steps."""
     lr_warmup_samples: Annotated[int, NOT_NEGATIVE] = 0
     """Samples of linear warm-up; must be in the unit of the decay."""
     lr_warmup_tokens: Annotated[int, NOT_NEGATIVE] = 0
@@ -246,17 +272,18 @@ class TrainingConfig(Settings):
     """Largest norm of the whole gradient; 0 does not clip."""
     deepspeed: bool = False
     """Train with the DeepSpeed engine (ZeRO and the rest of its JSON file) instead of plain PyTorch."""
-    deepspeed_config: str | None = None
-    """JSON file in DeepSpeed's form with the `data_efficiency` section."""
-    data_efficiency_curriculum_learning: bool = False
-    """Draw training samples by the curriculum of the JSON file; must agree with the file."""
-    random_ltd: bool = False
-    """Drop tokens layerwise as the JSON file says; must agree with the file."""
+    data_efficiency_curriculum_learning: bool | None = None
+    """Draw training samples by the curriculum of the `data_efficiency` section. Not given: if `enabled`
+    there."""
+    random_ltd: bool | None = None
+    """Drop tokens layerwise as the `data_efficiency` section says. Not given: if `enabled` there."""
+    evaluate: bool = True
+    """Measure the loss on the validation split."""
     eval_interval: Annotated[int, POSITIVE] = 1000
     """Steps between evaluations; there is one at the end as well."""
     eval_iters: Annotated[int, NOT_NEGATIVE] = 100
     """Global batches of an evaluation; 0 evaluates on the whole validation split."""
-    exit_duration_in_mins: Annotated[float | None, POSITIVE] = None
+    exit_duration_in_mins: Annotated[float | None, NOT_NEGATIVE] = None
     """Save and stop after this many minutes."""
     distributed_timeout_minutes: Annotated[float, POSITIVE] = 30.0
     """How long a process waits for one that does not answer before it stops with an error: longer
@@ -298,13 +325,16 @@ class CheckpointConfig(Settings):
     """Where checkpoints are written and read."""
 
     save: str | None = None
-    """Folder of the run: log and checkpoints."""
+    """Folder of the run: log, checkpoints, and run.toml, the run file that repeats it. Not given: a folder
+    below runs/ with the name of the run file or, without one, of the script."""
     save_interval: Annotated[int | None, POSITIVE] = None
     """Steps between checkpoints; there is one at the end as well."""
+    num_checkpoints: Annotated[int | None, POSITIVE] = None
+    """Instead of --save-interval: checkpoints over as many steps as whole samples fill the budget in."""
     keep_last: Annotated[int, NOT_NEGATIVE] = 2
     """Newest checkpoints to keep; 0 keeps all."""
     load: str | None = None
-    """Folder of a run to continue."""
+    """Folder of a run to continue. Not given: with a run file --save, if there is a run in it."""
     allow_missing_checkpoint: bool = False
     """Start afresh where --load names a folder without a checkpoint, which is an error otherwise."""
     override: tuple[GuardedSetting, ...] = ()
@@ -325,11 +355,18 @@ class LoggingConfig(Settings):
 class RunConfig:
     """All settings of a run; only entry scripts and `training.py` see it whole."""
 
+    architecture: Architecture = "gpt"
     model: ModelConfig
     data: DataConfig
     training: TrainingConfig
     checkpoint: CheckpointConfig
     logging: LoggingConfig
+    data_efficiency: Mapping[str, Any] = field(default_factory=dict)
+    """The section of DeepSpeed's JSON file, without the keys that are settings above."""
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    """Other sections of that file, likewise; fp16 and bf16 count in their precision only."""
+    deepspeed: Mapping[str, Any] = field(default_factory=dict)
+    """Sections that count with --deepspeed only."""
 
     def __post_init__(self) -> None:
         require(
@@ -338,10 +375,28 @@ class RunConfig:
             self.data.seq_length,
             f"must not exceed --max-position-embeddings ({self.model.max_position_embeddings})",
         )
-        for field in fields(self.data):
-            if BERT_ONLY in DataConfig.marks.get(field.name, ()) and not self.model.num_token_types:
-                value = getattr(self.data, field.name)
-                require(value == field.default, field.name, value, ONLY_FOR_BERT)
+        for one in fields(self.data):
+            if self.architecture == "gpt" and BERT_ONLY in DataConfig.marks.get(one.name, ()):
+                value = getattr(self.data, one.name)
+                require(value == one.default, one.name, value, ONLY_FOR_BERT)
+
+    @property
+    def num_whole_steps(self) -> int:
+        """Steps in which whole samples fill the nearest budget."""
+        training = self.training
+        samples = [] if training.train_samples is None else [training.train_samples]
+        if training.train_tokens is not None:
+            samples.append(-(-training.train_tokens // self.data.seq_length))
+        steps = [-(-number // training.batch_size) for number in samples]
+        return min(steps if training.train_iters is None else [*steps, training.train_iters])
+
+    @property
+    def save_interval(self) -> int | None:
+        """Steps between checkpoints; None: one at the end."""
+        saving = self.checkpoint
+        if saving.save_interval is not None or saving.num_checkpoints is None:
+            return saving.save_interval
+        return max(1, self.num_whole_steps // saving.num_checkpoints)
 
 
 CONFIG_GROUPS: tuple[type, ...] = (
@@ -351,3 +406,22 @@ CONFIG_GROUPS: tuple[type, ...] = (
     CheckpointConfig,
     LoggingConfig,
 )
+SECTIONS = ("data_efficiency", "engine", "deepspeed")
+"""Fields of a run that hold parts of DeepSpeed's JSON file."""
+
+
+def without_none(hint: Any) -> Any:
+    """The type besides None in an optional type."""
+    if isinstance(hint, types.UnionType):
+        return next(part for part in get_args(hint) if part is not type(None))
+    return hint
+
+
+def group_name(config_class: type) -> str:
+    """What a group of settings is called in `RunConfig` and in a run file.
+
+    Example:
+        >>> group_name(ModelConfig)
+        'model'
+    """
+    return config_class.__name__.removesuffix("Config").lower()

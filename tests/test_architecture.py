@@ -48,6 +48,7 @@ LEVELS = {
     "megatron.checkpoint": 4,
     "megatron.conversion": 4,
     "megatron.corpus_flags": 4,
+    "megatron.engine_json": 4,
     "megatron.evaluation": 4,
     "megatron.finetuning": 4,
     "megatron.migration": 4,

@@ -18,7 +18,7 @@ from data_efficiency.config import curriculum, data_efficiency, file, random_ltd
 from data_efficiency.json_section import GIVEN, Section, Written
 from data_efficiency.schedule import DiscreteSchedule, RootSchedule
 from megatron.arguments import field_docs, flag_name
-from megatron.config import CONFIG_GROUPS
+from megatron.config import CONFIG_GROUPS, FilesConfig, group_name
 from megatron.migration import MIGRATIONS, OTHER_DEFAULTS, Fate
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
@@ -28,7 +28,13 @@ INTRODUCTION = """\
 
 Made by `tools/generate_docs.py` from the fields of `megatron/config.py` and `data_efficiency/config/`:
 change those, then run `make docs`. A run is described by the flags of `pretrain_gpt.py` or
-`pretrain_bert.py` and, for everything about data efficiency, by one JSON file in DeepSpeed's form (`--deepspeed_config FILE`).
+`pretrain_bert.py`, or by a run file (`--config FILE.toml`), which flags override: a flag's group is the
+file's table, and `--hidden-size` is `hidden_size` in it. The table `[data_efficiency]` has the keys of the section
+of DeepSpeed's JSON file, `[engine]` those of other sections, `[deepspeed]` sections that count with `--deepspeed`
+only. There, "auto" is what follows from the run: `index_path` from `--difficulty`, `max_difficulty` of lengths and
+`max_value` from `--seq-length`, `total_layer_num`, `random_ltd_layer_num` and `random_ltd_layer_id` (all but the first
+and the last) from `--num-layers`. A file that DeepSpeed reads goes in as it is by `--deepspeed_config FILE.json`: what
+it says of a setting is the setting.
 """
 
 MIGRATION_PAGE = "migration.md"
@@ -50,7 +56,7 @@ Made by `tools/generate_docs.py` from `megatron/migration/tables.py`, which the 
   folder) of a GPT without pipeline and tensor parallelism and makes a run of the same step; `--to huggingface` makes a folder for
   `from_pretrained`. Give `--vocab-file` and `--merge-file`, or `--tokenizer-file`, so that the tokenizer comes along. A converted
   checkpoint is a model to evaluate, finetune or export: optimizer and place in the data are not taken over.
-- **Scripts.** `examples_deepspeed/data_efficiency/` has those of the tutorial under their names; a run is a recipe instead of
+- **Scripts.** `examples_deepspeed/data_efficiency/` has those of the tutorial under their names; a run is a run file instead of
   27 positional arguments.
 """
 
@@ -167,7 +173,7 @@ def render_group(group: type) -> str:
         if kind == "switch":
             flag += f" / --no-{flag.removeprefix('--')}"
         rows.append((f"`{flag}`", kind, describe_default(field.default), docs[field.name]))
-    heading = group.__name__.removesuffix("Config")
+    heading = "Files" if group is FilesConfig else f"[{group_name(group)}]"
     table = render_table(("flag", "values", "default", "meaning"), rows)
     return f"## {heading}\n\n{inspect.getdoc(group)}\n\n{table}"
 
@@ -219,7 +225,7 @@ def write_or_check(argv: Sequence[str], page: Path) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     check = parser.parse_args(argv).check
     pages = {
-        page: render_page(CONFIG_GROUPS),
+        page: render_page((FilesConfig, *CONFIG_GROUPS)),
         page.with_name(MIGRATION_PAGE): render_migration(),
     }
     if not check:

@@ -172,10 +172,11 @@ class LayerForward:
         passing, kept = take_kept(args[0], positions, axis)
         result = self.original(kept, *others, **keywords)
         merged = put_back(passing, self.hidden_states_in(result, kept), positions, axis)
-        if not isinstance(result, tuple):
+        if not isinstance(result, tuple | list):
             return merged
         rest = self._without_kept_only(result[1:], kept.shape[axis])
-        return type(result)(merged, *rest) if hasattr(result, "_fields") else (merged, *rest)
+        parts = (merged, *rest)
+        return type(result)(*parts) if hasattr(result, "_fields") else type(result)(parts)
 
     def _prove(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Have it proved that the layer may drop tokens, where that is not known for such a call."""
@@ -209,15 +210,14 @@ class LayerForward:
             )
         return first
 
-    def _without_kept_only(self, results: tuple[Any, ...], kept_length: int) -> tuple[Any, ...]:
+    def _without_kept_only(self, results: Any, kept_length: int) -> Any:
         """The results beside the hidden states; what goes with the kept tokens only must not be used."""
         if not any(kept_length in tensor.shape for tensor in tensors_in(results)):
             return results
         unusable = KeptOnly(type(self.layer).__name__)
-        found: tuple[Any, ...] = tree_map_only(
+        return tree_map_only(
             torch.Tensor, lambda t: unusable if kept_length in t.shape else t, results
         )
-        return found
 
 
 class PassingForward(LayerForward):
@@ -263,4 +263,4 @@ class KeptOnly:
 
 def _first(result: Any) -> Any:
     """The hidden states in what a layer returned."""
-    return (*result, None)[0] if isinstance(result, tuple) else result
+    return (*result, None)[0] if isinstance(result, tuple | list) else result

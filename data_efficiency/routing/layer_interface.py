@@ -166,7 +166,8 @@ def _refuse_filled_cache(name: str, cache: Any, number: int | None) -> None:
 def _own_number(layer: nn.Module | None) -> int:
     """The number under which a Hugging Face layer keeps its keys in a cache."""
     modules: Any = () if layer is None else layer.modules()
-    numbers = (getattr(module, "layer_idx", None) for module in modules)
+    names = ("layer_idx", "layer_id")
+    numbers = (getattr(module, name, None) for module in modules for name in names)
     return next((number for number in numbers if isinstance(number, int)), 0)
 
 

@@ -52,18 +52,19 @@ def test_rules(config_class, values, message):
     [{"mask_prob": 0.2}, {"mask_whole_words": True}, {"short_seq_prob": 0}, {"sample_seed": 1}],
 )
 def test_a_gpt_takes_no_settings_of_berts(values):
-    def config(num_token_types):
+    def config(architecture):
         return RunConfig(
-            model=ModelConfig(num_token_types=num_token_types),
+            architecture=architecture,
+            model=ModelConfig(),
             data=DataConfig(data_path=("x",), **values),
             training=TrainingConfig(train_iters=1),
             checkpoint=CheckpointConfig(),
             logging=LoggingConfig(),
         )
 
-    assert config(2).model.num_token_types == 2
+    assert config("bert").architecture == "bert"
     with pytest.raises(ValueError, match=r"--.* is .*: .* it belongs to pretrain_bert.py"):
-        config(0)
+        config("gpt")
 
 
 def test_sizes_that_are_derived():

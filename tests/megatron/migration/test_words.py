@@ -1,5 +1,7 @@
 """Published command lines of Megatron-DeepSpeed, as given."""
 
+import copy
+import json
 import logging
 
 import pytest
@@ -11,6 +13,7 @@ from megatron.migration import (
     own_words,
     pretraining_words,
 )
+from tests.data_efficiency.config.test_file import PUBLISHED
 from tools import analyze_data, evaluate_gpt, preprocess_data
 
 SHARED = """
@@ -38,13 +41,32 @@ BERT = f"""
 --train-iters 4000000 --lr 1e-4 --min-lr 1e-5 --lr-decay-style linear --eval-interval 1000
 --save-interval 20000 --weight-decay 1e-2 --num-workers 4 --zero-stage 0
 """
+BERT_JSON = copy.deepcopy(PUBLISHED["data_efficiency"])
+BERT_JSON["data_sampling"]["num_workers"] = 4
 CURRICULUM = (
     "--data-efficiency-curriculum-learning --train-data-exact-num-epochs 1 --return-data-index"
 )
 
 
+@pytest.fixture
+def write_json(tmp_path, monkeypatch):
+    """Writes ds.json of a published run into the folder one is in."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(*, curriculum=False, dropping=False, **changes):
+        content = copy.deepcopy(PUBLISHED) | changes
+        section = content["data_efficiency"]
+        section["data_sampling"]["enabled"] = curriculum
+        section["data_sampling"]["curriculum_learning"]["enabled"] = curriculum
+        section["data_routing"]["random_ltd"]["enabled"] = dropping
+        (tmp_path / "ds.json").write_text(json.dumps(content))
+
+    return write
+
+
 @pytest.mark.parametrize("more", ["", "--random-ltd", CURRICULUM, f"{CURRICULUM} --random-ltd"])
-def test_gpt_1_3b(more, caplog):
+def test_gpt_1_3b(more, write_json, caplog):
+    write_json(curriculum="curriculum" in more, dropping="ltd" in more)
     config = parse_run_config("", [*GPT.split(), *more.split()])
     assert (config.model.num_layers, config.model.hidden_size) == (24, 2048)
     assert config.model.recompute_activations
@@ -53,14 +75,15 @@ def test_gpt_1_3b(more, caplog):
     assert config.checkpoint.override == ("clock",)
     assert config.checkpoint.allow_missing_checkpoint
     assert config.logging.tensorboard
-    assert config.training.random_ltd == ("--random-ltd" in more)
+    assert bool(config.training.random_ltd) == ("--random-ltd" in more)
     assert "--tensorboard-dir: --tensorboard, events lie in the folder of --save" in caplog.text
     assert "--attention-dropout (there 0.1)" in caplog.text
     assert "--log-interval (there" not in caplog.text
 
 
-def test_bert_336m_warms_up_in_the_tokens_of_its_steps():
-    config = parse_run_config("", BERT.split(), num_token_types=2)
+def test_bert_336m_warms_up_in_the_tokens_of_its_steps(write_json):
+    write_json(train_batch_size=1024, train_micro_batch_size_per_gpu=16, data_efficiency=BERT_JSON)
+    config = parse_run_config("", BERT.split(), architecture="bert")
     assert config.training.lr_warmup_tokens == 10_000 * 1024 * 512
     assert config.training.lr_warmup_iters == 0
     assert config.training.train_iters == 4_000_000
@@ -99,7 +122,7 @@ def test_what_only_bert_has_is_refused_though_it_be_the_default(words):
     given = ["--data-path", "x", "--train-iters", "1", *words.split()]
     with pytest.raises(ValueError, match=r"--.*: a GPT's samples have no masks and no pairs; it"):
         parse_run_config("", given)
-    assert parse_run_config("", given, num_token_types=2).training.train_iters == 1
+    assert parse_run_config("", given, architecture="bert").training.train_iters == 1
 
 
 @pytest.mark.parametrize(
@@ -137,7 +160,8 @@ def test_refused(words, message):
 
 
 @pytest.mark.parametrize("more", ["--exit-on-missing-checkpoint", "--load elsewhere"])
-def test_a_missing_checkpoint_is_an_error_elsewhere(more):
+def test_a_missing_checkpoint_is_an_error_elsewhere(more, write_json):
+    write_json()
     config = parse_run_config("", [*GPT.split(), *more.split()])
     assert not config.checkpoint.allow_missing_checkpoint
 
