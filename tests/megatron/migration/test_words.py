@@ -13,6 +13,7 @@ from megatron.migration import (
     own_words,
     pretraining_words,
 )
+from megatron.tokenizer import build_tokenizer, train_wordpiece
 from tests.data_efficiency.config.test_file import PUBLISHED
 from tools import analyze_data, evaluate_gpt, preprocess_data
 
@@ -77,8 +78,11 @@ def test_gpt_1_3b(more, write_json, caplog):
     assert config.logging.tensorboard
     assert bool(config.training.random_ltd) == ("--random-ltd" in more)
     assert "--tensorboard-dir: --tensorboard, events lie in the folder of --save" in caplog.text
-    assert "--attention-dropout (there 0.1)" in caplog.text
-    assert "--log-interval (there" not in caplog.text
+    assert (config.model.attention_dropout, config.model.hidden_dropout) == (0.1, 0.1)
+    assert (
+        "as in Megatron-DeepSpeed: --attention-dropout 0.1 --hidden-dropout 0.1 --allow"
+        in caplog.text
+    )
 
 
 def test_bert_336m_warms_up_in_the_tokens_of_its_steps(write_json):
@@ -194,3 +198,33 @@ def test_an_evaluation_in_our_words(caplog):
         "float32",
     )
     assert str(arguments.output) == "a.json"
+
+
+FOREIGN = ["--data-path", "x", "--train-iters", "9", "--no-pipeline-parallel"]
+
+
+def test_a_foreign_line_has_the_defaults_it_has_there():
+    training = parse_run_config("", FOREIGN).training
+    assert training.lr_decay_style == "linear"
+    assert parse_run_config("", FOREIGN[:-1]).training.lr_decay_style == "cosine"
+    config = parse_run_config("", [*FOREIGN, "--hidden-dropout=0.3", "--log-interval", "7"])
+    assert (config.model.attention_dropout, config.model.hidden_dropout) == (0.1, 0.3)
+    assert config.logging.log_interval == 7
+
+
+def test_a_run_files_defaults_stay():
+    config = parse_run_config(
+        "", ["--config", "bert_baseline_1049b", *FOREIGN], architecture="bert"
+    )
+    assert config.logging.log_interval == 100
+    config = parse_run_config("", ["--config", "gpt_baseline_300b", *FOREIGN])
+    assert config.training.lr_decay_style == "cosine"
+
+
+def test_the_vocabulary_is_the_tokenizers(tmp_path):
+    train_wordpiece(["the cat sat on the mat"] * 5, 64).save(tmp_path / "tokenizer.json")
+    named = ["--tokenizer-file", str(tmp_path / "tokenizer.json")]
+    size = build_tokenizer(tokenizer_file=tmp_path / "tokenizer.json").vocab_size
+    assert parse_run_config("", [*FOREIGN, *named]).model.vocab_size == size
+    assert parse_run_config("", [*FOREIGN, *named, "--vocab-size", "99"]).model.vocab_size == 99
+    assert parse_run_config("", [*FOREIGN[:-1], *named]).model.vocab_size == 50257
