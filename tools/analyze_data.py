@@ -20,6 +20,7 @@ from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.launcher import worker_of_launcher
 from megatron.checkpoint import model as checkpoint_model
 from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of_corpus
+from megatron.migration import ANALYSIS, own_words
 
 EXAMPLE_PERCENTILES = (1, 10, 50, 90, 99)
 EXAMPLE_CHARACTERS = 300
@@ -74,7 +75,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     export.add_argument(
         "--legacy-codes", action="store_true", help="for DeepSpeed before 0.13.3: its type codes"
     )
-    return parser.parse_args(argv)
+    return parser.parse_args(None if argv is None else own_words(argv, ANALYSIS))
 
 
 def _add_metric_flags(parser: ArgumentParser) -> None:

@@ -24,6 +24,7 @@ from megatron.arguments import command_parser
 from megatron.evaluation.local_tasks import LOCAL_TASKS, write_task_files
 from megatron.evaluation.published_tasks import ROWS, expand
 from megatron.evaluation.results import evaluation_record, is_finished, write_record
+from megatron.migration import EVALUATION, own_words
 from megatron.tokenizer import add_tokenizer_flags
 
 
@@ -58,7 +59,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="FOLDER",
         help="write the local tasks as files for lm_eval --include_path, and stop",
     )
-    return parser.parse_args(argv)
+    return parser.parse_args(None if argv is None else own_words(argv, EVALUATION))
 
 
 def needed(arguments: argparse.Namespace, name: str) -> Any:

@@ -25,6 +25,7 @@ from megatron.corpus.sentence_splitter import (
 )
 from megatron.corpus.text_sources import STANDARD_INPUT, find_sources
 from megatron.corpus.verification import verify_corpus
+from megatron.migration import PREPROCESSING, own_words
 from megatron.tokenizer import add_tokenizer_flags, build_tokenizer
 
 
@@ -60,7 +61,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--verify", action="store_true", help="read everything again and compare it with the input")
     add("--overwrite", action="store_true", help="replace existing corpora")
-    return parser.parse_args(argv)
+    return parser.parse_args(None if argv is None else own_words(argv, PREPROCESSING))
 
 
 def num_usable_cores() -> int:
