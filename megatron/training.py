@@ -25,9 +25,10 @@ from data_efficiency import (
     naming_lost_processes,
     read_json,
     start_ranks,
+    watching_processes,
 )
 from megatron.checkpoint.files import has_checkpoints
-from megatron.checkpoint.run import check_folders, resume, save
+from megatron.checkpoint.run import held_folder, resume, save
 from megatron.config import CheckpointConfig, RunConfig, TrainingConfig, require
 from megatron.model.compilation import compile_model
 from megatron.model.optional_kernels import choose_attention, make_adamw, weight_decay_groups
@@ -50,28 +51,31 @@ def pretrain(config: RunConfig, task: Task) -> None:
     """
     ranks = start_ranks(timeout_minutes=config.training.distributed_timeout_minutes)
     config = with_batch_size(config, ranks.data_parallel_size)
-    check_folders(config.checkpoint)
-    train_dataset, valid_dataset = task.make_datasets(config)
-    run = setup_model_and_optimizer(config, task, train_dataset, valid_dataset)
-    run.say(
-        f"{num_parameters(run):,} parameters | {len(train_dataset):,} training and "
-        f"{len(valid_dataset or ()):,} validation samples of {config.data.seq_length} tokens | "
-        f"{run.engine.train_batch_size()} samples a step | "
-        f"{ranks.world} x {ranks.device.type}"
-    )
-    resumed = resume(run)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(watching_processes(ranks))
+        still_held = stack.enter_context(held_folder(config.checkpoint, ranks))
+        train_dataset, valid_dataset = task.make_datasets(config)
+        run = setup_model_and_optimizer(config, task, train_dataset, valid_dataset)
+        run.before_save = still_held
+        run.say(
+            f"{num_parameters(run):,} parameters | {len(train_dataset):,} training and "
+            f"{len(valid_dataset or ()):,} validation samples of {config.data.seq_length} tokens | "
+            f"{run.engine.train_batch_size()} samples a step | "
+            f"{ranks.world} x {ranks.device.type}"
+        )
+        resumed = resume(run)
         logger = None
         if config.checkpoint.save is not None and run.is_first_process:
             logger = stack.enter_context(
                 RunLogger(
                     config.checkpoint.save,
+                    _start_record(run, len(train_dataset)),
                     tensorboard=config.logging.tensorboard,
-                    resume_step=run.counters.steps if resumed else None,
+                    resumed=counter_record(run) if resumed else None,
+                    loaded_from=config.checkpoint.load,
+                    say=run.say,
                 )
             )
-            if not resumed:
-                logger.write(_start_record(run, len(train_dataset)))
         stop = stack.enter_context(StopSignals())
         try:
             train(run, logger, stop)

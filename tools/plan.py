@@ -14,6 +14,7 @@ from megatron.command import run_command
 
 from data_efficiency import (
     DecayEnd,
+    files,
     fill_from_flags,
     load_config,
     plan_run,
@@ -99,6 +100,8 @@ def read_decay_end(text: str | None) -> DecayEnd | None:
 
 def show_plan(arguments: argparse.Namespace) -> None:
     """Print the plan and its warnings, and draw it."""
+    if arguments.picture is not None:
+        files.refuse_writing_over([arguments.picture], [arguments.config])
     model_flags = {
         field.name: getattr(arguments, field.name) for field in dataclasses.fields(ModelConfig)
     }
