@@ -102,9 +102,8 @@ def show_plan(arguments: argparse.Namespace) -> None:
     """Print the plan and its warnings, and draw it."""
     if arguments.picture is not None:
         files.refuse_writing_over([arguments.picture], [arguments.config])
-    model_flags = {
-        field.name: getattr(arguments, field.name) for field in dataclasses.fields(ModelConfig)
-    }
+    names = {field.name for field in dataclasses.fields(ModelConfig)}
+    model_flags = {name: value for name, value in vars(arguments).items() if name in names}
     decay_end = read_decay_end(arguments.lr_decay)
     plan = plan_run(
         config_with_flags(arguments),

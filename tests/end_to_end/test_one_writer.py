@@ -54,7 +54,7 @@ def test_the_second_run_is_refused_by_name_and_disturbs_nothing(run, tmp_path):
     finish(run(save=tmp_path / "other", load=folder, train_iters=1))
     wait_for_steps(folder, [first], log_lines(folder)[-1]["step"] + 10)
     os.kill(first.pid, signal.SIGTERM)
-    finish(first)
+    assert first.wait(120) == 75
     assert find_checkpoint(folder).problems == ()
     steps = [line["step"] for line in log_lines(folder) if line["kind"] == "train"]
     assert steps == list(range(10, find_checkpoint(folder).step + 1, 10))
