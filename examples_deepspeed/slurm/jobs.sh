@@ -15,7 +15,7 @@ LAUNCHER="${LAUNCHER:-local}" AFTER="${AFTER:-}" PYTHON="${PYTHON:-python}" DRY_
 NUM_WORKERS="${NUM_WORKERS:-1}" NUM_PROCESSES="${NUM_PROCESSES:-1}"
 export PYTHONPATH="$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}"
 read -r -a MORE_SBATCH_FLAGS <<<"${SBATCH_FLAGS:-}"
-QUEUED=()
+QUEUED=() LOGS_MADE=""
 
 fail() {
     echo "error: $*" >&2
@@ -33,16 +33,22 @@ value_of() {
     echo "$found"
 }
 
+# make_logs: the folder of the jobs' output, once
+make_logs() {
+    if [[ -z "$DRY_RUN" ]]; then mkdir -p "$LOGS"; elif [[ -z "$LOGS_MADE" ]]; then printf 'mkdir -p %q\n' "$LOGS"; fi
+    LOGS_MADE=1
+}
+
 # submit NAME COMMAND SBATCH_FLAG...: submits a job that waits for AFTER; AFTER becomes its number. If it
 # cannot be submitted, those before it do not stay.
 submit() {
     local name="$1" command="$2" number=%j flags job
     shift 2
+    make_logs
     if [[ " $* " == *" --array="* ]]; then number=%A_%a; fi
-    flags=(--parsable "--job-name=$name" "--output=$LOGS/%x-$number.log" --ntasks=1 "$@"
+    flags=(--parsable "--job-name=$name" "--output=$LOGS/%x-$number.log" "$@"
         ${MORE_SBATCH_FLAGS[@]+"${MORE_SBATCH_FLAGS[@]}"} "--wrap=$command")
     if [[ -n "$DRY_RUN" ]]; then
-        if ((${#QUEUED[@]} == 0)); then printf 'mkdir -p %q\n' "$LOGS"; fi
         QUEUED+=("$name")
         # What is printed is a script with variables of its own.
         # shellcheck disable=SC2016
@@ -51,7 +57,6 @@ submit() {
         AFTER="\$job_${#QUEUED[@]}"
         return
     fi
-    mkdir -p "$LOGS"
     if [[ -n "$AFTER" ]]; then flags=(--kill-on-invalid-dep=yes "--dependency=afterok:$AFTER" "${flags[@]}"); fi
     if ! job="$(sbatch "${flags[@]}")"; then
         if ((${#QUEUED[@]})); then scancel "${QUEUED[@]}"; fi

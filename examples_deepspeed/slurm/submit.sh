@@ -17,7 +17,7 @@ LAUNCHER=slurm
 source "$(dirname "${BASH_SOURCE[0]}")/jobs.sh"
 if [[ ! -e "$REPOSITORY/${1:-none}" ]]; then fail "name a script and its flags: pretrain_gpt.py --config ..."; fi
 save="$(value_of --save "$@")"
-LOGS="${LOGS:-${save%/\{seed\}*}/logs}"
+LOGS="${LOGS:-${save%/*\{seed\}*}/logs}"
 read -r -a for_training <<<"${PRETRAIN_FLAGS:-}"
 for_training+=(--requeue --open-mode=append --signal=USR1@300)
 if [[ -n "${SEEDS:-}" ]]; then

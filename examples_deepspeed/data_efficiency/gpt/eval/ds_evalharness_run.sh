@@ -144,7 +144,8 @@ gather="$(printf '%q ' "${with_path[@]}" "$PYTHON" "$REPOSITORY/tools/gather_res
 
 if [[ "$LAUNCHER" == slurm ]]; then
     # A task of the array takes its line. Another list has another name: tasks that still wait keep theirs.
-    list="$SAVE/logs/jobs-$(printf '%s\n' "${COMMANDS[@]}" | cksum | cut -d ' ' -f 1)"
+    make_logs
+    list="$LOGS/jobs-$(printf '%s\n' "${COMMANDS[@]}" | cksum | cut -d ' ' -f 1)"
     if [[ -n "$DRY_RUN" ]]; then
         printf 'printf "%%s\\n" %s>%q\n' "$(printf '%q ' "${COMMANDS[@]}")" "$list"
     else
