@@ -29,6 +29,7 @@ from data_efficiency.engine import initialize
 from data_efficiency.engine.protocol import Engine
 from data_efficiency.engine.ranks import Ranks, naming_lost_processes, start_ranks
 from data_efficiency.engine.step import NonFiniteError, StepResult, mean_losses_over
+from data_efficiency.engine.watch import watching_processes
 from data_efficiency.engine.whole_tensor import WholeTensor, gather_all, whole_tensors
 from data_efficiency.files import mmididx, result_folder
 from data_efficiency.json_section import ConfigError, refuse_unknown
@@ -98,5 +99,6 @@ __all__ = [
     "save_without_random_ltd",
     "start_ranks",
     "training_flops",
+    "watching_processes",
     "whole_tensors",
 ]

@@ -67,6 +67,8 @@ class Run:
     """Training time so far, without evaluation and checkpoints."""
     stop_request: StopRequest = field(default_factory=StopRequest)
     """What all processes agreed on at the end of the last step."""
+    before_save: Callable[[], None] = field(default=lambda: None)
+    """Raises BlockingIOError if the folder that is saved to has become another run's."""
 
     @property
     def counters(self) -> Counters:

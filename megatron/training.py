@@ -24,9 +24,10 @@ from data_efficiency import (
     initialize,
     naming_lost_processes,
     start_ranks,
+    watching_processes,
 )
 from megatron.checkpoint.files import has_checkpoints
-from megatron.checkpoint.run import check_folders, resume, save
+from megatron.checkpoint.run import held_folder, resume, save
 from megatron.config import SECTIONS, CheckpointConfig, RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
 from megatron.model.compilation import compile_model
@@ -55,30 +56,33 @@ def pretrain(config: RunConfig, task: Task) -> int:
     """
     ranks = start_ranks(timeout_minutes=config.training.distributed_timeout_minutes)
     config = with_folder(with_batch_size(config, ranks.data_parallel_size), ranks)
-    check_folders(config.checkpoint)
-    train_dataset, valid_dataset = task.make_datasets(config)
-    run = setup_model_and_optimizer(config, task, train_dataset, valid_dataset)
-    run.say(
-        f"{num_parameters(run):,} parameters | {len(train_dataset):,} training and "
-        f"{len(valid_dataset or ()):,} validation samples of {config.data.seq_length} tokens | "
-        f"{run.engine.train_batch_size()} samples a step | "
-        f"{ranks.world} x {ranks.device.type}"
-    )
-    resumed = resume(run)
-    if run.is_first_process:
-        _write_run_file(config)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(watching_processes(ranks))
+        still_held = stack.enter_context(held_folder(config.checkpoint, ranks))
+        train_dataset, valid_dataset = task.make_datasets(config)
+        run = setup_model_and_optimizer(config, task, train_dataset, valid_dataset)
+        run.before_save = still_held
+        run.say(
+            f"{num_parameters(run):,} parameters | {len(train_dataset):,} training and "
+            f"{len(valid_dataset or ()):,} validation samples of {config.data.seq_length} tokens | "
+            f"{run.engine.train_batch_size()} samples a step | "
+            f"{ranks.world} x {ranks.device.type}"
+        )
+        resumed = resume(run)
+        if run.is_first_process:
+            _write_run_file(config)
         logger = None
         if run.is_first_process:
             logger = stack.enter_context(
                 RunLogger(
                     str(config.checkpoint.save),
+                    _start_record(run, len(train_dataset)),
                     tensorboard=config.logging.tensorboard,
-                    resume_step=run.counters.steps if resumed else None,
+                    resumed=counter_record(run) if resumed else None,
+                    loaded_from=config.checkpoint.load,
+                    say=run.say,
                 )
             )
-            if not resumed:
-                logger.write(_start_record(run, len(train_dataset)))
         stop = stack.enter_context(StopSignals())
         try:
             train(run, logger, stop)
@@ -116,8 +120,13 @@ def with_folder(config: RunConfig, ranks: Ranks) -> RunConfig:
     if config.checkpoint.save is not None:
         return config
     number = 1
-    while ranks.is_first and Path(_folder(config, number)).exists():
-        number += 1
+    while ranks.is_first:
+        try:
+            # Made at once, so that another run that starts now takes the next one.
+            Path(_folder(config, number)).mkdir(parents=True)
+            break
+        except FileExistsError:
+            number += 1
     save = _folder(config, ranks.first_of(number))
     if ranks.is_first:
         print(f"no --save is given: the run is kept in {save}")

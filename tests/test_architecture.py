@@ -97,6 +97,7 @@ OUTSIDE_PACKAGES = {
     "torch": (
         "data_efficiency.routing",
         "data_efficiency.sampling.loader",
+        "data_efficiency.sampling.loader_workers",
         "data_efficiency.sampling.sequence_length",
         "data_efficiency.analysis.dataset_reader",
         "data_efficiency.analysis.huggingface_model",

@@ -20,6 +20,7 @@ from typing import Any
 
 from megatron.command import run_command
 
+from data_efficiency import files
 from megatron.arguments import command_parser
 from megatron.evaluation.local_tasks import LOCAL_TASKS, write_task_files
 from megatron.evaluation.published_tasks import ROWS, expand
@@ -78,6 +79,9 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> None:
     """Evaluates, writes the results and prints them."""
     tasks = expand([name.strip() for name in needed(arguments, "tasks").split(",") if name.strip()])
     checkpoint, output = needed(arguments, "checkpoint"), needed(arguments, "output")
+    named = [arguments.tokenizer_file, arguments.vocab_file, arguments.merge_file]
+    own = (file for file in checkpoint.rglob("*") if file.is_file())
+    files.refuse_writing_over([output], [*named, *own])
     settings = {
         "requested_tasks": tasks,
         "num_fewshot": arguments.num_fewshot,

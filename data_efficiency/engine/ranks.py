@@ -186,11 +186,15 @@ def naming_lost_processes() -> Iterator[None]:
 
     Raises:
         ConnectionError: if another process has ended, or has not answered in time.
+        ChildProcessError: if a loader's worker has ended.
     """
     try:
         yield
     except RuntimeError as error:
         text = str(error)
+        if text.startswith("DataLoader worker"):
+            # PyTorch says so wherever the main process stands.
+            raise ChildProcessError(f"{text.strip()} Continue from the last checkpoint") from error
         lost = isinstance(error, torch.distributed.DistError)
         if not lost and not any(word in text for word in _COMMUNICATION):
             raise

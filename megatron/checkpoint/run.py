@@ -1,14 +1,15 @@
 """A run's way to disk and back: what a checkpoint says of it, and what a resume insists on."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data_efficiency import LearningRate
+from data_efficiency import LearningRate, Ranks
 from megatron.checkpoint.engine_state import agreed_checkpoint, load_engine, save_engine
-from megatron.checkpoint.files import has_checkpoints, read_state
+from megatron.checkpoint.files import has_checkpoints, held, read_state
 from megatron.checkpoint.guard import (
     differences,
     guarded_record,
@@ -25,24 +26,61 @@ def save(run: Run) -> None:
     checkpoint = run.config.checkpoint
     if checkpoint.save is None:
         return
+    if run.is_first_process:
+        run.before_save()
     save_engine(run.engine, Path(checkpoint.save), _state(run), keep_last=checkpoint.keep_last)
 
 
-def check_folders(config: CheckpointConfig) -> None:
+@contextlib.contextmanager
+def held_folder(config: CheckpointConfig, ranks: Ranks) -> Iterator[Callable[[], None]]:
+    """Hold the folder that a run saves to, for all its processes; each must enter.
+
+    Within the block, the function given back raises BlockingIOError if another run has taken the folder
+    all the same, as `file_lock` says.
+
+    Raises:
+        BlockingIOError: if another run saves there.
+        ValueError: if it holds another run's checkpoints.
+        OSError: if it cannot be written to.
+    """
+    with contextlib.ExitStack() as stack:
+        check, may_save = _nothing_held, 0
+        try:
+            if config.save is not None and ranks.is_first:
+                check = stack.enter_context(held(Path(config.save)))
+                _check_folder(config)
+            may_save = 1
+        finally:
+            # The others wait for a word also where the folder was refused.
+            may_save = ranks.first_of(may_save)
+        if not may_save:
+            raise ValueError(f"process 0 may not save to {config.save}: see its message")
+        yield check
+
+
+def _nothing_held() -> None:
+    """Let a process save that holds no folder."""
+
+
+def _check_folder(config: CheckpointConfig) -> None:
     """Raise unless a checkpoint could be written and no other run would be overwritten."""
-    save, load = config.save, config.load
-    if save is None:
-        return
-    folder = Path(save)
-    folder.mkdir(parents=True, exist_ok=True)
+    assert config.save is not None
+    folder = Path(config.save)
     probe = folder / f".writable.{os.getpid()}"
     probe.touch()
     probe.unlink()
-    if has_checkpoints(folder) and (load is None or Path(load) != folder):
+    if has_checkpoints(folder) and not continues_there(config):
         raise ValueError(
-            f"--save {save} holds another run's checkpoints: continue it with --load {save}, or "
+            f"--save {folder} holds another run's checkpoints: continue it with --load {folder}, or "
             "name another folder"
         )
+
+
+def continues_there(config: CheckpointConfig) -> bool:
+    """Whether a run goes on in the folder that it saves to, whatever names the folder is given by."""
+    if config.save is None or config.load is None:
+        return False
+    return Path(config.save).resolve() == Path(config.load).resolve()
 
 
 def resume(run: Run) -> bool:
@@ -58,8 +96,9 @@ def resume(run: Run) -> bool:
     if settings.load is None:
         return False
     folder = Path(settings.load)
-    saves_there = settings.save is not None and Path(settings.save) == folder
-    checkpoint = agreed_checkpoint(run.engine, folder, moves_damaged=saves_there, say=run.say)
+    checkpoint = agreed_checkpoint(
+        run.engine, folder, moves_damaged=continues_there(settings), say=run.say
+    )
     if checkpoint is None:
         if settings.allow_missing_checkpoint:
             return False

@@ -7,15 +7,8 @@ from tools.report import main, named_folders
 
 
 def write_run(folder, losses):
-    with RunLogger(folder) as logger:
-        logger.write(
-            {
-                "kind": "start",
-                "num_parameters": 1000,
-                "sequence_length": 64,
-                "train_samples_in_dataset": 10,
-            }
-        )
+    start = {"num_parameters": 1000, "sequence_length": 64, "train_samples_in_dataset": 10}
+    with RunLogger(folder, {"kind": "start", **start}) as logger:
         for step, loss in enumerate(losses, start=1):
             logger.write(
                 {

@@ -26,6 +26,7 @@ from data_efficiency import (
     gather_all,
     mean_losses_over,
     naming_lost_processes,
+    watching_processes,
 )
 from megatron.checkpoint.saved_run import SavedRun, refuse_other_settings
 from megatron.reporting.seed_comparison import RESULTS_FILE
@@ -134,8 +135,12 @@ class FinetuningRun:
         Raises:
             ValueError: if the data ends before.
         """
-        steps = self.engine.training_dataloader.steps()
-        with tqdm(total=100, desc="training", unit=" %", leave=False, disable=self._quiet) as bar:
+        steps, ranks = self.engine.training_dataloader.steps(), self.engine.ranks
+        with (
+            watching_processes(ranks),
+            self.saved.held(ranks),
+            tqdm(total=100, desc="training", unit=" %", leave=False, disable=self._quiet) as bar,
+        ):
             while self.fraction < 1:
                 bar.update(int(100 * self.fraction) - bar.n)
                 step = next(steps, None)

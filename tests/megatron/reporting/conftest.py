@@ -37,8 +37,8 @@ def write_made_up_run(
     noise = np.random.default_rng(zlib.crc32(folder.name.encode()))
     start = {"num_parameters": 3_446_784, "sequence_length": LENGTH, "losses": names}
     counters, step = Counters(), 0
-    with RunLogger(folder) as logger:
-        logger.write({"kind": "start", "train_samples_in_dataset": SAMPLES} | start)
+    start |= {"kind": "start", "train_samples_in_dataset": SAMPLES}
+    with RunLogger(folder, start) as logger:
         while counters.layer_tokens < budget * LAYERS:
             step += 1
             part = min(1.0, step / 250)
