@@ -1,0 +1,98 @@
+"""What is made once for all runs of a study: corpus, tokens, difficulty index."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from data_efficiency import files
+from megatron.study.study_file import Stage, Study, with_output
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def prepare(study: Study, say: Callable[[str], None]) -> None:
+    """Run each stage whose command, or anything before it, has changed; others are passed over.
+
+    One process at a time; others wait.
+
+    Raises:
+        ChildProcessError: if a stage fails; what it printed stands on the terminal.
+    """
+    if not study.prepare:
+        return
+    with files.file_lock(study.output / ".prepare.lock", wait=True):
+        before = ""
+        for number, stage in enumerate(study.prepare, 1):
+            key = _key(stage, study, before)
+            place = f"[{number}/{len(study.prepare)}] {stage.name}"
+            if is_made(stage, study, key):
+                say(f"{place}: done before")
+            else:
+                say(place)
+                say(f"{place}: {_make(stage, study, key):.0f}s")
+            before = key
+
+
+def is_prepared(study: Study) -> bool:
+    """Whether every stage is done."""
+    before = ""
+    for stage in study.prepare:
+        key = _key(stage, study, before)
+        if not is_made(stage, study, key):
+            return False
+        before = key
+    return True
+
+
+def is_made(stage: Stage, study: Study, key: str) -> bool:
+    """Whether a stage has finished with these inputs and its output is there."""
+    stamp = _stamp(stage, study)
+    makes = Path(with_output(stage.makes, study.output))
+    return makes.exists() and stamp.is_file() and json.loads(stamp.read_text())["key"] == key
+
+
+def _stamp(stage: Stage, study: Study) -> Path:
+    return study.output / "stages" / f"{stage.name}.json"
+
+
+def _key(stage: Stage, study: Study, before: str) -> str:
+    """Over the command, the files it reads, and all stages before."""
+    digest = hashlib.sha256(f"{before} {list(stage.command)}".encode())
+    for name in stage.reads:
+        path = Path(with_output(name, study.output))
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            # Reading all of a large corpus would take long: size and date.
+            found = file.stat()
+            digest.update(f"{file} {found.st_size} {found.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _make(stage: Stage, study: Study, key: str) -> float:
+    """Seconds that the stage took."""
+    makes = Path(with_output(stage.makes, study.output))
+    if makes.is_dir():
+        shutil.rmtree(makes)
+    makes.unlink(missing_ok=True)
+    makes.parent.mkdir(parents=True, exist_ok=True)
+    script, *flags = with_output(list(stage.command), study.output)
+    begin = time.monotonic()
+    done = subprocess.run([sys.executable, str(ROOT / script), *flags], env=child_environment())
+    if done.returncode:
+        raise ChildProcessError(f"stage {stage.name} ended with exit code {done.returncode}")
+    seconds = time.monotonic() - begin
+    files.write_file(
+        _stamp(stage, study), json.dumps({"key": key, "seconds": round(seconds, 1)}) + "\n"
+    )
+    return seconds
+
+
+def child_environment() -> dict[str, str]:
+    """Of a process that runs one of this project's scripts."""
+    path = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep + path if path else ''}"}

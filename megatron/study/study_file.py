@@ -1,0 +1,267 @@
+"""A study file: which arms, seeds and budgets, what is prepared for all, and what differs.
+
+    [study]
+    title = "Does a curriculum save tokens?"
+    base = "gpt.toml"                     # the run file that every arm starts from
+    seeds = [1, 2, 3]
+    budgets = [0.25, 0.5, 1.0]            # of the base's budget; all of them for the baseline
+
+    [[prepare]]                           # once for all runs, in this order
+    name = "corpus"
+    makes = "{output}/corpus.jsonl"
+    command = ["tools/prepare_demo_corpus.py", "--output", "{output}/corpus.jsonl"]
+
+    [arms.baseline]
+
+    [arms.curriculum]                     # an arm's settings, as they stand in a run file
+    training.lr = 1e-3
+
+`{output}` is the study's folder wherever it stands, in the base too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from data_efficiency import ConfigError
+from megatron.recipes.toml_file import check_known, read_toml
+
+Settings = Mapping[str, Any]
+"""A run file's content: section -> key -> value, deeper in `data_efficiency`."""
+
+OUTPUT = "{output}"
+RUN_AMOUNTS = (
+    *("train_iters", "train_samples", "train_tokens"),
+    *("lr_decay_iters", "lr_decay_samples", "lr_decay_tokens"),
+    *("lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens"),
+    *("total_curriculum_step", "require_steps", "eval_interval"),
+)
+"""Keys, wherever they stand, that a budget scales: so each run's rate and schedules come to their end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What is made once for all runs."""
+
+    name: str
+    makes: str
+    """Path of what it makes."""
+    command: Sequence[str]
+    """A script of this project with its flags."""
+    reads: Sequence[str] = ()
+    """Files: where one changes, the stage and all after it run again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A variant: what it changes in the base."""
+
+    name: str
+    settings: Settings
+    title: str = ""
+    budgets: Sequence[float] = (1.0,)
+    seeds: Sequence[int] | None = None
+    """None: those of the study."""
+    scoring_flops: float = 0.0
+    """Operations spent outside of the run for it, as a reference model that scores the samples."""
+    may_differ: Sequence[str] = ()
+    """Further fields (beginnings of dotted names) in which it may differ from the baseline."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Everything a study file says."""
+
+    path: Path
+    base: str
+    """Run file, relative to the study's, or the name of a shipped recipe."""
+    output: Path
+    title: str = ""
+    question: str = ""
+    program: str = "pretrain_gpt.py"
+    """Script that trains: `SCRIPT --config RUN.toml`."""
+    seeds: Sequence[int] = (1234,)
+    budgets: Sequence[float] = (1.0,)
+    """Of the baseline, as shares of the base's budget; the other arms have 1 alone if they name none."""
+    baseline: str = "baseline"
+    scaled: Sequence[str] = RUN_AMOUNTS
+    """Keys that a budget scales."""
+    prepare: Sequence[Stage] = ()
+    arms: Mapping[str, Arm] = field(default_factory=dict)
+
+    def seeds_of(self, arm: Arm) -> Sequence[int]:
+        """The seeds that an arm is trained with."""
+        return self.seeds if arm.seeds is None else arm.seeds
+
+
+def read_study(
+    path: Path, *, seeds: Sequence[int] | None = None, output: Path | None = None
+) -> Study:
+    """The study of a file.
+
+    Args:
+        seeds: instead of the file's.
+        output: folder of its runs, instead of the file's.
+
+    Raises:
+        ConfigError: for an unknown or missing key, or a value that cannot be right, by its name.
+        FileNotFoundError: if there is no such file.
+    """
+    file = read_toml(path)
+    file.check_keys(("study", "prepare", "arms"))
+    file.check_keys(_names(Study) - {"path", "prepare", "arms"}, "study")
+    head = dict(file.content.get("study", {}))
+    if seeds:
+        head["seeds"] = seeds
+    folder = Path(head.pop("output", Path("runs") / path.stem)) if output is None else output
+    head.pop("output", None)
+    named = _Place(path.name)
+    arms = file.content.get("arms", {})
+    study = named.made(
+        Study,
+        head,
+        "[study]",
+        path=path,
+        output=folder,
+        prepare=tuple(
+            named.made(Stage, stage, f"[[prepare]] {number}")
+            for number, stage in enumerate(file.content.get("prepare", ()), 1)
+        ),
+        arms={
+            name: _read_arm(named, name, dict(content), head) for name, content in arms.items()
+        },
+    )
+    _check(study)
+    return study
+
+
+def _read_arm(named: "_Place", name: str, content: dict[str, Any], head: Settings) -> Arm:
+    own = {key: content.pop(key) for key in _names(Arm) - {"name", "settings"} if key in content}
+    if name == head.get("baseline", "baseline"):
+        own = {"budgets": head.get("budgets", (1.0,)), **own}
+    return named.made(Arm, own, f"[arms.{name}]", name=name, settings=content)
+
+
+def _check(study: Study) -> None:
+    """Raise ConfigError for a study that cannot be carried out."""
+    place = study.path.name
+    if study.baseline not in study.arms:
+        raise ConfigError(
+            f"{place}: baseline is {study.baseline!r}: must be one of the arms, which are "
+            f"{', '.join(study.arms) or 'none'}"
+        )
+    for arm in study.arms.values():
+        for key, values in (("seeds", study.seeds_of(arm)), ("budgets", arm.budgets)):
+            if not values or len({*values}) != len(values):
+                raise ConfigError(
+                    f"{place}: {key} of arm {arm.name!r} is {list(values)}: must be one value or more, "
+                    "each once"
+                )
+        if min(arm.budgets) <= 0:
+            raise ConfigError(f"{place}: budgets of arm {arm.name!r}: must be positive")
+        if not set(arm.name) <= _NAME_LETTERS:
+            raise ConfigError(
+                f"{place}: arm {arm.name!r}: it names a folder; take letters, digits, - and _"
+            )
+
+
+_NAME_LETTERS = {*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A file's name, for its errors."""
+
+    file: str
+
+    def made(self, kind: Any, content: Any, table: str, **more: Any) -> Any:
+        """A dataclass of a table's content, each value of the kind its field has."""
+        place = f"{self.file}: {table}"
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"{place} is {content!r}: must be a table")
+        check_known(content, _names(kind) - {*more}, place)
+        known = {one.name: one for one in fields(kind)}
+        for name, value in content.items():
+            _check_kind(f"{place}: {name}", str(known[name].type), value)
+        missing = [
+            one.name
+            for one in fields(kind)
+            if one.default is MISSING
+            and one.default_factory is MISSING
+            and one.name not in {*content, *more}
+        ]
+        if missing:
+            raise ConfigError(f"{place} lacks {', '.join(missing)}")
+        return kind(**{**content, **more})
+
+
+def _names(kind: Any) -> set[str]:
+    return {one.name for one in fields(kind)}
+
+
+_KINDS: Mapping[str, tuple[str, Any]] = {
+    "str": ("a text", lambda value: isinstance(value, str)),
+    "float": ("a number", lambda value: _is_number(value)),
+    "Sequence[str]": ("a list of texts", lambda value: _all(value, lambda one: type(one) is str)),
+    "Sequence[int]": ("a list of integers", lambda value: _all(value, lambda one: type(one) is int)),
+    "Sequence[float]": ("a list of numbers", lambda value: _all(value, _is_number)),
+}
+
+
+def _check_kind(name: str, annotation: str, value: Any) -> None:
+    words, fits = _KINDS[annotation.removesuffix(" | None")]
+    if not fits(value):
+        raise ConfigError(f"{name} is {value!r}: must be {words}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _all(value: Any, fits: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(fits, value))
+
+
+def merged(base: Settings, change: Settings) -> dict[str, Any]:
+    """The base with the change's values; tables are merged key by key, anything else is replaced.
+
+    Example:
+        >>> merged({"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"c": [2]}})
+        {'a': {'b': 1, 'c': [2]}, 'd': 2}
+    """
+    found = dict(base)
+    for key, value in change.items():
+        below = found.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        found[key] = merged(below, value) if both else value
+    return found
+
+
+def with_output(value: Any, output: Path) -> Any:
+    """A value with `{output}` in its texts replaced."""
+    if isinstance(value, str):
+        return value.replace(OUTPUT, str(output))
+    if isinstance(value, Mapping):
+        return {key: with_output(below, output) for key, below in value.items()}
+    return [with_output(one, output) for one in value] if isinstance(value, list) else value
+
+
+def scaled_by(settings: Settings, share: float, keys: Sequence[str]) -> dict[str, Any]:
+    """The settings with the numbers of some keys multiplied, to whole numbers of 1 at least.
+
+    Example:
+        >>> scaled_by({"training": {"train_tokens": 1000, "lr": 1.0}}, 0.25, ["train_tokens"])
+        {'training': {'train_tokens': 250, 'lr': 1.0}}
+    """
+    if share == 1:
+        return dict(settings)
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found[key] = scaled_by(value, share, keys)
+        elif key in keys and _is_number(value):
+            found[key] = max(1, round(value * share)) if value else value
+        else:
+            found[key] = value
+    return found
