@@ -55,10 +55,26 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         add("--output", type=Path, metavar="FOLDER", help="of the runs, instead of the file's")
         add("--seeds", type=_numbers, metavar="N,N,...", help="instead of the file's")
         if name in ("run", "work", "plan"):
-            add("--parallel", type=int, default=1, metavar="N", help="runs at once; cores are shared out")
+            add(
+                "--parallel",
+                type=int,
+                default=1,
+                metavar="N",
+                help="runs at once; cores are shared out",
+            )
         if name == "plan":
-            add("--flops-per-second", type=float, metavar="N", help="of one run; else of finished runs")
-            add("--difference", type=float, metavar="NATS", help="to be seen: how many seeds it needs")
+            add(
+                "--flops-per-second",
+                type=float,
+                metavar="N",
+                help="of one run; else of finished runs",
+            )
+            add(
+                "--difference",
+                type=float,
+                metavar="NATS",
+                help="to be seen: how many seeds it needs",
+            )
         if name == "run":
             add("--slurm", action="store_true", help="queue a SLURM array of workers")
             add("--workers", type=int, metavar="N", help="--slurm: at most; else one a run")
@@ -82,7 +98,10 @@ def work(study: Study, jobs: Sequence[Job], parallel: int) -> int:
 def submit(arguments: argparse.Namespace, study: Study, jobs: Sequence[Job]) -> int:
     """Queue the study on a cluster."""
     left = sum(job.state() != "finished" for job in jobs)
-    words = [str(arguments.study), *(("--output", str(arguments.output)) if arguments.output else ())]
+    words = [
+        str(arguments.study),
+        *(("--output", str(arguments.output)) if arguments.output else ()),
+    ]
     if arguments.seeds:
         words += ["--seeds", ",".join(map(str, arguments.seeds))]
     queued = submit_study(

@@ -1,4 +1,4 @@
-"""In what the arms of a study differ, from what their runs say of themselves."""
+"""In what runs differ, from what they say of themselves, and whether that was declared."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,8 +7,8 @@ from typing import Any
 from megatron.study.results import RunResult
 from megatron.study.study_file import Arm, Settings, Study
 
-FREE = ("settings.checkpoint", "settings.logging", "environment.threads")
-"""Fields that make no other run: where it is saved and how it is watched."""
+FREE = ("settings.checkpoint", "settings.logging", "environment.threads", "size")
+"""Fields that make no other run: where it is saved, how it is watched, what follows from the others."""
 SEED = "settings.training.seed"
 MODEL = "settings.model"
 WEIGHTS = "weights"
@@ -38,17 +38,32 @@ def hidden_differences(study: Study, results: Sequence[RunResult]) -> dict[str, 
     seeds: there the seed alone may differ, and the first weights that follow from it.
     """
     found: dict[str, list[str]] = defaultdict(list)
-    baseline = {(one.seed, one.budget): one for one in results if one.arm == study.baseline}
     first: dict[tuple[str, float], RunResult] = {}
+    base = declared_fields(study.arms[study.baseline])
+    for pair, one in _pairs(results, study.baseline):
+        allowed = [*FREE, *declared_fields(study.arms[one.arm]), *base]
+        found[one.arm] += _sentences(pair, one, allowed, "the baseline's")
     for one in results:
-        pair = baseline.get((one.seed, one.budget))
-        if one.arm != study.baseline and pair is not None:
-            allowed = [*FREE, *declared_fields(study.arms[one.arm])]
-            allowed += declared_fields(study.arms[study.baseline])
-            found[one.arm] += _sentences(pair, one, allowed, "the baseline's")
         sibling = first.setdefault((one.arm, one.budget), one)
         found[one.arm] += _sentences(sibling, one, [*FREE, SEED, WEIGHTS], "another seed's")
     return {arm: sorted({*sentences}) for arm, sentences in found.items() if sentences}
+
+
+def undeclared_differences(results: Sequence[RunResult], baseline: str) -> dict[str, list[str]]:
+    """Arm -> a text for each field in which its runs differ from the baseline's, where nobody declared any."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for pair, one in _pairs(results, baseline):
+        found[one.arm] += _sentences(pair, one, FREE, "the baseline's")
+    return {arm: sorted({*sentences}) for arm, sentences in found.items()}
+
+
+def _pairs(results: Sequence[RunResult], baseline: str) -> Iterator[tuple[RunResult, RunResult]]:
+    """The baseline's run of the same seed and budget, and the run, for each that has one."""
+    base = {(one.seed, one.budget): one for one in results if one.arm == baseline}
+    for one in results:
+        pair = base.get((one.seed, one.budget))
+        if one.arm != baseline and pair is not None:
+            yield pair, one
 
 
 def _sentences(
@@ -65,7 +80,7 @@ def _sentences(
 
 def _flat(facts: Settings) -> dict[str, Any]:
     """Dotted name -> value. A table that one side lacks is there as its values."""
-    return {name: _at(facts, name) for name in leaves(facts)}
+    return {name: value_at(facts, name) for name in leaves(facts)}
 
 
 def _short(value: Any) -> str:
@@ -73,16 +88,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def changes(arm: Arm, base: Settings) -> list[str]:
-    """What an arm changes in the base, a line each."""
-    lines = []
-    for name in leaves(arm.settings):
-        before, after = _at(base, name), _at(arm.settings, name)
-        lines.append(f"`{name}`: {before!r} → {after!r}")
-    return lines
-
-
-def _at(settings: Any, name: str) -> Any:
+def value_at(settings: Any, name: str) -> Any:
+    """What stands at a dotted name; None where nothing does."""
     for key in name.split("."):
         settings = settings.get(key) if isinstance(settings, Mapping) else None
     return settings

@@ -1,9 +1,9 @@
 """The runs of a study: what each is started with, where it lies, and how far it is.
 
-    OUTPUT/<arm>/seed<seed>[_budget<share>]/run.toml     what runs
-                                            job.json     the queue's word on it
-                                            output.txt   what it printed
-    OUTPUT/replaced/...                                  runs whose settings are no longer the study's
+OUTPUT/<arm>/seed<seed>[_budget<share>]/run.toml     what runs
+                                        job.json     the queue's word on it
+                                        output.txt   what it printed
+OUTPUT/replaced/...                                  runs whose settings are no longer the study's
 """
 
 import hashlib
@@ -89,7 +89,9 @@ def jobs_of(study: Study, base: Settings) -> list[Job]:
 def _job(study: Study, base: Settings, arm: Arm, seed: int, budget: float) -> Job:
     share = "" if budget == 1 else f"_budget{budget:g}"
     folder = study.output / arm.name / f"seed{seed}{share}"
-    settings = with_output(scaled_by(merged(base, arm.settings), budget, study.scaled), study.output)
+    settings = with_output(
+        scaled_by(merged(base, arm.settings), budget, study.scaled), study.output
+    )
     places = {"save": str(folder), "load": str(folder), "allow_missing_checkpoint": True}
     own = {"training": {"seed": seed}, "checkpoint": places}
     return Job(arm=arm, seed=seed, budget=budget, folder=folder, settings=merged(settings, own))
@@ -108,7 +110,9 @@ def set_up(job: Job, output: Path, text: str) -> str | None:
     aside = None
     if job.folder.exists() and job.record()["settings"] != job.checksum:
         number = 1
-        while (aside := output / "replaced" / f"{job.arm.name}_{job.folder.name}_{number}").exists():
+        while (
+            aside := output / "replaced" / f"{job.arm.name}_{job.folder.name}_{number}"
+        ).exists():
             number += 1
         aside.parent.mkdir(parents=True, exist_ok=True)
         os.rename(job.folder, aside)

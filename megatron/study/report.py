@@ -1,4 +1,4 @@
-"""What a study shows: one report as JSON data, and the same as Markdown.
+"""What runs show beside each other: one report as JSON data, and the same as Markdown.
 
 A report says "better" only where an interval leaves out zero, compares no arms that differ in more than
 they declare, and lists every run that was started.
@@ -6,172 +6,200 @@ they declare, and lists every run that was started.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from megatron.reporting.progress_line import format_count
 from megatron.study.data_saving import Saving, saving_factor, seeds_in_common
-from megatron.study.fairness import changes, hidden_differences
 from megatron.study.results import AXES, RunResult
 from megatron.study.statistics import LEVEL, Estimate, estimate, verdict
-from megatron.study.study_file import Settings, Study
 
 Report = dict[str, Any]
-By = Mapping[tuple[str, float], Mapping[int, RunResult]]
+Groups = Mapping[tuple[str, float], Mapping[int, RunResult]]
 """(arm, budget) -> seed -> result."""
 
 
-def study_report(
-    study: Study, results: Sequence[RunResult], base: Settings, runs: Sequence[Mapping[str, Any]]
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What is set beside what."""
+
+    title: str
+    arms: Sequence[str]
+    """Names, in the order of the page."""
+    baseline: str
+    question: str = ""
+    changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Arm -> what it changes, a text each."""
+    refused: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Arm -> in what else it differs, a sentence each: it is not compared."""
+
+
+def make_report(
+    comparison: Comparison, results: Sequence[RunResult], runs: Sequence[Mapping[str, Any]]
 ) -> Report:
     """The report.
 
     Args:
         results: of all finished runs.
-        base: settings that the arms change.
-        runs: every run of the study, started or not: arm, seed, budget, state.
+        runs: every run, started or not: arm, seed, budget, state.
 
     Returns:
-        JSON data: `arms` (for each budget: loss and costs as estimates), `comparisons` (for each arm and
-        budget: the difference paired by seed, its verdict, cost ratios, saving factors), `refused` (arm ->
-        what differs without being declared), `changes`, `runs`, `notes`.
+        JSON data: `rows` (for each arm and budget: values and costs as estimates), `comparisons` (for each
+        the difference paired by seed, its verdict, cost ratios, saving factors), `refused`, `changes`,
+        `runs`, `notes`.
+
+    Raises:
+        ValueError: if the runs are not judged by one measure.
     """
-    refused = hidden_differences(study, results)
+    measures = {one.measure for one in results}
+    if len(measures) > 1:
+        names = sorted(measure.name for measure in measures)
+        raise ValueError(f"the runs are judged by {' and '.join(names)}: compare runs of one kind")
     groups: dict[tuple[str, float], dict[int, RunResult]] = defaultdict(dict)
     for one in results:
         groups[one.arm, one.budget][one.seed] = one
-    arms = [
-        {
-            "arm": arm,
-            "title": study.arms[arm].title or arm,
-            "budget": budget,
-            "seeds": sorted(found),
-            "loss": asdict(estimate([one.loss for one in found.values()])),
-            "costs": {
-                axis: asdict(estimate([one.costs[axis] for one in found.values()])) for axis in AXES
-            },
-            "times_count": all(one.times_count for one in found.values()),
-        }
-        for (arm, budget), found in sorted(groups.items(), key=lambda item: _order(study, item[0]))
-    ]
+    order = sorted(groups, key=lambda key: (-key[1], comparison.arms.index(key[0])))
+    rows = [_row(arm, budget, groups[arm, budget]) for arm, budget in order]
+    base = comparison.baseline
     comparisons = [
-        _comparison(study, groups, arm, budget)
-        for arm, budget in sorted(groups, key=lambda key: _order(study, key))
-        if arm != study.baseline
-        and arm not in refused
-        and study.baseline not in refused
-        and {*groups[arm, budget]} & {*groups.get((study.baseline, budget), {})}
+        _compared(groups, base, arm, budget)
+        for arm, budget in order
+        if arm != base
+        and not {arm, base} & {*comparison.refused}
+        and {*groups[arm, budget]} & {*groups.get((base, budget), {})}
     ]
     return {
-        "title": study.title or study.path.stem,
-        "question": study.question,
-        "baseline": study.baseline,
+        **asdict(comparison),
         "level": LEVEL,
-        "arms": arms,
+        "measure": None if not results else asdict(results[0].measure),
+        "size": _size(groups, base),
+        "rows": rows,
         "comparisons": comparisons,
-        "refused": refused,
-        "changes": {name: changes(arm, base) for name, arm in study.arms.items()},
         "runs": list(runs),
-        "notes": _notes(study, arms, comparisons, runs),
+        "notes": _notes(comparison, rows, comparisons, runs),
     }
 
 
-def _order(study: Study, key: tuple[str, float]) -> tuple[float, int]:
-    """By falling budget, then as the study file names the arms."""
-    return -key[1], list(study.arms).index(key[0])
+def _row(arm: str, budget: float, found: Mapping[int, RunResult]) -> dict[str, Any]:
+    """One arm's figures at one budget."""
+    results = [*found.values()]
+    return {
+        "arm": arm,
+        "budget": budget,
+        "seeds": sorted(found),
+        "value": asdict(estimate([one.value for one in results])),
+        "others": {
+            name: asdict(estimate([one.others[name] for one in results]))
+            for name in results[0].others
+        },
+        "costs": {
+            axis: asdict(estimate([one.costs[axis] for one in results]))
+            for axis in results[0].costs
+        },
+        "times_count": all(one.times_count for one in results),
+    }
 
 
-def _comparison(study: Study, groups: By, arm: str, budget: float) -> dict[str, Any]:
+def _compared(groups: Groups, base_arm: str, arm: str, budget: float) -> dict[str, Any]:
     """An arm beside the baseline at one budget, over the seeds that both have."""
-    own, base = groups[arm, budget], groups[study.baseline, budget]
+    own, base = groups[arm, budget], groups[base_arm, budget]
     seeds = sorted({*own} & {*base})
-    difference = estimate([own[seed].loss - base[seed].loss for seed in seeds])
+    difference = estimate([own[seed].value - base[seed].value for seed in seeds])
     times_count = all(one.times_count for part in (own, base) for one in part.values())
-    axes = [axis for axis in AXES if axis != "seconds" or times_count]
+    axes = [
+        axis
+        for axis in AXES
+        if (axis != "seconds" or times_count)
+        and all(part[seed].costs.get(axis) for part in (own, base) for seed in seeds)
+    ]
     return {
         "arm": arm,
         "budget": budget,
         "seeds": seeds,
         "difference": asdict(difference),
-        "verdict": verdict(difference),
+        "verdict": verdict(difference, higher_is_better=own[seeds[0]].measure.higher_is_better),
         "cost_ratios": {
             axis: asdict(
                 estimate([own[seed].costs[axis] / base[seed].costs[axis] for seed in seeds])
             )
             for axis in axes
-            if all(base[seed].costs[axis] for seed in seeds)
         },
-        "saving_factors": {axis: _saving(study, groups, arm, budget, axis) for axis in axes},
+        "saving_factors": {axis: _saving(groups, base_arm, arm, budget, axis) for axis in axes},
     }
 
 
-def _saving(study: Study, groups: By, arm: str, budget: float, axis: str) -> Any:
+def _saving(groups: Groups, base_arm: str, arm: str, budget: float, axis: str) -> Any:
     """The saving factor on an axis as JSON data; where there is none, why."""
+    results = groups[arm, budget]
+    sign = -1 if next(iter(results.values())).measure.higher_is_better else 1
     curve: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for (name, _), found in groups.items():
-        if name == study.baseline:
+        if name == base_arm:
             for seed, one in found.items():
-                curve[seed].append((one.costs[axis], one.loss))
-    own = {
-        seed: (one.costs[axis], one.loss) for seed, one in groups[arm, budget].items()
-    }
+                curve[seed].append((one.costs[axis], sign * one.value))
+    own = {seed: (one.costs[axis], sign * one.value) for seed, one in results.items()}
     try:
         return asdict(saving_factor(seeds_in_common(curve, own)))
     except ValueError as error:
         return str(error)
 
 
+def _size(groups: Groups, base_arm: str) -> str:
+    """The baseline's parameters and data in words."""
+    for (arm, _), found in groups.items():
+        if arm == base_arm:
+            size = next(iter(found.values())).facts.get("size") or {}
+            return ", ".join(f"{format_count(number)} {what}" for what, number in size.items())
+    return ""
+
+
 def _notes(
-    study: Study,
-    arms: Sequence[Mapping[str, Any]],
+    comparison: Comparison,
+    rows: Sequence[Mapping[str, Any]],
     comparisons: Sequence[Mapping[str, Any]],
     runs: Sequence[Mapping[str, Any]],
 ) -> list[str]:
     notes = []
-    fewest = min((len(arm["seeds"]) for arm in arms), default=0)
-    if fewest < 2:
+    if min((len(row["seeds"]) for row in rows), default=0) < 2:
         notes.append(
-            "One seed of an arm proves nothing: another seed alone may move the loss by as much as the "
-            "arms differ. Give two seeds at the least, five or more to see differences near the spread."
+            "One seed of an arm proves nothing: another seed alone may move the result by as much as "
+            "the arms differ. Two seeds give an interval; five or more show differences near the spread."
         )
     elif len(comparisons) > 1:
         notes.append(
             f"{len(comparisons)} comparisons at {100 * LEVEL:.0f} % each: where nothing is true, one in "
             f"{round(1 / (1 - LEVEL))} is called better or worse by chance."
         )
-    if not all(arm["times_count"] for arm in arms):
+    if not all(row["times_count"] for row in rows):
         notes.append(
-            "Seconds marked * were taken while other work had the cores, or where the system does not "
-            "tell: they measure no method and are not compared."
+            "Seconds marked * were taken while other work had the cores, or where nobody measured "
+            "that: they measure no method and are not compared."
         )
     missing = [run for run in runs if run["state"] != "finished"]
     if missing:
-        notes.append(f"{len(missing)} of {len(runs)} runs have not finished: see the list.")
-    lost = {arm for arm in study.arms if arm not in {found["arm"] for found in arms}}
-    notes += [f"Arm {arm} has no finished run." for arm in study.arms if arm in lost]
+        notes.append(f"{len(missing)} of {len(runs)} runs have no result: see the list.")
+    found = {row["arm"] for row in rows}
+    notes += [f"Arm {arm} has no finished run." for arm in comparison.arms if arm not in found]
     return notes
 
 
 def format_report(report: Report) -> str:
     """The report as Markdown."""
     lines = [f"# {report['title']}", ""]
-    if report["question"]:
-        lines += [report["question"], ""]
-    lines += _arm_table(report) + [""] + _comparison_table(report)
+    lines += [text for part in (report["question"], report["size"]) if part for text in (part, "")]
+    lines += [*_row_table(report), "", *_comparison_table(report)]
     for arm, sentences in report["refused"].items():
-        lines += ["", f"**{arm} is not compared**: it differs in more than the study file declares."]
+        lines += ["", f"**{arm} is not compared**: it differs in more than is declared.", ""]
         lines += [f"- {sentence}" for sentence in sentences]
-    lines += ["", "What each arm changes in the base:", ""]
-    for arm, found in report["changes"].items():
-        lines += [f"- {arm}: {'; '.join(found) or 'nothing'}"]
+    if report["changes"]:
+        lines += ["", "What each arm changes:", ""]
+        lines += [f"- {arm}: {'; '.join(of) or 'nothing'}" for arm, of in report["changes"].items()]
     lines += ["", *(f"> {note}\n" for note in report["notes"])]
+    lines += [f"Runs: {_count(report['runs'])}."]
     lines += [
-        f"Runs: {_count(report['runs'])}.",
-        *(
-            f"- {run['arm']}, seed {run['seed']}, budget {run['budget']:g}: {run['state']}"
-            for run in report["runs"]
-            if run["state"] != "finished"
-        ),
+        f"- {run['arm']}, seed {run['seed']}, budget {run['budget']:g}: {run['state']}"
+        for run in report["runs"]
+        if run["state"] != "finished"
     ]
     return "\n".join(lines) + "\n"
 
@@ -183,49 +211,76 @@ def _count(runs: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{number} {state}" for state, number in sorted(counts.items())) or "none"
 
 
-def _arm_table(report: Report) -> list[str]:
-    lines = [
-        f"| arm | budget | seeds | validation loss | {' | '.join(AXES.values())} |",
-        "|---" * (4 + len(AXES)) + "|",
-    ]
-    for arm in report["arms"]:
-        cells = [arm["title"], f"{arm['budget']:g}", str(len(arm["seeds"]))]
-        cells.append(format_estimate(Estimate(**arm["loss"])))
-        for axis in AXES:
-            mark = "*" if axis == "seconds" and not arm["times_count"] else ""
-            cells.append(format_count(arm["costs"][axis]["mean"]) + mark)
+def _row_table(report: Report) -> list[str]:
+    rows = report["rows"]
+    if not rows:
+        return ["No run has finished."]
+    others = rows[0]["others"]
+    axes = [axis for axis in AXES if axis in rows[0]["costs"]]
+    heads = ["arm", "budget", "seeds", report["measure"]["name"], *others]
+    lines = _table_head([*heads, *(AXES[axis] for axis in axes)])
+    for row in rows:
+        cells = [row["arm"], f"{row['budget']:g}", str(len(row["seeds"]))]
+        cells += [
+            format_estimate(Estimate(**each)) for each in (row["value"], *row["others"].values())
+        ]
+        for axis in axes:
+            mark = "*" if axis == "seconds" and not row["times_count"] else ""
+            cells.append(format_count(row["costs"][axis]["mean"]) + mark)
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def _comparison_table(report: Report) -> list[str]:
-    if not report["comparisons"]:
+    comparisons = report["comparisons"]
+    if not comparisons:
         return ["No arm can be compared with the baseline yet."]
-    level = f"{100 * report['level']:.0f} %"
+    axes = [axis for axis in AXES if any(axis in one["cost_ratios"] for one in comparisons)]
+    saves = any(
+        isinstance(each, dict) for one in comparisons for each in one["saving_factors"].values()
+    )
     lines = [
-        f"Beside the baseline ({report['baseline']}), paired by seed, with {level} intervals. A saving "
-        "factor of 1.3 says that the baseline would need 1.3 times the arm's cost for the arm's loss.",
+        f"Beside {report['baseline']}, paired by seed, with {100 * report['level']:.0f} % intervals; costs "
+        "as parts of its own.",
         "",
-        f"| arm | budget | difference | verdict | {' | '.join(f'saves {a}' for a in AXES.values())} |",
-        "|---" * (4 + len(AXES)) + "|",
+        *_table_head(["arm", "budget", "difference", "verdict", *(AXES[axis] for axis in axes)]),
     ]
-    for one in report["comparisons"]:
+    for one in comparisons:
+        decided = one["verdict"] != "undecided"
         cells = [one["arm"], f"{one['budget']:g}"]
         cells.append(format_estimate(Estimate(**one["difference"]), signed=True))
-        cells.append(f"**{one['verdict']}**" if one["verdict"] != "undecided" else "undecided")
-        cells += [_saving_cell(one["saving_factors"].get(axis)) for axis in AXES]
+        cells.append(f"**{one['verdict']}**" if decided else "undecided")
+        ratios = [one["cost_ratios"].get(axis) for axis in axes]
+        cells += ["–" if ratio is None else f"{ratio['mean']:.3f}x" for ratio in ratios]
         lines.append(f"| {' | '.join(cells)} |")
+    if saves:
+        lines += [
+            "",
+            "Saving factors: 1.3 says that the baseline needs 1.3 times the arm's cost for the arm's "
+            "result, from the baseline's own budgets.",
+            "",
+            *_table_head(["arm", "budget", *(AXES[axis] for axis in axes)]),
+        ]
+        for one in comparisons:
+            cells = [_saving_cell(one["saving_factors"].get(axis)) for axis in axes]
+            lines.append(f"| {' | '.join([one['arm'], format(one['budget'], 'g'), *cells])} |")
     return lines
+
+
+def _table_head(cells: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(cells)} |", "|---" * len(cells) + "|"]
 
 
 def _saving_cell(found: Any) -> str:
     if not isinstance(found, Mapping):
         return "–"
     saving = Saving(**found)
-    text = f"{saving.bound} {saving.factor:.2f}x".strip()
-    if saving.low is not None and not saving.bound:
+    if saving.bound:
+        return f"{saving.bound} {saving.factor:.2f}x"
+    text = f"{saving.factor:.2f}x"
+    if saving.low is not None:
         text += f" [{saving.low:.2f}, {saving.high:.2f}]"
-    return f"{text} (beyond the budgets)" if saving.extrapolated and not saving.bound else text
+    return f"{text} (beyond the budgets)" if saving.extrapolated else text
 
 
 def format_estimate(found: Estimate, *, signed: bool = False) -> str:

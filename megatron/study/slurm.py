@@ -59,7 +59,11 @@ def submit_study(
     logs.mkdir(parents=True, exist_ok=True)
     wanted = [("prepare", "prepare", [])] if prepares else []
     wanted.append(
-        ("work", "work", [f"--array=0-{size - 1}", SIGNAL_BEFORE_END, "--requeue", "--open-mode=append"])
+        (
+            "work",
+            "work",
+            [f"--array=0-{size - 1}", SIGNAL_BEFORE_END, "--requeue", "--open-mode=append"],
+        )
     )
     wanted.append(("report", "report", []))
     jobs: list[str] = []
@@ -67,7 +71,9 @@ def submit_study(
         pattern = "%A_%a" if name == "work" else "%j"
         after = {"work": "afterok", "report": "afterany"}.get(name)
         dependency = (
-            [f"--dependency={after}:{jobs[-1]}", "--kill-on-invalid-dep=yes"] if jobs and after else []
+            [f"--dependency={after}:{jobs[-1]}", "--kill-on-invalid-dep=yes"]
+            if jobs and after
+            else []
         )
         command = [
             *("sbatch", "--parsable", f"--job-name=study-{name}"),
@@ -103,7 +109,9 @@ def _output(command: Sequence[str], script: str | None = None) -> str:
     try:
         done = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise OSError(f"{command[0]} is not here: --slurm needs a machine that submits SLURM jobs") from None
+        raise OSError(
+            f"{command[0]} is not here: --slurm needs a machine that submits SLURM jobs"
+        ) from None
     if done.returncode:
         raise OSError(f"{shlex.join(command)} ended with: {done.stderr.strip()}")
     return done.stdout

@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from scipy import stats
-
 LEVEL = 0.95
 MOST_SEEDS = 10_000
 
@@ -52,12 +50,12 @@ def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
     if num == 1:
         return Estimate(mean=mean, num_seeds=1)
     spread = statistics.stdev(values)
-    half = float(stats.t.ppf((1 + level) / 2, num - 1)) * spread / math.sqrt(num)
+    half = float(_distributions().t.ppf((1 + level) / 2, num - 1)) * spread / math.sqrt(num)
     return Estimate(mean=mean, num_seeds=num, spread=spread, low=mean - half, high=mean + half)
 
 
-def verdict(difference: Estimate) -> Verdict:
-    """What a difference to the baseline shows where lower is better.
+def verdict(difference: Estimate, *, higher_is_better: bool = False) -> Verdict:
+    """What a difference to the baseline shows.
 
     Whatever its mean is, an interval that holds zero decides nothing, and neither does one seed.
 
@@ -67,9 +65,9 @@ def verdict(difference: Estimate) -> Verdict:
     """
     if difference.low is None or difference.high is None:
         return "undecided"
-    if difference.high < 0:
-        return "better"
-    return "worse" if difference.low > 0 else "undecided"
+    if difference.low <= 0 <= difference.high:
+        return "undecided"
+    return "better" if (difference.low > 0) == higher_is_better else "worse"
 
 
 def seeds_needed(
@@ -117,9 +115,20 @@ def seeds_needed(
 
 def _power(num_seeds: int, effect: float, level: float) -> float:
     """Probability that the interval of so many seeds leaves out zero on the effect's side."""
-    freedom = num_seeds - 1
+    stats, freedom = _distributions(), num_seeds - 1
     threshold = stats.t.ppf((1 + level) / 2, freedom)
     return float(stats.nct.sf(threshold, freedom, effect * math.sqrt(num_seeds)))
+
+
+def _distributions() -> Any:
+    """Student's t and its relatives."""
+    try:
+        from scipy import stats  # noqa: PLC0415  an optional extra
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            "intervals need scipy: pip install 'data-efficiency[report]'"
+        ) from error
+    return stats
 
 
 def jackknife(

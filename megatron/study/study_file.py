@@ -128,9 +128,7 @@ def read_study(
             named.made(Stage, stage, f"[[prepare]] {number}")
             for number, stage in enumerate(file.content.get("prepare", ()), 1)
         ),
-        arms={
-            name: _read_arm(named, name, dict(content), head) for name, content in arms.items()
-        },
+        arms={name: _read_arm(named, name, dict(content), head) for name, content in arms.items()},
     )
     _check(study)
     return study
@@ -204,7 +202,10 @@ _KINDS: Mapping[str, tuple[str, Any]] = {
     "str": ("a text", lambda value: isinstance(value, str)),
     "float": ("a number", lambda value: _is_number(value)),
     "Sequence[str]": ("a list of texts", lambda value: _all(value, lambda one: type(one) is str)),
-    "Sequence[int]": ("a list of integers", lambda value: _all(value, lambda one: type(one) is int)),
+    "Sequence[int]": (
+        "a list of integers",
+        lambda value: _all(value, lambda one: type(one) is int),
+    ),
     "Sequence[float]": ("a list of numbers", lambda value: _all(value, _is_number)),
 }
 

@@ -28,7 +28,7 @@ from data_efficiency import (
 )
 from megatron.checkpoint.saved_run import SavedRun, refuse_other_settings
 from megatron.command import run_command
-from megatron.reporting.seed_comparison import RESULTS_FILE
+from megatron.study import RESULTS_FILE
 
 # Where a run stands, how it is computed and how often it looks up: nothing that is part of what it is.
 _NOT_PART_OF_A_RUN = frozenset(

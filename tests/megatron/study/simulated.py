@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from megatron.study.fairness import hidden_differences
+from megatron.study.report import Comparison, make_report
 from megatron.study.results import AXES, RunResult
 from megatron.study.study_file import Arm, Study
 
@@ -25,9 +27,9 @@ def a_study(arms, **more):
 
 def a_result(arm, seed, loss, *, budget=1.0, settings=None, waited=0.0, **facts):
     """A run that ends with this loss."""
-    costs = {axis: budget * 1e6 for axis in AXES}
+    costs = dict.fromkeys(AXES, budget * 1000000.0)
     curve = tuple(
-        {"loss": loss + 1 - part, **{axis: part * cost for axis, cost in costs.items()}}
+        {"value": loss + 1 - part, **{axis: part * cost for axis, cost in costs.items()}}
         for part in FRACTIONS
     )
     own = {"training": {"seed": seed}, **(settings or {})}
@@ -35,7 +37,7 @@ def a_result(arm, seed, loss, *, budget=1.0, settings=None, waited=0.0, **facts)
         arm=arm,
         seed=seed,
         budget=budget,
-        loss=loss,
+        value=loss,
         costs=costs,
         curve=curve,
         facts={"settings": own, "environment": {"device": "toy"}, "weights": seed, **facts},
@@ -58,6 +60,17 @@ def drawn(study, rng, effects, *, noise=0.01, shared=0.05):
                 )
             )
     return results
+
+
+def report_of(study, results, runs=None):
+    """As tools/study.py makes it."""
+    comparison = Comparison(
+        title=study.title,
+        arms=list(study.arms),
+        baseline=study.baseline,
+        refused=hidden_differences(study, results),
+    )
+    return make_report(comparison, results, listed(results) if runs is None else runs)
 
 
 def listed(results):

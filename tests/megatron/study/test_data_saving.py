@@ -18,7 +18,9 @@ def simulated(rng, factor, *, num_seeds=5, budget=2e6, noise=0.01, shared_noise=
         shared = rng.normal(0, shared_noise)
         seeds.append(
             SeedCosts(
-                baseline=[(cost, loss_after(cost) + shared + rng.normal(0, noise)) for cost in BUDGETS],
+                baseline=[
+                    (cost, loss_after(cost) + shared + rng.normal(0, noise)) for cost in BUDGETS
+                ],
                 arm=(budget, loss_after(factor * budget) + shared + rng.normal(0, noise)),
             )
         )

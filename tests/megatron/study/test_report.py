@@ -3,17 +3,13 @@ from collections import Counter
 
 import pytest
 
-from megatron.study.picture import plot_study
-from megatron.study.report import format_report, study_report
+from megatron.study.picture import plot_report
+from megatron.study.report import format_report
 from megatron.study.results import results_as_json, results_from_json
-from tests.megatron.study.simulated import a_result, a_study, drawn, listed, rng_of
+from tests.megatron.study.simulated import a_result, a_study, drawn, listed, report_of, rng_of
 
 CURRICULUM = {"data_efficiency": {"data_sampling": {"enabled": True}}}
 ARMS = {"baseline": {}, "renamed": {}, "curriculum": CURRICULUM}
-
-
-def report_of(study, results, runs=None):
-    return study_report(study, results, {}, listed(results) if runs is None else runs)
 
 
 def verdicts(report):
@@ -40,7 +36,10 @@ def test_over_200_studies_an_equal_arm_is_called_so_at_the_nominal_rate_and_a_be
         ("weights", {"weights": 99}),
         ("environment.device", {"environment": {"device": "another"}}),
         ("data.split", {"data": {"split": "1,1,1"}}),
-        ("settings.data_efficiency.data_routing", {"settings": {"data_efficiency": {"data_routing": 1}}}),
+        (
+            "settings.data_efficiency.data_routing",
+            {"settings": {"data_efficiency": {"data_routing": 1}}},
+        ),
     ],
 )
 def test_an_arm_with_a_hidden_second_difference_is_refused(where, hidden):
@@ -116,5 +115,5 @@ def test_results_report_and_picture_go_through_files(tmp_path):
     assert again == results
     report = report_of(study, again)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    plot_study(report, again, tmp_path / "picture.png")
+    plot_report(report, again, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
