@@ -6,6 +6,7 @@ that says what the key means. `Section.read` fills them; `docs/config.md` is mad
 
 import difflib
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -40,6 +41,20 @@ NotNegative = Annotated[int, AtLeast(0)]
 
 class ConfigError(ValueError):
     """A configuration that cannot be meant; the message names the key, its value and the rule."""
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _shown(value: object) -> str:
+    """A value in an error message; Python refuses to write out numbers of thousands of digits."""
+    text = "a number beyond all bounds" if _is_huge(value) else repr(value)
+    return text if len(text) <= 80 else text[:80] + "..."
+
+
+def _is_huge(value: object) -> bool:
+    return isinstance(value, int) and abs(value) >= 2**1024
 
 
 class Section:
@@ -103,8 +118,10 @@ class Section:
         value = self.take(key, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ConfigError(f"{self._at(key)} is {value!r}: must be a whole number")
+        if not _is_integer(value):
+            raise ConfigError(
+                f"{self._at(key)} is {_shown(value)}: must be a whole number below 2^63"
+            )
         if at_least is not None and value < at_least:
             raise ConfigError(f"{self._at(key)} is {value}: must be at least {at_least}")
         return value
@@ -120,17 +137,20 @@ class Section:
         value = self.take(key, default)
         if value == "auto":
             return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < at_least:
-            raise ConfigError(f"{self._at(key)} is {value!r}: must be a number >= {at_least}")
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not at_least <= value <= sys.float_info.max:
+            raise ConfigError(
+                f"{self._at(key)} is {_shown(value)}: must be a finite number >= {at_least}"
+            )
         return float(value)
 
     def integers(self, key: str) -> tuple[int, ...]:
         """A list of whole numbers."""
         value = self.take(key)
-        if not isinstance(value, list) or any(
-            isinstance(item, bool) or not isinstance(item, int) for item in value
-        ):
-            raise ConfigError(f"{self._at(key)} is {value!r}: must be a list of whole numbers")
+        if not isinstance(value, list) or not all(map(_is_integer, value)):
+            raise ConfigError(
+                f"{self._at(key)} is {_shown(value)}: must be a list of whole numbers below 2^63"
+            )
         return tuple(value)
 
     def string(self, key: str) -> str:

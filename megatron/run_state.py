@@ -31,7 +31,7 @@ class Task:
 
     make_model: Callable[[RunConfig], torch.nn.Module]
     make_datasets: Callable[[RunConfig], tuple[Any, Any]]
-    """Training and validation dataset."""
+    """Training and validation dataset; None for the second where nothing is to be validated."""
     losses: tuple[str, ...]
     """Names of the losses whose sum is minimized. The first one's terms are tokens: they are the run's
     loss tokens, and by it runs are compared."""
@@ -62,6 +62,7 @@ class Run:
     task: Task
     engine: Engine
     valid_dataset: Any
+    """None where nothing is validated."""
     seconds: float = 0.0
     """Training time so far, without evaluation and checkpoints."""
     stop_request: StopRequest = field(default_factory=StopRequest)

@@ -55,7 +55,7 @@ def pretrain(config: RunConfig, task: Task) -> None:
     run = setup_model_and_optimizer(config, task, train_dataset, valid_dataset)
     run.say(
         f"{num_parameters(run):,} parameters | {len(train_dataset):,} training and "
-        f"{len(valid_dataset):,} validation samples of {config.data.seq_length} tokens | "
+        f"{len(valid_dataset or ()):,} validation samples of {config.data.seq_length} tokens | "
         f"{run.engine.train_batch_size()} samples a step | "
         f"{ranks.world} x {ranks.device.type}"
     )
@@ -184,7 +184,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
             )
         if step % config.training.eval_interval == 0:
             paused = time.monotonic()
-            _log(logger, validate(run))
+            _validate(run, logger)
             last_time += time.monotonic() - paused
         interval = config.checkpoint.save_interval
         if interval is not None and step % interval == 0:
@@ -196,7 +196,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
     run.say(f"stopped after step {run.counters.steps}: {reason}")
     finished = not run.stop_request.signal
     if finished and run.counters.steps % config.training.eval_interval:
-        _log(logger, validate(run))
+        _validate(run, logger)
     if last_saved != run.counters.steps:
         save(run)
     _log(logger, {"kind": "end", "reason": reason, **counter_record(run)})
@@ -300,6 +300,11 @@ def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
             _json_config(run.config, run.engine.ranks.data_parallel_size)
         ).data_efficiency_json,
     }
+
+
+def _validate(run: Run, logger: RunLogger | None) -> None:
+    if run.valid_dataset is not None:
+        _log(logger, validate(run))
 
 
 def _log(logger: RunLogger | None, record: Mapping[str, Any]) -> None:

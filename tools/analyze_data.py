@@ -9,15 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from megatron.command import run_command
+
 from data_efficiency.analysis import huggingface_model, index_import, named_metrics, summary
 from data_efficiency.analysis.executors import sigterm_as_interrupt
-from data_efficiency.analysis.map_reduce import AnalysisError, MapReduce, Result, executor_for
+from data_efficiency.analysis.map_reduce import MapReduce, Result, executor_for
 from data_efficiency.analysis.named_metrics import MetricSettings
 from data_efficiency.deepspeed_format import export_index
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.launcher import worker_of_launcher
 from megatron.checkpoint import model as checkpoint_model
-from megatron.command import run_command
 from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of_corpus
 
 EXAMPLE_PERCENTILES = (1, 10, 50, 90, 99)
@@ -313,14 +314,14 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 after an error, 130 after Ctrl-C or SIGTERM."""
-    arguments = parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    def action() -> None:
+    def action(words: list[str]) -> None:
+        arguments = parse_arguments(words)
         with sigterm_as_interrupt():
             COMMANDS[arguments.command](arguments)
 
-    return run_command(action, more_errors=(AnalysisError,), when_stopped="stopped")
+    return run_command(action, argv, when_stopped="stopped")
 
 
 if __name__ == "__main__":

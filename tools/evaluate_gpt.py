@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron.arguments import command_parser
 from megatron.command import run_command
+
+from megatron.arguments import command_parser
 from megatron.evaluation.local_tasks import LOCAL_TASKS, write_task_files
 from megatron.evaluation.published_tasks import ROWS, expand
 from megatron.evaluation.results import evaluation_record, is_finished, write_record
@@ -156,7 +157,7 @@ def evaluate_or_list(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after an evaluation, 1 after an error."""
-    return run_command(lambda: evaluate_or_list(parse_arguments(argv)))
+    return run_command(lambda words: evaluate_or_list(parse_arguments(words)), argv)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron.command import run_command
+
 import torch
 import torch.distributed
 from tqdm import tqdm
@@ -23,7 +25,6 @@ from tqdm import tqdm
 from data_efficiency import Ranks, naming_lost_processes, read_json, start_ranks
 from megatron.arguments import command_parser
 from megatron.checkpoint.saved_run import SavedRun
-from megatron.command import run_command
 from megatron.finetuning.classifier import read_bert
 from megatron.finetuning.data import HUB, read_task
 from megatron.finetuning.inputs import make_rows
@@ -181,7 +182,7 @@ def finetune_and_print(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a sweep, 1 after an error."""
-    return run_command(lambda: finetune_and_print(parse_arguments(argv)))
+    return run_command(lambda words: finetune_and_print(parse_arguments(words)), argv)
 
 
 if __name__ == "__main__":

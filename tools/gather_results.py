@@ -13,8 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron.arguments import command_parser
 from megatron.command import run_command
+
+from megatron.arguments import command_parser
 from megatron.evaluation.result_table import format_table, gather
 from megatron.evaluation.results import read_record
 
@@ -68,7 +69,7 @@ def show_table(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a table, 1 after an error."""
-    return run_command(lambda: show_table(parse_arguments(argv)))
+    return run_command(lambda words: show_table(parse_arguments(words)), argv)
 
 
 if __name__ == "__main__":

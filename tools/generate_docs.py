@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from megatron.command import run_command
+
 from data_efficiency.config import curriculum, data_efficiency, file, random_ltd
 from data_efficiency.json_section import GIVEN, Section, Written
 from data_efficiency.schedule import DiscreteSchedule, RootSchedule
@@ -154,8 +156,8 @@ def render_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None, page: Path = PAGE) -> int:
-    """Exit code: 0 when the page is written or current, 1 when --check finds it stale."""
+def write_or_check(argv: Sequence[str], page: Path) -> int:
+    """0 when the page is written or current, 1 when --check finds it stale."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     check = parser.parse_args(argv).check
@@ -168,6 +170,11 @@ def main(argv: Sequence[str] | None = None, page: Path = PAGE) -> int:
         print(f"error: {page.name} is not current: run `make docs`", file=sys.stderr)
         return 1
     return 0
+
+
+def main(argv: Sequence[str] | None = None, page: Path = PAGE) -> int:
+    """Exit code: 0 when the page is written or current, 1 when --check finds it stale."""
+    return run_command(lambda words: write_or_check(words, page), argv)
 
 
 if __name__ == "__main__":

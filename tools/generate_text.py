@@ -14,10 +14,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron.command import run_command
+
 import torch
 
 from megatron.arguments import command_parser
-from megatron.command import run_command
 from megatron.evaluation.generation import Choose, greedy, sampling, text_pieces
 from megatron.evaluation.model import any_gpt, load_for_evaluation
 from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
@@ -121,7 +122,7 @@ def write_text(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a text, 1 after an error, 130 when interrupted."""
-    return run_command(lambda: write_text(parse_arguments(argv)), when_stopped="")
+    return run_command(lambda words: write_text(parse_arguments(words)), argv, when_stopped="")
 
 
 if __name__ == "__main__":

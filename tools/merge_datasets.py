@@ -7,8 +7,9 @@ They come in the order given, and must have been made with the same tokenizer an
 import argparse
 from collections.abc import Sequence
 
-from megatron.arguments import command_parser
 from megatron.command import STOPPED, run_command
+
+from megatron.arguments import command_parser
 from megatron.corpus.merging import find_corpora, merge_corpora
 
 
@@ -50,7 +51,7 @@ def merge(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
-    return run_command(lambda: merge(parse_arguments(argv)), when_stopped=STOPPED)
+    return run_command(lambda words: merge(parse_arguments(words)), argv, when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
+from megatron.command import run_command
+
 from data_efficiency import (
     DecayEnd,
     fill_from_flags,
@@ -20,7 +22,6 @@ from data_efficiency import (
 )
 from data_efficiency.config import Config
 from megatron.arguments import make_parser
-from megatron.command import run_command
 from megatron.config import ModelConfig
 from megatron.reporting import format_plan, plot_plan
 from megatron.run_state import model_shape
@@ -119,7 +120,7 @@ def show_plan(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, also where there are warnings; 1 after an error."""
-    return run_command(lambda: show_plan(parse_arguments(argv)))
+    return run_command(lambda words: show_plan(parse_arguments(words)), argv)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron.arguments import command_parser
 from megatron.command import STOPPED, run_command
+
+from megatron.arguments import command_parser
 from megatron.corpus.demo_corpus import (
     PACKAGED_TEXTS,
     Document,
@@ -101,7 +102,7 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
-    return run_command(lambda: prepare(parse_arguments(argv)), when_stopped=STOPPED)
+    return run_command(lambda words: prepare(parse_arguments(words)), argv, when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

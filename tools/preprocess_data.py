@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from megatron.arguments import command_parser
 from megatron.command import STOPPED, run_command
+
+from megatron.arguments import command_parser
 from megatron.corpus.preprocessing import CorpusCounts, PreprocessingJob, preprocess
 from megatron.corpus.sentence_splitter import (
     SentenceSplitter,
@@ -156,7 +157,9 @@ def counts_line(count: CorpusCounts) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
-    return run_command(lambda: make_corpora(parse_arguments(argv)), when_stopped=STOPPED)
+    return run_command(
+        lambda words: make_corpora(parse_arguments(words)), argv, when_stopped=STOPPED
+    )
 
 
 if __name__ == "__main__":

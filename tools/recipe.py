@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron.command import run_command
+
 from megatron.recipes import (
     Catalogue,
     PreparedRun,
@@ -137,7 +138,7 @@ def carry_out(arguments: argparse.Namespace) -> int | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 1 after an error."""
-    return run_command(lambda: carry_out(parse_arguments(argv)))
+    return run_command(lambda words: carry_out(parse_arguments(words)), argv)
 
 
 if __name__ == "__main__":

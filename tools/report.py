@@ -77,7 +77,7 @@ def report_on(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a report, 1 after an error."""
-    return run_command(lambda: report_on(parse_arguments(argv)))
+    return run_command(lambda words: report_on(parse_arguments(words)), argv)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from data_efficiency.analysis.collectors import new_collector
 from data_efficiency.analysis.dataset_reader import Batch, DatasetReader
 from data_efficiency.analysis.executors import Counts, TaskError
 from data_efficiency.analysis.metrics import Metric
-from data_efficiency.files import new_file, write_file
+from data_efficiency.files import new_file, read_json_object, write_file
 from data_efficiency.files.result_folder import sha256_of_file
 
 VERSION = 1
@@ -63,13 +63,11 @@ class ShardFolder:
     def fault(self, shard: int) -> str | None:
         """Why a shard cannot be used, or None if it can."""
         try:
-            marker = json.loads(self._marker_file(shard).read_text(encoding="utf-8"))
+            marker = read_json_object(self._marker_file(shard))
             checksum = sha256_of_file(self._array_file(shard))
         except FileNotFoundError:
             return "is missing"
         except ValueError:
-            return "has a damaged marker"
-        if not isinstance(marker, dict):
             return "has a damaged marker"
         names = {
             "samples": "other samples",

@@ -5,6 +5,7 @@ selection), and it says what happens to the rows of a batch (a length plan). The
 once, and then go by the same name.
 """
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -117,8 +118,9 @@ class MetricKeys(PacedKeys):
     sequence_length: LengthAction | None = None
     """What the metric does to the length. truncate: rows are cut to the difficulty. reshape: the rows
     of a micro-batch, end to end, are cut into rows of the difficulty. trim_padding: rows are cut to
-    the longest one without its padding. user: your own post-process function does. Default by the
-    published names seqlen_truncate and seqlen_reshape."""
+    the longest one without its padding. user: your own post-process function does,
+    which must be set before the first batch. Default by the published names seqlen_truncate and
+    seqlen_reshape; else user for a metric that selects no samples."""
     length_multiple: Positive = 1
     """The length is rounded up to a multiple of this, 8 for example."""
     difficulty_type: DifficultyType
@@ -138,6 +140,30 @@ class CurriculumKeys:
     curriculum_metrics: Any = None
     """Metric name -> the keys of METRIC; the pool is the intersection of the metrics that select
     samples."""
+    sequence_axes: Any = None
+    """Entry of a batch -> its axis along the sequence, or a list of axes: `{"0": 1, "1": 1}` for tuples
+    (inputs, labels) [batch, sequence], `{"input_ids": 1, "mask": [2, 3]}` for a mapping. Length actions
+    then cut these entries and no other. Not given: names tell, ours and Hugging Face's, and what they do
+    not tell is an error."""
+
+    def axes(self, path: str) -> dict[str, tuple[int, ...]] | None:
+        """`sequence_axes` with tuples for axes.
+
+        Raises:
+            ConfigError: if it is something else.
+        """
+        if self.sequence_axes is None:
+            return None
+        given = self.sequence_axes if isinstance(self.sequence_axes, Mapping) else {}
+        axes = {
+            name: tuple(one) if isinstance(one, list) else (one,) for name, one in given.items()
+        }
+        if not axes or not all(one and all(type(a) is int for a in one) for one in axes.values()):
+            raise ConfigError(
+                f"{path}.sequence_axes is {self.sequence_axes!r}: must be an object of entries of a batch "
+                'and their axes, such as {"input_ids": 1, "mask": [2, 3]}'
+            )
+        return axes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,19 +213,19 @@ def read_legacy_warm_up(section: Section) -> LengthPlan | None:
 
 def _read_metric(name: str, section: Section) -> tuple[Selection | None, LengthPlan | None]:
     keys = section.read(MetricKeys)
-    action = keys.sequence_length or PUBLISHED_ACTIONS.get(name)
     index_path = keys.index_path or keys.index_to_sample_path
     selects = keys.clustering_type == "schedule_based"
+    action = keys.sequence_length or PUBLISHED_ACTIONS.get(name) or (None if selects else "user")
+    near = difflib.get_close_matches(name, PUBLISHED_ACTIONS, n=1, cutoff=0.8)
+    if action == "user" and keys.sequence_length is None and near:
+        raise ConfigError(
+            f"{section.path} selects no samples (single_cluster) and its name is not {near[0]!r}: if that is "
+            'meant, correct it; if your own post-process function reads it, say "sequence_length": "user"'
+        )
     if keys.length_multiple > 1 and action in (None, "user"):
         raise ConfigError(
             f"{section.path}.length_multiple is {keys.length_multiple}, but this metric changes no "
             'length: remove it, or say what it does by "sequence_length"'
-        )
-    if not selects and action is None:
-        raise ConfigError(
-            f"{section.path} selects no samples (single_cluster) and does nothing to the sequence "
-            'length; say "sequence_length": "truncate", "reshape", "trim_padding" or, if your own '
-            'post-process function reads it, "user"'
         )
     if selects and index_path is None:
         raise ConfigError(f"{section.path}.index_path is missing: name the difficulty index folder")

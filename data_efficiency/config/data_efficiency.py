@@ -1,7 +1,8 @@
 """The `data_efficiency` section of the JSON file <-> frozen dataclasses.
 
 Source: DeepSpeed's section of this name. Differs: the three outer `enabled` switches, which DeepSpeed
-never reads, are checked against the inner ones; `index_path` and `sequence_length` are new.
+never reads, are checked against the inner ones; `index_path`, `sequence_length` and `sequence_axes` are
+new.
 """
 
 import logging
@@ -32,6 +33,8 @@ class DataEfficiencyConfig:
     """Empty: samples are drawn uniformly."""
     length_plans: tuple[LengthPlan, ...] = ()
     """Empty: rows stay as they are read."""
+    sequence_axes: Mapping[str, tuple[int, ...]] | None = None
+    """Entry of a batch -> its axes along the sequence; None: names tell."""
     metric_names: tuple[str, ...] = ()
     """As the file lists them; a metric may be a selection, a length plan, or both."""
     data_cluster_path: str | None = None
@@ -143,6 +146,7 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
         selections=selections,
         length_plans=length_plans,
         metric_names=tuple(curriculum.curriculum_metrics) if has_curriculum else (),
+        sequence_axes=curriculum.axes(sampling.curriculum_learning.path),
         data_cluster_path=curriculum.data_cluster_path,
         random_ltd=dropping,
     )

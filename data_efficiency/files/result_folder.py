@@ -1,6 +1,7 @@
 """Result folders: a handful of files and a manifest that appear together or not at all.
 
-`manifest.json` names the kind of result, its version, and size and SHA-256 of every other file.
+`manifest.json` names the kind of result, its version, size and SHA-256 of every other file, and its own
+SHA-256 over the rest of it.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from data_efficiency.files.reading import read_json_object, reading
 from data_efficiency.files.whole_file import sync_to_disk
 
 MANIFEST_FILE = "manifest.json"
@@ -96,17 +98,19 @@ def read_manifest(
         OtherVersionError: if it is of another version.
         ValueError: if it is something else, or a file has another size.
     """
+    file = folder / MANIFEST_FILE
     try:
-        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        manifest = read_json_object(file)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{folder} is not a {format_name}: {MANIFEST_FILE} is missing; {remedy}"
         ) from error
-    except ValueError as error:
-        raise ValueError(f"{folder / MANIFEST_FILE} is not valid JSON ({error})") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
+    found = manifest.get("format")
     if found != format_name:
         raise ValueError(f"{folder} is not a {format_name}: its manifest says format {found!r}")
+    # Manifests of before have no checksum of their own.
+    if manifest.pop("sha256", None) not in (None, _checksum(manifest)):
+        raise ValueError(f"{file} was changed after it was written: other SHA-256; {remedy}")
     written = manifest.get("version")
     if written != version:
         is_newer = isinstance(written, int) and written > version
@@ -114,24 +118,34 @@ def read_manifest(
             f"{folder} is a {format_name} of version {written}, this program reads version "
             f"{version}: {'update it, or ' if is_newer else ''}{remedy}"
         )
-    if not isinstance(manifest.get("files"), dict):
-        raise ValueError(f"{folder / MANIFEST_FILE} names no files: it is damaged; {remedy}")
-    for name, entry in manifest["files"].items():
-        file = folder / name
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; {remedy}")
-        if file.stat().st_size != entry["num_bytes"]:
-            raise ValueError(
-                f"{file} has {file.stat().st_size} bytes instead of {entry['num_bytes']}: "
-                f"truncated or changed; {remedy}"
-            )
+    with reading(file):
+        _check_sizes(folder, manifest["files"], remedy)
     return manifest
 
 
+def _check_sizes(folder: Path, entries: Mapping[str, Mapping[str, Any]], remedy: str) -> None:
+    for name, entry in entries.items():
+        file, wanted = folder / name, entry["num_bytes"]
+        if not isinstance(entry["sha256"], str):
+            raise TypeError(f"{name} has no checksum")
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing; {remedy}")
+        if file.stat().st_size != wanted:
+            raise ValueError(
+                f"{file} has {file.stat().st_size} bytes instead of {wanted}: "
+                f"truncated or changed; {remedy}"
+            )
+
+
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write `manifest.json` into a folder."""
-    text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+    """Write `manifest.json`, with a checksum of its own, into a folder."""
+    content = json.loads(json.dumps(manifest))
+    text = json.dumps({**content, "sha256": _checksum(content)}, indent=2, sort_keys=True) + "\n"
     (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def verify_checksums(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -120,8 +120,16 @@ class CurriculumDataLoader(PublishedLoaderNames):
         self._consumed = self.sampler.state
 
     def _processed(self, batch: Any, plan: MicroBatchPlan) -> Any:
+        config = self.sampler.config
         if self._post_process is None:
-            return apply_actions(batch, self.sampler.config.length_plans, plan.batch.difficulties)
+            users = [one.name for one in config.length_plans if one.action == "user"]
+            if users:
+                raise ConfigError(
+                    f"metric {users[0]!r} is for a post-process function of your own, and none is set: call "
+                    "set_data_post_process_func before the first batch, or say by sequence_length what it does"
+                )
+            difficulties = plan.batch.difficulties
+            return apply_actions(batch, config.length_plans, difficulties, config.sequence_axes)
         state = {
             "current_difficulties": dict(plan.batch.difficulties),
             "curriculum_step": plan.batch.step,

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from data_efficiency import files
 from megatron.config import ModelConfig
 from megatron.conversion.gpt import refuse_other_values
 from megatron.conversion.vocabulary import padding_multiple
@@ -57,7 +58,7 @@ def model_states_file(folder: Path) -> Path | None:
         ValueError: if the model is split over tensor-parallel ranks or pipeline stages.
     """
     pointer = folder / "latest"
-    step = folder / pointer.read_text().strip() if pointer.is_file() else folder
+    step = folder / _name_beside(pointer) if pointer.is_file() else folder
     if list(step.glob("layer_*-model_states.pt")):
         raise ValueError(
             f"{step} was written with pipeline parallelism: only checkpoints of runs with"
@@ -70,6 +71,14 @@ def model_states_file(folder: Path) -> Path | None:
             " one can be read"
         )
     return step / _FILE if files else None
+
+
+def _name_beside(pointer: Path) -> str:
+    """The name of a folder beside it, which a pointer holds."""
+    name = pointer.read_bytes().decode(errors="replace").strip()
+    if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
+        raise ValueError(f"{pointer} says {name[:40]!r}, which names no folder beside it")
+    return name
 
 
 def read_megatron_deepspeed(
@@ -98,14 +107,15 @@ def read_megatron_deepspeed(
 
 
 def _read(file: Path) -> dict[str, Any]:
-    # A class of its own for each name: torch tells what it may make by the class.
-    foreign: list[Any] = [
-        (type("Inert", (Inert,), {}), name)
-        for name in torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    ]
-    with torch.serialization.safe_globals(foreign):
-        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    return content
+    with files.reading(file):
+        # A class of its own for each name: torch tells what it may make by the class.
+        foreign: list[Any] = [
+            (type("Inert", (Inert,), {}), name)
+            for name in torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        ]
+        with torch.serialization.safe_globals(foreign):
+            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        return content
 
 
 def _flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:

@@ -5,7 +5,6 @@ writes and no reader needs, says where the tokens come from.
 """
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from data_efficiency import mmididx
+from data_efficiency import files, mmididx
 from megatron.data.indexed_dataset_writer import (
     DTYPE_OF_CODE,
     IndexedDatasetWriter,
@@ -134,11 +133,11 @@ class IndexedDataset:
         """Content of the sidecar `PREFIX.meta.json`, or None where there is none."""
         path = self._path("meta.json")
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return files.read_json_object(path)
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise ValueError(f"{path}: not valid JSON ({error}); delete or remake it") from None
+            raise ValueError(f"{error}; delete or remake it") from None
 
     def content_hash(self) -> str:
         """SHA-256 of the index, the size of `.bin` and 64 evenly spaced blocks of 64 KiB of it.

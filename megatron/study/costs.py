@@ -43,7 +43,7 @@ def plan_costs(jobs: Sequence[Job], flops_per_second: float | None) -> list[ArmC
                 arm=key[0],
                 budget=key[1],
                 num_runs=len(same),
-                num_left=sum(job.state() != "finished" for job in same),
+                num_left=sum(job.state != "finished" for job in same),
                 steps=planned.steps,
                 corpus_tokens=planned.corpus_tokens,
                 flops=planned.flops + same[0].arm.scoring_flops,
@@ -55,7 +55,7 @@ def plan_costs(jobs: Sequence[Job], flops_per_second: float | None) -> list[ArmC
 
 def _measured_speed(jobs: Sequence[Job]) -> float | None:
     """FLOPs a second of the finished runs, from start to end of their processes."""
-    done = [job for job in jobs if job.state() == "finished"]
+    done = [job for job in jobs if job.state == "finished"]
     seconds = sum(job.record()["seconds"] for job in done)
     return sum(planned_cost(job.config, 1).flops for job in done) / seconds if seconds else None
 
@@ -92,7 +92,7 @@ def seeds_advice(study: Study, jobs: Sequence[Job], difference: float) -> str:
     values = {
         (job.arm.name, job.budget, job.seed): job.result().value
         for job in jobs
-        if job.state() == "finished"
+        if job.state == "finished"
     }
     lines = []
     for arm in study.arms:

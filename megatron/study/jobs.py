@@ -1,9 +1,9 @@
 """The runs of a study: what each is started with, where it lies, and how far it is.
 
-OUTPUT/<arm>/seed<seed>[_budget<share>]/run.toml     what runs
-                                        job.json     the queue's word on it
-                                        output.txt   what it printed
-OUTPUT/replaced/...                                  runs whose settings are no longer the study's
+    OUTPUT/<arm>/seed<seed>[_budget<share>]/run.toml     what runs
+                                            job.json     the queue's word on it
+                                            output.txt   what it printed
+    OUTPUT/replaced/...                                  runs whose settings are no longer the study's
 """
 
 import hashlib
@@ -11,14 +11,19 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from data_efficiency import files
-from megatron.study.results import RUN_FILE, RunResult, read_result
-from megatron.study.study_file import Arm, Settings, Study, merged, scaled_by, with_output
+from megatron.arguments import run_config_from
+from megatron.config import RunConfig
+from megatron.recipes import SHIPPED, Layer, layer_of, read_run_file, write_run_file
+from megatron.study.results import RunResult, read_result
+from megatron.study.study_file import Arm, Study, filled, scaled_by
 
 JOB_FILE = "job.json"
+RUN_FILE = "run.toml"
 OUTPUT_FILE = "output.txt"
 State = Literal["waiting", "running", "stopped", "failed", "finished"]
 
@@ -31,8 +36,7 @@ class Job:
     seed: int
     budget: float
     folder: Path
-    settings: Settings
-    """The whole run file."""
+    config: RunConfig
 
     @property
     def name(self) -> str:
@@ -40,90 +44,126 @@ class Job:
         budget = "" if self.budget == 1 else f", budget {self.budget:g}"
         return f"{self.arm.name}, seed {self.seed}{budget}"
 
+    @cached_property
+    def run_file(self) -> str:
+        """The text of its run file."""
+        return write_run_file(self.config, self.name)
+
     @property
     def checksum(self) -> str:
-        """Of the settings."""
-        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
+        """Of the run file."""
+        return hashlib.sha256(self.run_file.encode()).hexdigest()[:16]
 
     def record(self) -> dict[str, Any]:
-        """What the queue wrote last: state, settings, attempts, seconds, exit code."""
+        """What the queue wrote last: state, run file's checksum, attempts, seconds, exit code."""
         path = self.folder / JOB_FILE
         if not path.is_file():
-            return {"state": "waiting", "settings": self.checksum, "attempts": 0, "seconds": 0.0}
-        found: dict[str, Any] = json.loads(path.read_text())
+            return {"state": "waiting", "run_file": self.checksum, "attempts": 0, "seconds": 0.0}
+        found: dict[str, Any] = files.read_json_object(path)
         return found
 
     def write(self, **changes: Any) -> None:
         """Change the queue's word on the run."""
-        record = {**self.record(), "settings": self.checksum, **changes}
+        record = {**self.record(), "run_file": self.checksum, **changes}
         files.write_file(self.folder / JOB_FILE, json.dumps(record) + "\n")
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the folder holds a run of other settings."""
+        return self.folder.exists() and self.record()["run_file"] != self.checksum
+
+    @property
     def state(self) -> State:
-        """How far the run is; runs with other settings do not count."""
-        record = self.record()
-        return record["state"] if record["settings"] == self.checksum else "waiting"
+        """How far the run is; one of other settings does not count."""
+        return "waiting" if self.is_outdated else cast(State, self.record()["state"])
 
     def result(self) -> RunResult:
-        """What a finished run says."""
+        """What a finished run says.
+
+        Raises:
+            ValueError: if its last loss is no finite number.
+        """
         return read_result(
             self.folder,
             arm=self.arm.name,
-            seed=self.seed,
             budget=self.budget,
             scoring_flops=self.arm.scoring_flops,
         )
 
+    def set_up(self, output: Path) -> Path | None:
+        """Make the folder ready, with its run file; a run of other settings is put aside.
 
-def jobs_of(study: Study, base: Settings) -> list[Job]:
-    """All runs, seed by seed, so that a study that is stopped early has whole comparisons."""
-    seeds = sorted({seed for arm in study.arms.values() for seed in study.seeds_of(arm)})
-    order = {seed: place for place, seed in enumerate(study.seeds)}
-    jobs = []
-    for seed in sorted(seeds, key=lambda one: order.get(one, len(order))):
-        for arm in study.arms.values():
-            if seed in study.seeds_of(arm):
-                jobs += [_job(study, base, arm, seed, budget) for budget in arm.budgets]
-    return jobs
+        Args:
+            output: folder of the study.
+
+        Returns:
+            Where an outdated run went; None if there was none.
+        """
+        aside = None
+        if self.is_outdated:
+            aside = _free_name(output / "replaced" / f"{self.arm.name}_{self.folder.name}")
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(self.folder, aside)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files.write_file(self.folder / RUN_FILE, self.run_file)
+        return aside
 
 
-def _job(study: Study, base: Settings, arm: Arm, seed: int, budget: float) -> Job:
+def _free_name(path: Path) -> Path:
+    """The path with the first number behind it that is not taken."""
+    number = 1
+    while path.with_name(f"{path.name}_{number}").exists():
+        number += 1
+    return path.with_name(f"{path.name}_{number}")
+
+
+def jobs_of(study: Study) -> list[Job]:
+    """All runs, seed by seed, so that a study that is stopped early has whole comparisons.
+
+    Raises:
+        ConfigError: for a base or an arm that is no run, by the place of the fault.
+    """
+    base = base_of(study)
+    seeds = dict.fromkeys([*study.seeds, *(s for arm in study.arms.values() for s in study.seeds_of(arm))])
+    return [
+        _job(study, base, arm, seed, budget)
+        for seed in seeds
+        for arm in study.arms.values()
+        if seed in study.seeds_of(arm)
+        for budget in arm.budgets
+    ]
+
+
+def base_of(study: Study) -> Layer:
+    """The run file that every arm starts from."""
+    beside = study.path.parent / study.base
+    return read_run_file(SHIPPED, str(beside) if beside.is_file() else study.base)
+
+
+def _job(study: Study, base: Layer, arm: Arm, seed: int, budget: float) -> Job:
     share = "" if budget == 1 else f"_budget{budget:g}"
     folder = study.output / arm.name / f"seed{seed}{share}"
-    settings = with_output(
-        scaled_by(merged(base, arm.settings), budget, study.scaled), study.output
+    place = f"{study.path.name}: [arms.{arm.name}]"
+    both = base.under(layer_of(arm.settings, place))
+    both = Layer(
+        architecture=both.architecture,
+        settings=scaled_by(filled(both.settings, study.values), budget, study.scaled),
+        sections=scaled_by(filled(both.sections, study.values), budget, study.scaled),
     )
-    places = {"save": str(folder), "load": str(folder), "allow_missing_checkpoint": True}
-    own = {"training": {"seed": seed}, "checkpoint": places}
-    return Job(arm=arm, seed=seed, budget=budget, folder=folder, settings=merged(settings, own))
-
-
-def set_up(job: Job, output: Path, text: str) -> str | None:
-    """Make the run's folder ready, with its run file; a run of other settings is put aside.
-
-    Args:
-        output: folder of the study.
-        text: content of the run file.
-
-    Returns:
-        Where an outdated run went; None if there was none.
-    """
-    aside = None
-    if job.folder.exists() and job.record()["settings"] != job.checksum:
-        number = 1
-        while (
-            aside := output / "replaced" / f"{job.arm.name}_{job.folder.name}_{number}"
-        ).exists():
-            number += 1
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(job.folder, aside)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    files.write_file(job.folder / RUN_FILE, text)
-    return None if aside is None else str(aside)
+    own = {
+        "seed": seed,
+        "save": str(folder),
+        "load": str(folder),
+        "allow_missing_checkpoint": True,
+    }
+    whole = both.under(Layer(settings=own))
+    config = run_config_from(whole.settings, whole)
+    return Job(arm=arm, seed=seed, budget=budget, folder=folder, config=config)
 
 
 def listed(jobs: list[Job]) -> list[Mapping[str, Any]]:
     """Every run and its state, as the report lists them."""
     return [
-        {"arm": job.arm.name, "seed": job.seed, "budget": job.budget, "state": job.state()}
+        {"arm": job.arm.name, "seed": job.seed, "budget": job.budget, "state": job.state}
         for job in jobs
     ]

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_efficiency import files
 from megatron.reporting.run_log import LOG_FILE, Record, RunLog, read_log
 
 AXES = {
@@ -179,7 +180,7 @@ def _pacing(log: RunLog) -> list[dict[str, float]]:
 
 def _finetuning_result(path: Path, arm: str, budget: float) -> RunResult:
     """Of a run of the finetuning examples: judged on the test part, its curve on the validation part."""
-    found = json.loads(path.read_text())
+    found = files.read_json_object(path)
     name = found["quality_name"]
     curve = [
         {"value": point["validation"], **_finetuning_costs(point, found["num_layers"])}

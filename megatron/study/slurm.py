@@ -57,7 +57,7 @@ def submit_study(
     tool = [sys.executable, str(ROOT / "tools" / "study.py")]
     size = min(num_workers, largest_array(_output(["scontrol", "show", "config"])))
     logs.mkdir(parents=True, exist_ok=True)
-    wanted = [("prepare", "prepare", [])] if prepares else []
+    wanted: list[tuple[str, str, list[str]]] = [("prepare", "prepare", [])] if prepares else []
     wanted.append(
         (
             "work",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_efficiency import files
-from megatron.study.study_file import Stage, Study, with_output
+from megatron.study.study_file import Stage, Study, filled
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,8 +53,8 @@ def is_prepared(study: Study) -> bool:
 def is_made(stage: Stage, study: Study, key: str) -> bool:
     """Whether a stage has finished with these inputs and its output is there."""
     stamp = _stamp(stage, study)
-    makes = Path(with_output(stage.makes, study.output))
-    return makes.exists() and stamp.is_file() and json.loads(stamp.read_text())["key"] == key
+    makes = Path(filled(stage.makes, study.values))
+    return makes.exists() and stamp.is_file() and files.read_json_object(stamp)["key"] == key
 
 
 def _stamp(stage: Stage, study: Study) -> Path:
@@ -63,9 +63,10 @@ def _stamp(stage: Stage, study: Study) -> Path:
 
 def _key(stage: Stage, study: Study, before: str) -> str:
     """Over the command, the files it reads, and all stages before."""
-    digest = hashlib.sha256(f"{before} {list(stage.command)}".encode())
+    command = filled(list(stage.command), study.values)
+    digest = hashlib.sha256(f"{before} {command}".encode())
     for name in stage.reads:
-        path = Path(with_output(name, study.output))
+        path = Path(filled(name, study.values))
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             # Reading all of a large corpus would take long: size and date.
             found = file.stat()
@@ -75,12 +76,12 @@ def _key(stage: Stage, study: Study, before: str) -> str:
 
 def _make(stage: Stage, study: Study, key: str) -> float:
     """Seconds that the stage took."""
-    makes = Path(with_output(stage.makes, study.output))
+    makes = Path(filled(stage.makes, study.values))
     if makes.is_dir():
         shutil.rmtree(makes)
     makes.unlink(missing_ok=True)
     makes.parent.mkdir(parents=True, exist_ok=True)
-    script, *flags = with_output(list(stage.command), study.output)
+    script, *flags = filled(list(stage.command), study.values)
     begin = time.monotonic()
     done = subprocess.run([sys.executable, str(ROOT / script), *flags], env=child_environment())
     if done.returncode:

@@ -16,7 +16,8 @@
     [arms.curriculum]                     # an arm's settings, as they stand in a run file
     training.lr = 1e-3
 
-`{output}` is the study's folder wherever it stands, in the base too.
+    [values]                              # what a {name} anywhere in these files stands for,
+    corpus = ""                           # beside {output}, the study's folder
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,13 +25,12 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from data_efficiency import ConfigError
-from megatron.recipes.toml_file import check_known, read_toml
+from data_efficiency import ConfigError, refuse_unknown
+from megatron.recipes import read_toml
 
 Settings = Mapping[str, Any]
 """A run file's content: section -> key -> value, deeper in `data_efficiency`."""
 
-OUTPUT = "{output}"
 RUN_AMOUNTS = (
     *("train_iters", "train_samples", "train_tokens"),
     *("lr_decay_iters", "lr_decay_samples", "lr_decay_tokens"),
@@ -87,6 +87,8 @@ class Study:
     baseline: str = "baseline"
     scaled: Sequence[str] = RUN_AMOUNTS
     """Keys that a budget scales."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """What `{name}` stands for: `[values]` of the file, and `output`."""
     prepare: Sequence[Stage] = ()
     arms: Mapping[str, Arm] = field(default_factory=dict)
 
@@ -96,37 +98,46 @@ class Study:
 
 
 def read_study(
-    path: Path, *, seeds: Sequence[int] | None = None, output: Path | None = None
+    path: Path,
+    *,
+    seeds: Sequence[int] | None = None,
+    output: Path | None = None,
+    values: Mapping[str, str] | None = None,
 ) -> Study:
     """The study of a file.
 
     Args:
         seeds: instead of the file's.
         output: folder of its runs, instead of the file's.
+        values: instead of the file's of the same names.
 
     Raises:
         ConfigError: for an unknown or missing key, or a value that cannot be right, by its name.
         FileNotFoundError: if there is no such file.
     """
-    file = read_toml(path)
-    file.check_keys(("study", "prepare", "arms"))
-    file.check_keys(_names(Study) - {"path", "prepare", "arms"}, "study")
-    head = dict(file.content.get("study", {}))
+    content, place = read_toml(path), path.name
+    for key in content:
+        refuse_unknown(key, ("study", "prepare", "arms", "values"), place)
+    head = dict(content.get("study", {}))
     if seeds:
         head["seeds"] = seeds
-    folder = Path(head.pop("output", Path("runs") / path.stem)) if output is None else output
-    head.pop("output", None)
-    named = _Place(path.name)
-    arms = file.content.get("arms", {})
+    written = head.pop("output", str(Path("runs") / path.stem))
+    folder = Path(written) if output is None else output
+    own = content.get("values", {})
+    for key in values or {}:
+        refuse_unknown(key, list(own), f"{place}: [values]")
+    named = _Place(place)
+    arms = content.get("arms", {})
     study = named.made(
         Study,
         head,
         "[study]",
         path=path,
         output=folder,
+        values={**own, **(values or {}), "output": str(folder)},
         prepare=tuple(
             named.made(Stage, stage, f"[[prepare]] {number}")
-            for number, stage in enumerate(file.content.get("prepare", ()), 1)
+            for number, stage in enumerate(content.get("prepare", ()), 1)
         ),
         arms={name: _read_arm(named, name, dict(content), head) for name, content in arms.items()},
     )
@@ -178,7 +189,8 @@ class _Place:
         place = f"{self.file}: {table}"
         if not isinstance(content, Mapping):
             raise ConfigError(f"{place} is {content!r}: must be a table")
-        check_known(content, _names(kind) - {*more}, place)
+        for name in content:
+            refuse_unknown(name, sorted(_names(kind) - {*more}), place)
         known = {one.name: one for one in fields(kind)}
         for name, value in content.items():
             _check_kind(f"{place}: {name}", str(known[name].type), value)
@@ -224,28 +236,23 @@ def _all(value: Any, fits: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(map(fits, value))
 
 
-def merged(base: Settings, change: Settings) -> dict[str, Any]:
-    """The base with the change's values; tables are merged key by key, anything else is replaced.
+def filled(value: Any, values: Mapping[str, str]) -> Any:
+    """A value with `{name}` in its texts replaced; texts of a list that become empty are left out.
 
     Example:
-        >>> merged({"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"c": [2]}})
-        {'a': {'b': 1, 'c': [2]}, 'd': 2}
+        >>> filled(["--save", "{output}/a", "{more}"], {"output": "runs", "more": ""})
+        ['--save', 'runs/a']
     """
-    found = dict(base)
-    for key, value in change.items():
-        below = found.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        found[key] = merged(below, value) if both else value
-    return found
-
-
-def with_output(value: Any, output: Path) -> Any:
-    """A value with `{output}` in its texts replaced."""
     if isinstance(value, str):
-        return value.replace(OUTPUT, str(output))
+        for name, text in values.items():
+            value = value.replace(f"{{{name}}}", text)
+        return value
     if isinstance(value, Mapping):
-        return {key: with_output(below, output) for key, below in value.items()}
-    return [with_output(one, output) for one in value] if isinstance(value, list) else value
+        return {key: filled(below, values) for key, below in value.items()}
+    if isinstance(value, (list, tuple)):
+        found = [filled(one, values) for one in value]
+        return type(value)(one for one in found if one != "")
+    return value
 
 
 def scaled_by(settings: Settings, share: float, keys: Sequence[str]) -> dict[str, Any]:

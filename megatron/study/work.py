@@ -19,10 +19,9 @@ from typing import Any
 
 from data_efficiency import files
 from megatron.reporting.progress_line import format_seconds
-from megatron.study.jobs import OUTPUT_FILE, Job, set_up
-from megatron.study.results import RUN_FILE
+from megatron.study.jobs import OUTPUT_FILE, RUN_FILE, Job
 from megatron.study.stages import ROOT, child_environment
-from megatron.study.study_file import Settings, Study
+from megatron.study.study_file import Study
 
 AGAIN = 75
 """Exit code of a run that saved and wants to go on (EX_TEMPFAIL of sysexits.h)."""
@@ -74,7 +73,6 @@ class Queue:
     """Runs the jobs of a study until none is left.
 
     Args:
-        write_run_file: run file's content -> its text.
         say: where a line goes.
     """
 
@@ -83,11 +81,10 @@ class Queue:
         study: Study,
         jobs: Sequence[Job],
         slots: Sequence[Slot],
-        write_run_file: Callable[[Settings], str],
         say: Callable[[str], None],
     ) -> None:
         self._study, self._jobs, self._slots = study, jobs, slots
-        self._write, self._say = write_run_file, say
+        self._say = say
         self._running: list[_Running] = []
         self._tried: set[str] = set()
         self._stop = 0
@@ -107,7 +104,7 @@ class Queue:
         if self._stop:
             self._say("stopped; the same command goes on from here")
             return AGAIN
-        failed = [job for job in self._jobs if job.state() != "finished"]
+        failed = [job for job in self._jobs if job.state != "finished"]
         for job in failed:
             self._say(f"failed: {job.name}; what it printed: {job.folder / OUTPUT_FILE}")
         return 1 if failed else 0
@@ -127,7 +124,7 @@ class Queue:
     def _open(self) -> Iterator[Job]:
         """Runs that neither are over nor were tried in vain."""
         for job in self._jobs:
-            if job.state() != "finished" and str(job.folder) not in self._tried:
+            if job.state != "finished" and str(job.folder) not in self._tried:
                 yield job
 
     def _started(self, job: Job, slot: Slot) -> _Running | None:
@@ -137,10 +134,10 @@ class Queue:
             claim.enter_context(files.file_lock(self._claim(job)))
         except BlockingIOError:
             return None
-        if job.state() == "finished":
+        if job.state == "finished":
             claim.close()
             return None
-        aside = set_up(job, self._study.output, self._write(job.settings))
+        aside = job.set_up(self._study.output)
         if aside is not None:
             self._say(f"{job.name}: its settings have changed; the earlier run is now {aside}")
         goes_on = job.record()["attempts"] > 0
@@ -208,12 +205,12 @@ class Queue:
         return False
 
     def _place(self) -> str:
-        done = sum(job.state() == "finished" for job in self._jobs)
+        done = sum(job.state == "finished" for job in self._jobs)
         return f"[{done}/{len(self._jobs)}]"
 
     def _time_left(self) -> str:
         """From the time that this worker's runs took for their budgets."""
-        left = sum(job.budget for job in self._jobs if job.state() != "finished")
+        left = sum(job.budget for job in self._jobs if job.state != "finished")
         if not left:
             return ""
         seconds = (time.monotonic() - self._start) * left / self._done_cost

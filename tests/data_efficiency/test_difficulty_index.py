@@ -1,6 +1,5 @@
 """The difficulty index against brute force, and every way a directory can fail to be one."""
 
-import json
 import shutil
 
 import numpy as np
@@ -9,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
+from data_efficiency.files.result_folder import write_manifest
 
 IDENTITY = {"files": {"corpus.bin": {"num_bytes": 10}}, "sequence_length": 8, "split": "train"}
 
@@ -190,8 +190,7 @@ def test_missing_index(tmp_path):
     ],
 )
 def test_other_manifest(index, change, message):
-    file = index.path / "manifest.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    write_manifest(index.path, {**index.manifest, **change})
     with pytest.raises(ValueError, match=message):
         DifficultyIndex.open(index.path)
 

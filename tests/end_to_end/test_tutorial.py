@@ -195,6 +195,7 @@ def test_everything_resumes(config):
         engine, optimizer, loader, _ = data_efficiency.initialize(
             model=Model(), training_data=Rows(), config=str(config)
         )
+        engine.set_data_post_process_func(data_post_process)
         engine.set_custom_curriculum_learning_schedule({"seqlen_truncate": lambda step: 16})
         return convert_to_random_ltd(engine, Block), optimizer, loader
 

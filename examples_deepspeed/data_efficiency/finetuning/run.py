@@ -7,9 +7,9 @@ length of a row, rounded down. Its neighbours say what it hides.
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ from data_efficiency import (
     files,
     gather_all,
     mean_losses_over,
+    naming_lost_processes,
 )
 from megatron.checkpoint.saved_run import SavedRun, refuse_other_settings
-from megatron.command import run_command
 from megatron.study import RESULTS_FILE
 
 # Where a run stands, how it is computed and how often it looks up: nothing that is part of what it is.
@@ -111,7 +111,8 @@ class FinetuningRun:
         path = self.saved.folder / RESULTS_FILE
         if not path.is_file():
             return False
-        found = json.loads(path.read_text())["description"]
+        with files.reading(path):
+            found = files.read_json_object(path)["description"]
         refuse_other_settings(self.saved.folder, found, self.saved.settings)
         print(f"{self.saved.folder} is finished", flush=True)
         return True
@@ -319,9 +320,12 @@ def progress_of(record: Mapping[str, Any], quality_name: str, fraction: float) -
     )
 
 
-def run_as_command(main: Callable[[], None]) -> None:
-    """End the process as `main` did: with one line where the input was bad."""
-    code = run_command(main)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    sys.exit(code)
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Leave the run's process group at the end; say which process was lost, if one was."""
+    with naming_lost_processes():
+        try:
+            yield
+        finally:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()

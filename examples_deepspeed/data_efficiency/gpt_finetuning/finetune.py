@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron.command import run_command
+
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -25,7 +27,7 @@ from examples_deepspeed.data_efficiency.finetuning.run import (
     FinetuningRun,
     layers_alone,
     mean_over,
-    run_as_command,
+    process_group,
     whole_copies,
 )
 from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import (
@@ -169,4 +171,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_as_command(main)
+    raise SystemExit(run_command(process_group()(main)))

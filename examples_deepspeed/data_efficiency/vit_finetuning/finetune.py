@@ -13,6 +13,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from megatron.command import run_command
+
 import torch
 from torch.nn.functional import cross_entropy
 
@@ -23,7 +25,7 @@ from examples_deepspeed.data_efficiency.finetuning.run import (
     FinetuningRun,
     layers_alone,
     mean_over,
-    run_as_command,
+    process_group,
     whole_copies,
 )
 from examples_deepspeed.data_efficiency.vit_finetuning.images import (
@@ -189,4 +191,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_as_command(main)
+    raise SystemExit(run_command(process_group()(main)))

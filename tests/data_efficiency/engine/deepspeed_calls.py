@@ -28,6 +28,7 @@ RANDOM_LTD = {
     },
 }
 CURRICULUM = {
+    "sequence_axes": {"0": 1},
     "enabled": True,
     "curriculum_metrics": {
         "seqlen_truncate": {

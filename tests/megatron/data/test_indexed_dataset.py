@@ -194,7 +194,7 @@ def test_verify_finds_a_token_outside_the_vocabulary(prefix):
 
 def test_damaged_sidecar(prefix):
     Path(f"{prefix}.meta.json").write_text("{")
-    with pytest.raises(ValueError, match=r"meta\.json: not valid JSON"):
+    with pytest.raises(ValueError, match=r"meta\.json is not valid JSON"):
         _ = IndexedDataset(prefix).metadata
 
 

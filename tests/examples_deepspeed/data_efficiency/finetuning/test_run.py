@@ -14,7 +14,6 @@ from examples_deepspeed.data_efficiency.finetuning.run import (
     layers_alone,
     mean_over,
     progress_of,
-    run_as_command,
     whole_copies,
 )
 
@@ -215,13 +214,3 @@ def test_line_before_the_first_step_and_behind_the_last():
     line = progress_of(RECORD | {"training_loss": 2.0}, "perplexity", 1.02)
     assert line.endswith("100 % done, 0.0 min left")
     assert "optimizer steps 4 training loss 2.0000 lr 1.00e-03 " in line
-
-
-def test_errors_end_the_program_in_one_line(capsys):
-    def fail():
-        raise ValueError("no such thing")
-
-    with pytest.raises(SystemExit) as ending:
-        run_as_command(fail)
-    assert ending.value.code == 1
-    assert capsys.readouterr().err == "error: no such thing\n"
