@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron.command import run_command
+
 from megatron.study import Comparison, RunResult, read_arm, undeclared_differences, write_pages
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron.command import run_command
+
 from megatron.study import (
     AGAIN,
     Job,

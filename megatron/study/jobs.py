@@ -1,9 +1,9 @@
 """The runs of a study: what each is started with, where it lies, and how far it is.
 
-    OUTPUT/<arm>/seed<seed>[_budget<share>]/run.toml     what runs
-                                            job.json     the queue's word on it
-                                            output.txt   what it printed
-    OUTPUT/replaced/...                                  runs whose settings are no longer the study's
+OUTPUT/<arm>/seed<seed>[_budget<share>]/run.toml     what runs
+                                        job.json     the queue's word on it
+                                        output.txt   what it printed
+OUTPUT/replaced/...                                  runs whose settings are no longer the study's
 """
 
 import hashlib
@@ -124,7 +124,9 @@ def jobs_of(study: Study) -> list[Job]:
         ConfigError: for a base or an arm that is no run, by the place of the fault.
     """
     base = base_of(study)
-    seeds = dict.fromkeys([*study.seeds, *(s for arm in study.arms.values() for s in study.seeds_of(arm))])
+    seeds = dict.fromkeys(
+        [*study.seeds, *(s for arm in study.arms.values() for s in study.seeds_of(arm))]
+    )
     return [
         _job(study, base, arm, seed, budget)
         for seed in seeds

@@ -1,23 +1,23 @@
 """A study file: which arms, seeds and budgets, what is prepared for all, and what differs.
 
-    [study]
-    title = "Does a curriculum save tokens?"
-    base = "gpt.toml"                     # the run file that every arm starts from
-    seeds = [1, 2, 3]
-    budgets = [0.25, 0.5, 1.0]            # of the base's budget; all of them for the baseline
+[study]
+title = "Does a curriculum save tokens?"
+base = "gpt.toml"                     # the run file that every arm starts from
+seeds = [1, 2, 3]
+budgets = [0.25, 0.5, 1.0]            # of the base's budget; all of them for the baseline
 
-    [[prepare]]                           # once for all runs, in this order
-    name = "corpus"
-    makes = "{output}/corpus.jsonl"
-    command = ["tools/prepare_demo_corpus.py", "--output", "{output}/corpus.jsonl"]
+[[prepare]]                           # once for all runs, in this order
+name = "corpus"
+makes = "{output}/corpus.jsonl"
+command = ["tools/prepare_demo_corpus.py", "--output", "{output}/corpus.jsonl"]
 
-    [arms.baseline]
+[arms.baseline]
 
-    [arms.curriculum]                     # an arm's settings, as they stand in a run file
-    training.lr = 1e-3
+[arms.curriculum]                     # an arm's settings, as they stand in a run file
+training.lr = 1e-3
 
-    [values]                              # what a {name} anywhere in these files stands for,
-    corpus = ""                           # beside {output}, the study's folder
+[values]                              # what a {name} anywhere in these files stands for,
+corpus = ""                           # beside {output}, the study's folder
 """
 
 from collections.abc import Mapping, Sequence

@@ -114,9 +114,7 @@ class Queue:
         for slot in self._slots:
             if any(one.slot is slot for one in self._running):
                 continue
-            started = next(
-                filter(None, (self._started(job, slot) for job in self._open())), None
-            )
+            started = next(filter(None, (self._started(job, slot) for job in self._open())), None)
             if started is None:
                 return
             self._running.append(started)
