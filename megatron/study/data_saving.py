@@ -114,7 +114,7 @@ class LossCurve:
         return self._costs[0] / NEAR <= cost <= self._costs[-1] * NEAR
 
     def bound(self, loss: float) -> str:
-        """ "at least" or "at most" where the curve never has this loss, so that `cost_of` is its end."""
+        """Say "at least" or "at most" where the curve never has this loss, so that `cost_of` is its end."""
         if loss <= self._losses[0]:
             return "at least"
         return "at most" if loss >= self._losses[-1] else ""

@@ -21,7 +21,7 @@ corpus = ""                           # beside {output}, the study's folder
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ class Arm:
 
     name: str
     settings: Settings
-    title: str = ""
+    like: Sequence[str] = ()
+    """Other arms whose changes it makes too, before its own."""
     budgets: Sequence[float] = (1.0,)
     seeds: Sequence[int] | None = None
     """None: those of the study."""
@@ -142,7 +143,20 @@ def read_study(
         arms={name: _read_arm(named, name, dict(content), head) for name, content in arms.items()},
     )
     _check(study)
-    return study
+    whole = {name: replace(arm, settings=_settings_of(study, arm, ())) for name, arm in study.arms.items()}
+    return replace(study, arms=whole)
+
+
+def _settings_of(study: Study, arm: Arm, readers: tuple[str, ...]) -> Settings:
+    """What an arm changes, with the changes of those it is like."""
+    found: Settings = {}
+    for name in arm.like:
+        if name not in study.arms or name in (*readers, arm.name):
+            raise ConfigError(
+                f"{study.path.name}: arm {arm.name!r} is like {name!r}: must be another arm, not like it"
+            )
+        found = merged(found, _settings_of(study, study.arms[name], (*readers, arm.name)))
+    return merged(found, arm.settings)
 
 
 def _read_arm(named: "_Place", name: str, content: dict[str, Any], head: Settings) -> Arm:
