@@ -31,7 +31,7 @@ from data_efficiency.engine.ranks import Ranks, naming_lost_processes, start_ran
 from data_efficiency.engine.step import NonFiniteError, StepResult, mean_losses_over
 from data_efficiency.engine.whole_tensor import WholeTensor, gather_all, whole_tensors
 from data_efficiency.files import mmididx, result_folder
-from data_efficiency.json_section import ConfigError
+from data_efficiency.json_section import ConfigError, refuse_unknown
 from data_efficiency.plan import RunPlan, plan_run, planned_totals
 from data_efficiency.plan_warnings import DecayEnd, plan_warnings
 from data_efficiency.progress import Progress
@@ -91,6 +91,7 @@ __all__ = [
     "plan_warnings",
     "planned_totals",
     "read_json",
+    "refuse_unknown",
     "register_schedule",
     "remove_random_ltd_state_dict",
     "result_folder",

@@ -190,14 +190,15 @@ class DifficultyIndex:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "DifficultyIndex":
-        """The index in the directory `path`, memory-mapped; sizes are checked, checksums are not.
+        """The index in the directory `path`, memory-mapped, its checksums checked.
 
         Raises:
             FileNotFoundError: if there is no index or a file of it is missing.
-            ValueError: if it is something else, of another version, or a file has another size.
+            ValueError: if it is something else, of another version, or a file was changed.
         """
         folder = Path(path)
         manifest = read_manifest(folder, FORMAT, VERSION)
+        verify_checksums(folder, manifest)
         arrays = {}
         for name in ("values.npy", "order.npy"):
             arrays[name] = np.load(folder / name, mmap_mode="r", allow_pickle=False)
@@ -305,11 +306,10 @@ class DifficultyIndex:
         refuse_other_dataset(f"the {FORMAT} {self.path}", differences)
 
     def verify(self) -> None:
-        """Raise ValueError unless the files are what was written and `order` is the right order.
+        """Raise ValueError unless `order` is the right order of the values.
 
         Samples of one difficulty are sorted by number, unless the difficulties were quantised.
         """
-        verify_checksums(self.path, self.manifest)
         if fingerprint_of(self.dataset_identity) != self.dataset_fingerprint:
             raise ValueError(f"{self.path}: the dataset in the manifest has another fingerprint")
         seen = np.zeros(self.num_samples, dtype=bool)

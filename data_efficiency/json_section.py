@@ -8,7 +8,7 @@ import difflib
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 logger = logging.getLogger(__name__)
@@ -39,8 +39,26 @@ Positive = Annotated[int, AtLeast(1)]
 NotNegative = Annotated[int, AtLeast(0)]
 
 
+def written_key(name: str, hint: Any) -> str:
+    """How the JSON file writes the key of a field."""
+    rules = getattr(hint, "__metadata__", ())
+    return next((rule.key for rule in rules if isinstance(rule, Written)), name)
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be meant; the message names the key, its value and the rule."""
+
+
+def refuse_unknown(key: str, known: Iterable[str], place: str) -> None:
+    """Raise ConfigError unless a key is known, with the known one nearest to it, or all if none is near."""
+    choices = sorted(known)
+    if key in choices:
+        return
+    near = difflib.get_close_matches(key, choices, n=1, cutoff=0.6)
+    hint = (
+        f"the nearest known key is {near[0]!r}" if near else f"known keys are {', '.join(choices)}"
+    )
+    raise ConfigError(f"{place}{'.' if place else ''}{key} is not a known key; {hint}")
 
 
 def _is_integer(value: object) -> bool:
@@ -78,6 +96,13 @@ class Section:
             ConfigError: if a field without a default is missing, or has a value of another type.
         """
         hints = get_type_hints(keys, include_extras=True)
+        missing = [
+            self._written(written_key(field.name, hints[field.name]))
+            for field in fields(keys)  # type: ignore[arg-type]
+            if field.default is MISSING and field.name not in given and self._needs(field, hints)
+        ]
+        if len(missing) > 1:
+            raise ConfigError(f"{self.path or 'the file'}: {', '.join(missing)} are missing")
         values = {
             field.name: given[field.name]
             if field.name in given
@@ -190,16 +215,13 @@ class Section:
         """Raise ConfigError, naming the first key that nobody asked for and the known one nearest to it."""
         known = self._known | set(also_known)
         for key in self._content:
-            if key not in known:
-                near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.0)
-                hint = f"; the nearest known key is {near[0]!r}" if near else ""
-                raise ConfigError(f"{self._at(key)} is not a known key{hint}")
+            refuse_unknown(key, known, self.path)
 
     def _value(self, name: str, hint: Any, default: Any) -> Any:
         """The value of a field."""
         rules = getattr(hint, "__metadata__", ())
         kind = get_args(hint)[0] if rules else hint
-        key = next((rule.key for rule in rules if isinstance(rule, Written)), name)
+        key = written_key(name, hint)
         least = next((rule.number for rule in rules if isinstance(rule, AtLeast)), None)
         readers: dict[Any, Callable[[], Any]] = {
             Section: lambda: self.section(key),
@@ -218,6 +240,14 @@ class Section:
         if get_origin(kind) is not Literal:
             kind, default = get_args(kind)[0], None
         return self.choice(key, get_args(kind), default)
+
+    def _needs(self, field: Field[Any], hints: Mapping[str, Any]) -> bool:
+        """Whether a field without a default is a key that is not there."""
+        may_be_absent = (Section, str | None, int | None)
+        return (
+            hints[field.name] not in may_be_absent
+            and written_key(field.name, hints[field.name]) not in self
+        )
 
     def _written(self, key: str) -> str:
         return self._names.get(key, key)

@@ -1,10 +1,17 @@
-"""When a run stops: its budgets, its time limit, and the signals that ask it to."""
+"""When a run stops: its budgets, its time limit, and the signals that ask it to; and how it tells."""
 
+import os
 import signal
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from megatron.run_state import Run
+
+AGAIN = 75
+"""Exit status of a run that is saved and not finished: start me again."""
+AGAIN_FILE = "AGAIN_FILE"
+"""Environment variable: a file to leave instead, for launchers whose exit status is their own."""
 
 
 def stop_reason(run: Run) -> str | None:
@@ -24,6 +31,18 @@ def stop_reason(run: Run) -> str | None:
     if asked.out_of_time:
         return f"--exit-duration-in-mins ({training.exit_duration_in_mins:g})"
     return None
+
+
+def exit_status(run: Run) -> int:
+    """0 of a run that has come to its end, `AGAIN` of one that was asked to stop before it."""
+    asked = run.stop_request
+    if not asked.signal and not (asked.out_of_time and fraction_done(run) < 1):
+        return 0
+    if AGAIN_FILE not in os.environ:
+        return AGAIN
+    if run.is_first_process:
+        Path(os.environ[AGAIN_FILE]).touch()
+    return 0
 
 
 def fraction_done(run: Run) -> float:

@@ -18,7 +18,7 @@ from data_efficiency.config import curriculum, data_efficiency, file, random_ltd
 from data_efficiency.json_section import GIVEN, Section, Written
 from data_efficiency.schedule import DiscreteSchedule, RootSchedule
 from megatron.arguments import field_docs, flag_name
-from megatron.config import CONFIG_GROUPS
+from megatron.config import CONFIG_GROUPS, FilesConfig, group_name
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
 
@@ -27,7 +27,13 @@ INTRODUCTION = """\
 
 Made by `tools/generate_docs.py` from the fields of `megatron/config.py` and `data_efficiency/config/`:
 change those, then run `make docs`. A run is described by the flags of `pretrain_gpt.py` or
-`pretrain_bert.py` and, for everything about data efficiency, by one JSON file in DeepSpeed's form (`--deepspeed_config FILE`).
+`pretrain_bert.py`, or by a run file (`--config FILE.toml`), which flags override: a flag's group is the
+file's table, and `--hidden-size` is `hidden_size` in it. The table `[data_efficiency]` has the keys of the section
+of DeepSpeed's JSON file, `[engine]` those of other sections, `[deepspeed]` sections that count with `--deepspeed`
+only. There, "auto" is what follows from the run: `index_path` from `--difficulty`, `max_difficulty` of lengths and
+`max_value` from `--seq-length`, `total_layer_num`, `random_ltd_layer_num` and `random_ltd_layer_id` (all but the first
+and the last) from `--num-layers`. A file that DeepSpeed reads goes in as it is by `--deepspeed_config FILE.json`: what
+it says of a setting is the setting.
 """
 
 JSON_INTRODUCTION = """\
@@ -110,7 +116,7 @@ def render_group(group: type) -> str:
         if kind == "switch":
             flag += f" / --no-{flag.removeprefix('--')}"
         rows.append((f"`{flag}`", kind, describe_default(field.default), docs[field.name]))
-    heading = group.__name__.removesuffix("Config")
+    heading = "Files" if group is FilesConfig else f"[{group_name(group)}]"
     table = render_table(("flag", "values", "default", "meaning"), rows)
     return f"## {heading}\n\n{inspect.getdoc(group)}\n\n{table}"
 
@@ -161,7 +167,7 @@ def write_or_check(argv: Sequence[str], page: Path) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     check = parser.parse_args(argv).check
-    text = render_page(CONFIG_GROUPS)
+    text = render_page((FilesConfig, *CONFIG_GROUPS))
     if not check:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(text, encoding="utf-8")

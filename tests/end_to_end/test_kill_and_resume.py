@@ -96,7 +96,7 @@ def test_asked_to_leave_it_saves_first(training, unbroken, tmp_path):
     process = start(training, tmp_path)
     wait_for_steps(tmp_path, [process], 5)
     os.kill(process.pid, signal.SIGTERM)
-    output = finish(process)
+    output = finish(process, status=75)
     assert "signal SIGTERM" in output
     saved = (tmp_path / "latest").read_text().strip()
     assert saved == f"global_step{last_step(tmp_path)}"

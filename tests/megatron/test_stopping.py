@@ -7,7 +7,7 @@ import pytest
 from data_efficiency import Counters
 from megatron.config import TrainingConfig
 from megatron.run_state import StopRequest
-from megatron.stopping import StopSignals, fraction_done, stop_reason
+from megatron.stopping import StopSignals, exit_status, fraction_done, stop_reason
 
 
 def run(*, steps=0, samples=0, tokens=0.0, signal=0, out_of_time=False, **settings):
@@ -17,6 +17,7 @@ def run(*, steps=0, samples=0, tokens=0.0, signal=0, out_of_time=False, **settin
         counters=Counters(steps=steps, consumed_samples=samples),
         tokens=lambda: tokens,
         stop_request=StopRequest(signal=signal, out_of_time=out_of_time),
+        is_first_process=True,
     )
 
 
@@ -42,6 +43,23 @@ def test_the_nearest_budget_tells_how_far_the_run_is():
     assert fraction_done(run(steps=250)) == 0.25
     assert fraction_done(run(steps=250, train_tokens=100, tokens=80.0)) == 0.8
     assert fraction_done(run(steps=2000)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        (run(steps=1000), 0),
+        (run(steps=3), 0),  # the end of the data
+        (run(steps=3, signal=signal.SIGUSR1), 75),
+        (run(steps=3, out_of_time=True), 75),
+        (run(steps=1000, out_of_time=True), 0),
+    ],
+)
+def test_75_says_saved_and_not_finished(state, status, tmp_path, monkeypatch):
+    assert exit_status(state) == status
+    monkeypatch.setenv("AGAIN_FILE", str(tmp_path / "again"))
+    assert exit_status(state) == 0
+    assert (tmp_path / "again").exists() == (status == 75)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])

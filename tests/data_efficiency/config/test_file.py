@@ -152,7 +152,12 @@ def test_loading_does_not_touch_the_given_object():
             {"enabled": True},
             "cannot be composed with the curriculum sampler",
         ),
-        ("curriculum_learning", {"enabled": True}, "curriculum_learning.min_difficulty is missing"),
+        (
+            "curriculum_learning",
+            {"enabled": True},
+            "curriculum_learning: min_difficulty, max_difficulty, schedule_type, .* are missing",
+        ),
+        ("max_grad_norm", 1.0, "max_grad_norm is not a known key; known keys are activation_ch"),
         ("curriculum_learning", LEGACY, "both enabled: keep the second"),
         ("curriculum_learning", LEGACY | {"curriculum_type": "loss"}, "curriculum_type is 'loss'"),
         ("curriculum_learning", LEGACY | {"index_path": "x"}, "index_path is not a known key"),
@@ -198,7 +203,9 @@ def test_flags_fill_what_is_absent_or_auto_and_refuse_what_differs():
         "data_efficiency": {"seed": 3},
     }
     assert raw["train_batch_size"] == "auto"
-    with pytest.raises(ConfigError, match="bf16.enabled is True in the JSON file but False by"):
+    with pytest.raises(
+        ConfigError, match="bf16.enabled is True in the JSON file but False by the flags and their"
+    ):
         fill_from_flags(raw, {"bf16.enabled": False})
 
 

@@ -106,7 +106,7 @@ def record(*, identity=(), metric=(), random_ltd=(), values="f00d", clock="steps
     }
     parsed = load_config({"train_batch_size": 8, "data_efficiency": section}).data_efficiency
     groups = {
-        "model": ModelConfig(),
+        "model": ModelConfig(num_token_types=2),
         "data": DataConfig(data_path=("a",)),
         "training": TrainingConfig(train_iters=10, global_batch_size=8),
         "checkpoint": CheckpointConfig(),

@@ -4,7 +4,7 @@
 #
 #   CHECKPOINTS=runs/gpt SAVE=results/gpt bash ds_evalharness_run.sh
 #   CHECKPOINTS=runs/gpt SAVE=results/gpt DATA_FOLDER=eval LIMIT=200 bash ds_evalharness_run.sh
-#   LAUNCHER=slurm SBATCH_FLAGS="--gpus=1 --time=4:00:00" CHECKPOINTS=... SAVE=... bash ds_evalharness_run.sh
+#   LAUNCHER=slurm EVALUATE_FLAGS="--gpus=1 --time=4:00:00" CHECKPOINTS=... SAVE=... bash ds_evalharness_run.sh
 #   ... submits an array with a task for each job, and the table as a job that waits for it
 #
 #   CHECKPOINTS=           a run: each checkpoint it kept; a folder of runs: the latest of each; or one checkpoint
@@ -17,20 +17,23 @@
 #   FLAGS="..."            more flags for tools/evaluate_gpt.py: --dtype bfloat16, --batch-size 32, --tokenizer-file
 #   NUM_PROCESSES=1        of each job, by torchrun
 #   DEVICES=               local, with spaces: one job at a time on each, such as "cuda:0 cuda:1"
+#   EVALUATE_FLAGS="..."   SLURM: flags of sbatch for the evaluations alone, such as GPUs
 #   LAUNCHER= SBATCH_FLAGS= AFTER= PYTHON= DRY_RUN=   see ../../../slurm/jobs.sh
 set -euo pipefail
 
-REPOSITORY="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../../.." && pwd)"
 # shellcheck source-path=SCRIPTDIR source=../../../slurm/jobs.sh
-source "$REPOSITORY/examples_deepspeed/slurm/jobs.sh"
-require CHECKPOINTS
+source "$(dirname "${BASH_SOURCE[0]}")/../../../slurm/jobs.sh"
+for name in CHECKPOINTS SAVE; do
+    if [[ -z "${!name:-}" ]]; then fail "$name is not set; it is described at the top of ${0##*/}"; fi
+done
+LOGS="${LOGS:-$SAVE/logs}"
 NUM_FEWSHOT="${NUM_FEWSHOT:-10}"
 NUM_PROCESSES="${NUM_PROCESSES:-1}"
 read -r -a MORE_FLAGS <<<"${FLAGS:-}"
 read -r -a PLACES <<<"${DEVICES:-}"
 zero_shot_set=published_zero_shot few_shot_set=published_few_shot
 if [[ -n "${DATA_FOLDER:-}" ]]; then zero_shot_set="local" few_shot_set=local_few_shot; fi
-with_path=(env "PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}")
+with_path=(env "PYTHONPATH=$PYTHONPATH")
 start=("${with_path[@]}" "$PYTHON")
 if [[ "$NUM_PROCESSES" != 1 ]]; then
     start+=(-m torch.distributed.run --standalone "--nproc_per_node=$NUM_PROCESSES")
@@ -147,9 +150,10 @@ if [[ "$LAUNCHER" == slurm ]]; then
     else
         printf '%s\n' "${COMMANDS[@]}" >"$list"
     fi
+    read -r -a more <<<"${EVALUATE_FLAGS:-}"
     # shellcheck disable=SC2016
     submit evaluate "$(printf 'eval "exec $(sed -n "${SLURM_ARRAY_TASK_ID}p" %q)"' "$list")" \
-        "--array=1-${#COMMANDS[@]}" "--cpus-per-task=$NUM_PROCESSES"
+        "--array=1-${#COMMANDS[@]}" "--cpus-per-task=$NUM_PROCESSES" ${more[@]+"${more[@]}"}
     submit table "$(printf '%s>%q' "$gather" "$SAVE/table.md")"
     exit
 fi
