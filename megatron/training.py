@@ -26,14 +26,14 @@ from data_efficiency import (
     start_ranks,
 )
 from megatron.checkpoint.files import has_checkpoints
-from megatron.checkpoint.run import check_folders, resume, save
-from megatron.config import SECTIONS, CheckpointConfig, RunConfig, TrainingConfig
+from megatron.checkpoint.run import check_folders, guarded, made_by, resume, save
+from megatron.config import CheckpointConfig, RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
 from megatron.model.compilation import compile_model
 from megatron.model.optional_kernels import choose_attention, make_adamw, weight_decay_groups
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.recipes import write_run_file
-from megatron.reporting import RunLogger, progress_line
+from megatron.reporting import RunLogger, progress_line, weights_checksum
 from megatron.run_state import Run, StopRequest, Task, counter_record
 from megatron.setting_rules import require
 from megatron.stopping import StopSignals, exit_status, fraction_done, stop_reason
@@ -77,7 +77,10 @@ def pretrain(config: RunConfig, task: Task) -> int:
                     resume_step=run.counters.steps if resumed else None,
                 )
             )
-            if not resumed:
+            if resumed:
+                step = run.counters.steps
+                logger.write({"kind": "resume", "step": step, "environment": made_by(run)})
+            else:
                 logger.write(_start_record(run, len(train_dataset)))
         stop = stack.enter_context(StopSignals())
         try:
@@ -142,6 +145,7 @@ def setup_model_and_optimizer(
     training = config.training
     torch.manual_seed(training.seed)
     model = task.make_model(config)
+    first_weights = weights_checksum(model)
     choose_attention(model, training.attention_implementation)
     compile_model(model, training.compile, training.compile_lengths)
     num_processes = start_ranks().data_parallel_size
@@ -168,6 +172,7 @@ def setup_model_and_optimizer(
         task=task,
         engine=engine,
         valid_dataset=valid_dataset,
+        first_weights=first_weights,
     )
 
 
@@ -284,13 +289,9 @@ def num_parameters(run: Run) -> int:
 
 def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
     dropping = run.engine.data_efficiency_config.random_ltd
-    groups = {name: part for name, part in asdict(run.config).items() if name not in SECTIONS}
-    flags = {
-        "architecture": groups.pop("architecture"),
-        **{key: value for group in groups.values() for key, value in group.items()},
-    }
     return {
         "kind": "start",
+        "settings": asdict(run.config),
         "num_parameters": num_parameters(run),
         "num_layers": run.num_layers,
         "num_random_ltd_layers": 0 if dropping is None else dropping.random_ltd_layer_num,
@@ -299,14 +300,16 @@ def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
         "num_processes": run.engine.ranks.world,
         "losses": run.task.losses,
         "train_samples_in_dataset": num_samples,
-        "flags": flags,
         "data_efficiency": run.engine.json_config.data_efficiency_json,
+        "environment": made_by(run),
+        "weights": run.first_weights,
+        "data": guarded(run)["data"],
     }
 
 
 def _validate(run: Run, logger: RunLogger | None) -> None:
     if run.valid_dataset is not None:
-        _log(logger, validate(run))
+        _log(logger, {**validate(run), "waited": run.waiting.share()})
 
 
 def _log(logger: RunLogger | None, record: Mapping[str, Any]) -> None:

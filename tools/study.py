@@ -16,8 +16,10 @@ from pathlib import Path
 
 from megatron.command import run_command
 
+import torch
+
+from megatron.stopping import AGAIN
 from megatron.study import (
-    AGAIN,
     Job,
     Queue,
     Study,
@@ -31,7 +33,7 @@ from megatron.study import (
     requeue_this_task,
     seeds_advice,
     submit_study,
-    write_report,
+    write_study_report,
 )
 
 
@@ -55,6 +57,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         add("study", type=Path, metavar="STUDY.toml")
         add("--output", type=Path, metavar="FOLDER", help="of the runs, instead of the file's")
         add("--seeds", type=_numbers, metavar="N,N,...", help="instead of the file's")
+        add(
+            "--set",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="of the file's [values]",
+        )
         if name in ("run", "work", "plan"):
             add(
                 "--parallel",
@@ -90,7 +99,8 @@ def _numbers(text: str) -> list[int]:
 def work(study: Study, jobs: Sequence[Job], parallel: int) -> int:
     """Prepare and run what is left; the queue's exit code."""
     prepare(study, _say)
-    code = Queue(study, jobs, make_slots(parallel), _say).run()
+    slots = make_slots(parallel, num_devices=torch.cuda.device_count())
+    code = Queue(study, jobs, slots, _say).run()
     if code == AGAIN:
         requeue_this_task()
     return code
@@ -98,13 +108,14 @@ def work(study: Study, jobs: Sequence[Job], parallel: int) -> int:
 
 def submit(arguments: argparse.Namespace, study: Study, jobs: Sequence[Job]) -> int:
     """Queue the study on a cluster."""
-    left = sum(job.state() != "finished" for job in jobs)
+    left = sum(job.state != "finished" for job in jobs)
     words = [
         str(arguments.study),
         *(("--output", str(arguments.output)) if arguments.output else ()),
     ]
     if arguments.seeds:
         words += ["--seeds", ",".join(map(str, arguments.seeds))]
+    words += [word for pair in arguments.set for word in ("--set", pair)]
     queued = submit_study(
         words,
         num_workers=max(1, min(left, arguments.workers or left)),
@@ -119,7 +130,11 @@ def submit(arguments: argparse.Namespace, study: Study, jobs: Sequence[Job]) -> 
 
 def carry_out(arguments: argparse.Namespace) -> int:
     """Do what the subcommand says; its exit code."""
-    study = read_study(arguments.study, seeds=arguments.seeds, output=arguments.output)
+    pairs = [pair.partition("=") for pair in arguments.set]
+    values = {name: value for name, _, value in pairs}
+    study = read_study(
+        arguments.study, seeds=arguments.seeds, output=arguments.output, values=values
+    )
     jobs = jobs_of(study)
     if arguments.command == "plan":
         print(format_costs(plan_costs(jobs, arguments.flops_per_second), arguments.parallel))
@@ -127,19 +142,19 @@ def carry_out(arguments: argparse.Namespace) -> int:
             print(seeds_advice(study, jobs, arguments.difference))
     elif arguments.command == "status":
         for job in jobs:
-            print(f"{job.state():9} {job.name}{job.remark()}")
+            print(f"{job.state:9} {job.name}")
     elif arguments.command == "prepare":
         prepare(study, _say)
     elif arguments.command == "work":
         return work(study, jobs, arguments.parallel)
     elif arguments.command == "report":
-        print(write_report(study, jobs))
+        print(write_study_report(study, jobs))
     elif arguments.slurm:
         return submit(arguments, study, jobs)
     else:
         code = work(study, jobs, arguments.parallel)
         if code != AGAIN:
-            print(write_report(study, jobs))
+            print(write_study_report(study, jobs))
         return code
     return 0
 

@@ -2,9 +2,10 @@
 
 `RunLogger` writes `<run>/log.jsonl`, the one record of a run, and `read_log` reads it; `progress_line` is its
 line on the console, `format_losses` a part of it. `format_plan` and `plot_plan` show what a run will do.
-What runs show beside each other is said in `megatron.study`.
+`WaitingTime` and `weights_checksum` are facts that `megatron.study` compares runs by.
 """
 
+from megatron.reporting.machine import WaitingTime, weights_checksum
 from megatron.reporting.plan_report import format_plan, plot_plan
 from megatron.reporting.progress_line import format_losses, progress_line
 from megatron.reporting.run_log import RunLog, RunLogger, read_log
@@ -12,9 +13,11 @@ from megatron.reporting.run_log import RunLog, RunLogger, read_log
 __all__ = [
     "RunLog",
     "RunLogger",
+    "WaitingTime",
     "format_losses",
     "format_plan",
     "plot_plan",
     "progress_line",
     "read_log",
+    "weights_checksum",
 ]

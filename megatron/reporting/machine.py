@@ -1,48 +1,9 @@
-"""What a run is computed on and by, and whether it had to wait for others: facts that runs are compared by."""
+"""Facts that runs are compared by: the weights they begin with, and whether they had to wait for others."""
 
-import functools
 import hashlib
-import platform
 from pathlib import Path
-from typing import Any
 
 import torch
-
-from data_efficiency import Ranks
-
-PACKAGES = ("data_efficiency", "megatron")
-
-
-def environment(ranks: Ranks) -> dict[str, Any]:
-    """Device, library and code: whoever compares two runs wants them equal."""
-    device = ranks.device
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "num_processes": ranks.world,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "code": code_checksum(),
-    }
-
-
-@functools.cache
-def code_checksum() -> str:
-    """Over this project's own source files, which has another value after any edit."""
-    root = Path(__file__).resolve().parents[2]
-    digest = hashlib.sha256()
-    for package in PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-@functools.cache
-def _processor() -> str:
-    """The processor's name; only its architecture where the system does not tell."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 @torch.no_grad()

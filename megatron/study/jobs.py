@@ -9,8 +9,7 @@ OUTPUT/replaced/...                                  runs whose settings are no 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -43,6 +42,16 @@ class Job:
         """For people."""
         budget = "" if self.budget == 1 else f", budget {self.budget:g}"
         return f"{self.arm.name}, seed {self.seed}{budget}"
+
+    @property
+    def key(self) -> tuple[str, int, float]:
+        """Arm, seed and budget."""
+        return self.arm.name, self.seed, self.budget
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings, by groups."""
+        return asdict(self.config)
 
     @cached_property
     def run_file(self) -> str:
@@ -161,11 +170,3 @@ def _job(study: Study, base: Layer, arm: Arm, seed: int, budget: float) -> Job:
     whole = both.under(Layer(settings=own))
     config = run_config_from(whole.settings, whole)
     return Job(arm=arm, seed=seed, budget=budget, folder=folder, config=config)
-
-
-def listed(jobs: list[Job]) -> list[Mapping[str, Any]]:
-    """Every run and its state, as the report lists them."""
-    return [
-        {"arm": job.arm.name, "seed": job.seed, "budget": job.budget, "state": job.state}
-        for job in jobs
-    ]

@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from data_efficiency import files
+from megatron.study.fairness import changes, hidden_differences
+from megatron.study.jobs import Job
 from megatron.study.picture import plot_report
 from megatron.study.report import Comparison, format_report, make_report
 from megatron.study.results import RunResult, results_as_json
+from megatron.study.study_file import Study
 
 
 def write_pages(
@@ -36,3 +40,36 @@ def write_pages(
     # Written last: who finds report.json finds the others too.
     files.write_file(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
     return text
+
+
+def write_study_report(study: Study, jobs: Sequence[Job]) -> str:
+    """The report of a study's finished runs, written into its folder.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib or scipy is not installed.
+    """
+    results, runs = [], []
+    for job in jobs:
+        state: str = job.state
+        if state == "finished":
+            state = "without a result"
+            with suppress(ValueError, FileNotFoundError):
+                results.append(job.result())
+                state = "finished"
+        runs.append({"arm": job.arm.name, "seed": job.seed, "budget": job.budget, "state": state})
+    first = {job.arm.name: job for job in reversed(jobs) if job.budget == job.arm.budgets[-1]}
+    base = first[study.baseline].settings
+    comparison = Comparison(
+        title=study.title or study.path.stem,
+        question=study.question,
+        arms=list(study.arms),
+        baseline=study.baseline,
+        changes={name: changes(job.settings, base) for name, job in sorted(first.items())},
+        refused=hidden_differences(
+            results,
+            {job.key: job.settings for job in jobs},
+            study.baseline,
+            {name: arm.may_differ for name, arm in study.arms.items()},
+        ),
+    )
+    return write_pages(comparison, results, runs, study.output)

@@ -187,7 +187,7 @@ def _draw_differences(axes: "Axes", report: Report, styles: Styles) -> None:
     for place, one in enumerate(rows):
         found = Estimate(**one["difference"])
         colour = styles[one["arm"]]["color"]
-        if found.low is not None:
+        if found.low is not None and found.high is not None:
             axes.plot([found.low, found.high], [place, place], color=colour, linewidth=3)
         axes.plot([found.mean], [place], "o", color=colour, markersize=8, markeredgecolor="white")
     axes.axvline(0, color=GREY, linewidth=0.9, linestyle=(0, (1, 2)))

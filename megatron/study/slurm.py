@@ -37,13 +37,20 @@ def worker_script(command: Sequence[str]) -> str:
 
 
 def submit_study(
-    arguments: Sequence[str], *, num_workers: int, prepares: bool, flags: Sequence[str], logs: Path
+    arguments: Sequence[str],
+    *,
+    num_workers: int,
+    parallel: int,
+    prepares: bool,
+    flags: Sequence[str],
+    logs: Path,
 ) -> list[str]:
     """Queue the stages, the workers and the report; each waits for the one before.
 
     Args:
         arguments: of tools/study.py behind its subcommand.
         num_workers: wanted; an array has at most as many as the cluster allows.
+        parallel: runs of a worker at once.
         prepares: whether something is to be made before the runs.
         flags: of sbatch for all jobs: account, partition, GPUs.
         logs: folder of the jobs' output.
@@ -75,13 +82,14 @@ def submit_study(
             if jobs and after
             else []
         )
+        more_words = ["--parallel", str(parallel)] if name == "work" else []
         command = [
             *("sbatch", "--parsable", f"--job-name=study-{name}"),
             f"--output={logs}/{name}-{pattern}.log",
             *(*more, *dependency, *flags),
         ]
         try:
-            printed = _output(command, worker_script([*tool, subcommand, *arguments]))
+            printed = _output(command, worker_script([*tool, subcommand, *arguments, *more_words]))
         except OSError:
             for job in jobs:
                 subprocess.run(["scancel", job], check=False)

@@ -123,7 +123,7 @@ def _power(num_seeds: int, effect: float, level: float) -> float:
 def _distributions() -> Any:
     """Student's t and its relatives."""
     try:
-        from scipy import stats  # noqa: PLC0415  an optional extra
+        from scipy import stats  # type: ignore[import-untyped]  # noqa: PLC0415  an optional extra
     except ImportError as error:
         raise ModuleNotFoundError(
             "intervals need scipy: pip install 'data-efficiency[report]'"

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from data_efficiency import ConfigError, refuse_unknown
+from megatron.engine_json import merged
 from megatron.recipes import read_toml
 
 Settings = Mapping[str, Any]
@@ -143,7 +144,10 @@ def read_study(
         arms={name: _read_arm(named, name, dict(content), head) for name, content in arms.items()},
     )
     _check(study)
-    whole = {name: replace(arm, settings=_settings_of(study, arm, ())) for name, arm in study.arms.items()}
+    whole = {
+        name: replace(arm, settings=_settings_of(study, arm, ()))
+        for name, arm in study.arms.items()
+    }
     return replace(study, arms=whole)
 
 

@@ -19,12 +19,11 @@ from typing import Any
 
 from data_efficiency import files
 from megatron.reporting.progress_line import format_seconds
+from megatron.stopping import AGAIN
 from megatron.study.jobs import OUTPUT_FILE, RUN_FILE, Job
 from megatron.study.stages import ROOT, child_environment
 from megatron.study.study_file import Study
 
-AGAIN = 75
-"""Exit code of a run that saved and wants to go on (EX_TEMPFAIL of sysexits.h)."""
 POLL_SECONDS = 0.2
 CLAIM = ".claim.lock"
 

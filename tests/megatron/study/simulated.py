@@ -64,11 +64,18 @@ def drawn(study, rng, effects, *, noise=0.01, shared=0.05):
 
 def report_of(study, results, runs=None):
     """As tools/study.py makes it."""
+    expected = {
+        (one.arm, one.seed, one.budget): {
+            "training": {"seed": one.seed},
+            **study.arms[one.arm].settings,
+        }
+        for one in results
+    }
     comparison = Comparison(
         title=study.title,
         arms=list(study.arms),
         baseline=study.baseline,
-        refused=hidden_differences(study, results),
+        refused=hidden_differences(results, expected, study.baseline, {}),
     )
     return make_report(comparison, results, listed(results) if runs is None else runs)
 
