@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from data_efficiency import ConfigError, refuse_unknown
+from megatron.config import without_none
 from megatron.engine_json import merged
 from megatron.recipes import read_toml
 
@@ -211,7 +212,7 @@ class _Place:
             refuse_unknown(name, sorted(_names(kind) - {*more}), place)
         known = {one.name: one for one in fields(kind)}
         for name, value in content.items():
-            _check_kind(f"{place}: {name}", str(known[name].type), value)
+            _check_kind(f"{place}: {name}", known[name].type, value)
         missing = [
             one.name
             for one in fields(kind)
@@ -228,20 +229,20 @@ def _names(kind: Any) -> set[str]:
     return {one.name for one in fields(kind)}
 
 
-_KINDS: Mapping[str, tuple[str, Any]] = {
-    "str": ("a text", lambda value: isinstance(value, str)),
-    "float": ("a number", lambda value: _is_number(value)),
-    "Sequence[str]": ("a list of texts", lambda value: _all(value, lambda one: type(one) is str)),
-    "Sequence[int]": (
-        "a list of integers",
+_KINDS: Mapping[Any, tuple[str, Any]] = {
+    str: ("a text", lambda value: isinstance(value, str)),
+    float: ("a number", lambda value: _is_number(value)),
+    Sequence[str]: ("a list of texts", lambda value: _all(value, lambda one: type(one) is str)),
+    Sequence[int]: (
+        "a list of whole numbers",
         lambda value: _all(value, lambda one: type(one) is int),
     ),
-    "Sequence[float]": ("a list of numbers", lambda value: _all(value, _is_number)),
+    Sequence[float]: ("a list of numbers", lambda value: _all(value, _is_number)),
 }
 
 
-def _check_kind(name: str, annotation: str, value: Any) -> None:
-    words, fits = _KINDS[annotation.removesuffix(" | None")]
+def _check_kind(name: str, hint: Any, value: Any) -> None:
+    words, fits = _KINDS[without_none(hint)]
     if not fits(value):
         raise ConfigError(f"{name} is {value!r}: must be {words}")
 
