@@ -27,7 +27,7 @@ from data_efficiency.differences import differing_leaves
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
 from data_efficiency.engine.protocol import Engine
-from data_efficiency.engine.ranks import Ranks, naming_lost_processes, start_ranks
+from data_efficiency.engine.ranks import Ranks, leave_ranks, naming_lost_processes, start_ranks
 from data_efficiency.engine.step import NonFiniteError, StepResult, mean_losses_over
 from data_efficiency.engine.watch import watching_processes
 from data_efficiency.engine.whole_tensor import WholeTensor, gather_all, whole_tensors
@@ -84,6 +84,7 @@ __all__ = [
     "initialize",
     "known_layer_class",
     "layer_tokens",
+    "leave_ranks",
     "load_config",
     "mean_losses_over",
     "mmididx",

@@ -33,6 +33,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser(__doc__)
     add = parser.add_argument
+    add = parser.add_argument
     add("--checkpoint", type=Path, metavar="FOLDER", help="a run or a checkpoint")
     add("--tasks", metavar="NAME,NAME", help="tasks or sets of tasks, with commas between them")
     add("--output", type=Path, metavar="FILE", help="JSON file of the results")

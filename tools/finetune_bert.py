@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from data_efficiency import (
     Ranks,
+    leave_ranks,
     naming_lost_processes,
     read_json,
     start_ranks,
@@ -184,7 +185,7 @@ def finetune_and_print(arguments: argparse.Namespace) -> None:
             print_table(arguments.output)
     finally:
         if torch.distributed.is_initialized() and not started_before:
-            torch.distributed.destroy_process_group()
+            leave_ranks()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ one process.
 
 import contextlib
 import datetime
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -175,6 +176,17 @@ def start_ranks(*, always_join: bool = False, timeout_minutes: float = TIMEOUT_M
             world_size=1,
         )
     return ranks
+
+
+def leave_ranks() -> None:
+    """Give up the process group, if there is one, once no engine is in use any more.
+
+    What is left of an engine refers to the group. Freed only as the interpreter ends, gloo's threads
+    would end the process with SIGABRT now and then (pytorch/pytorch#190489).
+    """
+    gc.collect()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @contextlib.contextmanager

@@ -127,13 +127,18 @@ def _state(run: Run) -> dict[str, Any]:
         "learning_rate": asdict(_learning_rate(run)),
         "data_efficiency": engine.json_config.data_efficiency_json,
         "dataset": sampler.dataset_identity,
-        "guarded": _record(run),
-        "made_by": provenance(
-            engine="deepspeed" if config.training.deepspeed else "torch",
-            num_processes=engine.ranks.world,
-            device=engine.ranks.device.type,
-        ),
+        "guarded": guarded(run),
+        "made_by": made_by(run),
     }
+
+
+def made_by(run: Run) -> dict[str, Any]:
+    """The program, the library and the machine that a run is computed by."""
+    return provenance(
+        engine="deepspeed" if run.config.training.deepspeed else "torch",
+        num_processes=run.engine.ranks.world,
+        device=run.engine.ranks.device,
+    )
 
 
 def _learning_rate(run: Run) -> LearningRate:
@@ -145,7 +150,7 @@ def _architecture(run: Run) -> str:
     return type(run.engine.module).__name__
 
 
-def _record(run: Run) -> dict[str, Any]:
+def guarded(run: Run) -> dict[str, Any]:
     """What the run and the checkpoint it continues from must agree on."""
     sampler = run.loader.sampler
     return guarded_record(
@@ -179,7 +184,7 @@ def _check_settings(run: Run, state: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: for settings that differ and are not overridden.
     """
     override = run.config.checkpoint.override
-    found = differences(state["guarded"], _record(run))
+    found = differences(state["guarded"], guarded(run))
     refuse_differences(found, override)
     for difference in found:
         run.say(f"overridden: {difference}")

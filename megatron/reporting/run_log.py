@@ -48,6 +48,8 @@ class RunLog:
     train: tuple[Record, ...]
     valid: tuple[Record, ...]
     end: Record | None
+    resumed: tuple[Record, ...] = ()
+    """A line for each start that went on from a checkpoint."""
 
     @property
     def losses(self) -> tuple[str, ...]:
@@ -208,7 +210,9 @@ def read_log(folder: str | Path) -> RunLog:
     path = Path(folder) / LOG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: give the folder a run was saved to")
-    last: dict[str, dict[int, Record]] = {"start": {}, "train": {}, "valid": {}, "end": {}}
+    last: dict[str, dict[int, Record]] = {
+        kind: {} for kind in ("start", "resume", "train", "valid", "end")
+    }
     for record in read_lines(path):
         if isinstance(record, ValueError):
             raise ValueError(f"{record}; mend or remove that line")
@@ -221,4 +225,5 @@ def read_log(folder: str | Path) -> RunLog:
         train=tuple(last["train"][step] for step in sorted(last["train"])),
         valid=tuple(last["valid"][step] for step in sorted(last["valid"])),
         end=last["end"].get(0),
+        resumed=tuple(last["resume"][step] for step in sorted(last["resume"])),
     )
