@@ -125,6 +125,7 @@ OUTSIDE_PACKAGES = {
     "lm_eval": ("benchmarks.evaluation", "megatron.evaluation.eval_harness"),
     "deepspeed": (
         "data_efficiency.engine.deepspeed_engine",
+        "data_efficiency.engine.deepspeed_ops",
         "data_efficiency.engine.deepspeed_state",
         "benchmarks",
     ),
