@@ -51,14 +51,15 @@ def named_folders(runs: Sequence[str]) -> dict[str, Path]:
 def write_report(arguments: argparse.Namespace) -> None:
     """Prints the table and writes both files."""
     runs = {name: read_log(folder) for name, folder in named_folders(arguments.run).items()}
-    report = compare_runs(runs, arguments.baseline)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    print(format_comparison(report))
-    if arguments.picture:
-        picture = arguments.output / "report.png"
-        with files.new_file(picture) as partial:
-            plot_report(runs, report, partial)
-        print(f"\nPicture: {picture}")
+    with files.reading(f"one of the logs {', '.join(arguments.run)}"):
+        report = compare_runs(runs, arguments.baseline)
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        print(format_comparison(report))
+        if arguments.picture:
+            picture = arguments.output / "report.png"
+            with files.new_file(picture) as partial:
+                plot_report(runs, report, partial)
+            print(f"\nPicture: {picture}")
     # Written last: who finds report.json finds the picture too.
     path = arguments.output / "report.json"
     files.write_file(path, json.dumps(report, indent=2, allow_nan=False) + "\n")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from megatron.command import run_command
 
+from data_efficiency import files
 from megatron.reporting import format_seeds, plot_seeds, read_seeds, seed_figures
 
 
@@ -24,12 +25,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     pairs = [pair.partition("=") for pair in arguments.runs]
     runs = {name: read_seeds(Path(folder)) for name, _, folder in pairs}
-    figures = seed_figures(runs)
-    table = format_seeds(runs, figures)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "comparison.md").write_text(table + "\n")
-    (arguments.output / "comparison.json").write_text(json.dumps(figures, indent=1) + "\n")
-    plot_seeds(runs, arguments.output / "comparison.png")
+    with files.reading(f"one of the results in {', '.join(arguments.runs)}"):
+        figures = seed_figures(runs)
+        table = format_seeds(runs, figures)
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        plot_seeds(runs, arguments.output / "comparison.png")
+    files.write_file(arguments.output / "comparison.md", table + "\n")
+    files.write_file(arguments.output / "comparison.json", json.dumps(figures, indent=1) + "\n")
     print(table)
 
 
