@@ -23,7 +23,7 @@ help:
 	@echo "make vit-test   the timm tests, in an environment of their own ($(VIT_VENV))"
 	@echo "make check      what CI runs: format, lint, types, make test, docs are current"
 	@echo "make format     rewrite files as the formatter wants them"
-	@echo "make docs       regenerate docs/config.md"
+	@echo "make docs       regenerate docs/config.md and docs/migration.md"
 	@echo "make clean      remove the virtual environment and caches; runs/ stays"
 
 $(BIN)/python:

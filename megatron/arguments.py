@@ -6,6 +6,7 @@ import functools
 import inspect
 import json
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -21,6 +22,7 @@ from megatron.config import (
     without_none,
 )
 from megatron.engine_json import SETTINGS_OF_KEYS, engine_json
+from megatron.migration import pretraining_words
 from megatron.recipes import (
     SHIPPED,
     Layer,
@@ -107,10 +109,14 @@ def parse_run_config(
         defaults: of some fields, instead of the dataclasses' own.
 
     Raises:
-        ValueError: for values that break a rule; argparse itself exits for flags it cannot read.
+        ValueError: for values that break a rule, and for flags of Megatron-DeepSpeed that are not here;
+            argparse itself exits for flags it cannot read.
     """
+    words = pretraining_words(
+        sys.argv[1:] if argv is None else argv, is_bert=architecture == "bert"
+    )
     parser = make_parser(description, (FilesConfig, *CONFIG_GROUPS), defaults)
-    given = vars(parser.parse_args(argv))
+    given = vars(parser.parse_args(words))
     files = FilesConfig(
         **{each.name: given.pop(each.name) for each in fields(FilesConfig) if each.name in given}
     )

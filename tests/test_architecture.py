@@ -57,6 +57,7 @@ LEVELS = {
     "megatron.reporting": 4,
     "megatron.run_state": 4,
     "megatron.stopping": 4,
+    "megatron.study": 4,
     "megatron.training": 4,
     "megatron.validation": 4,
     "pretrain_gpt": 5,
@@ -97,6 +98,7 @@ OUTSIDE_PACKAGES = {
     "torch": (
         "data_efficiency.routing",
         "data_efficiency.sampling.loader",
+        "data_efficiency.sampling.loader_workers",
         "data_efficiency.sampling.sequence_length",
         "data_efficiency.analysis.dataset_reader",
         "data_efficiency.analysis.huggingface_model",
@@ -112,7 +114,9 @@ OUTSIDE_PACKAGES = {
     "matplotlib": (
         "data_efficiency.analysis.summary",
         "megatron.reporting",
+        "megatron.study.picture",
     ),
+    "scipy": ("megatron.study.statistics",),
     "filelock": ("data_efficiency.files.lock",),
     "tokenizers": ("megatron.tokenizer",),
     "flash_attn": ("megatron.model.optional_kernels",),

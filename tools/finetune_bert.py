@@ -22,7 +22,14 @@ import torch
 import torch.distributed
 from tqdm import tqdm
 
-from data_efficiency import Ranks, naming_lost_processes, read_json, start_ranks
+from data_efficiency import (
+    Ranks,
+    leave_ranks,
+    naming_lost_processes,
+    read_json,
+    start_ranks,
+    watching_processes,
+)
 from megatron.arguments import command_parser
 from megatron.checkpoint.saved_run import SavedRun
 from megatron.finetuning.classifier import read_bert
@@ -172,12 +179,13 @@ def finetune_and_print(arguments: argparse.Namespace) -> None:
     started_before = torch.distributed.is_initialized()
     ranks = start_ranks()
     try:
-        sweep(arguments, ranks)
+        with watching_processes(ranks):
+            sweep(arguments, ranks)
         if ranks.is_first:
             print_table(arguments.output)
     finally:
         if torch.distributed.is_initialized() and not started_before:
-            torch.distributed.destroy_process_group()
+            leave_ranks()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
-"""Writes docs/config.md from the dataclasses of the settings and of the JSON file's keys.
+"""Writes docs/config.md and docs/migration.md from what the commands read: dataclasses and tables.
 
-With --check nothing is written: the exit code says whether the page is current.
+With --check nothing is written: the exit code says whether the pages are current.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from data_efficiency.json_section import GIVEN, Section, Written
 from data_efficiency.schedule import DiscreteSchedule, RootSchedule
 from megatron.arguments import field_docs, flag_name
 from megatron.config import CONFIG_GROUPS, FilesConfig, group_name
+from megatron.migration import MIGRATIONS, OTHER_DEFAULTS, Fate
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
 
@@ -34,6 +35,29 @@ only. There, "auto" is what follows from the run: `index_path` from `--difficult
 `max_value` from `--seq-length`, `total_layer_num`, `random_ltd_layer_num` and `random_ltd_layer_id` (all but the first
 and the last) from `--num-layers`. A file that DeepSpeed reads goes in as it is by `--deepspeed_config FILE.json`: what
 it says of a setting is the setting.
+"""
+
+MIGRATION_PAGE = "migration.md"
+MIGRATION_INTRODUCTION = """\
+# Coming from Megatron-DeepSpeed
+
+Made by `tools/generate_docs.py` from `megatron/migration/tables.py`, which the commands read as well: change that, then run
+`make docs`.
+
+- **Command lines.** Those of Megatron-DeepSpeed can be given as they are. What is done with each flag that is not ours is told in a
+  line when the command starts; what nothing here is like is refused, all of it in one error, with the reason and what to do instead.
+  A published BERT command line decays by tokens and warms up by steps: the warm-up lasts for the tokens of so many first steps.
+  Where `--load` and `--save` are one folder, it may be empty yet.
+- **The JSON file** is read as it is; `optimizer` and `scheduler` are flags. Its difficulty indexes are taken over by
+  `tools/analyze_data.py import --format deepspeed`.
+- **Corpora** (`.bin`, `.idx`) are read as they are. Samples are windows of the corpus in its order, not of an index built for a number of
+  samples: no `index-cache` is written, and the number of a sample does not depend on the length of the run.
+- **Checkpoints.** `tools/convert_checkpoint.py --input FOLDER --output runs/gpt --to megatron` takes the folder that holds `latest` (or one step's
+  folder) of a GPT without pipeline and tensor parallelism and makes a run of the same step; `--to huggingface` makes a folder for
+  `from_pretrained`. Give `--vocab-file` and `--merge-file`, or `--tokenizer-file`, so that the tokenizer comes along. A converted
+  checkpoint is a model to evaluate, finetune or export: optimizer and place in the data are not taken over.
+- **Scripts.** `examples_deepspeed/data_efficiency/` has those of the tutorial under their names; a run is a recipe instead of
+  27 positional arguments.
 """
 
 JSON_INTRODUCTION = """\
@@ -71,6 +95,39 @@ def render_page(groups: Sequence[type]) -> str:
     table = render_table(("key", "values", "default", "meaning"), rows)
     parts = [INTRODUCTION, *(render_group(group) for group in groups), JSON_INTRODUCTION]
     return "\n".join(parts) + "\n" + table
+
+
+def render_migration() -> str:
+    """The page about Megatron-DeepSpeed's flags as Markdown."""
+    parts = [MIGRATION_INTRODUCTION]
+    for command, migration in MIGRATIONS.items():
+        rows = [
+            (" ".join(f"`{flag.rstrip('=*')}`" for flag in flags.split()), *_here(fate))
+            for flags, fate in migration.entries()
+        ]
+        parts.append(f"## {command}\n\n{render_table(('flags there', 'here', 'why'), rows)}")
+    defaults = {
+        flag_name(f.name): f.default for group in CONFIG_GROUPS for f in dataclasses.fields(group)
+    }
+    rows = [
+        (f"`{flag}`", theirs, describe_default(defaults[flag]))
+        for flag, theirs in OTHER_DEFAULTS.items()
+    ]
+    table = render_table(("flag", "there", "here"), rows)
+    parts.append(f"## Other defaults\n\nTold as well where such a flag is not given.\n\n{table}")
+    return "\n".join(parts)
+
+
+def _here(fate: Fate) -> tuple[str, str]:
+    if fate.becomes:
+        return f"`{fate.becomes.replace('{}', 'VALUE')}`", fate.reason
+    if fate.holds_with is None:
+        return "holds anyway", fate.reason
+    refused = f"refused; instead: {fate.instead}"
+    if fate.holds_with:
+        values = ", ".join(f"`{value}`" for value in fate.holds_with.split())
+        return f"{values} holds anyway, others are {refused}", fate.reason
+    return refused, fate.reason
 
 
 def json_rows(where: str, keys: type, names: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
@@ -167,14 +224,19 @@ def write_or_check(argv: Sequence[str], page: Path) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     check = parser.parse_args(argv).check
-    text = render_page((FilesConfig, *CONFIG_GROUPS))
+    pages = {
+        page: render_page((FilesConfig, *CONFIG_GROUPS)),
+        page.with_name(MIGRATION_PAGE): render_migration(),
+    }
     if not check:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(text, encoding="utf-8")
+        for path, text in pages.items():
+            path.write_text(text, encoding="utf-8")
         return 0
-    if not page.is_file() or page.read_text(encoding="utf-8") != text:
-        print(f"error: {page.name} is not current: run `make docs`", file=sys.stderr)
-        return 1
+    for path, text in pages.items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            print(f"error: {path.name} is not current: run `make docs`", file=sys.stderr)
+            return 1
     return 0
 
 

@@ -28,6 +28,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser(__doc__)
     add = parser.add_argument
+    add = parser.add_argument
     add("--model", required=True, type=Path, metavar="FOLDER", help="what writes")
     add("--prompt", metavar="TEXT", help="its beginning; else standard input")
     add("--max-new-tokens", type=int, default=100, metavar="N", help="default: 100")

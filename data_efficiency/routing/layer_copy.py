@@ -1,5 +1,6 @@
 """A copy of a layer with random weights, whatever runs around the layer and wherever its weights are."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from types import MethodType
@@ -131,11 +132,18 @@ def _same(one: Any, other: Any, distance: int) -> bool:
             and issubclass(owners[0], nn.Module)
         )
     if isinstance(one, dict):
-        return one.keys() == other.keys() and _same([*one.values()], [*other.values()], distance)
+        return one.keys() == other.keys() and all(
+            _same(value, other[key], distance) or _is_number(key, value, other[key], distance)
+            for key, value in one.items()
+        )
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(_same, one, other, [distance] * len(one)))
-    if type(one) is int and other - one == distance:
-        return True
     return isinstance(one, int | float | str | set | torch.dtype | torch.device) and bool(
         one == other
     )
+
+
+def _is_number(name: Any, one: Any, other: Any, distance: int) -> bool:
+    """Whether an attribute holds the layers' numbers in the model."""
+    named = isinstance(name, str) and re.search(r"(^|_)(idx|index|id|number)$|layer", name)
+    return bool(named) and type(one) is type(other) is int and other - one == distance

@@ -10,9 +10,6 @@ from torch import nn
 
 from data_efficiency.routing.token_ops import gather_tokens
 
-_USUAL_TABLES = {"position_ids": 1, "position_embeddings": 1}
-# Hugging Face's names; if a layer means something else by them, the proof refuses it.
-
 
 @dataclass(frozen=True, kw_only=True)
 class LayerInterface:
@@ -77,21 +74,18 @@ class LayerInterface:
             path = self.caches.get(name)
             number = _own_number(layer) if path is None else attrgetter(path)(layer)
             return _refuse_filled_cache(name, value, number)
-        table_axis = self.token_tables.get(name)
-        if table_axis is None and not (self.complete or name in (*self.masks, *self.cross_masks)):
-            table_axis = _USUAL_TABLES.get(name)
-        if table_axis is not None:
+        if name in self.token_tables:
             if isinstance(value, tuple):
                 return tuple(
                     self.shorten(name, table, positions, sequence_length, layer) for table in value
                 )
-            axes: tuple[int, ...] = (table_axis,)
+            axes: tuple[int, ...] = (self.token_tables[name],)
         elif name in self.masks or name in self.cross_masks:
             axes = self._mask_axes(name, value, positions.shape[0])
         else:
             self._refuse_undescribed(name, value, sequence_length)
             return value
-        return _gather(name, value, positions, axes, sequence_length, table_axis is None)
+        return _gather(name, value, positions, axes, sequence_length, name not in self.token_tables)
 
     def is_cache(self, name: str, value: Any) -> bool:
         """Whether an argument is described as a cache, or looks like one of Hugging Face's."""
@@ -172,7 +166,8 @@ def _refuse_filled_cache(name: str, cache: Any, number: int | None) -> None:
 def _own_number(layer: nn.Module | None) -> int:
     """The number under which a Hugging Face layer keeps its keys in a cache."""
     modules: Any = () if layer is None else layer.modules()
-    numbers = (getattr(module, "layer_idx", None) for module in modules)
+    names = ("layer_idx", "layer_id")
+    numbers = (getattr(module, name, None) for module in modules for name in names)
     return next((number for number in numbers if isinstance(number, int)), 0)
 
 

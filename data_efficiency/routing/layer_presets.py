@@ -98,12 +98,20 @@ def known_layer_class(model: nn.Module) -> type[nn.Module]:
 
 
 def interface_of(layer_class: type, settings: RandomLTDConfig) -> LayerInterface:
-    """The preset of the class or of a class it derives from; else what the JSON says."""
+    """The preset of the class or of a class it derives from; else what the JSON says.
+
+    For other classes of transformers, arguments mean what they do there; whether that is all of it, the
+    proof at the first forward tells.
+    """
     preset = preset_of(layer_class)
     if preset is not None:
         return replace(preset, proved=True)
+    packages = {ancestor.__module__.split(".")[0] for ancestor in layer_class.__mro__}
+    usual = packages & {"transformers", "transformers_modules"}
+    base = replace(_BY_POSITION, complete=False) if usual else LayerInterface()
     mask = settings.model_mask_name
-    return LayerInterface(
+    return replace(
+        base,
         sequence_axis=1 if settings.hidden_state_order == "batch_seq_dim" else 0,
-        masks=() if mask is None else (mask,),
+        masks=base.masks if mask is None or mask in base.masks else (*base.masks, mask),
     )

@@ -18,13 +18,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from data_efficiency.routing.layer_copy import are_alike, copy_with_random_weights
-from data_efficiency.routing.layer_interface import LayerInterface
+from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
 from data_efficiency.routing.token_ops import gather_tokens, sample_kept_positions
 
 TOLERANCE = 1e-4
@@ -135,12 +133,10 @@ def _difference(
     """What keeps the layer from dropping tokens; None if nothing does."""
     (hidden, *_), interface = arguments[0], dropping.interface
     axis, num_rows = interface.sequence_axis, hidden.shape[interface.batch_axis]
-    length = hidden.shape[axis]
-    if length > 3:
-        # One token less: sizes that only happen to be the sequence's, such as another sequence's, differ.
-        all_but_one = torch.arange(length - 1, device=hidden.device).expand(num_rows, -1)
-        arguments = _shortened(dropping, arguments, all_but_one)
-        length -= 1
+    length = _length_of_its_own(hidden.shape[axis], arguments)
+    if length < hidden.shape[axis]:
+        first = torch.arange(length, device=hidden.device).expand(num_rows, -1)
+        arguments = _shortened(dropping, arguments, first)
     positions = _subset(num_rows, length, always_keep, hidden.device)
     kept = torch.zeros(num_rows, length, dtype=torch.bool, device=hidden.device)
     kept.scatter_(1, positions, True)
@@ -166,6 +162,12 @@ def _difference(
         f"when nobody looks at the dropped ones (difference {gap:.1e}, the layer's own change {size:.1e}): "
         "it mixes tokens other than by a softmax over keys, or makes positions or masks itself"
     )
+
+
+def _length_of_its_own(length: int, arguments: Arguments) -> int:
+    """A little less than the length, so that no other size, as of another sequence, is taken for it."""
+    sizes = {size for tensor in tensors_in(arguments) for size in tensor.shape}
+    return next((n for n in range(length - 1, length // 2, -1) if n not in sizes and n > 2), length)
 
 
 def _shortened(dropping: Droppable, arguments: Arguments, positions: torch.Tensor) -> Arguments:
@@ -244,6 +246,12 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
             random.setstate(state)
 
 
+_RANDOM = {
+    *("bernoulli", "bernoulli_", "rand", "rand_like", "uniform", "uniform_", "exponential_"),
+    *("normal", "normal_", "randn", "randn_like"),
+}
+
+
 class _OnlyKept(TorchDispatchMode):
     """Every softmax over keys leaves the dropped ones out, and nothing is random.
 
@@ -265,13 +273,13 @@ class _OnlyKept(TorchDispatchMode):
             result = func(scores, axis, *args[2:], **kwargs)
             # A dropped query may be left without any key.
             return result if scores is args[0] or name == "_log_softmax" else result.nan_to_num(0.0)
-        if name.startswith("_scaled_dot_product") and name.count("attention") == 1:
+        if "scaled_dot_product" in name and not name.endswith("_backward"):
             return self._attention(func, args, kwargs)
         if name == "native_dropout":
             return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
         result = func(*args, **kwargs)
-        if torch.Tag.nondeterministic_seeded in func.tags and isinstance(result, torch.Tensor):
-            # What dropout divides by, so that it changes nothing; of noise, any constant.
+        if name in _RANDOM:
+            # Any constant is as good as noise; of dropout, what the kept values are divided by.
             result.fill_(args[1] if name.startswith("bernoulli") and len(args) > 1 else 1)
         return result
 
@@ -279,21 +287,21 @@ class _OnlyKept(TorchDispatchMode):
         """A fused kernel's result by plain operators, a softmax among them."""
         names = [argument.name for argument in func._schema.arguments]
         given = dict(zip(names, args, strict=False)) | kwargs
-        query, key = given["query"], given["key"]
-        with sdpa_kernel(SDPBackend.MATH), self:
-            context = scaled_dot_product_attention(
+        query, key, value = (given[name] for name in ("query", "key", "value"))
+        with self:
+            context, _ = torch.ops.aten._scaled_dot_product_attention_math.default.decompose(
                 query,
                 key,
-                given["value"],
-                attn_mask=given.get("attn_mask", given.get("attn_bias")),
+                value,
+                given.get("attn_mask", given.get("attn_bias")),
                 is_causal=given.get("is_causal", False),
                 scale=given.get("scale"),
                 enable_gqa=query.shape[-3] != key.shape[-3],
             )
-        tensor = torch._C.TensorType.get()
-        return tuple(
-            context if part.type.isSubtypeOf(tensor) else 0 for part in func._schema.returns
-        )
+        returns, tensor = func._schema.returns, torch._C.TensorType.get()
+        if len(returns) == 1:
+            return context
+        return tuple(context if part.type.isSubtypeOf(tensor) else 0 for part in returns)
 
     def _without_dropped(self, scores: torch.Tensor, axis: int) -> torch.Tensor:
         """The scores, -inf at dropped keys if `axis` goes over the sequence and perhaps a sink behind it."""

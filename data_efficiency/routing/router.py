@@ -142,7 +142,8 @@ class Router(PublishedRouterNames):
         seen = f"a layer got hidden states of {num_rows} rows of {sequence_length} tokens"
         if sequence_length == draw.num_rows != num_rows:
             raise ValueError(
-                f"{seen}, but the model {draw.num_rows} rows: check hidden_state_order"
+                f"{seen}, but the model {draw.num_rows} rows: check hidden_state_order (the layer is a "
+                f"{layer})"
             )
         if self.shape_is_final:
             raise ValueError(

@@ -17,7 +17,7 @@ from megatron.data.indexed_dataset_writer import (
     DTYPE_OF_CODE,
     IndexedDatasetWriter,
     dtype_for_vocabulary,
-    path_of,
+    readable_path,
 )
 
 __all__ = ["IndexedDataset", "IndexedDatasetWriter", "dtype_for_vocabulary"]
@@ -59,7 +59,7 @@ class IndexedDataset:
         self._open_tokens(self._path("bin"))
 
     def _path(self, ending: str) -> Path:
-        return path_of(self.prefix, ending)
+        return readable_path(self.prefix, ending)
 
     def _open_index(self, path: Path) -> None:
         self._index = mmididx.read_index(path, remedy="make it with tools/preprocess_data.py")
@@ -140,7 +140,8 @@ class IndexedDataset:
         """Content of the sidecar `PREFIX.meta.json`, or None where there is none."""
         path = self._path("meta.json")
         try:
-            return files.read_json_object(path)
+            content = files.read_json_file(path)
+            return None if content is None else files.read_json_object(path)
         except FileNotFoundError:
             return None
         except ValueError as error:
