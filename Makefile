@@ -52,10 +52,10 @@ demo-bert: $(VENV)/installed-report $(VENV)/installed-sentences
 
 # docs/evaluation.md says where the files of EVAL_DATA come from.
 demo-eval: $(VENV)/installed-report $(VENV)/installed-eval
-	@PYTHON="$(abspath $(BIN))/python" CHECKPOINTS="$(DEMO_DIR)" SAVE="$(DEMO_DIR)/evaluation" \
-		DATA_FOLDER="$${EVAL_DATA:?names no folder: docs/evaluation.md says what belongs in it}" \
-		ZERO_SHOT="$(EVAL_TASKS),local_wikitext" FEW_SHOT="$(EVAL_TASKS)" NUM_FEWSHOT=2 LIMIT="$(EVAL_LIMIT)" \
-		bash examples_deepspeed/data_efficiency/gpt/eval/ds_evalharness_run.sh
+	@PYTHON="$(abspath $(BIN))/python" bash examples_deepspeed/data_efficiency/gpt/eval/ds_evalharness_run.sh \
+		--checkpoints "$(DEMO_DIR)" --output "$(DEMO_DIR)/evaluation" \
+		--data-folder "$${EVAL_DATA:?names no folder: docs/evaluation.md says what belongs in it}" \
+		--zero-shot "$(EVAL_TASKS),local_wikitext" --few-shot "$(EVAL_TASKS)" --num-fewshot 2 --limit "$(EVAL_LIMIT)"
 
 # Two test processes of one thread each: threads that wait for a busy core are many times slower.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
