@@ -7,8 +7,8 @@ that says what the key means. `Section.read` fills them; `docs/config.md` is mad
 import difflib
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,12 @@ def written_key(name: str, hint: Any) -> str:
 
 class ConfigError(ValueError):
     """A configuration that cannot be meant; the message names the key, its value and the rule."""
+
+
+def refuse_missing(paths: Sequence[str]) -> None:
+    """Raise ConfigError with all keys that are missing; one alone is told by whoever reads it."""
+    if len(paths) > 1:
+        raise ConfigError(f"{', '.join(paths)} are missing")
 
 
 def refuse_unknown(key: str, known: Iterable[str], place: str) -> None:
@@ -95,14 +101,8 @@ class Section:
         Raises:
             ConfigError: if a field without a default is missing, or has a value of another type.
         """
+        refuse_missing(self.missing(keys, given))
         hints = get_type_hints(keys, include_extras=True)
-        missing = [
-            self._written(written_key(field.name, hints[field.name]))
-            for field in fields(keys)  # type: ignore[arg-type]
-            if field.default is MISSING and field.name not in given and self._needs(field, hints)
-        ]
-        if len(missing) > 1:
-            raise ConfigError(f"{self.path or 'the file'}: {', '.join(missing)} are missing")
         values = {
             field.name: given[field.name]
             if field.name in given
@@ -110,6 +110,18 @@ class Section:
             for field in fields(keys)  # type: ignore[arg-type]
         }
         return keys(**values)
+
+    def missing(self, keys: type, given: Iterable[str] = ()) -> list[str]:
+        """Paths of the keys that are not there, of the fields that have no default and are not given."""
+        hints = get_type_hints(keys, include_extras=True)
+        needed = [
+            written_key(field.name, hints[field.name])
+            for field in fields(keys)
+            if field.default is MISSING
+            and field.name not in given
+            and hints[field.name] not in (Section, str | None, int | None)
+        ]
+        return [self._at(key) for key in needed if key not in self]
 
     def take(self, key: str, default: Any = MISSING) -> Any:
         """The value under `key`; a missing key without default is an error."""
@@ -240,14 +252,6 @@ class Section:
         if get_origin(kind) is not Literal:
             kind, default = get_args(kind)[0], None
         return self.choice(key, get_args(kind), default)
-
-    def _needs(self, field: Field[Any], hints: Mapping[str, Any]) -> bool:
-        """Whether a field without a default is a key that is not there."""
-        may_be_absent = (Section, str | None, int | None)
-        return (
-            hints[field.name] not in may_be_absent
-            and written_key(field.name, hints[field.name]) not in self
-        )
 
     def _written(self, key: str) -> str:
         return self._names.get(key, key)

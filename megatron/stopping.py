@@ -2,12 +2,14 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from megatron.run_state import Run
 
+SECONDS_OF_ONE_REQUEST = 2.0
 AGAIN = 75
 """Exit status of a run that is saved and not finished: start me again."""
 AGAIN_FILE = "AGAIN_FILE"
@@ -57,11 +59,15 @@ def fraction_done(run: Run) -> float:
 
 
 class StopSignals:
-    """Remembers SIGTERM, SIGUSR1 and SIGINT, so that the loop saves and leaves; a second one kills."""
+    """Remembers SIGTERM, SIGUSR1 and SIGINT, so that the loop saves and leaves; a second one kills.
+
+    A launcher hands on what the whole group was sent, so what comes at once is the same request.
+    """
 
     def __init__(self) -> None:
         self.received = 0
         """Number of the signal; 0 while there was none."""
+        self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -74,5 +80,8 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, self._before[signal.Signals(number)])
+        if not self.received:
+            self.received, self._since = number, time.monotonic()
+        elif time.monotonic() - self._since > SECONDS_OF_ONE_REQUEST:
+            signal.signal(number, self._before[signal.Signals(number)])
+            signal.raise_signal(number)

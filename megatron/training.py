@@ -22,18 +22,20 @@ from data_efficiency import (
     convert_to_random_ltd,
     files,
     initialize,
+    leave_ranks,
     naming_lost_processes,
     start_ranks,
+    watching_processes,
 )
 from megatron.checkpoint.files import has_checkpoints
-from megatron.checkpoint.run import check_folders, resume, save
-from megatron.config import SECTIONS, CheckpointConfig, RunConfig, TrainingConfig
+from megatron.checkpoint.run import guarded, held_folder, made_by, resume, save
+from megatron.config import CheckpointConfig, RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
 from megatron.model.compilation import compile_model
 from megatron.model.optional_kernels import choose_attention, make_adamw, weight_decay_groups
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.recipes import write_run_file
-from megatron.reporting import RunLogger, progress_line
+from megatron.reporting import RunLogger, progress_line, weights_checksum
 from megatron.run_state import Run, StopRequest, Task, counter_record
 from megatron.setting_rules import require
 from megatron.stopping import StopSignals, exit_status, fraction_done, stop_reason
@@ -55,37 +57,48 @@ def pretrain(config: RunConfig, task: Task) -> int:
     """
     ranks = start_ranks(timeout_minutes=config.training.distributed_timeout_minutes)
     config = with_folder(with_batch_size(config, ranks.data_parallel_size), ranks)
-    check_folders(config.checkpoint)
-    train_dataset, valid_dataset = task.make_datasets(config)
-    run = setup_model_and_optimizer(config, task, train_dataset, valid_dataset)
-    run.say(
-        f"{num_parameters(run):,} parameters | {len(train_dataset):,} training and "
-        f"{len(valid_dataset or ()):,} validation samples of {config.data.seq_length} tokens | "
-        f"{run.engine.train_batch_size()} samples a step | "
-        f"{ranks.world} x {ranks.device.type}"
-    )
-    resumed = resume(run)
-    if run.is_first_process:
-        _write_run_file(config)
+    status = _pretrain(config, task, ranks)
+    leave_ranks()
+    return status
+
+
+def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
+    """The exit status of a run, of which nothing is left in memory then."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(watching_processes(ranks))
+        still_held = stack.enter_context(held_folder(config.checkpoint, ranks))
+        train_dataset, valid_dataset = task.make_datasets(config)
+        run = setup_model_and_optimizer(config, task, train_dataset, valid_dataset)
+        run.before_save = still_held
+        run.say(
+            f"{num_parameters(run):,} parameters | {len(train_dataset):,} training and "
+            f"{len(valid_dataset or ()):,} validation samples of {config.data.seq_length} tokens | "
+            f"{run.engine.train_batch_size()} samples a step | "
+            f"{ranks.world} x {ranks.device.type}"
+        )
+        resumed = resume(run)
+        if run.is_first_process:
+            _write_run_file(config)
         logger = None
         if run.is_first_process:
             logger = stack.enter_context(
                 RunLogger(
                     str(config.checkpoint.save),
+                    _start_record(run, len(train_dataset)),
                     tensorboard=config.logging.tensorboard,
-                    resume_step=run.counters.steps if resumed else None,
+                    resumed=counter_record(run) if resumed else None,
+                    loaded_from=config.checkpoint.load,
+                    say=run.say,
                 )
             )
-            if not resumed:
-                logger.write(_start_record(run, len(train_dataset)))
+            if resumed:
+                step = run.counters.steps
+                logger.write({"kind": "resume", "step": step, "environment": made_by(run)})
         stop = stack.enter_context(StopSignals())
         try:
             train(run, logger, stop)
         except NonFiniteError as error:
             raise NonFiniteError(f"{error}; {_way_back(config.checkpoint)}") from error
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
     return exit_status(run)
 
 
@@ -116,8 +129,13 @@ def with_folder(config: RunConfig, ranks: Ranks) -> RunConfig:
     if config.checkpoint.save is not None:
         return config
     number = 1
-    while ranks.is_first and Path(_folder(config, number)).exists():
-        number += 1
+    while ranks.is_first:
+        try:
+            # Made at once, so that another run that starts now takes the next one.
+            Path(_folder(config, number)).mkdir(parents=True)
+            break
+        except FileExistsError:
+            number += 1
     save = _folder(config, ranks.first_of(number))
     if ranks.is_first:
         print(f"no --save is given: the run is kept in {save}")
@@ -142,6 +160,7 @@ def setup_model_and_optimizer(
     training = config.training
     torch.manual_seed(training.seed)
     model = task.make_model(config)
+    first_weights = weights_checksum(model)
     choose_attention(model, training.attention_implementation)
     compile_model(model, training.compile, training.compile_lengths)
     num_processes = start_ranks().data_parallel_size
@@ -168,6 +187,7 @@ def setup_model_and_optimizer(
         task=task,
         engine=engine,
         valid_dataset=valid_dataset,
+        first_weights=first_weights,
     )
 
 
@@ -284,13 +304,9 @@ def num_parameters(run: Run) -> int:
 
 def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
     dropping = run.engine.data_efficiency_config.random_ltd
-    groups = {name: part for name, part in asdict(run.config).items() if name not in SECTIONS}
-    flags = {
-        "architecture": groups.pop("architecture"),
-        **{key: value for group in groups.values() for key, value in group.items()},
-    }
     return {
         "kind": "start",
+        "settings": asdict(run.config),
         "num_parameters": num_parameters(run),
         "num_layers": run.num_layers,
         "num_random_ltd_layers": 0 if dropping is None else dropping.random_ltd_layer_num,
@@ -299,14 +315,16 @@ def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
         "num_processes": run.engine.ranks.world,
         "losses": run.task.losses,
         "train_samples_in_dataset": num_samples,
-        "flags": flags,
         "data_efficiency": run.engine.json_config.data_efficiency_json,
+        "environment": made_by(run),
+        "weights": run.first_weights,
+        "data": guarded(run)["data"],
     }
 
 
 def _validate(run: Run, logger: RunLogger | None) -> None:
     if run.valid_dataset is not None:
-        _log(logger, validate(run))
+        _log(logger, {**validate(run), "waited": run.waiting.share()})
 
 
 def _log(logger: RunLogger | None, record: Mapping[str, Any]) -> None:

@@ -57,6 +57,7 @@ LEVELS = {
     "megatron.reporting": 4,
     "megatron.run_state": 4,
     "megatron.stopping": 4,
+    "megatron.study": 4,
     "megatron.training": 4,
     "megatron.validation": 4,
     "pretrain_gpt": 5,
@@ -70,6 +71,7 @@ LEVELS = {
     "tests.data_efficiency": 2,
     "tests.megatron": 4,
     "tests.end_to_end": 6,
+    "tests.faults": 6,
 }
 # `data_efficiency.something_else` must not pass as the package itself: it needs a line above.
 CLOSED_PACKAGES = ("data_efficiency", "megatron")
@@ -97,6 +99,7 @@ OUTSIDE_PACKAGES = {
     "torch": (
         "data_efficiency.routing",
         "data_efficiency.sampling.loader",
+        "data_efficiency.sampling.loader_workers",
         "data_efficiency.sampling.sequence_length",
         "data_efficiency.analysis.dataset_reader",
         "data_efficiency.analysis.huggingface_model",
@@ -112,7 +115,9 @@ OUTSIDE_PACKAGES = {
     "matplotlib": (
         "data_efficiency.analysis.summary",
         "megatron.reporting",
+        "megatron.study.picture",
     ),
+    "scipy": ("megatron.study.statistics",),
     "filelock": ("data_efficiency.files.lock",),
     "tokenizers": ("megatron.tokenizer",),
     "flash_attn": ("megatron.model.optional_kernels",),
@@ -121,6 +126,7 @@ OUTSIDE_PACKAGES = {
     "lm_eval": ("benchmarks.evaluation", "megatron.evaluation.eval_harness"),
     "deepspeed": (
         "data_efficiency.engine.deepspeed_engine",
+        "data_efficiency.engine.deepspeed_ops",
         "data_efficiency.engine.deepspeed_state",
         "benchmarks",
     ),

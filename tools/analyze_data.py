@@ -17,6 +17,7 @@ from data_efficiency.analysis.map_reduce import MapReduce, Result, executor_for
 from data_efficiency.analysis.named_metrics import MetricSettings
 from data_efficiency.deepspeed_format import export_index
 from data_efficiency.difficulty_index import DifficultyIndex
+from data_efficiency.files import refuse_writing_over
 from data_efficiency.launcher import worker_of_launcher
 from megatron.arguments import command_parser
 from megatron.checkpoint import model as checkpoint_model
@@ -186,6 +187,8 @@ def run_reduce(arguments: Namespace) -> None:
 def show(arguments: Namespace) -> None:
     """Prints the summary of an index, with pictures and examples where asked for."""
     index = DifficultyIndex.open(arguments.index)
+    if arguments.histogram:
+        refuse_writing_over([arguments.histogram], [arguments.index])
     print(json.dumps(summary.summarize(index)) if arguments.json else summary.summary_text(index))
     if arguments.histogram:
         print(summary.write_histogram(index, arguments.histogram))

@@ -5,8 +5,10 @@
 #   SBATCH_FLAGS="..."     more flags for sbatch: account, partition, time, memory, GPUs
 #   LOGS=                  SLURM: folder of the jobs' output
 #   AFTER=                 SLURM: the job to wait for
-#   NUM_WORKERS=1          SLURM: tasks of an analysis array
+#   NUM_WORKERS=1          SLURM: tasks of an array
 #   NUM_PROCESSES=1        of each analysis
+#   DEVICES="0 1"          here: GPUs as CUDA_VISIBLE_DEVICES counts them, or cpu, each with a part of a sweep
+#   EVALUATE_FLAGS="..."   SLURM: flags of sbatch for the parts of a sweep alone, such as --gpus=1
 #   PYTHON=python          interpreter; one that every node has
 #   DRY_RUN=1              print the commands, as a script that bash can run, and do nothing
 
@@ -76,11 +78,43 @@ analysis() {
     if [[ "$LAUNCHER" == slurm ]]; then
         if [[ "$step" == map ]]; then flags=("--array=0-$((NUM_WORKERS - 1))" "--cpus-per-task=$NUM_PROCESSES"); fi
         submit "$name" "exec $(printf '%q ' "${command[@]}")" ${flags[@]+"${flags[@]}"}
-    elif [[ -n "$DRY_RUN" ]]; then
-        printf '%q ' "${command[@]}" && echo
     else
-        "${command[@]}"
+        run "${command[@]}"
     fi
+}
+
+# run WORD...: a command here, or its line
+run() {
+    if [[ -z "$DRY_RUN" ]]; then "$@"; else printf '%q ' "$@" && echo; fi
+}
+
+# sweep NAME TOOL FLAG...: a tool whose work programs share by --num-workers, on DEVICES or as an array; its table
+sweep() {
+    local name="$1" i places more part processes=() failed=0 command
+    command=(env "PYTHONPATH=$PYTHONPATH" "$PYTHON" "$REPOSITORY/tools/$2" "${@:3}")
+    read -r -a places <<<"${DEVICES:-}"
+    read -r -a more <<<"${EVALUATE_FLAGS:-}"
+    if [[ "$LAUNCHER" == slurm ]]; then
+        LOGS="${LOGS:-$(value_of --output "$@")/logs}"
+        submit "$name" "exec $(printf '%q ' "${command[@]}" --num-workers "$NUM_WORKERS") --worker-id \"\$SLURM_ARRAY_TASK_ID\"" \
+            "--array=0-$((NUM_WORKERS - 1))" ${more[@]+"${more[@]}"}
+        submit table "exec $(printf '%q ' "${command[@]}" --table)"
+        return
+    elif [[ ${#places[@]} == 0 ]]; then
+        places=("${CUDA_VISIBLE_DEVICES-all}")
+    fi
+    # What runs in the background does not hear of an interrupt by itself.
+    trap 'kill "${processes[@]}" 2>/dev/null; echo "Stopped; the same command goes on from here." >&2; exit 130' INT TERM
+    for i in "${!places[@]}"; do
+        case "${places[i]}" in all) unset CUDA_VISIBLE_DEVICES ;; *) export CUDA_VISIBLE_DEVICES="${places[i]#cpu}" ;; esac
+        part=("${command[@]}" --num-workers "${#places[@]}" --worker-id "$i")
+        if [[ -n "$DRY_RUN" ]]; then run "${part[@]}" && continue; fi
+        "${part[@]}" &
+        processes+=($!)
+    done
+    for i in ${processes[@]+"${processes[@]}"}; do wait "$i" || failed=1; done
+    if ((failed)); then fail "not all ended well; the same command does what is missing"; fi
+    if ((${#places[@]} > 1)); then run "${command[@]}" --table; fi
 }
 
 # analyze FLAG...: the map step of a metric, before it the token frequencies that rarity needs and are not there;

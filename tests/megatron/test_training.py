@@ -72,7 +72,7 @@ def test_a_finished_run_is_measured_again(prefix, tmp_path, capsys):
 
 
 def test_a_run_out_of_time_asks_to_be_started_again(prefix, tmp_path):
-    flags = flags_of(prefix, "--save", str(tmp_path), "--exit-duration-in-mins", "0")
+    flags = flags_of(prefix, "--save", str(tmp_path), "--exit-duration-in-mins", "0.0001")
     assert pretrain_gpt.main(flags) == 75
     again = ["--config", str(tmp_path / "run.toml"), "--exit-duration-in-mins", "9"]
     assert pretrain_gpt.main(again) == 0

@@ -2,11 +2,9 @@
 
 import math
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from data_efficiency import Counters
 from megatron.reporting import RunLogger
@@ -15,8 +13,6 @@ SAMPLES = 5000
 LENGTH = 256
 LAYERS = 4
 BATCH = 16
-
-WriteRun = Callable[..., Path]
 
 
 def write_made_up_run(
@@ -28,17 +24,19 @@ def write_made_up_run(
     budget: int = 1_300_000,
     finished: bool = True,
     sentence_loss: float | None = None,
+    seed: int = 1,
 ) -> Path:
     """Writes the log of a run that trains until its effective tokens reach the budget.
 
     With a sentence loss it is a BERT: its first loss is the one of a run without.
     """
     names = ["lm"] if sentence_loss is None else ["masked_lm", "sentence"]
-    noise = np.random.default_rng(zlib.crc32(folder.name.encode()))
+    noise = np.random.default_rng(zlib.crc32(f"{folder.parent.name}/{folder.name}".encode()))
     start = {"num_parameters": 3_446_784, "sequence_length": LENGTH, "losses": names}
     counters, step = Counters(), 0
-    with RunLogger(folder) as logger:
-        logger.write({"kind": "start", "train_samples_in_dataset": SAMPLES} | start)
+    start |= {"kind": "start", "train_samples_in_dataset": SAMPLES}
+    start |= {"settings": {"training": {"seed": seed}}}
+    with RunLogger(folder, start) as logger:
         while counters.layer_tokens < budget * LAYERS:
             step += 1
             part = min(1.0, step / 250)
@@ -76,18 +74,12 @@ def write_made_up_run(
     return folder
 
 
-@pytest.fixture
-def write_run() -> WriteRun:
-    return write_made_up_run
-
-
-@pytest.fixture
-def four_runs(tmp_path: Path) -> dict[str, Path]:
+def four_runs(folder: Path) -> dict[str, Path]:
     """The folders of the quick start's four variants."""
     both = {"curriculum": True, "random_ltd": True}
     return {
-        "baseline": write_made_up_run(tmp_path / "baseline"),
-        "curriculum": write_made_up_run(tmp_path / "curriculum", curriculum=True, gain=0.06),
-        "random_ltd": write_made_up_run(tmp_path / "random_ltd", random_ltd=True, gain=0.03),
-        "curriculum_random_ltd": write_made_up_run(tmp_path / "both", gain=0.08, **both),
+        "baseline": write_made_up_run(folder / "baseline"),
+        "curriculum": write_made_up_run(folder / "curriculum", curriculum=True, gain=0.06),
+        "random_ltd": write_made_up_run(folder / "random_ltd", random_ltd=True, gain=0.03),
+        "curriculum_random_ltd": write_made_up_run(folder / "both", gain=0.08, **both),
     }
