@@ -1,5 +1,7 @@
 """Small tokenizers of the kinds that are in use, made with the `tokenizers` library, and folders of them."""
 
+import functools
+
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -73,11 +75,16 @@ def t5_like():
     return train(backend, trainer, ["</s>"], "$A </s>")
 
 
+# Unigram's trainer chooses among equals by chance: one of each kind is made.
 KINDS = {
-    "byte-level": lambda: train_bpe(TEXTS, 290),
-    "llama": lambda: Tokenizer(llama_like(), "llama"),
-    "llama without a template": lambda: Tokenizer(llama_like(with_template=False), "llama"),
-    "llama 3": lambda: Tokenizer(llama3_like(), "llama 3"),
-    "t5": lambda: Tokenizer(t5_like(), "t5"),
-    "wordpiece": lambda: train_wordpiece(TEXTS, 100),
+    name: functools.cache(make)
+    for name, make in {
+        "byte-level": lambda: train_bpe(TEXTS, 290),
+        "llama": lambda: Tokenizer(llama_like(), "llama"),
+        "llama without a template": lambda: Tokenizer(llama_like(with_template=False), "llama"),
+        "llama 3": lambda: Tokenizer(llama3_like(), "llama 3"),
+        "t5": lambda: Tokenizer(t5_like(), "t5"),
+        "wordpiece": lambda: train_wordpiece(TEXTS, 100),
+    }.items()
 }
+"""Kind -> what makes its tokenizer, the same each time."""
