@@ -10,13 +10,14 @@ import torch
 
 from data_efficiency import IGNORED_LABEL, Engine
 from megatron.arguments import parse_run_config
-from megatron.config import RunConfig, require
+from megatron.config import RunConfig
 from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
 from megatron.data.blended_dataset import Dataset, open_dataset, open_validation
 from megatron.data.vocabulary_check import check_vocabulary
 from megatron.model.bert_model import BertModel
 from megatron.model.transformer import TransformerLayer
 from megatron.run_state import Batch, Task, model_shape
+from megatron.setting_rules import require
 from megatron.tokenizer import named_tokenizer
 from megatron.training import pretrain
 
@@ -85,9 +86,11 @@ TASK = Task(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 after a run that ended as asked, 1 after an error."""
+    """Exit code: 0 at the end of the run, 75 where it is saved and not finished, 1 after an error."""
     return run_command(
-        lambda words: pretrain(parse_run_config(__doc__ or "", words, num_token_types=2), TASK),
+        lambda words: pretrain(
+            parse_run_config(__doc__ or "", words, architecture="bert", num_token_types=2), TASK
+        ),
         argv,
     )
 

@@ -54,7 +54,7 @@ TASK = Task(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 after a run that ended as asked, 1 after an error."""
+    """Exit code: 0 at the end of the run, 75 where it is saved and not finished, 1 after an error."""
     return run_command(lambda words: pretrain(parse_run_config(__doc__ or "", words), TASK), argv)
 
 

@@ -7,7 +7,7 @@ that says what the key means. `Section.read` fills them; `docs/config.md` is mad
 import difflib
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -39,8 +39,32 @@ Positive = Annotated[int, AtLeast(1)]
 NotNegative = Annotated[int, AtLeast(0)]
 
 
+def written_key(name: str, hint: Any) -> str:
+    """How the JSON file writes the key of a field."""
+    rules = getattr(hint, "__metadata__", ())
+    return next((rule.key for rule in rules if isinstance(rule, Written)), name)
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be meant; the message names the key, its value and the rule."""
+
+
+def refuse_missing(paths: Sequence[str]) -> None:
+    """Raise ConfigError with all keys that are missing; one alone is told by whoever reads it."""
+    if len(paths) > 1:
+        raise ConfigError(f"{', '.join(paths)} are missing")
+
+
+def refuse_unknown(key: str, known: Iterable[str], place: str) -> None:
+    """Raise ConfigError unless a key is known, with the known one nearest to it, or all if none is near."""
+    choices = sorted(known)
+    if key in choices:
+        return
+    near = difflib.get_close_matches(key, choices, n=1, cutoff=0.6)
+    hint = (
+        f"the nearest known key is {near[0]!r}" if near else f"known keys are {', '.join(choices)}"
+    )
+    raise ConfigError(f"{place}{'.' if place else ''}{key} is not a known key; {hint}")
 
 
 def _is_integer(value: object) -> bool:
@@ -77,6 +101,7 @@ class Section:
         Raises:
             ConfigError: if a field without a default is missing, or has a value of another type.
         """
+        refuse_missing(self.missing(keys, given))
         hints = get_type_hints(keys, include_extras=True)
         values = {
             field.name: given[field.name]
@@ -85,6 +110,18 @@ class Section:
             for field in fields(keys)  # type: ignore[arg-type]
         }
         return keys(**values)
+
+    def missing(self, keys: type, given: Iterable[str] = ()) -> list[str]:
+        """Paths of the keys that are not there, of the fields that have no default and are not given."""
+        hints = get_type_hints(keys, include_extras=True)
+        needed = [
+            written_key(field.name, hints[field.name])
+            for field in fields(keys)
+            if field.default is MISSING
+            and field.name not in given
+            and hints[field.name] not in (Section, str | None, int | None)
+        ]
+        return [self._at(key) for key in needed if key not in self]
 
     def take(self, key: str, default: Any = MISSING) -> Any:
         """The value under `key`; a missing key without default is an error."""
@@ -190,16 +227,13 @@ class Section:
         """Raise ConfigError, naming the first key that nobody asked for and the known one nearest to it."""
         known = self._known | set(also_known)
         for key in self._content:
-            if key not in known:
-                near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.0)
-                hint = f"; the nearest known key is {near[0]!r}" if near else ""
-                raise ConfigError(f"{self._at(key)} is not a known key{hint}")
+            refuse_unknown(key, known, self.path)
 
     def _value(self, name: str, hint: Any, default: Any) -> Any:
         """The value of a field."""
         rules = getattr(hint, "__metadata__", ())
         kind = get_args(hint)[0] if rules else hint
-        key = next((rule.key for rule in rules if isinstance(rule, Written)), name)
+        key = written_key(name, hint)
         least = next((rule.number for rule in rules if isinstance(rule, AtLeast)), None)
         readers: dict[Any, Callable[[], Any]] = {
             Section: lambda: self.section(key),

@@ -8,6 +8,7 @@ import torch
 
 from data_efficiency import Counters, CurriculumDataLoader, Engine, ModelShape
 from megatron.config import ModelConfig, RunConfig
+from megatron.reporting import WaitingTime
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -65,8 +66,14 @@ class Run:
     """None where nothing is validated."""
     seconds: float = 0.0
     """Training time so far, without evaluation and checkpoints."""
+    first_weights: str = ""
+    """Checksum of the weights that training begins with."""
+    waiting: WaitingTime = field(default_factory=WaitingTime)
+    """How much this process had to wait for a core."""
     stop_request: StopRequest = field(default_factory=StopRequest)
     """What all processes agreed on at the end of the last step."""
+    before_save: Callable[[], None] = field(default=lambda: None)
+    """Raises BlockingIOError if the folder that is saved to has become another run's."""
 
     @property
     def counters(self) -> Counters:

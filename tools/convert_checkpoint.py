@@ -23,6 +23,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser(__doc__)
     add = parser.add_argument
+    add = parser.add_argument
     add("--input", required=True, type=Path, metavar="FOLDER", help="the model")
     add(
         "--output",

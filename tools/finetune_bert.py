@@ -22,7 +22,15 @@ import torch
 import torch.distributed
 from tqdm import tqdm
 
-from data_efficiency import Ranks, naming_lost_processes, read_json, start_ranks
+from data_efficiency import (
+    Ranks,
+    files,
+    leave_ranks,
+    naming_lost_processes,
+    read_json,
+    start_ranks,
+    watching_processes,
+)
 from megatron.arguments import command_parser
 from megatron.checkpoint.saved_run import SavedRun
 from megatron.finetuning.classifier import read_bert
@@ -156,7 +164,8 @@ def _say(ranks: Ranks, text: str) -> None:
 
 def print_table(output: Path) -> None:
     """Prints the table of the runs in a folder."""
-    print(table(read_sweep_run(path) for path in sorted(output.glob("*/lr*_seed*.json"))))
+    with files.reading(f"one of the runs in {output}"):
+        print(table(read_sweep_run(path) for path in sorted(output.glob("*/lr*_seed*.json"))))
 
 
 def _joined(values: Sequence[float]) -> str:
@@ -172,12 +181,13 @@ def finetune_and_print(arguments: argparse.Namespace) -> None:
     started_before = torch.distributed.is_initialized()
     ranks = start_ranks()
     try:
-        sweep(arguments, ranks)
+        with watching_processes(ranks):
+            sweep(arguments, ranks)
         if ranks.is_first:
             print_table(arguments.output)
     finally:
         if torch.distributed.is_initialized() and not started_before:
-            torch.distributed.destroy_process_group()
+            leave_ranks()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

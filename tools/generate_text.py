@@ -27,6 +27,8 @@ from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser(__doc__)
+    parser.may_be_empty = ("--prompt",)
+    add = parser.add_argument
     add = parser.add_argument
     add("--model", required=True, type=Path, metavar="FOLDER", help="what writes")
     add("--prompt", metavar="TEXT", help="its beginning; else standard input")
@@ -95,7 +97,7 @@ def write_text(arguments: argparse.Namespace) -> None:
         read=any_gpt,
     )
     prompt = sys.stdin.read().rstrip("\n") if arguments.prompt is None else arguments.prompt
-    ids = tokenizer.encode(prompt) or [tokenizer.eod]
+    ids = tokenizer.encode_prompt(prompt)
     num_new = room(len(ids), arguments.max_new_tokens, model.config.max_position_embeddings)
     num_written = 0
 

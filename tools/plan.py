@@ -14,6 +14,7 @@ from megatron.command import run_command
 
 from data_efficiency import (
     DecayEnd,
+    files,
     fill_from_flags,
     load_config,
     plan_run,
@@ -99,9 +100,10 @@ def read_decay_end(text: str | None) -> DecayEnd | None:
 
 def show_plan(arguments: argparse.Namespace) -> None:
     """Print the plan and its warnings, and draw it."""
-    model_flags = {
-        field.name: getattr(arguments, field.name) for field in dataclasses.fields(ModelConfig)
-    }
+    if arguments.picture is not None:
+        files.refuse_writing_over([arguments.picture], [arguments.config])
+    names = {field.name for field in dataclasses.fields(ModelConfig)}
+    model_flags = {name: value for name, value in vars(arguments).items() if name in names}
     decay_end = read_decay_end(arguments.lr_decay)
     plan = plan_run(
         config_with_flags(arguments),

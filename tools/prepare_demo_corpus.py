@@ -13,6 +13,7 @@ from typing import Any
 
 from megatron.command import STOPPED, run_command
 
+from data_efficiency import files
 from megatron.arguments import command_parser
 from megatron.corpus.demo_corpus import (
     PACKAGED_TEXTS,
@@ -85,6 +86,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--output is {output}: must end in .jsonl")
     if output.exists() and not arguments.overwrite:
         raise FileExistsError(f"{output}: exists; give --overwrite to replace it")
+    files.refuse_writing_over([output, output.with_suffix(".manifest.json")], arguments.input or ())
     start = time.monotonic()
     download_seconds = 0.0
     if arguments.input:

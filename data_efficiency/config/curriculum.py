@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from data_efficiency.json_section import ConfigError, NotNegative, Positive, Section
 from data_efficiency.schedule.protocol import Schedule
-from data_efficiency.schedule.registry import curriculum_kinds, read_schedule
+from data_efficiency.schedule.registry import curriculum_kinds, missing_in_schedule, read_schedule
 
 DifficultyType = Literal["value", "percentile"]
 LengthAction = Literal["truncate", "reshape", "trim_padding", "user"]
@@ -184,6 +184,21 @@ class LegacyCurriculumKeys(PacedKeys):
     read as the metric seqlen_truncate."""
     curriculum_type: Literal["seqlen"]
     """What is paced."""
+
+
+def missing_in_curriculum(section: Section) -> list[str]:
+    """Paths of all keys that the metrics need and have not; none where it is off."""
+    named = section.take("curriculum_metrics", None)
+    if not section.boolean("enabled", False) or not isinstance(named, Mapping):
+        return []
+    metrics = [
+        Section(entry, f"{section.path}.curriculum_metrics.{name}") for name, entry in named.items()
+    ]
+    return [
+        path
+        for metric in metrics
+        for path in (*metric.missing(MetricKeys), *missing_in_schedule(metric))
+    ]
 
 
 def read_curriculum(section: Section) -> tuple[CurriculumKeys, Metrics]:

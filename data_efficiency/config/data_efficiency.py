@@ -10,9 +10,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from data_efficiency.config.curriculum import LengthPlan, PacedMetric, Selection, read_curriculum
-from data_efficiency.config.random_ltd import RandomLTDConfig, read_random_ltd
-from data_efficiency.json_section import ConfigError, NotNegative, Positive, Section
+from data_efficiency.config.curriculum import (
+    LengthPlan,
+    PacedMetric,
+    Selection,
+    missing_in_curriculum,
+    read_curriculum,
+)
+from data_efficiency.config.random_ltd import (
+    RandomLTDConfig,
+    missing_in_random_ltd,
+    read_random_ltd,
+)
+from data_efficiency.json_section import (
+    ConfigError,
+    NotNegative,
+    Positive,
+    Section,
+    refuse_missing,
+)
 from data_efficiency.schedule.custom import CustomSchedule
 from data_efficiency.schedule.protocol import Schedule
 
@@ -124,6 +140,12 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     keys = section.read(DataEfficiencyKeys)
     sampling = keys.data_sampling.read(DataSamplingKeys)
     routing = keys.data_routing.read(DataRoutingKeys)
+    refuse_missing(
+        [
+            *missing_in_curriculum(sampling.curriculum_learning),
+            *missing_in_random_ltd(routing.random_ltd),
+        ]
+    )
     curriculum, (selections, length_plans) = read_curriculum(sampling.curriculum_learning)
     dropping = read_random_ltd(routing.random_ltd, keys.seed)
     has_curriculum = bool(selections or length_plans)

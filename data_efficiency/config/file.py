@@ -129,7 +129,7 @@ def fill_from_flags(raw: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[st
         written = section.get(key, "auto")
         if written != "auto" and written != value:
             raise ConfigError(
-                f"{path} is {written!r} in the JSON file but {value!r} by the command line: "
+                f"{path} is {written!r} in the JSON file but {value!r} by the flags and their defaults: "
                 'make them equal, or write "auto" in the file'
             )
         section[key] = value

@@ -4,6 +4,7 @@
 SHA-256 over the rest of it.
 """
 
+import ctypes
 import hashlib
 import json
 import os
@@ -58,7 +59,9 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
         for file in temporary.iterdir():
             sync_to_disk(file)
         sync_to_disk(temporary)
-        if taken:
+        if taken and _exchange(temporary, target):
+            pass  # What was there is removed below.
+        elif taken:
             replaced = target.with_name(f".{target.name}.{suffix}.replaced")
             target.rename(replaced)
             try:
@@ -72,6 +75,17 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
         sync_to_disk(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Whether the system could swap two names at once, so that a kill finds one or the other there.
+
+    Where it cannot, as on many network file systems, there is a moment between two renames.
+    """
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = os.fsencode(first), os.fsencode(second)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, names[0], here, names[1], exchange) == 0
 
 
 def file_entry(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Which draw a tensor belongs to, for layers that are called again to recompute their activations."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -17,6 +17,8 @@ class KeptDraw:
     sequence_length: int = 0
     place: tuple[int, int] | None = None
     """Step and number of the first row, which the subsets are a function of."""
+    shape: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0, 0))
+    """[num_rows, sequence_length, 0]: the two as sizes, which compiled code does not take for constants."""
 
     def agrees_with(self, other: "KeptDraw") -> bool:
         """Whether both draws keep the same tokens."""
@@ -51,8 +53,13 @@ class DrawMemory:
             agreed = None
         self._known[key] = (storage, agreed)
 
-    def recall(self, hidden_states: torch.Tensor, *, needed: bool) -> KeptDraw | None:
+    def recall(
+        self, hidden_states: torch.Tensor, *, needed: bool, compiled: bool = False
+    ) -> KeptDraw | None:
         """The draw that the hidden states belong to; None if that is not known and not needed.
+
+        Args:
+            compiled: the layer is compiled, and may not have been in the pending forward.
 
         Raises:
             RuntimeError: if it is needed and not known, or there are two.
@@ -66,7 +73,7 @@ class DrawMemory:
             "tensors themselves (not partitioned, not moved to the CPU), or layers with a checkpointing "
             "of their own; call layers by themselves only after eval()"
         )
-        if found is None:
+        if found is None or compiled:
             raise RuntimeError(
                 "a layer with random-LTD was called outside a forward of its model, on hidden states "
                 f"of no pending forward, so its subset of tokens is not known: {advice}"

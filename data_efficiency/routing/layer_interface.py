@@ -37,6 +37,9 @@ class LayerInterface:
     complete: bool = False
     """Whether every tensor a layer takes is described. If not, an undescribed one is refused only if
     it has an axis as long as the sequence."""
+    proved: bool = False
+    """Whether tests have shown that layers called like this may drop tokens: their first training forward
+    then proves nothing."""
 
     @property
     def batch_axis(self) -> int:
@@ -67,8 +70,10 @@ class LayerInterface:
         """
         if value is None or name in self.untouched:
             return value
-        if name in self.caches:
-            return _refuse_filled_cache(name, value, attrgetter(self.caches[name])(layer))
+        if self.is_cache(name, value):
+            path = self.caches.get(name)
+            number = _own_number(layer) if path is None else attrgetter(path)(layer)
+            return _refuse_filled_cache(name, value, number)
         if name in self.token_tables:
             if isinstance(value, tuple):
                 return tuple(
@@ -81,6 +86,10 @@ class LayerInterface:
             self._refuse_undescribed(name, value, sequence_length)
             return value
         return _gather(name, value, positions, axes, sequence_length, name not in self.token_tables)
+
+    def is_cache(self, name: str, value: Any) -> bool:
+        """Whether an argument is described as a cache, or looks like one of Hugging Face's."""
+        return value is not None and (name in self.caches or hasattr(value, "get_seq_length"))
 
     def _mask_axes(self, name: str, mask: Any, num_rows: int) -> tuple[int, ...]:
         """The axes of a mask that are this sequence's."""
@@ -152,6 +161,14 @@ def _refuse_filled_cache(name: str, cache: Any, number: int | None) -> None:
             f"argument {name} holds keys of {length} earlier tokens: random-LTD drops tokens of whole "
             "sequences only; train without a cache, or call eval() to generate"
         )
+
+
+def _own_number(layer: nn.Module | None) -> int:
+    """The number under which a Hugging Face layer keeps its keys in a cache."""
+    modules: Any = () if layer is None else layer.modules()
+    names = ("layer_idx", "layer_id")
+    numbers = (getattr(module, name, None) for module in modules for name in names)
+    return next((number for number in numbers if isinstance(number, int)), 0)
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:

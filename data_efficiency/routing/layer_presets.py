@@ -1,58 +1,81 @@
 """Layer classes we know, and what the JSON says of others."""
 
 from collections import Counter
+from dataclasses import replace
 
 from torch import nn
 
 from data_efficiency.config import RandomLTDConfig
 from data_efficiency.routing.layer_interface import LayerInterface
 
-_LLAMA = LayerInterface(
-    masks=("attention_mask",),
-    token_tables={"position_ids": 1, "position_embeddings": 1},
-    caches={"past_key_values": "self_attn.layer_idx"},
-    untouched=("cache_position",),
-    complete=True,
-)
-_BERT = LayerInterface(
+_BY_POSITION = LayerInterface(
     masks=("attention_mask",),
     cross_masks=("encoder_attention_mask",),
-    token_tables={"position_ids": 1},
-    caches={"past_key_values": "attention.self.layer_idx"},
+    token_tables={"position_ids": 1, "position_embeddings": 1},
     untouched=("encoder_hidden_states", "cache_position"),
     complete=True,
 )
-_VISION = LayerInterface(masks=("attention_mask",), complete=True)
+_HUGGING_FACE = (
+    "bert.BertLayer",
+    "clip.CLIPEncoderLayer",
+    "deepseek_v3.DeepseekV3DecoderLayer",
+    "deit.DeiTLayer",
+    "dinov2.Dinov2Layer",
+    "distilbert.TransformerBlock",
+    "electra.ElectraLayer",
+    "falcon.FalconDecoderLayer",
+    "gemma2.Gemma2DecoderLayer",
+    "gemma3.Gemma3DecoderLayer",
+    "gpt2.GPT2Block",
+    "gpt_neox.GPTNeoXLayer",
+    "llama.LlamaDecoderLayer",
+    "mistral.MistralDecoderLayer",
+    "mixtral.MixtralDecoderLayer",
+    "modernbert.ModernBertEncoderLayer",
+    "olmo2.Olmo2DecoderLayer",
+    "opt.OPTDecoderLayer",
+    "phi3.Phi3DecoderLayer",
+    "qwen2.Qwen2DecoderLayer",
+    "qwen2_moe.Qwen2MoeDecoderLayer",
+    "qwen3.Qwen3DecoderLayer",
+    "qwen3_moe.Qwen3MoeDecoderLayer",
+    "roberta.RobertaLayer",
+    "smollm3.SmolLM3DecoderLayer",
+    "starcoder2.Starcoder2DecoderLayer",
+    "vit.ViTLayer",
+    "whisper.WhisperDecoderLayer",
+    "whisper.WhisperEncoderLayer",
+)
+"""Their arguments have one meaning each in all of transformers; no layer takes all of them."""
 
 PRESETS: dict[str, LayerInterface] = {
     "megatron.model.transformer.TransformerLayer": LayerInterface(
         masks=("attention_mask",), token_tables={"rotary_cos": 1, "rotary_sin": 1}, complete=True
     ),
-    "transformers.models.gpt2.modeling_gpt2.GPT2Block": LayerInterface(
-        masks=("attention_mask",),
-        cross_masks=("encoder_attention_mask",),
-        token_tables={"position_ids": 1},
-        caches={"past_key_values": "attn.layer_idx"},
-        untouched=("encoder_hidden_states", "cache_position"),
-        complete=True,
-    ),
-    "transformers.models.llama.modeling_llama.LlamaDecoderLayer": _LLAMA,
-    "transformers.models.mistral.modeling_mistral.MistralDecoderLayer": _LLAMA,
-    "transformers.models.qwen2.modeling_qwen2.Qwen2DecoderLayer": _LLAMA,
-    "transformers.models.qwen3.modeling_qwen3.Qwen3DecoderLayer": _LLAMA,
-    "transformers.models.bert.modeling_bert.BertLayer": _BERT,
-    "transformers.models.roberta.modeling_roberta.RobertaLayer": _BERT,
-    "transformers.models.vit.modeling_vit.ViTLayer": _VISION,
-    "transformers.models.dinov2.modeling_dinov2.Dinov2Layer": _VISION,
     "timm.models.vision_transformer.Block": LayerInterface(masks=("attn_mask",), complete=True),
+} | {
+    "transformers.models.{0}.modeling_{0}.{1}".format(*name.split(".")): _BY_POSITION
+    for name in _HUGGING_FACE
 }
 """Layer classes we know, by the module and name of the class."""
+
+
+# Of the last three, parts that replace linear maps.
+_TESTED_PACKAGES = ("megatron", "timm", "torch", "transformers", "bitsandbytes", "peft", "torchao")
 
 
 def preset_of(layer_class: type) -> LayerInterface | None:
     """The preset of the class, or of the first class it derives from that has one."""
     names = (f"{ancestor.__module__}.{ancestor.__qualname__}" for ancestor in layer_class.__mro__)
     return next((PRESETS[name] for name in names if name in PRESETS), None)
+
+
+def is_as_shipped(layer: nn.Module) -> bool:
+    """Whether no part of a layer runs code of others than the packages that presets were tested with."""
+    return not any(
+        type(part).__module__.split(".")[0] not in _TESTED_PACKAGES or "forward" in vars(part)
+        for part in layer.modules()
+    )
 
 
 def known_layer_class(model: nn.Module) -> type[nn.Module]:
@@ -75,12 +98,20 @@ def known_layer_class(model: nn.Module) -> type[nn.Module]:
 
 
 def interface_of(layer_class: type, settings: RandomLTDConfig) -> LayerInterface:
-    """The preset of the class or of a class it derives from; else what the JSON says."""
+    """The preset of the class or of a class it derives from; else what the JSON says.
+
+    For other classes of transformers, arguments mean what they do there; whether that is all of it, the
+    proof at the first forward tells.
+    """
     preset = preset_of(layer_class)
     if preset is not None:
-        return preset
+        return replace(preset, proved=True)
+    packages = {ancestor.__module__.split(".")[0] for ancestor in layer_class.__mro__}
+    usual = packages & {"transformers", "transformers_modules"}
+    base = replace(_BY_POSITION, complete=False) if usual else LayerInterface()
     mask = settings.model_mask_name
-    return LayerInterface(
+    return replace(
+        base,
         sequence_axis=1 if settings.hidden_state_order == "batch_seq_dim" else 0,
-        masks=() if mask is None else (mask,),
+        masks=base.masks if mask is None or mask in base.masks else (*base.masks, mask),
     )

@@ -6,7 +6,11 @@ Large-scale Transformers" (2022). Differs: layers stay the modules they are and 
 """
 
 import inspect
+import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import update_wrapper
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,8 +20,12 @@ from torch import nn
 from data_efficiency.config import Config, DataEfficiencyConfig, RandomLTDConfig, load_config
 from data_efficiency.routing.dropping_layer import LayerForward, PassingForward
 from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
-from data_efficiency.routing.layer_presets import interface_of
+from data_efficiency.routing.layer_presets import interface_of, is_as_shipped
+from data_efficiency.routing.proof import uncompiled
 from data_efficiency.routing.router import Router
+from data_efficiency.token_names import rows_and_length
+
+logger = logging.getLogger(__name__)
 
 ModelOrEngine = TypeVar("ModelOrEngine")
 AnyConfig = RandomLTDConfig | DataEfficiencyConfig | Config | Mapping[str, Any] | str | Path
@@ -57,15 +65,22 @@ def convert_to_random_ltd(
         raise TypeError(f"a {type(model_or_engine).__name__} is neither a module nor has one")
     _refuse_wrapper(root)
     layers = list(_outermost_instances(root, layer_class))
-    interface = interface or interface_of(layer_class, settings)
     _check_layers(layers, layer_class, settings)
     _refuse_attention_kernels(layers)
+    _refuse_mixers(root, layers, settings)
+    if interface is None:
+        interface = interface_of(layer_class, settings)
+        interface = replace(interface, proved=interface.proved and all(map(is_as_shipped, layers)))
+    elif interface.proved:
+        logger.warning("%s drops tokens unproved: its interface says proved", layer_class.__name__)
     router = Router(settings)
     _follow_layer_tokens(model_or_engine, settings)
     numbers = {layer: number for number, layer in enumerate(sorted(settings.random_ltd_layer_id))}
     for layer_id, layer in enumerate(layers):
         kind = LayerForward if layer_id in numbers else PassingForward
         layer.forward = kind(layer, interface, router, numbers.get(layer_id))
+    if not interface.proved:
+        root.forward = _ForwardThatProves(root, router)
     root.register_forward_pre_hook(_BeginForward(router), prepend=True, with_kwargs=True)
     root.register_forward_hook(router.end_forward, always_call=True)
     owners: list[Any] = [root, model_or_engine]
@@ -184,6 +199,52 @@ def _check_layers(
         )
 
 
+def _refuse_mixers(root: nn.Module, layers: list[nn.Module], settings: RandomLTDConfig) -> None:
+    """Raise ValueError for layers that no interface makes right."""
+    places = Counter(id(module) for _, module in root.named_modules(remove_duplicate=False))
+    for layer_id in settings.random_ltd_layer_id:
+        layer = layers[layer_id]
+        name, advice = type(layer).__name__, "leave it out of random_ltd_layer_id"
+        if places[id(layer)] > 1:
+            raise ValueError(
+                f"{name} {layer_id} stands at {places[id(layer)]} places of the model: random-LTD needs a "
+                "layer of its own for each call; " + advice
+            )
+        for part in layer.modules():
+            window: Any = getattr(part, "kernel_size", 1)
+            mixes = isinstance(part, nn.modules.conv._ConvNd) and max(window) > 1
+            if mixes or isinstance(part, nn.RNNBase | nn.RNNCellBase):
+                raise ValueError(
+                    f"{name} {layer_id} has a {type(part).__name__}, for which the token before is the one "
+                    f"before in the sequence, dropped or not: it may not drop tokens; {advice}"
+                )
+
+
+class _ForwardThatProves:
+    """The model's `forward`, uncompiled as long as it has something to prove.
+
+    Else compiled code would be split at each proof, and remain so when all is proved.
+    """
+
+    def __init__(self, module: nn.Module, router: Router) -> None:
+        update_wrapper(self, module.forward)
+        self.original = module.forward
+        self.router = router
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model returns."""
+        if not (self.router.in_forward and self.router.proof_is_due):
+            return self.original(*args, **kwargs)
+        forward = self._uncompiled
+        if torch.compiler.is_compiling():
+            forward = torch.compiler.disable(forward)
+        return forward(*args, **kwargs)
+
+    def _uncompiled(self, *args: Any, **kwargs: Any) -> Any:
+        with uncompiled():
+            return self.original(*args, **kwargs)
+
+
 class _BeginForward:
     """The hook before the model: begins a forward with what the arguments tell of its shape."""
 
@@ -194,28 +255,17 @@ class _BeginForward:
         if not module.training:
             self.router.keep_everything()
             return
-        if kwargs.get("output_attentions"):
+        if getattr(module, "_is_replica", False):
+            _refuse_wrapper(nn.DataParallel(module))
+        config = getattr(module, "config", None)
+        if kwargs.get("output_attentions", getattr(config, "output_attentions", False)):
             raise ValueError(
                 "output_attentions is set: dropping layers have attention weights of their kept tokens "
                 "only; ask for them after eval()"
             )
+        tensor = next(tensors_in((args, kwargs)), None)
         begin = torch.compiler.disable(self.router.begin_forward)
-        begin(*_shape_in((*args, *kwargs.values())))
-
-
-def _shape_in(arguments: tuple[Any, ...]) -> tuple[int, int, torch.device | None]:
-    """Rows, length and device of the batch in a model's arguments; length 0 if they do not tell.
-
-    Token ids [batch, sequence] and embeddings [batch, sequence, hidden] tell; of images only the rows
-    are known, and the first layer's hidden states tell the length.
-    """
-    first = None
-    for tensor in tensors_in(arguments):
-        if tensor.dim() == 2 + tensor.is_floating_point():
-            return tensor.shape[0], tensor.shape[1], tensor.device
-        if first is None and tensor.dim() > 0:
-            first = tensor
-    return (0, 0, None) if first is None else (first.shape[0], 0, first.device)
+        begin(*rows_and_length(args, kwargs), None if tensor is None else tensor.device)
 
 
 def remove_random_ltd_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from data_efficiency.accounting import StepShape
 from data_efficiency.compat import PublishedRouterNames
 from data_efficiency.config import RandomLTDConfig
 from data_efficiency.routing.draw_memory import DrawMemory, KeptDraw
+from data_efficiency.routing.proof import Proofs
 from data_efficiency.routing.token_ops import sample_kept_positions
 
 
@@ -32,6 +33,11 @@ class Router(PublishedRouterNames):
         """Whether the model's arguments told the last training forward's sequence length."""
         self.shape_is_final = False
         """Whether a layer has seen the shape that was drawn for."""
+        self.proof_is_due = False
+        """Whether the last training forward may drop in sequences longer than its layers are proved for."""
+        self.proofs = Proofs(tuple(sorted(settings.random_ltd_layer_id)), settings.always_keep)
+        self.layers: list[Any] = []
+        """What stands around each layer."""
         self.memory = DrawMemory()
         self._place: tuple[int, int, int | None] | None = None
         self._drawing_place: tuple[int, int, int | None] | None = None
@@ -110,30 +116,45 @@ class Router(PublishedRouterNames):
             )
         self._drawing_place, self._place = self._place, None
         self.memory.forget_the_gone()
+        for layer in self.layers:
+            layer.was_called = False
         self.shape_is_final = False
         self.in_forward = self.is_dropping = True
         self.draw = KeptDraw(num_rows=num_rows)
+        self.proof_is_due = any(layer.needs_proof(1) for layer in self.layers)
         self.shape_is_told = bool(sequence_length)
         if self.shape_is_told:
             self._draw(num_rows, sequence_length, device)
 
-    def correct_shape(self, num_rows: int, sequence_length: int, device: torch.device) -> None:
+    def correct_shape(
+        self, num_rows: int, sequence_length: int, device: torch.device, layer: str = "a layer"
+    ) -> None:
         """Draws again for the shape that the first layer really sees.
 
+        Args:
+            layer: class of the layer that sees it.
+
         Raises:
-            ValueError: if an earlier layer of this forward saw another shape, or the shape looks as if
-                batch and sequence were interchanged.
+            ValueError: if an earlier layer of this forward saw another shape, the shape looks as if batch
+                and sequence were interchanged, or as if processes shared a sequence.
         """
         draw = self.draw
-        seen = f"hidden states of {num_rows} rows of {sequence_length} tokens"
+        seen = f"a layer got hidden states of {num_rows} rows of {sequence_length} tokens"
         if sequence_length == draw.num_rows != num_rows:
             raise ValueError(
-                f"a layer got {seen}, but the model {draw.num_rows} rows: check hidden_state_order"
+                f"{seen}, but the model {draw.num_rows} rows: check hidden_state_order (the layer is a "
+                f"{layer})"
             )
         if self.shape_is_final:
             raise ValueError(
-                f"a layer got {seen}, but the forward's first one {draw.num_rows} rows of "
-                f"{draw.sequence_length} tokens: random-LTD needs one length in all its layers"
+                f"{seen}, but the forward's first one {draw.num_rows} rows of {draw.sequence_length} "
+                "tokens: random-LTD needs one length in all its layers; convert one part of the model, "
+                f"such as its text tower, by itself (the layer is a {layer})"
+            )
+        if _is_a_share(sequence_length, draw.sequence_length):
+            raise ValueError(
+                f"{seen}, but the model rows of {draw.sequence_length}: processes seem to share each row "
+                f"(sequence parallelism), which random-LTD cannot be composed with (the layer is a {layer})"
             )
         self.shape_is_final = True
         self._draw(num_rows, sequence_length, device)
@@ -194,7 +215,11 @@ class Router(PublishedRouterNames):
             # Code compiled once serves every kept length; nothing to do where no compiler is loaded.
             if "torch._dynamo" in sys.modules:
                 sys.modules["torch._dynamo"].maybe_mark_dynamic(positions, 2)
-        self.draw = KeptDraw(positions, num_rows, sequence_length, (step, first_row))
+        self.proof_is_due = kept < sequence_length and any(
+            layer.needs_proof(sequence_length) for layer in self.layers
+        )
+        shape = torch.empty(num_rows, sequence_length, 0)
+        self.draw = KeptDraw(positions, num_rows, sequence_length, (step, first_row), shape)
 
     def _check_always_kept(self, sequence_length: int) -> None:
         if max(self.settings.always_keep, default=0) >= sequence_length:
@@ -202,3 +227,11 @@ class Router(PublishedRouterNames):
                 f"always_keep is {list(self.settings.always_keep)}, but the sequence has "
                 f"{sequence_length} tokens: each must be below that"
             )
+
+
+def _is_a_share(length: int, told: int) -> bool:
+    """Whether a row of `told` tokens may be split evenly between processes into parts of `length`."""
+    distributed = torch.distributed
+    if told <= length or told % length or not distributed.is_available():
+        return False
+    return distributed.is_initialized() and distributed.get_world_size() % (told // length) == 0

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from data_efficiency.compat import PublishedLoaderNames
 from data_efficiency.json_section import ConfigError
+from data_efficiency.sampling.loader_workers import batches_of, ignore_signals
 from data_efficiency.sampling.sampler import CurriculumSampler, GlobalBatch, SamplerState
 from data_efficiency.sampling.sequence_length import apply_actions
 
@@ -85,8 +86,9 @@ class CurriculumDataLoader(PublishedLoaderNames):
             num_workers=self._num_workers,
             pin_memory=self._pin_memory,
             generator=torch.Generator().manual_seed(self.sampler.seed),
+            worker_init_fn=ignore_signals,
         )
-        for batch in loader:
+        for batch in batches_of(loader) if self._num_workers else loader:
             self.plan = queue.popleft()
             if self.plan.is_last:
                 self._consumed = self.plan.state_after

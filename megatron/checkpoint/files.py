@@ -5,14 +5,16 @@
     <run>/global_step100/state.json              counters, position in the data, settings
     <run>/global_step100/manifest.json           sizes and checksums of the three
     <run>/latest                                 the text global_step100, replaced last
+    <run>/.run.lock                              held by the process that saves there
 
 Whole tensors, whatever engine, ZeRO stage or number of processes wrote them. Nothing is pickled.
 Source: the folder and pointer names are DeepSpeed's.
 """
 
+import contextlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ VERSION = 1
 LATEST_FILE = "latest"
 _PREFIX = "global_step"
 _SET_ASIDE = ".damaged"
+_LOCK_FILE = ".run.lock"
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 
 
@@ -46,6 +49,11 @@ class FoundCheckpoint:
 def checkpoint_folder(run: Path, step: int) -> Path:
     """Where a run's checkpoint of a step lies, or would."""
     return run / f"{_PREFIX}{step}"
+
+
+def held(run: Path) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    """Hold the folder of a run within the block, as `file_lock` does: one run saves there at a time."""
+    return files.file_lock(run / _LOCK_FILE)
 
 
 def save_checkpoint(

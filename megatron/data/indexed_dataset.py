@@ -17,7 +17,7 @@ from megatron.data.indexed_dataset_writer import (
     DTYPE_OF_CODE,
     IndexedDatasetWriter,
     dtype_for_vocabulary,
-    path_of,
+    readable_path,
 )
 
 __all__ = ["IndexedDataset", "IndexedDatasetWriter", "dtype_for_vocabulary"]
@@ -59,7 +59,7 @@ class IndexedDataset:
         self._open_tokens(self._path("bin"))
 
     def _path(self, ending: str) -> Path:
-        return path_of(self.prefix, ending)
+        return readable_path(self.prefix, ending)
 
     def _open_index(self, path: Path) -> None:
         self._index = mmididx.read_index(path, remedy="make it with tools/preprocess_data.py")
@@ -140,7 +140,8 @@ class IndexedDataset:
         """Content of the sidecar `PREFIX.meta.json`, or None where there is none."""
         path = self._path("meta.json")
         try:
-            return files.read_json_object(path)
+            content = files.read_json_file(path)
+            return None if content is None else files.read_json_object(path)
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -158,19 +159,18 @@ class IndexedDataset:
         """
         with self._path("idx").open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
-        num_bytes = self.tokens.nbytes
+        num_bytes, content = self.tokens.nbytes, self.tokens.view(np.uint8).data
+        sums = {"idx": digest.hexdigest()}
+        if num_bytes <= _CHECKED_BYTES:
+            sums["bin"] = hashlib.sha256(content).hexdigest()
+        metadata = self.metadata or {}
+        for ending, found in sums.items():
+            if metadata.get(f"{ending}_sha256", found) != found:
+                raise ValueError(
+                    f"{self._path(ending)} was changed after it was written: {self._path('meta.json')} says "
+                    "another SHA-256; make the corpus again, or delete the .meta.json if the change is meant"
+                )
         digest.update(num_bytes.to_bytes(8, "little"))
-        content = self.tokens.view(np.uint8).data
-        written = (self.metadata or {}).get("bin_sha256")
-        if (
-            written
-            and num_bytes <= _CHECKED_BYTES
-            and hashlib.sha256(content).hexdigest() != written
-        ):
-            raise ValueError(
-                f"{self._path('bin')} was changed after it was written: {self._path('meta.json')} says another "
-                "SHA-256; make the corpus again, or delete the .meta.json if the change is meant"
-            )
         if num_bytes <= NUM_HASHED_BLOCKS * HASHED_BLOCK_BYTES:
             digest.update(content)
         else:

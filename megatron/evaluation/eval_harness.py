@@ -30,7 +30,7 @@ from megatron.evaluation.continuation_scores import Continuation, score_continua
 from megatron.evaluation.generation import Choose, continue_texts, greedy, sampling
 from megatron.evaluation.model import load_for_evaluation
 from megatron.model.gpt_model import GPTModel
-from megatron.tokenizer import Tokenizer, named_tokenizer
+from megatron.tokenizer import END_OF_DOCUMENT, Tokenizer, named_tokenizer
 
 MODEL_NAME = "data_efficiency"
 _DEFAULT_NEW_TOKENS = 256
@@ -85,8 +85,13 @@ class HarnessModel(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """Id of the end-of-document token, which also begins texts that have nothing before them."""
-        return self.text.eod
+        """Id of the token that ends texts."""
+        return self.text.id_of(self.text.special_tokens.get("eos_token", END_OF_DOCUMENT))
+
+    @property
+    def prefix_token_id(self) -> int:
+        """Id of the token that stands before texts that have nothing before them."""
+        return self.text.beginning
 
     @property
     def device(self) -> torch.device:
@@ -127,8 +132,16 @@ class HarnessModel(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **ignored: Any
     ) -> list[int]:
-        """Token ids of a text; control tokens are never added."""
-        return self.text.encode(string)
+        """Token ids as lm-eval's model for transformers has them: with what the tokenizer puts around them,
+        such as a beginning token, but not where the text has one already.
+        """
+        with_template = add_special_tokens
+        if with_template is None:
+            beginning = self.text.special_tokens.get("bos_token") or self.text.special_tokens.get(
+                "eos_token"
+            )
+            with_template = beginning is None or not string.startswith(beginning)
+        return self.text.encode_as_transformers(string, with_template=with_template)
 
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False
@@ -183,7 +196,7 @@ class HarnessModel(TemplateLM):
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """The continuation of each context, up to the first of its stop texts."""
         texts = [""] * len(requests)
-        ids = [self.tok_encode(request.args[0]) or [self.eot_token_id] for request in requests]
+        ids = [self.tok_encode(request.args[0]) or [self.prefix_token_id] for request in requests]
         alike: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             alike.setdefault(repr(sorted(request.args[1].items())), []).append(number)

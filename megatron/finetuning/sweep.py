@@ -108,9 +108,10 @@ class Sweep:
             json_config=self.json_config,
             deepspeed=self.deepspeed,
         )
-        scores = finetune(
-            engine, task, sets, self.config, seed=entry.seed, saved=saved, report=report
-        )
+        with saved.held(engine.ranks):
+            scores = finetune(
+                engine, task, sets, self.config, seed=entry.seed, saved=saved, report=report
+            )
         return {
             "epochs": scores,
             "num_examples": {name: len(texts.ids) for name, (texts, _) in sets.items()},

@@ -7,7 +7,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from data_efficiency import files
-from megatron.tokenizer.tokenizer import END_OF_DOCUMENT, Tokenizer, read_text
+from megatron.tokenizer.special_tokens import END_OF_DOCUMENT
+from megatron.tokenizer.tokenizer import Tokenizer, read_text
 
 MIN_VOCAB_SIZE = 257
 

@@ -59,10 +59,12 @@ def test_flag_against_json(workspace, composed_config, tmp_path, failure):
     content = json.loads(composed_config.read_text()) | {"gradient_clipping": 0.5}
     path = tmp_path / "config.json"
     path.write_text(json.dumps(content))
-    line = failure(composed_flags(workspace, path))
-    assert "gradient_clipping is 0.5 in the JSON file but 1.0 by the command line" in line
-    line = failure(composed_flags(workspace, composed_config) + ["--no-random-ltd"])
-    assert "--random-ltd is False" in line
+    line = failure([*composed_flags(workspace, path), "--clip-grad", "1"])
+    assert "gradient_clipping is 0.5 in " in line
+    assert "but --clip-grad is 1.0: make them equal" in line
+    line = failure(training_flags(workspace, deepspeed_config=path) + ["--no-random-ltd"])
+    assert "random_ltd.enabled is True in " in line
+    assert "but --random-ltd is False" in line
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,13 @@ from data_efficiency import (
     StepResult,
     files,
     gather_all,
+    leave_ranks,
     mean_losses_over,
     naming_lost_processes,
+    watching_processes,
 )
 from megatron.checkpoint.saved_run import SavedRun, refuse_other_settings
-from megatron.reporting.seed_comparison import RESULTS_FILE
+from megatron.study import RESULTS_FILE
 
 # Where a run stands, how it is computed and how often it looks up: nothing that is part of what it is.
 _NOT_PART_OF_A_RUN = frozenset(
@@ -134,8 +136,12 @@ class FinetuningRun:
         Raises:
             ValueError: if the data ends before.
         """
-        steps = self.engine.training_dataloader.steps()
-        with tqdm(total=100, desc="training", unit=" %", leave=False, disable=self._quiet) as bar:
+        steps, ranks = self.engine.training_dataloader.steps(), self.engine.ranks
+        with (
+            watching_processes(ranks),
+            self.saved.held(ranks),
+            tqdm(total=100, desc="training", unit=" %", leave=False, disable=self._quiet) as bar,
+        ):
             while self.fraction < 1:
                 bar.update(int(100 * self.fraction) - bar.n)
                 step = next(steps, None)
@@ -327,5 +333,4 @@ def process_group() -> Iterator[None]:
         try:
             yield
         finally:
-            if torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
+            leave_ranks()

@@ -155,21 +155,33 @@ def test_a_compiled_layer_recomputed_from_outside_is_refused():
 
 
 @pytest.mark.parametrize("extra", [(KEPT, KEPT), (ROWS, 2, KEPT)], ids=str)
-def test_results_of_the_kept_tokens_beside_the_hidden_states_are_refused(extra):
+def test_results_of_the_kept_tokens_beside_the_hidden_states_may_not_be_used(extra):
     class Talkative(Layer):
         def forward(self, hidden):
             return super().forward(hidden), [torch.ones(extra)], torch.ones(())
 
-    class First(Model):
+    class All(Model):
         def run(self, layers, hidden):
-            return layers[0](hidden)[0]
+            hidden, *extras = layers[0](hidden)
+            self.extras = [*getattr(self, "extras", []), extras]
+            return hidden
 
-    model = First(no_recomputation)
+    model, plain = All(no_recomputation), Model(no_recomputation)
     model.layers = nn.ModuleList(Talkative() for _ in range(NUM_LAYERS))
+    model.load_state_dict(plain.state_dict())
     convert_to_random_ltd(model, Talkative, SETTINGS)
-    model.random_ltd_scheduler.set_position(0, 0)
-    with pytest.raises(ValueError, match="beside the hidden states, a tensor of shape"):
-        model(batch(0))
+    convert_to_random_ltd(plain, Layer, SETTINGS)
+    for each in (model, plain):
+        each.random_ltd_scheduler.set_position(0, 0)
+    assert torch.equal(model(batch(0)), plain(batch(0)))
+    assert model.extras[0][0][0].shape == extra
+    (weights,), scalar = model.extras[1]
+    assert scalar == 1
+    for use in (torch.sum, lambda x: x.shape, lambda x: x + 1, lambda x: x[0]):
+        with pytest.raises(
+            ValueError, match="Talkative returned, beside the hidden states, a tensor"
+        ):
+            use(weights)
 
 
 def test_wrappers_that_hide_the_forward_are_refused():

@@ -11,7 +11,6 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from examples_deepspeed.data_efficiency.finetuning import compare
 from examples_deepspeed.data_efficiency.gpt_finetuning import analyze_data
 from examples_deepspeed.data_efficiency.gpt_finetuning import finetune as gpt
 from examples_deepspeed.data_efficiency.vit_finetuning import analyze_images
@@ -26,7 +25,8 @@ SCRIPTS = sorted(
     if path.name != "quick_recipe.sh"
 )
 MODULES = {module.__name__: module for module in (gpt, vit)}
-OTHERS = {module.__name__ for module in (analyze_data, analyze_images, compare)}
+OTHERS = {module.__name__ for module in (analyze_data, analyze_images)}
+TOOLS = ("prepare_demo_corpus.py", "prepare_demo_models.py", "report.py")
 
 
 def run_script(script, folder, **settings):
@@ -61,7 +61,7 @@ def test_dry_run(script, size, tmp_path):
     assert commands
     for command in commands:
         if "-m" not in command:
-            assert Path(command[1]).name in ("prepare_demo_corpus.py", "prepare_demo_models.py")
+            assert Path(command[1]).name in TOOLS
             continue
         place = max(number for number, word in enumerate(command) if word == "-m") + 1
         if command[place] in OTHERS:

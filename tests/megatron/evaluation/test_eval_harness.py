@@ -9,15 +9,18 @@ from lm_eval.models.huggingface import HFLM
 
 from megatron.conversion.model import read_any, save_as_hugging_face
 from megatron.evaluation.eval_harness import HarnessModel, evaluate_tasks
+from megatron.evaluation.generation import continue_texts
 from megatron.evaluation.local_tasks import write_task_files
 from tests.megatron.evaluation.task_data import write_task_data
-from tests.megatron.small_models import LLAMA, TEXTS, make_gpt, make_tokenizer, save_run
+from tests.megatron.small_models import LLAMA, TEXTS, make_gpt, save_run
+from tests.megatron.tokenizer_kinds import KINDS
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+# lm-eval's own model cannot encode without a token that ends texts.
+@pytest.fixture(scope="module", params=[kind for kind in KINDS if kind != "wordpiece"])
+def folders(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    tokenizer = make_tokenizer()
+    tokenizer = KINDS[request.param]()
     config = replace(LLAMA, vocab_size=tokenizer.vocab_size)
     run = save_run(folder / "run", make_gpt(config), tokenizer)
     save_as_hugging_face(read_any(run), folder / "theirs", tokenizer)
@@ -31,6 +34,11 @@ def models(folders):
         pretrained=str(folders[1]), device="cpu", dtype="float32", batch_size=3, max_length=48
     )
     return ours, theirs
+
+
+def beginning_of(model):
+    """What a text begins with that has its first token already."""
+    return model.text.special_tokens.get("bos_token", model.text.special_tokens["eos_token"])
 
 
 def requests(kind, *arguments):
@@ -48,6 +56,8 @@ def test_log_likelihoods(models):
         ("a dog ran after the cat ", "what"),
         ("", "the mat is flat"),
         (" ".join(TEXTS), " the cat"),
+        ("the ☃", " sat"),
+        (beginning_of(models[0]) + "the cat", " sat"),
     ]
     ours, theirs = (
         model.loglikelihood(requests("loglikelihood", *pairs), disable_tqdm=True)
@@ -58,7 +68,7 @@ def test_log_likelihoods(models):
 
 
 def test_rolling_log_likelihoods(models):
-    texts = [("a mat is flat",), (" ".join(TEXTS[:9]),), ("x",)]
+    texts = [("a mat is flat",), (" ".join(TEXTS[:9]),), ("x",), (beginning_of(models[0]) + "a",)]
     ours, theirs = (
         model.loglikelihood_rolling(requests("loglikelihood_rolling", *texts), disable_tqdm=True)
         for model in models
@@ -76,12 +86,24 @@ def test_generation(models):
         (" ".join(TEXTS), more),
         ("flat", more),
     ]
+    if "bos_token" in models[0].text.special_tokens and models[1].tokenizer("")["input_ids"]:
+        # Without a token of a template theirs cannot begin.
+        asked.append(("", more))
     ours, theirs = (
         model.generate_until(requests("generate_until", *asked), disable_tqdm=True)
         for model in models
     )
     assert ours == theirs
     assert any(ours)
+
+
+def test_an_empty_prompt_begins_a_document(models):
+    more = {"until": [], "max_gen_toks": 5, "do_sample": False}
+    asked = requests("generate_until", ("", more))
+    first = models[0].tok_encode("") or [models[0].text.beginning]
+    assert len(first) == 1
+    expected = continue_texts(models[0].gpt, models[0].text, [first], 5)
+    assert models[0].generate_until(asked, disable_tqdm=True) == expected
 
 
 def test_registered_under_its_name(folders):

@@ -48,6 +48,8 @@ for variant in "${variants[@]}"; do
     if [[ "$variant" == both ]]; then share=0.1; fi
     train gpt_finetuning.finetune "${text[@]}" "${flags[@]}" --variant "$variant" \
         --random-ltd-share 0.3 --curriculum-share "$share" --save "$SAVE"
-    compared+=("$variant=$SAVE/$variant")
+    compared+=(--run "$variant=$SAVE/$variant")
 done
-if [[ -z "${PLAN:-}" ]]; then alone finetuning.compare "${compared[@]}" --output "$SAVE/comparison"; fi
+if [[ -z "${PLAN:-}" ]]; then
+    start "$PYTHON" "$REPOSITORY/tools/report.py" "${compared[@]}" --baseline "${variants[0]}" --output "$SAVE/comparison"
+fi
