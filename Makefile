@@ -14,7 +14,8 @@ MEGATRON_CORE := $(VENV)/megatron-core
 .PHONY: help demo demo-bert demo-eval test test-full test-gpu vit-test check format lint types docs clean
 
 help:
-	@echo "make demo       corpus, tokens, difficulty index, four trainings, one table and one picture"
+	@echo "make demo       corpus, tokens, difficulty index, four trainings, one table and one picture;"
+	@echo "                SEEDS=1,2,3,4,5 gives bands, CORPUS=my.jsonl takes your own text"
 	@echo "make demo-bert  the same with BERT"
 	@echo "make demo-eval  the demo's models on LAMBADA, PIQA, ... and one table; EVAL_DATA names the files"
 	@echo "make test       the tests of every push (8 minutes at most on 2 cores)"
@@ -38,13 +39,16 @@ $(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
 		echo "Set-up and downloads took $$(( $$(date +%s) - start )) s."
 	@touch $@
 
+QUICKSTART := quickstart/study.toml
+STUDY_FLAGS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(CORPUS),--set "corpus=$(CORPUS)")
+
 demo: $(VENV)/installed-report
-	@PATH="$(abspath $(BIN)):$$PATH" RUN_DIR="$(DEMO_DIR)" \
-		bash examples_deepspeed/data_efficiency/gpt/quickstart.sh
+	@$(BIN)/python tools/study.py run examples_deepspeed/data_efficiency/gpt/$(QUICKSTART) \
+		--output "$(DEMO_DIR)" $(STUDY_FLAGS)
 
 demo-bert: $(VENV)/installed-report $(VENV)/installed-sentences
-	@PATH="$(abspath $(BIN)):$$PATH" RUN_DIR="$(DEMO_BERT_DIR)" \
-		bash examples_deepspeed/data_efficiency/bert/quickstart.sh
+	@$(BIN)/python tools/study.py run examples_deepspeed/data_efficiency/bert/$(QUICKSTART) \
+		--output "$(DEMO_BERT_DIR)" $(STUDY_FLAGS)
 
 # docs/evaluation.md says where the files of EVAL_DATA come from.
 demo-eval: $(VENV)/installed-report $(VENV)/installed-eval

@@ -4,7 +4,9 @@ import argparse
 import ast
 import functools
 import inspect
+import itertools
 import json
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,6 +33,7 @@ from megatron.recipes import (
     read_run_file,
     scale_down,
 )
+from megatron.setting_rules import require
 
 
 def flag_name(field_name: str) -> str:
@@ -62,11 +65,52 @@ def field_docs(config_class: type) -> dict[str, str]:
     return docs
 
 
-def command_parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser whose `--help` begins with a command's docstring as it stands; no abbreviations."""
-    return argparse.ArgumentParser(
-        description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+class CommandParser(argparse.ArgumentParser):
+    """A parser without abbreviations that takes no empty text, no negative number but a seed, and no NaN.
+
+    `--help` begins with the description as it stands.
+    """
+
+    may_be_empty: tuple[str, ...] = ()
+    """Flags whose empty text means something."""
+
+    def __init__(self, **settings: Any) -> None:
+        shape: dict[str, Any] = {
+            "allow_abbrev": False,
+            "formatter_class": argparse.RawDescriptionHelpFormatter,
+        }
+        super().__init__(**(shape | settings))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's.
+
+        Raises:
+            ValueError: for such a value.
+        """
+        words = sys.argv[1:] if args is None else list(args)
+        found, rest = super().parse_known_args(words, namespace)
+        # A path no longer shows that it was empty.
+        empty = {flag for flag, value in itertools.pairwise(words) if not value.strip()}
+        empty |= {word.removesuffix("=") for word in words if word.endswith("=")}
+        for action in self._actions:
+            flag, value = (
+                next(iter(action.option_strings), action.dest),
+                vars(found).get(action.dest),
+            )
+            values = value if isinstance(value, list) else [value]
+            blank = flag in empty or any(isinstance(v, str) and not v.strip() for v in values)
+            if blank and flag not in self.may_be_empty:
+                raise ValueError(f"{flag} has an empty value: give one, or leave it out")
+            for number in values:
+                if isinstance(number, int | float) and not flag.endswith("seed"):
+                    fine = number >= 0 and math.isfinite(number)
+                    require(fine, action.dest, number, "must be at least 0")
+        return found, rest
+
+
+def command_parser(doc: str | None) -> CommandParser:
+    """The parser of a command with its docstring."""
+    return CommandParser(description=doc)
 
 
 def make_parser(
@@ -112,11 +156,9 @@ def parse_run_config(
         ValueError: for values that break a rule, and for flags of Megatron-DeepSpeed that are not here;
             argparse itself exits for flags it cannot read.
     """
-    words = pretraining_words(
-        sys.argv[1:] if argv is None else argv, is_bert=architecture == "bert"
-    )
     parser = make_parser(description, (FilesConfig, *CONFIG_GROUPS), defaults)
-    given = vars(parser.parse_args(words))
+    words = sys.argv[1:] if argv is None else argv
+    given = vars(parser.parse_args(pretraining_words(words, is_bert=architecture == "bert")))
     files = FilesConfig(
         **{each.name: given.pop(each.name) for each in fields(FilesConfig) if each.name in given}
     )

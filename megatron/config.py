@@ -283,7 +283,7 @@ class TrainingConfig(Settings):
     """Steps between evaluations; there is one at the end as well."""
     eval_iters: Annotated[int, NOT_NEGATIVE] = 100
     """Global batches of an evaluation; 0 evaluates on the whole validation split."""
-    exit_duration_in_mins: Annotated[float | None, POSITIVE] = None
+    exit_duration_in_mins: Annotated[float | None, NOT_NEGATIVE] = None
     """Save and stop after this many minutes."""
     distributed_timeout_minutes: Annotated[float, POSITIVE] = 30.0
     """How long a process waits for one that does not answer before it stops with an error: longer

@@ -71,6 +71,7 @@ LEVELS = {
     "tests.data_efficiency": 2,
     "tests.megatron": 4,
     "tests.end_to_end": 6,
+    "tests.faults": 6,
 }
 # `data_efficiency.something_else` must not pass as the package itself: it needs a line above.
 CLOSED_PACKAGES = ("data_efficiency", "megatron")
@@ -125,6 +126,7 @@ OUTSIDE_PACKAGES = {
     "lm_eval": ("benchmarks.evaluation", "megatron.evaluation.eval_harness"),
     "deepspeed": (
         "data_efficiency.engine.deepspeed_engine",
+        "data_efficiency.engine.deepspeed_ops",
         "data_efficiency.engine.deepspeed_state",
         "benchmarks",
     ),

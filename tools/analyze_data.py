@@ -19,6 +19,7 @@ from data_efficiency.deepspeed_format import export_index
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.files import refuse_writing_over
 from data_efficiency.launcher import worker_of_launcher
+from megatron.arguments import command_parser
 from megatron.checkpoint import model as checkpoint_model
 from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of_corpus
 from megatron.migration import ANALYSIS, own_words
@@ -30,7 +31,7 @@ KINDS = ("single_value_per_sample", "accumulate_value_over_samples")
 
 def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     """The command line as parsed by argparse."""
-    parser = ArgumentParser(description=__doc__)
+    parser = command_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     run = commands.add_parser("run", help="compute a metric of every sample, on this machine")

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from data_efficiency import (
     Ranks,
+    files,
     leave_ranks,
     naming_lost_processes,
     read_json,
@@ -163,7 +164,8 @@ def _say(ranks: Ranks, text: str) -> None:
 
 def print_table(output: Path) -> None:
     """Prints the table of the runs in a folder."""
-    print(table(read_sweep_run(path) for path in sorted(output.glob("*/lr*_seed*.json"))))
+    with files.reading(f"one of the runs in {output}"):
+        print(table(read_sweep_run(path) for path in sorted(output.glob("*/lr*_seed*.json"))))
 
 
 def _joined(values: Sequence[float]) -> str:

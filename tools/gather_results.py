@@ -63,8 +63,9 @@ def show_table(arguments: argparse.Namespace) -> None:
     if arguments.output:
         sources = [text.partition("=")[2] for text in arguments.run]
         files.refuse_writing_over([arguments.output], sources)
-    results = gather(named_records(arguments.run))
-    print(format_table(results))
+    with files.reading(f"one of the results {', '.join(arguments.run)}"):
+        results = gather(named_records(arguments.run))
+        print(format_table(results))
     if arguments.output:
         numbers = [asdict(result) for result in results]
         files.write_file(arguments.output, json.dumps(numbers, indent=1) + "\n")

@@ -46,8 +46,8 @@ Made by `tools/generate_docs.py` from `megatron/migration/tables.py`, which the 
 
 - **Command lines.** Those of Megatron-DeepSpeed can be given as they are. What is done with each flag that is not ours is told in a
   line when the command starts; what nothing here is like is refused, all of it in one error, with the reason and what to do instead.
-  A published BERT command line decays by tokens and warms up by steps: the warm-up lasts for the tokens of so many first steps.
-  Where `--load` and `--save` are one folder, it may be empty yet.
+  A published BERT command line decays by tokens and warms up by steps: the warm-up becomes the tokens of as many steps of whole samples.
+  Where `--load` and `--save` are one folder, it may be empty yet. Command lines of our own are read as ever.
 - **The JSON file** is read as it is; `optimizer` and `scheduler` are flags. Its difficulty indexes are taken over by
   `tools/analyze_data.py import --format deepspeed`.
 - **Corpora** (`.bin`, `.idx`) are read as they are. Samples are windows of the corpus in its order, not of an index built for a number of
@@ -56,8 +56,13 @@ Made by `tools/generate_docs.py` from `megatron/migration/tables.py`, which the 
   folder) of a GPT without pipeline and tensor parallelism and makes a run of the same step; `--to huggingface` makes a folder for
   `from_pretrained`. Give `--vocab-file` and `--merge-file`, or `--tokenizer-file`, so that the tokenizer comes along. A converted
   checkpoint is a model to evaluate, finetune or export: optimizer and place in the data are not taken over.
-- **Scripts.** `examples_deepspeed/data_efficiency/` has those of the tutorial under their names; a run is a recipe instead of
+- **Scripts.** `examples_deepspeed/data_efficiency/` has those of the tutorial under their names; a run is a run file instead of
   27 positional arguments.
+"""
+
+MIGRATION_DEFAULTS = """\
+A command line with a flag of the first table, and without `--config`, has those defaults of Megatron-DeepSpeed that change a run; they are
+told when it starts. `--vocab-size` is the tokenizer's then.
 """
 
 JSON_INTRODUCTION = """\
@@ -114,7 +119,7 @@ def render_migration() -> str:
         for flag, theirs in OTHER_DEFAULTS.items()
     ]
     table = render_table(("flag", "there", "here"), rows)
-    parts.append(f"## Other defaults\n\nTold as well where such a flag is not given.\n\n{table}")
+    parts.append(f"## Other defaults\n\n{MIGRATION_DEFAULTS}\n{table}")
     return "\n".join(parts)
 
 

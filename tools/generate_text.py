@@ -27,6 +27,7 @@ from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser(__doc__)
+    parser.may_be_empty = ("--prompt",)
     add = parser.add_argument
     add = parser.add_argument
     add("--model", required=True, type=Path, metavar="FOLDER", help="what writes")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from megatron.command import run_command
 
+from data_efficiency import files
 from megatron.study import Comparison, RunResult, read_arm, undeclared_differences, write_pages
 
 
@@ -62,7 +63,8 @@ def report_on(arguments: argparse.Namespace) -> None:
         )
     results: list[RunResult] = []
     for name, folder in folders.items():
-        results += read_arm(folder, name)
+        with files.reading(folder):
+            results += read_arm(folder, name)
     comparison = Comparison(
         title="Runs beside each other",
         arms=list(folders),

@@ -159,19 +159,18 @@ class IndexedDataset:
         """
         with self._path("idx").open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
-        num_bytes = self.tokens.nbytes
+        num_bytes, content = self.tokens.nbytes, self.tokens.view(np.uint8).data
+        sums = {"idx": digest.hexdigest()}
+        if num_bytes <= _CHECKED_BYTES:
+            sums["bin"] = hashlib.sha256(content).hexdigest()
+        metadata = self.metadata or {}
+        for ending, found in sums.items():
+            if metadata.get(f"{ending}_sha256", found) != found:
+                raise ValueError(
+                    f"{self._path(ending)} was changed after it was written: {self._path('meta.json')} says "
+                    "another SHA-256; make the corpus again, or delete the .meta.json if the change is meant"
+                )
         digest.update(num_bytes.to_bytes(8, "little"))
-        content = self.tokens.view(np.uint8).data
-        written = (self.metadata or {}).get("bin_sha256")
-        if (
-            written
-            and num_bytes <= _CHECKED_BYTES
-            and hashlib.sha256(content).hexdigest() != written
-        ):
-            raise ValueError(
-                f"{self._path('bin')} was changed after it was written: {self._path('meta.json')} says another "
-                "SHA-256; make the corpus again, or delete the .meta.json if the change is meant"
-            )
         if num_bytes <= NUM_HASHED_BLOCKS * HASHED_BLOCK_BYTES:
             digest.update(content)
         else:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_efficiency import files
 from megatron.corpus.text_sources import find_sources, read_blocks, records_of
 
 WIKITEXT_FILE = "wikitext-2.test.txt"
@@ -164,7 +165,8 @@ def pages_of_wikitext(text: str) -> list[str]:
 
 def _write_pages(file: Path, target: Path) -> Path:
     """The pages of a WikiText file as JSON lines."""
-    pages = pages_of_wikitext(file.read_text(encoding="utf-8"))
+    with files.reading(file):
+        pages = pages_of_wikitext(file.read_text(encoding="utf-8"))
     if not pages:
         raise ValueError(f"{file} has no page titles ( = Title = ): not WikiText at word level")
     output = target / _PAGES_FILE

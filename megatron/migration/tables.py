@@ -308,8 +308,5 @@ OTHER_DEFAULTS = {
     "--attention-dropout": "0.1",
     "--hidden-dropout": "0.1",
     "--log-interval": "100",
-    "--num-workers": "2",
-    "--distributed-timeout-minutes": "10",
-    "--vocab-size": "the tokenizer's",
 }
 """Flags of pretraining that both have, and what they are there where they are not given."""

@@ -1,17 +1,21 @@
 """A command line of Megatron-DeepSpeed in our words."""
 
+import itertools
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 from megatron.config import DataConfig
 from megatron.migration.tables import LEAVE_OUT, OTHER_DEFAULTS, PRETRAINING, Migration
 from megatron.setting_rules import BERT_ONLY, ONLY_FOR_BERT
+from megatron.tokenizer import named_tokenizer
 
 logger = logging.getLogger(__name__)
 
 
-_MAY_MISS = "--allow-missing-checkpoint"
 _BERTS = [name.replace("_", "-") for name, marks in DataConfig.marks.items() if BERT_ONLY in marks]
 _OF_A_GPT = replace(
     PRETRAINING,
@@ -29,25 +33,48 @@ _OF_A_GPT = replace(
 def pretraining_words(words: Sequence[str], *, is_bert: bool) -> list[str]:
     """A command line of a pretraining script in our words; errors as `own_words`.
 
-    Beside their flags, --load of the folder of --save may find nothing there yet, and defaults that are
-    others there are told.
+    Where it has flags of theirs and names no run file, it means what it means there: what it leaves out
+    has their defaults, the vocabulary is the tokenizer's, --load may find nothing yet in the folder of
+    --save, and a warm-up in steps with a decay in tokens is that of as many steps of whole samples.
     """
     found = own_words(words, PRETRAINING if is_bert else _OF_A_GPT)
-    if found == list(words):
+    given = dict(_flags_and_values(found))
+    if found == list(words) or "--config" in given:
         return found
-    given = dict(zip(found, [*found[1:], ""], strict=True))
-    same_folder = "--save" in given and given.get("--load") == given["--save"]
-    if same_folder and not {_MAY_MISS, "--exit-on-missing-checkpoint"} & {*words}:
-        found.append(_MAY_MISS)
-        logger.warning("--load: %s, since --save is the same folder", _MAY_MISS)
-    others = [
-        f"{flag} (there {value})" for flag, value in OTHER_DEFAULTS.items() if flag not in given
+    added = {flag: value for flag, value in OTHER_DEFAULTS.items() if flag not in given}
+    if "--vocab-size" not in given and (num_entries := _vocabulary(given)):
+        added["--vocab-size"] = str(num_entries)
+    shape = [
+        given.get(flag) for flag in ("--lr-warmup-iters", "--global-batch-size", "--seq-length")
     ]
-    if others:
-        logger.warning(
-            "not given, with another default in Megatron-DeepSpeed: %s", ", ".join(others)
-        )
-    return found
+    if "--lr-decay-tokens" in given and all(shape):
+        added["--lr-warmup-iters"] = "0"
+        added["--lr-warmup-tokens"] = str(math.prod(int(float(text or 0)) for text in shape))
+    may_miss = ["--allow-missing-checkpoint"]
+    same_folder = "--save" in given and given.get("--load") == given["--save"]
+    if not same_folder or {*may_miss, "--exit-on-missing-checkpoint"} & {*words}:
+        may_miss = []
+    # The later of two flags counts.
+    more = [word for pair in added.items() for word in pair] + may_miss
+    logger.warning("as in Megatron-DeepSpeed: %s", " ".join(more))
+    return [*found, *more]
+
+
+def _flags_and_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for word, following in itertools.pairwise([*words, ""]):
+        if word.startswith("--"):
+            flag, has_value, value = word.partition("=")
+            yield flag, value if has_value else following
+
+
+def _vocabulary(given: Mapping[str, str]) -> int | None:
+    """Entries of the tokenizer whose files are named, where they are there."""
+    names = ("tokenizer_file", "vocab_file", "merge_file")
+    files = {name: given.get(f"--{name.replace('_', '-')}") for name in names}
+    if not any(files.values()) or not all(Path(file).is_file() for file in files.values() if file):
+        return None
+    tokenizer = named_tokenizer(SimpleNamespace(**files))
+    return None if tokenizer is None else tokenizer.vocab_size
 
 
 def own_words(words: Sequence[str], migration: Migration) -> list[str]:

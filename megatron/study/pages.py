@@ -72,4 +72,5 @@ def write_study_report(study: Study, jobs: Sequence[Job]) -> str:
             {name: arm.may_differ for name, arm in study.arms.items()},
         ),
     )
-    return write_pages(comparison, results, runs, study.output)
+    text = write_pages(comparison, results, runs, study.output)
+    return f"{text}\nTable, picture and numbers: {study.output}/report.{{md,png,json}}"

@@ -256,10 +256,10 @@ def _all(value: Any, fits: Any) -> bool:
 
 
 def filled(value: Any, values: Mapping[str, str]) -> Any:
-    """A value with `{name}` in its texts replaced; texts of a list that become empty are left out.
+    """A value with `{name}` in its texts replaced; texts of a list that name an empty value are left out.
 
     Example:
-        >>> filled(["--save", "{output}/a", "{more}"], {"output": "runs", "more": ""})
+        >>> filled(["--save", "{output}/a", "--input={corpus}"], {"output": "runs", "corpus": ""})
         ['--save', 'runs/a']
     """
     if isinstance(value, str):
@@ -269,8 +269,9 @@ def filled(value: Any, values: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
         return {key: filled(below, values) for key, below in value.items()}
     if isinstance(value, (list, tuple)):
-        found = [filled(one, values) for one in value]
-        return type(value)(one for one in found if one != "")
+        empty = [f"{{{name}}}" for name, text in values.items() if not text]
+        kept = [one for one in value if not (isinstance(one, str) and any(e in one for e in empty))]
+        return type(value)(filled(one, values) for one in kept)
     return value
 
 

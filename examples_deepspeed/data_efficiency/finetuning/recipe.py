@@ -114,10 +114,10 @@ def fill_recipe(
     if arguments.variant in ("random_ltd", "both"):
         flags[f"{_ROUTING}.always_keep"] = arguments.always_keep
     raw = fill_from_flags(raw, {key: value for key, value in flags.items() if value is not None})
-    if not isinstance(raw.get("train_batch_size"), int):
+    size = raw.get("train_batch_size")
+    if type(size) is not int or size < 1:
         raise ValueError(
-            f"train_batch_size is {raw.get('train_batch_size')!r} in {path}: must be a number, there or "
-            "as --batch-size"
+            f"train_batch_size is {size!r} in {path}: must be a number from 1, there or as --batch-size"
         )
     values = _auto_values(raw, arguments, num_layers, length, num_samples)
     values["data_efficiency.seed"] = seed
@@ -133,7 +133,9 @@ def fill_recipe(
 
 def _only(variant: str, raw: dict[str, Any], path: str) -> dict[str, Any]:
     """The JSON object with the techniques of a variant."""
-    section = raw["data_efficiency"] = dict(raw.get("data_efficiency", {}))
+    section = raw.setdefault("data_efficiency", {})
+    if not isinstance(section, dict):
+        raise ValueError(f"data_efficiency is {section!r} in {path}: must be a JSON object")
     section.setdefault("seed", "auto")
     for name, technique in (("data_sampling", "curriculum"), ("data_routing", "random_ltd")):
         if variant not in (technique, "both"):

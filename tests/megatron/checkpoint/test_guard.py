@@ -116,7 +116,7 @@ def record(*, identity=(), metric=(), random_ltd=(), values="f00d", clock="steps
         group = next(key for key, part in groups.items() if hasattr(part, name))
         groups[group] = replace(groups[group], **{name: value})
     made = guarded_record(
-        RunConfig(**groups),
+        RunConfig(architecture="bert", **groups),
         data_efficiency=parsed,
         dataset_identity=IDENTITY | dict(identity),
         sampler_identity=SamplerIdentity(

@@ -154,6 +154,7 @@ def long_window(content):
         (".zst", b"".join(zstandard.compress(part) for part in (lines("one"), b"", lines("two")))),
         (".gz", b"".join(gzip.compress(part) for part in (lines("one"), b"", lines("two")))),
     ],
+    ids=["long window", "skippable frames", "zst members", "gz members"],
 )
 def test_all_that_the_compressors_write(tmp_path, ending, content):
     path = tmp_path / f"a.jsonl{ending}"

@@ -100,10 +100,10 @@ def test_generation(models):
 def test_an_empty_prompt_begins_a_document(models):
     more = {"until": [], "max_gen_toks": 5, "do_sample": False}
     asked = requests("generate_until", ("", more))
-    beginning = [models[0].text.beginning]
-    expected = continue_texts(models[0].gpt, models[0].text, [beginning], 5)
-    if not models[0].tok_encode(""):
-        assert models[0].generate_until(asked, disable_tqdm=True) == expected
+    first = models[0].tok_encode("") or [models[0].text.beginning]
+    assert len(first) == 1
+    expected = continue_texts(models[0].gpt, models[0].text, [first], 5)
+    assert models[0].generate_until(asked, disable_tqdm=True) == expected
 
 
 def test_registered_under_its_name(folders):

@@ -34,6 +34,9 @@ def test_missing_data(tmp_path):
     (data / "copa.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match=r"local_copa needs copa.jsonl in it"):
         write_task_files(data, tmp_path / "tasks")
+    (data / "wikitext-2.test.txt").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"wikitext-2.test.txt is damaged or of another form"):
+        write_task_files(data, tmp_path / "tasks", ["local_wikitext"])
     (data / "wikitext-2.test.txt").write_text("no titles")
     with pytest.raises(ValueError, match="has no page titles"):
         write_task_files(data, tmp_path / "tasks", ["local_wikitext"])

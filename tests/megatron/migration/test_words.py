@@ -1,5 +1,7 @@
 """Published command lines of Megatron-DeepSpeed, as given."""
 
+import copy
+import json
 import logging
 
 import pytest
@@ -11,6 +13,8 @@ from megatron.migration import (
     own_words,
     pretraining_words,
 )
+from megatron.tokenizer import build_tokenizer, train_wordpiece
+from tests.data_efficiency.config.test_file import PUBLISHED
 from tools import analyze_data, evaluate_gpt, preprocess_data
 
 SHARED = """
@@ -38,19 +42,32 @@ BERT = f"""
 --train-iters 4000000 --lr 1e-4 --min-lr 1e-5 --lr-decay-style linear --eval-interval 1000
 --save-interval 20000 --weight-decay 1e-2 --num-workers 4 --zero-stage 0
 """
+BERT_JSON = copy.deepcopy(PUBLISHED["data_efficiency"])
+BERT_JSON["data_sampling"]["num_workers"] = 4
 CURRICULUM = (
     "--data-efficiency-curriculum-learning --train-data-exact-num-epochs 1 --return-data-index"
 )
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_with_the_json_file(tmp_path, monkeypatch):
-    (tmp_path / "ds.json").write_text('{"train_batch_size": "auto"}')
+@pytest.fixture
+def write_json(tmp_path, monkeypatch):
+    """Writes ds.json of a published run into the folder one is in."""
     monkeypatch.chdir(tmp_path)
+
+    def write(*, curriculum=False, dropping=False, **changes):
+        content = copy.deepcopy(PUBLISHED) | changes
+        section = content["data_efficiency"]
+        section["data_sampling"]["enabled"] = curriculum
+        section["data_sampling"]["curriculum_learning"]["enabled"] = curriculum
+        section["data_routing"]["random_ltd"]["enabled"] = dropping
+        (tmp_path / "ds.json").write_text(json.dumps(content))
+
+    return write
 
 
 @pytest.mark.parametrize("more", ["", "--random-ltd", CURRICULUM, f"{CURRICULUM} --random-ltd"])
-def test_gpt_1_3b(more, caplog):
+def test_gpt_1_3b(more, write_json, caplog):
+    write_json(curriculum="curriculum" in more, dropping="ltd" in more)
     config = parse_run_config("", [*GPT.split(), *more.split()])
     assert (config.model.num_layers, config.model.hidden_size) == (24, 2048)
     assert config.model.recompute_activations
@@ -61,13 +78,18 @@ def test_gpt_1_3b(more, caplog):
     assert config.logging.tensorboard
     assert bool(config.training.random_ltd) == ("--random-ltd" in more)
     assert "--tensorboard-dir: --tensorboard, events lie in the folder of --save" in caplog.text
-    assert "--attention-dropout (there 0.1)" in caplog.text
-    assert "--log-interval (there" not in caplog.text
+    assert (config.model.attention_dropout, config.model.hidden_dropout) == (0.1, 0.1)
+    assert (
+        "as in Megatron-DeepSpeed: --attention-dropout 0.1 --hidden-dropout 0.1 --allow"
+        in caplog.text
+    )
 
 
-def test_bert_336m():
-    config = parse_run_config("", BERT.split(), architecture="bert", num_token_types=2)
-    assert config.training.lr_warmup_iters == 10_000
+def test_bert_336m_warms_up_in_the_tokens_of_its_steps(write_json):
+    write_json(train_batch_size=1024, train_micro_batch_size_per_gpu=16, data_efficiency=BERT_JSON)
+    config = parse_run_config("", BERT.split(), architecture="bert")
+    assert config.training.lr_warmup_tokens == 10_000 * 1024 * 512
+    assert config.training.lr_warmup_iters == 0
     assert config.training.train_iters == 4_000_000
     assert config.data.vocab_file == "bert-large-uncased-vocab.txt"
 
@@ -142,7 +164,8 @@ def test_refused(words, message):
 
 
 @pytest.mark.parametrize("more", ["--exit-on-missing-checkpoint", "--load elsewhere"])
-def test_a_missing_checkpoint_is_an_error_elsewhere(more):
+def test_a_missing_checkpoint_is_an_error_elsewhere(more, write_json):
+    write_json()
     config = parse_run_config("", [*GPT.split(), *more.split()])
     assert not config.checkpoint.allow_missing_checkpoint
 
@@ -175,3 +198,33 @@ def test_an_evaluation_in_our_words(caplog):
         "float32",
     )
     assert str(arguments.output) == "a.json"
+
+
+FOREIGN = ["--data-path", "x", "--train-iters", "9", "--no-pipeline-parallel"]
+
+
+def test_a_foreign_line_has_the_defaults_it_has_there():
+    training = parse_run_config("", FOREIGN).training
+    assert training.lr_decay_style == "linear"
+    assert parse_run_config("", FOREIGN[:-1]).training.lr_decay_style == "cosine"
+    config = parse_run_config("", [*FOREIGN, "--hidden-dropout=0.3", "--log-interval", "7"])
+    assert (config.model.attention_dropout, config.model.hidden_dropout) == (0.1, 0.3)
+    assert config.logging.log_interval == 7
+
+
+def test_a_run_files_defaults_stay():
+    config = parse_run_config(
+        "", ["--config", "bert_baseline_1049b", *FOREIGN], architecture="bert"
+    )
+    assert config.logging.log_interval == 100
+    config = parse_run_config("", ["--config", "gpt_baseline_300b", *FOREIGN])
+    assert config.training.lr_decay_style == "cosine"
+
+
+def test_the_vocabulary_is_the_tokenizers(tmp_path):
+    train_wordpiece(["the cat sat on the mat"] * 5, 64).save(tmp_path / "tokenizer.json")
+    named = ["--tokenizer-file", str(tmp_path / "tokenizer.json")]
+    size = build_tokenizer(tokenizer_file=tmp_path / "tokenizer.json").vocab_size
+    assert parse_run_config("", [*FOREIGN, *named]).model.vocab_size == size
+    assert parse_run_config("", [*FOREIGN, *named, "--vocab-size", "99"]).model.vocab_size == 99
+    assert parse_run_config("", [*FOREIGN[:-1], *named]).model.vocab_size == 50257

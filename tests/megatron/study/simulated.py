@@ -19,9 +19,8 @@ def a_study(arms, **more):
         base="base.toml",
         output=Path("runs/toy"),
         title="Toy",
-        seeds=(1, 2, 3),
         arms={name: Arm(name=name, settings=settings) for name, settings in arms.items()},
-        **more,
+        **{"seeds": (1, 2, 3), **more},
     )
 
 
