@@ -63,7 +63,7 @@ def report_on(arguments: argparse.Namespace) -> None:
         )
     results: list[RunResult] = []
     for name, folder in folders.items():
-        with files.reading(f"the run {name}={folder}"):
+        with files.reading(folder):
             results += read_arm(folder, name)
     comparison = Comparison(
         title="Runs beside each other",
