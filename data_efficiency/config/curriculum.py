@@ -38,7 +38,11 @@ class Selection(PacedMetric):
     """A metric that decides which samples may be drawn."""
 
     index_path: str
-    """Folder of the difficulty index."""
+    """Folder of the difficulty index, or DeepSpeed's `index_to_sample` without ending."""
+    values_path: str | None = None
+    """DeepSpeed's `index_to_metric` without ending; not read beside an index of ours."""
+    trust_order: bool = False
+    shuffle_index: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +114,14 @@ class MetricKeys(PacedKeys):
     index_path: str | None = None
     """Folder of the difficulty index (schedule_based metrics)."""
     index_to_sample_path: str | None = None
-    """Published name of index_path; may name our folder as well."""
+    """Published name of index_path: DeepSpeed's file without ending, or our folder as well."""
     index_to_metric_path: str | None = None
-    """Accepted and not used: our index folder holds the values too."""
+    """Where index_to_sample_path is DeepSpeed's: its file of the values, without ending."""
+    trust_order: bool = False
+    """Where index_to_sample_path is DeepSpeed's: its sample numbers are those of the training data given
+    here. It does not say which dataset was analyzed, and Megatron-DeepSpeed shuffled before."""
+    shuffle_index: str | None = None
+    """Instead of trust_order: a `.npy` file, which sample of the training data each analyzed one is."""
     clustering_type: Literal["single_cluster", "schedule_based"]
     """schedule_based: the metric selects samples. single_cluster: it only drives the sequence length."""
     sequence_length: LengthAction | None = None
@@ -250,7 +259,13 @@ def _read_metric(name: str, section: Section) -> tuple[Selection | None, LengthP
     selection = plan = None
     if selects:
         assert index_path is not None
-        selection = Selection(index_path=index_path, **paced)
+        selection = Selection(
+            index_path=index_path,
+            values_path=keys.index_to_metric_path,
+            trust_order=keys.trust_order,
+            shuffle_index=keys.shuffle_index,
+            **paced,
+        )
     if action is not None:
         plan = LengthPlan(action=action, length_multiple=keys.length_multiple, **paced)
     return selection, plan

@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_efficiency.config import DataEfficiencyConfig, Selection
+from data_efficiency.config import DataEfficiencyConfig
 from data_efficiency.differences import differing_fields
-from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
+from data_efficiency.difficulty_index import describe_dataset, fingerprint_of
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.admission import MetricPool
 from data_efficiency.sampling.blend import BlendedClusters, blend_of
 from data_efficiency.sampling.clusters import Clusters, describe_pool
 from data_efficiency.sampling.draw import choose_by_size, draw_places
+from data_efficiency.sampling.selection_index import open_index
 
 Int64Array = NDArray[np.int64]
 
@@ -136,7 +137,7 @@ class CurriculumSampler:
         folder = config.data_cluster_path
         self._cluster_folder = None if folder is None else Path(folder)
         self._indexes = {
-            selection.name: _open_index(selection, dataset) for selection in config.selections
+            selection.name: open_index(selection, dataset) for selection in config.selections
         }
         self._schedules = config.schedules
         self._blend = blend_of(dataset)
@@ -315,10 +316,3 @@ def _refuse_second_sharding(frame: FrameType | None) -> None:
                 "data_parallel_size"
             )
         frame = frame.f_back
-
-
-def _open_index(selection: Selection, dataset: Any) -> DifficultyIndex:
-    """The index of a selection, checked against the dataset."""
-    index = DifficultyIndex.open(selection.index_path)
-    index.check_dataset(dataset)
-    return index
