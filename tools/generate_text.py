@@ -1,6 +1,6 @@
 """Text that a GPT writes, shown as it comes.
 
-python tools/generate_text.py --model runs/quickstart/baseline --prompt "The city was"
+python tools/generate_text.py --model runs/quickstart/baseline/seed1234 --prompt "The city was"
 echo "The city was" | python tools/generate_text.py --model runs/gpt --greedy --max-new-tokens 200
 
 The model is a run or a checkpoint of ours, or a Hugging Face folder (GPT-2 or Llama architecture).
