@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts a training, or goes on with it, on what it finds: one process, torchrun, deepspeed, or srun.
+# Starts a script, or goes on with its training, on what it finds: one process, torchrun, deepspeed, or srun.
 #
 #   bash launch.sh pretrain_gpt.py --config gpt_cl_ltd_300b --data-path tokens/my_text_document --save runs/a
 #
@@ -43,7 +43,7 @@ srun)
 esac
 command=("${start[@]}" "$REPOSITORY/$1" "${@:2}")
 if [[ -n "${DRY_RUN:-}" ]]; then
-    printf '%q ' "${command[@]}"
+    printf '%q ' "${command[@]}" && echo
     exit
 fi
 if [[ "$LAUNCHER" == single ]]; then exec "${command[@]}"; fi

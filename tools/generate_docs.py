@@ -46,7 +46,7 @@ Made by `tools/generate_docs.py` from `megatron/migration/tables.py`, which the 
 
 - **Command lines.** Those of Megatron-DeepSpeed can be given as they are. What is done with each flag that is not ours is told in a
   line when the command starts; what nothing here is like is refused, all of it in one error, with the reason and what to do instead.
-  A published BERT command line decays by tokens and warms up by steps: the warm-up becomes the tokens of as many steps of whole samples.
+  A published BERT command line decays by tokens and warms up by steps: the warm-up lasts for the tokens of so many first steps.
   Where `--load` and `--save` are one folder, it may be empty yet. Command lines of our own are read as ever.
 - **The JSON file** is read as it is; `optimizer` and `scheduler` are flags. Its difficulty indexes are taken over by
   `tools/analyze_data.py import --format deepspeed`.

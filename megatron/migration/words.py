@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +33,8 @@ def pretraining_words(words: Sequence[str], *, is_bert: bool) -> list[str]:
     """A command line of a pretraining script in our words; errors as `own_words`.
 
     Where it has flags of theirs and names no run file, it means what it means there: what it leaves out
-    has their defaults, the vocabulary is the tokenizer's, --load may find nothing yet in the folder of
-    --save, and a warm-up in steps with a decay in tokens is that of as many steps of whole samples.
+    has their defaults, the vocabulary is the tokenizer's, and --load may find nothing yet in the folder
+    of --save.
     """
     found = own_words(words, PRETRAINING if is_bert else _OF_A_GPT)
     given = dict(_flags_and_values(found))
@@ -44,19 +43,13 @@ def pretraining_words(words: Sequence[str], *, is_bert: bool) -> list[str]:
     added = {flag: value for flag, value in OTHER_DEFAULTS.items() if flag not in given}
     if "--vocab-size" not in given and (num_entries := _vocabulary(given)):
         added["--vocab-size"] = str(num_entries)
-    shape = [
-        given.get(flag) for flag in ("--lr-warmup-iters", "--global-batch-size", "--seq-length")
-    ]
-    if "--lr-decay-tokens" in given and all(shape):
-        added["--lr-warmup-iters"] = "0"
-        added["--lr-warmup-tokens"] = str(math.prod(int(float(text or 0)) for text in shape))
     may_miss = ["--allow-missing-checkpoint"]
     same_folder = "--save" in given and given.get("--load") == given["--save"]
     if not same_folder or {*may_miss, "--exit-on-missing-checkpoint"} & {*words}:
         may_miss = []
-    # The later of two flags counts.
     more = [word for pair in added.items() for word in pair] + may_miss
-    logger.warning("as in Megatron-DeepSpeed: %s", " ".join(more))
+    if more:
+        logger.warning("as in Megatron-DeepSpeed: %s", " ".join(more))
     return [*found, *more]
 
 

@@ -226,7 +226,8 @@ def _toml_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str
     for key, value in table.items():
         if isinstance(value, Mapping):
             inner = (*path, _key(key))
-            yield from ("", f"[{'.'.join(inner)}]")
+            if not value or any(not isinstance(each, Mapping) for each in value.values()):
+                yield from ("", f"[{'.'.join(inner)}]")
             yield from _toml_lines(value, inner)
 
 

@@ -87,7 +87,7 @@ class FinetuningRun:
         quality: tuple[str, bool],
     ) -> None:
         flags = {key: v for key, v in vars(arguments).items() if key not in _NOT_PART_OF_A_RUN}
-        recipe = Path(arguments.recipe).read_text()
+        recipe = [Path(path).read_text() for path in arguments.recipe]
         described = {**flags, "recipe": recipe, "seed": seed, "data_identity": data}
         self.saved = SavedRun(
             folder=Path(arguments.save) / arguments.variant / f"seed{seed}",

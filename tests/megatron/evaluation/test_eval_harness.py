@@ -1,5 +1,7 @@
 """Our model beside lm-eval's own Hugging Face model on the same weights, request by request."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -7,7 +9,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 
-from megatron.conversion.model import read_any, save_as_hugging_face
+from megatron.conversion.model import read_any, save_as_hugging_face, save_as_ours
+from megatron.evaluation.checkpoint_tokenizer import tokenizer_of
 from megatron.evaluation.eval_harness import HarnessModel, evaluate_tasks
 from megatron.evaluation.generation import continue_texts
 from megatron.evaluation.local_tasks import write_task_files
@@ -139,3 +142,28 @@ def test_bad_input(models, folders):
     long = requests("generate_until", ("a", {"max_gen_toks": 48}))
     with pytest.raises(ValueError, match="asks for 48 new tokens: the model has 48 positions"):
         models[0].generate_until(long, disable_tqdm=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "refused"),
+    [
+        ({"repetition_penalty": 1.2}, "repetition_penalty is 1.2"),
+        ({"suppress_tokens": [3]}, r"suppress_tokens is \[3\]"),
+        ({"repetition_penalty": 1.0, "temperature": 0.5, "do_sample": True, "top_p": 0.9}, None),
+    ],
+)
+def test_a_generation_configuration_is_followed_or_refused(folders, tmp_path, asked, refused):
+    shutil.copytree(folders[1], tmp_path / "source")
+    path = tmp_path / "source" / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | asked))
+    tokenizer = tokenizer_of(tmp_path / "source")
+    save_as_ours(read_any(tmp_path / "source"), tmp_path / "ours", tokenizer, None)
+    ours = HarnessModel(tmp_path / "ours", device="cpu")
+    questions = requests("generate_until", ("the cat", {"max_gen_toks": 5, "do_sample": False}))
+    if refused is not None:
+        with pytest.raises(ValueError, match=f"{refused} in the model's generation_config.json"):
+            ours.generate_until(questions, disable_tqdm=True)
+        return
+    theirs = HFLM(pretrained=str(tmp_path / "source"), device="cpu", dtype="float32")
+    found = [model.generate_until(questions, disable_tqdm=True) for model in (ours, theirs)]
+    assert found[0] == found[1]

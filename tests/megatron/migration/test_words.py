@@ -85,11 +85,10 @@ def test_gpt_1_3b(more, write_json, caplog):
     )
 
 
-def test_bert_336m_warms_up_in_the_tokens_of_its_steps(write_json):
+def test_bert_336m(write_json):
     write_json(train_batch_size=1024, train_micro_batch_size_per_gpu=16, data_efficiency=BERT_JSON)
-    config = parse_run_config("", BERT.split(), architecture="bert")
-    assert config.training.lr_warmup_tokens == 10_000 * 1024 * 512
-    assert config.training.lr_warmup_iters == 0
+    config = parse_run_config("", BERT.split(), architecture="bert", num_token_types=2)
+    assert config.training.lr_warmup_iters == 10_000
     assert config.training.train_iters == 4_000_000
     assert config.data.vocab_file == "bert-large-uncased-vocab.txt"
 

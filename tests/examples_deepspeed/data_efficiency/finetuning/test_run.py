@@ -8,7 +8,7 @@ import torch
 
 from data_efficiency import Ranks, initialize
 from examples_deepspeed.data_efficiency.finetuning import run as module
-from examples_deepspeed.data_efficiency.finetuning.recipe import add_run_flags
+from examples_deepspeed.data_efficiency.finetuning.recipe import add_run_flags, each_variant
 from examples_deepspeed.data_efficiency.finetuning.run import (
     FinetuningRun,
     layers_alone,
@@ -55,8 +55,9 @@ def make_run(folder, *flags, seed=0, budget=("steps", 6), data=None):
     recipe.write_text("{}")
     given = ["--recipe", str(recipe), "--save", str(folder / "runs"), "--eval-interval", "4"]
     given += ["--save-interval", "2", "--learning-rate", "0.05", "--lr-decay", "linear", *flags]
+    (arguments,) = each_variant(parser.parse_args(given))
     return FinetuningRun(
-        parser.parse_args(given),
+        arguments,
         seed,
         data or {},
         budget=budget,
