@@ -18,9 +18,10 @@ of tokens end with the sequence's axis, [batch, (choices,) sequence], embeddings
 MASK_NAMES = ("padding_mask", "attention_mask")
 NOT_TRAINED = {"labels": IGNORED_LABEL, "shift_labels": IGNORED_LABEL, "loss_mask": 0}
 """What takes a position out of the loss, by the name of the entry."""
-_PER_TOKEN = frozenset(
-    "loss_mask shift_labels token_types token_type_ids tokentype_ids segment_ids special_tokens_mask bbox "
-    "assistant_masks completion_mask global_attention_mask offset_mapping mm_token_type_ids".split()
+_PER_TOKEN = (
+    *("loss_mask", "shift_labels", "token_types", "token_type_ids", "tokentype_ids", "bbox"),
+    *("segment_ids", "special_tokens_mask", "assistant_masks", "completion_mask", "offset_mapping"),
+    *("global_attention_mask", "mm_token_type_ids"),
 )
 _NO_SEQUENCE = ("pixel_values", "pixel_values_videos", "pixel_mask", "input_features", "index")
 
