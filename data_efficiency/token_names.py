@@ -10,21 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from data_efficiency.accounting import IGNORED_LABEL
+
 TOKEN_NAMES = ("input_ids", "tokens", "decoder_input_ids", "inputs_embeds", "decoder_inputs_embeds")
 """Arguments with one position a token, ours and Hugging Face's; the first that is there counts. Numbers
 of tokens end with the sequence's axis, [batch, (choices,) sequence], embeddings with one more."""
 MASK_NAMES = ("padding_mask", "attention_mask")
-NOT_TRAINED = {"labels": -100, "shift_labels": -100, "loss_mask": 0}
+NOT_TRAINED = {"labels": IGNORED_LABEL, "shift_labels": IGNORED_LABEL, "loss_mask": 0}
 """What takes a position out of the loss, by the name of the entry."""
 _PER_TOKEN = (
-    *("loss_mask", "shift_labels", "token_types", "token_type_ids", "tokentype_ids", "segment_ids"),
-    *(
-        "special_tokens_mask",
-        "global_attention_mask",
-        "bbox",
-        "offset_mapping",
-        "mm_token_type_ids",
-    ),
+    *("loss_mask", "shift_labels", "token_types", "token_type_ids", "tokentype_ids", "bbox"),
+    *("segment_ids", "special_tokens_mask", "assistant_masks", "completion_mask", "offset_mapping"),
+    *("global_attention_mask", "mm_token_type_ids"),
 )
 _NO_SEQUENCE = ("pixel_values", "pixel_values_videos", "pixel_mask", "input_features", "index")
 
