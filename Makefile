@@ -14,7 +14,8 @@ MEGATRON_CORE := $(VENV)/megatron-core
 .PHONY: help demo demo-bert demo-eval test test-full test-gpu vit-test check format lint types docs clean
 
 help:
-	@echo "make demo       corpus, tokens, difficulty index, four trainings, one table and one picture"
+	@echo "make demo       corpus, tokens, difficulty index, four trainings, one table and one picture;"
+	@echo "                SEEDS=1,2,3,4,5 gives bands, CORPUS=my.jsonl takes your own text"
 	@echo "make demo-bert  the same with BERT"
 	@echo "make demo-eval  the demo's models on LAMBADA, PIQA, ... and one table; EVAL_DATA names the files"
 	@echo "make test       the tests of every push (8 minutes at most on 2 cores)"
@@ -23,7 +24,7 @@ help:
 	@echo "make vit-test   the timm tests, in an environment of their own ($(VIT_VENV))"
 	@echo "make check      what CI runs: format, lint, types, make test, docs are current"
 	@echo "make format     rewrite files as the formatter wants them"
-	@echo "make docs       regenerate docs/config.md"
+	@echo "make docs       regenerate docs/config.md and docs/migration.md"
 	@echo "make clean      remove the virtual environment and caches; runs/ stays"
 
 $(BIN)/python:
@@ -38,20 +39,23 @@ $(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
 		echo "Set-up and downloads took $$(( $$(date +%s) - start )) s."
 	@touch $@
 
+QUICKSTART := quickstart/study.toml
+STUDY_FLAGS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(CORPUS),--set "corpus=$(CORPUS)")
+
 demo: $(VENV)/installed-report
-	@PATH="$(abspath $(BIN)):$$PATH" RUN_DIR="$(DEMO_DIR)" \
-		bash examples_deepspeed/data_efficiency/gpt/quickstart.sh
+	@$(BIN)/python tools/study.py run examples_deepspeed/data_efficiency/gpt/$(QUICKSTART) \
+		--output "$(DEMO_DIR)" $(STUDY_FLAGS)
 
 demo-bert: $(VENV)/installed-report $(VENV)/installed-sentences
-	@PATH="$(abspath $(BIN)):$$PATH" RUN_DIR="$(DEMO_BERT_DIR)" \
-		bash examples_deepspeed/data_efficiency/bert/quickstart.sh
+	@$(BIN)/python tools/study.py run examples_deepspeed/data_efficiency/bert/$(QUICKSTART) \
+		--output "$(DEMO_BERT_DIR)" $(STUDY_FLAGS)
 
 # docs/evaluation.md says where the files of EVAL_DATA come from.
 demo-eval: $(VENV)/installed-report $(VENV)/installed-eval
-	@PYTHON="$(abspath $(BIN))/python" CHECKPOINTS="$(DEMO_DIR)" SAVE="$(DEMO_DIR)/evaluation" \
-		DATA_FOLDER="$${EVAL_DATA:?names no folder: docs/evaluation.md says what belongs in it}" \
-		ZERO_SHOT="$(EVAL_TASKS),local_wikitext" FEW_SHOT="$(EVAL_TASKS)" NUM_FEWSHOT=2 LIMIT="$(EVAL_LIMIT)" \
-		bash examples_deepspeed/data_efficiency/gpt/eval/ds_evalharness_run.sh
+	@PYTHON="$(abspath $(BIN))/python" bash examples_deepspeed/data_efficiency/gpt/eval/ds_evalharness_run.sh \
+		--checkpoints "$(DEMO_DIR)" --output "$(DEMO_DIR)/evaluation" \
+		--data-folder "$${EVAL_DATA:?names no folder: docs/evaluation.md says what belongs in it}" \
+		--zero-shot "$(EVAL_TASKS),local_wikitext" --few-shot "$(EVAL_TASKS)" --num-fewshot 2 --limit "$(EVAL_LIMIT)"
 
 # Two test processes of one thread each: threads that wait for a busy core are many times slower.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal

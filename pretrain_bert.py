@@ -4,18 +4,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from megatron.command import run_command
+
 import torch
 
 from data_efficiency import IGNORED_LABEL, Engine
 from megatron.arguments import parse_run_config
-from megatron.command import run_command
-from megatron.config import RunConfig, require
+from megatron.config import RunConfig
 from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
-from megatron.data.blended_dataset import Dataset, in_proportion, open_dataset
+from megatron.data.blended_dataset import Dataset, open_dataset, open_validation
 from megatron.data.vocabulary_check import check_vocabulary
 from megatron.model.bert_model import BertModel
 from megatron.model.transformer import TransformerLayer
 from megatron.run_state import Batch, Task, model_shape
+from megatron.setting_rules import require
 from megatron.tokenizer import named_tokenizer
 from megatron.training import pretrain
 
@@ -29,8 +31,8 @@ def make_model(config: RunConfig) -> BertModel:
     return BertModel(config.model)
 
 
-def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset]:
-    """Training and validation samples, checked against the model's vocabulary and the tokenizer.
+def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset | None]:
+    """Training and validation samples (None: there are none), checked against the model's vocabulary and the tokenizer.
 
     Which tokens are masked follows `--seed` in training. In evaluation it is the same for every run.
     """
@@ -52,15 +54,10 @@ def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset]:
     if tokenizer is not None:
         whole_words = data.mask_whole_words
         options["vocabulary"] = BertVocabulary.of_tokenizer(tokenizer, whole_words=whole_words)
-    training, validation = (
-        open_dataset(BertDataset, data.data_path, own, split_name=name, **options)
-        for name, own in (
-            ("train", replace(settings, mask_seed=config.training.seed)),
-            ("valid", settings),
-        )
-    )
+    drawn = replace(settings, mask_seed=config.training.seed)
+    training = open_dataset(BertDataset, data.data_path, drawn, split_name="train", **options)
     check_vocabulary(training, data, config.model.vocab_size, tokenizer)
-    return training, in_proportion(validation)
+    return training, open_validation(BertDataset, data.data_path, settings, **options)
 
 
 def forward_step(engine: Engine, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,9 +86,12 @@ TASK = Task(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 after a run that ended as asked, 1 after an error."""
+    """Exit code: 0 at the end of the run, 75 where it is saved and not finished, 1 after an error."""
     return run_command(
-        lambda: pretrain(parse_run_config(__doc__ or "", argv, num_token_types=2), TASK)
+        lambda words: pretrain(
+            parse_run_config(__doc__ or "", words, architecture="bert", num_token_types=2), TASK
+        ),
+        argv,
     )
 
 

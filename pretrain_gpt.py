@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+from megatron.command import run_command
+
 import torch
 
 from data_efficiency import IGNORED_LABEL, Engine
 from megatron.arguments import parse_run_config
-from megatron.command import run_command
 from megatron.config import RunConfig
-from megatron.data.blended_dataset import Dataset, in_proportion, open_dataset
+from megatron.data.blended_dataset import Dataset, open_dataset, open_validation
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.data.vocabulary_check import check_vocabulary
 from megatron.model.gpt_model import GPTModel
@@ -23,16 +24,13 @@ def make_model(config: RunConfig) -> GPTModel:
     return GPTModel(config.model)
 
 
-def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset]:
-    """Training and validation samples, checked against the model's vocabulary and the tokenizer."""
+def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset | None]:
+    """Training and validation samples (None: there are none), checked against the model's vocabulary and the tokenizer."""
     data = config.data
     options = {"split": data.split, "sequence_length": data.seq_length}
-    datasets = [
-        open_dataset(GPTDataset, data.data_path, split_name=name, **options)
-        for name in ("train", "valid")
-    ]
-    check_vocabulary(datasets[0], data, config.model.vocab_size, named_tokenizer(data))
-    return datasets[0], in_proportion(datasets[1])
+    training = open_dataset(GPTDataset, data.data_path, split_name="train", **options)
+    check_vocabulary(training, data, config.model.vocab_size, named_tokenizer(data))
+    return training, open_validation(GPTDataset, data.data_path, **options)
 
 
 def forward_step(engine: Engine, batch: Batch) -> tuple[torch.Tensor]:
@@ -56,8 +54,8 @@ TASK = Task(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 after a run that ended as asked, 1 after an error."""
-    return run_command(lambda: pretrain(parse_run_config(__doc__ or "", argv), TASK))
+    """Exit code: 0 at the end of the run, 75 where it is saved and not finished, 1 after an error."""
+    return run_command(lambda words: pretrain(parse_run_config(__doc__ or "", words), TASK), argv)
 
 
 if __name__ == "__main__":

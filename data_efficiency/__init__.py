@@ -27,11 +27,12 @@ from data_efficiency.differences import differing_leaves
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
 from data_efficiency.engine.protocol import Engine
-from data_efficiency.engine.ranks import Ranks, naming_lost_processes, start_ranks
+from data_efficiency.engine.ranks import Ranks, leave_ranks, naming_lost_processes, start_ranks
 from data_efficiency.engine.step import NonFiniteError, StepResult, mean_losses_over
+from data_efficiency.engine.watch import watching_processes
 from data_efficiency.engine.whole_tensor import WholeTensor, gather_all, whole_tensors
 from data_efficiency.files import mmididx, result_folder
-from data_efficiency.json_section import ConfigError
+from data_efficiency.json_section import ConfigError, refuse_unknown
 from data_efficiency.plan import RunPlan, plan_run, planned_totals
 from data_efficiency.plan_warnings import DecayEnd, plan_warnings
 from data_efficiency.progress import Progress
@@ -83,6 +84,7 @@ __all__ = [
     "initialize",
     "known_layer_class",
     "layer_tokens",
+    "leave_ranks",
     "load_config",
     "mean_losses_over",
     "mmididx",
@@ -91,11 +93,13 @@ __all__ = [
     "plan_warnings",
     "planned_totals",
     "read_json",
+    "refuse_unknown",
     "register_schedule",
     "remove_random_ltd_state_dict",
     "result_folder",
     "save_without_random_ltd",
     "start_ranks",
     "training_flops",
+    "watching_processes",
     "whole_tensors",
 ]

@@ -12,7 +12,7 @@ For each metric a folder with four pairs of `.bin` and `.idx`, each a list of ro
 
 import os
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from data_efficiency.files.mmididx import (
     read_index,
     type_of_size,
 )
-from data_efficiency.files.result_folder import new_folder
+from data_efficiency.files.result_folder import new_folder, sha256_of_file
 
 Generation = Literal["current", "legacy"]
 CODES: dict[Generation, dict[str, int]] = {
@@ -152,6 +152,11 @@ def export_index(
     return Path(folder)
 
 
+def is_index(prefix: str | os.PathLike[str]) -> bool:
+    """Whether a path of the JSON file, without ending, names an index file of DeepSpeed that is there."""
+    return Path(f"{prefix}.idx").is_file()
+
+
 def read_difficulties(folder: str | os.PathLike[str], metric: str) -> np.ndarray:
     """The difficulty of each sample, integers [N], in the numbering of DeepSpeed's analysis.
 
@@ -161,24 +166,65 @@ def read_difficulties(folder: str | os.PathLike[str], metric: str) -> np.ndarray
         FileNotFoundError: if a file is missing.
         ValueError: if the files are damaged, do not belong together or do not hold every sample once.
     """
-    samples = read_rows(Path(folder) / f"{metric}_index_to_sample")
-    metrics = read_rows(Path(folder) / f"{metric}_index_to_metric")
-    name = f"{folder}: {metric}"
+    prefix = Path(folder) / metric
+    return _in_numbering_of_analysis(f"{prefix}_index_to_sample", f"{prefix}_index_to_metric")
+
+
+def own_difficulties(
+    samples_prefix: str | os.PathLike[str],
+    values_prefix: str | os.PathLike[str],
+    *,
+    shuffle_index: str | os.PathLike[str] | None = None,
+    trust_order: bool = False,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The difficulty of each sample, integers [N], and plain JSON data on where they come from.
+
+    DeepSpeed's index numbers the samples as its analysis read them, in Megatron-DeepSpeed after a
+    shuffle, and does not say which dataset that was.
+
+    Args:
+        samples_prefix: `<metric>_index_to_sample` without ending; its merged file means it too.
+        values_prefix: `<metric>_index_to_metric` without ending.
+        shuffle_index: `.npy` file, which sample each item of the analyzed dataset was.
+        trust_order: whether the numbers are taken as they are.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if not exactly one of the two is given, or as `read_difficulties`.
+    """
+    if (shuffle_index is not None) == trust_order:
+        raise ValueError(
+            f"{samples_prefix}: DeepSpeed's index numbers the samples as its analysis read them, which is the "
+            "shuffled order in Megatron-DeepSpeed: give either the shuffle index (--shuffle-index FILE.npy; "
+            '"shuffle_index" of the metric in the JSON), or --trust-order ("trust_order": true) if it read '
+            "this very dataset"
+        )
+    difficulties = _in_numbering_of_analysis(
+        os.fspath(samples_prefix).removesuffix("_percentile_merged"), os.fspath(values_prefix)
+    )
+    if shuffle_index is None:
+        return difficulties, {"format": "deepspeed", "order": "trusted"}
+    order = f"shuffle index {sha256_of_file(Path(shuffle_index))}"
+    numbers = np.load(shuffle_index, allow_pickle=False)
+    return unshuffled(difficulties, numbers), {"format": "deepspeed", "order": order}
+
+
+def _in_numbering_of_analysis(samples_prefix: str, values_prefix: str) -> np.ndarray:
+    samples, metrics = read_rows(samples_prefix), read_rows(values_prefix)
     if len(samples.lengths) != len(metrics.lengths) or (metrics.lengths != 1).any():
         raise ValueError(
-            f"{name}_index_to_sample has {len(samples.lengths)} rows, _index_to_metric "
-            f"{len(metrics.lengths)} with {len(metrics.numbers)} numbers: they must be as many, of "
-            "one number each"
+            f"{samples_prefix} has {len(samples.lengths)} rows, {values_prefix} {len(metrics.lengths)} with "
+            f"{len(metrics.numbers)} numbers: they must be as many, of one number each"
         )
     if (metrics.numbers[1:] <= metrics.numbers[:-1]).any():
-        raise ValueError(f"{name}_index_to_metric does not grow from row to row")
+        raise ValueError(f"{values_prefix} does not grow from row to row")
     num_samples = len(samples.numbers)
     is_there = np.zeros(num_samples, bool)
     if samples.numbers.min() >= 0 and samples.numbers.max() < num_samples:
         is_there[samples.numbers] = True
     if not is_there.all():
         raise ValueError(
-            f"{name}_index_to_sample holds {num_samples} sample numbers, but not each of "
+            f"{samples_prefix} holds {num_samples} sample numbers, but not each of "
             f"0..{num_samples - 1} once; DeepSpeed's analyzer writes such files for batches that "
             "are dicts or tuples: analyze the dataset again"
         )

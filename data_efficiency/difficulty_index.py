@@ -117,11 +117,49 @@ def _quantised(values: np.ndarray, order: np.ndarray, max_distinct_values: int) 
     return largest[np.searchsorted(largest, values)]
 
 
+def _describe(
+    stored: np.ndarray,
+    order: np.ndarray,
+    metric: str,
+    dataset_identity: Mapping[str, Any],
+    max_distinct_values: int | None,
+    source: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The manifest but for its files."""
+    in_order = stored[order]
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "metric": metric,
+        "num_samples": len(stored),
+        "min_value": in_order[0].item(),
+        "max_value": in_order[-1].item(),
+        "max_distinct_values": max_distinct_values,
+        "num_distinct_values": int(np.count_nonzero(in_order[1:] != in_order[:-1])) + 1,
+        "dataset": dict(dataset_identity),
+        "dataset_fingerprint": fingerprint_of(dataset_identity),
+        **({} if source is None else {"source": dict(source)}),
+    }
+
+
+class _Checksum:
+    """A file that keeps nothing but the SHA-256 of what is written to it."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        """Take some bytes in; their number."""
+        self.digest.update(content)
+        return len(content)
+
+
 @dataclass(frozen=True)
 class DifficultyIndex:
     """The difficulty of every sample of one dataset under one metric, from easy to hard.
 
-    Made by `write` and `open`. `values` and `order` are read-only memory maps of shape [num_samples].
+    Made by `write` and `open`: `values` and `order` are read-only memory maps of shape [num_samples]; or, of
+    the files of others, by `in_memory`.
 
     Example:
         >>> import numpy as np, tempfile
@@ -166,38 +204,45 @@ class DifficultyIndex:
         order = _order_of(stored)
         if max_distinct_values is not None:
             stored = _quantised(stored, order, max_distinct_values)
-        in_order = stored[order]
+        manifest = _describe(stored, order, metric, dataset_identity, max_distinct_values, source)
         with new_folder(path, overwrite=overwrite) as folder:
-            manifest = {
-                "format": FORMAT,
-                "version": VERSION,
-                "metric": metric,
-                "num_samples": len(stored),
-                "min_value": in_order[0].item(),
-                "max_value": in_order[-1].item(),
-                "max_distinct_values": max_distinct_values,
-                "num_distinct_values": int(np.count_nonzero(in_order[1:] != in_order[:-1])) + 1,
-                "files": {
-                    "values.npy": write_array(folder / "values.npy", stored),
-                    "order.npy": write_array(folder / "order.npy", order),
-                },
-                "dataset": dict(dataset_identity),
-                "dataset_fingerprint": fingerprint_of(dataset_identity),
-                **({} if source is None else {"source": dict(source)}),
+            files = {
+                "values.npy": write_array(folder / "values.npy", stored),
+                "order.npy": write_array(folder / "order.npy", order),
             }
-            write_manifest(folder, manifest)
+            write_manifest(folder, {**manifest, "files": files})
         return cls.open(path)
 
     @classmethod
+    def in_memory(
+        cls,
+        path: str | os.PathLike[str],
+        values: np.ndarray,
+        *,
+        metric: str,
+        dataset_identity: Mapping[str, Any],
+        source: Mapping[str, Any],
+    ) -> "DifficultyIndex":
+        """The index that `write` would make of values, not written; `path` says where they come from."""
+        stored = _storable(values)
+        order = _order_of(stored)
+        manifest = _describe(stored, order, metric, dataset_identity, None, source)
+        checksum = _Checksum()
+        np.save(checksum, stored, allow_pickle=False)
+        files = {"values.npy": {"sha256": checksum.digest.hexdigest()}}
+        return cls(Path(path), {**manifest, "files": files}, stored, order)
+
+    @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "DifficultyIndex":
-        """The index in the directory `path`, memory-mapped; sizes are checked, checksums are not.
+        """The index in the directory `path`, memory-mapped, its checksums checked.
 
         Raises:
             FileNotFoundError: if there is no index or a file of it is missing.
-            ValueError: if it is something else, of another version, or a file has another size.
+            ValueError: if it is something else, of another version, or a file was changed.
         """
         folder = Path(path)
         manifest = read_manifest(folder, FORMAT, VERSION)
+        verify_checksums(folder, manifest)
         arrays = {}
         for name in ("values.npy", "order.npy"):
             arrays[name] = np.load(folder / name, mmap_mode="r", allow_pickle=False)
@@ -305,11 +350,10 @@ class DifficultyIndex:
         refuse_other_dataset(f"the {FORMAT} {self.path}", differences)
 
     def verify(self) -> None:
-        """Raise ValueError unless the files are what was written and `order` is the right order.
+        """Raise ValueError unless `order` is the right order of the values.
 
         Samples of one difficulty are sorted by number, unless the difficulties were quantised.
         """
-        verify_checksums(self.path, self.manifest)
         if fingerprint_of(self.dataset_identity) != self.dataset_fingerprint:
             raise ValueError(f"{self.path}: the dataset in the manifest has another fingerprint")
         seen = np.zeros(self.num_samples, dtype=bool)

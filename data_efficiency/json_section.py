@@ -6,7 +6,8 @@ that says what the key means. `Section.read` fills them; `docs/config.md` is mad
 
 import difflib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -38,8 +39,46 @@ Positive = Annotated[int, AtLeast(1)]
 NotNegative = Annotated[int, AtLeast(0)]
 
 
+def written_key(name: str, hint: Any) -> str:
+    """How the JSON file writes the key of a field."""
+    rules = getattr(hint, "__metadata__", ())
+    return next((rule.key for rule in rules if isinstance(rule, Written)), name)
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be meant; the message names the key, its value and the rule."""
+
+
+def refuse_missing(paths: Sequence[str]) -> None:
+    """Raise ConfigError with all keys that are missing; one alone is told by whoever reads it."""
+    if len(paths) > 1:
+        raise ConfigError(f"{', '.join(paths)} are missing")
+
+
+def refuse_unknown(key: str, known: Iterable[str], place: str) -> None:
+    """Raise ConfigError unless a key is known, with the known one nearest to it, or all if none is near."""
+    choices = sorted(known)
+    if key in choices:
+        return
+    near = difflib.get_close_matches(key, choices, n=1, cutoff=0.6)
+    hint = (
+        f"the nearest known key is {near[0]!r}" if near else f"known keys are {', '.join(choices)}"
+    )
+    raise ConfigError(f"{place}{'.' if place else ''}{key} is not a known key; {hint}")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _shown(value: object) -> str:
+    """A value in an error message; Python refuses to write out numbers of thousands of digits."""
+    text = "a number beyond all bounds" if _is_huge(value) else repr(value)
+    return text if len(text) <= 80 else text[:80] + "..."
+
+
+def _is_huge(value: object) -> bool:
+    return isinstance(value, int) and abs(value) >= 2**1024
 
 
 class Section:
@@ -62,6 +101,7 @@ class Section:
         Raises:
             ConfigError: if a field without a default is missing, or has a value of another type.
         """
+        refuse_missing(self.missing(keys, given))
         hints = get_type_hints(keys, include_extras=True)
         values = {
             field.name: given[field.name]
@@ -70,6 +110,18 @@ class Section:
             for field in fields(keys)  # type: ignore[arg-type]
         }
         return keys(**values)
+
+    def missing(self, keys: type, given: Iterable[str] = ()) -> list[str]:
+        """Paths of the keys that are not there, of the fields that have no default and are not given."""
+        hints = get_type_hints(keys, include_extras=True)
+        needed = [
+            written_key(field.name, hints[field.name])
+            for field in fields(keys)
+            if field.default is MISSING
+            and field.name not in given
+            and hints[field.name] not in (Section, str | None, int | None)
+        ]
+        return [self._at(key) for key in needed if key not in self]
 
     def take(self, key: str, default: Any = MISSING) -> Any:
         """The value under `key`; a missing key without default is an error."""
@@ -103,8 +155,10 @@ class Section:
         value = self.take(key, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ConfigError(f"{self._at(key)} is {value!r}: must be a whole number")
+        if not _is_integer(value):
+            raise ConfigError(
+                f"{self._at(key)} is {_shown(value)}: must be a whole number below 2^63"
+            )
         if at_least is not None and value < at_least:
             raise ConfigError(f"{self._at(key)} is {value}: must be at least {at_least}")
         return value
@@ -120,17 +174,20 @@ class Section:
         value = self.take(key, default)
         if value == "auto":
             return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < at_least:
-            raise ConfigError(f"{self._at(key)} is {value!r}: must be a number >= {at_least}")
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not at_least <= value <= sys.float_info.max:
+            raise ConfigError(
+                f"{self._at(key)} is {_shown(value)}: must be a finite number >= {at_least}"
+            )
         return float(value)
 
     def integers(self, key: str) -> tuple[int, ...]:
         """A list of whole numbers."""
         value = self.take(key)
-        if not isinstance(value, list) or any(
-            isinstance(item, bool) or not isinstance(item, int) for item in value
-        ):
-            raise ConfigError(f"{self._at(key)} is {value!r}: must be a list of whole numbers")
+        if not isinstance(value, list) or not all(map(_is_integer, value)):
+            raise ConfigError(
+                f"{self._at(key)} is {_shown(value)}: must be a list of whole numbers below 2^63"
+            )
         return tuple(value)
 
     def string(self, key: str) -> str:
@@ -170,16 +227,13 @@ class Section:
         """Raise ConfigError, naming the first key that nobody asked for and the known one nearest to it."""
         known = self._known | set(also_known)
         for key in self._content:
-            if key not in known:
-                near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.0)
-                hint = f"; the nearest known key is {near[0]!r}" if near else ""
-                raise ConfigError(f"{self._at(key)} is not a known key{hint}")
+            refuse_unknown(key, known, self.path)
 
     def _value(self, name: str, hint: Any, default: Any) -> Any:
         """The value of a field."""
         rules = getattr(hint, "__metadata__", ())
         kind = get_args(hint)[0] if rules else hint
-        key = next((rule.key for rule in rules if isinstance(rule, Written)), name)
+        key = written_key(name, hint)
         least = next((rule.number for rule in rules if isinstance(rule, AtLeast)), None)
         readers: dict[Any, Callable[[], Any]] = {
             Section: lambda: self.section(key),

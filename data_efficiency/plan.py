@@ -24,6 +24,7 @@ from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.json_section import ConfigError
 from data_efficiency.routing.router import Router
 from data_efficiency.sampling.sampler import CurriculumSampler
+from data_efficiency.sampling.selection_index import open_index
 from data_efficiency.sampling.sequence_length import shape_after
 from data_efficiency.schedule import growth
 
@@ -282,7 +283,7 @@ def _pools(
             raise ValueError(
                 "no metric selects samples, so no index tells how many there are: give num_samples"
             )
-        dataset = _IndexedSamples(DifficultyIndex.open(selections[0].index_path))
+        dataset = _IndexedSamples(open_index(selections[0]))
         sampler = CurriculumSampler(dataset, settings, micro_batch_size=1)
         return len(dataset), sampler.pool_growth(num_steps)
     if not selections:

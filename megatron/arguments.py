@@ -1,15 +1,39 @@
-"""Command-line flags, generated from the dataclasses in `config.py`."""
+"""Command-line flags, generated from the dataclasses in `config.py`, and the run that they and files describe."""
 
 import argparse
 import ast
 import functools
 import inspect
-import types
+import itertools
+import json
+import math
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from megatron.config import CONFIG_GROUPS, RunConfig
+from data_efficiency import ConfigError, load_config
+from megatron.config import (
+    CONFIG_GROUPS,
+    Architecture,
+    FilesConfig,
+    RunConfig,
+    group_name,
+    without_none,
+)
+from megatron.engine_json import SETTINGS_OF_KEYS, engine_json
+from megatron.migration import pretraining_words
+from megatron.recipes import (
+    SHIPPED,
+    Layer,
+    analysis_commands,
+    read_json_layer,
+    read_run_file,
+    scale_down,
+)
+from megatron.setting_rules import require
 
 
 def flag_name(field_name: str) -> str:
@@ -41,11 +65,52 @@ def field_docs(config_class: type) -> dict[str, str]:
     return docs
 
 
-def command_parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser whose `--help` begins with a command's docstring as it stands; no abbreviations."""
-    return argparse.ArgumentParser(
-        description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+class CommandParser(argparse.ArgumentParser):
+    """A parser without abbreviations that takes no empty text, no negative number but a seed, and no NaN.
+
+    `--help` begins with the description as it stands.
+    """
+
+    may_be_empty: tuple[str, ...] = ()
+    """Flags whose empty text means something."""
+
+    def __init__(self, **settings: Any) -> None:
+        shape: dict[str, Any] = {
+            "allow_abbrev": False,
+            "formatter_class": argparse.RawDescriptionHelpFormatter,
+        }
+        super().__init__(**(shape | settings))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's.
+
+        Raises:
+            ValueError: for such a value.
+        """
+        words = sys.argv[1:] if args is None else list(args)
+        found, rest = super().parse_known_args(words, namespace)
+        # A path no longer shows that it was empty.
+        empty = {flag for flag, value in itertools.pairwise(words) if not value.strip()}
+        empty |= {word.removesuffix("=") for word in words if word.endswith("=")}
+        for action in self._actions:
+            flag, value = (
+                next(iter(action.option_strings), action.dest),
+                vars(found).get(action.dest),
+            )
+            values = value if isinstance(value, list) else [value]
+            blank = flag in empty or any(isinstance(v, str) and not v.strip() for v in values)
+            if blank and flag not in self.may_be_empty:
+                raise ValueError(f"{flag} has an empty value: give one, or leave it out")
+            for number in values:
+                if isinstance(number, int | float) and not flag.endswith("seed"):
+                    fine = number >= 0 and math.isfinite(number)
+                    require(fine, action.dest, number, "must be at least 0")
+        return found, rest
+
+
+def command_parser(doc: str | None) -> CommandParser:
+    """The parser of a command with its docstring."""
+    return CommandParser(description=doc)
 
 
 def make_parser(
@@ -55,14 +120,14 @@ def make_parser(
 ) -> argparse.ArgumentParser:
     """A parser with one titled group of flags for each dataclass; abbreviations are refused.
 
+    What it parses has the flags that were given, and no others.
+
     Args:
-        defaults: of some fields, instead of the dataclasses' own.
+        defaults: of some fields, instead of the dataclasses' own, for the help.
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     for config_class in groups:
-        group = parser.add_argument_group(
-            config_class.__name__.removesuffix("Config").lower(), inspect.getdoc(config_class)
-        )
+        group = parser.add_argument_group(group_name(config_class), inspect.getdoc(config_class))
         hints = get_type_hints(config_class)
         for field in fields(config_class):
             default = (defaults or {}).get(field.name, field.default)
@@ -73,35 +138,124 @@ def make_parser(
 
 
 def parse_run_config(
-    description: str, argv: Sequence[str] | None = None, **defaults: Any
+    description: str,
+    argv: Sequence[str] | None = None,
+    *,
+    architecture: Architecture = "gpt",
+    **defaults: Any,
 ) -> RunConfig:
-    """The settings of a run from the command line; `defaults` as in `make_parser`.
+    """The settings of a run from the command line and the files that it names.
+
+    `--print-json` prints what the engine gets, and `--config list` the shipped run files; both exit.
+
+    Args:
+        architecture: of the script; a run file of another one is refused.
+        defaults: of some fields, instead of the dataclasses' own.
 
     Raises:
-        ValueError: for values that break a rule; argparse itself exits for flags it cannot read.
+        ValueError: for values that break a rule, and for flags of Megatron-DeepSpeed that are not here;
+            argparse itself exits for flags it cannot read.
     """
-    return run_config_from(make_parser(description, defaults=defaults).parse_args(argv))
+    parser = make_parser(description, (FilesConfig, *CONFIG_GROUPS), defaults)
+    words = sys.argv[1:] if argv is None else argv
+    given = vars(parser.parse_args(pretraining_words(words, is_bert=architecture == "bert")))
+    files = FilesConfig(
+        **{each.name: given.pop(each.name) for each in fields(FilesConfig) if each.name in given}
+    )
+    if files.config == "list":
+        print(SHIPPED.listing(architecture))
+        raise SystemExit(0)
+    config = _run_config(files, given, architecture, Layer(settings=defaults))
+    if files.print_json:
+        content = engine_json(config)
+        load_config(content)
+        print(json.dumps(content, indent=2))
+    if files.print_analysis:
+        print("".join(shlex.join(command) + "\n" for command in analysis_commands(config)), end="")
+    if files.print_json or files.print_analysis:
+        raise SystemExit(0)
+    return config
 
 
-def run_config_from(values: argparse.Namespace) -> RunConfig:
-    """The settings of a run from parsed flags."""
+def _run_config(
+    files: FilesConfig, given: Mapping[str, Any], architecture: Architecture, layer: Layer
+) -> RunConfig:
+    """Defaults, run file, DeepSpeed's file and flags laid over each other, in this order."""
+    if files.model is not None and files.config is None:
+        raise ConfigError(
+            f"--model is {files.model!r}: it changes a run file; name one by --config"
+        )
+    if files.config is not None:
+        layer = layer.under(read_run_file(SHIPPED, files.config, model=files.model))
+        if layer.architecture not in (None, architecture):
+            raise ConfigError(
+                f"--config {files.config} is of a {layer.architecture}: start it with "
+                f"pretrain_{layer.architecture}.py"
+            )
+    if files.deepspeed_config is not None:
+        published = read_json_layer(files.deepspeed_config)
+        _refuse_contradictions(published.settings, given, files.deepspeed_config)
+        layer = layer.under(published)
+    if files.scale_down:
+        place = {"data_path": ("corpus",), **layer.settings}
+        layer = layer.under(scale_down(run_config_from(place, layer)))
+    layer = layer.under(Layer(architecture=architecture, settings=given))
+    settings = dict(layer.settings)
+    if files.config is not None:
+        settings.setdefault("save", f"runs/{Path(files.config).stem}")
+        if settings.get("load") is None:
+            settings["load"] = settings["save"]
+            settings.setdefault("allow_missing_checkpoint", True)
+    return run_config_from(settings, layer)
+
+
+def _refuse_contradictions(written: Mapping[str, Any], given: Mapping[str, Any], path: str) -> None:
+    """Raise ConfigError where a flag that was given says something else than DeepSpeed's file."""
+    for key, name in SETTINGS_OF_KEYS.items():
+        if name in written and name in given and written[name] != given[name]:
+            raise ConfigError(
+                f"{key} is {written[name]!r} in {path}, but {flag_name(name)} is {given[name]!r}: make them "
+                'equal, leave out the flag, or write "auto" in the file'
+            )
+
+
+def run_config_from(settings: Mapping[str, Any], layer: Layer) -> RunConfig:
+    """A run of settings by name, whatever their group, and of a layer's architecture and sections.
+
+    Raises:
+        ValueError: naming all that is missing, or a value that breaks a rule.
+    """
+    needed = {
+        field.name for group in CONFIG_GROUPS for field in fields(group) if field.default is MISSING
+    }
+    missing = [flag_name(name) for name in sorted(needed - set(settings))]
+    if not any(settings.get(f"train_{unit}") for unit in ("iters", "samples", "tokens")):
+        missing.append("one of --train-iters, --train-samples and --train-tokens")
+    if missing:
+        raise ValueError(f"not given: {', '.join(missing)}")
     parts = {}
     for config_class in CONFIG_GROUPS:
-        read = {field.name: getattr(values, field.name) for field in fields(config_class)}
-        frozen = {
-            n: tuple(value) if isinstance(value, list) else value for n, value in read.items()
+        read = {
+            field.name: settings[field.name]
+            for field in fields(config_class)
+            if field.name in settings
         }
-        parts[config_class.__name__.removesuffix("Config").lower()] = config_class(**frozen)
-    return RunConfig(**parts)
+        frozen = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in read.items()
+        }
+        parts[group_name(config_class)] = config_class(**frozen)
+    return RunConfig(**parts, architecture=layer.architecture or "gpt", **layer.sections)  # type: ignore[arg-type]
 
 
 def _add_flag(group: Any, field: Field[Any], hint: Any, doc: str, default: Any) -> None:
-    required = default is MISSING
-    if not required and default not in (None, ()):
+    if default not in (MISSING, None, ()):
         doc += f" Default: {default}."
-    settings: dict[str, Any] = {"dest": field.name, "help": doc.replace("%", "%%")}
-    settings |= {"required": True} if required else {"default": default}
-    kind = _without_none(hint)
+    settings: dict[str, Any] = {
+        "dest": field.name,
+        "help": doc.replace("%", "%%"),
+        "default": argparse.SUPPRESS,
+    }
+    kind = without_none(hint)
     if kind is bool:
         settings["action"] = argparse.BooleanOptionalAction
     elif get_origin(kind) is Literal:
@@ -117,13 +271,6 @@ def _add_flag(group: Any, field: Field[Any], hint: Any, doc: str, default: Any) 
             "metavar": {int: "N", float: "X", str: "TEXT"}[kind],
         }
     group.add_argument(flag_name(field.name), **settings)
-
-
-def _without_none(hint: Any) -> Any:
-    """The type besides None in an optional type."""
-    if isinstance(hint, types.UnionType):
-        return next(part for part in get_args(hint) if part is not type(None))
-    return hint
 
 
 def _whole_number(text: str) -> int:

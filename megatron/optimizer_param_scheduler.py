@@ -1,12 +1,16 @@
 """The learning rate that the settings describe: a function of one counter."""
 
-from data_efficiency import Clock, LearningRate
-from megatron.config import TrainingConfig, require
+from data_efficiency import Clock, LearningRate, ModelShape, load_config, planned_totals
+from megatron.config import RunConfig
+from megatron.engine_json import engine_json
+from megatron.setting_rules import require
 
 _UNITS = ("tokens", "samples", "iters")
 
 
-def make_learning_rate(config: TrainingConfig, seq_length: int) -> LearningRate:
+def make_learning_rate(
+    run: RunConfig, model: ModelShape, data_parallel_size: int = 1
+) -> LearningRate:
     """The learning rate that the settings describe.
 
     The clock is that of the decay length, or else of the training length, tokens before samples
@@ -15,27 +19,36 @@ def make_learning_rate(config: TrainingConfig, seq_length: int) -> LearningRate:
     Raises:
         ValueError: for a warm-up on another clock than the decay, or as long as it.
     """
+    config = run.training
     decays = {unit: getattr(config, f"lr_decay_{unit}") for unit in _UNITS}
     lengths = {unit: getattr(config, f"train_{unit}") for unit in _UNITS}
     chosen = decays if any(decays.values()) else lengths
     unit = next(name for name in _UNITS if chosen[name] is not None)
     decay = chosen[unit]
-    for other in _UNITS:
-        value = getattr(config, f"lr_warmup_{other}")
+    warmups = {name: getattr(config, f"lr_warmup_{name}") for name in _UNITS}
+    in_steps = unit == "tokens" and config.token_counter != "loss"
+    if in_steps and warmups["iters"] and not warmups["tokens"]:
+        warmups["tokens"] = _tokens_of_first_steps(run, model, data_parallel_size)
+        warmups["iters"] = 0
+    for other, value in warmups.items():
         require(
             other == unit or value == 0,
             f"lr_warmup_{other}",
             value,
             f"the learning rate decays by {unit}; give --lr-warmup-{unit}",
         )
-    warmup = getattr(config, f"lr_warmup_{unit}")
+    warmup = warmups[unit]
     require(
         0 <= warmup < decay or config.lr_decay_style == "constant",
         f"lr_warmup_{unit}",
         warmup,
         f"must be at least 0 and below the decay's end ({decay})",
     )
-    shares = {"iters": 1, "samples": config.batch_size, "tokens": config.batch_size * seq_length}
+    shares = {
+        "iters": 1,
+        "samples": config.batch_size,
+        "tokens": config.batch_size * run.data.seq_length,
+    }
     clocks: dict[str, Clock] = {
         "iters": "steps",
         "samples": "samples",
@@ -50,3 +63,15 @@ def make_learning_rate(config: TrainingConfig, seq_length: int) -> LearningRate:
         decay=decay,
         share=shares[unit],
     )
+
+
+def _tokens_of_first_steps(run: RunConfig, model: ModelShape, data_parallel_size: int) -> int:
+    """What the steps of the warm-up add to the clock, which is known beforehand but for padding."""
+    totals = planned_totals(
+        load_config(engine_json(run)),
+        model=model,
+        sequence_length=run.data.seq_length,
+        num_steps=run.training.lr_warmup_iters,
+        data_parallel_size=data_parallel_size,
+    )
+    return int(totals.at(run.training.token_counter, model.num_layers))

@@ -8,6 +8,7 @@ import torch
 
 from data_efficiency import Counters, CurriculumDataLoader, Engine, ModelShape
 from megatron.config import ModelConfig, RunConfig
+from megatron.reporting import WaitingTime
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -31,7 +32,7 @@ class Task:
 
     make_model: Callable[[RunConfig], torch.nn.Module]
     make_datasets: Callable[[RunConfig], tuple[Any, Any]]
-    """Training and validation dataset."""
+    """Training and validation dataset; None for the second where nothing is to be validated."""
     losses: tuple[str, ...]
     """Names of the losses whose sum is minimized. The first one's terms are tokens: they are the run's
     loss tokens, and by it runs are compared."""
@@ -62,10 +63,17 @@ class Run:
     task: Task
     engine: Engine
     valid_dataset: Any
+    """None where nothing is validated."""
     seconds: float = 0.0
     """Training time so far, without evaluation and checkpoints."""
+    first_weights: str = ""
+    """Checksum of the weights that training begins with."""
+    waiting: WaitingTime = field(default_factory=WaitingTime)
+    """How much this process had to wait for a core."""
     stop_request: StopRequest = field(default_factory=StopRequest)
     """What all processes agreed on at the end of the last step."""
+    before_save: Callable[[], None] = field(default=lambda: None)
+    """Raises BlockingIOError if the folder that is saved to has become another run's."""
 
     @property
     def counters(self) -> Counters:

@@ -1,10 +1,19 @@
-"""When a run stops: its budgets, its time limit, and the signals that ask it to."""
+"""When a run stops: its budgets, its time limit, and the signals that ask it to; and how it tells."""
 
+import os
 import signal
+import time
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from megatron.run_state import Run
+
+SECONDS_OF_ONE_REQUEST = 2.0
+AGAIN = 75
+"""Exit status of a run that is saved and not finished: start me again."""
+AGAIN_FILE = "AGAIN_FILE"
+"""Environment variable: a file to leave instead, for launchers whose exit status is their own."""
 
 
 def stop_reason(run: Run) -> str | None:
@@ -26,6 +35,18 @@ def stop_reason(run: Run) -> str | None:
     return None
 
 
+def exit_status(run: Run) -> int:
+    """0 of a run that has come to its end, `AGAIN` of one that was asked to stop before it."""
+    asked = run.stop_request
+    if not asked.signal and not (asked.out_of_time and fraction_done(run) < 1):
+        return 0
+    if AGAIN_FILE not in os.environ:
+        return AGAIN
+    if run.is_first_process:
+        Path(os.environ[AGAIN_FILE]).touch()
+    return 0
+
+
 def fraction_done(run: Run) -> float:
     """Part of the run's budget that is used up, by the budget nearest to its end."""
     training, counters = run.config.training, run.counters
@@ -38,11 +59,15 @@ def fraction_done(run: Run) -> float:
 
 
 class StopSignals:
-    """Remembers SIGTERM, SIGUSR1 and SIGINT, so that the loop saves and leaves; a second one kills."""
+    """Remembers SIGTERM, SIGUSR1 and SIGINT, so that the loop saves and leaves; a second one kills.
+
+    A launcher hands on what the whole group was sent, so what comes at once is the same request.
+    """
 
     def __init__(self) -> None:
         self.received = 0
         """Number of the signal; 0 while there was none."""
+        self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -55,5 +80,8 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, self._before[signal.Signals(number)])
+        if not self.received:
+            self.received, self._since = number, time.monotonic()
+        elif time.monotonic() - self._since > SECONDS_OF_ONE_REQUEST:
+            signal.signal(number, self._before[signal.Signals(number)])
+            signal.raise_signal(number)

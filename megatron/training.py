@@ -17,30 +17,37 @@ import torch.distributed
 from data_efficiency import (
     Counters,
     NonFiniteError,
+    Ranks,
     StepResult,
     convert_to_random_ltd,
-    fill_from_flags,
+    files,
     initialize,
-    load_config,
+    leave_ranks,
     naming_lost_processes,
-    read_json,
     start_ranks,
+    watching_processes,
 )
 from megatron.checkpoint.files import has_checkpoints
-from megatron.checkpoint.run import check_folders, resume, save
-from megatron.config import CheckpointConfig, RunConfig, TrainingConfig, require
+from megatron.checkpoint.run import guarded, held_folder, made_by, resume, save
+from megatron.config import CheckpointConfig, RunConfig, TrainingConfig
+from megatron.engine_json import engine_json
 from megatron.model.compilation import compile_model
 from megatron.model.optional_kernels import choose_attention, make_adamw, weight_decay_groups
 from megatron.optimizer_param_scheduler import make_learning_rate
-from megatron.reporting import RunLogger, progress_line
+from megatron.recipes import write_run_file
+from megatron.reporting import RunLogger, progress_line, weights_checksum
 from megatron.run_state import Run, StopRequest, Task, counter_record
-from megatron.stopping import StopSignals, fraction_done, stop_reason
+from megatron.setting_rules import require
+from megatron.stopping import StopSignals, exit_status, fraction_done, stop_reason
 from megatron.validation import losses_record, validate
+
+RUN_FILE = "run.toml"
+"""In the run's folder: what ran, and repeats it."""
 
 
 @naming_lost_processes()
-def pretrain(config: RunConfig, task: Task) -> None:
-    """Train until a budget, a time limit, a signal or the end of the data.
+def pretrain(config: RunConfig, task: Task) -> int:
+    """Train until a budget, a time limit, a signal or the end of the data, and give the exit status.
 
     Raises:
         ConnectionError: if another process of the run has ended or does not answer.
@@ -49,55 +56,101 @@ def pretrain(config: RunConfig, task: Task) -> None:
         FileNotFoundError: for a missing corpus, index, JSON file or checkpoint.
     """
     ranks = start_ranks(timeout_minutes=config.training.distributed_timeout_minutes)
-    config = with_batch_size(config, ranks.data_parallel_size)
-    check_folders(config.checkpoint)
-    train_dataset, valid_dataset = task.make_datasets(config)
-    run = setup_model_and_optimizer(config, task, train_dataset, valid_dataset)
-    run.say(
-        f"{num_parameters(run):,} parameters | {len(train_dataset):,} training and "
-        f"{len(valid_dataset):,} validation samples of {config.data.seq_length} tokens | "
-        f"{run.engine.train_batch_size()} samples a step | "
-        f"{ranks.world} x {ranks.device.type}"
-    )
-    resumed = resume(run)
+    config = with_folder(with_batch_size(config, ranks.data_parallel_size), ranks)
+    status = _pretrain(config, task, ranks)
+    leave_ranks()
+    return status
+
+
+def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
+    """The exit status of a run, of which nothing is left in memory then."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(watching_processes(ranks))
+        still_held = stack.enter_context(held_folder(config.checkpoint, ranks))
+        train_dataset, valid_dataset = task.make_datasets(config)
+        run = setup_model_and_optimizer(config, task, train_dataset, valid_dataset)
+        run.before_save = still_held
+        run.say(
+            f"{num_parameters(run):,} parameters | {len(train_dataset):,} training and "
+            f"{len(valid_dataset or ()):,} validation samples of {config.data.seq_length} tokens | "
+            f"{run.engine.train_batch_size()} samples a step | "
+            f"{ranks.world} x {ranks.device.type}"
+        )
+        resumed = resume(run)
+        if run.is_first_process:
+            _write_run_file(config)
         logger = None
-        if config.checkpoint.save is not None and run.is_first_process:
+        if run.is_first_process:
             logger = stack.enter_context(
                 RunLogger(
-                    config.checkpoint.save,
+                    str(config.checkpoint.save),
+                    _start_record(run, len(train_dataset)),
                     tensorboard=config.logging.tensorboard,
-                    resume_step=run.counters.steps if resumed else None,
+                    resumed=counter_record(run) if resumed else None,
+                    loaded_from=config.checkpoint.load,
+                    say=run.say,
                 )
             )
-            if not resumed:
-                logger.write(_start_record(run, len(train_dataset)))
+            if resumed:
+                step = run.counters.steps
+                logger.write({"kind": "resume", "step": step, "environment": made_by(run)})
         stop = stack.enter_context(StopSignals())
         try:
             train(run, logger, stop)
         except NonFiniteError as error:
             raise NonFiniteError(f"{error}; {_way_back(config.checkpoint)}") from error
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    return exit_status(run)
 
 
 def with_batch_size(config: RunConfig, num_processes: int) -> RunConfig:
-    """The settings with the global batch size written out.
+    """The settings with the global batch size written out, and no larger micro-batches than a process gets.
 
     Raises:
         ValueError: if the processes cannot share it evenly.
     """
     training = config.training
-    smallest = training.micro_batch_size * num_processes
-    batch_size = training.global_batch_size or smallest
+    batch_size, micro = training.global_batch_size, training.micro_batch_size
+    if batch_size is None:
+        accumulation = config.engine.get("gradient_accumulation_steps", "auto")
+        batch_size = micro * num_processes * (1 if accumulation == "auto" else accumulation)
+    micro = min(micro, max(1, batch_size // num_processes))
     require(
-        batch_size % smallest == 0,
+        batch_size % (micro * num_processes) == 0,
         "global_batch_size",
         batch_size,
-        f"must be a multiple of --micro-batch-size ({training.micro_batch_size}) x processes "
-        f"({num_processes})",
+        f"must be a multiple of --micro-batch-size ({micro}) x processes ({num_processes})",
     )
-    return replace(config, training=replace(training, global_batch_size=batch_size))
+    training = replace(training, global_batch_size=batch_size, micro_batch_size=micro)
+    return replace(config, training=training)
+
+
+def with_folder(config: RunConfig, ranks: Ranks) -> RunConfig:
+    """The settings with a folder for the run: the first below runs/ that is free, unless one is given."""
+    if config.checkpoint.save is not None:
+        return config
+    number = 1
+    while ranks.is_first:
+        try:
+            # Made at once, so that another run that starts now takes the next one.
+            Path(_folder(config, number)).mkdir(parents=True)
+            break
+        except FileExistsError:
+            number += 1
+    save = _folder(config, ranks.first_of(number))
+    if ranks.is_first:
+        print(f"no --save is given: the run is kept in {save}")
+    return replace(config, checkpoint=replace(config.checkpoint, save=save))
+
+
+def _folder(config: RunConfig, number: int) -> str:
+    return f"runs/{config.architecture}" + (f"_{number}" if number > 1 else "")
+
+
+def _write_run_file(config: RunConfig) -> None:
+    """Write the file that repeats the run into its folder."""
+    path = Path(str(config.checkpoint.save)) / RUN_FILE
+    command = f"python pretrain_{config.architecture}.py --config {path}"
+    files.write_file(path, write_run_file(config, command).encode())
 
 
 def setup_model_and_optimizer(
@@ -107,36 +160,26 @@ def setup_model_and_optimizer(
     training = config.training
     torch.manual_seed(training.seed)
     model = task.make_model(config)
+    first_weights = weights_checksum(model)
     choose_attention(model, training.attention_implementation)
     compile_model(model, training.compile, training.compile_lengths)
-    json_config = _json_config(config, start_ranks().data_parallel_size)
+    num_processes = start_ranks().data_parallel_size
+    shape = task.make_shape(config.model)
     engine, _, _, _ = initialize(
         model=model,
         optimizer=lambda _: make_optimizer(model, training),
         training_data=train_dataset,
-        config=json_config,
+        config=engine_json(config, num_processes),
         engine="deepspeed" if training.deepspeed else "torch",
-        model_shape=task.make_shape(config.model),
+        model_shape=shape,
     )
-    engine.follow_learning_rate(make_learning_rate(training, config.data.seq_length))
-    require(
-        engine.curriculum_learning_enabled() == training.data_efficiency_curriculum_learning,
-        "data_efficiency_curriculum_learning",
-        training.data_efficiency_curriculum_learning,
-        f"the JSON file ({training.deepspeed_config}) says {engine.curriculum_learning_enabled()}",
-    )
-    require(
-        engine.random_ltd_enabled() == training.random_ltd,
-        "random_ltd",
-        training.random_ltd,
-        f"the JSON file ({training.deepspeed_config}) says {engine.random_ltd_enabled()}",
-    )
+    engine.follow_learning_rate(make_learning_rate(config, shape, num_processes))
     dropping = engine.data_efficiency_config.random_ltd
     if dropping is not None:
         if dropping.layer_token_lr is not None:
             raise ValueError(
-                f"layer_token_lr_schedule is enabled in {training.deepspeed_config}: here the learning "
-                "rate follows layer tokens by --train-tokens with --token-counter effective"
+                "layer_token_lr_schedule is enabled: here the learning rate follows layer tokens by "
+                "--train-tokens with --token-counter effective"
             )
         convert_to_random_ltd(engine, task.layer_class)
     return Run(
@@ -144,6 +187,7 @@ def setup_model_and_optimizer(
         task=task,
         engine=engine,
         valid_dataset=valid_dataset,
+        first_weights=first_weights,
     )
 
 
@@ -153,7 +197,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
     steps = run.loader.steps()
     started = last_time = time.monotonic()
     limit = config.training.exit_duration_in_mins
-    last, last_saved = run.counters, run.counters.steps
+    last, last_saved, last_evaluated = run.counters, run.counters.steps, None
     while True:
         reason = stop_reason(run)
         step_started = time.monotonic()
@@ -182,11 +226,12 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
                     total_steps=config.training.train_iters,
                 )
             )
-        if step % config.training.eval_interval == 0:
+        if config.training.evaluate and step % config.training.eval_interval == 0:
             paused = time.monotonic()
-            _log(logger, validate(run))
+            _validate(run, logger)
+            last_evaluated = step
             last_time += time.monotonic() - paused
-        interval = config.checkpoint.save_interval
+        interval = config.save_interval
         if interval is not None and step % interval == 0:
             paused = time.monotonic()
             save(run)
@@ -195,8 +240,8 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
 
     run.say(f"stopped after step {run.counters.steps}: {reason}")
     finished = not run.stop_request.signal
-    if finished and run.counters.steps % config.training.eval_interval:
-        _log(logger, validate(run))
+    if finished and config.training.evaluate and last_evaluated != run.counters.steps:
+        _validate(run, logger)
     if last_saved != run.counters.steps:
         save(run)
     _log(logger, {"kind": "end", "reason": reason, **counter_record(run)})
@@ -250,31 +295,6 @@ def _progress(run: Run, last: Counters, seconds: float) -> dict[str, Any]:
     }
 
 
-def _json_config(config: RunConfig, num_processes: int) -> dict[str, Any]:
-    """The JSON file's content with the values that are flags filled in."""
-    training = config.training
-    raw = {} if training.deepspeed_config is None else read_json(training.deepspeed_config)
-    for section in ("optimizer", "scheduler"):
-        if raw.get(section):
-            raise ValueError(
-                f"{training.deepspeed_config} has the section {section!r}: optimizer and learning "
-                "rate are set by flags here (--lr and the like); remove it"
-            )
-    flags: dict[str, Any] = {
-        "train_batch_size": training.batch_size,
-        "train_micro_batch_size_per_gpu": training.micro_batch_size,
-        "gradient_accumulation_steps": training.batch_size
-        // (training.micro_batch_size * num_processes),
-        "gradient_clipping": training.clip_grad,
-        "bf16.enabled": training.bf16,
-        "fp16.enabled": training.fp16,
-        "data_efficiency.seed": training.seed,
-    }
-    if config.data.num_workers is not None:
-        flags["data_efficiency.data_sampling.num_workers"] = config.data.num_workers
-    return fill_from_flags(raw, flags)
-
-
 def num_parameters(run: Run) -> int:
     """Numbers in all weights of the model."""
     # Where ZeRO keeps parts, `ds_numel` is the whole.
@@ -284,9 +304,9 @@ def num_parameters(run: Run) -> int:
 
 def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
     dropping = run.engine.data_efficiency_config.random_ltd
-    flags = {key: value for group in asdict(run.config).values() for key, value in group.items()}
     return {
         "kind": "start",
+        "settings": asdict(run.config),
         "num_parameters": num_parameters(run),
         "num_layers": run.num_layers,
         "num_random_ltd_layers": 0 if dropping is None else dropping.random_ltd_layer_num,
@@ -295,11 +315,16 @@ def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
         "num_processes": run.engine.ranks.world,
         "losses": run.task.losses,
         "train_samples_in_dataset": num_samples,
-        "flags": flags,
-        "data_efficiency": load_config(
-            _json_config(run.config, run.engine.ranks.data_parallel_size)
-        ).data_efficiency_json,
+        "data_efficiency": run.engine.json_config.data_efficiency_json,
+        "environment": made_by(run),
+        "weights": run.first_weights,
+        "data": guarded(run)["data"],
     }
+
+
+def _validate(run: Run, logger: RunLogger | None) -> None:
+    if run.valid_dataset is not None:
+        _log(logger, {**validate(run), "waited": run.waiting.share()})
 
 
 def _log(logger: RunLogger | None, record: Mapping[str, Any]) -> None:

@@ -54,3 +54,9 @@ def small_disk(tmp_path, request):
         pytest.skip("mounting a small disk needs root")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(autouse=True)
+def own_working_folder(tmp_path_factory, monkeypatch):
+    """Runs that are given no folder make one below the working folder."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))

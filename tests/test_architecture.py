@@ -39,6 +39,7 @@ LEVELS = {
     "megatron.config": 3,
     "megatron.tokenizer": 3,
     "megatron.model": 3,
+    "megatron.setting_rules": 3,
     "megatron.command": 3,
     "megatron.data": 3,
     "megatron.corpus": 3,
@@ -47,13 +48,16 @@ LEVELS = {
     "megatron.checkpoint": 4,
     "megatron.conversion": 4,
     "megatron.corpus_flags": 4,
+    "megatron.engine_json": 4,
     "megatron.evaluation": 4,
     "megatron.finetuning": 4,
+    "megatron.migration": 4,
     "megatron.optimizer_param_scheduler": 4,
     "megatron.recipes": 4,
     "megatron.reporting": 4,
     "megatron.run_state": 4,
     "megatron.stopping": 4,
+    "megatron.study": 4,
     "megatron.training": 4,
     "megatron.validation": 4,
     "pretrain_gpt": 5,
@@ -67,6 +71,7 @@ LEVELS = {
     "tests.data_efficiency": 2,
     "tests.megatron": 4,
     "tests.end_to_end": 6,
+    "tests.faults": 6,
 }
 # `data_efficiency.something_else` must not pass as the package itself: it needs a line above.
 CLOSED_PACKAGES = ("data_efficiency", "megatron")
@@ -94,6 +99,7 @@ OUTSIDE_PACKAGES = {
     "torch": (
         "data_efficiency.routing",
         "data_efficiency.sampling.loader",
+        "data_efficiency.sampling.loader_workers",
         "data_efficiency.sampling.sequence_length",
         "data_efficiency.analysis.dataset_reader",
         "data_efficiency.analysis.huggingface_model",
@@ -109,7 +115,9 @@ OUTSIDE_PACKAGES = {
     "matplotlib": (
         "data_efficiency.analysis.summary",
         "megatron.reporting",
+        "megatron.study.picture",
     ),
+    "scipy": ("megatron.study.statistics",),
     "filelock": ("data_efficiency.files.lock",),
     "tokenizers": ("megatron.tokenizer",),
     "flash_attn": ("megatron.model.optional_kernels",),
@@ -118,6 +126,7 @@ OUTSIDE_PACKAGES = {
     "lm_eval": ("benchmarks.evaluation", "megatron.evaluation.eval_harness"),
     "deepspeed": (
         "data_efficiency.engine.deepspeed_engine",
+        "data_efficiency.engine.deepspeed_ops",
         "data_efficiency.engine.deepspeed_state",
         "benchmarks",
     ),

@@ -9,16 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from megatron.command import run_command
+
 from data_efficiency.analysis import huggingface_model, index_import, named_metrics, summary
 from data_efficiency.analysis.executors import sigterm_as_interrupt
-from data_efficiency.analysis.map_reduce import AnalysisError, MapReduce, Result, executor_for
+from data_efficiency.analysis.map_reduce import MapReduce, Result, executor_for
 from data_efficiency.analysis.named_metrics import MetricSettings
 from data_efficiency.deepspeed_format import export_index
 from data_efficiency.difficulty_index import DifficultyIndex
+from data_efficiency.files import refuse_writing_over
 from data_efficiency.launcher import worker_of_launcher
+from megatron.arguments import command_parser
 from megatron.checkpoint import model as checkpoint_model
-from megatron.command import run_command
 from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of_corpus
+from megatron.migration import ANALYSIS, own_words
 
 EXAMPLE_PERCENTILES = (1, 10, 50, 90, 99)
 EXAMPLE_CHARACTERS = 300
@@ -27,7 +31,7 @@ KINDS = ("single_value_per_sample", "accumulate_value_over_samples")
 
 def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     """The command line as parsed by argparse."""
-    parser = ArgumentParser(description=__doc__)
+    parser = command_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     run = commands.add_parser("run", help="compute a metric of every sample, on this machine")
@@ -73,7 +77,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     export.add_argument(
         "--legacy-codes", action="store_true", help="for DeepSpeed before 0.13.3: its type codes"
     )
-    return parser.parse_args(argv)
+    return parser.parse_args(None if argv is None else own_words(argv, ANALYSIS))
 
 
 def _add_metric_flags(parser: ArgumentParser) -> None:
@@ -183,6 +187,8 @@ def run_reduce(arguments: Namespace) -> None:
 def show(arguments: Namespace) -> None:
     """Prints the summary of an index, with pictures and examples where asked for."""
     index = DifficultyIndex.open(arguments.index)
+    if arguments.histogram:
+        refuse_writing_over([arguments.histogram], [arguments.index])
     print(json.dumps(summary.summarize(index)) if arguments.json else summary.summary_text(index))
     if arguments.histogram:
         print(summary.write_histogram(index, arguments.histogram))
@@ -313,14 +319,14 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 after an error, 130 after Ctrl-C or SIGTERM."""
-    arguments = parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    def action() -> None:
+    def action(words: list[str]) -> None:
+        arguments = parse_arguments(words)
         with sigterm_as_interrupt():
             COMMANDS[arguments.command](arguments)
 
-    return run_command(action, more_errors=(AnalysisError,), when_stopped="stopped")
+    return run_command(action, argv, when_stopped="stopped")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron.arguments import command_parser
 from megatron.command import run_command
+
+from megatron.arguments import command_parser
 from megatron.conversion.model import read_any, save_as_hugging_face, save_as_ours
 from megatron.evaluation.checkpoint_tokenizer import tokenizer_of
 from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
@@ -21,6 +22,7 @@ from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser(__doc__)
+    add = parser.add_argument
     add = parser.add_argument
     add("--input", required=True, type=Path, metavar="FOLDER", help="the model")
     add(
@@ -66,7 +68,7 @@ def convert(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a conversion, 1 after an error."""
-    return run_command(lambda: convert(parse_arguments(argv)))
+    return run_command(lambda words: convert(parse_arguments(words)), argv)
 
 
 if __name__ == "__main__":

@@ -18,17 +18,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron.arguments import command_parser
 from megatron.command import run_command
+
+from data_efficiency import files
+from megatron.arguments import command_parser
 from megatron.evaluation.local_tasks import LOCAL_TASKS, write_task_files
 from megatron.evaluation.published_tasks import ROWS, expand
 from megatron.evaluation.results import evaluation_record, is_finished, write_record
+from megatron.migration import EVALUATION, own_words
 from megatron.tokenizer import add_tokenizer_flags
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser(__doc__)
+    add = parser.add_argument
     add = parser.add_argument
     add("--checkpoint", type=Path, metavar="FOLDER", help="a run or a checkpoint")
     add("--tasks", metavar="NAME,NAME", help="tasks or sets of tasks, with commas between them")
@@ -57,7 +61,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="FOLDER",
         help="write the local tasks as files for lm_eval --include_path, and stop",
     )
-    return parser.parse_args(argv)
+    return parser.parse_args(None if argv is None else own_words(argv, EVALUATION))
 
 
 def needed(arguments: argparse.Namespace, name: str) -> Any:
@@ -76,6 +80,9 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> None:
     """Evaluates, writes the results and prints them."""
     tasks = expand([name.strip() for name in needed(arguments, "tasks").split(",") if name.strip()])
     checkpoint, output = needed(arguments, "checkpoint"), needed(arguments, "output")
+    named = [arguments.tokenizer_file, arguments.vocab_file, arguments.merge_file]
+    own = (file for file in checkpoint.rglob("*") if file.is_file())
+    files.refuse_writing_over([output], [*named, *own])
     settings = {
         "requested_tasks": tasks,
         "num_fewshot": arguments.num_fewshot,
@@ -155,7 +162,7 @@ def evaluate_or_list(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after an evaluation, 1 after an error."""
-    return run_command(lambda: evaluate_or_list(parse_arguments(argv)))
+    return run_command(lambda words: evaluate_or_list(parse_arguments(words)), argv)
 
 
 if __name__ == "__main__":

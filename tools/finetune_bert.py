@@ -16,14 +16,23 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron.command import run_command
+
 import torch
 import torch.distributed
 from tqdm import tqdm
 
-from data_efficiency import Ranks, naming_lost_processes, read_json, start_ranks
+from data_efficiency import (
+    Ranks,
+    files,
+    leave_ranks,
+    naming_lost_processes,
+    read_json,
+    start_ranks,
+    watching_processes,
+)
 from megatron.arguments import command_parser
 from megatron.checkpoint.saved_run import SavedRun
-from megatron.command import run_command
 from megatron.finetuning.classifier import read_bert
 from megatron.finetuning.data import HUB, read_task
 from megatron.finetuning.inputs import make_rows
@@ -155,7 +164,8 @@ def _say(ranks: Ranks, text: str) -> None:
 
 def print_table(output: Path) -> None:
     """Prints the table of the runs in a folder."""
-    print(table(read_sweep_run(path) for path in sorted(output.glob("*/lr*_seed*.json"))))
+    with files.reading(f"one of the runs in {output}"):
+        print(table(read_sweep_run(path) for path in sorted(output.glob("*/lr*_seed*.json"))))
 
 
 def _joined(values: Sequence[float]) -> str:
@@ -171,17 +181,18 @@ def finetune_and_print(arguments: argparse.Namespace) -> None:
     started_before = torch.distributed.is_initialized()
     ranks = start_ranks()
     try:
-        sweep(arguments, ranks)
+        with watching_processes(ranks):
+            sweep(arguments, ranks)
         if ranks.is_first:
             print_table(arguments.output)
     finally:
         if torch.distributed.is_initialized() and not started_before:
-            torch.distributed.destroy_process_group()
+            leave_ranks()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a sweep, 1 after an error."""
-    return run_command(lambda: finetune_and_print(parse_arguments(argv)))
+    return run_command(lambda words: finetune_and_print(parse_arguments(words)), argv)
 
 
 if __name__ == "__main__":

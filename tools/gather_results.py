@@ -13,8 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron.arguments import command_parser
 from megatron.command import run_command
+
+from data_efficiency import files
+from megatron.arguments import command_parser
 from megatron.evaluation.result_table import format_table, gather
 from megatron.evaluation.results import read_record
 
@@ -22,6 +24,7 @@ from megatron.evaluation.results import read_record
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser(__doc__)
+    add = parser.add_argument
     add = parser.add_argument
     add(
         "--run",
@@ -46,28 +49,31 @@ def named_records(runs: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any
         if not (name and equals and file_or_folder):
             raise ValueError(f"--run is {text!r}: write NAME=PATH")
         path = Path(file_or_folder)
-        files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
-        if not files or not files[0].is_file():
+        found = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        if not found or not found[0].is_file():
             raise FileNotFoundError(
                 f"--run {name}: no result of tools/evaluate_gpt.py in {file_or_folder}"
             )
-        for file in files:
+        for file in found:
             yield name, file_or_folder, read_record(file)
 
 
 def show_table(arguments: argparse.Namespace) -> None:
     """Print the table and write its numbers."""
-    results = gather(named_records(arguments.run))
-    print(format_table(results))
     if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        sources = [text.partition("=")[2] for text in arguments.run]
+        files.refuse_writing_over([arguments.output], sources)
+    with files.reading(f"one of the results {', '.join(arguments.run)}"):
+        results = gather(named_records(arguments.run))
+        print(format_table(results))
+    if arguments.output:
         numbers = [asdict(result) for result in results]
-        arguments.output.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+        files.write_file(arguments.output, json.dumps(numbers, indent=1) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a table, 1 after an error."""
-    return run_command(lambda: show_table(parse_arguments(argv)))
+    return run_command(lambda words: show_table(parse_arguments(words)), argv)
 
 
 if __name__ == "__main__":

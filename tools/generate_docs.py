@@ -1,6 +1,6 @@
-"""Writes docs/config.md from the dataclasses of the settings and of the JSON file's keys.
+"""Writes docs/config.md and docs/migration.md from what the commands read: dataclasses and tables.
 
-With --check nothing is written: the exit code says whether the page is current.
+With --check nothing is written: the exit code says whether the pages are current.
 """
 
 import argparse
@@ -12,11 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from megatron.command import run_command
+
 from data_efficiency.config import curriculum, data_efficiency, file, random_ltd
 from data_efficiency.json_section import GIVEN, Section, Written
 from data_efficiency.schedule import DiscreteSchedule, RootSchedule
 from megatron.arguments import field_docs, flag_name
-from megatron.config import CONFIG_GROUPS
+from megatron.config import CONFIG_GROUPS, FilesConfig, group_name
+from megatron.migration import MIGRATIONS, OTHER_DEFAULTS, Fate
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
 
@@ -25,7 +28,41 @@ INTRODUCTION = """\
 
 Made by `tools/generate_docs.py` from the fields of `megatron/config.py` and `data_efficiency/config/`:
 change those, then run `make docs`. A run is described by the flags of `pretrain_gpt.py` or
-`pretrain_bert.py` and, for everything about data efficiency, by one JSON file in DeepSpeed's form (`--deepspeed_config FILE`).
+`pretrain_bert.py`, or by a run file (`--config FILE.toml`), which flags override: a flag's group is the
+file's table, and `--hidden-size` is `hidden_size` in it. The table `[data_efficiency]` has the keys of the section
+of DeepSpeed's JSON file, `[engine]` those of other sections, `[deepspeed]` sections that count with `--deepspeed`
+only. There, "auto" is what follows from the run: `index_path` from `--difficulty`, `max_difficulty` of lengths and
+`max_value` from `--seq-length`, `total_layer_num`, `random_ltd_layer_num` and `random_ltd_layer_id` (all but the first
+and the last) from `--num-layers`. A file that DeepSpeed reads goes in as it is by `--deepspeed_config FILE.json`: what
+it says of a setting is the setting.
+"""
+
+MIGRATION_PAGE = "migration.md"
+MIGRATION_INTRODUCTION = """\
+# Coming from Megatron-DeepSpeed
+
+Made by `tools/generate_docs.py` from `megatron/migration/tables.py`, which the commands read as well: change that, then run
+`make docs`.
+
+- **Command lines.** Those of Megatron-DeepSpeed can be given as they are. What is done with each flag that is not ours is told in a
+  line when the command starts; what nothing here is like is refused, all of it in one error, with the reason and what to do instead.
+  A published BERT command line decays by tokens and warms up by steps: the warm-up lasts for the tokens of so many first steps.
+  Where `--load` and `--save` are one folder, it may be empty yet. Command lines of our own are read as ever.
+- **The JSON file** is read as it is; `optimizer` and `scheduler` are flags. Its difficulty indexes are taken over by
+  `tools/analyze_data.py import --format deepspeed`.
+- **Corpora** (`.bin`, `.idx`) are read as they are. Samples are windows of the corpus in its order, not of an index built for a number of
+  samples: no `index-cache` is written, and the number of a sample does not depend on the length of the run.
+- **Checkpoints.** `tools/convert_checkpoint.py --input FOLDER --output runs/gpt --to megatron` takes the folder that holds `latest` (or one step's
+  folder) of a GPT without pipeline and tensor parallelism and makes a run of the same step; `--to huggingface` makes a folder for
+  `from_pretrained`. Give `--vocab-file` and `--merge-file`, or `--tokenizer-file`, so that the tokenizer comes along. A converted
+  checkpoint is a model to evaluate, finetune or export: optimizer and place in the data are not taken over.
+- **Scripts.** `examples_deepspeed/data_efficiency/` has those of the tutorial under their names; a run is a run file instead of
+  27 positional arguments.
+"""
+
+MIGRATION_DEFAULTS = """\
+A command line with a flag of the first table, and without `--config`, has those defaults of Megatron-DeepSpeed that change a run; they are
+told when it starts. `--vocab-size` is the tokenizer's then.
 """
 
 JSON_INTRODUCTION = """\
@@ -63,6 +100,39 @@ def render_page(groups: Sequence[type]) -> str:
     table = render_table(("key", "values", "default", "meaning"), rows)
     parts = [INTRODUCTION, *(render_group(group) for group in groups), JSON_INTRODUCTION]
     return "\n".join(parts) + "\n" + table
+
+
+def render_migration() -> str:
+    """The page about Megatron-DeepSpeed's flags as Markdown."""
+    parts = [MIGRATION_INTRODUCTION]
+    for command, migration in MIGRATIONS.items():
+        rows = [
+            (" ".join(f"`{flag.rstrip('=*')}`" for flag in flags.split()), *_here(fate))
+            for flags, fate in migration.entries()
+        ]
+        parts.append(f"## {command}\n\n{render_table(('flags there', 'here', 'why'), rows)}")
+    defaults = {
+        flag_name(f.name): f.default for group in CONFIG_GROUPS for f in dataclasses.fields(group)
+    }
+    rows = [
+        (f"`{flag}`", theirs, describe_default(defaults[flag]))
+        for flag, theirs in OTHER_DEFAULTS.items()
+    ]
+    table = render_table(("flag", "there", "here"), rows)
+    parts.append(f"## Other defaults\n\n{MIGRATION_DEFAULTS}\n{table}")
+    return "\n".join(parts)
+
+
+def _here(fate: Fate) -> tuple[str, str]:
+    if fate.becomes:
+        return f"`{fate.becomes.replace('{}', 'VALUE')}`", fate.reason
+    if fate.holds_with is None:
+        return "holds anyway", fate.reason
+    refused = f"refused; instead: {fate.instead}"
+    if fate.holds_with:
+        values = ", ".join(f"`{value}`" for value in fate.holds_with.split())
+        return f"{values} holds anyway, others are {refused}", fate.reason
+    return refused, fate.reason
 
 
 def json_rows(where: str, keys: type, names: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
@@ -108,7 +178,7 @@ def render_group(group: type) -> str:
         if kind == "switch":
             flag += f" / --no-{flag.removeprefix('--')}"
         rows.append((f"`{flag}`", kind, describe_default(field.default), docs[field.name]))
-    heading = group.__name__.removesuffix("Config")
+    heading = "Files" if group is FilesConfig else f"[{group_name(group)}]"
     table = render_table(("flag", "values", "default", "meaning"), rows)
     return f"## {heading}\n\n{inspect.getdoc(group)}\n\n{table}"
 
@@ -154,20 +224,30 @@ def render_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None, page: Path = PAGE) -> int:
-    """Exit code: 0 when the page is written or current, 1 when --check finds it stale."""
+def write_or_check(argv: Sequence[str], page: Path) -> int:
+    """0 when the page is written or current, 1 when --check finds it stale."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     check = parser.parse_args(argv).check
-    text = render_page(CONFIG_GROUPS)
+    pages = {
+        page: render_page((FilesConfig, *CONFIG_GROUPS)),
+        page.with_name(MIGRATION_PAGE): render_migration(),
+    }
     if not check:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(text, encoding="utf-8")
+        for path, text in pages.items():
+            path.write_text(text, encoding="utf-8")
         return 0
-    if not page.is_file() or page.read_text(encoding="utf-8") != text:
-        print(f"error: {page.name} is not current: run `make docs`", file=sys.stderr)
-        return 1
+    for path, text in pages.items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            print(f"error: {path.name} is not current: run `make docs`", file=sys.stderr)
+            return 1
     return 0
+
+
+def main(argv: Sequence[str] | None = None, page: Path = PAGE) -> int:
+    """Exit code: 0 when the page is written or current, 1 when --check finds it stale."""
+    return run_command(lambda words: write_or_check(words, page), argv)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Text that a GPT writes, shown as it comes.
 
-python tools/generate_text.py --model runs/quickstart/baseline --prompt "The city was"
+python tools/generate_text.py --model runs/quickstart/baseline/seed1234 --prompt "The city was"
 echo "The city was" | python tools/generate_text.py --model runs/gpt --greedy --max-new-tokens 200
 
 The model is a run or a checkpoint of ours, or a Hugging Face folder (GPT-2 or Llama architecture).
@@ -14,10 +14,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron.command import run_command
+
 import torch
 
 from megatron.arguments import command_parser
-from megatron.command import run_command
 from megatron.evaluation.generation import Choose, greedy, sampling, text_pieces
 from megatron.evaluation.model import any_gpt, load_for_evaluation
 from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
@@ -26,6 +27,8 @@ from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser(__doc__)
+    parser.may_be_empty = ("--prompt",)
+    add = parser.add_argument
     add = parser.add_argument
     add("--model", required=True, type=Path, metavar="FOLDER", help="what writes")
     add("--prompt", metavar="TEXT", help="its beginning; else standard input")
@@ -94,7 +97,7 @@ def write_text(arguments: argparse.Namespace) -> None:
         read=any_gpt,
     )
     prompt = sys.stdin.read().rstrip("\n") if arguments.prompt is None else arguments.prompt
-    ids = tokenizer.encode(prompt) or [tokenizer.eod]
+    ids = tokenizer.encode_prompt(prompt)
     num_new = room(len(ids), arguments.max_new_tokens, model.config.max_position_embeddings)
     num_written = 0
 
@@ -120,7 +123,7 @@ def write_text(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a text, 1 after an error, 130 when interrupted."""
-    return run_command(lambda: write_text(parse_arguments(argv)), when_stopped="")
+    return run_command(lambda words: write_text(parse_arguments(words)), argv, when_stopped="")
 
 
 if __name__ == "__main__":

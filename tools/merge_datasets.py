@@ -5,10 +5,13 @@ They come in the order given, and must have been made with the same tokenizer an
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 
-from megatron.arguments import command_parser
 from megatron.command import STOPPED, run_command
+
+from data_efficiency import files
+from megatron.arguments import command_parser
 from megatron.corpus.merging import find_corpora, merge_corpora
 
 
@@ -36,6 +39,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def merge(arguments: argparse.Namespace) -> None:
     """Merges and reports."""
     prefixes = find_corpora(arguments.input)
+    files.refuse_writing_over([arguments.output_prefix], filter(os.path.isdir, arguments.input))
     merged = merge_corpora(
         prefixes,
         arguments.output_prefix,
@@ -50,7 +54,7 @@ def merge(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
-    return run_command(lambda: merge(parse_arguments(argv)), when_stopped=STOPPED)
+    return run_command(lambda words: merge(parse_arguments(words)), argv, when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

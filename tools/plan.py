@@ -10,8 +10,11 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
+from megatron.command import run_command
+
 from data_efficiency import (
     DecayEnd,
+    files,
     fill_from_flags,
     load_config,
     plan_run,
@@ -20,7 +23,6 @@ from data_efficiency import (
 )
 from data_efficiency.config import Config
 from megatron.arguments import make_parser
-from megatron.command import run_command
 from megatron.config import ModelConfig
 from megatron.reporting import format_plan, plot_plan
 from megatron.run_state import model_shape
@@ -78,7 +80,9 @@ def config_with_flags(arguments: argparse.Namespace) -> Config:
                 f"--index is {pair!r}: must be METRIC=FOLDER with one of the metrics that select "
                 f"samples: {', '.join(selections) or '(there are none)'}"
             )
-        selections[name] = dataclasses.replace(selections[name], index_path=folder)
+        selections[name] = dataclasses.replace(
+            selections[name], index_path=folder, trust_order=False, shuffle_index=None
+        )
     section = dataclasses.replace(section, selections=tuple(selections.values()))
     return dataclasses.replace(config, data_efficiency=section)
 
@@ -98,9 +102,10 @@ def read_decay_end(text: str | None) -> DecayEnd | None:
 
 def show_plan(arguments: argparse.Namespace) -> None:
     """Print the plan and its warnings, and draw it."""
-    model_flags = {
-        field.name: getattr(arguments, field.name) for field in dataclasses.fields(ModelConfig)
-    }
+    if arguments.picture is not None:
+        files.refuse_writing_over([arguments.picture], [arguments.config])
+    names = {field.name for field in dataclasses.fields(ModelConfig)}
+    model_flags = {name: value for name, value in vars(arguments).items() if name in names}
     decay_end = read_decay_end(arguments.lr_decay)
     plan = plan_run(
         config_with_flags(arguments),
@@ -119,7 +124,7 @@ def show_plan(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, also where there are warnings; 1 after an error."""
-    return run_command(lambda: show_plan(parse_arguments(argv)))
+    return run_command(lambda words: show_plan(parse_arguments(words)), argv)
 
 
 if __name__ == "__main__":

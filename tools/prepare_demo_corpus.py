@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron.arguments import command_parser
 from megatron.command import STOPPED, run_command
+
+from data_efficiency import files
+from megatron.arguments import command_parser
 from megatron.corpus.demo_corpus import (
     PACKAGED_TEXTS,
     Document,
@@ -84,6 +86,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--output is {output}: must end in .jsonl")
     if output.exists() and not arguments.overwrite:
         raise FileExistsError(f"{output}: exists; give --overwrite to replace it")
+    files.refuse_writing_over([output, output.with_suffix(".manifest.json")], arguments.input or ())
     start = time.monotonic()
     download_seconds = 0.0
     if arguments.input:
@@ -101,7 +104,7 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
-    return run_command(lambda: prepare(parse_arguments(argv)), when_stopped=STOPPED)
+    return run_command(lambda words: prepare(parse_arguments(words)), argv, when_stopped=STOPPED)
 
 
 if __name__ == "__main__":

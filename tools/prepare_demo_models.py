@@ -24,6 +24,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron.command import run_command
+
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -154,7 +156,7 @@ def make_cifar10(folder: Path, work: Path) -> None:
 MAKERS = {"smollm2": make_smollm2, "dinov2": make_dinov2, "cifar10": make_cifar10}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def make_folder(argv: Sequence[str]) -> None:
     """Makes one folder, unless it is there."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -171,14 +173,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         made.mkdir()
         downloads = Path(work) / "downloads"
         downloads.mkdir()
-        try:
-            MAKERS[arguments.what](made, downloads)
-        except (ConnectionError, ImportError, ValueError) as error:
-            # transformers says by a ValueError that accelerate is missing.
-            sys.exit(f"error: {error}")
+        MAKERS[arguments.what](made, downloads)
         made.rename(arguments.folder)
     print(f"{arguments.folder} is made")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 1 after an error."""
+    return run_command(make_folder, argv)
+
+
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

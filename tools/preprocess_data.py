@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from megatron.arguments import command_parser
 from megatron.command import STOPPED, run_command
+
+from data_efficiency import files
+from megatron.arguments import command_parser
 from megatron.corpus.preprocessing import CorpusCounts, PreprocessingJob, preprocess
 from megatron.corpus.sentence_splitter import (
     SentenceSplitter,
@@ -24,6 +26,7 @@ from megatron.corpus.sentence_splitter import (
 )
 from megatron.corpus.text_sources import STANDARD_INPUT, find_sources
 from megatron.corpus.verification import verify_corpus
+from megatron.migration import PREPROCESSING, own_words
 from megatron.tokenizer import add_tokenizer_flags, build_tokenizer
 
 
@@ -59,7 +62,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--verify", action="store_true", help="read everything again and compare it with the input")
     add("--overwrite", action="store_true", help="replace existing corpora")
-    return parser.parse_args(argv)
+    return parser.parse_args(None if argv is None else own_words(argv, PREPROCESSING))
 
 
 def num_usable_cores() -> int:
@@ -91,6 +94,7 @@ def find_splitter(arguments: argparse.Namespace) -> tuple[SplitterFactory | None
 def learn_sentences(job: PreprocessingJob, path: Path) -> None:
     """Learns from the job's input where sentences end, and keeps it."""
     job.check()
+    files.refuse_writing_over([path], [*job.inputs, *(source.path for source in job.sources)])
     _ = job.tokenizer_factory().control_tokens  # An error now, not after the learning.
     write_sentence_model(path, learn_model(job.sources, job.json_keys))
     print(f"{path}: learned where sentences end, since nltk's own model is not installed")
@@ -118,6 +122,13 @@ def make_corpora(arguments: argparse.Namespace) -> None:
         num_workers=arguments.workers,
         splitter_factory=splitter_factory,
         overwrite=arguments.overwrite,
+        inputs=[
+            *arguments.input,
+            arguments.tokenizer_file,
+            arguments.vocab_file,
+            arguments.merge_file,
+            arguments.sentence_model,
+        ],
     )
     if unlearned is not None:
         learn_sentences(job, unlearned)
@@ -156,7 +167,9 @@ def counts_line(count: CorpusCounts) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
-    return run_command(lambda: make_corpora(parse_arguments(argv)), when_stopped=STOPPED)
+    return run_command(
+        lambda words: make_corpora(parse_arguments(words)), argv, when_stopped=STOPPED
+    )
 
 
 if __name__ == "__main__":

@@ -1,21 +1,28 @@
-"""Compares finished or running runs: a table on the terminal, report.json and report.png.
+"""Compares runs: a table on the terminal, and report.md, report.json, report.png, results.jsonl.
 
 python tools/report.py --run baseline=runs/a --run curriculum=runs/b --output runs/report
+
+A FOLDER is a run's, of the trainer or of the finetuning examples, or one with a run for each seed (seed*).
+What the runs differ in is said, not judged: tools/study.py compares runs that differ in what is declared.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_efficiency import files
 from megatron.command import run_command
-from megatron.reporting import compare_runs, format_comparison, plot_report, read_log
+
+from data_efficiency import files
+from megatron.study import Comparison, RunResult, read_arm, undeclared_differences, write_pages
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add = parser.add_argument
     add(
         "--run",
@@ -25,7 +32,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a run and the folder it was saved to; repeat for each run",
     )
     add("--baseline", default="baseline", metavar="NAME", help="the run the others are set against")
-    add("--output", required=True, type=Path, help="folder for report.json and report.png")
+    add("--output", required=True, type=Path, help="folder for the report")
     add("--picture", action=argparse.BooleanOptionalAction, default=True, help="draw report.png")
     return parser.parse_args(argv)
 
@@ -47,26 +54,33 @@ def named_folders(runs: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
-def write_report(arguments: argparse.Namespace) -> None:
-    """Prints the table and writes both files."""
-    runs = {name: read_log(folder) for name, folder in named_folders(arguments.run).items()}
-    report = compare_runs(runs, arguments.baseline)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    print(format_comparison(report))
-    if arguments.picture:
-        picture = arguments.output / "report.png"
-        with files.new_file(picture) as partial:
-            plot_report(runs, report, partial)
-        print(f"\nPicture: {picture}")
-    # Written last: who finds report.json finds the picture too.
-    path = arguments.output / "report.json"
-    files.write_file(path, json.dumps(report, indent=2, allow_nan=False) + "\n")
-    print(f"Numbers: {path}")
+def report_on(arguments: argparse.Namespace) -> None:
+    """Print the report and write its files."""
+    folders = named_folders(arguments.run)
+    if arguments.baseline not in folders:
+        raise ValueError(
+            f"the baseline {arguments.baseline!r} is not among the runs: {', '.join(folders)}"
+        )
+    results: list[RunResult] = []
+    for name, folder in folders.items():
+        with files.reading(folder):
+            results += read_arm(folder, name)
+    comparison = Comparison(
+        title="Runs beside each other",
+        arms=list(folders),
+        baseline=arguments.baseline,
+        changes=undeclared_differences(results, arguments.baseline),
+    )
+    runs = [
+        {"arm": one.arm, "seed": one.seed, "budget": one.budget, "state": "finished"}
+        for one in results
+    ]
+    print(write_pages(comparison, results, runs, arguments.output, picture=arguments.picture))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a report, 1 after an error."""
-    return run_command(lambda: write_report(parse_arguments(argv)))
+    return run_command(lambda words: report_on(parse_arguments(words)), argv)
 
 
 if __name__ == "__main__":

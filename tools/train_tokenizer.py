@@ -9,9 +9,10 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_efficiency import Progress
-from megatron.arguments import command_parser
 from megatron.command import STOPPED, run_command
+
+from data_efficiency import Progress, files
+from megatron.arguments import command_parser
 from megatron.corpus.text_sources import SourceFile, find_sources, read_blocks, texts_of
 from megatron.tokenizer import Tokenizer, train_bpe, train_wordpiece
 
@@ -64,6 +65,7 @@ def train_and_save(arguments: argparse.Namespace) -> None:
     if output.exists() and not arguments.overwrite:
         raise FileExistsError(f"{output}: exists; give --overwrite to replace it")
     sources, skipped = find_sources(arguments.input)
+    files.refuse_writing_over([output], [*arguments.input, *(source.path for source in sources)])
     if skipped:
         print(f"left out {len(skipped)} files with other endings, such as {skipped[0]}")
     tokenizer = learn(arguments, Documents(sources, arguments.json_key))
@@ -75,7 +77,9 @@ def train_and_save(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command."""
-    return run_command(lambda: train_and_save(parse_arguments(argv)), when_stopped=STOPPED)
+    return run_command(
+        lambda words: train_and_save(parse_arguments(words)), argv, when_stopped=STOPPED
+    )
 
 
 if __name__ == "__main__":

@@ -62,14 +62,15 @@ class AccumulatedValue:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "AccumulatedValue":
-        """The value in the directory `path`, memory-mapped.
+        """The value in the directory `path`, memory-mapped, its checksum checked.
 
         Raises:
             FileNotFoundError: if there is none or its file is missing.
-            ValueError: if it is something else, of another version, or the file has another size.
+            ValueError: if it is something else, of another version, or the file was changed.
         """
         folder = Path(path)
         manifest = read_manifest(folder, FORMAT, VERSION)
+        verify_checksums(folder, manifest)
         return cls(folder, manifest, np.load(folder / "value.npy", mmap_mode="r"))
 
     @property
@@ -86,7 +87,3 @@ class AccumulatedValue:
         """Raise ValueError, naming what differs, unless the value was made from this dataset."""
         differences = differing_fields(self.manifest["dataset"], describe_dataset(dataset))
         refuse_other_dataset(f"the {FORMAT} {self.path}", differences)
-
-    def verify(self) -> None:
-        """Raise ValueError if the file was changed after it was written."""
-        verify_checksums(self.path, self.manifest)

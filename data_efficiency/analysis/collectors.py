@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from data_efficiency.analysis.dataset_reader import Batch
+from data_efficiency.analysis.dataset_reader import Batch, DatasetReader
 from data_efficiency.analysis.metrics import Metric
 
 
@@ -135,6 +135,36 @@ class SumCollector:
     def _cast(self, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
         flat = checked_cast(array.reshape(-1), dtype, np.arange(array.size), "the sum at place")
         return flat.reshape(array.shape)
+
+
+def refuse_no_sum(metric: Metric, reader: DatasetReader) -> None:
+    """Raise ValueError if a metric that is added up gives two samples together another sum than apart.
+
+    A number a sample, or a mean, would make the result depend on the batch size. Batches of one sample
+    may be made in a way that does not fit two: there the shapes must tell.
+    """
+    if metric.kind == "single_value_per_sample" or reader.num_samples < 2:
+        return
+    try:
+        spans = [(0, 1), (1, 2), (0, 2)]
+        first, second, both = (as_array(metric.function(reader.read(*x).content)) for x in spans)
+        is_sum = first.shape == second.shape == both.shape
+        if is_sum and reader.samples_per_batch > 1:
+            apart = first.astype(np.float64) + second
+            is_sum = bool(np.abs(apart - both).max(initial=0) <= 0.1 * np.abs(apart).max(initial=0))
+    except Exception:
+        return  # The batches themselves fail, with the sample's number, or two samples do not fit together.
+    if not is_sum:
+        raise ValueError(
+            f"it gives {_shown(first)} and {_shown(second)} for two samples, but {_shown(both)} for both "
+            "together, and would depend on the batch size: return their sum, or declare it as "
+            "single_value_per_sample"
+        )
+
+
+def _shown(array: np.ndarray) -> str:
+    """The numbers of an array, or its shape where they are many."""
+    return str(array.tolist()) if array.size < 5 else f"an array {list(array.shape)}"
 
 
 def new_collector(metric: Metric, first: int, last: int) -> ValueCollector | SumCollector:

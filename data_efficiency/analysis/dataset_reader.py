@@ -72,18 +72,22 @@ class TokenSpanReader:
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """The samples first..last-1 in order, about `tokens_per_batch` tokens at a time."""
         for start in range(first, last, self.samples_per_batch):
-            stop = min(start + self.samples_per_batch, last)
-            content = TokenBatch(*self.dataset.token_spans(start, stop))
-            if len(content.starts) != stop - start or len(content.lengths) != stop - start:
-                raise ValueError(
-                    f"token_spans({start}, {stop}) of {type(self.dataset).__name__} gave "
-                    f"{len(content.starts)} starts and {len(content.lengths)} lengths"
-                )
-            yield Batch(np.arange(start, stop), content, len(content.tokens))
-            self.num_unreleased_bytes += content.tokens.nbytes
+            batch = self.read(start, min(start + self.samples_per_batch, last))
+            yield batch
+            self.num_unreleased_bytes += batch.content.tokens.nbytes
             if self.num_unreleased_bytes >= BYTES_BETWEEN_RELEASES:
                 self.num_unreleased_bytes = 0
-                release_pages(content.tokens)
+                release_pages(batch.content.tokens)
+
+    def read(self, first: int, last: int) -> Batch:
+        """The samples first..last-1 as one batch."""
+        content = TokenBatch(*self.dataset.token_spans(first, last))
+        if len(content.starts) != last - first or len(content.lengths) != last - first:
+            raise ValueError(
+                f"token_spans({first}, {last}) of {type(self.dataset).__name__} gave "
+                f"{len(content.starts)} starts and {len(content.lengths)} lengths"
+            )
+        return Batch(np.arange(first, last), content, len(content.tokens))
 
 
 class ItemReader:
@@ -107,17 +111,20 @@ class ItemReader:
             raise ValueError(f"batch_size is {batch_size}: at least 1 is needed")
         self.dataset = dataset
         self.num_samples = _length_of(dataset)
-        self.batch_size = batch_size
+        self.samples_per_batch = batch_size
         self.collate_fn = collate_fn or default_collate
         wanted = -(-self.num_samples // max(ITEMS_PER_SHARD, batch_size))
         self.num_shards = min(wanted, MAX_NUM_SHARDS)
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """The samples first..last-1 in order, `batch_size` at a time."""
-        for start in range(first, last, self.batch_size):
-            sample_numbers = range(start, min(start + self.batch_size, last))
-            content = self.collate_fn(self._items(sample_numbers))
-            yield Batch(np.array(sample_numbers), content, 0)
+        for start in range(first, last, self.samples_per_batch):
+            yield self.read(start, min(start + self.samples_per_batch, last))
+
+    def read(self, first: int, last: int) -> Batch:
+        """The samples first..last-1 as one batch."""
+        numbers = range(first, last)
+        return Batch(np.array(numbers), self.collate_fn(self._items(numbers)), 0)
 
     def _items(self, sample_numbers: range) -> list[Any]:
         """Some items, through PyTorch's batched `__getitems__` where the dataset has it."""

@@ -157,16 +157,16 @@ class _Worker:
 
     def stop(self) -> None:
         """Ends the process, now."""
-        self.process.terminate()
+        self.process.kill()
         self.process.join()
         self.connection.close()
 
 
 def _work(task: Task, connection: Connection, parent: int) -> None:
     """Runs the task for every item received, until the parent goes away or stops this process."""
-    # Ctrl-C reaches every process of a terminal; the parent alone decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Signals may reach every process of a group; the parent alone decides what they mean.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch = sys.modules.get("torch")
     if torch is not None:
         # After a fork, PyTorch's thread pool is gone and waiting for it would last forever.

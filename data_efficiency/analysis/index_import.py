@@ -8,9 +8,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from data_efficiency.analysis.outside_scores import mean_over_samples, read_scores
-from data_efficiency.deepspeed_format import read_difficulties, unshuffled
+from data_efficiency.deepspeed_format import own_difficulties
 from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset
-from data_efficiency.files.result_folder import sha256_of_file
 
 
 class Imported(NamedTuple):
@@ -29,29 +28,19 @@ def deepspeed_difficulties(
 ) -> Imported:
     """The difficulties in DeepSpeed's files.
 
-    DeepSpeed's index numbers the samples as its analysis read them, in Megatron-DeepSpeed after a
-    shuffle, and does not say which dataset that was.
-
     Args:
         folder: holds `<metric>_index_to_sample` and `<metric>_index_to_metric`.
-        shuffle_index: `.npy` file, which sample each item of the analyzed dataset was.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if not exactly one of the two is given, or the files are not right.
+        shuffle_index, trust_order: as `own_difficulties` takes them, with its errors.
     """
-    if (shuffle_index is not None) == trust_order:
-        raise ValueError(
-            "DeepSpeed's index numbers the samples as its analysis read them, which is the shuffled "
-            "order in Megatron-DeepSpeed: give either the shuffle index (--shuffle-index), or "
-            "--trust-order if nothing was shuffled"
+    prefix = Path(folder) / metric
+    return Imported(
+        *own_difficulties(
+            f"{prefix}_index_to_sample",
+            f"{prefix}_index_to_metric",
+            shuffle_index=shuffle_index,
+            trust_order=trust_order,
         )
-    values = read_difficulties(folder, metric)
-    if shuffle_index is None:
-        return Imported(values, {"format": "deepspeed", "order": "trusted"})
-    order = f"shuffle index {sha256_of_file(Path(shuffle_index))}"
-    numbers = np.load(shuffle_index, allow_pickle=False)
-    return Imported(unshuffled(values, numbers), {"format": "deepspeed", "order": order})
+    )
 
 
 def outside_difficulties(

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from data_efficiency.files import reading
+
 JSON_ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 ENDINGS = (".npy", ".parquet", *JSON_ENDINGS)
 
@@ -35,7 +37,8 @@ def read_scores(paths: Sequence[str | PathLike[str]], field: str | None = None) 
     parts = []
     for path in _files(paths):
         if path.suffix == ".npy":
-            scores = np.load(path, allow_pickle=False)
+            with reading(path):
+                scores = np.load(path, allow_pickle=False)
         elif field is None:
             raise ValueError(f"{path}: name the field that holds the score")
         elif path.suffix == ".parquet":
@@ -127,11 +130,14 @@ def _parquet_column(path: Path, field: str) -> np.ndarray:
 def _json_scores(path: Path, field: str) -> Iterator[int | float]:
     """The score of each line of a file."""
     keys = field.split(".")
-    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+    with (
+        reading(path),
+        gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file,
+    ):
         for number, line in enumerate(file, start=1):
             try:
                 yield _score(json.loads(line), keys)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ValueError(
                     f"{path}, line {number}: no number at {field} ({type(error).__name__}: {error})"
                 ) from error

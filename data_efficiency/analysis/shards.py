@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from data_efficiency.analysis.collectors import new_collector
+from data_efficiency.analysis.collectors import new_collector, refuse_no_sum
 from data_efficiency.analysis.dataset_reader import Batch, DatasetReader
 from data_efficiency.analysis.executors import Counts, TaskError
 from data_efficiency.analysis.metrics import Metric
-from data_efficiency.files import new_file, write_file
+from data_efficiency.files import new_file, read_json_object, write_file
 from data_efficiency.files.result_folder import sha256_of_file
 
 VERSION = 1
@@ -63,13 +63,11 @@ class ShardFolder:
     def fault(self, shard: int) -> str | None:
         """Why a shard cannot be used, or None if it can."""
         try:
-            marker = json.loads(self._marker_file(shard).read_text(encoding="utf-8"))
+            marker = read_json_object(self._marker_file(shard))
             checksum = sha256_of_file(self._array_file(shard))
         except FileNotFoundError:
             return "is missing"
         except ValueError:
-            return "has a damaged marker"
-        if not isinstance(marker, dict):
             return "has a damaged marker"
         names = {
             "samples": "other samples",
@@ -140,6 +138,11 @@ class ShardTask:
         to_do = [name for name, folder in self.folders.items() if folder.fault(shard) is not None]
         first, last = next(iter(self.folders.values())).samples_of(shard)
         collectors = {name: new_collector(self.metrics[name], first, last) for name in to_do}
+        for name in to_do if first == 0 else ():
+            try:
+                refuse_no_sum(self.metrics[name], self.reader)
+            except ValueError as error:
+                raise TaskError(shard, f"metric {name}: {error}") from error
         for batch in self.reader.batches(first, last):
             for name, collector in collectors.items():
                 try:

@@ -5,13 +5,14 @@ selection), and it says what happens to the rows of a batch (a length plan). The
 once, and then go by the same name.
 """
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from data_efficiency.json_section import ConfigError, NotNegative, Positive, Section
 from data_efficiency.schedule.protocol import Schedule
-from data_efficiency.schedule.registry import curriculum_kinds, read_schedule
+from data_efficiency.schedule.registry import curriculum_kinds, missing_in_schedule, read_schedule
 
 DifficultyType = Literal["value", "percentile"]
 LengthAction = Literal["truncate", "reshape", "trim_padding", "user"]
@@ -37,7 +38,11 @@ class Selection(PacedMetric):
     """A metric that decides which samples may be drawn."""
 
     index_path: str
-    """Folder of the difficulty index."""
+    """Folder of the difficulty index, or DeepSpeed's `index_to_sample` without ending."""
+    values_path: str | None = None
+    """DeepSpeed's `index_to_metric` without ending; not read beside an index of ours."""
+    trust_order: bool = False
+    shuffle_index: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,16 +114,22 @@ class MetricKeys(PacedKeys):
     index_path: str | None = None
     """Folder of the difficulty index (schedule_based metrics)."""
     index_to_sample_path: str | None = None
-    """Published name of index_path; may name our folder as well."""
+    """Published name of index_path: DeepSpeed's file without ending, or our folder as well."""
     index_to_metric_path: str | None = None
-    """Accepted and not used: our index folder holds the values too."""
+    """Where index_to_sample_path is DeepSpeed's: its file of the values, without ending."""
+    trust_order: bool = False
+    """Where index_to_sample_path is DeepSpeed's: its sample numbers are those of the training data given
+    here. It does not say which dataset was analyzed, and Megatron-DeepSpeed shuffled before."""
+    shuffle_index: str | None = None
+    """Instead of trust_order: a `.npy` file, which sample of the training data each analyzed one is."""
     clustering_type: Literal["single_cluster", "schedule_based"]
     """schedule_based: the metric selects samples. single_cluster: it only drives the sequence length."""
     sequence_length: LengthAction | None = None
     """What the metric does to the length. truncate: rows are cut to the difficulty. reshape: the rows
     of a micro-batch, end to end, are cut into rows of the difficulty. trim_padding: rows are cut to
-    the longest one without its padding. user: your own post-process function does. Default by the
-    published names seqlen_truncate and seqlen_reshape."""
+    the longest one without its padding. user: your own post-process function does,
+    which must be set before the first batch. Default by the published names seqlen_truncate and
+    seqlen_reshape; else user for a metric that selects no samples."""
     length_multiple: Positive = 1
     """The length is rounded up to a multiple of this, 8 for example."""
     difficulty_type: DifficultyType
@@ -138,6 +149,30 @@ class CurriculumKeys:
     curriculum_metrics: Any = None
     """Metric name -> the keys of METRIC; the pool is the intersection of the metrics that select
     samples."""
+    sequence_axes: Any = None
+    """Entry of a batch -> its axis along the sequence, or a list of axes: `{"0": 1, "1": 1}` for tuples
+    (inputs, labels) [batch, sequence], `{"input_ids": 1, "mask": [2, 3]}` for a mapping. Length actions
+    then cut these entries and no other. Not given: names tell, ours and Hugging Face's, and what they do
+    not tell is an error."""
+
+    def axes(self, path: str) -> dict[str, tuple[int, ...]] | None:
+        """`sequence_axes` with tuples for axes.
+
+        Raises:
+            ConfigError: if it is something else.
+        """
+        if self.sequence_axes is None:
+            return None
+        given = self.sequence_axes if isinstance(self.sequence_axes, Mapping) else {}
+        axes = {
+            name: tuple(one) if isinstance(one, list) else (one,) for name, one in given.items()
+        }
+        if not axes or not all(one and all(type(a) is int for a in one) for one in axes.values()):
+            raise ConfigError(
+                f"{path}.sequence_axes is {self.sequence_axes!r}: must be an object of entries of a batch "
+                'and their axes, such as {"input_ids": 1, "mask": [2, 3]}'
+            )
+        return axes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +184,21 @@ class LegacyCurriculumKeys(PacedKeys):
     read as the metric seqlen_truncate."""
     curriculum_type: Literal["seqlen"]
     """What is paced."""
+
+
+def missing_in_curriculum(section: Section) -> list[str]:
+    """Paths of all keys that the metrics need and have not; none where it is off."""
+    named = section.take("curriculum_metrics", None)
+    if not section.boolean("enabled", False) or not isinstance(named, Mapping):
+        return []
+    metrics = [
+        Section(entry, f"{section.path}.curriculum_metrics.{name}") for name, entry in named.items()
+    ]
+    return [
+        path
+        for metric in metrics
+        for path in (*metric.missing(MetricKeys), *missing_in_schedule(metric))
+    ]
 
 
 def read_curriculum(section: Section) -> tuple[CurriculumKeys, Metrics]:
@@ -187,19 +237,19 @@ def read_legacy_warm_up(section: Section) -> LengthPlan | None:
 
 def _read_metric(name: str, section: Section) -> tuple[Selection | None, LengthPlan | None]:
     keys = section.read(MetricKeys)
-    action = keys.sequence_length or PUBLISHED_ACTIONS.get(name)
     index_path = keys.index_path or keys.index_to_sample_path
     selects = keys.clustering_type == "schedule_based"
+    action = keys.sequence_length or PUBLISHED_ACTIONS.get(name) or (None if selects else "user")
+    near = difflib.get_close_matches(name, PUBLISHED_ACTIONS, n=1, cutoff=0.8)
+    if action == "user" and keys.sequence_length is None and near:
+        raise ConfigError(
+            f"{section.path} selects no samples (single_cluster) and its name is not {near[0]!r}: if that is "
+            'meant, correct it; if your own post-process function reads it, say "sequence_length": "user"'
+        )
     if keys.length_multiple > 1 and action in (None, "user"):
         raise ConfigError(
             f"{section.path}.length_multiple is {keys.length_multiple}, but this metric changes no "
             'length: remove it, or say what it does by "sequence_length"'
-        )
-    if not selects and action is None:
-        raise ConfigError(
-            f"{section.path} selects no samples (single_cluster) and does nothing to the sequence "
-            'length; say "sequence_length": "truncate", "reshape", "trim_padding" or, if your own '
-            'post-process function reads it, "user"'
         )
     if selects and index_path is None:
         raise ConfigError(f"{section.path}.index_path is missing: name the difficulty index folder")
@@ -209,7 +259,13 @@ def _read_metric(name: str, section: Section) -> tuple[Selection | None, LengthP
     selection = plan = None
     if selects:
         assert index_path is not None
-        selection = Selection(index_path=index_path, **paced)
+        selection = Selection(
+            index_path=index_path,
+            values_path=keys.index_to_metric_path,
+            trust_order=keys.trust_order,
+            shuffle_index=keys.shuffle_index,
+            **paced,
+        )
     if action is not None:
         plan = LengthPlan(action=action, length_multiple=keys.length_multiple, **paced)
     return selection, plan

@@ -1,7 +1,8 @@
 """The `data_efficiency` section of the JSON file <-> frozen dataclasses.
 
 Source: DeepSpeed's section of this name. Differs: the three outer `enabled` switches, which DeepSpeed
-never reads, are checked against the inner ones; `index_path` and `sequence_length` are new.
+never reads, are checked against the inner ones; `index_path`, `sequence_length` and `sequence_axes` are
+new.
 """
 
 import logging
@@ -9,9 +10,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from data_efficiency.config.curriculum import LengthPlan, PacedMetric, Selection, read_curriculum
-from data_efficiency.config.random_ltd import RandomLTDConfig, read_random_ltd
-from data_efficiency.json_section import ConfigError, NotNegative, Positive, Section
+from data_efficiency.config.curriculum import (
+    LengthPlan,
+    PacedMetric,
+    Selection,
+    missing_in_curriculum,
+    read_curriculum,
+)
+from data_efficiency.config.random_ltd import (
+    RandomLTDConfig,
+    missing_in_random_ltd,
+    read_random_ltd,
+)
+from data_efficiency.json_section import (
+    ConfigError,
+    NotNegative,
+    Positive,
+    Section,
+    refuse_missing,
+)
 from data_efficiency.schedule.custom import CustomSchedule
 from data_efficiency.schedule.protocol import Schedule
 
@@ -32,6 +49,8 @@ class DataEfficiencyConfig:
     """Empty: samples are drawn uniformly."""
     length_plans: tuple[LengthPlan, ...] = ()
     """Empty: rows stay as they are read."""
+    sequence_axes: Mapping[str, tuple[int, ...]] | None = None
+    """Entry of a batch -> its axes along the sequence; None: names tell."""
     metric_names: tuple[str, ...] = ()
     """As the file lists them; a metric may be a selection, a length plan, or both."""
     data_cluster_path: str | None = None
@@ -121,6 +140,12 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     keys = section.read(DataEfficiencyKeys)
     sampling = keys.data_sampling.read(DataSamplingKeys)
     routing = keys.data_routing.read(DataRoutingKeys)
+    refuse_missing(
+        [
+            *missing_in_curriculum(sampling.curriculum_learning),
+            *missing_in_random_ltd(routing.random_ltd),
+        ]
+    )
     curriculum, (selections, length_plans) = read_curriculum(sampling.curriculum_learning)
     dropping = read_random_ltd(routing.random_ltd, keys.seed)
     has_curriculum = bool(selections or length_plans)
@@ -143,6 +168,7 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
         selections=selections,
         length_plans=length_plans,
         metric_names=tuple(curriculum.curriculum_metrics) if has_curriculum else (),
+        sequence_axes=curriculum.axes(sampling.curriculum_learning.path),
         data_cluster_path=curriculum.data_cluster_path,
         random_ltd=dropping,
     )

@@ -14,6 +14,7 @@ from typing import Any
 from data_efficiency.config.curriculum import read_legacy_warm_up
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig, read_data_efficiency
 from data_efficiency.config.deepspeed_sections import DEEPSPEED_SECTIONS
+from data_efficiency.files import read_json_object
 from data_efficiency.json_section import ConfigError, Given, Section
 
 
@@ -74,9 +75,9 @@ def load_config(source: str | Path | Mapping[str, Any] | Config) -> Config:
     section = Section(read_json(source), "")
     engine_sections = {name: section.take(name) for name in DEEPSPEED_SECTIONS if name in section}
     raw = section.take("data_efficiency", None) or {}
-    data_efficiency = read_data_efficiency(Section(raw, "data_efficiency"))
+    data_efficiency = read_data_efficiency(section.section("data_efficiency"))
     legacy = section.take("curriculum_learning", None)
-    warm_up = read_legacy_warm_up(Section(legacy or {}, "curriculum_learning"))
+    warm_up = read_legacy_warm_up(section.section("curriculum_learning"))
     if warm_up is not None:
         if data_efficiency.schedules:
             raise ConfigError(
@@ -103,12 +104,9 @@ def read_json(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"configuration file {path} does not exist")
     try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold a JSON object, not {type(content).__name__}")
-    return content
+        return read_json_object(path)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def fill_from_flags(raw: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,10 +124,12 @@ def fill_from_flags(raw: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[st
         section = filled
         for parent in parents:
             section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise ConfigError(f"{parent} must be a JSON object, not {section!r}")
         written = section.get(key, "auto")
         if written != "auto" and written != value:
             raise ConfigError(
-                f"{path} is {written!r} in the JSON file but {value!r} by the command line: "
+                f"{path} is {written!r} in the JSON file but {value!r} by the flags and their defaults: "
                 'make them equal, or write "auto" in the file'
             )
         section[key] = value

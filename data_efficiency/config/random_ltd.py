@@ -6,7 +6,7 @@ from typing import Any, Literal
 from data_efficiency.accounting import LearningRate
 from data_efficiency.json_section import ConfigError, Given, NotNegative, Positive, Section
 from data_efficiency.schedule.protocol import Schedule
-from data_efficiency.schedule.registry import kept_length_kinds, read_schedule
+from data_efficiency.schedule.registry import kept_length_kinds, missing_in_schedule, read_schedule
 
 LengthUnit = Literal["tokens", "percent"]
 
@@ -86,6 +86,16 @@ class LayerTokenLRKeys:
     """Layer tokens over which the rate rises from 0."""
     warmup_type: Literal["linear"] = "linear"
     """Course of the warm-up."""
+
+
+def missing_in_random_ltd(section: Section) -> list[str]:
+    """Paths of all keys that are needed and not there; none where it is off."""
+    if not section.boolean("enabled", False):
+        return []
+    schedule = section.section("random_ltd_schedule")
+    missing = section.missing(RandomLTDConfig, ("schedule", "seed"))
+    missing += schedule.missing(KeptLengthKeys)
+    return missing + missing_in_schedule(schedule, KEPT_LENGTH_NAMES)
 
 
 def read_random_ltd(section: Section, seed: int) -> RandomLTDConfig | None:

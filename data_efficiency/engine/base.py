@@ -95,6 +95,26 @@ class EngineBase(Stepping):
                 f"here {own.get(wrong[0])}"
             )
 
+    def _check_optimizer_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Raise ValueError unless each weight that the optimizer updated has all of its state.
+
+        A weight that no gradient reached has none.
+        """
+        kinds: dict[str, set[str]] = {}
+        for full_name in tensors:
+            name, _, kind = full_name.rpartition(".")
+            kinds.setdefault(name, set()).add(kind)
+        unknown = sorted(set(kinds) - {name for name, _ in self.module.named_parameters()})
+        if unknown:
+            raise ValueError(f"the optimizer's state is of another model: it has {unknown[0]}")
+        every_kind = set().union(*kinds.values())
+        for name, found in kinds.items():
+            if found != every_kind:
+                raise ValueError(
+                    f"the optimizer's state of {name} lacks {sorted(every_kind - found)}: it was changed after "
+                    "it was saved; go on from another checkpoint"
+                )
+
     def _loader(self) -> CurriculumDataLoader:
         if self.training_dataloader is None:
             raise ValueError("no training loader: give training_data to initialize")

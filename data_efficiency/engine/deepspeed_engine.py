@@ -19,6 +19,7 @@ from data_efficiency.accounting import Counters
 from data_efficiency.config import Config
 from data_efficiency.engine import deepspeed_state
 from data_efficiency.engine.base import Collate, EngineBase, make_loader
+from data_efficiency.engine.deepspeed_ops import guard_builds, without_needless_builds
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.sections import refuse_unsupported
 from data_efficiency.engine.whole_tensor import WholeTensor
@@ -147,6 +148,7 @@ class DeepSpeedEngine(EngineBase, deepspeed.DeepSpeedEngine):
 
     def load_whole_optimizer_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """As `TorchEngine.load_whole_optimizer_state`; every process must call it."""
+        self._check_optimizer_state(tensors)
         deepspeed_state.load_whole_optimizer_state(self, tensors)
 
 
@@ -174,7 +176,7 @@ def make_deepspeed_engine(
         # Else ZeRO 1 and 2 take steps whose gradients are no finite numbers.
         sections["bf16"] = {"check_grad_overflow": True, **sections["bf16"]}
     content = {
-        **sections,
+        **without_needless_builds(sections, ranks.device),
         "train_batch_size": micro_batch_size * accumulation * ranks.data_parallel_size,
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": accumulation,
@@ -183,9 +185,7 @@ def make_deepspeed_engine(
     # DeepSpeed reads it from there, and only there, and takes the accelerator of that number.
     index = ranks.device.index
     os.environ.setdefault("LOCAL_RANK", str(ranks.local_rank if index is None else index))
-    # On CPUs DeepSpeed would compile collectives that only its inference calls: a start would need a
-    # compiler, and a build that was killed leaves a lock for which every later start waits for ever.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    guard_builds()
     with _configuration_errors():
         engine = deepspeed.initialize(
             model=module,
@@ -243,6 +243,11 @@ def _configuration_errors() -> Iterator[None]:
             f"DeepSpeed {deepspeed.__version__} refuses the JSON file: {error}"
         ) from error
     except ValueError as error:
+        if "not been implemented" in str(error):
+            raise ConfigError(
+                "DeepSpeed has an operator that the JSON file needs for accelerators only (optimizers Lion and "
+                "Lamb): use AdamW here"
+            ) from error
         # pydantic's errors are ValueErrors with a list of places.
         if not hasattr(error, "errors"):
             raise

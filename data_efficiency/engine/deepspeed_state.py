@@ -157,6 +157,9 @@ def load_whole_optimizer_state(
     steps = {float(value) for name, value in tensors.items() if name.endswith(f".{_STEP}")}
     if len(steps) > 1:
         raise ValueError(f"the parameters were updated {sorted(steps)} times: must be equal")
+    missing = [name for name, _ in _trainable(engine) if f"{name}.{_STEP}" not in tensors]
+    if missing:
+        raise ValueError(f"the optimizer's state lacks that of {missing[0]}, which DeepSpeed needs")
     _make_state(engine, keys, int(max(steps, default=0.0)))
     places = _unsharded_places(engine)
     state = engine.basic_optimizer.state

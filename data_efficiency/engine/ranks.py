@@ -6,6 +6,7 @@ one process.
 
 import contextlib
 import datetime
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -177,6 +178,17 @@ def start_ranks(*, always_join: bool = False, timeout_minutes: float = TIMEOUT_M
     return ranks
 
 
+def leave_ranks() -> None:
+    """Give up the process group, if there is one, once no engine is in use any more.
+
+    What is left of an engine refers to the group. Freed only as the interpreter ends, gloo's threads
+    would end the process with SIGABRT now and then (pytorch/pytorch#190489).
+    """
+    gc.collect()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 @contextlib.contextmanager
 def naming_lost_processes() -> Iterator[None]:
     """Turns the failure of a collective into one line that says what happened; a decorator as well.
@@ -186,11 +198,15 @@ def naming_lost_processes() -> Iterator[None]:
 
     Raises:
         ConnectionError: if another process has ended, or has not answered in time.
+        ChildProcessError: if a loader's worker has ended.
     """
     try:
         yield
     except RuntimeError as error:
         text = str(error)
+        if text.startswith("DataLoader worker"):
+            # PyTorch says so wherever the main process stands.
+            raise ChildProcessError(f"{text.strip()} Continue from the last checkpoint") from error
         lost = isinstance(error, torch.distributed.DistError)
         if not lost and not any(word in text for word in _COMMUNICATION):
             raise

@@ -51,10 +51,11 @@ def check_torch_sections(sections: Mapping[str, Any]) -> TorchSections:
             f"{name} is {content!r}: the PyTorch engine would ignore it; remove the section, or "
             'take DeepSpeed\'s engine (engine="deepspeed", --deepspeed)'
         )
-    section = Section(sections.get("bf16") or {}, "bf16")
+    all_sections = Section(sections, "")
+    section = all_sections.section("bf16")
     bf16 = section.boolean("enabled", False)
     section.close()
-    loss_scale = loss_scale_of(Section(sections.get("fp16") or {}, "fp16"))
+    loss_scale = loss_scale_of(all_sections.section("fp16"))
     if bf16 and loss_scale is not None:
         raise ConfigError("bf16.enabled and fp16.enabled are both true: switch one of them off")
     return TorchSections(bf16=bf16, loss_scale=loss_scale, optimizer=sections.get("optimizer"))

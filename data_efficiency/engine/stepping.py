@@ -21,7 +21,7 @@ from data_efficiency.engine.step import (
     reduce_step,
     refuse_non_finite,
 )
-from data_efficiency.json_section import ConfigError
+from data_efficiency.json_section import ConfigError, Section
 from data_efficiency.sampling.loader import CurriculumDataLoader
 from data_efficiency.sampling.sequence_length import map_tensors
 from data_efficiency.token_names import rows_and_length
@@ -64,9 +64,9 @@ class Stepping:
         self.json_config, self.ranks = config, ranks
         self.model_shape = None
         self._micro_batch_size, self._accumulation = config.batch_sizes(ranks.data_parallel_size)
-        float16 = config.engine_sections.get("fp16") or {}
-        self._is_float16 = bool(float16.get("enabled"))
-        self._constant_loss_scale = self._is_float16 and bool(float16.get("loss_scale"))
+        float16 = Section(config.engine_sections, "").section("fp16")
+        self._is_float16 = bool(float16.take("enabled", False))
+        self._constant_loss_scale = self._is_float16 and bool(float16.take("loss_scale", 0))
         self.counters = Counters()
         self.learning_rate = None
         self.training_dataloader = None

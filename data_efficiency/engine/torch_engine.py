@@ -217,8 +217,13 @@ class TorchEngine(EngineBase):
         return whole_tensors(tensors)
 
     def load_whole_optimizer_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take the optimizer's tensors by the names of `whole_optimizer_state`."""
+        """Take the optimizer's tensors by the names of `whole_optimizer_state`.
+
+        Raises:
+            ValueError: if some are missing, or are of no weight of the module.
+        """
         assert self.optimizer is not None
+        self._check_optimizer_state(tensors)
         parameters = dict(self.module.named_parameters())
         on_device = self.optimizer.defaults.get("fused") or self.optimizer.defaults.get(
             "capturable"

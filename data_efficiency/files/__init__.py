@@ -1,6 +1,18 @@
 """Files and folders that are there complete or not at all, and who may write them."""
 
 from data_efficiency.files.lock import file_lock
+from data_efficiency.files.paths import refuse_writing_over
+from data_efficiency.files.reading import parse_json, read_json_file, read_json_object, reading
 from data_efficiency.files.whole_file import new_file, sync_to_disk, write_file
 
-__all__ = ["file_lock", "new_file", "sync_to_disk", "write_file"]
+__all__ = [
+    "file_lock",
+    "new_file",
+    "parse_json",
+    "read_json_file",
+    "read_json_object",
+    "reading",
+    "refuse_writing_over",
+    "sync_to_disk",
+    "write_file",
+]

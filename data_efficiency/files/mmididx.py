@@ -110,6 +110,11 @@ def read_index(path: Path, *, remedy: str) -> Index:
     if version != VERSION:
         raise ValueError(f"{path}: version {version} of the format, only {VERSION} is known")
     expected = HEADER.size + 12 * num_rows + 8 * num_entries
+    if num_rows and len(content) == expected + num_rows:
+        raise ValueError(
+            f"{path}: a multimodal index of Megatron core, which ends with a mode for each of its {num_rows} "
+            f"sequences; only text without modes is read; {remedy}"
+        )
     if len(content) != expected:
         raise ValueError(
             f"{path}: {len(content)} bytes, but {num_rows} rows and {num_entries} document entries"

@@ -1,20 +1,24 @@
 """Result folders: a handful of files and a manifest that appear together or not at all.
 
-`manifest.json` names the kind of result, its version, and size and SHA-256 of every other file.
+`manifest.json` names the kind of result, its version, size and SHA-256 of every other file, and its own
+SHA-256 over the rest of it.
 """
 
+import ctypes
 import hashlib
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_efficiency.files.reading import read_json_object, reading
 from data_efficiency.files.whole_file import sync_to_disk
 
 MANIFEST_FILE = "manifest.json"
@@ -55,7 +59,9 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
         for file in temporary.iterdir():
             sync_to_disk(file)
         sync_to_disk(temporary)
-        if taken:
+        if taken and _exchange(temporary, target):
+            pass  # What was there is removed below.
+        elif taken:
             replaced = target.with_name(f".{target.name}.{suffix}.replaced")
             target.rename(replaced)
             try:
@@ -69,6 +75,17 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
         sync_to_disk(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Whether the system could swap two names at once, so that a kill finds one or the other there.
+
+    Where it cannot, as on many network file systems, there is a moment between two renames.
+    """
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = os.fsencode(first), os.fsencode(second)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, names[0], here, names[1], exchange) == 0
 
 
 def file_entry(path: Path) -> dict[str, Any]:
@@ -96,17 +113,19 @@ def read_manifest(
         OtherVersionError: if it is of another version.
         ValueError: if it is something else, or a file has another size.
     """
+    file = folder / MANIFEST_FILE
     try:
-        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        manifest = read_json_object(file)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{folder} is not a {format_name}: {MANIFEST_FILE} is missing; {remedy}"
         ) from error
-    except ValueError as error:
-        raise ValueError(f"{folder / MANIFEST_FILE} is not valid JSON ({error})") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
+    found = manifest.get("format")
     if found != format_name:
         raise ValueError(f"{folder} is not a {format_name}: its manifest says format {found!r}")
+    # Manifests of before have no checksum of their own.
+    if manifest.pop("sha256", None) not in (None, _checksum(manifest)):
+        raise ValueError(f"{file} was changed after it was written: other SHA-256; {remedy}")
     written = manifest.get("version")
     if written != version:
         is_newer = isinstance(written, int) and written > version
@@ -114,31 +133,51 @@ def read_manifest(
             f"{folder} is a {format_name} of version {written}, this program reads version "
             f"{version}: {'update it, or ' if is_newer else ''}{remedy}"
         )
-    if not isinstance(manifest.get("files"), dict):
-        raise ValueError(f"{folder / MANIFEST_FILE} names no files: it is damaged; {remedy}")
-    for name, entry in manifest["files"].items():
-        file = folder / name
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; {remedy}")
-        if file.stat().st_size != entry["num_bytes"]:
-            raise ValueError(
-                f"{file} has {file.stat().st_size} bytes instead of {entry['num_bytes']}: "
-                f"truncated or changed; {remedy}"
-            )
+    with reading(file):
+        _check_sizes(folder, manifest["files"], remedy)
     return manifest
 
 
+def _check_sizes(folder: Path, entries: Mapping[str, Mapping[str, Any]], remedy: str) -> None:
+    for name, entry in entries.items():
+        file, wanted = folder / name, entry["num_bytes"]
+        if not isinstance(entry["sha256"], str):
+            raise TypeError(f"{name} has no checksum")
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing; {remedy}")
+        if file.stat().st_size != wanted:
+            raise ValueError(
+                f"{file} has {file.stat().st_size} bytes instead of {wanted}: "
+                f"truncated or changed; {remedy}"
+            )
+
+
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write `manifest.json` into a folder."""
-    text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+    """Write `manifest.json`, with a checksum of its own, into a folder."""
+    content = json.loads(json.dumps(manifest))
+    text = json.dumps({**content, "sha256": _checksum(content)}, indent=2, sort_keys=True) + "\n"
     (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
 
 
-def verify_checksums(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming the first file whose checksum is not the one of its manifest."""
-    for name, entry in manifest["files"].items():
-        if sha256_of_file(folder / name) != entry["sha256"]:
-            raise ValueError(f"{folder / name} was changed after it was written: other SHA-256")
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def verify_checksums(
+    folder: Path, manifest: Mapping[str, Any], *, remedy: str = "analyze the dataset again"
+) -> None:
+    """Raise ValueError, naming the first file whose checksum is not the one of its manifest.
+
+    At 1e8 samples the two arrays of an index, 4 bytes a number, take 0.4 s of CPU time, on two cores at once.
+    """
+    names = list(manifest["files"])
+    with ThreadPoolExecutor() as threads:
+        checksums = list(threads.map(lambda name: sha256_of_file(folder / name), names))
+    for name, checksum in zip(names, checksums, strict=True):
+        if checksum != manifest["files"][name]["sha256"]:
+            raise ValueError(
+                f"{folder / name} was changed after it was written: other SHA-256; {remedy}"
+            )
 
 
 def remove_folder(target: Path) -> None:

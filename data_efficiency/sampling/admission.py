@@ -6,20 +6,19 @@ the step at which the last of them accepts it.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_efficiency.config import Selection
 from data_efficiency.difficulty_index import DifficultyIndex
-from data_efficiency.schedule import growth
 
 Int64Array = NDArray[np.int64]
 _PIECE_SAMPLES = 2**20
-_FEWEST_RISES = 16
 
 
 class MetricPool:
@@ -27,25 +26,36 @@ class MetricPool:
 
     def __init__(self, metric: Selection, index: DifficultyIndex) -> None:
         self.metric, self.index = metric, index
+        # As plain arrays: one number of a memory map takes ten times as long to read.
+        self._values, self.order = np.asarray(index.values), np.asarray(index.order)
 
-    def sizes(self, difficulties: Int64Array) -> Int64Array:
-        """Samples accepted at each difficulty, int64 like `difficulties`."""
-        if self.metric.difficulty_type == "value":
-            return np.asarray(self.index.num_at_most(difficulties), np.int64)
-        maximum = self.metric.max_difficulty
-        parts = np.clip(difficulties, 0, maximum)
-        return np.asarray(self.index.num_in_percentile(parts, maximum), np.int64)
+    def size_at(self, difficulty: int, known: int = 0) -> int:
+        """Samples accepted at a difficulty that accepts at least the first `known`."""
+        num_samples, maximum = self.index.num_samples, self.metric.max_difficulty
+        if self.metric.difficulty_type == "percentile":
+            part = min(max(difficulty, 0), maximum)
+            return int(self.index.num_in_percentile(part, maximum))
+        reach = 1
+        while known + reach <= num_samples and self._value(known + reach - 1) <= difficulty:
+            known, reach = known + reach, 2 * reach
+        end = min(known + reach - 1, num_samples)
+        return bisect_right(range(end), difficulty, known, end, key=self._value)
 
-    def contains(self, samples: NDArray[np.unsignedinteger], size: int) -> NDArray[np.bool_]:
-        """Whether each sample is one of the first `size` of the order, bool like `samples`.
+    def contains(
+        self, samples: NDArray[np.unsignedinteger], sizes: Int64Array, which: Any = 0
+    ) -> NDArray[np.bool_]:
+        """Whether each sample is one of the first `sizes[which]` of the order, bool like `samples`.
 
         The order is sorted by (difficulty, sample number), so the first sample outside decides.
+
+        Args:
+            which: place in `sizes` for each sample, or one for all.
         """
-        if size >= self.index.num_samples:
-            return np.ones(samples.shape, np.bool_)
-        outside = self.index.order[size]
-        values, limit = self.index.values[samples], self.index.values[outside]
-        return (values < limit) | ((values == limit) & (samples < outside))
+        outside = self.order[np.minimum(sizes, self.index.num_samples - 1)]
+        limits, is_everything = self._values[outside], sizes >= self.index.num_samples
+        values, limit = self._values[samples], limits[which]
+        is_inside = (values < limit) | ((values == limit) & (samples < outside[which]))
+        return is_inside | is_everything[which]
 
     def growth(
         self, after_step: int, after_size: int | None, until_step: int | None
@@ -53,39 +63,36 @@ class MetricPool:
         """The steps at which more samples are accepted, with their number.
 
         The work goes by the samples' distinct difficulties: rises of the schedule between two of them
-        are jumped over, apart from a few.
+        are jumped over.
 
         Args:
             after_size: samples accepted up to then; None at the beginning.
             until_step: last step looked at; None goes on to the end of the schedule.
         """
-        step, size, num_wanted = after_step, after_size, _FEWEST_RISES
-        while size is None or size < self.index.num_samples:
-            # Up to here, a rise accepts no sample that was not accepted before.
-            highest = None if size is None else self.difficulty_that_accepts(size) - 1
-            rises = list(
-                islice(growth(self.metric.schedule, step, highest, until_step), num_wanted)
-            )
-            if not rises:
+        schedule, step, size = self.metric.schedule, after_step, after_size
+        if size is None:
+            step += 1
+            size = self.size_at(schedule.difficulty(step))
+            yield step, size
+        while size < self.index.num_samples:
+            wanted = self.difficulty_that_accepts(size)
+            found = schedule.first_step_above(wanted - 1, step, until_step)
+            if found is None or (until_step is not None and found > until_step):
                 return
-            sizes = self.sizes(np.array([difficulty for _, difficulty in rises], np.int64))
-            num_used = 0
-            for (step, _), found in zip(rises, sizes.tolist(), strict=True):
-                if size is None or found > size:
-                    size = found
-                    num_used += 1
-                    yield step, found
-            if len(rises) < num_wanted:
-                return
-            num_wanted = max(_FEWEST_RISES, 4 * num_used)
+            step, size = found, self.size_at(schedule.difficulty(found), size)
+            yield step, size
 
     def difficulty_that_accepts(self, place: int) -> int:
         """The smallest difficulty at which the sample at this place of the order is accepted."""
         if self.metric.difficulty_type == "value":
-            return math.ceil(self.index.values[self.index.order[place]])
+            return math.ceil(self._value(place))
         maximum = self.metric.max_difficulty
         per_part = self.index.num_samples // maximum
         return min(place // per_part + 1, maximum) if per_part else maximum
+
+    def _value(self, place: int) -> Any:
+        """The difficulty of the sample at a place of the order, as a number that compares exactly."""
+        return self._values[self.order[place]].item()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,22 +133,42 @@ class PoolGrowth:
         return found
 
 
-def admitted_at(pools: Sequence[MetricPool], rise: Rise) -> Iterator[NDArray[np.unsignedinteger]]:
-    """The samples that all metrics accept after a rise and not all before, each once, in pieces.
+def in_groups(rises: Iterable[Rise]) -> Iterator[list[Rise]]:
+    """The rises, those together that accept few samples."""
+    group: list[Rise] = []
+    for rise in rises:
+        if group and sum(rise.after) - sum(group[0].before) > _PIECE_SAMPLES:
+            yield group
+            group = []
+        group.append(rise)
+    if group:
+        yield group
 
-    A sample newly accepted by several metrics is found with the first of them.
+
+def admitted_at(
+    pools: Sequence[MetricPool], rises: Sequence[Rise]
+) -> Iterator[tuple[NDArray[np.unsignedinteger], Int64Array]]:
+    """The samples that all metrics accept after some rises and not all before, each once, in pieces.
+
+    Beside the samples, the number of the rise that admits each. A sample newly accepted by several
+    metrics at once is found with the first of them.
     """
+    before = np.array([rise.before for rise in rises], np.int64)  # [rises, metrics]
+    after = np.array([rise.after for rise in rises], np.int64)
     for number, pool in enumerate(pools):
-        first, last = rise.before[number], rise.after[number]
+        first, last = int(before[0, number]), int(after[-1, number])
         for start in range(first, last, _PIECE_SAMPLES):
+            places = np.arange(start, min(start + _PIECE_SAMPLES, last))
             # [at most _PIECE_SAMPLES], fewer after each other metric
-            samples = np.asarray(pool.index.order[start : min(start + _PIECE_SAMPLES, last)])
+            samples = pool.order[start : start + len(places)]
+            which = np.searchsorted(after[:, number], places, side="right")
             for other, other_pool in enumerate(pools):
                 if other != number and samples.size:
-                    size = rise.before[other] if other < number else rise.after[other]
-                    samples = samples[other_pool.contains(samples, size)]
+                    sizes = (before if other < number else after)[:, other]
+                    is_common = other_pool.contains(samples, sizes, which)
+                    samples, which = samples[is_common], which[is_common]
             if samples.size:
-                yield samples
+                yield samples, which
 
 
 def explain_empty_pool(pools: Sequence[MetricPool], step: int) -> str:
@@ -172,13 +199,13 @@ def _first_common_place(
     pools: Sequence[MetricPool], sizes: Sequence[int], number: int
 ) -> int | None:
     """The place of the easiest sample of one metric that all the others accept."""
-    order = pools[number].index.order
+    order = pools[number].order
     for start in range(0, len(order), _PIECE_SAMPLES):
-        samples = np.asarray(order[start : start + _PIECE_SAMPLES])
+        samples = order[start : start + _PIECE_SAMPLES]
         is_common = np.ones(samples.shape, np.bool_)
         for other, other_pool in enumerate(pools):
             if other != number:
-                is_common &= other_pool.contains(samples, sizes[other])
+                is_common &= other_pool.contains(samples, np.array([sizes[other]]))
         if is_common.any():
             return start + int(np.argmax(is_common))
     return None

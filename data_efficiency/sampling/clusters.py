@@ -24,6 +24,7 @@ from data_efficiency.sampling.admission import (
     Rise,
     admitted_at,
     explain_empty_pool,
+    in_groups,
 )
 from data_efficiency.sampling.prepared_clusters import ClusterArrays, open_or_prepare
 
@@ -54,7 +55,7 @@ class Clusters:
             self.admission_steps = np.ones(1, np.int64)
             self.starts = np.array([0, num_samples], np.int64)
         elif len(pools) == 1:
-            self._order = self._pools[0].index.order
+            self._order = self._pools[0].order
             if not self._is_growing:
                 self._append(self._growth.advance(None))
         elif self._is_growing:
@@ -138,10 +139,18 @@ def _fill(
     order: NDArray[Any], end: int, pools: Sequence[MetricPool], rises: list[Rise]
 ) -> list[int]:
     """Writes the samples of some rises behind `end`; where each rise ends in the order."""
-    ends = []
-    for rise in rises:
-        for samples in admitted_at(pools, rise):
+    ends: list[int] = []
+    for group in in_groups(rises):
+        counts, start, found = np.zeros(len(group), np.int64), end, []
+        for samples, which in admitted_at(pools, group):
             order[end : end + samples.size] = samples
             end += samples.size
-        ends.append(end)
+            counts += np.bincount(which, minlength=len(group))
+            if len(group) > 1:
+                found.append(which)
+        if found:
+            # Those of one rise together, in the order in which they were found.
+            by_rise = np.argsort(np.concatenate(found), kind="stable")
+            order[start:end] = order[start:end][by_rise]
+        ends += (start + np.cumsum(counts)).tolist()
     return ends

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from data_efficiency.compat import PublishedLoaderNames
 from data_efficiency.json_section import ConfigError
+from data_efficiency.sampling.loader_workers import batches_of, ignore_signals
 from data_efficiency.sampling.sampler import CurriculumSampler, GlobalBatch, SamplerState
 from data_efficiency.sampling.sequence_length import apply_actions
 
@@ -85,8 +86,9 @@ class CurriculumDataLoader(PublishedLoaderNames):
             num_workers=self._num_workers,
             pin_memory=self._pin_memory,
             generator=torch.Generator().manual_seed(self.sampler.seed),
+            worker_init_fn=ignore_signals,
         )
-        for batch in loader:
+        for batch in batches_of(loader) if self._num_workers else loader:
             self.plan = queue.popleft()
             if self.plan.is_last:
                 self._consumed = self.plan.state_after
@@ -120,8 +122,16 @@ class CurriculumDataLoader(PublishedLoaderNames):
         self._consumed = self.sampler.state
 
     def _processed(self, batch: Any, plan: MicroBatchPlan) -> Any:
+        config = self.sampler.config
         if self._post_process is None:
-            return apply_actions(batch, self.sampler.config.length_plans, plan.batch.difficulties)
+            users = [one.name for one in config.length_plans if one.action == "user"]
+            if users:
+                raise ConfigError(
+                    f"metric {users[0]!r} is for a post-process function of your own, and none is set: call "
+                    "set_data_post_process_func before the first batch, or say by sequence_length what it does"
+                )
+            difficulties = plan.batch.difficulties
+            return apply_actions(batch, config.length_plans, difficulties, config.sequence_axes)
         state = {
             "current_difficulties": dict(plan.batch.difficulties),
             "curriculum_step": plan.batch.step,

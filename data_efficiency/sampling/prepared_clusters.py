@@ -25,6 +25,7 @@ from data_efficiency.files.result_folder import (
     new_folder,
     read_manifest,
     remove_leftovers,
+    verify_checksums,
     write_array,
     write_manifest,
 )
@@ -89,13 +90,14 @@ def _open(folder: Path) -> ClusterArrays | None:
     """The clusters in a folder, None if they are damaged."""
     try:
         return _read(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s; preparing the clusters again", error)
         return None
 
 
 def _read(folder: Path) -> ClusterArrays:
     manifest = read_manifest(folder, FORMAT, VERSION, remedy="they are prepared again")
+    verify_checksums(folder, manifest, remedy="they are prepared again")
     dtype = manifest["files"]["order.bin"]["dtype"]
     return ClusterArrays(
         np.memmap(folder / "order.bin", dtype, mode="r"),

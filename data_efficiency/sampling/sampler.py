@@ -6,22 +6,25 @@ done and one position for each cluster admitted so far, plain integers; nothing 
 Row layout: rank r's micro-batch m of a step holds the rows from (r * accumulation + m) * micro batch.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_efficiency.config import DataEfficiencyConfig, Selection
+from data_efficiency.config import DataEfficiencyConfig
 from data_efficiency.differences import differing_fields
-from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
+from data_efficiency.difficulty_index import describe_dataset, fingerprint_of
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.admission import MetricPool
 from data_efficiency.sampling.blend import BlendedClusters, blend_of
 from data_efficiency.sampling.clusters import Clusters, describe_pool
 from data_efficiency.sampling.draw import choose_by_size, draw_places
+from data_efficiency.sampling.selection_index import open_index
 
 Int64Array = NDArray[np.int64]
 
@@ -72,7 +75,8 @@ class SamplerIdentity:
 class CurriculumSampler:
     """Draws the samples of each step; also a `batch_sampler` for a plain PyTorch DataLoader.
 
-    As a batch sampler it yields this rank's micro-batches as lists of sample numbers.
+    As a batch sampler it yields this rank's micro-batches as lists of sample numbers. For accelerate,
+    whose `prepare` shards a loader itself, it is made without ranks.
 
     Args:
         dataset: anything with a length; its identity is checked against the difficulty indexes. Its
@@ -106,7 +110,8 @@ class CurriculumSampler:
                 f"data_parallel_rank is {data_parallel_rank}: must be at least 0 and below "
                 f"data_parallel_size ({data_parallel_size})"
             )
-        self.micro_batch_size = micro_batch_size
+        self.micro_batch_size = self.batch_size = micro_batch_size
+        self.data_parallel_size = data_parallel_size
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.rows_per_rank = micro_batch_size * gradient_accumulation_steps
         self.first_row = data_parallel_rank * self.rows_per_rank
@@ -132,7 +137,7 @@ class CurriculumSampler:
         folder = config.data_cluster_path
         self._cluster_folder = None if folder is None else Path(folder)
         self._indexes = {
-            selection.name: _open_index(selection, dataset) for selection in config.selections
+            selection.name: open_index(selection, dataset) for selection in config.selections
         }
         self._schedules = config.schedules
         self._blend = blend_of(dataset)
@@ -148,7 +153,13 @@ class CurriculumSampler:
         return self.num_steps * self.gradient_accumulation_steps
 
     def __iter__(self) -> Iterator[list[int]]:
-        """This rank's micro-batches from the present state on, as lists of sample numbers."""
+        """This rank's micro-batches from the present state on, as lists of sample numbers.
+
+        Raises:
+            ConfigError: if accelerate shards them once more.
+        """
+        if self.data_parallel_size > 1:
+            _refuse_second_sharding(sys._getframe())
         while self.state.step < self.num_steps:
             samples = self.next_global_batch().samples
             for number in range(self.gradient_accumulation_steps):
@@ -290,8 +301,18 @@ def _num_samples(dataset: Any) -> int:
         ) from None
 
 
-def _open_index(selection: Selection, dataset: Any) -> DifficultyIndex:
-    """The index of a selection, checked against the dataset."""
-    index = DifficultyIndex.open(selection.index_path)
-    index.check_dataset(dataset)
-    return index
+def _refuse_second_sharding(frame: FrameType | None) -> None:
+    """Raise ConfigError if one of the callers is what accelerate's `prepare` makes of a loader.
+
+    Those give each rank a part of what they are given. A generator may stand between them and the sampler,
+    so nothing but the callers tells.
+    """
+    while frame is not None:
+        caller = type(frame.f_locals.get("self")).__name__
+        if caller in ("BatchSamplerShard", "DataLoaderDispatcher"):
+            raise ConfigError(
+                "the sampler yields the rows of one rank, and accelerate would take a part of them for that "
+                "rank: do not prepare the loader, or make the sampler without data_parallel_rank and "
+                "data_parallel_size"
+            )
+        frame = frame.f_back

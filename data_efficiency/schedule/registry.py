@@ -18,6 +18,12 @@ _CURRICULUM_KINDS: Kinds = {
     "custom": CustomSchedule,
 }
 _KEPT_LENGTH_KINDS: Kinds = {"fixed_linear": RootSchedule, "constant": RootSchedule}
+_NEEDED = {
+    "fixed_linear": ("total_curriculum_step", "difficulty_step"),
+    "fixed_root": ("total_curriculum_step", "difficulty_step", "root_degree"),
+    "fixed_discrete": ("difficulty", "max_step"),
+}
+"""Keys of `schedule_config` by kind."""
 _registered: dict[str, type[Schedule]] = {}
 
 
@@ -65,3 +71,10 @@ def read_schedule(
     details.close()
     details.warn(*schedule.corrections)
     return schedule
+
+
+def missing_in_schedule(section: Section, names: Mapping[str, str] | None = None) -> list[str]:
+    """Paths of the keys that a section's `schedule_config` needs and has not."""
+    details = section.section("schedule_config", names)
+    needed = _NEEDED.get(str(section.take("schedule_type", None)), ())
+    return [f"{details.path}.{(names or {}).get(key, key)}" for key in needed if key not in details]

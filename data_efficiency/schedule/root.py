@@ -71,15 +71,19 @@ class RootSchedule(Schedule):
     def first_step_above(
         self, difficulty: int, after_step: int, until_step: int | None = None
     ) -> int | None:
-        """As `Schedule.first_step_above`, in a number of calls that grows with its logarithm only."""
+        """As `Schedule.first_step_above`, in a few calls around where the formula says it is."""
         if difficulty >= self.max_difficulty:
             return None
+        low, high = after_step, max(after_step + 1, self._step_near(difficulty))
         reach = 1
-        while self.difficulty(after_step + reach) <= difficulty:
-            if until_step is not None and after_step + reach >= until_step:
+        while self.difficulty(high) <= difficulty:
+            if until_step is not None and high >= until_step:
                 return None
-            reach *= 2
-        low, high = after_step + reach // 2, after_step + reach
+            low, high, reach = high, high + reach, 2 * reach
+        reach = 1
+        while high - reach > low and self.difficulty(high - reach) > difficulty:
+            high, reach = high - reach, 2 * reach
+        low = max(low, high - reach)
         while high - low > 1:
             middle = (low + high) // 2
             if self.difficulty(middle) <= difficulty:
@@ -87,6 +91,15 @@ class RootSchedule(Schedule):
             else:
                 high = middle
         return high if until_step is None or high <= until_step else None
+
+    def _step_near(self, difficulty: int) -> int:
+        """About the first step above a difficulty, by the formula turned round; 0 where it tells nothing."""
+        unit, low = self.difficulty_step, self.min_difficulty
+        progress = ((difficulty // unit + 1) * unit - low) / max(1, self.max_difficulty - low)
+        try:
+            return math.ceil(self.total_curriculum_step * max(progress, 0.0) ** self.root_degree)
+        except OverflowError:
+            return 0
 
     def describe(self) -> str:
         """The course of the difficulty in a few words."""

@@ -1,67 +1,134 @@
 #!/usr/bin/env bash
-# Commands on this machine or as SLURM jobs, for the scripts that source this file.
+# Commands on this machine or as SLURM jobs that wait for each other, for the scripts that source this file.
 #
 #   LAUNCHER=local|slurm   where to run
-#   SBATCH_FLAGS="..."     more flags for sbatch: account, partition, time, memory
+#   SBATCH_FLAGS="..."     more flags for sbatch: account, partition, time, memory, GPUs
+#   LOGS=                  SLURM: folder of the jobs' output
 #   AFTER=                 SLURM: the job to wait for
+#   NUM_WORKERS=1          SLURM: tasks of an array
+#   NUM_PROCESSES=1        of each analysis
+#   DEVICES="0 1"          here: GPUs as CUDA_VISIBLE_DEVICES counts them, or cpu, each with a part of a sweep
+#   EVALUATE_FLAGS="..."   SLURM: flags of sbatch for the parts of a sweep alone, such as --gpus=1
 #   PYTHON=python          interpreter; one that every node has
 #   DRY_RUN=1              print the commands, as a script that bash can run, and do nothing
 
-LAUNCHER="${LAUNCHER:-local}"
-AFTER="${AFTER:-}"
-PYTHON="${PYTHON:-python}"
-DRY_RUN="${DRY_RUN:-}"
+REPOSITORY="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+LAUNCHER="${LAUNCHER:-local}" AFTER="${AFTER:-}" PYTHON="${PYTHON:-python}" DRY_RUN="${DRY_RUN:-}"
+NUM_WORKERS="${NUM_WORKERS:-1}" NUM_PROCESSES="${NUM_PROCESSES:-1}"
+export PYTHONPATH="$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}"
 read -r -a MORE_SBATCH_FLAGS <<<"${SBATCH_FLAGS:-}"
-NUM_JOBS=0
+QUEUED=() LOGS_MADE=""
 
 fail() {
     echo "error: $*" >&2
     exit 1
 }
 
-# require NAME...: stops with one line if a setting is missing
-require() {
-    local name
-    for name in "$@"; do
-        if [[ -z "${!name:-}" ]]; then
-            fail "$name is not set; it is described at the top of ${0##*/}"
-        fi
+# value_of FLAG WORD...: what stands behind the flag, its last time
+value_of() {
+    local flag="$1" previous="" found=""
+    for word in "${@:2}"; do
+        if [[ "$previous" == "$flag" ]]; then found="$word"; fi
+        previous="$word"
     done
+    if [[ -z "$found" ]]; then fail "$flag is not given"; fi
+    echo "$found"
 }
 
-# submit NAME COMMAND SBATCH_FLAG...: submits a job that waits for AFTER; AFTER becomes its number
+# make_logs: the folder of the jobs' output, once
+make_logs() {
+    if [[ -z "$DRY_RUN" ]]; then mkdir -p "$LOGS"; elif [[ -z "$LOGS_MADE" ]]; then printf 'mkdir -p %q\n' "$LOGS"; fi
+    LOGS_MADE=1
+}
+
+# submit NAME COMMAND SBATCH_FLAG...: submits a job that waits for AFTER; AFTER becomes its number. If it
+# cannot be submitted, those before it do not stay.
 submit() {
     local name="$1" command="$2" number=%j flags job
     shift 2
-    if [[ " $*" == *" --array="* ]]; then number=%A_%a; fi
-    flags=(--parsable "--job-name=$name" "--output=$SAVE/logs/%x-$number.log" --ntasks=1 "$@"
+    make_logs
+    if [[ " $* " == *" --array="* ]]; then number=%A_%a; fi
+    flags=(--parsable "--job-name=$name" "--output=$LOGS/%x-$number.log" "$@"
         ${MORE_SBATCH_FLAGS[@]+"${MORE_SBATCH_FLAGS[@]}"} "--wrap=$command")
-    NUM_JOBS=$((NUM_JOBS + 1))
     if [[ -n "$DRY_RUN" ]]; then
+        QUEUED+=("$name")
         # What is printed is a script with variables of its own.
         # shellcheck disable=SC2016
-        printf 'job_%d=$(sbatch%s %s)\n' "$NUM_JOBS" \
-            "${AFTER:+ --kill-on-invalid-dep=yes --dependency=afterok:$AFTER}" \
-            "$(printf '%q ' "${flags[@]}")"
-        AFTER="\$job_$NUM_JOBS"
+        printf 'job_%d=$(sbatch%s %s)\n' "${#QUEUED[@]}" \
+            "${AFTER:+ --kill-on-invalid-dep=yes --dependency=afterok:$AFTER}" "$(printf '%q ' "${flags[@]}")"
+        AFTER="\$job_${#QUEUED[@]}"
         return
     fi
-    if [[ -n "$AFTER" ]]; then
-        flags=(--kill-on-invalid-dep=yes "--dependency=afterok:$AFTER" "${flags[@]}")
+    if [[ -n "$AFTER" ]]; then flags=(--kill-on-invalid-dep=yes "--dependency=afterok:$AFTER" "${flags[@]}"); fi
+    if ! job="$(sbatch "${flags[@]}")"; then
+        if ((${#QUEUED[@]})); then scancel "${QUEUED[@]}"; fi
+        fail "$name cannot be submitted; of the jobs before it none stays"
     fi
-    job="$(sbatch "${flags[@]}")"
     AFTER="${job%%;*}" # the name of the cluster may follow
+    QUEUED+=("$AFTER")
     echo "$name: job $AFTER"
 }
 
-if [[ "$LAUNCHER" != local && "$LAUNCHER" != slurm ]]; then
-    fail "LAUNCHER is $LAUNCHER: must be local or slurm"
-fi
-require SAVE
-if [[ "$LAUNCHER" == slurm ]]; then
-    if [[ -n "$DRY_RUN" ]]; then
-        printf 'mkdir -p %q\n' "$SAVE/logs"
+# analysis STEP FLAG...: tools/analyze_data.py here, or as a job: a map step is an array of NUM_WORKERS tasks
+analysis() {
+    local step="$1" name flags=() command
+    command=(env "PYTHONPATH=$PYTHONPATH" "$PYTHON" "$REPOSITORY/tools/analyze_data.py" "$@")
+    if [[ "$step" == map ]]; then command+=(--num-processes "$NUM_PROCESSES"); fi
+    name="$step-$(value_of --metric "$@")"
+    if [[ "$LAUNCHER" == slurm ]]; then
+        if [[ "$step" == map ]]; then flags=("--array=0-$((NUM_WORKERS - 1))" "--cpus-per-task=$NUM_PROCESSES"); fi
+        submit "$name" "exec $(printf '%q ' "${command[@]}")" ${flags[@]+"${flags[@]}"}
     else
-        mkdir -p "$SAVE/logs"
+        run "${command[@]}"
     fi
-fi
+}
+
+# run WORD...: a command here, or its line
+run() {
+    if [[ -z "$DRY_RUN" ]]; then "$@"; else printf '%q ' "$@" && echo; fi
+}
+
+# sweep NAME TOOL FLAG...: a tool whose work programs share by --num-workers, on DEVICES or as an array; its table
+sweep() {
+    local name="$1" i places more part processes=() failed=0 command
+    command=(env "PYTHONPATH=$PYTHONPATH" "$PYTHON" "$REPOSITORY/tools/$2" "${@:3}")
+    read -r -a places <<<"${DEVICES:-}"
+    read -r -a more <<<"${EVALUATE_FLAGS:-}"
+    if [[ "$LAUNCHER" == slurm ]]; then
+        LOGS="${LOGS:-$(value_of --output "$@")/logs}"
+        submit "$name" "exec $(printf '%q ' "${command[@]}" --num-workers "$NUM_WORKERS") --worker-id \"\$SLURM_ARRAY_TASK_ID\"" \
+            "--array=0-$((NUM_WORKERS - 1))" ${more[@]+"${more[@]}"}
+        submit table "exec $(printf '%q ' "${command[@]}" --table)"
+        return
+    elif [[ ${#places[@]} == 0 ]]; then
+        places=("${CUDA_VISIBLE_DEVICES-all}")
+    fi
+    # What runs in the background does not hear of an interrupt by itself.
+    trap 'kill "${processes[@]}" 2>/dev/null; echo "Stopped; the same command goes on from here." >&2; exit 130' INT TERM
+    for i in "${!places[@]}"; do
+        case "${places[i]}" in all) unset CUDA_VISIBLE_DEVICES ;; *) export CUDA_VISIBLE_DEVICES="${places[i]#cpu}" ;; esac
+        part=("${command[@]}" --num-workers "${#places[@]}" --worker-id "$i")
+        if [[ -n "$DRY_RUN" ]]; then run "${part[@]}" && continue; fi
+        "${part[@]}" &
+        processes+=($!)
+    done
+    for i in ${processes[@]+"${processes[@]}"}; do wait "$i" || failed=1; done
+    if ((failed)); then fail "not all ended well; the same command does what is missing"; fi
+    if ((${#places[@]} > 1)); then run "${command[@]}" --table; fi
+}
+
+# analyze FLAG...: the map step of a metric, before it the token frequencies that rarity needs and are not there;
+# as a job the reduce step too
+analyze() {
+    local metric save
+    metric="$(value_of --metric "$@")"
+    save="$(value_of --save "$@")"
+    if [[ "$metric" == *vocab_rarity && ! -e "$save/total_vocab_freq" ]]; then
+        analysis map "$@" --metric total_vocab_freq
+        analysis reduce "$@" --metric total_vocab_freq
+    fi
+    analysis map "$@"
+    if [[ "$LAUNCHER" == slurm ]]; then analysis reduce "$@"; fi
+}
+
+if [[ "$LAUNCHER" != local && "$LAUNCHER" != slurm ]]; then fail "LAUNCHER is $LAUNCHER: must be local or slurm"; fi

@@ -18,6 +18,7 @@ from megatron.checkpoint.files import (
 )
 
 _NOTHING_THERE, _NOTHING_WHOLE = -1, -2
+_NUM_TENSORS = "num_optimizer_tensors"
 
 
 def save_engine(engine: Engine, run: Path, state: Mapping[str, Any], *, keep_last: int) -> None:
@@ -38,7 +39,10 @@ def save_engine(engine: Engine, run: Path, state: Mapping[str, Any], *, keep_las
         engine.counters.steps,
         weights=weights,
         optimizer_state=optimizer_state,
-        state={**state, "engine": engine.progress_state()},
+        state={
+            **state,
+            "engine": {**engine.progress_state(), _NUM_TENSORS: len(optimizer_state)},
+        },
         keep_last=keep_last,
     )
 
@@ -50,8 +54,18 @@ def load_engine(engine: Engine, checkpoint: Path, progress: Mapping[str, Any]) -
         engine: of the same model.
         checkpoint: found whole by `agreed_checkpoint`.
         progress: its state's "engine".
+
+    Raises:
+        ValueError: if not all of the optimizer's state is there.
     """
     weights, optimizer_state = read_tensors(checkpoint)
+    # Checkpoints of before do not say how many there were.
+    expected, found = progress.get(_NUM_TENSORS, len(optimizer_state)), len(optimizer_state)
+    if expected != found:
+        raise ValueError(
+            f"the optimizer's file in {checkpoint} holds {found} tensors, but {expected} were saved: it was "
+            "changed; go on from another checkpoint"
+        )
     engine.load_whole_weights(weights)
     engine.load_whole_optimizer_state(optimizer_state)
     engine.load_progress_state(progress)

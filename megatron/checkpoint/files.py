@@ -5,14 +5,16 @@
     <run>/global_step100/state.json              counters, position in the data, settings
     <run>/global_step100/manifest.json           sizes and checksums of the three
     <run>/latest                                 the text global_step100, replaced last
+    <run>/.run.lock                              held by the process that saves there
 
 Whole tensors, whatever engine, ZeRO stage or number of processes wrote them. Nothing is pickled.
 Source: the folder and pointer names are DeepSpeed's.
 """
 
+import contextlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ VERSION = 1
 LATEST_FILE = "latest"
 _PREFIX = "global_step"
 _SET_ASIDE = ".damaged"
+_LOCK_FILE = ".run.lock"
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 
 
@@ -46,6 +49,11 @@ class FoundCheckpoint:
 def checkpoint_folder(run: Path, step: int) -> Path:
     """Where a run's checkpoint of a step lies, or would."""
     return run / f"{_PREFIX}{step}"
+
+
+def held(run: Path) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    """Hold the folder of a run within the block, as `file_lock` does: one run saves there at a time."""
+    return files.file_lock(run / _LOCK_FILE)
 
 
 def save_checkpoint(
@@ -114,15 +122,20 @@ def latest_checkpoint(run: Path) -> Path | None:
 
     Raises:
         FileNotFoundError: if the pointer names a folder that is not there.
+        ValueError: if it names no checkpoint.
     """
     pointer = run / LATEST_FILE
     if not pointer.is_file():
         return None
-    target = run / pointer.read_text().strip()
+    step, problems = _step_named_by_latest(run)
+    there = ", ".join(f"{_PREFIX}{step}" for step in _steps_on_disk(run)) or "none is there"
+    if step is None:
+        raise ValueError(f"{problems[0]}; write the name of one into it: {there}")
+    target = checkpoint_folder(run, step)
     if not target.is_dir():
         raise FileNotFoundError(
             f"{pointer} names {target.name}, which is not there; write the name of another "
-            f"checkpoint into it: {', '.join(f'{_PREFIX}{step}' for step in _steps_on_disk(run))}"
+            f"checkpoint into it: {there}"
         )
     return target
 
@@ -190,18 +203,22 @@ def read_state(checkpoint: Path, *, verified: bool = False) -> dict[str, Any]:
     """
     if not verified:
         verify(checkpoint)
-    state: dict[str, Any] = json.loads((checkpoint / _STATE).read_text())
-    return state
+    return files.read_json_object(checkpoint / _STATE)
 
 
 def read_tensors(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The weights and the optimizer's state of a checkpoint, on the host, mapped from the files."""
-    return read_weights(checkpoint), load_file(checkpoint / _OPTIMIZER)
+    return read_weights(checkpoint), _read_tensor_file(checkpoint / _OPTIMIZER)
 
 
 def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     """The weights of a checkpoint by their plain names, on the host, mapped from the file."""
-    return load_file(checkpoint / _MODEL)
+    return _read_tensor_file(checkpoint / _MODEL)
+
+
+def _read_tensor_file(path: Path) -> dict[str, torch.Tensor]:
+    with files.reading(path):
+        return load_file(path)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """A checkpoint of ours as a reference model, to measure how hard samples are."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from data_efficiency import ReferenceModel, result_folder
+from data_efficiency import ReferenceModel, files, result_folder
 from megatron.checkpoint.files import FORMAT, VERSION, latest_checkpoint, read_state, read_weights
 from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
@@ -15,7 +14,7 @@ from megatron.model.gpt_model import GPTModel
 def checkpoint_in(folder: Path) -> Path | None:
     """The checkpoint that a folder is, or the latest of the run that it is; else None."""
     manifest = folder / result_folder.MANIFEST_FILE
-    if manifest.is_file() and json.loads(manifest.read_text()).get("format") == FORMAT:
+    if manifest.is_file() and files.read_json_object(manifest).get("format") == FORMAT:
         return folder
     return latest_checkpoint(folder)
 

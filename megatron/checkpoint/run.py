@@ -1,14 +1,15 @@
 """A run's way to disk and back: what a checkpoint says of it, and what a resume insists on."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data_efficiency import LearningRate
+from data_efficiency import LearningRate, Ranks
 from megatron.checkpoint.engine_state import agreed_checkpoint, load_engine, save_engine
-from megatron.checkpoint.files import has_checkpoints, read_state
+from megatron.checkpoint.files import has_checkpoints, held, read_state
 from megatron.checkpoint.guard import (
     differences,
     guarded_record,
@@ -25,24 +26,61 @@ def save(run: Run) -> None:
     checkpoint = run.config.checkpoint
     if checkpoint.save is None:
         return
+    if run.is_first_process:
+        run.before_save()
     save_engine(run.engine, Path(checkpoint.save), _state(run), keep_last=checkpoint.keep_last)
 
 
-def check_folders(config: CheckpointConfig) -> None:
+@contextlib.contextmanager
+def held_folder(config: CheckpointConfig, ranks: Ranks) -> Iterator[Callable[[], None]]:
+    """Hold the folder that a run saves to, for all its processes; each must enter.
+
+    Within the block, the function given back raises BlockingIOError if another run has taken the folder
+    all the same, as `file_lock` says.
+
+    Raises:
+        BlockingIOError: if another run saves there.
+        ValueError: if it holds another run's checkpoints.
+        OSError: if it cannot be written to.
+    """
+    with contextlib.ExitStack() as stack:
+        check, may_save = _nothing_held, 0
+        try:
+            if config.save is not None and ranks.is_first:
+                check = stack.enter_context(held(Path(config.save)))
+                _check_folder(config)
+            may_save = 1
+        finally:
+            # The others wait for a word also where the folder was refused.
+            may_save = ranks.first_of(may_save)
+        if not may_save:
+            raise ValueError(f"process 0 may not save to {config.save}: see its message")
+        yield check
+
+
+def _nothing_held() -> None:
+    """Let a process save that holds no folder."""
+
+
+def _check_folder(config: CheckpointConfig) -> None:
     """Raise unless a checkpoint could be written and no other run would be overwritten."""
-    save, load = config.save, config.load
-    if save is None:
-        return
-    folder = Path(save)
-    folder.mkdir(parents=True, exist_ok=True)
+    assert config.save is not None
+    folder = Path(config.save)
     probe = folder / f".writable.{os.getpid()}"
     probe.touch()
     probe.unlink()
-    if has_checkpoints(folder) and (load is None or Path(load) != folder):
+    if has_checkpoints(folder) and not continues_there(config):
         raise ValueError(
-            f"--save {save} holds another run's checkpoints: continue it with --load {save}, or "
+            f"--save {folder} holds another run's checkpoints: continue it with --load {folder}, or "
             "name another folder"
         )
+
+
+def continues_there(config: CheckpointConfig) -> bool:
+    """Whether a run goes on in the folder that it saves to, whatever names the folder is given by."""
+    if config.save is None or config.load is None:
+        return False
+    return Path(config.save).resolve() == Path(config.load).resolve()
 
 
 def resume(run: Run) -> bool:
@@ -58,8 +96,9 @@ def resume(run: Run) -> bool:
     if settings.load is None:
         return False
     folder = Path(settings.load)
-    saves_there = settings.save is not None and Path(settings.save) == folder
-    checkpoint = agreed_checkpoint(run.engine, folder, moves_damaged=saves_there, say=run.say)
+    checkpoint = agreed_checkpoint(
+        run.engine, folder, moves_damaged=continues_there(settings), say=run.say
+    )
     if checkpoint is None:
         if settings.allow_missing_checkpoint:
             return False
@@ -88,13 +127,18 @@ def _state(run: Run) -> dict[str, Any]:
         "learning_rate": asdict(_learning_rate(run)),
         "data_efficiency": engine.json_config.data_efficiency_json,
         "dataset": sampler.dataset_identity,
-        "guarded": _record(run),
-        "made_by": provenance(
-            engine="deepspeed" if config.training.deepspeed else "torch",
-            num_processes=engine.ranks.world,
-            device=engine.ranks.device.type,
-        ),
+        "guarded": guarded(run),
+        "made_by": made_by(run),
     }
+
+
+def made_by(run: Run) -> dict[str, Any]:
+    """The program, the library and the machine that a run is computed by."""
+    return provenance(
+        engine="deepspeed" if run.config.training.deepspeed else "torch",
+        num_processes=run.engine.ranks.world,
+        device=run.engine.ranks.device,
+    )
 
 
 def _learning_rate(run: Run) -> LearningRate:
@@ -106,7 +150,7 @@ def _architecture(run: Run) -> str:
     return type(run.engine.module).__name__
 
 
-def _record(run: Run) -> dict[str, Any]:
+def guarded(run: Run) -> dict[str, Any]:
     """What the run and the checkpoint it continues from must agree on."""
     sampler = run.loader.sampler
     return guarded_record(
@@ -140,7 +184,7 @@ def _check_settings(run: Run, state: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: for settings that differ and are not overridden.
     """
     override = run.config.checkpoint.override
-    found = differences(state["guarded"], _record(run))
+    found = differences(state["guarded"], guarded(run))
     refuse_differences(found, override)
     for difference in found:
         run.say(f"overridden: {difference}")

@@ -1,15 +1,18 @@
 """The folder of a run that is not finished: its last checkpoint, from which it goes on after a kill."""
 
+import contextlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_efficiency import Engine
+from data_efficiency import Engine, Ranks
 from megatron.checkpoint.engine_state import agreed_checkpoint, load_engine, save_engine
 from megatron.checkpoint.files import LATEST_FILE, read_state
+from megatron.checkpoint.run import held_folder
+from megatron.config import CheckpointConfig
 
 
 @dataclass(kw_only=True)
@@ -27,6 +30,17 @@ class SavedRun:
     def seconds(self) -> float:
         """Since the run began, without the time from a checkpoint to a kill and till it went on."""
         return time.monotonic() - self._began
+
+    @contextlib.contextmanager
+    def held(self, ranks: Ranks) -> Iterator[None]:
+        """Hold the folder, for all processes: nobody else saves there within the block.
+
+        Raises:
+            BlockingIOError: if another run does.
+        """
+        config = CheckpointConfig(save=str(self.folder), load=str(self.folder))
+        with held_folder(config, ranks):
+            yield
 
     def save_when_due(self, engine: Engine, progress: Any) -> None:
         """Write a checkpoint if it is time for one; `progress` is the loop's own, plain JSON data."""

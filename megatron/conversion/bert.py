@@ -8,9 +8,10 @@ Source: the `config.json` of BertForPreTraining and MegatronBertForPreTraining i
 from collections.abc import Mapping
 from typing import Any
 
-from megatron.config import ModelConfig, require
+from megatron.config import ModelConfig
 from megatron.conversion.gpt import EXACT_GELU, TANH_GELU, refuse_other_values
 from megatron.conversion.weights import Rule, Weights, rules_of_layers
+from megatron.setting_rules import require
 
 BERT_FAMILIES = {"bert": "after", "megatron-bert": "before"}
 """`model_type` -> our position of the normalization."""

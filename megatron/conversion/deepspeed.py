@@ -8,17 +8,19 @@ nested weights, `args` the command line. Queries, keys and values lie together b
 [key-value heads, queries of each + 2, head size].
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from data_efficiency import files
 from megatron.config import ModelConfig
 from megatron.conversion.gpt import refuse_other_values
 from megatron.conversion.vocabulary import padding_multiple
 
-_FILE = "mp_rank_00_model_states.pt"
+_FILE, _ANY_FILE = "mp_rank_00_model_states.pt", "*_model_states.pt"
 _FIXED: dict[str, tuple[Any, ...]] = {
     "rotary_percent": (1.0, 1),
     "squared_relu": (False,),
@@ -54,10 +56,10 @@ def model_states_file(folder: Path) -> Path | None:
     """The file with the weights, of a step's folder or the latest of a run; None where there is none.
 
     Raises:
-        ValueError: if the model is split over tensor-parallel ranks or pipeline stages.
+        ValueError: if the model is split over tensor-parallel ranks or pipeline stages, or `latest` is
+            damaged.
     """
-    pointer = folder / "latest"
-    step = folder / pointer.read_text().strip() if pointer.is_file() else folder
+    step = _step_folder(folder)
     if list(step.glob("layer_*-model_states.pt")):
         raise ValueError(
             f"{step} was written with pipeline parallelism: only checkpoints of runs with"
@@ -70,6 +72,33 @@ def model_states_file(folder: Path) -> Path | None:
             " one can be read"
         )
     return step / _FILE if files else None
+
+
+def _step_folder(folder: Path) -> Path:
+    pointer = folder / "latest"
+    if not pointer.is_file():
+        return folder
+    name = _name_beside(pointer)
+    steps = {path.parent.name for path in folder.glob(f"*/{_ANY_FILE}")}
+    if steps and name not in steps:
+        raise ValueError(
+            f"{pointer} says {name!r}, where no checkpoint lies; name one of {', '.join(sorted(steps))}"
+        )
+    return folder / name
+
+
+def _name_beside(pointer: Path) -> str:
+    """The name of a folder beside it, which a pointer holds."""
+    name = pointer.read_bytes().decode(errors="replace").strip()
+    if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
+        raise ValueError(f"{pointer} says {name[:40]!r}, which names no folder beside it")
+    return name
+
+
+def step_of(file: Path) -> int:
+    """The step at which a file was written, by its folder's name or else by what is in it."""
+    named = re.fullmatch(r"global_step(\d+)", file.parent.name)
+    return int(named[1] if named else _read(file).get("iteration", 0))
 
 
 def read_megatron_deepspeed(
@@ -98,14 +127,15 @@ def read_megatron_deepspeed(
 
 
 def _read(file: Path) -> dict[str, Any]:
-    # A class of its own for each name: torch tells what it may make by the class.
-    foreign: list[Any] = [
-        (type("Inert", (Inert,), {}), name)
-        for name in torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    ]
-    with torch.serialization.safe_globals(foreign):
-        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    return content
+    with files.reading(file):
+        # A class of its own for each name: torch tells what it may make by the class.
+        foreign: list[Any] = [
+            (type("Inert", (Inert,), {}), name)
+            for name in torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        ]
+        with torch.serialization.safe_globals(foreign):
+            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        return content
 
 
 def _flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:

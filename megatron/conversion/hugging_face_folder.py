@@ -7,15 +7,7 @@ import torch
 
 from megatron.conversion.bert import BERT_FAMILIES
 from megatron.conversion.weights import Weights
-from megatron.tokenizer import END_OF_DOCUMENT, Tokenizer
-
-_BERT_TOKENS = {
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
+from megatron.tokenizer import Tokenizer
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -27,8 +19,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is no Hugging Face folder: config.json is missing")
-    fields: dict[str, Any] = _transformers().AutoConfig.from_pretrained(folder).to_dict()
-    return fields
+    return _transformers().AutoConfig.from_pretrained(folder).to_dict()
+
+
+def todays_names(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a `config.json` as `read_config` gives them."""
+    return _transformers().AutoConfig.for_model(**fields).to_dict()
 
 
 def read_model(folder: Path) -> torch.nn.Module:
@@ -72,16 +68,30 @@ def write_model(folder: Path, fields: dict[str, Any], weights: Weights) -> None:
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int) -> None:
     """Writes `tokenizer.json` and `tokenizer_config.json` into a folder."""
     tokenizer.save(folder / "tokenizer.json")
-    special: dict[str, Any] = {}
-    if all(tokenizer.has(token) for token in _BERT_TOKENS.values()):
-        names = ["input_ids", "token_type_ids", "attention_mask"]
-        special = _BERT_TOKENS | {"model_input_names": names}
-    elif tokenizer.has(END_OF_DOCUMENT):
-        special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_DOCUMENT)
+    special: dict[str, Any] = dict(tokenizer.special_tokens)
+    if "cls_token" in special:
+        special["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     wrapped = _transformers().PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"), model_max_length=max_length, **special
     )
     wrapped.save_pretrained(folder)
+
+
+def token_ids(tokenizer: Tokenizer | None, *, with_ends: bool) -> dict[str, Any]:
+    """The fields of `config.json` with the ids that begin, end and pad a text; None what there is not.
+
+    Args:
+        with_ends: whether texts begin and end: those of a GPT.
+    """
+    special = {} if tokenizer is None else tokenizer.special_tokens
+    names = ("bos_token", "eos_token", "pad_token") if with_ends else ("pad_token",)
+    ids: dict[str, Any] = {
+        f"{name}_id": tokenizer.id_of(special[name]) if tokenizer and name in special else None
+        for name in names
+    }
+    if with_ends and tokenizer is not None and len(tokenizer.end_ids) > 1:
+        ids["eos_token_id"] = list(tokenizer.end_ids)
+    return ids
 
 
 def _auto_class(fields: dict[str, Any]) -> Any:

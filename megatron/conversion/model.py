@@ -6,7 +6,7 @@ checkpoints. Weights keep the dtype they are stored in; logits are compared in f
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,8 +22,16 @@ from megatron.conversion.bert import (
     bert_to_hugging_face,
     is_bert,
 )
-from megatron.conversion.deepspeed import model_states_file, read_megatron_deepspeed
+from megatron.conversion.deepspeed import model_states_file, read_megatron_deepspeed, step_of
 from megatron.conversion.gpt import gpt_from_hugging_face, gpt_rules, gpt_to_hugging_face
+from megatron.conversion.hugging_face_folder import token_ids
+from megatron.conversion.source_files import (
+    CONFIG_COPY,
+    copy_files,
+    has_tokenizer,
+    source_config,
+    source_of,
+)
 from megatron.conversion.vocabulary import known_to, with_padding, without_padding, write_padding
 from megatron.conversion.weights import Rule, to_ours, to_theirs
 from megatron.evaluation.checkpoint_tokenizer import TOKENIZER_FILE
@@ -41,6 +49,10 @@ class Model(NamedTuple):
 
     config: ModelConfig
     weights: dict[str, torch.Tensor]
+    source: Path | None = None
+    """Folder with the files of the Hugging Face folder it was made of."""
+    step: int = 0
+    """Of the checkpoint it was read from."""
 
     @property
     def rules(self) -> list[Rule]:
@@ -73,23 +85,25 @@ def read_any(folder: Path, *, vocab_size: int | None = None) -> Model:
         config = (bert_from_hugging_face if bert else gpt_from_hugging_face)(fields)
         theirs = hugging_face_folder.weights_of(hugging_face_folder.read_model(folder))
         weights = to_ours(theirs, (bert_rules if bert else gpt_rules)(config))
-        return Model(*with_padding(folder, config, weights))
+        return Model(*with_padding(folder, config, weights), source=folder)
     foreign = model_states_file(folder)
     if foreign is not None:
-        return Model(*read_megatron_deepspeed(foreign, vocab_size))
+        return Model(*read_megatron_deepspeed(foreign, vocab_size), step=step_of(foreign))
     checkpoint = checkpoint_in(folder)
     if checkpoint is None:
         raise FileNotFoundError(
             f"{folder} holds no model: give a run or a checkpoint of ours, a Hugging Face folder"
             " (config.json) or a Megatron-DeepSpeed checkpoint (mp_rank_00_model_states.pt)"
         )
-    return Model(ModelConfig(**read_state(checkpoint)["model"]), read_weights(checkpoint))
+    config = ModelConfig(**read_state(checkpoint)["model"])
+    return Model(config, read_weights(checkpoint), source_of(folder))
 
 
 def save_as_hugging_face(model: Model, output: Path, tokenizer: Tokenizer | None) -> Converted:
     """What was written to a new folder for `from_pretrained`, after its logits were compared.
 
     The model there has the vocabulary that the tokenizer knows; the rows that pad ours lie beside it.
+    What a Hugging Face folder said from which the model once came is said again.
 
     Raises:
         FileExistsError: if the folder is taken.
@@ -97,17 +111,19 @@ def save_as_hugging_face(model: Model, output: Path, tokenizer: Tokenizer | None
             model, or the logits differ; nothing is left behind then.
     """
     _check_tokenizer(model.config, tokenizer)
-    model = Model(known_to(tokenizer, model.config), model.weights)
-    to_hugging_face = bert_to_hugging_face if is_bert(model.weights) else gpt_to_hugging_face
-    fields = to_hugging_face(model.config)
+    model = model._replace(config=known_to(tokenizer, model.config))
+    fields = _config_fields(model, tokenizer)
+    own_tokenizer = has_tokenizer(model.source, tokenizer)
     with result_folder.new_folder(output) as folder:
         weights, padding = without_padding(model.config, model.weights)
         hugging_face_folder.write_model(folder, fields, to_theirs(weights, model.rules))
         write_padding(folder, padding)
-        if tokenizer is not None:
+        if tokenizer is not None and not own_tokenizer:
             hugging_face_folder.write_tokenizer(
                 folder, tokenizer, model.config.max_position_embeddings
             )
+        if model.source is not None and (own_tokenizer or tokenizer is None):
+            copy_files(model.source, folder)
         difference = _largest_difference(model, folder)
     return Converted(_count(model), difference)
 
@@ -115,7 +131,7 @@ def save_as_hugging_face(model: Model, output: Path, tokenizer: Tokenizer | None
 def save_as_ours(
     model: Model, output: Path, tokenizer: Tokenizer | None, compare_with: Path | None
 ) -> Converted:
-    """What was written to a new run of ours with one checkpoint, of step 0.
+    """What was written to a new run of ours with one checkpoint, of the model's step.
 
     Args:
         output: folder of the run; `tokenizer.json` is put beside the checkpoint.
@@ -127,16 +143,44 @@ def save_as_ours(
         ValueError: as `save_as_hugging_face`.
     """
     _check_tokenizer(model.config, tokenizer)
-    model = Model(known_to(tokenizer, model.config), model.weights)
+    model = model._replace(config=known_to(tokenizer, model.config))
     with result_folder.new_folder(output) as run:
         state = {"model": asdict(model.config)}
         weights = whole_tensors(model.weights)
-        save_checkpoint(run, 0, weights=weights, optimizer_state=[], state=state, keep_last=0)
+        save_checkpoint(
+            run, model.step, weights=weights, optimizer_state=[], state=state, keep_last=0
+        )
         if tokenizer is not None:
             tokenizer.save(run / TOKENIZER_FILE)
+        if model.source is not None and (
+            tokenizer is None or has_tokenizer(model.source, tokenizer)
+        ):
+            copy_files(model.source, run, config_name=CONFIG_COPY)
         written = read_any(run)
         difference = _largest_difference(written, compare_with) if compare_with else None
     return Converted(_count(model), difference)
+
+
+def _config_fields(model: Model, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """The fields of `config.json`: the source's, but for what has changed since, or else ours."""
+    bert = is_bert(model.weights)
+    describe, read = (
+        (bert_to_hugging_face, bert_from_hugging_face)
+        if bert
+        else (gpt_to_hugging_face, gpt_from_hugging_face)
+    )
+    own = describe(model.config)
+    given = source_config(model.source)
+    ids = token_ids(tokenizer, with_ends=not bert)
+    if given.get("model_type") != own["model_type"]:
+        # BERT's embedding needs some row of padding: its own default where no token is known.
+        return own | {name: value for name, value in ids.items() if not bert or value is not None}
+    known = describe(read(hugging_face_folder.todays_names(given)))
+    changed = {name: value for name, value in own.items() if known.get(name) != value}
+    if "rope_parameters" in changed:
+        given = {name: value for name, value in given.items() if not name.startswith("rope_")}
+    kept = tokenizer is None or has_tokenizer(model.source, tokenizer)
+    return given | changed | ({} if kept else ids)
 
 
 def _largest_difference(ours: Model, folder: Path) -> float:

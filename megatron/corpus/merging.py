@@ -8,9 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from data_efficiency import Progress
+from data_efficiency import Progress, files
 from megatron.data.indexed_dataset import IndexedDataset
-from megatron.data.indexed_dataset_writer import IndexedDatasetWriter, path_of
+from megatron.data.indexed_dataset_writer import (
+    ENDINGS,
+    IndexedDatasetWriter,
+    path_of,
+    readable_path,
+)
 
 _RUN_BYTES = 8 * 1024 * 1024
 _RUN_DOCUMENTS = 64 * 1024
@@ -47,8 +52,9 @@ def find_corpora(inputs: Sequence[StrPath]) -> list[str]:
     for path in map(Path, inputs):
         found = [os.fspath(path)]
         if path.is_dir():
-            names = sorted(file.name for file in path.glob("*.idx") if file.name[0] != ".")
-            found = [os.fspath(path / name.removesuffix(".idx")) for name in names]
+            indexes = {file.name for end in ("*.idx", "*.idx.new") for file in path.glob(end)}
+            names = {name.removesuffix(".new").removesuffix(".idx") for name in indexes}
+            found = [os.fspath(path / name) for name in sorted(names) if name[0] != "."]
         if not found:
             raise FileNotFoundError(f"{path}: no corpus (PREFIX.bin and PREFIX.idx) in this folder")
         for prefix in found:
@@ -105,9 +111,11 @@ def merge_corpora(
 
 
 def _check_target(parts: Sequence[IndexedDataset], prefix: StrPath, overwrite: bool) -> None:
-    index = path_of(prefix, "idx")
-    if index.resolve() in {path_of(part.prefix, "idx").resolve() for part in parts}:
-        raise ValueError(f"{os.fspath(prefix)}: cannot be merged into itself; give another output")
+    files.refuse_writing_over(
+        [path_of(prefix, ending) for ending in ENDINGS],
+        [path_of(part.prefix, ending) for part in parts for ending in ENDINGS],
+    )
+    index = readable_path(prefix, "idx")
     if index.exists() and not overwrite:
         raise FileExistsError(f"{index}: exists; give --overwrite to replace it")
 
@@ -140,7 +148,7 @@ def _joined_metadata(parts: Sequence[IndexedDataset]) -> dict[str, Any]:
 
 def _copy(part: IndexedDataset, writer: IndexedDatasetWriter) -> Iterator[None]:
     """Yield after each run of documents that was copied; the tokens are checked as they pass."""
-    path, digest = path_of(part.prefix, "bin"), hashlib.sha256()
+    path, digest = readable_path(part.prefix, "bin"), hashlib.sha256()
     # Read, not mapped: pages of a map would count as this process's memory.
     with path.open("rb") as file:
         for first, end in _document_runs(part):

@@ -19,11 +19,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_efficiency import Progress
+from data_efficiency import Progress, files
 from megatron.corpus.parquet_rows import check_columns
 from megatron.corpus.sentence_splitter import SentenceSplitter
 from megatron.corpus.text_sources import Block, SourceFile, read_blocks, texts_of
-from megatron.data.indexed_dataset_writer import IndexedDatasetWriter, dtype_for_vocabulary, path_of
+from megatron.data.indexed_dataset_writer import (
+    ENDINGS,
+    IndexedDatasetWriter,
+    dtype_for_vocabulary,
+    path_of,
+    readable_path,
+)
 from megatron.tokenizer import Tokenizer
 
 # Blocks under way for each worker: enough to keep it busy, few enough to bound memory.
@@ -45,6 +51,7 @@ class PreprocessingJob:
             without it whole documents.
         num_workers: worker processes.
         overwrite: whether existing corpora may be replaced.
+        inputs: other files and folders that are read.
     """
 
     sources: Sequence[SourceFile]
@@ -55,6 +62,7 @@ class PreprocessingJob:
     num_workers: int
     splitter_factory: Callable[[], SentenceSplitter] | None = None
     overwrite: bool = False
+    inputs: Sequence[str | os.PathLike[str] | None] = ()
 
     def corpus_prefix(self, key: str) -> str:
         """Prefix of the corpus of one key."""
@@ -81,7 +89,12 @@ class PreprocessingJob:
         for key in self.json_keys:
             if "/" in key:
                 raise ValueError(f"--json-keys has {key!r}: a key names files, so no '/' in it")
-            index = path_of(self.corpus_prefix(key), "idx")
+            prefix = self.corpus_prefix(key)
+            files.refuse_writing_over(
+                [path_of(prefix, ending) for ending in ENDINGS],
+                [*self.inputs, *(source.path for source in self.sources)],
+            )
+            index = readable_path(prefix, "idx")
             if index.exists() and not self.overwrite:
                 raise FileExistsError(f"{index}: exists; give --overwrite to replace it")
         texts = [source.path for source in self.sources if source.is_text]
@@ -168,8 +181,9 @@ class _Worker:
     def start(cls, job: PreprocessingJob, eod: int | None) -> None:
         # Each worker is one core's worth; threads of its own would only get in the others' way.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        # Ctrl-C reaches the whole group; the parent ends its workers itself.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Signals may reach the whole group; the parent ends its workers itself.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         threading.Thread(target=cls._leave_with_parent, daemon=True).start()
         cls.tokenizer, cls.keys, cls.eod = job.tokenizer_factory(), job.json_keys, eod
         cls.splitter = None if job.splitter_factory is None else job.splitter_factory()
@@ -194,7 +208,7 @@ class _Worker:
 
 
 def preprocess(job: PreprocessingJob) -> dict[str, CorpusCounts]:
-    """Writes the corpora of all keys and gives back their counts; all appear complete or none does.
+    """Writes the corpora of all keys and gives back their counts; each appears complete or not at all.
 
     Raises:
         ValueError: if the input or the job is wrong, with file and line where there is one.

@@ -10,7 +10,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -78,12 +77,10 @@ def splitter_of_file(path: str | os.PathLike[str]) -> SentenceSplitter:
         ValueError: if it holds something else.
     """
     try:
-        model = json.loads(Path(path).read_text(encoding="utf-8"))
+        model = files.read_json_object(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file with a model of sentences") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(model, dict) or model.keys() != _FIELDS:
+    if model.keys() != _FIELDS:
         raise ValueError(
             f"{path}: not a model of sentences, a JSON object with the keys {', '.join(sorted(_FIELDS))}"
         )

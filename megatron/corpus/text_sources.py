@@ -219,17 +219,19 @@ def _decompressed(file: _CountingReader, path: Path) -> Iterator[bytes]:
             yield data
         return
     decompressor: Any = None
+    has_begun = False
     try:
         while data := file.read(_COMPRESSED_READ_BYTES):
             # Padding with zeros after the last member is legal.
             while data := data.lstrip(b"\0") if decompressor is None else data:
                 decompressor = decompressor or _new_decompressor(compression)
+                has_begun = True
                 yield decompressor.decompress(data)
                 data = decompressor.unused_data if decompressor.eof else b""
                 decompressor = None if decompressor.eof else decompressor
     except (zlib.error, zstandard.ZstdError) as error:
         raise ValueError(f"{path}: damaged {compression} data ({error})") from None
-    if decompressor is not None:
+    if decompressor is not None or not has_begun:
         raise ValueError(f"{path}: the {compression} data are cut short")
 
 
@@ -237,7 +239,8 @@ def _new_decompressor(compression: str) -> Any:
     """One of zlib or zstandard, for one member or frame; both tell `eof` and `unused_data`."""
     if compression == ".gz":
         return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-    return zstandard.ZstdDecompressor().decompressobj()
+    # Up to 2 GiB of window: `zstd --long=31` and `--ultra` write what is refused by default.
+    return zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
 
 
 def texts_of(block: Block, keys: Sequence[str]) -> list[tuple[str, ...]]:
@@ -258,17 +261,35 @@ def texts_of(block: Block, keys: Sequence[str]) -> list[tuple[str, ...]]:
     if block.is_text:
         return [(_decode(block.content, str(block.path)),)]
     records = []
+    for where, record in records_of(block):
+        for key in keys:
+            if key not in record:
+                raise ValueError(f"{where}: no key {key!r}; the line has {sorted(record)}")
+        records.append(_strings(tuple(record[key] for key in keys), where, keys))
+    return records
+
+
+def records_of(block: Block) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each line of JSON stands, as "file:line", and its object; blank lines are passed over.
+
+    Raises:
+        ValueError: with file and line, if one is not UTF-8, not JSON or not an object.
+    """
     may_have_surrogates = b"\\ud" in block.content.lower()
     for number, line in enumerate(block.content.split(b"\n"), start=block.first_line):
         if not line.strip():
             continue
-        texts = _texts_of_line(line, f"{block.path}:{number}", keys)
-        if may_have_surrogates:
-            texts = tuple(
-                text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts
-            )
-        records.append(texts)
-    return records
+        where = f"{block.path}:{number}"
+        try:
+            record = _parse(_decode(line, where), may_have_surrogates)
+        except json.JSONDecodeError as error:
+            problem = f"{error.msg}, column {error.colno}"
+            raise ValueError(f"{where}: not valid JSON ({problem})") from None
+        except RecursionError:
+            raise ValueError(f"{where}: lists or objects in more levels than can be read") from None
+        if not isinstance(record, dict):
+            raise ValueError(f"{where}: a JSON object was expected, not {type(record).__name__}")
+        yield where, record
 
 
 def _decode(content: bytes, where: str) -> str:
@@ -278,17 +299,18 @@ def _decode(content: bytes, where: str) -> str:
         raise ValueError(f"{where}: not UTF-8 (byte {error.start})") from None
 
 
-def _texts_of_line(line: bytes, where: str, keys: Sequence[str]) -> tuple[str, ...]:
+def _parse(text: str, may_have_surrogates: bool) -> Any:
     try:
-        record = json.loads(_decode(line, where))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not valid JSON ({error.msg}, column {error.colno})") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{where}: a JSON object was expected, not {type(record).__name__}")
-    for key in keys:
-        if key not in record:
-            raise ValueError(f"{where}: no key {key!r}; the line has {sorted(record)}")
-    return _strings(tuple(record[key] for key in keys), where, keys)
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        # An integer of more digits than Python reads; no text depends on it.
+        value = json.loads(text, parse_int=float)
+    if may_have_surrogates:
+        text = json.dumps(value, ensure_ascii=False)
+        value = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return value
 
 
 def _strings(values: tuple[Any, ...], where: str, keys: Sequence[str]) -> tuple[str, ...]:

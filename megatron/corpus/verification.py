@@ -12,7 +12,7 @@ from megatron.corpus.preprocessing import EncodedTexts, encode_documents, is_emp
 from megatron.corpus.sentence_splitter import SentenceSplitter
 from megatron.corpus.text_sources import SourceFile, read_blocks, texts_of
 from megatron.data.indexed_dataset import IndexedDataset
-from megatron.data.indexed_dataset_writer import path_of
+from megatron.data.indexed_dataset_writer import path_of, readable_path
 from megatron.tokenizer import Tokenizer
 
 NUM_SAMPLED_DOCUMENTS = 256
@@ -40,7 +40,7 @@ def verify_corpus(
     if metadata is None:
         raise FileNotFoundError(f"{path_of(prefix, 'meta.json')}: no such file; nothing to verify")
     for ending in ("bin", "idx"):
-        path = path_of(prefix, ending)
+        path = readable_path(prefix, ending)
         if result_folder.sha256_of_file(path) != metadata[f"{ending}_sha256"]:
             raise ValueError(f"{path}: the checksum differs from the sidecar's; remake the corpus")
     corpus.verify(metadata["vocab_size"])

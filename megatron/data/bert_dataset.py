@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data_efficiency import hashing
 from megatron.config import DataConfig
-from megatron.data.gpt_dataset import split_boundaries
+from megatron.data.gpt_dataset import EmptySplitError, split_boundaries
 from megatron.data.indexed_dataset import IndexedDataset
 from megatron.data.sentence_pairs import Segments, SentencePairs
 from megatron.data.token_masking import mask_tokens
@@ -111,8 +111,8 @@ class BertDataset:
 
     Raises:
         FileNotFoundError: if the corpus is missing.
-        ValueError: if the corpus is damaged, no document of the split has two sentences, or the
-            vocabulary is not known.
+        EmptySplitError: if no document of the split has two sentences.
+        ValueError: if the corpus is damaged, or the vocabulary is not known.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class BertDataset:
         )
         self.num_skipped_documents = self._pairs.num_skipped_documents
         if len(self._pairs) == 0:
-            raise ValueError(
+            raise EmptySplitError(
                 f"the {split_name} split of {prefix} has {len(self.documents)} documents, none with "
                 "two sentences; make the corpus with tools/preprocess_data.py --split-sentences, or "
                 f"use more text or another --split (now {split})"

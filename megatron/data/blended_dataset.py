@@ -7,12 +7,17 @@ carried for the sampler, which draws by them. Nothing is built, copied or cached
 A worked example: parts of 5 and 3 samples: number 6 is sample 1 of the second part.
 """
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from megatron.data.gpt_dataset import EmptySplitError
+
+logger = logging.getLogger(__name__)
 
 Int64Array = NDArray[np.int64]
 Part = TypeVar("Part", bound="Dataset")
@@ -173,6 +178,27 @@ def open_dataset(
     weights, paths = _weights_and_paths(data_path)
     parts = [kind(path, *settings, **options) for path in paths]
     return parts[0] if len(data_path) == 1 else BlendedDataset(parts, weights)
+
+
+def open_validation(
+    kind: Callable[..., Dataset], data_path: Sequence[str], *settings: Any, **options: Any
+) -> Dataset | None:
+    """The validation samples as `open_dataset` and `in_proportion` give them; None where there are none.
+
+    A corpus whose validation split is empty is left out, which is logged; errors as `open_dataset`.
+    """
+    found = []
+    for weight, path in zip(*_weights_and_paths(data_path), strict=True):
+        try:
+            part = kind(path, *settings, split_name="valid", **options)
+        except EmptySplitError as error:
+            logger.warning("no validation on %s: %s", path, error)
+        else:
+            found.append((part, weight))
+    if len(found) <= 1:
+        return found[0][0] if found else None
+    parts, weights = zip(*found, strict=True)
+    return in_proportion(BlendedDataset(parts, weights))
 
 
 def _weights_and_paths(data_path: Sequence[str]) -> tuple[list[float], Sequence[str]]:

@@ -8,6 +8,7 @@ cached: where a sample lies is arithmetic. Tokens after the last whole window ar
 A worked example: 11 tokens, sequence_length 4: windows 0:5 and 4:9, so 2 samples.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,10 @@ from megatron.config import DataConfig
 from megatron.data.indexed_dataset import IndexedDataset
 
 SPLIT_NAMES = ("train", "valid", "test")
+
+
+class EmptySplitError(ValueError):
+    """A split of a corpus that holds no sample."""
 
 
 def split_boundaries(split: str, num_documents: int) -> dict[str, tuple[int, int]]:
@@ -37,7 +42,7 @@ def split_boundaries(split: str, num_documents: int) -> dict[str, tuple[int, int
         parts = [float(part) for part in split.split(",")]
     except ValueError:
         parts = []
-    if not 1 <= len(parts) <= 3 or min(parts) < 0 or sum(parts) <= 0:
+    if not 1 <= len(parts) <= 3 or not min(parts) >= 0 or not 0 < sum(parts) < math.inf:
         raise ValueError(
             f"--split is {split!r}: must be up to three numbers >= 0, separated by commas, "
             "such as 969,30,1"
@@ -58,7 +63,8 @@ class GPTDataset:
 
     Raises:
         FileNotFoundError: if the corpus is missing.
-        ValueError: if the corpus is damaged, or the split has no whole sample.
+        EmptySplitError: if the split has no whole sample.
+        ValueError: if the corpus is damaged.
     """
 
     def __init__(
@@ -82,7 +88,7 @@ class GPTDataset:
         self._tokens = corpus.tokens[begin:end]
         self._num_samples = max(0, (end - begin - 1) // sequence_length)
         if self._num_samples == 0:
-            raise ValueError(
+            raise EmptySplitError(
                 f"the {split_name} split of {prefix} has {end - begin} tokens: too few for one "
                 f"sample of {sequence_length} + 1; use more text, a shorter --seq-length or "
                 f"another --split (now {split})"

@@ -5,7 +5,6 @@ writes and no reader needs, says where the tokens come from.
 """
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any, Self
@@ -13,18 +12,19 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from data_efficiency import mmididx
+from data_efficiency import files, mmididx
 from megatron.data.indexed_dataset_writer import (
     DTYPE_OF_CODE,
     IndexedDatasetWriter,
     dtype_for_vocabulary,
-    path_of,
+    readable_path,
 )
 
 __all__ = ["IndexedDataset", "IndexedDatasetWriter", "dtype_for_vocabulary"]
 
 NUM_HASHED_BLOCKS = 64
 HASHED_BLOCK_BYTES = 64 * 1024
+_CHECKED_BYTES = 256 * 1024 * 1024
 _READ_BYTES = 16 * 1024 * 1024
 
 
@@ -59,7 +59,7 @@ class IndexedDataset:
         self._open_tokens(self._path("bin"))
 
     def _path(self, ending: str) -> Path:
-        return path_of(self.prefix, ending)
+        return readable_path(self.prefix, ending)
 
     def _open_index(self, path: Path) -> None:
         self._index = mmididx.read_index(path, remedy="make it with tools/preprocess_data.py")
@@ -67,6 +67,12 @@ class IndexedDataset:
         if code not in DTYPE_OF_CODE:
             raise ValueError(f"{path}: unknown dtype code {code}, Megatron's are 1 to 8")
         self.dtype = DTYPE_OF_CODE[code]
+        if self.dtype.kind == "f":
+            raise ValueError(
+                f"{path}: dtype code {code} is {self.dtype.name} in Megatron's table, but token ids are whole "
+                f"numbers; DeepSpeed's writer uses that code for {mmididx.deepspeed_types(code)}, so this is "
+                "one of its index files, or no corpus of tokens"
+            )
         self.num_documents = len(self.document_index) - 1
         ends = self.document_index[[0, -1]].tolist() if len(self.document_index) else None
         if ends != [0, len(self)]:
@@ -134,23 +140,37 @@ class IndexedDataset:
         """Content of the sidecar `PREFIX.meta.json`, or None where there is none."""
         path = self._path("meta.json")
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            content = files.read_json_file(path)
+            return None if content is None else files.read_json_object(path)
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise ValueError(f"{path}: not valid JSON ({error}); delete or remake it") from None
+            raise ValueError(f"{error}; delete or remake it") from None
 
     def content_hash(self) -> str:
         """SHA-256 of the index, the size of `.bin` and 64 evenly spaced blocks of 64 KiB of it.
 
-        Costs milliseconds at any size of `.bin`, and sees every change of a document's length; a
-        changed token between the blocks only a full checksum sees (`preprocess_data.py --verify`).
+        Costs milliseconds at any size of `.bin`, and sees every change of a document's length. A token
+        changed between the blocks is seen where the sidecar holds a checksum of a `.bin` up to 256 MiB,
+        which is read whole here; in a larger one by `preprocess_data.py --verify`.
+
+        Raises:
+            ValueError: if the sidecar says another checksum.
         """
         with self._path("idx").open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
-        num_bytes = self.tokens.nbytes
+        num_bytes, content = self.tokens.nbytes, self.tokens.view(np.uint8).data
+        sums = {"idx": digest.hexdigest()}
+        if num_bytes <= _CHECKED_BYTES:
+            sums["bin"] = hashlib.sha256(content).hexdigest()
+        metadata = self.metadata or {}
+        for ending, found in sums.items():
+            if metadata.get(f"{ending}_sha256", found) != found:
+                raise ValueError(
+                    f"{self._path(ending)} was changed after it was written: {self._path('meta.json')} says "
+                    "another SHA-256; make the corpus again, or delete the .meta.json if the change is meant"
+                )
         digest.update(num_bytes.to_bytes(8, "little"))
-        content = self.tokens.view(np.uint8).data
         if num_bytes <= NUM_HASHED_BLOCKS * HASHED_BLOCK_BYTES:
             digest.update(content)
         else:

@@ -19,6 +19,12 @@ from data_efficiency import files, mmididx
 DTYPE_OF_CODE = {
     code: np.dtype(name).newbyteorder("<") for name, code in mmididx.MEGATRON_CODES.items()
 }
+ENDINGS = ("bin", "meta.json", "idx")
+"""Of the files of a corpus."""
+_READY = "idx.new"
+"""Ending of the index of a corpus whose files wait to be renamed, all complete."""
+_NO_METADATA = "null\n"
+"""Content of the sidecar of a corpus that has none, until its files have their names."""
 _BLOCK_TOKENS = 4 * 1024 * 1024
 
 
@@ -36,13 +42,27 @@ def path_of(prefix: str | os.PathLike[str], ending: str) -> Path:
     return Path(f"{os.fspath(prefix)}.{ending}")
 
 
+def readable_path(prefix: str | os.PathLike[str], ending: str) -> Path:
+    """Where one of the files of a corpus is to be read.
+
+    That is under its own name, but for a corpus whose writer was killed among its last renames.
+    """
+    if path_of(prefix, _READY).exists():
+        waiting = path_of(prefix, _READY if ending == "idx" else f"{ending}.partial")
+        if waiting.exists():
+            return waiting
+    return path_of(prefix, ending)
+
+
 class IndexedDatasetWriter:
     """Streaming writer of a token corpus; the files appear complete or not at all.
 
-    Everything goes to `PREFIX.bin.partial` first. `finish` syncs the files and renames them, `.bin`
-    first and `.idx` last, so wherever an `.idx` is, its `.bin` is complete. As a context manager it
-    finishes on success and deletes its partial files on failure. What a killed run leaves, the next
-    writer of the same prefix overwrites.
+    Everything goes to `PREFIX.bin.partial` and the like first. `finish` syncs the files and makes them
+    the corpus by one rename, `PREFIX.idx.partial` to `PREFIX.idx.new`: from then on readers take the new
+    files, wherever they are, and an older corpus's until then. The other renames follow, `.idx` last, so
+    wherever an `.idx` is, its `.bin` is complete. As a context manager it finishes on success and deletes
+    its partial files on failure. What a killed writer leaves, the next one of the same prefix finishes
+    or overwrites.
 
     Args:
         prefix: path without the endings; missing folders are made.
@@ -61,14 +81,11 @@ class IndexedDatasetWriter:
             raise ValueError(f"dtype {self.dtype.name} cannot hold tokens; take one of {allowed}")
         self.num_tokens = 0
         self._digest = hashlib.sha256()
-        self._partials = {
-            ending: path_of(self.prefix, f"{ending}.partial")
-            for ending in ("bin", "meta.json", "idx")
-        }
+        self._partials = {ending: path_of(self.prefix, f"{ending}.partial") for ending in ENDINGS}
         with ExitStack() as resources:
             self._lock(resources)
             with self._failure_told():
-                self._partials["meta.json"].unlink(missing_ok=True)
+                _rename_ready(self.prefix)
                 self._file = resources.enter_context(self._partials["bin"].open("wb"))
                 code = mmididx.MEGATRON_CODES[self.dtype.name]
                 self._index = mmididx.IndexWriter(self._partials["idx"], code, self.dtype.itemsize)
@@ -148,6 +165,7 @@ class IndexedDatasetWriter:
     def _finish(self, metadata: dict[str, Any] | None) -> None:
         self._file.flush()
         index_sum = self._index.finish()
+        text = _NO_METADATA
         if metadata is not None:
             facts = metadata | {
                 "dtype": self.dtype.name,
@@ -158,16 +176,12 @@ class IndexedDatasetWriter:
                 "idx_sha256": index_sum,
             }
             text = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-            self._partials["meta.json"].write_bytes(text.encode())
-        written = [ending for ending, partial in self._partials.items() if partial.exists()]
-        for ending in written:
-            files.sync_to_disk(self._partials[ending])
-        # The old index goes first: at no moment does it stand beside the new tokens.
-        for ending in ("idx", "meta.json"):
-            path_of(self.prefix, ending).unlink(missing_ok=True)
-        for ending in written:
-            self._partials[ending].replace(path_of(self.prefix, ending))
-        files.sync_to_disk(self._partials["bin"].parent)
+        self._partials["meta.json"].write_bytes(text.encode())
+        for partial in self._partials.values():
+            files.sync_to_disk(partial)
+        self._partials["idx"].replace(path_of(self.prefix, _READY))
+        files.sync_to_disk(self._partials["idx"].parent)
+        _rename_ready(self.prefix)
         self._close()
 
     @contextmanager
@@ -176,16 +190,19 @@ class IndexedDatasetWriter:
         try:
             yield
         except OSError as error:
-            raise OSError(
-                f"{self.prefix}: the corpus cannot be written ({error.strerror}); nothing"
-                " half-written is left"
-            ) from None
+            if path_of(self.prefix, _READY).exists():
+                what = "the corpus is whole, but its files cannot be renamed ({}): make it again"
+            else:
+                what = "the corpus cannot be written ({}); nothing half-written is left"
+            raise OSError(f"{self.prefix}: {what.format(error.strerror)}") from None
 
     def abort(self) -> None:
         """Delete the partial files, leaving whatever stood under the prefix before."""
         if not self._file.closed:
-            for partial in self._partials.values():
-                partial.unlink(missing_ok=True)
+            if not path_of(self.prefix, _READY).exists():
+                for partial in self._partials.values():
+                    with suppress(OSError):
+                        partial.unlink()
             self._close()
 
     def _close(self) -> None:
@@ -203,3 +220,22 @@ class IndexedDatasetWriter:
                 self.finish()
         finally:
             self.abort()
+
+
+def _rename_ready(prefix: str | os.PathLike[str]) -> None:
+    """Give the files of a corpus that wait for it their names."""
+    ready = path_of(prefix, _READY)
+    if not ready.exists():
+        return
+    # The old index goes first: at no moment does it stand beside the new tokens.
+    path_of(prefix, "idx").unlink(missing_ok=True)
+    for ending in ("bin", "meta.json"):
+        with suppress(FileNotFoundError):
+            path_of(prefix, f"{ending}.partial").replace(path_of(prefix, ending))
+    sidecar = path_of(prefix, "meta.json")
+    ready.replace(path_of(prefix, "idx"))
+    files.sync_to_disk(ready.parent)
+    # Left behind, it says as much as none.
+    with suppress(OSError):
+        if sidecar.read_bytes() == _NO_METADATA.encode():
+            sidecar.unlink()

@@ -1,7 +1,8 @@
 """Whether corpus, model and tokenizer belong together."""
 
-from megatron.config import DataConfig, require
+from megatron.config import DataConfig
 from megatron.data.blended_dataset import Dataset
+from megatron.setting_rules import require
 from megatron.tokenizer import Tokenizer
 
 

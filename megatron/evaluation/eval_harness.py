@@ -26,14 +26,32 @@ from torch import distributed
 from tqdm import tqdm
 
 from data_efficiency import start_ranks
+from megatron.conversion.source_files import GENERATION_FILE, source_of
 from megatron.evaluation.continuation_scores import Continuation, score_continuations
 from megatron.evaluation.generation import Choose, continue_texts, greedy, sampling
 from megatron.evaluation.model import load_for_evaluation
 from megatron.model.gpt_model import GPTModel
-from megatron.tokenizer import Tokenizer, named_tokenizer
+from megatron.tokenizer import END_OF_DOCUMENT, Tokenizer, named_tokenizer
+from megatron.tokenizer.special_tokens import json_object
 
 MODEL_NAME = "data_efficiency"
 _DEFAULT_NEW_TOKENS = 256
+_NEUTRAL = {
+    "repetition_penalty": 1,
+    "no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "num_beams": 1,
+    "guidance_scale": 1,
+    "bad_words_ids": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "sequence_bias": None,
+    "exponential_decay_length_penalty": None,
+}
+"""What a generation configuration may ask of greedy decoding too -> the value with which it asks nothing."""
 
 
 @register_model(MODEL_NAME)
@@ -77,6 +95,8 @@ class HarnessModel(TemplateLM):
                 )
             ),
         )
+        source = source_of(Path(checkpoint))
+        self._generation = {} if source is None else json_object(source / GENERATION_FILE)
         self.gpt: GPTModel = model
         self.text: Tokenizer = tokenizer
         self._batch_size = _whole_batch_size(batch_size)
@@ -85,8 +105,13 @@ class HarnessModel(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """Id of the end-of-document token, which also begins texts that have nothing before them."""
-        return self.text.eod
+        """Id of the token that ends texts."""
+        return self.text.id_of(self.text.special_tokens.get("eos_token", END_OF_DOCUMENT))
+
+    @property
+    def prefix_token_id(self) -> int:
+        """Id of the token that stands before texts that have nothing before them."""
+        return self.text.beginning
 
     @property
     def device(self) -> torch.device:
@@ -127,8 +152,16 @@ class HarnessModel(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **ignored: Any
     ) -> list[int]:
-        """Token ids of a text; control tokens are never added."""
-        return self.text.encode(string)
+        """Token ids as lm-eval's model for transformers has them: with what the tokenizer puts around them,
+        such as a beginning token, but not where the text has one already.
+        """
+        with_template = add_special_tokens
+        if with_template is None:
+            beginning = self.text.special_tokens.get("bos_token") or self.text.special_tokens.get(
+                "eos_token"
+            )
+            with_template = beginning is None or not string.startswith(beginning)
+        return self.text.encode_as_transformers(string, with_template=with_template)
 
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False
@@ -181,9 +214,19 @@ class HarnessModel(TemplateLM):
             )
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """The continuation of each context, up to the first of its stop texts."""
+        """The continuation of each context, up to the first of its stop texts.
+
+        Raises:
+            ValueError: for a model whose generation configuration asks for what is not done here.
+        """
+        for name, neutral in _NEUTRAL.items():
+            if (value := self._generation.get(name)) not in (None, neutral):
+                raise ValueError(
+                    f"{name} is {value!r} in the model's {GENERATION_FILE}: texts are generated here without"
+                    " it, so they would not be those of transformers; take it out there to have them"
+                )
         texts = [""] * len(requests)
-        ids = [self.tok_encode(request.args[0]) or [self.eot_token_id] for request in requests]
+        ids = [self.tok_encode(request.args[0]) or [self.prefix_token_id] for request in requests]
         alike: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             alike.setdefault(repr(sorted(request.args[1].items())), []).append(number)

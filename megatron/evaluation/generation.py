@@ -6,10 +6,9 @@ import torch
 
 from megatron.model.cached_decoder import CachedDecoder
 from megatron.model.gpt_model import GPTModel
-from megatron.tokenizer import END_OF_DOCUMENT, Tokenizer
+from megatron.tokenizer import NO_CHARACTER, Tokenizer
 
-# What a decoder gives for bytes that are no character, or not yet.
-_NO_CHARACTER = "\ufffd"
+_MOST_TOKENS_OF_A_CHARACTER = 8
 Choose = Callable[[torch.Tensor], torch.Tensor]
 """Logits [batch, vocabulary] -> ids int64 [batch]."""
 
@@ -96,7 +95,10 @@ def continue_texts(
     stops: Sequence[str] = (),
     choose: Choose = greedy,
 ) -> list[str]:
-    """The text that follows each prompt, without the end-of-document token or the stop that ended it.
+    """The text that follows each prompt, without control tokens or the stop that ended it.
+
+    As lm-eval's model for transformers has it: a tokenizer that takes the space before a text away does
+    so here too.
 
     Args:
         prompts: at least one id each.
@@ -107,12 +109,9 @@ def continue_texts(
     for tokens in generate(model, prompts, max_new_tokens, choose):
         for number in sorted(open_rows):
             token = int(tokens[number])
-            if token == tokenizer.eod:
-                open_rows.discard(number)
-                continue
             rows[number].append(token)
-            texts[number] = tokenizer.decode(rows[number])
-            if any(stop in texts[number] for stop in stops):
+            texts[number] = tokenizer.decode(rows[number], without_control=True)
+            if token in tokenizer.end_ids or any(stop in texts[number] for stop in stops):
                 open_rows.discard(number)
         if not open_rows:
             break
@@ -132,19 +131,19 @@ def text_pieces(
     A character whose bytes are spread over tokens comes when it is whole.
 
     Args:
-        tokenizer: of the model; without an end-of-document token the text ends only by its length.
+        tokenizer: of the model; without a token that ends texts it ends only by its length.
         prompt: at least one id.
     """
-    end = tokenizer.eod if tokenizer.has(END_OF_DOCUMENT) else None
+    context = prompt[-_MOST_TOKENS_OF_A_CHARACTER:]
     ids: list[int] = []
     given = text = ""
     for tokens in generate(model, [prompt], max_new_tokens, choose):
         token = int(tokens[0])
-        if token == end:
+        if token in tokenizer.end_ids:
             break
         ids.append(token)
-        text = tokenizer.decode(ids)
-        whole = text.rstrip(_NO_CHARACTER)
+        text = tokenizer.decode_after(context, ids)
+        whole = text.rstrip(NO_CHARACTER)
         if len(whole) > len(given):
             yield whole[len(given) :]
             given = whole

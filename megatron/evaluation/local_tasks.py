@@ -11,9 +11,12 @@ JSON files.
 import itertools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from data_efficiency import files
+from megatron.corpus.text_sources import find_sources, read_blocks, records_of
 
 WIKITEXT_FILE = "wikitext-2.test.txt"
 _PAGES_FILE = "wikitext-2.test.jsonl"
@@ -82,6 +85,12 @@ _TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 LOCAL_TASKS = tuple(_TASKS)
+_CHOICE_ROW: tuple[tuple[str, ...], str | None] = (("query",), "choices")
+# Task -> the texts of a row, and its list of choices, whose right one is `gold`.
+_ROWS = {
+    "local_lambada_openai": (("context", "continuation"), None),
+    "local_wsc273": (("continuation",), "context_options"),
+}
 
 
 def write_task_files(data_folder: Path, target: Path, tasks: Iterable[str] = LOCAL_TASKS) -> None:
@@ -89,6 +98,7 @@ def write_task_files(data_folder: Path, target: Path, tasks: Iterable[str] = LOC
 
     Raises:
         FileNotFoundError: if the data folder, or the file of a task, is not there.
+        ValueError: with file and line, if a row is not what its task asks for.
     """
     if not data_folder.is_dir():
         raise FileNotFoundError(f"--data-folder is {data_folder}: no such folder")
@@ -100,6 +110,8 @@ def write_task_files(data_folder: Path, target: Path, tasks: Iterable[str] = LOC
             raise FileNotFoundError(f"--data-folder is {data_folder}: {task} needs {name} in it")
         if name == WIKITEXT_FILE:
             file = _write_pages(file, target.resolve())
+        else:
+            _check_rows(file, task)
         description = {
             "task": task,
             "dataset_path": "json",
@@ -113,6 +125,38 @@ def write_task_files(data_folder: Path, target: Path, tasks: Iterable[str] = LOC
         (target / f"{task}.yaml").write_text(text + "\n", encoding="utf-8")
 
 
+def _check_rows(file: Path, task: str) -> None:
+    """Raise ValueError for the first row that lacks what the task asks: lm-eval would score "None"."""
+    texts, options = _ROWS.get(task, _CHOICE_ROW)
+    num_rows = 0
+    for block in read_blocks(find_sources([file])[0]):
+        for where, row in records_of(block):
+            num_rows += 1
+            for name in texts:
+                _require(_is_text(row.get(name)), where, name, row, "a text that is not blank")
+            if options is not None:
+                choices = row.get(options)
+                fine = (
+                    isinstance(choices, list) and len(choices) > 1 and all(map(_is_text, choices))
+                )
+                _require(fine, where, options, row, "a list of two texts or more, none blank")
+                gold, last = row.get("gold"), len(row[options]) - 1
+                fine = type(gold) is int and 0 <= gold <= last
+                _require(fine, where, "gold", row, f"the number of a choice, 0 to {last}")
+    if not num_rows:
+        raise ValueError(f"{file} has no rows")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _require(fine: bool, where: str, name: str, row: Mapping[str, Any], rule: str) -> None:
+    if not fine:
+        found = f"is {row[name]!r:.60}" if name in row else "is missing"
+        raise ValueError(f"{where}: {name!r} {found}: must be {rule}")
+
+
 def pages_of_wikitext(text: str) -> list[str]:
     """The articles of WikiText's word-level text, each with its title, whitespace as it was."""
     starts = [match.start() for match in _TITLE.finditer(text)]
@@ -121,7 +165,8 @@ def pages_of_wikitext(text: str) -> list[str]:
 
 def _write_pages(file: Path, target: Path) -> Path:
     """The pages of a WikiText file as JSON lines."""
-    pages = pages_of_wikitext(file.read_text(encoding="utf-8"))
+    with files.reading(file):
+        pages = pages_of_wikitext(file.read_text(encoding="utf-8"))
     if not pages:
         raise ValueError(f"{file} has no page titles ( = Title = ): not WikiText at word level")
     output = target / _PAGES_FILE

@@ -71,7 +71,7 @@ def load_for_evaluation(
         FileNotFoundError: if there is no model, or no tokenizer.
         ValueError: if it is no GPT, or the tokenizer is of another model.
     """
-    config, weights = read(folder)
+    config, weights, *_ = read(folder)
     if dtype not in _DTYPES:
         raise ValueError(f"dtype is {dtype!r}: must be float32 or bfloat16")
     tokenizer = tokenizer_for(folder, config.vocab_size, tokenizer)

@@ -108,9 +108,10 @@ class Sweep:
             json_config=self.json_config,
             deepspeed=self.deepspeed,
         )
-        scores = finetune(
-            engine, task, sets, self.config, seed=entry.seed, saved=saved, report=report
-        )
+        with saved.held(engine.ranks):
+            scores = finetune(
+                engine, task, sets, self.config, seed=entry.seed, saved=saved, report=report
+            )
         return {
             "epochs": scores,
             "num_examples": {name: len(texts.ids) for name, (texts, _) in sets.items()},
@@ -142,10 +143,7 @@ def read_sweep_run(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: if it is something else.
     """
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error})") from None
+    record = files.read_json_object(path)
     if record.get("format") != FORMAT or record.get("version") != VERSION:
         raise ValueError(f"{path} is no result of tools/finetune_bert.py of version {VERSION}")
     return record

@@ -7,6 +7,8 @@ paper does (appendix B.1).
 from dataclasses import dataclass
 
 TRAIN, DEV = "train", "dev"
+MAX_SCORE = 5.0
+"""Of STS-B, the one task with real values; the least is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,6 @@ from data_efficiency import (
     start_ranks,
 )
 from megatron.checkpoint.saved_run import SavedRun
-from megatron.config import require
 from megatron.finetuning.batches import epoch_batches, own_micro_batches
 from megatron.finetuning.classifier import BertClassifier
 from megatron.finetuning.data import Examples
@@ -31,6 +30,7 @@ from megatron.finetuning.tasks import TRAIN, GlueTask
 from megatron.model.optional_kernels import make_adamw, weight_decay_groups
 from megatron.model.transformer import TransformerLayer
 from megatron.run_state import model_shape
+from megatron.setting_rules import require
 
 _EVALUATION_ROWS = 64
 

@@ -5,10 +5,11 @@ from torch import nn
 from torch.nn import functional
 
 from data_efficiency import IGNORED_LABEL
-from megatron.config import ModelConfig, require
+from megatron.config import ModelConfig
 from megatron.model.language_model import LanguageModel, check_ids, initialize_weights
 from megatron.model.output_loss import linear_cross_entropy_sum
 from megatron.model.transformer import gelu, make_norm
+from megatron.setting_rules import require
 
 
 class BertModel(nn.Module):

@@ -4,9 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from megatron.config import ModelConfig, require
+from megatron.config import ModelConfig
 from megatron.model.language_model import LanguageModel, check_ids, initialize_weights
 from megatron.model.output_loss import linear_cross_entropy_sum
+from megatron.setting_rules import require
 
 
 class GPTModel(nn.Module):

@@ -14,8 +14,9 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from megatron.config import AttentionImplementation, OptimizerImplementation, require
+from megatron.config import AttentionImplementation, OptimizerImplementation
 from megatron.model.blocked_attention import blocked_causal_attention
+from megatron.setting_rules import require
 
 Attention = Callable[..., torch.Tensor]
 """(query, key, value, *, attention_mask, dropout, is_causal) -> context, all [batch, heads, sequence,

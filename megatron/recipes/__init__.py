@@ -1,18 +1,29 @@
-"""Whole runs as small TOML files: read, turned into flags and JSON, costed, and scaled down."""
+"""Run files: whole runs in TOML, shipped ones by name, read, written, costed, and scaled down."""
 
-from megatron.recipes.catalogue import Catalogue
+from megatron.recipes.catalogue import SHIPPED, Catalogue
 from megatron.recipes.cost import cost_line, planned_cost
-from megatron.recipes.recipe import Recipe, read_recipe
-from megatron.recipes.rendering import PreparedRun, prepare_run
+from megatron.recipes.needed_indexes import analysis_commands
+from megatron.recipes.run_file import (
+    Layer,
+    layer_of,
+    read_json_layer,
+    read_run_file,
+    read_toml,
+    write_run_file,
+)
 from megatron.recipes.scale_down import scale_down
 
 __all__ = [
+    "SHIPPED",
     "Catalogue",
-    "PreparedRun",
-    "Recipe",
+    "Layer",
+    "analysis_commands",
     "cost_line",
+    "layer_of",
     "planned_cost",
-    "prepare_run",
-    "read_recipe",
+    "read_json_layer",
+    "read_run_file",
+    "read_toml",
     "scale_down",
+    "write_run_file",
 ]

@@ -8,43 +8,73 @@ from data_efficiency import ConfigError
 
 
 class Catalogue:
-    """A folder with a family of recipes in each subfolder.
-
-    A family has `pretraining.toml` (what its recipes share), `models/*.toml` and `recipes/*.toml`. A file's
-    stem is its name, unique over all families.
+    """A folder with a family of run files in each subfolder: `recipes/*.toml`, and `models/*.toml` that
+    they build on. A file's stem is its name, unique over all families.
     """
 
     def __init__(self, folder: Path) -> None:
         self.recipes = _by_name(folder.glob("*/recipes/*.toml"))
         """Name -> path, sorted by path."""
         self.models = _by_name(folder.glob("*/models/*.toml"))
-        self.families = {path.parent.name: path for path in folder.glob("*/pretraining.toml")}
-        """Name of the family -> its pretraining.toml."""
 
-    def recipe_path(self, name: str) -> Path:
-        """The file of a shipped recipe, or of your own: a path that ends in .toml.
+    def path(self, name: str, kind: str = "run file") -> Path:
+        """The file of a shipped recipe (or model), or of your own: a path that ends in .toml.
 
         Raises:
             ConfigError: for an unknown name, with those near it.
         """
-        return _find(name, self.recipes, "recipe")
+        known = self.models if kind == "model" else self.recipes
+        if name in known:
+            return known[name]
+        if name.endswith(".toml") and Path(name).is_file():
+            return Path(name)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)[:3]
+        raise ConfigError(
+            f"{name!r} is no {kind}: near it are {', '.join(near)}; `--config list` shows all, and your "
+            "own is named by its path, which ends in .toml"
+        )
 
-    def model_path(self, name: str) -> Path:
-        """As `recipe_path`, for a model."""
-        return _find(name, self.models, "model")
+    def listing(self, family: str) -> str:
+        """Name, title and published result of each recipe of a family, two lines a recipe."""
+        shown = {name: path for name, path in self.recipes.items() if name.startswith(family)}
+        lines = []
+        for name, path in shown.items():
+            comment = leading_comment(path)
+            lines.append(f"{name}  {comment[0]}\n    {remark(comment, 'Result')}")
+        return "\n".join(lines)
+
+
+def leading_comment(path: Path) -> list[str]:
+    """The lines of a file's leading comment without their marks."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").removeprefix(" ").rstrip())
+    return lines
+
+
+def remark(comment: Iterable[str], name: str) -> str | None:
+    """A comment's text after `name:`, with the indented lines below it; None if not there.
+
+    Example:
+        >>> comment = ("Title", "Source: one", "  and two", "Cost: 3")
+        >>> remark(comment, "Source"), remark(comment, "Result")
+        ('one and two', None)
+    """
+    found: list[str] = []
+    for line in comment:
+        if found and line.startswith("  "):
+            found.append(line.strip())
+        elif found:
+            break
+        elif line.startswith(f"{name}:"):
+            found.append(line.removeprefix(f"{name}:").strip())
+    return " ".join(found) or None
 
 
 def _by_name(paths: Iterable[Path]) -> dict[str, Path]:
     return {path.stem: path for path in sorted(paths)}
 
 
-def _find(name: str, known: dict[str, Path], kind: str) -> Path:
-    if name in known:
-        return known[name]
-    if name.endswith(".toml") and Path(name).is_file():
-        return Path(name)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)[:3]
-    raise ConfigError(
-        f"{name!r} is no {kind}: near it are {', '.join(near)}; `tools/recipe.py list` shows all, and "
-        "your own is named by its path, which ends in .toml"
-    )
+SHIPPED = Catalogue(Path(__file__).resolve().parents[2] / "examples_deepspeed" / "data_efficiency")

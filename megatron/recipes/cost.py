@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from data_efficiency import Counters, StepShape, load_config, planned_totals, training_flops
-from megatron.recipes.recipe import Recipe
-from megatron.recipes.rendering import prepare_run
+from megatron.config import RunConfig
+from megatron.engine_json import engine_json
 from megatron.run_state import model_shape
 
 PUBLISHED_PROCESSES = 64
@@ -16,18 +16,20 @@ Source: 260 hours on 64 V100 for the baseline of 300B tokens (DeepSpeed's blog o
 """
 
 
-def planned_cost(recipe: Recipe, num_processes: int = PUBLISHED_PROCESSES) -> Counters:
+def planned_cost(config: RunConfig, num_processes: int = PUBLISHED_PROCESSES) -> Counters:
     """Totals of the whole run, for samples without padding and, in BERT's, as many masks as asked for."""
-    run = prepare_run(recipe, num_processes=num_processes)
-    config = run.config()
     shape = model_shape(config.model)
-    masks_tokens = recipe.architecture == "bert"
+    masks_tokens = config.architecture == "bert"
+    training = config.training
+    ends: dict[str, int] = {"num_steps": config.num_whole_steps}
+    if training.train_tokens is not None:
+        ends = {"effective_tokens": training.train_tokens}
     totals = planned_totals(
-        load_config({**run.json, "train_micro_batch_size_per_gpu": run.flags["micro_batch_size"]}),
+        load_config(engine_json(config)),
         model=replace(shape, vocab_size=0) if masks_tokens else shape,
-        sequence_length=run.flags["seq_length"],
-        effective_tokens=int(run.flags["train_tokens"]),
+        sequence_length=config.data.seq_length,
         data_parallel_size=num_processes,
+        **ends,
     )
     if not masks_tokens:
         return totals
@@ -43,13 +45,13 @@ def v100_hours(flops: float) -> float:
     return flops / V100_FLOPS_PER_SECOND / 3600
 
 
-def cost_line(recipe: Recipe) -> str:
+def cost_line(config: RunConfig) -> str:
     """The cost in words, as each recipe's file says it.
 
     A test compares it with the files, so the estimate in a comment cannot go stale.
     """
-    cost = planned_cost(recipe)
-    effective = cost.layer_tokens / recipe.flags["num_layers"]
+    cost = planned_cost(config)
+    effective = cost.layer_tokens / config.model.num_layers
     return (
         f"{cost.steps:,} steps, {cost.corpus_tokens / 1e9:.0f}B corpus and {effective / 1e9:.0f}B "
         f"effective tokens, {cost.flops:.2e} FLOPs, about {v100_hours(cost.flops):,.0f} V100 hours"

@@ -9,7 +9,7 @@ the log once, whatever happened in between.
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ Record = Mapping[str, Any]
 
 LOG_FILE = "log.jsonl"
 EARLIER_LOG_FILE = "log.earlier.jsonl"
+DAMAGED_LOG_FILE = "log.damaged.jsonl"
 
 # What TensorBoard shows of each kind of line, and the counters it shows them against.
 SCALARS = {
@@ -47,6 +48,8 @@ class RunLog:
     train: tuple[Record, ...]
     valid: tuple[Record, ...]
     end: Record | None
+    resumed: tuple[Record, ...] = ()
+    """A line for each start that went on from a checkpoint."""
 
     @property
     def losses(self) -> tuple[str, ...]:
@@ -65,29 +68,42 @@ class RunLogger:
     """Writer of one run's log, and of TensorBoard scalars where asked.
 
     Args:
+        start: the record of kind "start".
         tensorboard: Also write scalars below `<folder>/tensorboard`, one sub-folder for each of
             step, corpus tokens and effective tokens as the horizontal axis.
-        resume_step: Step of the checkpoint the run continues from: later lines are cut off. None
+        resumed: counters of the checkpoint the run continues from: later lines are cut off. None
             starts a new log; a log already there is kept as `log.earlier.jsonl`.
+        loaded_from: folder of the run that is continued, whose log a log elsewhere begins with.
+        say: prints a line; told of lines that cannot be read, which are left out.
 
     Raises:
         ModuleNotFoundError: `tensorboard` is asked for, but not installed.
-        ValueError: The log to continue has a broken line before its last.
     """
 
     def __init__(
-        self, folder: str | Path, tensorboard: bool = False, resume_step: int | None = None
+        self,
+        folder: str | Path,
+        start: Record,
+        *,
+        tensorboard: bool = False,
+        resumed: Record | None = None,
+        loaded_from: str | Path | None = None,
+        say: Callable[[str], None] = print,
     ) -> None:
         self.path = Path(folder) / LOG_FILE
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        last_counters: Record = {}
-        if self.path.exists():
-            if resume_step is None:
-                os.replace(self.path, self.path.with_name(EARLIER_LOG_FILE))
-            else:
-                last_counters = cut_log(self.path, resume_step)
+        source = Path(loaded_from or folder) / LOG_FILE
+        is_own = source.resolve() == self.path.resolve()
+        kept: list[Record] = []
+        if resumed is not None:
+            kept = lines_until(source, resumed["step"], say)
+        if self.path.exists() and (resumed is None or not is_own):
+            os.replace(self.path, self.path.with_name(EARLIER_LOG_FILE))
+        if not is_own or not any(record["kind"] == "start" for record in kept):
+            kept = [start, *(record for record in kept if record["kind"] != "start")]
+        files.write_file(self.path, "".join(map(_line, kept)))
         self._writers = (
-            open_tensorboard(self.path.parent / "tensorboard", last_counters) if tensorboard else {}
+            open_tensorboard(self.path.parent / "tensorboard", resumed or {}) if tensorboard else {}
         )
         self._file = self.path.open("a", encoding="utf-8")
 
@@ -96,18 +112,14 @@ class RunLogger:
 
         Numbers that are not finite become null, as JSON has no word for them.
         """
-        finite = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in record.items()
-        }
-        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
+        self._file.write(_line(record))
         self._file.flush()
         for clock, writer in self._writers.items():
             named = [name for name in record if name.endswith("_loss")]
             for name in (*SCALARS.get(record["kind"], ()), *named):
-                if finite.get(name) is not None:
+                if math.isfinite(record.get(name) or math.nan):
                     tag = f"{record['kind']}/{name} by {clock.replace('_', ' ')}"
-                    writer.add_scalar(tag, finite[name], int(record[clock]))
+                    writer.add_scalar(tag, record[name], int(record[clock]))
 
     def close(self) -> None:
         """Closes all files; the logger is of no use afterwards."""
@@ -122,8 +134,8 @@ class RunLogger:
         self.close()
 
 
-def open_tensorboard(folder: Path, last_counters: Record) -> dict[str, Any]:
-    """A summary writer for each clock, with what comes after `last_counters` taken out of view."""
+def open_tensorboard(folder: Path, counters: Record) -> dict[str, Any]:
+    """A summary writer for each clock, with what was written after some counters taken out of view."""
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  an optional extra
     except ImportError as error:
@@ -132,42 +144,60 @@ def open_tensorboard(folder: Path, last_counters: Record) -> dict[str, Any]:
             "or leave the flag out"
         ) from error
     return {
-        clock: SummaryWriter(
-            str(folder / clock),
-            purge_step=int(last_counters[clock]) + 1 if clock in last_counters else None,
-        )
+        clock: SummaryWriter(str(folder / clock), purge_step=int(counters.get(clock, -1)) + 1)
         for clock in CLOCKS
     }
 
 
-def cut_log(path: Path, last_step: int) -> Record:
-    """Takes all lines after `last_step` out of a log; gives back the last training line left.
+def lines_until(path: Path, last_step: int, say: Callable[[str], None]) -> list[Record]:
+    """The records of a log up to a step; none where there is no log.
 
-    Lines that say a run ended go too, since it continues.
+    Lines that say a run ended are left out, since it continues. A log with lines that cannot be read is
+    kept as it is under another name.
     """
-    kept = [
-        record
-        for record in read_lines(path)
-        if record["kind"] != "end" and record.get("step", 0) <= last_step
-    ]
-    files.write_file(path, "".join(json.dumps(record) + "\n" for record in kept))
-    return next((record for record in reversed(kept) if record["kind"] == "train"), {})
+    if not path.is_file():
+        return []
+    kept, problems = [], []
+    for record in read_lines(path):
+        if isinstance(record, ValueError):
+            problems.append(record)
+        elif record["kind"] != "end" and record.get("step", 0) <= last_step:
+            kept.append(record)
+    if problems:
+        aside = path.with_name(DAMAGED_LOG_FILE)
+        aside.write_bytes(path.read_bytes())
+        say(
+            f"warning: {problems[0]}; {len(problems)} such lines are left out, {aside.name} has all"
+        )
+    return kept
 
 
-def read_lines(path: Path) -> Iterator[Record]:
-    """The records of a log; a torn last line, as a kill leaves it, is passed over."""
-    lines = path.read_text(encoding="utf-8").split("\n")
+def _line(record: Record) -> str:
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in record.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
+def read_lines(path: Path) -> Iterator[Record | ValueError]:
+    """The records of a log, and in place of a line that is none what is wrong with it.
+
+    A torn last line, as a kill leaves it, is passed over.
+    """
+    lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                return
-            raise ValueError(
-                f"{path}, line {number} is not JSON ({error}): the log was edited or damaged; "
-                "mend or remove that line"
-            ) from error
-        yield record
+            record = files.parse_json(line, where)
+            step = record.get("step", 0) if isinstance(record, dict) else None
+            if type(step) is not int or not isinstance(record.get("kind"), str):
+                raise ValueError(f"{where} is no object with a kind and a step")
+        except ValueError as error:
+            if number < len(lines):
+                yield ValueError(f"{error}: the log was edited or damaged")
+        else:
+            yield record
 
 
 def read_log(folder: str | Path) -> RunLog:
@@ -180,9 +210,13 @@ def read_log(folder: str | Path) -> RunLog:
     path = Path(folder) / LOG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: give the folder a run was saved to")
-    last: dict[str, dict[int, Record]] = {"start": {}, "train": {}, "valid": {}, "end": {}}
+    last: dict[str, dict[int, Record]] = {
+        kind: {} for kind in ("start", "resume", "train", "valid", "end")
+    }
     for record in read_lines(path):
-        step = 0 if record["kind"] in ("start", "end") else record["step"]
+        if isinstance(record, ValueError):
+            raise ValueError(f"{record}; mend or remove that line")
+        step = 0 if record["kind"] in ("start", "end") else record.get("step", 0)
         last.setdefault(record["kind"], {})[step] = record
     if not last["start"]:
         raise ValueError(f"{path} has no line of kind 'start': it is not the log of a run")
@@ -191,4 +225,5 @@ def read_log(folder: str | Path) -> RunLog:
         train=tuple(last["train"][step] for step in sorted(last["train"])),
         valid=tuple(last["valid"][step] for step in sorted(last["valid"])),
         end=last["end"].get(0),
+        resumed=tuple(last["resume"][step] for step in sorted(last["resume"])),
     )

@@ -1,13 +1,14 @@
 """Byte-level BPE: GPT-2's files, and training."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from megatron.tokenizer.tokenizer import END_OF_DOCUMENT, Tokenizer, read_text
+from data_efficiency import files
+from megatron.tokenizer.special_tokens import END_OF_DOCUMENT
+from megatron.tokenizer.tokenizer import Tokenizer, read_text
 
 MIN_VOCAB_SIZE = 257
 
@@ -61,10 +62,7 @@ def bpe_of_files(vocab_file: Path, merge_file: Path) -> Tokenizer:
 
 
 def _read_vocab(path: Path) -> dict[str, int]:
-    try:
-        vocab = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
+    vocab = files.parse_json(read_text(path), path)
     if not isinstance(vocab, dict) or not all(type(value) is int for value in vocab.values()):
         raise ValueError(f"{path}: not a vocabulary (one JSON object from token to id)")
     if len(set(vocab.values())) != len(vocab) or min(vocab.values(), default=0) < 0:

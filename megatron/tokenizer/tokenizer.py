@@ -7,7 +7,7 @@ ordinary characters it is made of.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -17,10 +17,15 @@ from numpy.typing import NDArray
 from tokenizers import models
 
 from data_efficiency import files
+from megatron.tokenizer.special_tokens import (
+    BERT_TOKENS,
+    END_OF_DOCUMENT,
+    usual_special_tokens,
+)
 from megatron.tokenizer.word_cache import WordCache, cuts_as_gpt2
 
-END_OF_DOCUMENT = "<|endoftext|>"
-BERT_TOKENS = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
+NO_CHARACTER = "\ufffd"
+"""What a decoder gives for bytes that are no character, or not yet."""
 
 StrPath = str | os.PathLike[str]
 
@@ -28,14 +33,29 @@ StrPath = str | os.PathLike[str]
 class Tokenizer:
     """Encoder and decoder around one Hugging Face tokenizer."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, origin: str) -> None:
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        origin: str,
+        *,
+        special_tokens: Mapping[str, str] | None = None,
+        end_ids: Sequence[int] = (),
+    ) -> None:
         self._backend = backend
         self._origin = origin
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        if special_tokens is None:
+            special_tokens = usual_special_tokens(vocabulary)
+        self.special_tokens: Mapping[str, str] = dict(special_tokens)
+        """Name, such as "eos_token", -> token."""
+        own_end = [vocabulary[token] for token in (self.special_tokens.get("eos_token"),) if token]
+        self.end_ids = tuple(dict.fromkeys([*end_ids, *own_end]))
+        """Ids that end a text, in the order of their configuration."""
         # A file may ask for truncation or padding; a corpus wants each document whole.
         backend.no_truncation()
         backend.no_padding()
-        if backend.token_to_id(END_OF_DOCUMENT) is not None:
-            backend.add_special_tokens([END_OF_DOCUMENT])
+        known = {END_OF_DOCUMENT} & vocabulary.keys()
+        backend.add_special_tokens([*known, *self.special_tokens.values()])
         backend.encode_special_tokens = True
 
     def encode(self, text: str) -> list[int]:
@@ -53,9 +73,39 @@ class Tokenizer:
     def _words(self) -> WordCache | None:
         return WordCache(self._backend) if cuts_as_gpt2(self._backend) else None
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def encode_as_transformers(self, text: str, *, with_template: bool = True) -> list[int]:
+        """Token ids as transformers gives them: control tokens that stand in the text are read as such.
+
+        Args:
+            with_template: add what the tokenizer's file puts around a text, such as a beginning token.
+        """
+        self._backend.encode_special_tokens = False
+        try:
+            return self._backend.encode(text, add_special_tokens=with_template).ids
+        finally:
+            self._backend.encode_special_tokens = True
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a text to be continued: as a new text begins, without what would end it.
+
+        Raises:
+            ValueError: if nothing is left of an empty text, because no token begins or ends texts.
+        """
+        ids, plain = self.encode_as_transformers(text), self.encode(text)
+        for start in range(len(ids) - len(plain) + 1):
+            if plain and ids[start : start + len(plain)] == plain:
+                return ids[: start + len(plain)]
+        return ids if plain else [self.beginning]
+
+    def decode(self, ids: Sequence[int], *, without_control: bool = False) -> str:
         """Text of token ids, control tokens included."""
-        return self._backend.decode(list(ids), skip_special_tokens=False)
+        return self._backend.decode(list(ids), skip_special_tokens=without_control)
+
+    def decode_after(self, context: Sequence[int], ids: Sequence[int]) -> str:
+        """Text of token ids that follow others, with the space between, which some decoders take away."""
+        before = self.decode(context).rstrip(NO_CHARACTER)
+        together = self.decode([*context, *ids])
+        return together.removeprefix(before) if together.startswith(before) else self.decode(ids)
 
     def save(self, path: StrPath) -> None:
         """Write `tokenizer.json`."""
@@ -83,18 +133,36 @@ class Tokenizer:
 
     @property
     def eod(self) -> int:
-        """Id of the end-of-document token, "<|endoftext|>".
+        """Id of the token that ends the documents of a corpus: "<|endoftext|>", or else what ends texts.
 
         Raises:
             ValueError: if the vocabulary has no such token.
         """
-        token_id = self._backend.token_to_id(END_OF_DOCUMENT)
-        if token_id is None:
+        token = (
+            END_OF_DOCUMENT if self.has(END_OF_DOCUMENT) else self.special_tokens.get("eos_token")
+        )
+        if token is None:
             raise ValueError(
-                f"{self._origin}: the vocabulary has no {END_OF_DOCUMENT!r}; take a tokenizer that"
-                " has it (tools/train_tokenizer.py adds it) or do without --append-eod"
+                f"{self._origin}: the vocabulary has no {END_OF_DOCUMENT!r} and no other token that ends"
+                " texts; take a tokenizer that has one (tools/train_tokenizer.py adds it) or do without"
+                " --append-eod"
             )
-        return token_id
+        return self.id_of(token)
+
+    @property
+    def beginning(self) -> int:
+        """Id of the token that begins a text, or else of the one that ends the text before.
+
+        Raises:
+            ValueError: if the vocabulary has neither.
+        """
+        token = self.special_tokens.get("bos_token") or self.special_tokens.get("eos_token")
+        if token is None:
+            raise ValueError(
+                f"{self._origin}: no token begins or ends texts, so there is nothing to begin an empty"
+                " text with; name one as bos_token in tokenizer_config.json beside it"
+            )
+        return self.id_of(token)
 
     @property
     def control_tokens(self) -> dict[str, int]:

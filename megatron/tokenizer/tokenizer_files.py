@@ -6,6 +6,7 @@ from typing import Any
 import tokenizers
 
 from megatron.tokenizer.bpe import bpe_of_files
+from megatron.tokenizer.special_tokens import end_ids, special_tokens
 from megatron.tokenizer.tokenizer import StrPath, Tokenizer, read_text
 from megatron.tokenizer.wordpiece import wordpiece_of_file
 
@@ -76,4 +77,10 @@ def _of_tokenizer_file(path: Path) -> Tokenizer:
         raise ValueError(f"{path}: not a tokenizer.json ({error})") from None
     if backend.get_vocab_size() == 0:
         raise ValueError(f"{path}: the vocabulary is empty")
-    return Tokenizer(backend, str(path))
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    return Tokenizer(
+        backend,
+        str(path),
+        special_tokens=special_tokens(path.parent, vocabulary),
+        end_ids=end_ids(path.parent),
+    )

@@ -7,7 +7,8 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from megatron.tokenizer.tokenizer import BERT_TOKENS, Tokenizer, read_text
+from megatron.tokenizer.special_tokens import BERT_TOKENS
+from megatron.tokenizer.tokenizer import Tokenizer, read_text
 
 PREFIX = "##"
 UNKNOWN = "[UNK]"

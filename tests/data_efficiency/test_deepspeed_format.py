@@ -13,6 +13,7 @@ from data_efficiency.deepspeed_format import (
     CODES,
     Rows,
     export_index,
+    own_difficulties,
     read_difficulties,
     read_rows,
     unshuffled,
@@ -64,6 +65,24 @@ def test_deepspeeds_index_becomes_ours(beside_deepspeed):
     index.verify()
     ours = DifficultyIndex.open(beside_deepspeed / "index")
     assert index.manifest == ours.manifest
+
+
+@pytest.mark.parametrize("ending", ["", "_percentile_merged"])
+def test_paths_of_deepspeeds_json_name_what_its_analyzer_wrote(beside_deepspeed, ending):
+    folder, ours = beside_deepspeed / "analyzed" / "m", beside_deepspeed / "index"
+    values, source = own_difficulties(
+        folder / f"m_index_to_sample{ending}", folder / "m_index_to_metric", trust_order=True
+    )
+    found = DifficultyIndex.in_memory(
+        folder, values, metric="m", dataset_identity=IDENTITY, source=source
+    )
+    expected = DifficultyIndex.open(ours)
+    assert (found.values == expected.values).all()
+    assert (found.order == expected.order).all()
+    for name in ("num_samples", "min_value", "max_value", "num_distinct_values", "dataset"):
+        assert found.manifest[name] == expected.manifest[name]
+    checksums = [each.manifest["files"]["values.npy"]["sha256"] for each in (found, expected)]
+    assert checksums[0] == checksums[1]
 
 
 @pytest.mark.parametrize("kind", ["value", "percentile"])
@@ -164,7 +183,7 @@ IDX, BIN = "m_index_to_sample.idx", "m_index_to_sample.bin"
             lambda f: write_rows(
                 f / "m_index_to_metric", Rows(np.arange(299), np.ones(299, np.int32))
             ),
-            "300 rows, _index_to_metric 299",
+            "300 rows, .*_index_to_metric 299",
         ),
     ],
 )

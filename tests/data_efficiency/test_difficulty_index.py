@@ -1,6 +1,5 @@
 """The difficulty index against brute force, and every way a directory can fail to be one."""
 
-import json
 import shutil
 
 import numpy as np
@@ -9,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
+from data_efficiency.files.result_folder import write_manifest
 
 IDENTITY = {"files": {"corpus.bin": {"num_bytes": 10}}, "sequence_length": 8, "split": "train"}
 
@@ -190,8 +190,7 @@ def test_missing_index(tmp_path):
     ],
 )
 def test_other_manifest(index, change, message):
-    file = index.path / "manifest.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    write_manifest(index.path, {**index.manifest, **change})
     with pytest.raises(ValueError, match=message):
         DifficultyIndex.open(index.path)
 
@@ -205,9 +204,17 @@ def test_damaged_files(index):
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"order.npy is missing"):
         DifficultyIndex.open(index.path)
-    file.write_bytes(data[:-1] + b"\x03")
-    with pytest.raises(ValueError, match=r"order.npy was changed after it was written"):
-        DifficultyIndex.open(index.path).verify()
+    file.write_bytes(data)
+    for name in ("order.npy", "values.npy"):
+        data = (index.path / name).read_bytes()
+        for place in (-1, -3, 60):
+            flipped = bytearray(data)
+            flipped[place] ^= 1
+            (index.path / name).write_bytes(flipped)
+            with pytest.raises(ValueError, match=f"{name} was changed after .*; analyze"):
+                DifficultyIndex.open(index.path)
+        (index.path / name).write_bytes(data)
+    DifficultyIndex.open(index.path)
     (index.path / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match=r"manifest.json is not valid JSON"):
         DifficultyIndex.open(index.path)

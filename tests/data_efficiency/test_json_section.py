@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from data_efficiency.json_section import ConfigError, Section
@@ -10,7 +12,16 @@ from data_efficiency.json_section import ConfigError, Section
         ({"a": True}, lambda s: s.integer("a"), "must be a whole number"),
         ({"a": 0}, lambda s: s.integer("a", at_least=1), "top.a is 0: must be at least 1"),
         ({"a": 1}, lambda s: s.boolean("a", False), "must be true or false"),
-        ({"a": -1.0}, lambda s: s.number("a", 0.0, at_least=0.0), "must be a number >= 0"),
+        ({"a": -1.0}, lambda s: s.number("a", 0.0, at_least=0.0), "must be a finite number >= 0"),
+        (
+            {"a": 1e30},
+            lambda s: s.integer("a"),
+            "top.a is 1000000.*: must be a whole number below 2",
+        ),
+        ({"a": 10**9999}, lambda s: s.integer("a"), "top.a is a number beyond all bounds: must be"),
+        ({"a": math.nan}, lambda s: s.number("a", 0.0, at_least=0.0), "is nan: must be a finite"),
+        ({"a": math.inf}, lambda s: s.number("a", 0.0, at_least=0.0), "is inf: must be a finite"),
+        ({"a": [2**63]}, lambda s: s.integers("a"), "must be a list of whole numbers below 2"),
         ({"a": [1, "b"]}, lambda s: s.integers("a"), "must be a list of whole numbers"),
         ({"a": 1}, lambda s: s.optional_string("a"), "must be a text or null"),
         ({"a": "vlue"}, lambda s: s.choice("a", ("value", "other")), "did you mean 'value'"),

@@ -1,7 +1,16 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 
 from data_efficiency.token_names import rows_and_length
+
+
+@dataclass
+class Batch:
+    labels: torch.Tensor
+    input_ids: torch.Tensor
+
 
 IDS = torch.zeros(4, 16, dtype=torch.long)
 
@@ -13,6 +22,8 @@ IDS = torch.zeros(4, 16, dtype=torch.long)
         ((torch.zeros(4, 16, 8),), {}, (4, 16)),
         ((), {"labels": torch.zeros(4, 3), "input_ids": IDS}, (4, 16)),
         ((), {"labels": torch.zeros(4, 3), "inputs_embeds": torch.zeros(4, 16, 16)}, (4, 16)),
+        ((), {"input_ids": torch.zeros(4, 5, 16).long()}, (20, 16)),
+        ((Batch(torch.zeros(4, 3), IDS),), {}, (4, 16)),
         (({"labels": torch.zeros(4, 3), "tokens": IDS},), {}, (4, 16)),
         ((), {"pixel_values": torch.zeros(4, 3, 16, 16)}, (4, 0)),
         ((torch.zeros(4, 3, 16, 16),), {}, (4, 0)),

@@ -45,9 +45,9 @@ def start(flags, num_processes=1, script="pretrain_gpt.py", **environment):
     )
 
 
-def finish(process, timeout=600):
+def finish(process, timeout=600, status=0):
     output, _ = process.communicate(timeout=timeout)
-    assert process.returncode == 0, output
+    assert process.returncode == status, output
     return output
 
 

@@ -1,4 +1,4 @@
-"""SIGKILL to a whole run, however its processes were started."""
+"""A signal to a whole run, however its processes were started."""
 
 import os
 import signal
@@ -6,7 +6,12 @@ from pathlib import Path
 
 
 def kill_all(**variables):
-    """Kills every process with these environment variables at one moment: launcher, ranks, workers.
+    """Kills every process of a run, as `signal_all` finds them."""
+    signal_all(signal.SIGKILL, **variables)
+
+
+def signal_all(number, **variables):
+    """Sends a signal to every process with these environment variables at one moment: launcher, ranks, workers.
 
     A launcher gives its ranks sessions of their own, so its process group does not hold them.
     """
@@ -17,4 +22,4 @@ def kill_all(**variables):
         except OSError:
             continue
         if wanted <= environment:
-            os.kill(int(process.name), signal.SIGKILL)
+            os.kill(int(process.name), number)

@@ -20,10 +20,8 @@ from megatron.training import pretrain
 
 
 def numbered_batch(get_batch, samples, visits=None):
-    """The dataset's batch with one more entry, the sample number at each position of its row."""
-    batch = get_batch(samples, visits)
-    numbers = np.asarray(samples, np.int64)[:, None]
-    return batch | {"samples": np.broadcast_to(numbers, batch["tokens"].shape).copy()}
+    """The dataset's batch with one more entry, the sample number of each row."""
+    return get_batch(samples, visits) | {"samples": np.array(samples, np.int64)[:, None]}
 
 
 def make_datasets(config):

@@ -9,6 +9,7 @@ import pytest
 
 import pretrain_bert
 import pretrain_gpt
+from data_efficiency import result_folder
 from megatron.arguments import parse_run_config
 from megatron.checkpoint.files import save_checkpoint
 from megatron.training import with_batch_size
@@ -46,6 +47,8 @@ def changed_config(path, target, change):
         ),
         ({"bf16": True, "fp16": True}, "--bf16 is given too"),
         ({"num_layers": 5}, "total_layer_num"),
+        ({"split": "nan,1,1"}, "--split is 'nan,1,1': must be up to three numbers"),
+        ({"split": "1e308,1e308"}, "--split is '1e308,1e308': must be up to three numbers"),
     ],
 )
 def test_flags_that_do_not_fit(workspace, composed_config, failure, flags, message):
@@ -56,10 +59,12 @@ def test_flag_against_json(workspace, composed_config, tmp_path, failure):
     content = json.loads(composed_config.read_text()) | {"gradient_clipping": 0.5}
     path = tmp_path / "config.json"
     path.write_text(json.dumps(content))
-    line = failure(composed_flags(workspace, path))
-    assert "gradient_clipping is 0.5 in the JSON file but 1.0 by the command line" in line
-    line = failure(composed_flags(workspace, composed_config) + ["--no-random-ltd"])
-    assert "--random-ltd is False" in line
+    line = failure([*composed_flags(workspace, path), "--clip-grad", "1"])
+    assert "gradient_clipping is 0.5 in " in line
+    assert "but --clip-grad is 1.0: make them equal" in line
+    line = failure(training_flags(workspace, deepspeed_config=path) + ["--no-random-ltd"])
+    assert "random_ltd.enabled is True in " in line
+    assert "but --random-ltd is False" in line
 
 
 @pytest.mark.parametrize(
@@ -70,6 +75,8 @@ def test_flag_against_json(workspace, composed_config, tmp_path, failure):
         ({"optimizer": {"type": "Adam"}}, "section 'optimizer': .* set by flags here"),
         ({"pipeline": {"stages": 2}}, "pipeline is .* only data parallelism"),
         ({"tensor_parallel": {"autotp_size": 2}}, "tensor_parallel is .* only data parallelism"),
+        ({"bf16": []}, r"bf16 must be a JSON object, not \[\]"),
+        ({"data_efficiency": []}, r"data_efficiency must be a JSON object, not \[\]"),
         ({"zero_optimisation": {"stage": 1}}, "nearest known key is 'zero_optimization'"),
         (
             {"data_efficiency": {"data_sampling": {"curiculum_learning": {}}}},
@@ -237,8 +244,9 @@ def test_whole_words_without_a_tokenizer(bert_workspace, refused):
 def test_checkpoint_of_a_newer_format(workspace, finished, tmp_path, failure):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    manifest = run / "global_step2" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 2'))
+    manifest = json.loads((run / "global_step2" / "manifest.json").read_text())
+    del manifest["sha256"]
+    result_folder.write_manifest(run / "global_step2", manifest | {"version": 2})
     line = failure(training_flags(workspace, load=run))
     assert "of version 2, this program reads version 1: update it" in line
 

@@ -145,7 +145,7 @@ def test_evaluation_masks_do_not_follow_the_seed(bert_workspace, tmp_path, seen)
         ({"num_token_types": 1}, "--num-token-types is 1: BERT tells two segments apart"),
         ({"mask_prob": 1.5}, "--mask-prob is 1.5: must be from 0 to 1"),
         ({"vocab_size": 300}, "--vocab-size is 300: the corpus"),
-        ({"split": "1,0,0"}, "the valid split of"),
+        ({"split": "0,1,0"}, "the train split of"),
     ],
 )
 def test_wrong_settings_are_one_line(bert_workspace, tmp_path, refused, flags, message):

@@ -140,12 +140,14 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(
     flags = flags_of(
         workspace, config, tmp_path, 2, train_iters=100_000, save_interval=None, deepspeed=deepspeed
     )
-    process = start(flags, 2)
+    process = start(flags, 2, AGAIN_FILE=str(tmp_path / "again"))
     wait_for_steps(tmp_path, [process], 4)
     asked = time.monotonic()
     os.kill(last_rank_of(process.pid), signal.SIGUSR1)
     output = finish(process)
     assert time.monotonic() - asked < 60
+    # torchrun's exit status is its own, so this stands for 75.
+    assert (tmp_path / "again").exists()
     step = log_lines(tmp_path)[-1]["step"]
     assert f"stopped after step {step}: signal SIGUSR1" in output
     assert (tmp_path / "latest").read_text() == f"global_step{step}\n"

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from data_efficiency import DifficultyIndex
+from data_efficiency import DifficultyIndex, load_config
+from megatron.arguments import parse_run_config
 from tests.end_to_end.tiny_runs import NUM_LAYERS, ROOT, SEQ_LENGTH, random_ltd_section
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 class Layer(nn.Module):
@@ -82,3 +84,23 @@ def test_analysis(names):
 
 def test_every_example_is_run():
     assert len(EXAMPLES) == 2
+
+
+def block(language):
+    (text,) = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return text
+
+
+def test_the_json_is_whole():
+    content = json.loads(block("json"))
+    assert load_config(content).data_efficiency.random_ltd is not None
+    assert content["optimizer"]["params"]["lr"] == 3e-4
+
+
+def test_the_run_file_is_whole(tmp_path, capsys):
+    (tmp_path / "run.toml").write_text(block("toml"))
+    with pytest.raises(SystemExit):
+        parse_run_config("", ["--config", str(tmp_path / "run.toml"), "--print-json"])
+    section = load_config(json.loads(capsys.readouterr().out)).data_efficiency
+    assert section.random_ltd.random_ltd_layer_id == tuple(range(1, 11))
+    assert [selection.index_path for selection in section.selections] == ["difficulty/vocab_rarity"]

@@ -1,4 +1,6 @@
-"""Every recipe, scaled down, really run: all in this process, some by launch.sh in two."""
+"""Every recipe, scaled down, really run: all in this process, some again from the file that they leave,
+some by launch.sh in two processes.
+"""
 
 import json
 import os
@@ -11,17 +13,19 @@ import pytest
 import pretrain_bert
 import pretrain_gpt
 from megatron.data.indexed_dataset import IndexedDatasetWriter
-from megatron.recipes import Catalogue
+from megatron.recipes import SHIPPED
 from tests.end_to_end import bert_runs
 from tests.end_to_end.tiny_runs import ROOT
 from tests.processes import run_python
-from tools import recipe
 
-SHIPPED = Catalogue(ROOT / "examples_deepspeed" / "data_efficiency")
-ENTRY_SCRIPTS = {"pretrain_gpt.py": pretrain_gpt, "pretrain_bert.py": pretrain_bert}
+ENTRY_SCRIPTS = {"gpt": pretrain_gpt, "bert": pretrain_bert}
 SEQ_LENGTH = 64
 SPLIT = "949,50,1"
 IN_EVERY_PUSH = ("gpt_cl_voc_reshape_300b", "bert_cl_ltd_524b")
+REPLAYED = [name for name in SHIPPED.recipes if "_cl_" in name][:9] + [
+    *IN_EVERY_PUSH,
+    "gpt_ltd_150b",
+]
 NAMES = [
     pytest.param(name, marks=() if name in IN_EVERY_PUSH else pytest.mark.full)
     for name in SHIPPED.recipes
@@ -64,29 +68,30 @@ def data_of(request):
     return lambda name: request.getfixturevalue(f"{name.split('_')[0]}_data")
 
 
-def launch(name, data, save, **settings):
+def launch(name, data, save, *flags, **settings):
     environment = {
         **os.environ,
         "PYTHON": sys.executable,
         "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",
-        "SCALE_DOWN": "1",
-        "DATA_PATH": str(data),
-        "DIFFICULTY": str(data.parent / "difficulty"),
-        "SAVE": str(save),
         **settings,
     }
     environment.pop("SLURM_JOB_ID", None)
-    script = ROOT / "examples_deepspeed" / "launch.sh"
+    words = [f"pretrain_{name.split('_')[0]}.py", *scaled_down(name, data, save), *flags]
     done = subprocess.run(
-        ["bash", str(script), name, "--vocab-size", "400"],
+        ["bash", str(ROOT / "examples_deepspeed" / "launch.sh"), *map(str, words)],
         env=environment,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+
+
+def scaled_down(name, data, save):
+    """The flags of a small run."""
+    places = ["--data-path", data, "--difficulty", data.parent / "difficulty", "--save", save]
+    return ["--config", name, "--scale-down", *places, "--vocab-size", 400]
 
 
 def assert_kept_its_shape(name, save):
@@ -119,15 +124,27 @@ def assert_kept_its_shape(name, save):
         assert len(set(kept)) > 2
 
 
+def start(name, *flags):
+    return ENTRY_SCRIPTS[name.split("_")[0]].main(list(map(str, flags)))
+
+
+def losses(save):
+    lines = [json.loads(line) for line in (save / "log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["kind"] in ("train", "valid")]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_recipe_runs_scaled_down(name, data_of, tmp_path):
-    data = data_of(name)
-    places = ["--data-path", data, "--difficulty", data.parent / "difficulty"]
-    written = ["write", name, "--scale-down", "--save", tmp_path, *places]
-    assert recipe.main([str(word) for word in written]) == 0
-    script, *words = (tmp_path / "recipe" / "command").read_text().splitlines()
-    assert ENTRY_SCRIPTS[script].main([*words, "--vocab-size", "400"]) == 0
-    assert_kept_its_shape(name, tmp_path)
+    data, first, second = data_of(name), tmp_path / "a", tmp_path / "b"
+    assert start(name, *scaled_down(name, data, first)) == 0
+    assert_kept_its_shape(name, first)
+    if name not in REPLAYED:
+        return
+    assert start(name, "--config", first / "run.toml", "--save", second) == 0
+    assert losses(second) == losses(first)
+    last = (first / "latest").read_text().strip()
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        assert (first / last / file).read_bytes() == (second / last / file).read_bytes()
 
 
 @pytest.mark.full
@@ -137,14 +154,14 @@ def test_launchers_run_the_same_training(name, data_of, tmp_path):
     data = data_of(name)
     launch(name, data, tmp_path / "one", LAUNCHER="single")
     launch(name, data, tmp_path / "two", NUM_PROCESSES="2")
-    settings = {"LAUNCHER": "deepspeed", "NUM_PROCESSES": "2", "ENGINE": "deepspeed"}
-    launch(name, data, tmp_path / "deepspeed", **settings)
+    settings = {"LAUNCHER": "deepspeed", "NUM_PROCESSES": "2"}
+    launch(name, data, tmp_path / "deepspeed", "--deepspeed", **settings)
     for folder in ("one", "two", "deepspeed"):
         assert_kept_its_shape(name, tmp_path / folder)
 
 
 @pytest.mark.full
 def test_torchrun_starts_deepspeed(gpt_data, tmp_path):
-    settings = {"LAUNCHER": "torchrun", "NUM_PROCESSES": "2", "ENGINE": "deepspeed"}
-    launch("gpt_baseline_150b", gpt_data, tmp_path, **settings)
+    settings = {"LAUNCHER": "torchrun", "NUM_PROCESSES": "2"}
+    launch("gpt_baseline_150b", gpt_data, tmp_path, "--deepspeed", **settings)
     assert_kept_its_shape("gpt_baseline_150b", tmp_path)

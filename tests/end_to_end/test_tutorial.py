@@ -195,6 +195,7 @@ def test_everything_resumes(config):
         engine, optimizer, loader, _ = data_efficiency.initialize(
             model=Model(), training_data=Rows(), config=str(config)
         )
+        engine.set_data_post_process_func(data_post_process)
         engine.set_custom_curriculum_learning_schedule({"seqlen_truncate": lambda step: 16})
         return convert_to_random_ltd(engine, Block), optimizer, loader
 
@@ -217,3 +218,72 @@ def test_everything_resumes(config):
     take_steps(resumed, loader, 3)
     for left, right in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(left, right)
+
+
+def unit_test_config(schedule):
+    """A file as DeepSpeed's own tests of its data efficiency write them, its numbers ours."""
+    metric = {
+        "index_to_sample_path": "dummy",
+        "index_to_metric_path": "dummy",
+        "difficulty_type": "value",
+        "clustering_type": "single_cluster",
+        "min_difficulty": 4,
+        "max_difficulty": 12,
+        **schedule,
+    }
+    return {
+        "train_batch_size": 2,
+        "steps_per_print": 1,
+        "optimizer": {"type": "Adam", "params": {"lr": 0.001, "weight_decay": 0.01}},
+        "gradient_clipping": 1.0,
+        "fp16": {"enabled": False, "loss_scale": 0, "initial_scale_power": 16},
+        "data_efficiency": {
+            "enabled": True,
+            "seed": 1234,
+            "data_sampling": {
+                "enabled": True,
+                "num_workers": 0,
+                "curriculum_learning": {
+                    "enabled": True,
+                    "data_cluster_path": "/tmp",
+                    "curriculum_metrics": {"dummy_metric": metric},
+                },
+            },
+        },
+    }
+
+
+SCHEDULES = {
+    "fixed_root": {"total_curriculum_step": 4, "difficulty_step": 4, "root_degree": 1},
+    "fixed_linear": {"total_curriculum_step": 4, "difficulty_step": 4},
+    "fixed_discrete": {"difficulty": [4, 8, 12], "max_step": [2, 4]},
+    "custom": None,
+}
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_metric_that_a_post_process_function_reads_loads_unchanged(kind):
+    schedule = {"schedule_type": kind}
+    if SCHEDULES[kind] is not None:
+        schedule["schedule_config"] = SCHEDULES[kind]
+    pairs = [(torch.randn(10), torch.tensor(number % 10)) for number in range(20)]
+    model = nn.Linear(10, 10)
+    engine, _, loader, _ = data_efficiency.initialize(
+        config=unit_test_config(schedule), model=model, training_data=pairs
+    )
+    seen = []
+
+    def note(data, state):
+        seen.append(state["current_difficulties"]["dummy_metric"])
+        return data
+
+    engine.set_data_post_process_func(note)
+    if kind == "custom":
+        engine.set_custom_curriculum_learning_schedule({"dummy_metric": lambda step: 3 + step})
+    for number, (inputs, labels) in enumerate(loader, start=1):
+        engine.backward(functional.cross_entropy(engine(inputs), labels))
+        engine.step()
+        if number == 5:
+            break
+    expected = {"fixed_discrete": [4, 4, 8, 8, 12], "custom": [4, 5, 6, 7, 8]}
+    assert seen == expected.get(kind, [4, 8, 8, 12, 12])

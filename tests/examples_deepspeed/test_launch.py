@@ -1,15 +1,20 @@
 """The launch scripts without a cluster: what they choose, what they print, what they refuse."""
 
+import os
+import shlex
 from pathlib import Path
 
 import pytest
 
+from megatron.arguments import parse_run_config
 from tests.examples_deepspeed.shell_runs import start
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples_deepspeed"
-RUN = "data_efficiency/gpt/pretrain/ds_pretrain_gpt_1.3B_dense_run.sh"
-BERT_RUN = "data_efficiency/bert/pretrain/ds_pretrain_bert_336M_run.sh"
-PLACES = {"DATA_PATH": "a corpus", "SAVE": "a run"}
+PRETRAINING = {
+    "gpt": "data_efficiency/gpt/pretrain/ds_pretrain_gpt_1.3B_dense_run.sh",
+    "bert": "data_efficiency/bert/pretrain/ds_pretrain_bert_336M_run.sh",
+}
+GPT = ["pretrain_gpt.py", "--config", "gpt_cl_ltd_300b", "--data-path", "a corpus"]
 
 
 @pytest.mark.parametrize(
@@ -17,77 +22,140 @@ PLACES = {"DATA_PATH": "a corpus", "SAVE": "a run"}
     [
         ({"NUM_PROCESSES": "1"}, "python"),
         ({"NUM_PROCESSES": "2"}, "-m torch.distributed.run --standalone --nproc_per_node=2"),
-        ({"NUM_PROCESSES": "4", "HOSTFILE": "hosts"}, "deepspeed --no_local_rank --hostfile hosts"),
+        ({"HOSTFILE": "hosts"}, "deepspeed --no_local_rank --hostfile hosts"),
+        ({"LAUNCHER": "deepspeed", "NUM_PROCESSES": "4"}, "--no_local_rank --num_gpus 4"),
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "16"}, "srun --kill-on-bad-exit=1 --ntasks=16"),
         ({"SLURM_JOB_ID": "7", "LAUNCHER": "single"}, "python"),
     ],
 )
 def test_the_launcher_follows_from_what_is_there(settings, first_words):
-    ended = start(FOLDER / "launch.sh", "gpt_cl_ltd_300b", DRY_RUN="1", **PLACES, **settings)
+    ended = start(FOLDER / "launch.sh", *GPT, DRY_RUN="1", **settings)
     assert ended.returncode == 0, ended.stderr
-    assert first_words in ended.stdout.splitlines()[0]
-    assert "--data-path 'a corpus'" in ended.stdout
-    assert '"vocab_rarity"' in ended.stdout
-    assert not Path("a run").exists()
+    assert first_words in ended.stdout.replace("\\", "")
+    words = shlex.split(ended.stdout)
+    place = next(number for number, word in enumerate(words) if word.endswith("pretrain_gpt.py"))
+    assert parse_run_config("", words[place + 1 :]).data.data_path == ("a corpus",)
 
 
-@pytest.mark.parametrize(
-    ("script", "listed", "default", "other", "model"),
-    [
-        (RUN, "gpt_baseline_300b", "GPT-3 1.3B, {}, 300B", "gpt_ltd_150b", "gpt_125m"),
-        (BERT_RUN, "bert_baseline_1049b", "BERT-large, {}, 1049B", "bert_ltd_524b", "bert_110m"),
-    ],
-)
-def test_the_tutorials_scripts_list_and_have_a_default(script, listed, default, other, model):
-    names = start(FOLDER / script, "list").stdout
-    assert listed in names
+@pytest.mark.parametrize("launcher", ["single", "torchrun"])
+@pytest.mark.parametrize("status", [0, 1, 75])
+def test_the_exit_status_is_the_trainings(launcher, status, tmp_path):
+    """Launchers of several processes have one of their own, so process 0 leaves a file."""
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/bash\nif [[ {status} == 75 && -v AGAIN_FILE ]]; then exec touch "$AGAIN_FILE"; fi\n'
+        f"exit {status}\n"
+    )
+    python.chmod(0o755)
+    (tmp_path / "temporary").mkdir()
+    settings = {"PYTHON": str(python), "LAUNCHER": launcher, "NUM_PROCESSES": "2"}
+    settings["TMPDIR"] = str(tmp_path / "temporary")
+    assert start(FOLDER / "launch.sh", "a.py", **settings).returncode == status
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.parametrize("family", PRETRAINING)
+def test_the_tutorials_scripts_list_and_have_a_default(family):
+    script = FOLDER / PRETRAINING[family]
+    names = start(script, "list", LAUNCHER="single").stdout
+    assert f"{family}_baseline_" in names
     assert "gpt_" not in names or "bert_" not in names
-    dry = {"DRY_RUN": "1", "LAUNCHER": "single", **PLACES}
-    printed = start(FOLDER / script, **dry).stdout
-    assert default.format("curriculum of rarity and truncation, with random-LTD") in printed
-    assert f"pretrain_{listed.split('_')[0]}.py" in printed
-    assert "--hidden-size 768" in start(FOLDER / script, other, MODEL=model, **dry).stdout
+    dry = {"DRY_RUN": "1", "LAUNCHER": "single"}
+    default = {"gpt": "gpt_cl_ltd_300b", "bert": "bert_cl_ltd_1049b"}[family]
+    printed = start(script, "--data-path", "c", **dry).stdout
+    assert f"pretrain_{family}.py --config {default} --data-path c" in printed
+    assert "--config another" in start(script, "another", **dry).stdout
+
+
+def jobs_of(printed):
+    return [line for line in printed.splitlines() if line.startswith("job_")]
 
 
 def test_jobs_wait_for_each_other():
-    ended = start(FOLDER / "slurm/submit.sh", "gpt_cl_ltd_300b", DRY_RUN="1", SEEDS="1,2", **PLACES)
+    seeds = {"SEEDS": "1234,1235,7", "PRETRAIN_FLAGS": "--nodes=2"}
+    submit = FOLDER / "slurm/submit.sh"
+    ended = start(submit, *GPT, "--save", "runs/{seed}", DRY_RUN="1", **seeds)
     assert ended.returncode == 0, ended.stderr
-    jobs = [line for line in ended.stdout.splitlines() if line.startswith("job_")]
+    assert ended.stdout.splitlines()[0] == "mkdir -p runs/logs"
+    jobs = jobs_of(ended.stdout)
     waited_for = [job.split("afterok:")[1].split()[0] for job in jobs[1:]]
-    assert waited_for == ["$job_1", "$job_2", "$job_3", "$job_4", "$job_pretrain"]
+    assert waited_for == [f"$job_{number}" for number in range(1, 6)]
     assert "--seq-length\\ 2048" in jobs[0]
-    assert all("--array=1\\,2" in job for job in jobs[4:])
-    without = start(FOLDER / "slurm/submit.sh", "gpt_ltd_300b", DRY_RUN="1", **PLACES).stdout
-    assert without.count("sbatch") == 4
-    assert "analyze_data.py" not in without
+    # Numbers of the list, whatever the seeds: a cluster's arrays end at 1000.
+    assert all("--array=0-2" in job and "--nodes=2" in job for job in jobs[4:])
+    plain = ["pretrain_gpt.py", "--config", "gpt_ltd_300b", "--data-path", "c", "--save", "r"]
+    without = jobs_of(start(submit, *plain, DRY_RUN="1").stdout)
+    assert len(without) == 2
+    assert "analyze_data.py" not in without[0]
+    assert "--array" not in without[0]
 
 
 def test_jobs_of_a_bert_make_its_own_index():
-    printed = start(
-        FOLDER / "slurm/submit.sh", "bert_cl_voc_reorder_1049b", DRY_RUN="1", **PLACES
-    ).stdout
-    jobs = [line for line in printed.splitlines() if line.startswith("job_")]
+    words = ["pretrain_bert.py", "--config", "bert_cl_voc_reorder_1049b", "--data-path", "c"]
+    printed = start(FOLDER / "slurm/submit.sh", *words, "--save", "r", DRY_RUN="1").stdout
+    jobs = jobs_of(printed)
     metrics = ["total_vocab_freq", "total_vocab_freq", "seqlen_vocab_rarity", "seqlen_vocab_rarity"]
-    assert [job.split("--metric\\ ")[1].split("\\")[0] for job in jobs[:4]] == metrics
-    assert all("--seq-length\\ 512" in job for job in jobs[:4])
+    assert [
+        job.rsplit("--metric\\ ", 1)[1].split("\\")[0].split()[0] for job in jobs[:4]
+    ] == metrics
+    assert all("--seq-length\\ 512\\ --data-type\\ bert" in job for job in jobs[:4])
     assert ["bert_cl_voc_reorder_1049b" in job for job in jobs] == [False] * 4 + [True] * 2
+
+
+def test_a_chain_that_cannot_be_leaves_no_job(tmp_path):
+    """sbatch took the analysis and refused the array of seeds; the analysis stayed in the queue."""
+    (tmp_path / "sbatch").write_text(
+        '#!/bin/bash\n[[ "$*" != *--job-name=pretrain* ]] || exit 1\necho $((100 + $(wc -l <../asked)))\n'
+        'echo "$@" >>../asked\n'
+    )
+    (tmp_path / "scancel").write_text('#!/bin/bash\necho "$@" >../cancelled\n')
+    for name in ("sbatch", "scancel"):
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "asked").touch()
+    (tmp_path / "here").mkdir()
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    words = [*GPT, "--save", "run"]
+    ended = start(FOLDER / "slurm/submit.sh", *words, cwd=tmp_path / "here", PATH=path)
+    assert ended.returncode == 1
+    assert ended.stderr == "error: pretrain cannot be submitted; of the jobs before it none stays\n"
+    assert (tmp_path / "cancelled").read_text().split() == ["100", "101", "102", "103"]
+
+
+def test_a_task_of_an_array_requeues_only_itself(tmp_path):
+    """The last task of an array has the array's own number, by which all of them are meant."""
+    (tmp_path / "srun").write_text('#!/bin/bash\necho "$@"\ntouch "$AGAIN_FILE"\n')
+    (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" >{tmp_path}/asked\n')
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "logs").mkdir()
+    ended = start(
+        FOLDER / "slurm/pretrain.sbatch",
+        *("pretrain_gpt.py", "--save", "runs/{seed}"),
+        **{"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOGS": str(tmp_path / "logs")},
+        **{"SLURM_JOB_ID": "40", "SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": "1"},
+        **{"SEEDS": "1234,1235", "SLURM_JOB_NAME": "pretrain", "SLURM_JOB_NODELIST": "n0"},
+        REPOSITORY=str(FOLDER.parent),
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "asked").read_text() == "requeue 40_1\n"
+    log = (tmp_path / "logs" / "pretrain-seed_1235-40_1.log").read_text()
+    assert "--save runs/1235 --seed 1235" in log
 
 
 @pytest.mark.parametrize(
     ("script", "arguments", "settings", "message"),
     [
-        ("launch.sh", [], PLACES, "name a recipe"),
-        ("launch.sh", ["gpt_ltd_300b"], {"SAVE": "a"}, "DATA_PATH is not set; it is described"),
-        ("launch.sh", ["gpt_ltd_300b"], {**PLACES, "LAUNCHER": "pbs"}, "LAUNCHER is pbs: must be"),
+        ("launch.sh", [], {}, "name a script and its flags"),
+        ("launch.sh", ["a.py"], {"LAUNCHER": "pbs"}, "LAUNCHER is pbs: must be"),
+        ("slurm/submit.sh", [], {}, "name a script and its flags"),
+        ("slurm/submit.sh", GPT, {}, "--save is not given"),
+        ("slurm/submit.sh", [*GPT, "--save", "r"], {"SEEDS": "1,2"}, "must have {seed} in it"),
         (
-            "launch.sh",
-            ["gpt_ltd_30b"],
-            {**PLACES, "LAUNCHER": "single"},
+            "slurm/submit.sh",
+            [*GPT[:2], "gpt_ltd_30b", "--save", "r"],
+            {},
             "near it are gpt_ltd_300b",
         ),
-        ("launch.sh", ["a"], {**PLACES, "LAUNCHER": "single", "EVALUATE": "1"}, "no checkpoint"),
-        ("slurm/submit.sh", ["gpt_ltd_300b"], {"DATA_PATH": "c"}, "SAVE is not set"),
-        ("slurm/submit.sh", ["gpt_ltd_30b"], PLACES, "near it are gpt_ltd_300b"),
     ],
 )
 def test_bad_settings_are_one_line(script, arguments, settings, message):

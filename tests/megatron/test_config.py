@@ -47,6 +47,26 @@ def test_rules(config_class, values, message):
         config_class(**values)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [{"mask_prob": 0.2}, {"mask_whole_words": True}, {"short_seq_prob": 0}, {"sample_seed": 1}],
+)
+def test_a_gpt_takes_no_settings_of_berts(values):
+    def config(architecture):
+        return RunConfig(
+            architecture=architecture,
+            model=ModelConfig(),
+            data=DataConfig(data_path=("x",), **values),
+            training=TrainingConfig(train_iters=1),
+            checkpoint=CheckpointConfig(),
+            logging=LoggingConfig(),
+        )
+
+    assert config("bert").architecture == "bert"
+    with pytest.raises(ValueError, match=r"--.* is .*: .* it belongs to pretrain_bert.py"):
+        config("gpt")
+
+
 def test_sizes_that_are_derived():
     config = ModelConfig(hidden_size=768, vocab_size=50257)
     assert (config.ffn_size, config.kv_heads, config.head_size) == (3072, 12, 64)

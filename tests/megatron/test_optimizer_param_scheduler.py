@@ -1,11 +1,24 @@
 import pytest
 
-from megatron.config import TrainingConfig
+from megatron.arguments import parse_run_config
 from megatron.optimizer_param_scheduler import make_learning_rate
+from megatron.run_state import model_shape
 
 
-def training(**values):
-    return TrainingConfig(micro_batch_size=8, **values)
+def learning_rate(**values):
+    flags = {
+        "data_path": "corpus",
+        "seq_length": 32,
+        "micro_batch_size": 8,
+        "num_layers": 4,
+    } | values
+    words = [
+        word
+        for name, value in flags.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    config = parse_run_config("", words)
+    return make_learning_rate(config, model_shape(config.model))
 
 
 @pytest.mark.parametrize(
@@ -18,12 +31,18 @@ def training(**values):
     ],
 )
 def test_the_clock_is_that_of_the_decay_or_the_training(values, clock, decay, share):
-    rate = make_learning_rate(training(**values), seq_length=32)
+    rate = learning_rate(**values)
     assert (rate.clock, rate.decay, rate.share) == (clock, decay, share)
 
 
 def test_a_warm_up_on_another_clock_is_refused():
     with pytest.raises(ValueError, match="decays by iters; give --lr-warmup-iters"):
-        make_learning_rate(training(train_iters=100, lr_warmup_tokens=5), 32)
+        learning_rate(train_iters=100, lr_warmup_tokens=5)
     with pytest.raises(ValueError, match="below the decay's end"):
-        make_learning_rate(training(train_iters=100, lr_warmup_iters=100), 32)
+        learning_rate(train_iters=100, lr_warmup_iters=100)
+    with pytest.raises(ValueError, match="decays by tokens; give --lr-warmup-tokens"):
+        learning_rate(train_tokens=10**6, token_counter="loss", lr_warmup_iters=5)
+
+
+def test_a_warm_up_in_steps_is_the_tokens_of_those_steps():
+    assert learning_rate(train_tokens=10**6, lr_warmup_iters=5).warmup == 5 * 8 * 32

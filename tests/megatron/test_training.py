@@ -47,3 +47,32 @@ def test_weight_decay_is_for_matrices_only(prefix):
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
     count = sum(len(group["params"]) for group in optimizer.param_groups)
     assert count == len(list(run.engine.module.parameters()))
+
+
+def test_a_run_without_a_folder_gets_one(prefix, tmp_path, monkeypatch, capsys):
+    """Its model was thrown away."""
+    monkeypatch.chdir(tmp_path)
+    flags = flags_of(prefix, "--train-iters", "1", "--no-evaluate")
+    assert pretrain_gpt.main(flags) == 0
+    assert pretrain_gpt.main(flags) == 0
+    assert (tmp_path / "runs" / "gpt" / "global_step1" / "model.safetensors").is_file()
+    assert (tmp_path / "runs" / "gpt_2" / "log.jsonl").is_file()
+    output = capsys.readouterr().out
+    assert "the run is kept in runs/gpt_2\n" in output
+    assert "validation at" not in output
+
+
+def test_a_finished_run_is_measured_again(prefix, tmp_path, capsys):
+    flags = flags_of(prefix, "--train-iters", "2", "--eval-interval", "2", "--save", str(tmp_path))
+    assert pretrain_gpt.main(flags) == 0
+    assert capsys.readouterr().out.count("validation at step 2") == 1
+    again = ["--config", str(tmp_path / "run.toml"), "--eval-iters", "0"]
+    assert pretrain_gpt.main(again) == 0
+    assert "validation at step 2" in capsys.readouterr().out
+
+
+def test_a_run_out_of_time_asks_to_be_started_again(prefix, tmp_path):
+    flags = flags_of(prefix, "--save", str(tmp_path), "--exit-duration-in-mins", "0.0001")
+    assert pretrain_gpt.main(flags) == 75
+    again = ["--config", str(tmp_path / "run.toml"), "--exit-duration-in-mins", "9"]
+    assert pretrain_gpt.main(again) == 0

@@ -29,10 +29,11 @@ def corpus(tmp_path_factory):
     return prefix
 
 
-def script(slurm, name, corpus, save, **settings):
-    """Output of a script that is started with these settings."""
-    places = {"DATA_PATH": corpus, "SEQ_LENGTH": str(SEQ_LENGTH), "SAVE": str(save)}
-    return slurm.start(SCRIPTS / name, **places | {"LAUNCHER": "slurm"} | settings)
+def script(slurm, name, corpus, save, *flags, **settings):
+    """Output of a script that is started with these flags and settings."""
+    words = ["--data-path", corpus, "--seq-length", str(SEQ_LENGTH), "--save", str(save), *flags]
+    settings = {"LAUNCHER": "slurm", "LOGS": str(save / "logs")} | settings
+    return slurm.start(SCRIPTS / name, *words, **settings)
 
 
 def logs(save):
@@ -70,8 +71,8 @@ def test_array_on_two_nodes_and_dependent_reduce(slurm, corpus, tmp_path):
 def test_bert_on_slurm_equals_bert_here(slurm, tmp_path):
     save, before = tmp_path / "d", slurm.wait_for_jobs().keys()
     prefix = write_sentences(str(tmp_path / "c"), [[9, 4, 12, 7, 3, 20, 5, 6]] * 400)
-    settings = {"NUM_WORKERS": "2", "METRIC": "seqlen_vocab_rarity", "SEQ_LENGTH": "64"}
-    script(slurm, "bert/ds_analyze_bert_data_map.sh", prefix, save, **settings)
+    flags = ["--metric", "seqlen_vocab_rarity", "--seq-length", "64"]
+    script(slurm, "bert/ds_analyze_bert_data_map.sh", prefix, save, *flags, NUM_WORKERS="2")
     jobs = {key: job for key, job in slurm.wait_for_jobs().items() if key not in before}
     assert {job["JobState"] for job in jobs.values()} == {"COMPLETED"}, logs(save)
     assert len(jobs) == 6
@@ -85,11 +86,9 @@ def test_bert_on_slurm_equals_bert_here(slurm, tmp_path):
 
 def test_a_failed_map_stops_what_waits_for_it_and_can_be_repeated(slurm, corpus, tmp_path):
     before = slurm.wait_for_jobs().keys()
-    settings = {"NUM_WORKERS": "2", "METRIC": "total_vocab_freq"}
-    save = tmp_path / "d"
-    printed = script(
-        slurm, "gpt/ds_analyze_gpt_data_map.sh", corpus, save, **settings, VOCAB_SIZE="900"
-    )
+    flags, settings = ["--metric", "total_vocab_freq"], {"NUM_WORKERS": "2"}
+    save, name = tmp_path / "d", "gpt/ds_analyze_gpt_data_map.sh"
+    printed = script(slurm, name, corpus, save, *flags, "--vocab-size", "900", **settings)
     assert [line.split(":")[0] for line in printed.splitlines()] == [
         "map-total_vocab_freq",
         "reduce-total_vocab_freq",
@@ -99,6 +98,6 @@ def test_a_failed_map_stops_what_waits_for_it_and_can_be_repeated(slurm, corpus,
     assert states == {"map-total_vocab_freq": "FAILED", "reduce-total_vocab_freq": "CANCELLED"}
     assert "is outside the vocabulary of 900 entries" in logs(save)
 
-    script(slurm, "gpt/ds_analyze_gpt_data_map.sh", corpus, save, **settings)
+    script(slurm, name, corpus, save, *flags, **settings)
     slurm.wait_for_jobs()
     assert (save / "total_vocab_freq" / "value.npy").is_file(), logs(save)

@@ -34,16 +34,15 @@ def folder(tmp_path_factory):
     return folder
 
 
-def submit(slurm, folder, name, *flags, recipe=RECIPE, **settings):
-    places = {
-        "DS_ACCELERATOR": "cpu",
-        "SCALE_DOWN": "1",
-        "DATA_PATH": str(folder / "corpus"),
-        "DIFFICULTY": str(folder / "difficulty"),
-        "SAVE": str(folder / name),
-        "PRETRAIN_FLAGS": "--nodes=2 --ntasks-per-node=1",
-    }
-    return slurm.start(SUBMIT, recipe, "--vocab-size", "400", *flags, **places | settings)
+def submit(slurm, folder, name, *flags, recipe=RECIPE, corpus="corpus", **settings):
+    places = ["--data-path", str(folder / corpus), "--difficulty", str(folder / f"of {corpus}")]
+    script = f"pretrain_{recipe.split('_')[0]}.py"
+    return slurm.start(
+        SUBMIT,
+        *(script, "--config", recipe, "--scale-down", *places, "--save", str(folder / name)),
+        *("--vocab-size", "400", *flags),
+        **{"DS_ACCELERATOR": "cpu", "PRETRAIN_FLAGS": "--nodes=2 --ntasks-per-node=1"} | settings,
+    )
 
 
 def job_number(printed, name):
@@ -58,8 +57,7 @@ def output(save):
 
 def test_analysis_pretraining_and_evaluation_follow_each_other(slurm, folder):
     before = slurm.wait_for_jobs().keys()
-    settings = {"ENGINE": "deepspeed", "NUM_WORKERS": "2"}
-    printed = submit(slurm, folder, "all", **settings, DRY_RUN="1")
+    printed = submit(slurm, folder, "all", "--deepspeed", NUM_WORKERS="2", DRY_RUN="1")
     assert not (folder / "all").exists()
     slurm.run_printed(printed)
     jobs = slurm.wait_for_jobs(WAIT_SECONDS)
@@ -81,8 +79,7 @@ def test_analysis_pretraining_and_evaluation_follow_each_other(slurm, folder):
 def test_a_bert_is_analyzed_trained_and_evaluated_as_well(slurm, folder):
     before = slurm.wait_for_jobs().keys()
     bert_runs.write_sentences(folder / "sentences", num_documents=400)
-    settings = {"DATA_PATH": str(folder / "sentences"), "DIFFICULTY": str(folder / "of bert")}
-    submit(slurm, folder, "bert", recipe="bert_cl_voc_reorder_1049b", **settings)
+    submit(slurm, folder, "bert", recipe="bert_cl_voc_reorder_1049b", corpus="sentences")
     jobs = slurm.wait_for_jobs(WAIT_SECONDS)
     new = [job for number, job in jobs.items() if number not in before]
     assert {job["JobState"] for job in new} == {"COMPLETED"}, output(folder / "bert")
@@ -128,12 +125,35 @@ def test_an_interrupted_run_is_requeued_and_ends_as_the_unbroken_one(slurm, fold
 
 
 def test_an_array_of_seeds(slurm, folder):
-    settings = {"SEEDS": "5,6", "PRETRAIN_FLAGS": "--nodes=1 --ntasks-per-node=1"}
-    submit(slurm, folder, "seeds", **settings)
+    """Of numbers above a cluster's MaxArraySize; each task has its seed in its log's name."""
+    settings = {"SEEDS": "1234,4321", "PRETRAIN_FLAGS": "--nodes=1 --ntasks-per-node=1"}
+    submit(slurm, folder, "seeds/seed_{seed}", **settings)
     slurm.wait_for_jobs(WAIT_SECONDS)
     losses = set()
-    for seed in (5, 6):
+    for seed in (1234, 4321):
         lines = log_lines(folder / "seeds" / f"seed_{seed}")
         assert lines[0]["flags"]["seed"] == seed
         losses.add(lines[-2]["loss"])
+        (log,) = (folder / "seeds" / "logs").glob(f"pretrain-seed_{seed}-*.log")
+        assert "stopped after step" in log.read_text()
     assert len(losses) == 2
+
+
+def test_a_task_that_is_stopped_requeues_itself_alone(slurm, folder):
+    settings = {"SEEDS": "5,6", "PRETRAIN_FLAGS": "--nodes=1 --ntasks-per-node=1"}
+    flags = ("--train-tokens", "80000", "--save-interval", "100000")
+    printed = submit(slurm, folder, "two/seed_{seed}", *flags, **settings)
+    job, log = job_number(printed, "pretrain"), folder / "two" / "seed_6" / "log.jsonl"
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not log.exists() or log.read_text().count('"kind": "train"') < 50:
+        assert time.monotonic() < deadline, output(folder / "two")
+        time.sleep(0.1)
+    slurm.output_of("scancel", "--signal=USR1", f"{job}_1")
+    jobs = slurm.wait_for_jobs(WAIT_SECONDS)
+    restarts = {
+        each["ArrayTaskId"]: each["Restarts"]
+        for each in jobs.values()
+        if each.get("ArrayJobId") == job
+    }
+    assert restarts == {"0": "0", "1": "1"}, output(folder / "two")
+    assert "--train-tokens" in log_lines(folder / "two" / "seed_6")[-1]["reason"]

@@ -1,5 +1,8 @@
+import json
+
 import pytest
 
+from tests.megatron.conversion.test_deepspeed import write_checkpoint
 from tests.megatron.small_models import GPT2, make_gpt, make_tokenizer, save_run
 from tools.convert_checkpoint import main
 
@@ -34,3 +37,13 @@ def test_bad_input_is_one_line(tmp_path, refused):
         assert message in refused(main, arguments(source, output, to))
     with pytest.raises(SystemExit):
         main(arguments(run, tmp_path / "x", "onnx"))
+
+
+def test_a_folder_of_megatron_deepspeed_keeps_its_step(tmp_path):
+    theirs = write_checkpoint(tmp_path / "theirs", make_gpt(GPT2))
+    make_tokenizer().save(tmp_path / "tokenizer.json")
+    named = ("--tokenizer-file", str(tmp_path / "tokenizer.json"))
+    assert main(arguments(theirs, tmp_path / "ours", "megatron", *named)) == 0
+    assert (tmp_path / "ours" / "latest").read_text() == "global_step100\n"
+    assert main(arguments(tmp_path / "ours", tmp_path / "there", "huggingface")) == 0
+    assert json.loads((tmp_path / "there" / "config.json").read_text())["eos_token_id"] == 0

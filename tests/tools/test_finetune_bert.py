@@ -55,7 +55,10 @@ def test_tokens_are_dropped_as_a_file_says(tmp_path, arguments, capsys):
 
 
 def test_both_development_sets_and_real_values(tmp_path, arguments, capsys):
-    rows = [{"premise": "good", "hypothesis": f"film {i}", "label": "neutral"} for i in range(4)]
+    labels = ("neutral", "entailment")
+    rows = [
+        {"premise": "good", "hypothesis": f"film {i}", "label": labels[i % 2]} for i in range(4)
+    ]
     for part in ("train", "dev_matched", "dev_mismatched"):
         write_lines(tmp_path / "data" / "MNLI" / f"{part}.jsonl", rows)
     pairs = [{"sentence1": "good", "sentence2": "a film", "score": 0.6 + i / 3} for i in range(6)]

@@ -34,7 +34,7 @@ class SilentConfig:
 
 def test_group_is_rendered():
     assert render_group(KitchenConfig).splitlines() == [
-        "## Kitchen",
+        "## [kitchen]",
         "",
         "What the kitchen does.",
         "",

@@ -3,9 +3,11 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 from megatron.evaluation.generation import generate
 from tests.megatron.small_models import GPT2, LLAMA, make_gpt, make_tokenizer, save_run
+from tests.megatron.tokenizer_kinds import KINDS
 from tools import convert_checkpoint
 from tools.generate_text import main
 
@@ -41,6 +43,31 @@ def test_a_hugging_face_folder_writes_the_same(tmp_path, capsys):
         assert write(folder, "--prompt", PROMPT, "--seed", 3) == 0
     first, second = capsys.readouterr().out.split(PROMPT)[1:]
     assert first == second != "\n"
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama 3", "byte-level", "t5"])
+def test_any_tokenizer_begins_ends_and_keeps_its_spaces(kind, tmp_path, capsys, monkeypatch):
+    tokenizer = KINDS[kind]()
+    config = replace(LLAMA, vocab_size=tokenizer.vocab_size)
+    run = save_run(tmp_path / "run", make_gpt(config), tokenizer)
+    following = tokenizer.encode("man" if kind in ("llama", "t5") else " man")
+    chosen = iter([*following, *following, tokenizer.end_ids[0], *following])
+    seen = []
+
+    def choose(logits):
+        return torch.tensor([next(chosen)])
+
+    def watched(model, prompts, *rest):
+        seen.extend(prompts[0])
+        return generate(model, prompts, *rest)
+
+    monkeypatch.setattr("tools.generate_text.greedy", choose)
+    monkeypatch.setattr("megatron.evaluation.generation.generate", watched)
+    assert write(run, "--prompt", "the cat was", "--greedy", "--max-new-tokens", 12) == 0
+    said = capsys.readouterr()
+    assert said.out == "the cat was man man\n"
+    assert said.err.endswith("; the document ended]\n")
+    assert seen == tokenizer.encode_prompt("the cat was")
 
 
 def test_seeds_and_standard_input(run, capsys, monkeypatch):

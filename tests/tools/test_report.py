@@ -2,58 +2,45 @@ import json
 
 import pytest
 
-from megatron.reporting import RunLogger
+from tests.megatron.study.made_up_runs import four_runs, write_made_up_run
 from tools.report import main, named_folders
 
 
-def write_run(folder, losses):
-    with RunLogger(folder) as logger:
-        logger.write(
-            {
-                "kind": "start",
-                "num_parameters": 1000,
-                "sequence_length": 64,
-                "train_samples_in_dataset": 10,
-            }
-        )
-        for step, loss in enumerate(losses, start=1):
-            logger.write(
-                {
-                    "kind": "valid",
-                    "step": step,
-                    "loss": loss,
-                    "perplexity": 2.0**loss,
-                    "corpus_tokens": 64 * step,
-                    "effective_tokens": 64 * step,
-                    "flops": 100 * step,
-                    "seconds": 1.0 * step,
-                }
-            )
-        logger.write({"kind": "end", "step": len(losses), "reason": "token budget"})
-    return folder
-
-
-def test_table_numbers_and_picture(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
-    first = write_run(tmp_path / "first", [6.0, 5.0])
-    second = write_run(tmp_path / "second", [5.5, 4.5])
+def test_report_of_four_runs(tmp_path, capsys):
     output = tmp_path / "new" / "report"
-    arguments = ["--run", f"baseline={first}", "--run", f"other={second}", "--output", str(output)]
-    assert main(arguments) == 0
+    runs = [f"--run={name}={folder}" for name, folder in four_runs(tmp_path).items()]
+    assert main([*runs, "--output", str(output)]) == 0
     printed = capsys.readouterr().out
-    assert "other" in printed
-    assert "0.900x" in printed
+    assert printed.strip() == (output / "report.md").read_text().strip()
+    assert "3.45M parameters, 1.28M tokens of training data" in printed
+    assert "proves nothing" in printed
     report = json.loads((output / "report.json").read_text())
-    assert report["runs"]["other"]["to_reach_baseline_loss"]["seconds"] == 1.5
-    assert sorted(file.name for file in output.iterdir()) == ["report.json", "report.png"]
+    ratios = {one["arm"]: one["cost_ratios"] for one in report["comparisons"]}
+    assert ratios["curriculum"]["corpus_tokens"]["mean"] == pytest.approx(1, rel=0.01)
+    assert ratios["random_ltd"]["corpus_tokens"]["mean"] > 1.1
+    names = ["report.json", "report.md", "report.png", "results.jsonl"]
+    assert sorted(file.name for file in output.iterdir()) == names
+    assert (output / "report.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_picture_can_be_left_out(tmp_path):
-    run = write_run(tmp_path / "run", [5.0])
-    arguments = ["--run", f"a={run}", "--baseline", "a", "--output", str(tmp_path), "--no-picture"]
-    assert main(arguments) == 0
-    assert (tmp_path / "report.json").exists()
-    assert not (tmp_path / "report.png").exists()
+def test_several_seeds_give_intervals(tmp_path, capsys):
+    for arm, gain in (("baseline", 0.0), ("better", 0.5)):
+        for seed in (1, 2, 3):
+            write_made_up_run(tmp_path / arm / f"seed{seed}", gain=gain, seed=seed)
+    runs = [f"--run={arm}={tmp_path / arm}" for arm in ("baseline", "better")]
+    assert main([*runs, "--output", str(tmp_path / "out"), "--no-picture"]) == 0
+    assert "**better**" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "report.png").exists()
+
+
+def test_runs_of_two_kinds_are_refused(tmp_path, refused):
+    gpt, bert = (
+        write_made_up_run(tmp_path / "gpt"),
+        write_made_up_run(tmp_path / "bert", sentence_loss=0.6),
+    )
+    runs = [f"--run=baseline={gpt}", f"--run=other={bert}"]
+    message = refused(main, [*runs, "--output", tmp_path / "out"])
+    assert "validation loss and validation masked_lm loss: compare runs of one kind" in message
 
 
 @pytest.mark.parametrize(
@@ -71,4 +58,5 @@ def test_ill_formed_run_is_refused(runs, message):
 
 def test_error_is_one_line_and_leaves_nothing(tmp_path, refused):
     refused(main, ["--run", f"baseline={tmp_path}/gone", "--output", tmp_path / "report"])
+    refused(main, ["--run", f"a={tmp_path}/gone", "--output", tmp_path / "report"])
     assert not (tmp_path / "report").exists()

@@ -7,9 +7,9 @@ length of a row, rounded down. Its neighbours say what it hides.
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ from data_efficiency import (
     StepResult,
     files,
     gather_all,
+    leave_ranks,
     mean_losses_over,
+    naming_lost_processes,
+    watching_processes,
 )
 from megatron.checkpoint.saved_run import SavedRun, refuse_other_settings
-from megatron.command import run_command
-from megatron.reporting.seed_comparison import RESULTS_FILE
+from megatron.study import RESULTS_FILE
 
 # Where a run stands, how it is computed and how often it looks up: nothing that is part of what it is.
 _NOT_PART_OF_A_RUN = frozenset(
@@ -85,7 +87,7 @@ class FinetuningRun:
         quality: tuple[str, bool],
     ) -> None:
         flags = {key: v for key, v in vars(arguments).items() if key not in _NOT_PART_OF_A_RUN}
-        recipe = Path(arguments.recipe).read_text()
+        recipe = [Path(path).read_text() for path in arguments.recipe]
         described = {**flags, "recipe": recipe, "seed": seed, "data_identity": data}
         self.saved = SavedRun(
             folder=Path(arguments.save) / arguments.variant / f"seed{seed}",
@@ -111,7 +113,8 @@ class FinetuningRun:
         path = self.saved.folder / RESULTS_FILE
         if not path.is_file():
             return False
-        found = json.loads(path.read_text())["description"]
+        with files.reading(path):
+            found = files.read_json_object(path)["description"]
         refuse_other_settings(self.saved.folder, found, self.saved.settings)
         print(f"{self.saved.folder} is finished", flush=True)
         return True
@@ -133,8 +136,12 @@ class FinetuningRun:
         Raises:
             ValueError: if the data ends before.
         """
-        steps = self.engine.training_dataloader.steps()
-        with tqdm(total=100, desc="training", unit=" %", leave=False, disable=self._quiet) as bar:
+        steps, ranks = self.engine.training_dataloader.steps(), self.engine.ranks
+        with (
+            watching_processes(ranks),
+            self.saved.held(ranks),
+            tqdm(total=100, desc="training", unit=" %", leave=False, disable=self._quiet) as bar,
+        ):
             while self.fraction < 1:
                 bar.update(int(100 * self.fraction) - bar.n)
                 step = next(steps, None)
@@ -319,9 +326,11 @@ def progress_of(record: Mapping[str, Any], quality_name: str, fraction: float) -
     )
 
 
-def run_as_command(main: Callable[[], None]) -> None:
-    """End the process as `main` did: with one line where the input was bad."""
-    code = run_command(main)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    sys.exit(code)
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Leave the run's process group at the end; say which process was lost, if one was."""
+    with naming_lost_processes():
+        try:
+            yield
+        finally:
+            leave_ranks()

@@ -1,12 +1,8 @@
 #!/usr/bin/env bash
 # How difficult is each sample of a GPT corpus? The reduce step: the workers' parts become one index.
-#
-#   DATA_PATH=tokens/my_text_document SEQ_LENGTH=2048 SAVE=difficulty bash ds_analyze_gpt_data_reduce.sh
-#
-# The settings are those of ds_analyze_gpt_data_map.sh, which with LAUNCHER=slurm submits this step too.
+#   bash ds_analyze_gpt_data_reduce.sh --data-path tokens/my_text_document --seq-length 2048 --save difficulty
 set -euo pipefail
 
-# shellcheck source-path=SCRIPTDIR source=../analysis_jobs.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../analysis_jobs.sh"
-set_dataset gpt
-reduce_step "$METRIC" "${DATASET[@]}"
+# shellcheck source-path=SCRIPTDIR source=../../slurm/jobs.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../slurm/jobs.sh"
+analysis reduce --data-type gpt --metric vocab_rarity "$@"

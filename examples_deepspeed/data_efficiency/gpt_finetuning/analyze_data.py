@@ -9,12 +9,13 @@ The flags about the text must be those of finetune.py; an index of other blocks 
 import argparse
 from collections.abc import Sequence
 
+from megatron.command import run_command
+
 from data_efficiency import analyze
 from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import (
     add_text_flags,
     split_blocks,
 )
-from megatron.command import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> None:

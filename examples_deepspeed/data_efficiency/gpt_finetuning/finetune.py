@@ -1,8 +1,7 @@
 r"""Finetunes a causal language model of Hugging Face with curriculum learning and random-LTD.
 
-python -m examples_deepspeed.data_efficiency.gpt_finetuning.finetune --model gpt2 \
-    --text ptb_text_only --text-config penn_treebank --recipe configs/gpt2_random_ltd.json \
-    --variant random_ltd --epochs 2 --save runs/gpt2
+python -m examples_deepspeed.data_efficiency.gpt_finetuning.finetune \
+    --recipe examples_deepspeed/data_efficiency/gpt_finetuning/recipes/gpt2_random_ltd.toml --seeds 1 2 3
 
 Prints the published line (epoch, step, consumed_token, best perplexity, hours, kept length) and beside
 it what that leaves out. --plan prints the accounting alone, before a model or a text is read.
@@ -14,18 +13,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron.command import run_command
+
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from data_efficiency import IGNORED_LABEL, convert_to_random_ltd, initialize, known_layer_class
 from examples_deepspeed.data_efficiency.finetuning.plan import print_text_plan
-from examples_deepspeed.data_efficiency.finetuning.recipe import add_run_flags, fill_recipe
+from examples_deepspeed.data_efficiency.finetuning.recipe import (
+    add_run_flags,
+    each_variant,
+    fill_recipe,
+    parse_with_recipe,
+)
 from examples_deepspeed.data_efficiency.finetuning.run import (
     FinetuningRun,
     layers_alone,
     mean_over,
-    run_as_command,
+    process_group,
     whole_copies,
 )
 from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import (
@@ -48,7 +54,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--no-dropout", action="store_true", help="train without the model's own dropout")
     add("--num-blocks", type=int, help="--plan: training blocks, instead of reading the text")
     add("--num-layers", type=int, help="--plan: instead of reading the model")
-    return parser.parse_args(argv)
+    return parse_with_recipe(parser, argv)
 
 
 def make_gpt_engine(
@@ -150,23 +156,28 @@ def switch_dropout_off(model: torch.nn.Module) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Plans, or trains each seed after the other; finished ones are passed over."""
+    """Plans, or trains each variant with each seed; finished ones are passed over."""
     arguments = parse_arguments(argv)
-    if arguments.plan:
-        num_layers = arguments.num_layers
-        size = {
-            "num_layers": num_layers
-            or AutoConfig.from_pretrained(arguments.model).num_hidden_layers,
-            "num_samples": arguments.num_blocks or len(split_blocks(arguments)["train"]),
-            "length": arguments.block_size,
-        }
-        recipe = fill_recipe(arguments, **size, seed=arguments.seeds[0])
-        print_text_plan(recipe, **size, epochs=arguments.epochs)
-        return
-    blocks = split_blocks(arguments)
-    for seed in arguments.seeds:
-        finetune_gpt(arguments, blocks, seed)
+    blocks = None if arguments.plan else split_blocks(arguments)
+    for one in each_variant(arguments):
+        if blocks is None:
+            print_plan(one)
+            continue
+        for seed in one.seeds:
+            finetune_gpt(one, blocks, seed)
+
+
+def print_plan(arguments: argparse.Namespace) -> None:
+    """Print the accounting of a variant."""
+    size = {
+        "num_layers": arguments.num_layers
+        or AutoConfig.from_pretrained(arguments.model).num_hidden_layers,
+        "num_samples": arguments.num_blocks or len(split_blocks(arguments)["train"]),
+        "length": arguments.block_size,
+    }
+    recipe = fill_recipe(arguments, **size, seed=arguments.seeds[0])
+    print_text_plan(recipe, **size, epochs=arguments.epochs)
 
 
 if __name__ == "__main__":
-    run_as_command(main)
+    raise SystemExit(run_command(process_group()(main)))

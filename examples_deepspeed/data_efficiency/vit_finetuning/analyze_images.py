@@ -10,6 +10,8 @@ import argparse
 import io
 from collections.abc import Sequence
 
+from megatron.command import run_command
+
 import torch
 
 from data_efficiency import DataAnalyzer
@@ -18,7 +20,6 @@ from examples_deepspeed.data_efficiency.vit_finetuning.images import (
     add_image_flags,
     read_images,
 )
-from megatron.command import run_command
 
 METRIC = "compressed_size"
 

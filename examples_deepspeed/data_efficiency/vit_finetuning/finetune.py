@@ -1,8 +1,7 @@
 r"""Finetunes a vision transformer of timm or Hugging Face with random-LTD and a curriculum.
 
 python -m examples_deepspeed.data_efficiency.vit_finetuning.finetune \
-    --model timm:vit_base_patch16_224.augreg_in21k_ft_in1k --data cifar10 --data-folder data/cifar \
-    --recipe configs/cifar_random_ltd.json --variant random_ltd --epochs 14 --save runs/cifar
+    --recipe examples_deepspeed/data_efficiency/vit_finetuning/recipes/cifar.toml --seeds 1 2 3
 
 Prints accuracy, kept length and layer tokens, and beside them samples and seconds. --plan prints the
 accounting alone, before a model or an image is read.
@@ -13,17 +12,24 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from megatron.command import run_command
+
 import torch
 from torch.nn.functional import cross_entropy
 
 from data_efficiency import convert_to_random_ltd, initialize
 from examples_deepspeed.data_efficiency.finetuning.plan import print_image_plan
-from examples_deepspeed.data_efficiency.finetuning.recipe import add_run_flags, fill_recipe
+from examples_deepspeed.data_efficiency.finetuning.recipe import (
+    add_run_flags,
+    each_variant,
+    fill_recipe,
+    parse_with_recipe,
+)
 from examples_deepspeed.data_efficiency.finetuning.run import (
     FinetuningRun,
     layers_alone,
     mean_over,
-    run_as_command,
+    process_group,
     whole_copies,
 )
 from examples_deepspeed.data_efficiency.vit_finetuning.images import (
@@ -69,7 +75,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--num-positions", type=int, default=197, help="--plan: of a row")
     add("--counted-batch", type=int, help="--plan: batch that a published count was made with")
     parser.set_defaults(epochs=14.0, learning_rate=1e-4, weight_decay=5e-4)
-    return parser.parse_args(argv)
+    return parse_with_recipe(parser, argv)
 
 
 def config_and_budget(
@@ -170,23 +176,31 @@ def finetune_vit(arguments: argparse.Namespace, splits: ImageSplits, seed: int) 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Plans, or trains each seed after the other; finished ones are passed over."""
+    """Plans, or trains each variant with each seed; finished ones are passed over."""
     arguments = parse_arguments(argv)
-    if arguments.plan:
-        if arguments.num_samples is None:
-            raise ValueError("--plan needs --num-samples, the number of training images")
-        size = {
-            "num_layers": arguments.num_layers,
-            "length": arguments.num_positions,
-            "num_samples": arguments.num_samples,
-        }
-        config, budget = config_and_budget(arguments, size, arguments.seeds[0])
-        print_image_plan(config, budget, size, arguments.counted_batch)
-        return
-    splits = read_images(arguments.data, arguments.data_folder, arguments.validation_share)
-    for seed in arguments.seeds:
-        finetune_vit(arguments, splits, seed)
+    splits = None
+    if not arguments.plan:
+        splits = read_images(arguments.data, arguments.data_folder, arguments.validation_share)
+    for one in each_variant(arguments):
+        if splits is None:
+            print_plan(one)
+            continue
+        for seed in one.seeds:
+            finetune_vit(one, splits, seed)
+
+
+def print_plan(arguments: argparse.Namespace) -> None:
+    """Print the accounting of a variant."""
+    if arguments.num_samples is None:
+        raise ValueError("--plan needs --num-samples, the number of training images")
+    size = {
+        "num_layers": arguments.num_layers,
+        "length": arguments.num_positions,
+        "num_samples": arguments.num_samples,
+    }
+    config, budget = config_and_budget(arguments, size, arguments.seeds[0])
+    print_image_plan(config, budget, size, arguments.counted_batch)
 
 
 if __name__ == "__main__":
-    run_as_command(main)
+    raise SystemExit(run_command(process_group()(main)))

@@ -1,5 +1,7 @@
 """Results of metric functions, checked and put together."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,11 @@ from data_efficiency.analysis.collectors import (
     checked_cast,
     new_collector,
     numpy_dtype,
+    refuse_no_sum,
 )
-from data_efficiency.analysis.dataset_reader import Batch
+from data_efficiency.analysis.dataset_reader import Batch, ItemReader
+from data_efficiency.analysis.executors import InProcessExecutor
+from data_efficiency.analysis.map_reduce import AnalysisError, MapReduce
 from data_efficiency.analysis.metrics import Metric
 
 
@@ -128,6 +133,39 @@ def test_sums_of_single_numbers_and_tables():
         for _ in range(3):
             collector.add(Batch(np.arange(1), content, 0))
         assert np.array_equal(collector.result(), np.full(np.shape(content), 1.5))
+
+
+PER_SAMPLE = {"each": lambda batch: batch, "mean": lambda batch: batch.double().mean()}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 12])
+@pytest.mark.parametrize("name", PER_SAMPLE)
+def test_what_is_no_sum_over_samples_is_not_added_up(tmp_path, name, batch_size):
+    reader = ItemReader(range(1, 13), batch_size=batch_size)
+    own = Metric(
+        name="own",
+        kind="accumulate_value_over_samples",
+        function=PER_SAMPLE[name],
+        dtype="float64",
+        reads="items",
+    )
+    job = MapReduce(reader, [own], tmp_path)
+    if name == "mean" and batch_size == 1:
+        job.run_map(InProcessExecutor())  # The batch size does not change here.
+        return
+    with pytest.raises(
+        AnalysisError, match=r"metric own: it gives \[?1.* and \[?2.* both together"
+    ):
+        job.run_map(InProcessExecutor())
+
+
+def test_batches_of_one_may_be_made_for_one():
+    """Two items of other lengths do not go into one batch, and a collate function may take the first."""
+    items = [torch.ones(3), torch.ones(4)]
+    for collate_fn in (None, lambda batch: batch[0]):
+        reader = ItemReader(items, batch_size=1, collate_fn=collate_fn)
+        own = metric("float64", "accumulate_value_over_samples")
+        refuse_no_sum(dataclasses.replace(own, function=torch.sum), reader)
 
 
 def test_floats_may_be_rounded():

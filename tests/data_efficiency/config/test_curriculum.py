@@ -1,4 +1,3 @@
-import copy
 import logging
 import re
 
@@ -7,16 +6,31 @@ import pytest
 from data_efficiency.config import load_config
 from data_efficiency.json_section import ConfigError
 from data_efficiency.schedule import CustomSchedule, DiscreteSchedule
-from tests.data_efficiency.config.test_file import LEGACY, METRICS, PUBLISHED, changed
+from tests.data_efficiency.config.test_file import LEGACY, METRICS, changed
 from tests.json_sections import curriculum_config, length_metric
 
 
-def test_a_metric_that_does_nothing_is_refused():
-    metrics = copy.deepcopy(PUBLISHED["data_efficiency"]["data_sampling"]["curriculum_learning"])
-    metrics = metrics["curriculum_metrics"]
-    metrics["seqlen_truncated"] = metrics.pop("seqlen_truncate")
-    with pytest.raises(ConfigError, match="seqlen_truncated selects no samples .* does nothing"):
-        load_config(changed(METRICS, metrics))
+def test_what_a_metric_that_selects_nothing_is_for():
+    keys = {"clustering_type": "single_cluster", "index_to_sample_path": "dummy"}
+    config = load_config(curriculum_config({"dummy_metric": length_metric(**keys)})).data_efficiency
+    assert [plan.action for plan in config.length_plans] == ["user"]
+    with pytest.raises(ConfigError, match="'seqlen_truncate': if that is meant, correct it"):
+        load_config(curriculum_config({"seqlen_truncated": length_metric(**keys)}))
+
+
+def declaring(axes):
+    content = curriculum_config({"seqlen_truncate": length_metric()})
+    learning = content["data_efficiency"]["data_sampling"]["curriculum_learning"]
+    learning["sequence_axes"] = axes
+    return content
+
+
+def test_entries_with_a_sequence_are_declared():
+    axes = load_config(declaring({"0": 1, "mask": [2, -1]})).data_efficiency.sequence_axes
+    assert axes == {"0": (1,), "mask": (2, -1)}
+    for wrong in ({}, [1], {"a": "1"}, {"a": []}, {"a": [True]}, {"a": None}):
+        with pytest.raises(ConfigError, match="sequence_axes is .* must be an object of entries"):
+            load_config(declaring(wrong))
 
 
 def test_the_legacy_section_is_the_truncating_metric():

@@ -152,7 +152,12 @@ def test_loading_does_not_touch_the_given_object():
             {"enabled": True},
             "cannot be composed with the curriculum sampler",
         ),
-        ("curriculum_learning", {"enabled": True}, "curriculum_learning.min_difficulty is missing"),
+        (
+            "curriculum_learning",
+            {"enabled": True},
+            "curriculum_learning.min_difficulty, .*, curriculum_learning.curriculum_type are missing",
+        ),
+        ("max_grad_norm", 1.0, "max_grad_norm is not a known key; known keys are activation_ch"),
         ("curriculum_learning", LEGACY, "both enabled: keep the second"),
         ("curriculum_learning", LEGACY | {"curriculum_type": "loss"}, "curriculum_type is 'loss'"),
         ("curriculum_learning", LEGACY | {"index_path": "x"}, "index_path is not a known key"),
@@ -198,8 +203,28 @@ def test_flags_fill_what_is_absent_or_auto_and_refuse_what_differs():
         "data_efficiency": {"seed": 3},
     }
     assert raw["train_batch_size"] == "auto"
-    with pytest.raises(ConfigError, match="bf16.enabled is True in the JSON file but False by"):
+    with pytest.raises(
+        ConfigError, match="bf16.enabled is True in the JSON file but False by the flags and their"
+    ):
         fill_from_flags(raw, {"bf16.enabled": False})
+
+
+def test_all_missing_keys_are_named_at_once():
+    sampling = {"enabled": True, "curriculum_metrics": {"voc": {"schedule_type": "fixed_root"}}}
+    dropping = {"enabled": True, "random_ltd_schedule": {"schedule_type": "fixed_linear"}}
+    section = {
+        "data_sampling": {"curriculum_learning": sampling},
+        "data_routing": {"random_ltd": dropping},
+    }
+    with pytest.raises(ConfigError, match="are missing$") as error:
+        load_config({"data_efficiency": section})
+    missing = str(error.value).removesuffix(" are missing").split(", ")
+    assert [path.rpartition(".")[2] for path in missing] == [
+        *("min_difficulty", "max_difficulty", "clustering_type", "difficulty_type"),
+        *("total_curriculum_step", "difficulty_step", "root_degree"),
+        *("total_layer_num", "random_ltd_layer_num", "random_ltd_layer_id"),
+        *("model_type", "hidden_state_order", "min_value", "require_steps", "seq_per_step"),
+    ]
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -28,6 +28,7 @@ RANDOM_LTD = {
     },
 }
 CURRICULUM = {
+    "sequence_axes": {"0": 1},
     "enabled": True,
     "curriculum_metrics": {
         "seqlen_truncate": {
@@ -106,11 +107,10 @@ def main():
         "data_sampling": {"curriculum_learning": CURRICULUM},
         "data_routing": {"random_ltd": RANDOM_LTD},
     }
-    adam = {"type": "AdamW", "params": ADAMW["params"] | {"torch_adam": True}}
-    full = {"optimizer": adam, "data_efficiency": section, "gradient_clipping": 1.0}
+    full = {"optimizer": ADAMW, "data_efficiency": section, "gradient_clipping": 1.0}
     warmup = {"type": "WarmupLR", "params": {"warmup_num_steps": 10, "warmup_type": "linear"}}
 
-    plain, _, loader, _ = initialize("torch", dataset, **full | {"optimizer": ADAMW})
+    plain, _, loader, _ = initialize("torch", dataset, **full)
     convert_to_random_ltd(plain, Layer)
     batches = iter(loader)
     expected = [step(plain, batches) for _ in range(4)]
@@ -166,6 +166,7 @@ def main():
             "scheduler": refusal(scheduler=warmup | {"parameters": {}}),
             "pipeline": refusal(pipeline={"stages": 2}),
             "amp": refusal(amp={"enabled": True}),
+            "operator": refusal(optimizer={"type": "Lion", "params": {"lr": 0.1}}),
             "batch": refusal(train_batch_size=9),
         },
     }

@@ -77,6 +77,7 @@ def test_data_for_evaluation_passes_no_curriculum(calls):
         ("scheduler", "scheduler.parameters is not a known key"),
         ("pipeline", "only data parallelism is supported"),
         ("amp", "NVIDIA Apex AMP integration has been removed"),
+        ("operator", "optimizers Lion and Lamb): use AdamW here"),
         ("batch", "train_batch_size is 9, but train_micro_batch_size_per_gpu (4) x"),
     ],
 )

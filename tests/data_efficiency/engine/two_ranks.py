@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 import data_efficiency
-from data_efficiency import NonFiniteError, convert_to_random_ltd
+from data_efficiency import NonFiniteError, convert_to_random_ltd, leave_ranks
 
 ROWS, LENGTH, VOCABULARY, STEPS = 16, 12, 32, 6
 MODES = ("truncate", "reshape", "trim_padding", "none")
@@ -230,7 +230,7 @@ def main():
     if torch.distributed.is_initialized():
         # Who leaves first must not break a connection that the other still uses.
         torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+        leave_ranks()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import pytest
 
+from data_efficiency.files import result_folder
 from data_efficiency.files.result_folder import new_folder
 
 
@@ -48,6 +49,7 @@ def test_a_failed_swap_puts_the_old_folder_back(tmp_path, monkeypatch):
             raise OSError("disk full")
         return rename(path, destination)
 
+    monkeypatch.setattr(result_folder, "_exchange", lambda *_: False)
     monkeypatch.setattr(type(target), "rename", refuse)
     with pytest.raises(OSError, match="disk full"), new_folder(target, overwrite=True) as folder:
         fill(folder, "2")

@@ -5,8 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_efficiency.sampling import admission
-from data_efficiency.sampling.admission import PoolGrowth, Rise, admitted_at, explain_empty_pool
+from data_efficiency.sampling import admission, clusters
+from data_efficiency.sampling.admission import (
+    PoolGrowth,
+    Rise,
+    admitted_at,
+    explain_empty_pool,
+)
 from data_efficiency.schedule import CustomSchedule, RootSchedule
 
 NUM_SAMPLES = 40
@@ -44,7 +49,7 @@ def test_each_sample_is_admitted_once_when_the_last_metric_accepts_it(make_pool,
     rises = [rise for stop in [*sorted(stops), 5] for rise in growth.advance(stop)]
     found = {}
     for rise in rises:
-        for samples in admitted_at(pools, rise):
+        for samples, _ in admitted_at(pools, [rise]):
             for sample in samples.tolist():
                 assert sample not in found
                 found[sample] = rise.step
@@ -56,6 +61,17 @@ def test_each_sample_is_admitted_once_when_the_last_metric_accepts_it(make_pool,
         for sample in common:
             expected.setdefault(sample, step)
     assert found == expected
+    # All rises at once are the same, and come in the same order, as one after the other.
+    monkeypatch = pytest.MonkeyPatch()
+    results = []
+    for piece in (1, 2**20):
+        monkeypatch.setattr(admission, "_PIECE_SAMPLES", piece)
+        order = np.zeros(NUM_SAMPLES, np.int64)
+        ends = clusters._fill(order, 0, pools, rises)
+        results.append((ends, order.tolist()))
+    monkeypatch.undo()
+    assert results[0] == results[1]
+    assert set(order[: ends[-1]].tolist() if ends else ()) == set(expected)
 
 
 def test_rises_are_handed_over_in_pieces(make_pool, monkeypatch):
@@ -65,7 +81,7 @@ def test_rises_are_handed_over_in_pieces(make_pool, monkeypatch):
     ]
     monkeypatch.setattr(admission, "_PIECE_SAMPLES", 8)
     rise = Rise(step=1, before=(0, 0), after=(30, 40))
-    pieces = list(admitted_at(pools, rise))
+    pieces = [samples for samples, _ in admitted_at(pools, [rise])]
     assert max(piece.size for piece in pieces) <= 8
     assert np.concatenate(pieces).tolist() == list(range(10, 30))
 
@@ -79,8 +95,10 @@ def test_the_smallest_difficulty_that_accepts_a_sample(make_pool, values, place,
     pool = make_pool(np.asarray(values, np.float32), stages(1), kind=kind, maximum=7)
     place = place % len(values)
     difficulty = pool.difficulty_that_accepts(place)
-    below, at = pool.sizes(np.array([difficulty - 1, difficulty]))
-    assert below <= place < at
+    assert pool.size_at(difficulty - 1) <= place < pool.size_at(difficulty)
+    if kind == "value":
+        for bound in (difficulty, difficulty - 1, 4):
+            assert pool.size_at(bound) == pool.index.num_at_most(bound)
 
 
 @settings(deadline=None, max_examples=40)
@@ -101,7 +119,7 @@ def test_rises_that_accept_nothing_are_jumped_over(make_pool, values, kind, degr
     pool = make_pool(values, line, kind=kind, maximum=300)
     growth = PoolGrowth([pool])
     rises = [rise for stop in [*sorted(stops), None] for rise in growth.advance(stop)]
-    sizes = pool.sizes(np.array([line.difficulty(step) for step in range(1, 81)])).tolist()
+    sizes = [pool.size_at(line.difficulty(step)) for step in range(1, 81)]
     expected = [
         (step, size)
         for step, size in enumerate(sizes, start=1)
@@ -119,6 +137,29 @@ def test_the_work_goes_by_the_values_not_by_the_steps(make_pool):
     rises = PoolGrowth([make_pool(values, line), make_pool(values, line)]).advance(None)
     assert [rise.step for rise in rises] == values.tolist()
     assert rises[-1].after == (40, 40)
+
+
+def test_a_schedule_is_asked_a_few_times_for_each_value(make_pool, monkeypatch):
+    """Over ten billion steps, by two metrics with two thousand values each."""
+    calls, difficulty = [], RootSchedule.difficulty
+    monkeypatch.setattr(
+        RootSchedule, "difficulty", lambda line, step: calls.append(step) or difficulty(line, step)
+    )
+    lines = [
+        RootSchedule(
+            min_difficulty=10**8,
+            max_difficulty=10**9,
+            total_curriculum_step=total,
+            difficulty_step=1,
+            root_degree=2,
+        )
+        for total in (10**10, 10**9 + 7)
+    ]
+    values = np.random.default_rng(0).integers(1, 10**9, (2, 2000))
+    pools = [make_pool(own, line) for own, line in zip(values, lines, strict=True)]
+    rises = PoolGrowth(pools).advance(None)
+    assert rises[-1].after == (2000, 2000)
+    assert len(calls) < 5 * len(rises)
 
 
 VALUES = np.arange(100) % 50 + 7
@@ -155,7 +196,8 @@ def test_metrics_without_a_common_sample_are_named_with_what_would_work(make_poo
     up, down = (int(number) for number in re.findall(r"at (\d+)", message))
     for first, second, works in ((up, 30, 1), (up - 1, 30, 0), (20, down, 1), (20, down - 1, 0)):
         tried = pools(first, second)
-        admitted = [p for rise in PoolGrowth(tried).advance(1) for p in admitted_at(tried, rise)]
+        rises = PoolGrowth(tried).advance(1)
+        admitted = list(admitted_at(tried, rises)) if rises else []
         assert bool(admitted) == works
 
 

@@ -30,7 +30,7 @@ class WholeBatches(Rows):
     """The same, read a batch at once, beside the visits it was handed."""
 
     def get_batch(self, samples, visits):
-        return {"rows": np.repeat(samples[:, None], LENGTH, 1), "visits": visits}
+        return {"tokens": np.repeat(samples[:, None], LENGTH, 1), "visits": visits}
 
 
 LENGTHS = {"seqlen_truncate": length_metric(1, LENGTH, steps=LENGTH, step_size=1)}
@@ -120,7 +120,7 @@ def test_datasets_that_read_whole_batches_get_the_visits():
     batches = list(loader)
     visits = torch.cat([batch["visits"] for batch in batches])
     assert visits.tolist() == [0] * 200 + [1] * 200 + [2] * 200
-    assert [batch["rows"][:, 0].tolist() for batch in batches] == [
+    assert [batch["tokens"][:, 0].tolist() for batch in batches] == [
         batch[:, 0].tolist() for batch in make_loader()
     ]
 
@@ -141,6 +141,31 @@ def test_a_post_process_function_replaces_the_declared_action():
         "curriculum_step": 3,
         "consumed_samples": 16,
     }
+
+
+class Pairs(Rows):
+    """Rows as pairs without names."""
+
+    def __getitem__(self, sample):
+        return super().__getitem__(sample), super().__getitem__(sample).float()
+
+
+def test_batches_without_names_need_a_declaration():
+    loader = make_loader(Pairs())
+    with pytest.raises(ValueError, match=r"nothing to cut.*0 \[4, 32\], 1 \[4, 32\]"):
+        next(iter(loader))
+    loader.sampler.config = replace(loader.sampler.config, sequence_axes={"0": (1,)})
+    assert [tuple(part.shape) for part in next(iter(loader))] == [(4, 1), (4, 32)]
+
+
+def test_a_metric_for_a_post_process_function_needs_one():
+    plan = replace(CONFIG.length_plans[0], name="dummy_metric", action="user")
+    sampler = CurriculumSampler(Rows(), replace(CONFIG, length_plans=(plan,)), micro_batch_size=4)
+    loader = CurriculumDataLoader(Rows(), sampler)
+    with pytest.raises(ConfigError, match="'dummy_metric' is for a post-process function"):
+        next(iter(loader))
+    loader.set_post_process(lambda batch, state: (batch, state["current_difficulties"]))
+    assert next(iter(loader))[1] == {"dummy_metric": 2}
 
 
 def test_nothing_is_drawn_from_global_generators():

@@ -46,13 +46,36 @@ def test_prepared_once_and_mapped_afterwards(tmp_path):
     assert fill.calls == 2
 
 
-@pytest.mark.parametrize("file", ["order.bin", "starts.npy", "manifest.json"])
-def test_damaged_clusters_are_prepared_again(tmp_path, caplog, file):
+def shortened(data):
+    return data[:-5]
+
+
+def with_a_bit_flipped(data):
+    return data[:-3] + bytes([data[-3] ^ 1]) + data[-2:]
+
+
+def without_a_type(data):
+    return data.replace(b'"dtype"', b'"ddype"')
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("order.bin", shortened),
+        ("starts.npy", shortened),
+        ("manifest.json", shortened),
+        ("manifest.json", without_a_type),
+        ("order.bin", with_a_bit_flipped),
+        ("starts.npy", with_a_bit_flipped),
+        ("admission_steps.npy", with_a_bit_flipped),
+    ],
+)
+def test_damaged_clusters_are_prepared_again(tmp_path, caplog, file, damage):
     fill = Filling()
     prepare(tmp_path, fill)
     (folder,) = tmp_path.glob("clusters-*")
     damaged = folder / file
-    damaged.write_bytes(damaged.read_bytes()[:-5])
+    damaged.write_bytes(damage(damaged.read_bytes()))
     check(prepare(tmp_path, fill))
     assert fill.calls == 2
     assert "preparing the clusters again" in caplog.text

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import prepare_data_loader
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -316,3 +317,46 @@ def test_a_state_of_another_run_is_refused(index_path, change, message):
     saved["depends_on"] |= change
     with pytest.raises(ValueError, match=f"another run: .*{message}"):
         sampler.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_accelerate_shards_a_sampler_without_ranks(num_workers):
+    def share(rank):
+        sampler = CurriculumSampler(
+            Numbers(96), once(), micro_batch_size=4, gradient_accumulation_steps=2
+        )
+        loader = DataLoader(Numbers(96), batch_sampler=sampler, num_workers=num_workers)
+        return prepared(loader, rank)
+
+    both = [torch.cat(list(share(rank))) for rank in range(2)]
+    whole = CurriculumSampler(Numbers(96), once(), micro_batch_size=8)
+    assert sorted(torch.cat(both).tolist()) == list(range(96))
+    for step in range(12):
+        rows = torch.cat([one[4 * step : 4 * step + 4] for one in both])
+        assert rows.tolist() == whole.next_global_batch().samples.tolist()
+
+
+@pytest.mark.parametrize("is_generator", [False, True])
+@pytest.mark.parametrize(
+    "how", [{"even_batches": False}, {"dispatch_batches": True, "put_on_device": True}]
+)
+def test_accelerate_does_not_shard_one_ranks_rows_again(is_generator, how):
+    sampler = CurriculumSampler(
+        Numbers(96), once(), micro_batch_size=4, data_parallel_rank=0, data_parallel_size=2
+    )
+    loader = DataLoader(
+        Numbers(96), batch_sampler=(x for x in sampler) if is_generator else sampler
+    )
+    with pytest.raises(ConfigError, match="do not prepare the loader"):
+        next(iter(prepared(loader, 0, **how)))
+    assert len(list(DataLoader(Numbers(96), batch_sampler=sampler))) == 12
+
+
+def once():
+    return DataEfficiencyConfig(num_epochs=1)
+
+
+def prepared(loader, rank, **how):
+    return prepare_data_loader(
+        loader, num_processes=2, process_index=rank, device=torch.device("cpu"), **how
+    )

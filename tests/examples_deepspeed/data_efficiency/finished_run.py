@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from examples_deepspeed.data_efficiency.finetuning.recipe import read_recipe
 from tests.end_to_end.killing import kill_all
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -162,3 +163,10 @@ def alone(program, *arguments):
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def json_of(recipe, folder):
+    """Path of a JSON file with what a recipe holds besides its flags."""
+    path = folder / f"{recipe.stem}.json"
+    path.write_text(json.dumps(read_recipe([str(recipe)])[1]))
+    return path

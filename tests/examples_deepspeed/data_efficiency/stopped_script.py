@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 
 
-def check_a_stop_ends_what_runs(script, folder, settings):
+def check_a_stop_ends_what_runs(script, folder, *flags, **settings):
     """Asserts that SIGTERM ends the script and the program that runs instead of Python.
 
     Args:
         script: path of the script.
         folder: where it runs.
+        flags: its arguments.
         settings: its variables.
     """
     stand_in, number = folder / "python", folder / "number"
@@ -21,7 +22,7 @@ def check_a_stop_ends_what_runs(script, folder, settings):
     )
     stand_in.chmod(0o755)
     process = subprocess.Popen(
-        ["bash", str(script)],
+        ["bash", str(script), *flags],
         cwd=folder,
         env=os.environ | {"PYTHON": str(stand_in)} | settings,
         stderr=subprocess.PIPE,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data_efficiency import WholeTensor, whole_tensors
-from data_efficiency.files.result_folder import OtherVersionError
+from data_efficiency.files.result_folder import OtherVersionError, write_manifest
 from megatron.checkpoint.files import (
     find_checkpoint,
     has_checkpoints,
@@ -199,6 +199,28 @@ def test_what_cannot_be_continued_from(saved):
         latest_checkpoint(run)
 
 
+@pytest.mark.parametrize("text", ["../elsewhere", "/tmp", ".", "", "global_step1/../x", "\udcff"])
+def test_a_pointer_never_leads_out_of_the_run(saved, text):
+    run, _, _ = saved
+    shutil.copytree(run / "global_step1", run.parent / "elsewhere", dirs_exist_ok=True)
+    (run / "latest").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match="latest says '.*', which names no checkpoint; .* global_"):
+        latest_checkpoint(run)
+    assert find_checkpoint(run).step == 1
+
+
+def test_every_flipped_bit_of_a_manifest_is_noticed_or_harmless(run_of_three):
+    """The newest checkpoint is used as it was written, or an older one is."""
+    path = run_of_three / "global_step30" / "manifest.json"
+    whole = path.read_bytes()
+    for bit in range(3, 8 * len(whole), 7):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        found = find_checkpoint(run_of_three)
+        assert found.step == (20 if found.problems else 30)
+
+
 def flip_a_byte(file):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -206,9 +228,24 @@ def flip_a_byte(file):
 
 
 def change_manifest(folder, change):
+    """Changes a manifest as whoever writes it would: its own checksum is right."""
     manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["sha256"]
     change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, manifest)
+
+
+def damage(change):
+    """A damage done to the manifest of a checkpoint of before manifests had checksums."""
+
+    def do(folder):
+        path = folder / "manifest.json"
+        manifest = json.loads(path.read_text())
+        del manifest["sha256"]
+        change(manifest)
+        path.write_text(json.dumps(manifest))
+
+    return do
 
 
 DAMAGES = {
@@ -222,9 +259,24 @@ DAMAGES = {
     "model.safetensors is missing": lambda folder: (folder / "model.safetensors").unlink(),
     "manifest.json is missing": lambda folder: (folder / "manifest.json").unlink(),
     "is not valid JSON": lambda folder: (folder / "manifest.json").write_text('{"fil'),
-    "names no files": lambda folder: (folder / "manifest.json").write_text(
-        '{"format": "checkpoint", "version": 1}'
+    "is not valid JSON (maximum": lambda folder: (folder / "manifest.json").write_text(
+        "[" * 99_999
     ),
+    "must hold a JSON object, not list": lambda folder: (folder / "manifest.json").write_text("[]"),
+    "form (KeyError: 'files')": damage(lambda manifest: manifest.pop("files")),
+    "form (AttributeError: ": damage(lambda manifest: manifest.update(files=[])),
+    "form (TypeError: list indices": damage(
+        lambda manifest: manifest.update(files={"model.safetensors": [1]})
+    ),
+    "form (KeyError: 'num_bytes')": damage(
+        lambda manifest: manifest["files"]["state.json"].pop("num_bytes")
+    ),
+    "form (TypeError: state.json has no checksum)": damage(
+        lambda manifest: manifest["files"]["state.json"].update(sha256=None)
+    ),
+    "manifest.json was changed after it was written": lambda folder: (
+        folder / "manifest.json"
+    ).write_text((folder / "manifest.json").read_text().replace('"step": 30', '"step": 31')),
     "does not name optimizer.safetensors": lambda folder: change_manifest(
         folder, lambda manifest: manifest["files"].pop("optimizer.safetensors")
     ),

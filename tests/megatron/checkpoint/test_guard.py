@@ -106,7 +106,7 @@ def record(*, identity=(), metric=(), random_ltd=(), values="f00d", clock="steps
     }
     parsed = load_config({"train_batch_size": 8, "data_efficiency": section}).data_efficiency
     groups = {
-        "model": ModelConfig(),
+        "model": ModelConfig(num_token_types=2),
         "data": DataConfig(data_path=("a",)),
         "training": TrainingConfig(train_iters=10, global_batch_size=8),
         "checkpoint": CheckpointConfig(),
@@ -116,7 +116,7 @@ def record(*, identity=(), metric=(), random_ltd=(), values="f00d", clock="steps
         group = next(key for key, part in groups.items() if hasattr(part, name))
         groups[group] = replace(groups[group], **{name: value})
     made = guarded_record(
-        RunConfig(**groups),
+        RunConfig(architecture="bert", **groups),
         data_efficiency=parsed,
         dataset_identity=IDENTITY | dict(identity),
         sampler_identity=SamplerIdentity(

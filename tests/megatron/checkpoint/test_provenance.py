@@ -12,12 +12,14 @@ def git(folder, *arguments):
 
 
 def test_what_is_said():
-    said = json.loads(json.dumps(provenance(engine="torch", num_processes=2, device="cpu")))
+    said = json.loads(
+        json.dumps(provenance(engine="torch", num_processes=2, device=torch.device("cpu")))
+    )
     assert said["versions"]["torch"] == torch.__version__
     assert set(said["versions"]) >= {"python", "numpy", "safetensors", "data-efficiency"}
     assert "deepspeed" not in said["versions"]
     assert (said["engine"], said["num_processes"], said["device"]) == ("torch", 2, "cpu")
-    with_deepspeed = provenance(engine="deepspeed", num_processes=1, device="cpu")
+    with_deepspeed = provenance(engine="deepspeed", num_processes=1, device=torch.device("cpu"))
     assert with_deepspeed["versions"]["deepspeed"]
 
 

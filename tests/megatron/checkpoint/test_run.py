@@ -1,29 +1,42 @@
 import json
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from megatron.checkpoint.run import check_folders, resume, save
+from data_efficiency import Ranks
+from megatron.checkpoint.run import held_folder, resume, save
 from megatron.config import CheckpointConfig
 from tests.megatron.tiny_pretraining import make_run, settings, write_corpus
 
 
 def test_folders(tmp_path):
-    check_folders(CheckpointConfig())
-    check_folders(CheckpointConfig(save=str(tmp_path / "new" / "run")))
+    def hold(**names):
+        with held_folder(CheckpointConfig(**names), Ranks()) as check:
+            check()
+
+    hold()
+    hold(save=str(tmp_path / "new" / "run"))
     assert list((tmp_path / "new" / "run").iterdir()) == []
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
-        check_folders(CheckpointConfig(save=str(tmp_path / "file" / "run")))
+        hold(save=str(tmp_path / "file" / "run"))
     old = tmp_path / "old"
     (old / "global_step1").mkdir(parents=True)
     (old / "latest").write_text("global_step1\n")
     with pytest.raises(
         ValueError, match="holds another run's checkpoints: continue it with --load"
     ):
-        check_folders(CheckpointConfig(save=str(old)))
-    check_folders(CheckpointConfig(save=str(old), load=str(old)))
+        hold(save=str(old))
+    hold(save=str(old), load=str(old))
+    (tmp_path / "link").symlink_to(old)
+    hold(save=str(old), load=str(tmp_path / "link"))
+    with (
+        held_folder(CheckpointConfig(save=str(tmp_path / "run")), Ranks()),
+        pytest.raises(BlockingIOError, match=f"process {os.getpid()} on .* is at work on"),
+    ):
+        hold(save=str(tmp_path / "run"))
 
 
 def test_a_checkpoint_written_before_the_engine_counted_goes_on(tmp_path, monkeypatch):

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from megatron.checkpoint.model import checkpoint_in
 from megatron.conversion.deepspeed import model_states_file, read_megatron_deepspeed
+from megatron.conversion.model import read_any, save_as_ours
 from tests.megatron.small_models import GPT2, LLAMA, make_gpt
 
 
@@ -134,3 +136,23 @@ def test_what_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no module or no args"):
         read_megatron_deepspeed(other, None)
     assert model_states_file(tmp_path) is None
+
+
+@pytest.mark.parametrize("latest", ["global_step7", "../b", "/global_step100", "", ".", "\x00"])
+def test_latest_names_a_folder_beside_it(tmp_path, latest):
+    write_checkpoint(tmp_path / "a", make_gpt(GPT2))
+    write_checkpoint(tmp_path / "b", make_gpt(GPT2))
+    (tmp_path / "a" / "latest").write_text(latest)
+    with pytest.raises(
+        ValueError, match=r"latest says .* (names no folder beside it|name one of global_step100)"
+    ):
+        model_states_file(tmp_path / "a")
+
+
+def test_the_step_is_kept(tmp_path):
+    run = write_checkpoint(tmp_path / "run", make_gpt(GPT2))
+    (run / "global_step100").rename(run / "renamed")
+    for folder in (run / "renamed", write_checkpoint(tmp_path / "other", make_gpt(GPT2))):
+        model = read_any(folder, vocab_size=300)
+        save_as_ours(model, tmp_path / f"ours_{folder.name}", None, None)
+        assert checkpoint_in(tmp_path / f"ours_{folder.name}").name == "global_step100"

@@ -235,12 +235,3 @@ def test_table_and_lines_give_the_same_corpora(tmp_path):
         ValueError, match=r"t\.parquet: no column 'body'; it has \['text', 'title'\]"
     ):
         wrong.check()
-
-
-def test_full_disk_leaves_nothing(tmp_path, small_disk):
-    job = job_of(tmp_path, [{"text": "x" * 100_000}], output_prefix=str(small_disk / "out"))
-    with pytest.raises(
-        OSError, match=r"out_text_document: the corpus cannot be written \(No space"
-    ):
-        preprocess(job)
-    assert not list(small_disk.iterdir())

@@ -93,7 +93,11 @@ def test_a_model_survives_its_file(sources, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "m.json: not valid JSON"), ("[]", "not a model"), ('{"a": 1}', "with the keys abbrev")],
+    [
+        ("{", "m.json is not valid JSON"),
+        ("[]", "must hold a JSON object"),
+        ('{"a": 1}', "with the keys abbrev"),
+    ],
 )
 def test_files_that_are_no_models(tmp_path, content, message):
     (tmp_path / "m.json").write_text(content)

@@ -102,6 +102,8 @@ def test_unpaired_surrogate_becomes_the_replacement_character():
         (b'{"title": "a"}', r"x\.jsonl:8: no key 'text'; the line has \['title'\]"),
         (b'{"text": null}', r"x\.jsonl:8: the value of 'text' must be a string, not NoneType"),
         (b'{"text": "\xff"}', r"x\.jsonl:8: not UTF-8 \(byte 10\)"),
+        (b'{"text": ' + b"1" * 5000 + b"}", r"x\.jsonl:8: the value of 'text' must be a string"),
+        (b'{"a": ' + b"[" * 99999 + b"]" * 99999 + b"}", r"x\.jsonl:8: lists or .* more levels"),
     ],
 )
 def test_damaged_line_is_named(line, message):
@@ -117,9 +119,47 @@ def test_damaged_compressed_file(tmp_path, ending):
     path.write_bytes(content[:-9])
     with pytest.raises(ValueError, match=rf"a\.jsonl{ending}: the {ending} data are cut short"):
         all_texts(path)
+    for cut in (0, 3, len(content) + 3):
+        path.write_bytes((content + content)[:cut])
+        with pytest.raises(ValueError, match=rf"a\.jsonl{ending}: the {ending} data are cut short"):
+            all_texts(path)
+    path.write_bytes(content + b"trailing bytes")
+    with pytest.raises(ValueError, match=f"damaged {ending} data"):
+        all_texts(path)
     path.write_bytes(b"no such magic" + content)
     with pytest.raises(ValueError, match=f"damaged {ending} data"):
         all_texts(path)
+
+
+def test_numbers_of_any_length_beside_the_text():
+    content = b'{"n": [' + b"7" * 5000 + b', -1e999], "text": "a"}'
+    assert texts_of(block_of(content), ["text"]) == [("a",)]
+
+
+SKIPPABLE_FRAME = b"\x50\x2a\x4d\x18\x05\x00\x00\x00hello"
+
+
+def long_window(content):
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=31, enable_ldm=True)
+    # Without a size in the header the window counts, as where `zstd --long=31` reads a pipe.
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    return compressor.compress(content) + compressor.flush()
+
+
+@pytest.mark.parametrize(
+    ("ending", "content"),
+    [
+        (".zst", long_window(lines("one", "two"))),
+        (".zst", SKIPPABLE_FRAME + zstandard.compress(lines("one", "two")) + SKIPPABLE_FRAME),
+        (".zst", b"".join(zstandard.compress(part) for part in (lines("one"), b"", lines("two")))),
+        (".gz", b"".join(gzip.compress(part) for part in (lines("one"), b"", lines("two")))),
+    ],
+    ids=["long window", "skippable frames", "zst members", "gz members"],
+)
+def test_all_that_the_compressors_write(tmp_path, ending, content):
+    path = tmp_path / f"a.jsonl{ending}"
+    path.write_bytes(content)
+    assert all_texts(path) == ["one", "two"]
 
 
 def test_wrong_inputs(tmp_path):

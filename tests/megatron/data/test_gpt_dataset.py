@@ -37,7 +37,9 @@ def test_splits_partition_the_documents(parts, num_documents):
         assert abs(size - num_documents * part / sum(parts)) <= 1
 
 
-@pytest.mark.parametrize("split", ["", "a,b", "1,2,3,4", "-1,2", "0,0,0"])
+@pytest.mark.parametrize(
+    "split", ["", "a,b", "1,2,3,4", "-1,2", "0,0,0", "nan,1,1", "1,nan", "inf,1,1", "1e308,1e308"]
+)
 def test_splits_that_make_no_sense(split):
     with pytest.raises(ValueError, match="--split is .* must be up to three numbers"):
         split_boundaries(split, 10)

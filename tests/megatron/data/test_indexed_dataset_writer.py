@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megatron.corpus.merging import find_corpora
 from megatron.data import indexed_dataset_writer
 from megatron.data.indexed_dataset import IndexedDataset
 from megatron.data.indexed_dataset_writer import IndexedDatasetWriter, dtype_for_vocabulary, path_of
@@ -65,22 +66,63 @@ def test_failure_leaves_an_older_corpus_alone(tmp_path):
 
 
 def test_no_index_stands_while_the_tokens_are_replaced(tmp_path, monkeypatch):
-    with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
-        writer.add_documents(np.array([1]), [1])
-        writer.finish({})
+    write(tmp_path / "corpus", [1], {})
     renamed = []
     replace = Path.replace
 
     def watch(self, target):
-        assert not (tmp_path / "corpus.idx").exists()
         renamed.append(Path(target).name)
+        assert (tmp_path / "corpus.idx").exists() == (renamed == ["corpus.idx.new"])
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", watch)
-    with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
-        writer.add_documents(np.array([2, 3]), [2])
-    assert renamed == ["corpus.bin", "corpus.idx"]
+    write(tmp_path / "corpus", [2, 3])
+    assert renamed == ["corpus.idx.new", "corpus.bin", "corpus.meta.json", "corpus.idx"]
     assert IndexedDataset(tmp_path / "corpus").metadata is None
+    assert names(tmp_path) == ["corpus.bin", "corpus.idx"]
+
+
+def write(prefix, tokens, metadata=None):
+    with IndexedDatasetWriter(prefix, "uint16") as writer:
+        writer.add_documents(np.array(tokens), [len(tokens)])
+        writer.finish(metadata)
+
+
+@pytest.mark.parametrize("metadata", [None, {"about": "new"}])
+@pytest.mark.parametrize("number", range(8))
+def test_wherever_renaming_ends_one_corpus_is_whole(tmp_path, monkeypatch, number, metadata):
+    """And the next writer, or nothing but reading, makes do with what is left."""
+    write(tmp_path / "corpus", [1, 2, 3], {"about": "old"})
+    calls = []
+
+    def fail(name):
+        kept = getattr(Path, name)
+
+        def act(self, *args, **named):
+            calls.append(name)
+            if len(calls) > number:
+                raise OSError(5, "Input/output error")
+            return kept(self, *args, **named)
+
+        monkeypatch.setattr(Path, name, act)
+
+    for name in ("replace", "unlink"):
+        fail(name)
+    if number < 5:
+        with pytest.raises(OSError, match=r"corpus: the corpus .* \(Input/output error\)"):
+            write(tmp_path / "corpus", [4, 5], metadata)
+    else:
+        write(tmp_path / "corpus", [4, 5], metadata)
+    monkeypatch.undo()
+    corpus = IndexedDataset(tmp_path / "corpus")
+    is_new = number > 0
+    assert corpus.tokens.tolist() == ([4, 5] if is_new else [1, 2, 3])
+    about = (metadata or {}).get("about") if is_new else "old"
+    assert (corpus.metadata or {}).get("about") == about
+    assert find_corpora([tmp_path]) == [str(tmp_path / "corpus")]
+    write(tmp_path / "corpus", [6])
+    assert IndexedDataset(tmp_path / "corpus").tokens.tolist() == [6]
+    assert names(tmp_path) == ["corpus.bin", "corpus.idx"]
 
 
 def test_killed_writer_leaves_no_index_and_the_next_one_works(tmp_path):

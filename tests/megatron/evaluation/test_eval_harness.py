@@ -1,5 +1,7 @@
 """Our model beside lm-eval's own Hugging Face model on the same weights, request by request."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -7,17 +9,21 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 
-from megatron.conversion.model import read_any, save_as_hugging_face
+from megatron.conversion.model import read_any, save_as_hugging_face, save_as_ours
+from megatron.evaluation.checkpoint_tokenizer import tokenizer_of
 from megatron.evaluation.eval_harness import HarnessModel, evaluate_tasks
+from megatron.evaluation.generation import continue_texts
 from megatron.evaluation.local_tasks import write_task_files
 from tests.megatron.evaluation.task_data import write_task_data
-from tests.megatron.small_models import LLAMA, TEXTS, make_gpt, make_tokenizer, save_run
+from tests.megatron.small_models import LLAMA, TEXTS, make_gpt, save_run
+from tests.megatron.tokenizer_kinds import KINDS
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+# lm-eval's own model cannot encode without a token that ends texts.
+@pytest.fixture(scope="module", params=[kind for kind in KINDS if kind != "wordpiece"])
+def folders(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    tokenizer = make_tokenizer()
+    tokenizer = KINDS[request.param]()
     config = replace(LLAMA, vocab_size=tokenizer.vocab_size)
     run = save_run(folder / "run", make_gpt(config), tokenizer)
     save_as_hugging_face(read_any(run), folder / "theirs", tokenizer)
@@ -31,6 +37,11 @@ def models(folders):
         pretrained=str(folders[1]), device="cpu", dtype="float32", batch_size=3, max_length=48
     )
     return ours, theirs
+
+
+def beginning_of(model):
+    """What a text begins with that has its first token already."""
+    return model.text.special_tokens.get("bos_token", model.text.special_tokens["eos_token"])
 
 
 def requests(kind, *arguments):
@@ -48,6 +59,8 @@ def test_log_likelihoods(models):
         ("a dog ran after the cat ", "what"),
         ("", "the mat is flat"),
         (" ".join(TEXTS), " the cat"),
+        ("the ☃", " sat"),
+        (beginning_of(models[0]) + "the cat", " sat"),
     ]
     ours, theirs = (
         model.loglikelihood(requests("loglikelihood", *pairs), disable_tqdm=True)
@@ -58,7 +71,7 @@ def test_log_likelihoods(models):
 
 
 def test_rolling_log_likelihoods(models):
-    texts = [("a mat is flat",), (" ".join(TEXTS[:9]),), ("x",)]
+    texts = [("a mat is flat",), (" ".join(TEXTS[:9]),), ("x",), (beginning_of(models[0]) + "a",)]
     ours, theirs = (
         model.loglikelihood_rolling(requests("loglikelihood_rolling", *texts), disable_tqdm=True)
         for model in models
@@ -76,12 +89,24 @@ def test_generation(models):
         (" ".join(TEXTS), more),
         ("flat", more),
     ]
+    if "bos_token" in models[0].text.special_tokens and models[1].tokenizer("")["input_ids"]:
+        # Without a token of a template theirs cannot begin.
+        asked.append(("", more))
     ours, theirs = (
         model.generate_until(requests("generate_until", *asked), disable_tqdm=True)
         for model in models
     )
     assert ours == theirs
     assert any(ours)
+
+
+def test_an_empty_prompt_begins_a_document(models):
+    more = {"until": [], "max_gen_toks": 5, "do_sample": False}
+    asked = requests("generate_until", ("", more))
+    first = models[0].tok_encode("") or [models[0].text.beginning]
+    assert len(first) == 1
+    expected = continue_texts(models[0].gpt, models[0].text, [first], 5)
+    assert models[0].generate_until(asked, disable_tqdm=True) == expected
 
 
 def test_registered_under_its_name(folders):
@@ -117,3 +142,28 @@ def test_bad_input(models, folders):
     long = requests("generate_until", ("a", {"max_gen_toks": 48}))
     with pytest.raises(ValueError, match="asks for 48 new tokens: the model has 48 positions"):
         models[0].generate_until(long, disable_tqdm=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "refused"),
+    [
+        ({"repetition_penalty": 1.2}, "repetition_penalty is 1.2"),
+        ({"suppress_tokens": [3]}, r"suppress_tokens is \[3\]"),
+        ({"repetition_penalty": 1.0, "temperature": 0.5, "do_sample": True, "top_p": 0.9}, None),
+    ],
+)
+def test_a_generation_configuration_is_followed_or_refused(folders, tmp_path, asked, refused):
+    shutil.copytree(folders[1], tmp_path / "source")
+    path = tmp_path / "source" / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | asked))
+    tokenizer = tokenizer_of(tmp_path / "source")
+    save_as_ours(read_any(tmp_path / "source"), tmp_path / "ours", tokenizer, None)
+    ours = HarnessModel(tmp_path / "ours", device="cpu")
+    questions = requests("generate_until", ("the cat", {"max_gen_toks": 5, "do_sample": False}))
+    if refused is not None:
+        with pytest.raises(ValueError, match=f"{refused} in the model's generation_config.json"):
+            ours.generate_until(questions, disable_tqdm=True)
+        return
+    theirs = HFLM(pretrained=str(tmp_path / "source"), device="cpu", dtype="float32")
+    found = [model.generate_until(questions, disable_tqdm=True) for model in (ours, theirs)]
+    assert found[0] == found[1]

@@ -34,6 +34,59 @@ def test_missing_data(tmp_path):
     (data / "copa.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match=r"local_copa needs copa.jsonl in it"):
         write_task_files(data, tmp_path / "tasks")
+    (data / "wikitext-2.test.txt").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"wikitext-2.test.txt is damaged or of another form"):
+        write_task_files(data, tmp_path / "tasks", ["local_wikitext"])
     (data / "wikitext-2.test.txt").write_text("no titles")
     with pytest.raises(ValueError, match="has no page titles"):
         write_task_files(data, tmp_path / "tasks", ["local_wikitext"])
+
+
+CHOICE = "must be a list of two texts or more, none blank"
+GOLD = "must be the number of a choice, 0 to 1"
+ASKED = {"query": "q", "choices": ["a", "b"], "gold": 0}
+SCHEMA = {"context_options": ["a", "b"], "continuation": "c", "gold": 1}
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "message"),
+    [
+        ("piqa", ASKED | {"query": None}, "'query' is None: must be a text"),
+        ("piqa", ASKED | {"query": 3}, "'query' is 3: must be a text"),
+        ("boolq", {"choices": ["a", "b"], "gold": 0}, "'query' is missing: must be a text"),
+        ("copa", ASKED | {"choices": None}, f"'choices' is None: {CHOICE}"),
+        ("copa", ASKED | {"choices": "ab"}, f"'choices' is 'ab': {CHOICE}"),
+        ("copa", ASKED | {"choices": ["a"]}, rf"'choices' is \['a'\]: {CHOICE}"),
+        ("arc_easy", ASKED | {"choices": ["a", None]}, rf"'choices' is \['a', None\]: {CHOICE}"),
+        ("arc_easy", ASKED | {"choices": ["a", " "]}, rf"'choices' is \['a', ' '\]: {CHOICE}"),
+        ("openbookqa", ASKED | {"gold": None}, f"'gold' is None: {GOLD}"),
+        ("openbookqa", ASKED | {"gold": 2}, f"'gold' is 2: {GOLD}"),
+        ("openbookqa", ASKED | {"gold": -1}, f"'gold' is -1: {GOLD}"),
+        ("openbookqa", ASKED | {"gold": "0"}, f"'gold' is '0': {GOLD}"),
+        ("openbookqa", ASKED | {"gold": True}, f"'gold' is True: {GOLD}"),
+        ("openbookqa", ASKED | {"gold": float("nan")}, f"'gold' is nan: {GOLD}"),
+        ("wsc273", SCHEMA | {"continuation": None}, "'continuation' is None: must be a text"),
+        ("wsc273", SCHEMA | {"context_options": ["a"]}, rf"'context_options' is .*: {CHOICE}"),
+        (
+            "lambada_openai",
+            {"context": "a", "continuation": 1},
+            "'continuation' is 1: must be a text",
+        ),
+        ("lambada_openai", {"continuation": "a"}, "'context' is missing: must be a text"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, task, row, message):
+    data = write_task_data(tmp_path / "data")
+    file = {"wsc273": "winograd_wsc", "openbookqa": "openbook_qa"}.get(task, task) + ".jsonl"
+    with (data / file).open("a") as out:
+        out.write("\n" + json.dumps(row) + "\n")
+    line = len((data / file).read_text().splitlines())
+    with pytest.raises(ValueError, match=rf"{file}:{line}: {message}"):
+        write_task_files(data, tmp_path / "tasks", [f"local_{task}"])
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    data = write_task_data(tmp_path / "data")
+    (data / "piqa.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match=r"piqa.jsonl has no rows"):
+        write_task_files(data, tmp_path / "tasks", ["local_piqa"])

@@ -10,10 +10,9 @@ import signal
 import sys
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 
-from data_efficiency import gather_all
+from data_efficiency import gather_all, leave_ranks
 from megatron.checkpoint.saved_run import SavedRun
 from megatron.finetuning.classifier import BertClassifier, read_bert
 from megatron.finetuning.data import read_task
@@ -65,8 +64,7 @@ def main():
     weights = gather_all(engine.whole_weights(), keep=engine.ranks.is_first)
     if engine.ranks.is_first:
         save_file({key: part.clone() for key, part in weights.items()}, folder / f"{name}.weights")
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave_ranks()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import json
 import sys
+import time
 
 import pytest
 
@@ -26,9 +27,8 @@ def lines_of(folder):
 
 
 def write_steps(folder, steps, resume_step=None):
-    with RunLogger(folder, resume_step=resume_step) as logger:
-        if resume_step is None:
-            logger.write(START)
+    resumed = None if resume_step is None else {"step": resume_step}
+    with RunLogger(folder, START, resumed=resumed) as logger:
         for step in steps:
             logger.write(train(step))
             logger.write({"kind": "valid", "step": step, "loss": 4.0})
@@ -36,8 +36,7 @@ def write_steps(folder, steps, resume_step=None):
 
 
 def test_lines_are_on_disk_at_once(tmp_path):
-    with RunLogger(tmp_path / "new" / "run") as logger:
-        logger.write(START)
+    with RunLogger(tmp_path / "new" / "run", START) as logger:
         logger.write(train(1))
         assert lines_of(tmp_path / "new" / "run") == [START, train(1)]
 
@@ -60,9 +59,48 @@ def test_resume_and_reading_bear_a_torn_last_line(tmp_path, num_bytes):
     assert [record["step"] for record in read_log(tmp_path).train] == [1, 2, 3, 4]
 
 
-def test_resume_without_a_log_starts_one(tmp_path):
+def test_resume_without_a_log_starts_one_that_reports(tmp_path):
     write_steps(tmp_path, range(5, 7), resume_step=4)
-    assert [line["kind"] for line in lines_of(tmp_path)][:2] == ["train", "valid"]
+    log = read_log(tmp_path)
+    assert log.start == START
+    assert [record["step"] for record in log.train] == [5, 6]
+
+
+def test_resume_elsewhere_begins_with_the_lines_of_the_run_it_continues(tmp_path):
+    write_steps(tmp_path / "a", range(1, 8))
+    before = (tmp_path / "a" / "log.jsonl").read_bytes()
+    write_steps(tmp_path / "b", range(1, 3))
+    other = START | {"flags": {"lr": 2}}
+    with RunLogger(
+        tmp_path / "b", other, resumed={"step": 4}, loaded_from=tmp_path / "a"
+    ) as logger:
+        logger.write(train(5))
+    assert (tmp_path / "a" / "log.jsonl").read_bytes() == before
+    assert lines_of(tmp_path / "b")[0] == other
+    log = read_log(tmp_path / "b")
+    assert log.start == other
+    assert [record["step"] for record in log.train] == [1, 2, 3, 4, 5]
+    assert len((tmp_path / "b" / "log.earlier.jsonl").read_text().splitlines()) == 1 + 2 * 2 + 1
+
+
+BAD_LINES = (b'{"kind"', b"[1]", b"{}", b'{"kind": "train", "step": "3"}', b"\xff", b"[" * 99_999)
+
+
+@pytest.mark.parametrize("bad", BAD_LINES, ids=range(len(BAD_LINES)))
+def test_a_bad_line_does_not_stop_a_resume(tmp_path, bad, capsys):
+    write_steps(tmp_path, range(1, 4))
+    path = tmp_path / "log.jsonl"
+    first, second, rest = path.read_bytes().split(b"\n", 2)
+    path.write_bytes(b"\n".join([bad, second, bad, rest]))
+    whole = path.read_bytes()
+    write_steps(tmp_path, range(3, 5), resume_step=2)
+    log = read_log(tmp_path)
+    assert log.start == START
+    assert [record["step"] for record in log.train] == [1, 2, 3, 4]
+    assert (tmp_path / "log.damaged.jsonl").read_bytes() == whole
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"warning: {path}, line 1 is ")
+    assert line.endswith("2 such lines are left out, log.damaged.jsonl has all")
 
 
 def test_new_run_keeps_the_earlier_log_aside(tmp_path):
@@ -73,9 +111,9 @@ def test_new_run_keeps_the_earlier_log_aside(tmp_path):
 
 
 def test_numbers_that_are_not_finite_become_null(tmp_path):
-    with RunLogger(tmp_path) as logger:
+    with RunLogger(tmp_path, START) as logger:
         logger.write(train(1, loss=float("nan"), grad_norm=float("inf")))
-    record = lines_of(tmp_path)[0]
+    record = lines_of(tmp_path)[1]
     assert record["loss"] is None
     assert record["grad_norm"] is None
 
@@ -89,8 +127,8 @@ def test_read_log_sorts_the_lines_by_kind(tmp_path):
 
 
 def test_unfinished_run_has_no_end(tmp_path):
-    with RunLogger(tmp_path) as logger:
-        logger.write(START)
+    with RunLogger(tmp_path, START):
+        pass
     assert read_log(tmp_path).end is None
 
 
@@ -99,9 +137,8 @@ def test_logs_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"log\.jsonl does not exist"):
         read_log(tmp_path)
     path.write_text('{"kind": "start"}\n{"kind"\n{"kind": "end"}\n')
-    for read in (read_log, lambda folder: RunLogger(folder, resume_step=3)):
-        with pytest.raises(ValueError, match="line 2 is not JSON"):
-            read(tmp_path)
+    with pytest.raises(ValueError, match="line 2 is not valid JSON"):
+        read_log(tmp_path)
     path.write_text(json.dumps(train(1)) + "\n")
     with pytest.raises(ValueError, match="no line of kind 'start'"):
         read_log(tmp_path)
@@ -123,17 +160,31 @@ def scalars():
 
 
 def test_tensorboard_shows_each_clock(tmp_path, scalars):
-    with RunLogger(tmp_path, tensorboard=True) as logger:
-        logger.write(START)
+    with RunLogger(tmp_path, START, tensorboard=True) as logger:
         for step in (1, 2, 3):
             logger.write(train(step, grad_norm=float("nan")))
-    with RunLogger(tmp_path, tensorboard=True, resume_step=1) as logger:
+    with RunLogger(tmp_path, START, tensorboard=True, resumed=train(1)) as logger:
         logger.write(train(2, loss=9.0))
     shown = {clock: scalars(tmp_path / "tensorboard" / clock) for clock in CLOCKS}
     assert shown["step"]["train/loss by step"] == [(1, 4.9), (2, 9.0)]
     assert shown["corpus_tokens"]["train/loss by corpus tokens"] == [(100, 4.9), (200, 9.0)]
     assert shown["effective_tokens"]["train/loss by effective tokens"] == [(80, 4.9), (160, 9.0)]
     assert "train/grad_norm by step" not in shown["step"]
+
+
+@pytest.mark.parametrize("resumed", [None, train(2)], ids=["afresh", "from step 2"])
+def test_tensorboard_forgets_what_no_checkpoint_has(tmp_path, scalars, resumed):
+    """Also where no step of the checkpoint's was logged, or no checkpoint was written."""
+    with RunLogger(tmp_path, START, tensorboard=True) as logger:
+        for step in (3, 6, 9):
+            logger.write(train(step))
+    time.sleep(1.1)  # TensorBoard sorts its files by the second.
+    with RunLogger(tmp_path, START, tensorboard=True, resumed=resumed) as logger:
+        logger.write(train(6, loss=9.0))
+    shown = {clock: scalars(tmp_path / "tensorboard" / clock) for clock in CLOCKS}
+    assert shown["step"]["train/loss by step"] == [(6, 9.0)]
+    assert shown["corpus_tokens"]["train/loss by corpus tokens"] == [(600, 9.0)]
+    assert shown["effective_tokens"]["train/loss by effective tokens"] == [(480, 9.0)]
 
 
 def test_missing_tensorboard_names_the_extra(tmp_path, monkeypatch):
@@ -145,8 +196,8 @@ def test_missing_tensorboard_names_the_extra(tmp_path, monkeypatch):
 def test_the_first_loss_is_compared_and_each_is_in_tensorboard_by_name(tmp_path, scalars):
     counters = {"step": 1, "corpus_tokens": 100, "effective_tokens": 80}
     losses = {"loss": 7.0, "masked_lm_loss": 6.25, "sentence_loss": 0.75}
-    with RunLogger(tmp_path, tensorboard=True) as logger:
-        logger.write(START | {"losses": ("masked_lm", "sentence")})
+    start = START | {"losses": ("masked_lm", "sentence")}
+    with RunLogger(tmp_path, start, tensorboard=True) as logger:
         logger.write({"kind": "valid", **losses, "perplexity": 9.0, **counters})
     log = read_log(tmp_path)
     assert log.losses == ("masked_lm", "sentence")

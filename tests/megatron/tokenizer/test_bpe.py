@@ -53,7 +53,7 @@ def test_both_forms_of_one_tokenizer_have_one_fingerprint(tmp_path, gpt2_files):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[", "vocab.json: not valid JSON"),
+        ("[", "vocab.json is not valid JSON"),
         ("[1]", "not a vocabulary"),
         ('{"a": "b"}', "not a vocabulary"),
         ('{"a": 0, "b": 0}', "ids must be distinct"),

@@ -1,12 +1,8 @@
 #!/usr/bin/env bash
-# GPT-2 medium (355M) on Penn Treebank with random-LTD: 2 epochs, kept 128 -> 1024 in 400 steps.
-# Published: "epoch 3 step 1373 consumed_token 2147024 best perplexity 17.332 time 0.4661 hr" on one GPU.
-#
-#   bash run_medium_random_ltd.sh          PLAN=1 bash ... prints the accounting only
-#   SIZE=cpu bash run_medium_random_ltd.sh SmolLM2-135M on Wikipedia, some minutes on two cores
-# Settings: see ../../finetuning/launch.sh
+# GPT-2 medium (355M) on Penn Treebank with random-LTD: ../recipes/gpt2_medium_random_ltd.toml says what runs, and what was published.
+#   bash run_medium_random_ltd.sh --seeds 1 2 3        --plan prints the accounting alone, ../../../launch.sh says how it is started
 set -euo pipefail
 
-# shellcheck source-path=SCRIPTDIR source=quick_recipe.sh
-source "$(dirname "${BASH_SOURCE[0]}")/quick_recipe.sh"
-quick_recipe gpt2-medium gpt2_medium_random_ltd.json 24 2
+HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+exec bash "$HERE/../../launch.sh" examples_deepspeed/data_efficiency/gpt_finetuning/finetune.py \
+    --recipe "$HERE/recipes/gpt2_medium_random_ltd.toml" "$@"

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# The second published step of the analysis: what ds_analyze_gpt_data_map.sh did is checked and kept, what
-# is missing is done. Same settings.
+# The second published step of the analysis: what ds_analyze_gpt_data_map.sh did is kept, what is missing is done.
 set -euo pipefail
 
-exec bash "$(dirname "${BASH_SOURCE[0]}")/ds_analyze_gpt_data_map.sh"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/ds_analyze_gpt_data_map.sh" "$@"

@@ -10,14 +10,12 @@ SCRIPT = ROOT / "examples_deepspeed/data_efficiency/bert/finetune/ds_finetune_be
 
 
 def test_dry_run_prints_a_published_sweep_for_each_device(tmp_path):
-    given = {"CHECKPOINT": "a b", "DATA": "glue", "SAVE": "out", "FLAGS": "--bf16", "DRY_RUN": "1"}
-    said = start(SCRIPT, cwd=tmp_path, DEVICES="0 1", **given)
+    flags = ["--checkpoint", "a b", "--data", "glue", "--output", "out", "--bf16"]
+    said = start(SCRIPT, *flags, cwd=tmp_path, DEVICES="0 1", DRY_RUN="1")
     assert (said.returncode, said.stderr) == (0, "")
     lines = [shlex.split(line) for line in said.stdout.splitlines()]
-    parsed = [parse_arguments(line[line.index("--output") :]) for line in lines]
+    parsed = [parse_arguments(line[line.index("--checkpoint") :]) for line in lines]
     assert [(one.worker_id, one.num_workers) for one in parsed[:2]] == [(0, 2), (1, 2)]
-    for number in range(2):
-        assert f"CUDA_VISIBLE_DEVICES={number}" in lines[number]
     assert parsed[2].table
     one = parsed[0]
     assert (str(one.checkpoint), one.data, one.bf16) == ("a b", "glue", True)
@@ -26,37 +24,19 @@ def test_dry_run_prints_a_published_sweep_for_each_device(tmp_path):
     assert one.learning_rates == "2e-05,3e-05,4e-05,5e-05"
     assert (one.epochs, one.batch_size, one.weight_decay, one.max_length) == (3, 32, 0.1, 512)
     assert not list(tmp_path.iterdir())
-    (line,) = start(SCRIPT, cwd=tmp_path, NPROC="2", **given).stdout.splitlines()
-    assert "torch.distributed.run --standalone --nproc_per_node 2 " in line
-    assert "CUDA_VISIBLE_DEVICES" not in line
 
 
 def test_it_finetunes(tmp_path):
     save_bert_run(tmp_path / "run")
     write_sentiment(tmp_path / "glue", num_train=8)
-    said = start(
-        SCRIPT,
-        cwd=tmp_path,
-        CHECKPOINT="run",
-        DATA="glue",
-        SAVE="out",
-        TASKS="SST-2",
-        SEEDS="1",
-        LEARNING_RATES="1e-3",
-        DEVICES="cpu",
-        FLAGS="--max-length 32 --epochs 1",
-    )
+    flags = ["--checkpoint", "run", "--data", "glue", "--output", "out", "--tasks", "SST-2"]
+    flags += ["--seeds", "1", "--learning-rates", "1e-3", "--max-length", "32", "--epochs", "1"]
+    said = start(SCRIPT, *flags, cwd=tmp_path, DEVICES="cpu")
     assert said.returncode == 0, said.stderr
     assert (tmp_path / "out/SST-2/lr0.001_seed1.json").is_file()
     assert "| 0.001 | " in said.stdout
 
 
-def test_a_missing_setting_is_one_line(tmp_path):
-    said = start(SCRIPT, cwd=tmp_path, CHECKPOINT="run", DATA="glue")
-    assert said.returncode == 1
-    assert said.stderr.startswith("error: SAVE is not set")
-
-
 def test_a_stop_ends_what_runs(tmp_path):
-    settings = {"CHECKPOINT": "run", "DATA": "glue", "SAVE": "out", "DEVICES": "cpu cpu"}
-    check_a_stop_ends_what_runs(SCRIPT, tmp_path, settings)
+    flags = ["--checkpoint", "run", "--data", "glue", "--output", "out"]
+    check_a_stop_ends_what_runs(SCRIPT, tmp_path, *flags, DEVICES="cpu cpu")

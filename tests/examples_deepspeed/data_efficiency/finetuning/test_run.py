@@ -8,13 +8,12 @@ import torch
 
 from data_efficiency import Ranks, initialize
 from examples_deepspeed.data_efficiency.finetuning import run as module
-from examples_deepspeed.data_efficiency.finetuning.recipe import add_run_flags
+from examples_deepspeed.data_efficiency.finetuning.recipe import add_run_flags, each_variant
 from examples_deepspeed.data_efficiency.finetuning.run import (
     FinetuningRun,
     layers_alone,
     mean_over,
     progress_of,
-    run_as_command,
     whole_copies,
 )
 
@@ -56,8 +55,9 @@ def make_run(folder, *flags, seed=0, budget=("steps", 6), data=None):
     recipe.write_text("{}")
     given = ["--recipe", str(recipe), "--save", str(folder / "runs"), "--eval-interval", "4"]
     given += ["--save-interval", "2", "--learning-rate", "0.05", "--lr-decay", "linear", *flags]
+    (arguments,) = each_variant(parser.parse_args(given))
     return FinetuningRun(
-        parser.parse_args(given),
+        arguments,
         seed,
         data or {},
         budget=budget,
@@ -215,13 +215,3 @@ def test_line_before_the_first_step_and_behind_the_last():
     line = progress_of(RECORD | {"training_loss": 2.0}, "perplexity", 1.02)
     assert line.endswith("100 % done, 0.0 min left")
     assert "optimizer steps 4 training loss 2.0000 lr 1.00e-03 " in line
-
-
-def test_errors_end_the_program_in_one_line(capsys):
-    def fail():
-        raise ValueError("no such thing")
-
-    with pytest.raises(SystemExit) as ending:
-        run_as_command(fail)
-    assert ending.value.code == 1
-    assert capsys.readouterr().err == "error: no such thing\n"

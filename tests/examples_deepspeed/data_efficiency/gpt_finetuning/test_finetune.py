@@ -15,23 +15,25 @@ from tests.examples_deepspeed.data_efficiency.finished_run import (
     check_killed_twice,
     check_stopped_twice,
     check_two_processes,
+    json_of,
     results_of,
     stop_after,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-CONFIGS = Path(finetune.__file__).parent / "configs"
+RECIPES = Path(finetune.__file__).parent / "recipes"
 
 
 @pytest.fixture
-def flags(language_model, text_file):
+def flags(language_model, text_file, tmp_path_factory):
     """A run of about ten steps."""
+    folder = tmp_path_factory.mktemp("recipes")
 
     def make(save, recipe="reshape", **changes):
         values = {
             "model": language_model,
             "text": text_file,
-            "recipe": CONFIGS / f"{recipe}.json",
+            "recipe": json_of(RECIPES / f"{recipe}.toml", folder),
             "variant": "both",
             "block_size": 32,
             "max_train_blocks": 40,

@@ -15,24 +15,26 @@ from tests.examples_deepspeed.data_efficiency.finished_run import (
     check_killed_twice,
     check_stopped_twice,
     check_two_processes,
+    json_of,
     results_of,
 )
 
 # Not there where timm is tested.
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")
-CONFIGS = Path(finetune.__file__).parent / "configs"
+RECIPES = Path(finetune.__file__).parent / "recipes"
 
 
 @pytest.fixture
-def flags(vision_model, image_folder):
+def flags(vision_model, image_folder, tmp_path_factory):
     """A run of twelve steps of eight images, two micro-batches each."""
+    recipe = json_of(RECIPES / "dinov2.toml", tmp_path_factory.mktemp("recipes"))
 
     def make(save, **changes):
         values = {
             "model": vision_model,
             "data_folder": image_folder,
-            "recipe": CONFIGS / "both.json",
+            "recipe": recipe,
             "variant": "random_ltd",
             "image_size": 16,
             "epochs": 2,
@@ -132,7 +134,7 @@ def test_other_images_are_refused(flags, tmp_path, image_folder):
 
 
 def test_curriculum_needs_a_recipe_that_has_one(flags, tmp_path):
-    recipe = CONFIGS / "imagenet_random_ltd.json"
+    recipe = json_of(RECIPES / "imagenet.toml", tmp_path)
     with pytest.raises(ValueError, match="--variant is both, but .* has no data_sampling"):
         finetune.main(flags(tmp_path, variant="both", recipe=recipe))
 

@@ -16,23 +16,25 @@ from examples_deepspeed.data_efficiency.vit_finetuning import finetune, images  
 from tests.examples_deepspeed.data_efficiency.finished_run import (  # noqa: E402
     LAUNCH,
     alone,
+    json_of,
     kill_at_random_steps,
     results_of,
     run_processes,
 )
 
-CONFIGS = Path(finetune.__file__).parent / "configs"
+RECIPES = Path(finetune.__file__).parent / "recipes"
 NAMES = ["blue", "red"]
 
 
 @pytest.fixture
-def flags(image_folder):
+def flags(image_folder, tmp_path_factory):
     """A run of six steps of eight images, two micro-batches each."""
+    recipe = str(json_of(RECIPES / "dinov2.toml", tmp_path_factory.mktemp("recipes")))
 
     def make(save, *more):
         return [
             *("--model", "timm:random:vit_tiny_patch16_224", "--data-folder", str(image_folder)),
-            *("--recipe", str(CONFIGS / "both.json"), "--variant", "random_ltd"),
+            *("--recipe", recipe, "--variant", "random_ltd"),
             *("--image-size", "64", "--epochs", "1", "--batch-size", "8"),
             *("--micro-batch-size", "4", "--validation-share", "0.2", "--eval-interval", "1"),
             *("--save-interval", "2", "--learning-rate", "1e-2", "--save", str(save), *more),

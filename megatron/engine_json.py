@@ -1,0 +1,194 @@
+"""The JSON object in DeepSpeed's form <-> a run's settings and the sections that are no settings.
+
+A key that is a setting lives in the setting alone: `settings_of` takes it out of a file that was read,
+`engine_json` writes it into the object that an engine, or DeepSpeed by itself, gets.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from data_efficiency import ConfigError
+from megatron.config import RunConfig
+
+SETTINGS_OF_KEYS = {
+    "train_batch_size": "global_batch_size",
+    "train_micro_batch_size_per_gpu": "micro_batch_size",
+    "gradient_clipping": "clip_grad",
+    "bf16.enabled": "bf16",
+    "fp16.enabled": "fp16",
+    "data_efficiency.seed": "seed",
+    "data_efficiency.data_sampling.num_workers": "num_workers",
+    "data_efficiency.data_sampling.curriculum_learning.enabled": "data_efficiency_curriculum_learning",
+    "data_efficiency.data_routing.random_ltd.enabled": "random_ltd",
+}
+"""Dotted key of the JSON file -> field of the settings."""
+_SAMPLING, _ROUTING = "data_efficiency.data_sampling", "data_efficiency.data_routing"
+_METRICS = f"{_SAMPLING}.curriculum_learning.curriculum_metrics"
+_DROPPING = f"{_ROUTING}.random_ltd"
+
+
+def settings_of(content: Mapping[str, Any], place: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings among the keys of a JSON object, and what is left of it.
+
+    Args:
+        place: what to call the object in an error.
+
+    Raises:
+        ConfigError: for a section that flags stand for here.
+    """
+    for section in ("optimizer", "scheduler"):
+        if content.get(section):
+            raise ConfigError(
+                f"{place} has the section {section!r}: optimizer and learning rate are set by flags here "
+                "(--lr and the like); remove it"
+            )
+    found: dict[str, Any] = {}
+    left = copied(content)
+    for key, setting in SETTINGS_OF_KEYS.items():
+        parents, _, last = key.rpartition(".")
+        section = value_at(left, parents) if parents else left
+        if section is not None and not isinstance(section, dict):
+            raise ConfigError(f"{place}: {parents} must be a JSON object, not {section!r}")
+        if section and last in section:
+            value = section.pop(last)
+            if value != "auto":
+                found[setting] = value
+    legacy = left.get("curriculum_learning")
+    if isinstance(legacy, dict) and legacy.setdefault("enabled", False) is True:
+        # Without the key it follows the setting, as the other switches do.
+        found["data_efficiency_curriculum_learning"] = legacy.pop("enabled")
+    return found, left
+
+
+def engine_json(config: RunConfig, num_processes: int | None = None) -> dict[str, Any]:
+    """The whole object: sections with the settings in them, and each "auto" that follows from these.
+
+    Args:
+        num_processes: data-parallel ones, for the accumulation steps; None leaves these out.
+
+    Raises:
+        ConfigError: for accumulation steps that the batch sizes contradict.
+    """
+    training = config.training
+    sections = merged(config.engine, config.deepspeed if training.deepspeed else {})
+    content: dict[str, Any] = copied({"data_efficiency": config.data_efficiency, **sections})
+    for precision in ("fp16", "bf16"):
+        if not getattr(training, precision):
+            content.pop(precision, None)
+    for key, value in _values(content, config):
+        put(content, key, value)
+    if num_processes is not None:
+        _put_accumulation(content, config, num_processes)
+    _put_outer_switches(content)
+    for key, value in _auto_values(content, config):
+        if value_at(content, key) == "auto":
+            put(content, key, value)
+    return content
+
+
+def _values(content: dict[str, Any], config: RunConfig) -> Iterator[tuple[str, Any]]:
+    """Dotted key -> the setting that stands there; a precision has a section only where it is on."""
+    settings = {**vars(config.data), **vars(config.training)}
+    settings["global_batch_size"] = config.training.batch_size
+    curriculum = bool(settings["data_efficiency_curriculum_learning"])
+    legacy = content.get("curriculum_learning") or {}
+    is_older_section = bool(legacy) and "enabled" not in legacy
+    if is_older_section:
+        legacy["enabled"] = curriculum
+    for key, name in SETTINGS_OF_KEYS.items():
+        value = settings[name]
+        if name == "data_efficiency_curriculum_learning":
+            value = curriculum and (not is_older_section or bool(value_at(content, _METRICS)))
+        if value or name not in ("fp16", "bf16"):
+            yield key, False if value is None else value
+
+
+def _put_accumulation(content: dict[str, Any], config: RunConfig, num_processes: int) -> None:
+    """Write the accumulation steps, which follow from the batch sizes."""
+    training = config.training
+    steps = training.batch_size // (training.micro_batch_size * num_processes)
+    written = content.get("gradient_accumulation_steps", "auto")
+    if written not in ("auto", steps):
+        raise ConfigError(
+            f"gradient_accumulation_steps is {written}, but --global-batch-size ({training.batch_size}) / "
+            f"--micro-batch-size ({training.micro_batch_size}) / processes ({num_processes}) is {steps}: "
+            "remove it"
+        )
+    content["gradient_accumulation_steps"] = steps
+
+
+def _auto_values(content: Mapping[str, Any], config: RunConfig) -> Iterator[tuple[str, Any]]:
+    """Dotted key -> what "auto" means there; all layers but the first and the last drop tokens."""
+    for name, metric in (value_at(content, _METRICS) or {}).items():
+        yield f"{_METRICS}.{name}.index_path", f"{config.data.difficulty}/{name}"
+        if is_length(name, metric):
+            yield f"{_METRICS}.{name}.max_difficulty", config.data.seq_length
+    dropping = list(range(1, config.model.num_layers - 1))
+    yield f"{_DROPPING}.total_layer_num", config.model.num_layers
+    yield f"{_DROPPING}.random_ltd_layer_id", dropping
+    yield f"{_DROPPING}.random_ltd_layer_num", len(dropping)
+    yield f"{_DROPPING}.random_ltd_schedule.max_value", config.data.seq_length
+
+
+def is_length(name: str, metric: Mapping[str, Any]) -> bool:
+    """Whether a metric of the file paces the length of rows."""
+    return name in ("seqlen_truncate", "seqlen_reshape") or metric.get("sequence_length") in (
+        "truncate",
+        "reshape",
+    )
+
+
+def _put_outer_switches(content: dict[str, Any]) -> None:
+    """Write the three outer `enabled`, which repeat the inner ones, where they are not written."""
+    curriculum = value_at(content, f"{_SAMPLING}.curriculum_learning.enabled")
+    dropping = value_at(content, f"{_DROPPING}.enabled")
+    section = content["data_efficiency"]
+    section.setdefault("enabled", curriculum or dropping)
+    section["data_sampling"].setdefault("enabled", curriculum)
+    section["data_routing"].setdefault("enabled", dropping)
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two objects as one, section by section; what stands above counts.
+
+    Example:
+        >>> merged({"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"c": 4}})
+        {'a': 1, 'b': {'c': 4, 'd': 3}}
+    """
+    both = dict(below)
+    for key, value in above.items():
+        under = both.get(key)
+        is_section = isinstance(value, Mapping) and isinstance(under, Mapping)
+        both[key] = merged(under, value) if is_section else value  # type: ignore[arg-type]
+    return both
+
+
+def copied(value: Any) -> Any:
+    """A copy of sections that nobody else holds."""
+    if isinstance(value, Mapping):
+        return {key: copied(part) for key, part in value.items()}
+    return [copied(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def value_at(content: Any, dotted: str) -> Any:
+    """What stands under keys within keys; None where nothing does."""
+    for key in dotted.split("."):
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content
+
+
+def put(content: dict[str, Any], dotted: str, value: Any) -> None:
+    """Write a value under keys within keys; what is not there is made.
+
+    Raises:
+        ConfigError: where something else than an object is in the way.
+    """
+    *parents, last = dotted.split(".")
+    for key in parents:
+        inner = content.get(key)
+        if inner is None:
+            inner = content[key] = {}
+        elif not isinstance(inner, dict):
+            raise ConfigError(f"{key} is {inner!r}: must be an object")
+        content = inner
+    content[last] = value

@@ -1,0 +1,31 @@
+"""The commands that make the difficulty indexes which a run needs and which are not there."""
+
+from pathlib import Path
+
+from data_efficiency import load_config
+from megatron.config import DataConfig, RunConfig
+from megatron.engine_json import engine_json
+
+
+def analysis_commands(config: RunConfig) -> list[list[str]]:
+    """Arguments of `tools/analyze_data.py run` for each index that a run needs and that is not there.
+
+    An index is of the metric that its folder is named after.
+    """
+    data = config.data
+    dataset = ["--data-path", *data.data_path, "--split", data.split]
+    dataset += ["--seq-length", str(data.seq_length), "--data-type", config.architecture]
+    for name in ("tokenizer_file", "vocab_file", "merge_file"):
+        if getattr(data, name) is not None:
+            dataset += [f"--{name.replace('_', '-')}", getattr(data, name)]
+    if config.architecture == "bert":
+        for name in ("short_seq_prob", "sample_seed"):
+            if getattr(data, name) != getattr(DataConfig, name):
+                dataset += [f"--{name.replace('_', '-')}", str(getattr(data, name))]
+    section = load_config(engine_json(config)).data_efficiency
+    folders = [Path(selection.index_path) for selection in section.selections]
+    return [
+        [*dataset, "--metric", folder.name, "--save", str(folder.parent)]
+        for folder in folders
+        if not (folder / "manifest.json").exists()
+    ]

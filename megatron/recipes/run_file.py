@@ -1,0 +1,249 @@
+"""Run files: a run's settings and sections in TOML, in one file or laid over the files it builds on.
+
+A table is a group of settings (`[training] lr = 1e-3`), or a part of DeepSpeed's JSON file:
+`[data_efficiency]` with the keys of that section, `[engine]` with other sections, `[deepspeed]` with those
+that count with --deepspeed only. `base = [...]` names files below it, by the name of a shipped one or by a
+path from its own folder.
+"""
+
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from data_efficiency import ConfigError, read_json, refuse_unknown
+from megatron.config import CONFIG_GROUPS, SECTIONS, RunConfig, group_name, without_none
+from megatron.engine_json import merged, settings_of
+from megatron.recipes.catalogue import Catalogue
+
+GROUPS = {group_name(group): group for group in CONFIG_GROUPS}
+HINTS = {name: hint for group in CONFIG_GROUPS for name, hint in get_type_hints(group).items()}
+TABLE_OF = {field.name: name for name, group in GROUPS.items() for field in fields(group)}
+"""Setting -> the table it stands in."""
+EITHER = (
+    ("bf16", "fp16"),
+    ("lr_decay_iters", "lr_decay_samples", "lr_decay_tokens"),
+    ("lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens"),
+    ("save_interval", "num_checkpoints"),
+)
+"""Settings of which one stands for all: what lies above lifts the others below."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """What one source says of a run; layers are laid over each other."""
+
+    architecture: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Field -> value, whatever its group."""
+    sections: Mapping[str, Any] = field(default_factory=dict)
+    """`SECTIONS` that it has something of."""
+
+    def under(self, above: "Layer") -> "Layer":
+        """Both as one; what the other says counts.
+
+        Raises:
+            ConfigError: if they are of different architectures.
+        """
+        if self.architecture and above.architecture not in (None, self.architecture):
+            raise ConfigError(
+                f"files of a {self.architecture} and of a {above.architecture} are mixed"
+            )
+        lifted = {
+            name
+            for names in EITHER
+            if any(above.settings.get(name) for name in names)
+            for name in names
+        }
+        below = {name: value for name, value in self.settings.items() if name not in lifted}
+        return Layer(
+            architecture=above.architecture or self.architecture,
+            settings={**below, **above.settings},
+            sections=merged(self.sections, above.sections),
+        )
+
+
+def read_run_file(catalogue: Catalogue, name: str, *, model: str | None = None) -> Layer:
+    """What the run file of a name or path says, with all that it builds on.
+
+    Args:
+        model: name or path of a model's file that stands for the one in the bases.
+
+    Raises:
+        ConfigError: for an unknown name, key or value, or a file that is not TOML.
+    """
+    model_file = None if model is None else catalogue.path(model, "model")
+    return _read(catalogue, catalogue.path(name), model_file, ())
+
+
+def read_json_layer(path: str) -> Layer:
+    """What a file in DeepSpeed's form says.
+
+    Raises:
+        ConfigError: for a file that is no JSON object, or a value of a wrong type.
+    """
+    found, left = settings_of(read_json(path), path)
+    settings = {name: _typed(name, value, path) for name, value in found.items()}
+    section = left.pop("data_efficiency", None) or {}
+    return Layer(settings=settings, sections={"data_efficiency": section, "engine": left})
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        ConfigError: if it is not valid, with the line.
+        FileNotFoundError: if there is none.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def _read(catalogue: Catalogue, path: Path, model: Path | None, readers: tuple[Path, ...]) -> Layer:
+    if path in readers:
+        raise ConfigError(f"{path} builds on itself: base names it again")
+    content = read_toml(path)
+    bases = content.pop("base", [])
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path.name}: base is {bases!r}: must be a list of files")
+    layer = Layer()
+    for base in bases:
+        beside = path.parent / base
+        file = beside if base.endswith(".toml") else catalogue.path(base)
+        if not file.is_file():
+            raise ConfigError(f"{path.name}: base names {base!r}, but there is no {beside}")
+        if model is not None and file.parent.name == "models":
+            file = model
+        layer = layer.under(_read(catalogue, file, model, (*readers, path)))
+    return layer.under(layer_of(content, path.name))
+
+
+def layer_of(content: Mapping[str, Any], place: str) -> Layer:
+    """What the content of a run file without bases says.
+
+    Args:
+        place: what to call it in an error.
+    """
+    _refuse_keys(content, ("architecture", "base", *GROUPS, *SECTIONS), place)
+    for name in (*GROUPS, *SECTIONS):
+        if not isinstance(content.get(name, {}), Mapping):
+            raise ConfigError(f"{place}: {name} is {content[name]!r}: must be a table")
+    settings: dict[str, Any] = {}
+    for name, group in GROUPS.items():
+        where = f"{place}: [{name}]"
+        _refuse_keys(content.get(name, {}), [each.name for each in fields(group)], where)
+        for key, value in content.get(name, {}).items():
+            settings[key] = _typed(key, value, where)
+    sections = {name: content[name] for name in SECTIONS if name in content}
+    raw = {"data_efficiency": sections.get("data_efficiency", {}), **sections.get("engine", {})}
+    found, left = settings_of(raw, place)
+    for name, value in found.items():
+        if settings.setdefault(name, _typed(name, value, place)) != value:
+            raise ConfigError(
+                f"{place}: {name} is {settings[name]!r} in [{TABLE_OF[name]}], but {value!r} in a section "
+                "of DeepSpeed's file: write it once"
+            )
+    twice, _ = settings_of(sections.get("deepspeed", {}), place)
+    if twice:
+        [name, *_] = twice
+        raise ConfigError(f"{place}: [deepspeed] has what is {name} in [{TABLE_OF[name]}]")
+    sections |= {"data_efficiency": left.pop("data_efficiency"), "engine": left}
+    return Layer(
+        architecture=content.get("architecture"),
+        settings=settings,
+        sections={name: section for name, section in sections.items() if section},
+    )
+
+
+def _refuse_keys(names: Iterable[str], known: Sequence[str], place: str) -> None:
+    """Raise ConfigError for the first name that is not known, with the table it belongs to or the nearest."""
+    for name in names:
+        if name in TABLE_OF and name not in known:
+            raise ConfigError(f"{place}: {name!r} belongs into [{TABLE_OF[name]}]")
+        refuse_unknown(name, known, place)
+
+
+def _typed(name: str, value: Any, place: str) -> Any:
+    """The value of a setting, of the type of its field."""
+    kind = without_none(HINTS[name])
+    if get_origin(kind) is tuple:
+        [part, *_] = get_args(kind)
+        values = value if isinstance(value, list) else [value]
+        choices = get_args(part) if get_origin(part) is Literal else None
+        if all(isinstance(each, str) and (not choices or each in choices) for each in values):
+            return tuple(values)
+        rule = f"must be of {', '.join(choices)}" if choices else "must be a list of texts"
+    elif get_origin(kind) is Literal:
+        if value in get_args(kind):
+            return value
+        rule = f"must be one of {', '.join(get_args(kind))}"
+    elif kind in (int, float):
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if kind is float:
+                return float(value)
+            if math.isfinite(value) and int(value) == value:
+                return int(value)
+        rule = "must be a whole number" if kind is int else "must be a number"
+    else:
+        if isinstance(value, kind):
+            return value
+        rule = "must be true or false" if kind is bool else "must be a text"
+    raise ConfigError(f"{place} {name} is {value!r}: {rule}")
+
+
+def write_run_file(config: RunConfig, command: str) -> str:
+    """The text of the file that repeats a run; it goes on in the run's own folder.
+
+    Args:
+        command: what starts it, for the comment above.
+    """
+    content: dict[str, Any] = {"architecture": config.architecture}
+    own_folder = {"allow_missing_checkpoint", "override"}
+    if config.checkpoint.load == config.checkpoint.save:
+        own_folder.add("load")
+    for name in GROUPS:
+        content[name] = {
+            key: value
+            for key, value in vars(getattr(config, name)).items()
+            if value is not None and key not in own_folder
+        }
+    for name in SECTIONS:
+        if getattr(config, name):
+            content[name] = getattr(config, name)
+    return "\n".join([f"# {command}", *_toml_lines(content, ())]) + "\n"
+
+
+def _toml_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
+    """A table's values, then each table in it under its own heading; None is left out."""
+    for key, value in table.items():
+        if value is not None and not isinstance(value, Mapping):
+            yield f"{_key(key)} = {_toml_value(value)}"
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            inner = (*path, _key(key))
+            if not value or any(not isinstance(each, Mapping) for each in value.values()):
+                yield from ("", f"[{'.'.join(inner)}]")
+            yield from _toml_lines(value, inner)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        pairs = (
+            f"{_key(key)} = {_toml_value(each)}" for key, each in value.items() if each is not None
+        )
+        return "{ " + ", ".join(pairs) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
+
+
+def _key(key: str) -> str:
+    is_bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
+    return key if is_bare else _toml_value(key)

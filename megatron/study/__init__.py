@@ -1,0 +1,41 @@
+"""Many runs as one experiment: arms x seeds x budgets from a study file, one queue, one report.
+
+`read_study` reads the file, `jobs_of` spells out its runs, `prepare` makes what they share, `Queue` trains
+them, here or as the workers that `submit_study` queues, and `write_study_report` says what they show.
+`plan_costs` and `seeds_advice` say before what it takes. `read_arm` and `write_pages` compare runs that no
+study made.
+"""
+
+from megatron.study.costs import format_costs, plan_costs, seeds_advice
+from megatron.study.fairness import undeclared_differences
+from megatron.study.jobs import Job, jobs_of
+from megatron.study.pages import write_pages, write_study_report
+from megatron.study.report import Comparison
+from megatron.study.results import RESULTS_FILE, RunResult, read_arm
+from megatron.study.slurm import requeue_this_task, submit_study
+from megatron.study.stages import is_prepared, prepare
+from megatron.study.study_file import Study, read_study
+from megatron.study.work import Queue, make_slots
+
+__all__ = [
+    "RESULTS_FILE",
+    "Comparison",
+    "Job",
+    "Queue",
+    "RunResult",
+    "Study",
+    "format_costs",
+    "is_prepared",
+    "jobs_of",
+    "make_slots",
+    "plan_costs",
+    "prepare",
+    "read_arm",
+    "read_study",
+    "requeue_this_task",
+    "seeds_advice",
+    "submit_study",
+    "undeclared_differences",
+    "write_pages",
+    "write_study_report",
+]

@@ -1,0 +1,295 @@
+"""A study file: which arms, seeds and budgets, what is prepared for all, and what differs.
+
+[study]
+title = "Does a curriculum save tokens?"
+base = "gpt.toml"                     # the run file that every arm starts from
+seeds = [1, 2, 3]
+budgets = [0.25, 0.5, 1.0]            # of the base's budget; all of them for the baseline
+
+[[prepare]]                           # once for all runs, in this order
+name = "corpus"
+makes = "{output}/corpus.jsonl"
+command = ["tools/prepare_demo_corpus.py", "--output", "{output}/corpus.jsonl"]
+
+[arms.baseline]
+
+[arms.curriculum]                     # an arm's settings, as they stand in a run file
+training.lr = 1e-3
+
+[values]                              # what a {name} anywhere in these files stands for,
+corpus = ""                           # beside {output}, the study's folder
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from data_efficiency import ConfigError, refuse_unknown
+from megatron.config import without_none
+from megatron.engine_json import merged
+from megatron.recipes import read_toml
+
+Settings = Mapping[str, Any]
+"""A run file's content: section -> key -> value, deeper in `data_efficiency`."""
+
+RUN_AMOUNTS = (
+    *("train_iters", "train_samples", "train_tokens"),
+    *("lr_decay_iters", "lr_decay_samples", "lr_decay_tokens"),
+    *("lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens"),
+    *("total_curriculum_step", "require_steps", "eval_interval"),
+)
+"""Keys, wherever they stand, that a budget scales: so each run's rate and schedules come to their end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What is made once for all runs."""
+
+    name: str
+    makes: str
+    """Path of what it makes."""
+    command: Sequence[str]
+    """A script of this project with its flags."""
+    reads: Sequence[str] = ()
+    """Files: where one changes, the stage and all after it run again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A variant: what it changes in the base."""
+
+    name: str
+    settings: Settings
+    like: Sequence[str] = ()
+    """Other arms whose changes it makes too, before its own."""
+    budgets: Sequence[float] = (1.0,)
+    seeds: Sequence[int] | None = None
+    """None: those of the study."""
+    scoring_flops: float = 0.0
+    """Operations spent outside of the run for it, as a reference model that scores the samples."""
+    may_differ: Sequence[str] = ()
+    """Further fields (beginnings of dotted names) in which it may differ from the baseline."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Everything a study file says."""
+
+    path: Path
+    base: str
+    """Run file, relative to the study's, or the name of a shipped recipe."""
+    output: Path
+    title: str = ""
+    question: str = ""
+    program: str = "pretrain_gpt.py"
+    """Script that trains: `SCRIPT --config RUN.toml`."""
+    seeds: Sequence[int] = (1234,)
+    budgets: Sequence[float] = (1.0,)
+    """Of the baseline, as shares of the base's budget; the other arms have 1 alone if they name none."""
+    baseline: str = "baseline"
+    scaled: Sequence[str] = RUN_AMOUNTS
+    """Keys that a budget scales."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """What `{name}` stands for: `[values]` of the file, and `output`."""
+    prepare: Sequence[Stage] = ()
+    arms: Mapping[str, Arm] = field(default_factory=dict)
+
+    def seeds_of(self, arm: Arm) -> Sequence[int]:
+        """The seeds that an arm is trained with."""
+        return self.seeds if arm.seeds is None else arm.seeds
+
+
+def read_study(
+    path: Path,
+    *,
+    seeds: Sequence[int] | None = None,
+    output: Path | None = None,
+    values: Mapping[str, str] | None = None,
+) -> Study:
+    """The study of a file.
+
+    Args:
+        seeds: instead of the file's.
+        output: folder of its runs, instead of the file's.
+        values: instead of the file's of the same names.
+
+    Raises:
+        ConfigError: for an unknown or missing key, or a value that cannot be right, by its name.
+        FileNotFoundError: if there is no such file.
+    """
+    content, place = read_toml(path), path.name
+    for key in content:
+        refuse_unknown(key, ("study", "prepare", "arms", "values"), place)
+    head = dict(content.get("study", {}))
+    if seeds:
+        head["seeds"] = seeds
+    written = head.pop("output", str(Path("runs") / path.stem))
+    folder = Path(written) if output is None else output
+    own = content.get("values", {})
+    for key in values or {}:
+        refuse_unknown(key, list(own), f"{place}: [values]")
+    named = _Place(place)
+    arms = content.get("arms", {})
+    study = named.made(
+        Study,
+        head,
+        "[study]",
+        path=path,
+        output=folder,
+        values={**own, **(values or {}), "output": str(folder)},
+        prepare=tuple(
+            named.made(Stage, stage, f"[[prepare]] {number}")
+            for number, stage in enumerate(content.get("prepare", ()), 1)
+        ),
+        arms={name: _read_arm(named, name, dict(content), head) for name, content in arms.items()},
+    )
+    _check(study)
+    whole = {
+        name: replace(arm, settings=_settings_of(study, arm, ()))
+        for name, arm in study.arms.items()
+    }
+    return replace(study, arms=whole)
+
+
+def _settings_of(study: Study, arm: Arm, readers: tuple[str, ...]) -> Settings:
+    """What an arm changes, with the changes of those it is like."""
+    found: Settings = {}
+    for name in arm.like:
+        if name not in study.arms or name in (*readers, arm.name):
+            raise ConfigError(
+                f"{study.path.name}: arm {arm.name!r} is like {name!r}: must be another arm, not like it"
+            )
+        found = merged(found, _settings_of(study, study.arms[name], (*readers, arm.name)))
+    return merged(found, arm.settings)
+
+
+def _read_arm(named: "_Place", name: str, content: dict[str, Any], head: Settings) -> Arm:
+    own = {key: content.pop(key) for key in _names(Arm) - {"name", "settings"} if key in content}
+    if name == head.get("baseline", "baseline"):
+        own = {"budgets": head.get("budgets", (1.0,)), **own}
+    return named.made(Arm, own, f"[arms.{name}]", name=name, settings=content)
+
+
+def _check(study: Study) -> None:
+    """Raise ConfigError for a study that cannot be carried out."""
+    place = study.path.name
+    if study.baseline not in study.arms:
+        raise ConfigError(
+            f"{place}: baseline is {study.baseline!r}: must be one of the arms, which are "
+            f"{', '.join(study.arms) or 'none'}"
+        )
+    for arm in study.arms.values():
+        for key, values in (("seeds", study.seeds_of(arm)), ("budgets", arm.budgets)):
+            if not values or len({*values}) != len(values):
+                raise ConfigError(
+                    f"{place}: {key} of arm {arm.name!r} is {list(values)}: must be one value or more, "
+                    "each once"
+                )
+        if min(arm.budgets) <= 0:
+            raise ConfigError(f"{place}: budgets of arm {arm.name!r}: must be positive")
+        if not set(arm.name) <= _NAME_LETTERS:
+            raise ConfigError(
+                f"{place}: arm {arm.name!r}: it names a folder; take letters, digits, - and _"
+            )
+
+
+_NAME_LETTERS = {*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A file's name, for its errors."""
+
+    file: str
+
+    def made(self, kind: Any, content: Any, table: str, **more: Any) -> Any:
+        """A dataclass of a table's content, each value of the kind its field has."""
+        place = f"{self.file}: {table}"
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"{place} is {content!r}: must be a table")
+        for name in content:
+            refuse_unknown(name, sorted(_names(kind) - {*more}), place)
+        known = {one.name: one for one in fields(kind)}
+        for name, value in content.items():
+            _check_kind(f"{place}: {name}", known[name].type, value)
+        missing = [
+            one.name
+            for one in fields(kind)
+            if one.default is MISSING
+            and one.default_factory is MISSING
+            and one.name not in {*content, *more}
+        ]
+        if missing:
+            raise ConfigError(f"{place} lacks {', '.join(missing)}")
+        return kind(**{**content, **more})
+
+
+def _names(kind: Any) -> set[str]:
+    return {one.name for one in fields(kind)}
+
+
+_KINDS: Mapping[Any, tuple[str, Any]] = {
+    str: ("a text", lambda value: isinstance(value, str)),
+    float: ("a number", lambda value: _is_number(value)),
+    Sequence[str]: ("a list of texts", lambda value: _all(value, lambda one: type(one) is str)),
+    Sequence[int]: (
+        "a list of whole numbers",
+        lambda value: _all(value, lambda one: type(one) is int),
+    ),
+    Sequence[float]: ("a list of numbers", lambda value: _all(value, _is_number)),
+}
+
+
+def _check_kind(name: str, hint: Any, value: Any) -> None:
+    words, fits = _KINDS[without_none(hint)]
+    if not fits(value):
+        raise ConfigError(f"{name} is {value!r}: must be {words}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _all(value: Any, fits: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(fits, value))
+
+
+def filled(value: Any, values: Mapping[str, str]) -> Any:
+    """A value with `{name}` in its texts replaced; texts of a list that name an empty value are left out.
+
+    Example:
+        >>> filled(["--save", "{output}/a", "--input={corpus}"], {"output": "runs", "corpus": ""})
+        ['--save', 'runs/a']
+    """
+    if isinstance(value, str):
+        for name, text in values.items():
+            value = value.replace(f"{{{name}}}", text)
+        return value
+    if isinstance(value, Mapping):
+        return {key: filled(below, values) for key, below in value.items()}
+    if isinstance(value, (list, tuple)):
+        empty = [f"{{{name}}}" for name, text in values.items() if not text]
+        kept = [one for one in value if not (isinstance(one, str) and any(e in one for e in empty))]
+        return type(value)(filled(one, values) for one in kept)
+    return value
+
+
+def scaled_by(settings: Settings, share: float, keys: Sequence[str]) -> dict[str, Any]:
+    """The settings with the numbers of some keys multiplied, to whole numbers of 1 at least.
+
+    Example:
+        >>> scaled_by({"training": {"train_tokens": 1000, "lr": 1.0}}, 0.25, ["train_tokens"])
+        {'training': {'train_tokens': 250, 'lr': 1.0}}
+    """
+    if share == 1:
+        return dict(settings)
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found[key] = scaled_by(value, share, keys)
+        elif key in keys and _is_number(value):
+            found[key] = max(1, round(value * share)) if value else value
+        else:
+            found[key] = value
+    return found

@@ -1,0 +1,24 @@
+from megatron.recipes import analysis_commands
+from tests.megatron.recipes.recipe_files import read
+
+
+def test_an_index_that_is_not_there_is_to_be_made(tmp_path):
+    flags = ["--difficulty", str(tmp_path), "--tokenizer-file", "t.json"]
+    (command,) = analysis_commands(read("gpt_cl_ltd_300b", "--scale-down", *flags))
+    assert command == [
+        *("--data-path", "corpus", "--split", "949,50,1", "--seq-length", "64"),
+        *("--data-type", "gpt", "--tokenizer-file", "t.json"),
+        *("--metric", "vocab_rarity", "--save", str(tmp_path)),
+    ]
+    (tmp_path / "vocab_rarity").mkdir()
+    (tmp_path / "vocab_rarity" / "manifest.json").touch()
+    assert analysis_commands(read("gpt_cl_ltd_300b", *flags)) == []
+    assert analysis_commands(read("gpt_cl_truncate_300b")) == []
+
+
+def test_samples_of_bert_are_those_of_the_training():
+    (command,) = analysis_commands(read("bert_cl_voc_reorder_1049b", "--sample-seed", "5"))
+    words = " ".join(command)
+    assert (
+        "--data-type bert --sample-seed 5 --metric seqlen_vocab_rarity --save difficulty" in words
+    )

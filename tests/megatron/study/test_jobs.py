@@ -1,0 +1,71 @@
+import tomllib
+
+import pytest
+
+from data_efficiency import ConfigError
+from megatron.study.jobs import RUN_FILE, jobs_of
+from tests.megatron.study.studies import STUDY, a_study
+
+
+def test_seed_by_seed_each_in_a_folder_of_its_own(tmp_path):
+    text = STUDY.replace("seeds = [1, 2]", "seeds = [2, 1]\nbudgets = [0.5, 1.0]")
+    jobs = jobs_of(a_study(tmp_path, text))
+    assert [job.key for job in jobs] == [
+        *[("baseline", 2, 0.5), ("baseline", 2, 1.0), ("fast", 2, 1.0)],
+        *[("baseline", 1, 0.5), ("baseline", 1, 1.0), ("fast", 1, 1.0)],
+    ]
+    folder = tmp_path / "runs"
+    assert [job.folder for job in jobs[:3]] == [
+        folder / "baseline" / "seed2_budget0.5",
+        folder / "baseline" / "seed2",
+        folder / "fast" / "seed2",
+    ]
+    assert jobs[0].name == "baseline, seed 2, budget 0.5"
+
+
+def test_settings_are_the_bases_the_arms_and_the_runs_own(tmp_path):
+    text = STUDY.replace("seeds = [1, 2]", "budgets = [0.5]\nseeds = [5]")
+    base, fast = jobs_of(a_study(tmp_path, text))
+    assert base.config.training.train_tokens == 500
+    assert (base.config.training.lr, fast.config.training.lr) == (1e-3, 2e-3)
+    assert fast.config.training.train_tokens == 1000
+    assert fast.config.training.seed == 5
+    assert fast.config.data.data_path == (f"{tmp_path}/runs/text",)
+    assert fast.config.checkpoint.save == fast.config.checkpoint.load == str(fast.folder)
+    assert fast.config.checkpoint.allow_missing_checkpoint
+
+
+def test_an_arms_own_seeds(tmp_path):
+    jobs = jobs_of(a_study(tmp_path, STUDY + "[arms.more]\nseeds = [7]\n"))
+    assert [job.seed for job in jobs if job.arm.name == "more"] == [7]
+
+
+def test_what_the_queue_writes_counts_until_the_settings_change(tmp_path):
+    job = jobs_of(a_study(tmp_path))[-1]
+    assert job.state == "waiting"
+    assert job.set_up(tmp_path / "runs") is None
+    assert tomllib.loads((job.folder / RUN_FILE).read_text())["training"]["lr"] == 2e-3
+    job.write(state="finished", attempts=1)
+    assert job.state == "finished"
+    changed = jobs_of(a_study(tmp_path, STUDY.replace("2e-3", "3e-3")))[-1]
+    assert changed.is_outdated
+    assert changed.state == "waiting"
+    aside = changed.set_up(tmp_path / "runs")
+    assert aside == tmp_path / "runs" / "replaced" / "fast_seed2_1"
+    assert (aside / "job.json").is_file()
+    assert not changed.is_outdated
+    changed.write(state="finished")
+    assert job.set_up(tmp_path / "runs").name == "fast_seed2_2"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("lr = 2e-3", "learning = 1"), r"\[arms.fast\]"),
+        (("lr = 2e-3", "lr = 'x'"), r"\[arms.fast\].*lr is 'x'"),
+        (("base.toml", "none.toml"), "none.toml"),
+    ],
+)
+def test_an_arm_that_is_no_run_is_refused_by_its_place(change, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        jobs_of(a_study(tmp_path, STUDY.replace(*change)))

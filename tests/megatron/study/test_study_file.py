@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+
+from data_efficiency import ConfigError
+from megatron.study.study_file import filled, scaled_by
+from tests.megatron.study.studies import STUDY, a_study
+
+
+def test_defaults(tmp_path):
+    study = a_study(tmp_path, output=None)
+    assert study.output == Path("runs/my_study")
+    assert study.program == "pretrain_gpt.py"
+    assert study.seeds == [1, 2]
+    assert study.values == {"output": "runs/my_study"}
+    assert study.arms["fast"].settings == {"training": {"lr": 2e-3}}
+
+
+def test_the_baseline_has_all_budgets_and_the_others_the_whole(tmp_path):
+    text = STUDY.replace("seeds = [1, 2]", "budgets = [0.5, 1.0]")
+    study = a_study(tmp_path, text + "[arms.long]\nbudgets = [2]\n")
+    assert study.arms["baseline"].budgets == [0.5, 1.0]
+    assert study.arms["fast"].budgets == (1.0,)
+    assert study.arms["long"].budgets == [2]
+
+
+def test_an_arm_has_the_changes_of_those_it_is_like_and_then_its_own(tmp_path):
+    text = STUDY + "[arms.both]\nlike = ['fast']\ntraining.clip_grad = 1.0\n"
+    text += "[arms.all]\nlike = ['both']\ntraining.lr = 3e-3\n"
+    study = a_study(tmp_path, text)
+    assert study.arms["both"].settings == {"training": {"lr": 2e-3, "clip_grad": 1.0}}
+    assert study.arms["all"].settings == {"training": {"lr": 3e-3, "clip_grad": 1.0}}
+
+
+def test_values_of_the_command_line_stand_for_the_files(tmp_path):
+    text = STUDY + '[values]\ncorpus = "a"\n'
+    assert a_study(tmp_path, text).values["corpus"] == "a"
+    assert a_study(tmp_path, text, values={"corpus": "b"}).values["corpus"] == "b"
+    with pytest.raises(ConfigError, match=r"\[values\].*corps"):
+        a_study(tmp_path, text, values={"corps": "b"})
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("[[prepare]]\nname = 'a'\n", r"\[\[prepare\]\] 1 lacks makes, command"),
+        ("[[prepare]]\nname = 'a'\nmakes = 'b'\ncommand = 'c'\n", "command is 'c': must be a list"),
+        ("[arms.'a/b']\n", "arm 'a/b': it names a folder"),
+        ("[arms.a]\nscoring_flops = 'many'\n", "scoring_flops is 'many': must be a number"),
+        ("[arms.a]\nseeds = []\n", r"seeds of arm 'a' is \[\]"),
+        ("[other]\n", "other is not a known key"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(more, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        a_study(tmp_path, STUDY + more)
+
+
+def test_filled_goes_everywhere_and_leaves_out_what_names_nothing():
+    values = {"a": "1", "none": ""}
+    assert filled({"x": ["{a}", "--{none}", 3]}, values) == {"x": ["1", 3]}
+    assert filled(("{a}{none}", "{b}"), values) == ("{b}",)
+
+
+def test_a_budget_scales_amounts_to_whole_numbers_of_one_at_least():
+    settings = {"a": {"steps": 3, "other": 3}, "steps": 1000, "off": None}
+    assert scaled_by(settings, 0.25, ["steps", "off"]) == {
+        "a": {"steps": 1, "other": 3},
+        "steps": 250,
+        "off": None,
+    }
+    assert scaled_by(settings, 1, ["steps"]) == settings

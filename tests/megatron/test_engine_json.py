@@ -1,0 +1,48 @@
+import pytest
+
+from data_efficiency import ConfigError, load_config
+from megatron.arguments import parse_run_config
+from megatron.engine_json import engine_json, merged, put, value_at
+from tests.megatron.test_arguments import NEEDED, PUBLISHED, write_json
+
+
+def test_what_a_published_file_says_of_a_setting_is_the_setting(tmp_path):
+    """A seed of the file was refused against a default that nobody had given."""
+    config = parse_run_config("", [*NEEDED, *write_json(tmp_path / "a.json", PUBLISHED)])
+    training = config.training
+    assert (training.seed, training.batch_size, training.micro_batch_size) == (1, 16, 2)
+    assert (training.clip_grad, training.fp16, config.data.num_workers) == (0.5, True, 3)
+    content = engine_json(config, 2)
+    assert content["fp16"] == {"enabled": True, "initial_scale_power": 11}
+    assert content["gradient_accumulation_steps"] == 4
+    assert content["data_efficiency"]["seed"] == 1
+
+
+def test_accumulation_steps_of_the_file_hold(tmp_path):
+    content = {"gradient_accumulation_steps": 3, "train_batch_size": 16}
+    config = parse_run_config("", [*NEEDED, *write_json(tmp_path / "a.json", content)])
+    with pytest.raises(
+        ConfigError, match="gradient_accumulation_steps is 3, but .* is 4: remove it"
+    ):
+        engine_json(config, 1)
+
+
+def test_the_older_warm_up_section_follows_its_switch(tmp_path):
+    older = {
+        "enabled": True,
+        "curriculum_type": "seqlen",
+        **{"min_difficulty": 8, "max_difficulty": 64, "schedule_type": "fixed_linear"},
+        "schedule_config": {"total_curriculum_step": 10, "difficulty_step": 8},
+    }
+    words = [*NEEDED, *write_json(tmp_path / "a.json", {"curriculum_learning": older})]
+    config = parse_run_config("", [*words, "--data-efficiency-curriculum-learning"])
+    assert list(load_config(engine_json(config)).data_efficiency.schedules) == ["seqlen_truncate"]
+
+
+def test_sections_are_laid_over_each_other():
+    content = merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 4}, "d": {"e": 5}})
+    assert content == {"a": {"b": 4, "c": 2}, "d": {"e": 5}}
+    put(content, "a.f.g", 6)
+    assert (value_at(content, "a.f.g"), value_at(content, "a.b.g")) == (6, None)
+    with pytest.raises(ConfigError, match="b is 4: must be an object"):
+        put(content, "a.b.g", 6)

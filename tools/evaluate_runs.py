@@ -1,0 +1,147 @@
+"""Evaluates all checkpoints of a folder, zero-shot and with examples; then one table.
+
+python tools/evaluate_runs.py --checkpoints runs/gpt --output results/gpt [flags of tools/evaluate_gpt.py]
+
+Started again, it does what is missing or what a newer checkpoint made outdated. Several workers share the work.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron.command import STOPPED, run_command
+
+from megatron.arguments import command_parser
+from megatron.evaluation.sweep import Evaluation, evaluations
+
+TOOLS = Path(__file__).resolve().parent
+
+
+def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The command line, and what of it is for tools/evaluate_gpt.py."""
+    parser = command_parser(__doc__)
+    add = parser.add_argument
+    add(
+        "--checkpoints",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="a run: each checkpoint it kept; a folder of runs: the latest of each; or one checkpoint",
+    )
+    add("--output", type=Path, required=True, metavar="FOLDER", help="results, and table.md")
+    add(
+        "--data-folder", metavar="FOLDER", help="files of the local tasks, which are then the tasks"
+    )
+    for name in ("zero-shot", "few-shot"):
+        add(
+            f"--{name}",
+            metavar="ROWS",
+            help="instead of the published or local ones: a set, rows of tasks with commas within, or none",
+        )
+    add("--num-fewshot", type=int, default=10, metavar="N", help="examples of --few-shot (10)")
+    add("--num-processes", type=int, default=1, metavar="N", help="of each evaluation (1)")
+    add("--num-workers", type=int, default=1, metavar="N", help="programs that share the work")
+    add("--worker-id", type=int, default=0, metavar="N", help="which of them this is, from 0")
+    add("--dry-run", action="store_true", help="print the commands and do nothing")
+    add("--table", action="store_true", help="print the table of what is finished and stop")
+    return parser.parse_known_args(argv)
+
+
+def command_of(one: Evaluation, arguments: argparse.Namespace, more: Sequence[str]) -> list[str]:
+    """What evaluates, as a shell's words."""
+    words = [sys.executable]
+    if arguments.num_processes > 1:
+        words += ["-m", "torch.distributed.run", "--standalone"]
+        words.append(f"--nproc_per_node={arguments.num_processes}")
+    words += [str(TOOLS / "evaluate_gpt.py"), "--keep-finished"]
+    words += ["--checkpoint", str(one.checkpoint), "--tasks", ",".join(one.tasks)]
+    words += ["--num-fewshot", str(one.num_fewshot), "--output", str(one.output)]
+    if arguments.data_folder is not None:
+        words += ["--data-folder", arguments.data_folder]
+    return [*words, *more]
+
+
+def evaluate_own(own: Sequence[Evaluation], commands: Sequence[Sequence[str]]) -> None:
+    """Run a worker's share; one that fails does not stop the others.
+
+    Raises:
+        ValueError: at the end, if one failed.
+    """
+    start, failed = time.monotonic(), 0
+    for number, (one, command) in enumerate(zip(own, commands, strict=True)):
+        seconds = (time.monotonic() - start) * (len(own) - number) / max(1, number)
+        left = f" ({seconds:.0f} s left)" if number else ""
+        print(f"[{number + 1}/{len(own)}] {one.title}{left}", flush=True)
+        with subprocess.Popen(command) as process:
+            try:
+                code = process.wait()
+            except BaseException:
+                process.terminate()
+                raise
+        if code:
+            print(f"failed: {one.title}", file=sys.stderr)
+            failed += 1
+    if failed:
+        raise ValueError(
+            f"{failed} of {len(own)} did not end well; the same command does them again"
+        )
+
+
+def write_table(output: Path, found: Sequence[Evaluation], *, dry_run: bool) -> None:
+    """Print the table, and write it to table.md and table.json."""
+    runs = dict.fromkeys(f"{one.model}={one.folder}" for one in found)
+    command = [sys.executable, str(TOOLS / "gather_results.py")]
+    command += [word for run in runs for word in ("--run", run)]
+    command += ["--output", str(output / "table.json")]
+    if dry_run:
+        print(f"{shlex.join(command)} >{shlex.quote(str(output / 'table.md'))}")
+        return
+    table = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    (output / "table.md").write_text(table, encoding="utf-8")
+    print(table, end="")
+
+
+def evaluate_all(arguments: argparse.Namespace, more: Sequence[str]) -> None:
+    """Do what the flags ask for."""
+    is_local = arguments.data_folder is not None
+    sets = (
+        ("local", "local_few_shot") if is_local else ("published_zero_shot", "published_few_shot")
+    )
+    found = evaluations(
+        arguments.checkpoints,
+        arguments.output,
+        zero_shot=arguments.zero_shot or sets[0],
+        few_shot=arguments.few_shot or sets[1],
+        num_fewshot=arguments.num_fewshot,
+    )
+    count, worker = arguments.num_workers, arguments.worker_id
+    if not 0 <= worker < count:
+        raise ValueError(f"--worker-id is {worker}: must be 0 to --num-workers - 1")
+    if not arguments.table:
+        own = found[worker::count]
+        commands = [command_of(one, arguments, more) for one in own]
+        if arguments.dry_run:
+            print("".join(shlex.join(command) + "\n" for command in commands), end="")
+        else:
+            evaluate_own(own, commands)
+    if arguments.table or count == 1:
+        write_table(arguments.output, found, dry_run=arguments.dry_run)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, 1 after an error or if an evaluation failed."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(TOOLS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    return run_command(
+        lambda words: evaluate_all(*parse_arguments(words)), argv, when_stopped=STOPPED
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
