@@ -241,7 +241,9 @@ def uncompiled() -> AbstractContextManager[None]:
 @contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
     """Run in exact float32, uncompiled and without gradients; put all random states back."""
-    state, precision = random.getstate(), torch.get_float32_matmul_precision()
+    state = random.getstate()
+    matmuls: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    precisions = [matmul.fp32_precision for matmul in matmuls]
     devices = [] if device.type == "cpu" else [device]
     kind = "cuda" if device.type == "cpu" else device.type
     with ExitStack() as stack:
@@ -250,10 +252,12 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices, device_type=kind))
         stack.enter_context(uncompiled())
         try:
-            torch.set_float32_matmul_precision("highest")
+            for matmul in matmuls:
+                matmul.fp32_precision = "ieee"
             yield
         finally:
-            torch.set_float32_matmul_precision(precision)
+            for matmul, precision in zip(matmuls, precisions, strict=True):
+                matmul.fp32_precision = precision
             random.setstate(state)
 
 
@@ -283,7 +287,9 @@ class _OnlyKept(TorchDispatchMode):
             scores, axis = self._without_dropped(args[0], args[1] % max(1, args[0].dim())), args[1]
             result = func(scores, axis, *args[2:], **kwargs)
             # A dropped query may be left without any key.
-            return result if scores is args[0] or name == "_log_softmax" else result.nan_to_num_(0.0)
+            return (
+                result if scores is args[0] or name == "_log_softmax" else result.nan_to_num_(0.0)
+            )
         if "scaled_dot_product" in name and not name.endswith("_backward"):
             return self._attention(func, args, kwargs)
         if name == "native_dropout":
