@@ -283,7 +283,9 @@ class _OnlyKept(TorchDispatchMode):
             scores, axis = self._without_dropped(args[0], args[1] % max(1, args[0].dim())), args[1]
             result = func(scores, axis, *args[2:], **kwargs)
             # A dropped query may be left without any key.
-            return result if scores is args[0] or name == "_log_softmax" else result.nan_to_num_(0.0)
+            return (
+                result if scores is args[0] or name == "_log_softmax" else result.nan_to_num_(0.0)
+            )
         if "scaled_dot_product" in name and not name.endswith("_backward"):
             return self._attention(func, args, kwargs)
         if name == "native_dropout":
