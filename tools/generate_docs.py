@@ -50,8 +50,9 @@ Made by `tools/generate_docs.py` from `megatron/migration/tables.py`, which the 
   line when the command starts; what nothing here is like is refused, all of it in one error, with the reason and what to do instead.
   A published BERT command line decays by tokens and warms up by steps: the warm-up lasts for the tokens of so many first steps.
   Where `--load` and `--save` are one folder, it may be empty yet. Command lines of our own are read as ever.
-- **The JSON file** is read as it is; `optimizer` and `scheduler` are flags. Its difficulty indexes are taken over by
-  `tools/analyze_data.py import --format deepspeed`.
+- **The JSON file** is read as it is; `optimizer` and `scheduler` are flags. Its difficulty indexes are read by the paths in
+  it once their metric says whose samples they number (`"trust_order": true` or `"shuffle_index"`, [analysis.md](analysis.md));
+  `tools/analyze_data.py import --format deepspeed` takes them over for good.
 - **Corpora** (`.bin`, `.idx`) are read as they are. Samples are windows of the corpus in its order, not of an index built for a number of
   samples: no `index-cache` is written, and the number of a sample does not depend on the length of the run.
 - **Checkpoints.** `tools/convert_checkpoint.py --input FOLDER --output runs/gpt --to megatron` takes the folder that holds `latest` (or one step's

@@ -242,8 +242,8 @@ def uncompiled() -> AbstractContextManager[None]:
 def _undisturbed(device: torch.device) -> Iterator[None]:
     """Run in exact float32, uncompiled and without gradients; put all random states back."""
     state = random.getstate()
-    backends: Any = torch.backends
-    matmuls = [backends.cuda.matmul, backends.mkldnn.matmul]
+    mkldnn: Any = torch.backends.mkldnn
+    matmuls: list[Any] = [torch.backends.cuda.matmul, mkldnn.matmul]
     precisions = [matmul.fp32_precision for matmul in matmuls]
     devices = [] if device.type == "cpu" else [device]
     kind = "cuda" if device.type == "cpu" else device.type

@@ -247,7 +247,8 @@ class Router(PublishedRouterNames):
 
 def _is_a_share(length: int, told: int) -> bool:
     """Whether a row of `told` tokens may be split evenly between processes into parts of `length`."""
-    distributed = torch.distributed
-    if told <= length or told % length or not distributed.is_available():
+    if told <= length or told % length or not torch.distributed.is_available():
         return False
-    return distributed.is_initialized() and distributed.get_world_size() % (told // length) == 0
+    if not torch.distributed.is_initialized():
+        return False
+    return torch.distributed.get_world_size() % (told // length) == 0
