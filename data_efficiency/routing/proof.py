@@ -262,6 +262,8 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
             random.setstate(state)
 
 
+_MOST_SCORES = 1 << 22
+"""Scores of attention that are held at once: so few stay in a processor's cache."""
 _RANDOM = {
     *("bernoulli", "bernoulli_", "rand", "rand_like", "uniform", "uniform_", "exponential_"),
     *("normal", "normal_", "randn", "randn_like"),
@@ -302,20 +304,28 @@ class _OnlyKept(TorchDispatchMode):
         return result
 
     def _attention(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A fused kernel's result by plain operators, a softmax among them."""
+        """A fused kernel's result by plain operators, for a part of the queries at a time."""
         names = [argument.name for argument in func._schema.arguments]
         given = dict(zip(names, args, strict=False)) | kwargs
         query, key, value = (given[name] for name in ("query", "key", "value"))
-        with self:
-            context, _ = torch.ops.aten._scaled_dot_product_attention_math.default.decompose(
-                query,
-                key,
-                value,
-                given.get("attn_mask", given.get("attn_bias")),
-                is_causal=given.get("is_causal", False),
-                scale=given.get("scale"),
-                enable_gqa=query.shape[-3] != key.shape[-3],
-            )
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = (tensor.repeat_interleave(groups, -3) for tensor in (key, value))
+        mask, scale = given.get("attn_mask", given.get("attn_bias")), given.get("scale")
+        query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+        keys = torch.arange(key.shape[-2], device=key.device)
+        parts = []
+        for first in range(0, query.shape[-2], size := max(1, _MOST_SCORES // key[..., 0].numel())):
+            scores = query[..., first : first + size, :] @ key.transpose(-1, -2)
+            if given.get("is_causal"):
+                queries = first + torch.arange(scores.shape[-2], device=key.device)
+                scores.masked_fill_(queries[:, None] < keys, float("-inf"))
+            if mask is not None:
+                part = mask if mask.shape[-2] == 1 else mask[..., first : first + size, :]
+                is_bool = part.dtype == torch.bool
+                scores = scores.masked_fill(~part, float("-inf")) if is_bool else scores + part
+            scores = self._without_dropped(scores, scores.dim() - 1)
+            parts.append(scores.softmax(-1).nan_to_num_(0.0) @ value)
+        context = torch.cat(parts, -2)
         returns, tensor = func._schema.returns, torch._C.TensorType.get()
         if len(returns) == 1:
             return context
