@@ -10,21 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from data_efficiency.accounting import IGNORED_LABEL
+
 TOKEN_NAMES = ("input_ids", "tokens", "decoder_input_ids", "inputs_embeds", "decoder_inputs_embeds")
 """Arguments with one position a token, ours and Hugging Face's; the first that is there counts. Numbers
 of tokens end with the sequence's axis, [batch, (choices,) sequence], embeddings with one more."""
 MASK_NAMES = ("padding_mask", "attention_mask")
-NOT_TRAINED = {"labels": -100, "shift_labels": -100, "loss_mask": 0}
+NOT_TRAINED = {"labels": IGNORED_LABEL, "shift_labels": IGNORED_LABEL, "loss_mask": 0}
 """What takes a position out of the loss, by the name of the entry."""
 _PER_TOKEN = (
-    *("loss_mask", "shift_labels", "token_types", "token_type_ids", "tokentype_ids", "segment_ids"),
-    *(
-        "special_tokens_mask",
-        "global_attention_mask",
-        "bbox",
-        "offset_mapping",
-        "mm_token_type_ids",
-    ),
+    *("loss_mask", "shift_labels", "token_types", "token_type_ids", "tokentype_ids", "bbox"),
+    *("segment_ids", "special_tokens_mask", "assistant_masks", "completion_mask", "offset_mapping"),
+    *("global_attention_mask", "mm_token_type_ids"),
 )
 _NO_SEQUENCE = ("pixel_values", "pixel_values_videos", "pixel_mask", "input_features", "index")
 
@@ -35,7 +32,7 @@ Axes = dict[str, tuple[int, ...]]
 def rows_and_length(args: Iterable[Any], kwargs: Mapping[str, Any]) -> tuple[int, int]:
     """Rows and positions of a row in a model's arguments; 0 for what they do not tell.
 
-    A mapping or dataclass as first argument is looked into. Without a known name, the first argument
+    A mapping, dataclass or named tuple as first argument is looked into. Without a known name, the first argument
     tells if it is a tensor [batch, sequence] of whole numbers or [batch, sequence, hidden] of fractions.
 
     Example:
@@ -46,7 +43,8 @@ def rows_and_length(args: Iterable[Any], kwargs: Mapping[str, Any]) -> tuple[int
         (2, 0)
     """
     first: Any = next(iter(args), None)
-    looked_into = {} if isinstance(first, (list, tuple)) else _parts(first) or {}
+    has_names = not isinstance(first, (list, tuple)) or hasattr(first, "_fields")
+    looked_into = (_parts(first) or {}) if has_names else {}
     arguments = {**looked_into, **kwargs}
     for name in TOKEN_NAMES:
         tensor: Any = arguments.get(name)
@@ -137,7 +135,7 @@ def _parts(value: Any) -> Mapping[Any, Any] | None:
     if isinstance(value, Mapping):
         return value
     if isinstance(value, (list, tuple)):
-        return dict(enumerate(value))
+        return dict(zip(getattr(value, "_fields", range(len(value))), value, strict=True))
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in fields(value)}
     return None

@@ -80,7 +80,9 @@ def config_with_flags(arguments: argparse.Namespace) -> Config:
                 f"--index is {pair!r}: must be METRIC=FOLDER with one of the metrics that select "
                 f"samples: {', '.join(selections) or '(there are none)'}"
             )
-        selections[name] = dataclasses.replace(selections[name], index_path=folder)
+        selections[name] = dataclasses.replace(
+            selections[name], index_path=folder, trust_order=False, shuffle_index=None
+        )
     section = dataclasses.replace(section, selections=tuple(selections.values()))
     return dataclasses.replace(config, data_efficiency=section)
 

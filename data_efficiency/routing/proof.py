@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map_only
 
 from data_efficiency.routing.layer_copy import are_alike, copy_with_random_weights
 from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
-from data_efficiency.routing.token_ops import gather_tokens, sample_kept_positions
+from data_efficiency.routing.token_ops import gather_tokens
 
 TOLERANCE = 1e-4
 """Largest difference between the sides, as a part of the largest change that the layer makes."""
@@ -108,13 +108,11 @@ def prove(
     """
     batch_axis = dropping.interface.batch_axis
     num_rows = args[0].shape[batch_axis]
-    problem: str | None = "its forward was replaced by a function that is no method of it"
     with _undisturbed(args[0].device):
-        forward = copy_with_random_weights(dropping.layer, dropping.original, args[0].device)
         # A tensor of unknown meaning may have the batch's size on another axis: then all rows serve.
-        for rows in () if forward is None else sorted({min(NUM_ROWS, num_rows), num_rows}):
+        for rows in (NUM_ROWS, num_rows):
             arguments = _first_rows(args, kwargs, batch_axis, rows)
-            problem = _difference(dropping, forward, arguments, always_keep)
+            problem = _difference(dropping, arguments, always_keep)
             if problem is None:
                 return
     raise ValueError(
@@ -126,17 +124,14 @@ def prove(
 
 def _difference(
     dropping: Droppable,
-    forward: Any,
     arguments: Arguments,
     always_keep: tuple[int, ...],
 ) -> str | None:
     """What keeps the layer from dropping tokens; None if nothing does."""
+    arguments = _with_a_length_of_its_own(dropping, arguments)
     (hidden, *_), interface = arguments[0], dropping.interface
     axis, num_rows = interface.sequence_axis, hidden.shape[interface.batch_axis]
-    length = _length_of_its_own(hidden.shape[axis], arguments)
-    if length < hidden.shape[axis]:
-        first = torch.arange(length, device=hidden.device).expand(num_rows, -1)
-        arguments = _shortened(dropping, arguments, first)
+    length = hidden.shape[axis]
     positions = _subset(num_rows, length, always_keep, hidden.device)
     kept = torch.zeros(num_rows, length, dtype=torch.bool, device=hidden.device)
     kept.scatter_(1, positions, True)
@@ -146,6 +141,10 @@ def _difference(
         (f"{length} tokens", _OnlyKept(kept), arguments),
         (f"{positions.shape[1]} of {length} tokens", _OnlyKept(None), short),
     ):
+        # A new copy for each side: layers may change themselves in a call.
+        forward = copy_with_random_weights(dropping.layer, dropping.original, hidden.device)
+        if forward is None:
+            return "its forward was replaced by a function that is no method of it"
         try:
             with mode:
                 result = forward(*args, **kwargs)
@@ -164,10 +163,21 @@ def _difference(
     )
 
 
-def _length_of_its_own(length: int, arguments: Arguments) -> int:
-    """A little less than the length, so that no other size, as of another sequence, is taken for it."""
-    sizes = {size for tensor in tensors_in(arguments) for size in tensor.shape}
-    return next((n for n in range(length - 1, length // 2, -1) if n not in sizes and n > 2), length)
+def _with_a_length_of_its_own(dropping: Droppable, arguments: Arguments) -> Arguments:
+    """The arguments, cut a little where another size, as of another sequence, could be taken for the length."""
+    hidden, interface = arguments[0][0], dropping.interface
+    axis, num_rows = interface.sequence_axis, hidden.shape[interface.batch_axis]
+    length = hidden.shape[axis]
+
+    def cut_to(size: int) -> Arguments:
+        first = torch.arange(size, device=hidden.device).expand(num_rows, -1)
+        return _shortened(dropping, arguments, first)
+
+    # What is cut with the tokens is the sequence; a size of one more would be taken for it and a sink.
+    rest = tensors_in(cut_to(length - 1)) if length > 3 else ()
+    others = {size for tensor in rest for size in tensor.shape}
+    free = (n for n in (length, *range(length - 2, length // 2, -1)) if not {n, n + 1} & others)
+    return cut_to(next(free, length))
 
 
 def _shortened(dropping: Droppable, arguments: Arguments, positions: torch.Tensor) -> Arguments:
@@ -180,29 +190,30 @@ def _shortened(dropping: Droppable, arguments: Arguments, positions: torch.Tenso
 def _subset(
     num_rows: int, length: int, always_keep: tuple[int, ...], device: torch.device
 ) -> torch.Tensor:
-    """Half of the positions of each row, ascending: int64 [num_rows, kept_length]."""
-    always = tuple(position for position in always_keep if position < length)
-    return sample_kept_positions(
-        seed=0,
-        step=0,
-        rows=range(num_rows),
-        num_layers=1,
-        sequence_length=length,
-        kept_length=max(length // 2, len(always), 1),
-        device=device,
-        always_kept=always,
-    )[0]
+    """Half of the positions of each row, ascending: int64 [num_rows, kept_length].
+
+    The ends of every other row are kept, so that the largest distance counts, those of the rest dropped.
+    """
+    always = [position for position in always_keep if position < length]
+    scores = torch.rand(
+        num_rows, length, generator=torch.Generator(device).manual_seed(2), device=device
+    )
+    for end in (0, length - 1):
+        scores[::2, end], scores[1::2, end] = -1, 1
+    scores[:, always] = -2
+    kept_length = max(length // 2, len(always), 1)
+    return scores.topk(kept_length, largest=False).indices.sort().values
 
 
 def _first_rows(
     args: tuple[Any, ...], kwargs: dict[str, Any], batch_axis: int, rows: int
 ) -> Arguments:
-    """The arguments of so many rows in float32, random numbers for the hidden states."""
+    """The arguments of so many rows in float32, random numbers for the hidden states; one row is repeated."""
     num_rows = args[0].shape[batch_axis]
 
     def part(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.dim() and tensor.shape[0] == num_rows:
-            tensor = tensor[:rows]
+            tensor = tensor[:rows] if num_rows > 1 else tensor.expand(rows, *tensor.shape[1:])
         # float64's lowest numbers, in masks, would become infinite.
         largest = torch.finfo(torch.float32).max
         return tensor.clamp(-largest, largest).float() if tensor.is_floating_point() else tensor
@@ -230,7 +241,10 @@ def uncompiled() -> AbstractContextManager[None]:
 @contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
     """Run in exact float32, uncompiled and without gradients; put all random states back."""
-    state, precision = random.getstate(), torch.get_float32_matmul_precision()
+    state = random.getstate()
+    mkldnn: Any = torch.backends.mkldnn
+    matmuls: list[Any] = [torch.backends.cuda.matmul, mkldnn.matmul]
+    precisions = [matmul.fp32_precision for matmul in matmuls]
     devices = [] if device.type == "cpu" else [device]
     kind = "cuda" if device.type == "cpu" else device.type
     with ExitStack() as stack:
@@ -239,10 +253,12 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices, device_type=kind))
         stack.enter_context(uncompiled())
         try:
-            torch.set_float32_matmul_precision("highest")
+            for matmul in matmuls:
+                matmul.fp32_precision = "ieee"
             yield
         finally:
-            torch.set_float32_matmul_precision(precision)
+            for matmul, precision in zip(matmuls, precisions, strict=True):
+                matmul.fp32_precision = precision
             random.setstate(state)
 
 
@@ -272,7 +288,9 @@ class _OnlyKept(TorchDispatchMode):
             scores, axis = self._without_dropped(args[0], args[1] % max(1, args[0].dim())), args[1]
             result = func(scores, axis, *args[2:], **kwargs)
             # A dropped query may be left without any key.
-            return result if scores is args[0] or name == "_log_softmax" else result.nan_to_num(0.0)
+            return (
+                result if scores is args[0] or name == "_log_softmax" else result.nan_to_num_(0.0)
+            )
         if "scaled_dot_product" in name and not name.endswith("_backward"):
             return self._attention(func, args, kwargs)
         if name == "native_dropout":

@@ -32,8 +32,11 @@ def largest_array(config: str) -> int:
 
 
 def worker_script(command: Sequence[str]) -> str:
-    """A batch script that becomes the worker, so that signals reach it."""
-    return f"#!/usr/bin/env bash\nexec {shlex.join(command)}\n"
+    """A batch script that becomes the worker, so that signals reach it.
+
+    One that comes before the worker listens must not end it.
+    """
+    return f"#!/usr/bin/env bash\ntrap '' USR1\nexec {shlex.join(command)}\n"
 
 
 def submit_study(

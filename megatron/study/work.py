@@ -179,6 +179,8 @@ class Queue:
             self._running.remove(one)
             seconds = time.monotonic() - one.start
             state = {0: "finished", AGAIN: "stopped"}.get(code, "failed")
+            if self._stop and code == -signal.SIGTERM:
+                state = "stopped"  # asked to before it listened: it had nothing to save
             one.job.write(
                 state=state, exit_code=code, seconds=one.job.record()["seconds"] + seconds
             )

@@ -87,7 +87,7 @@ def test_words_are_masked_whole(tmp_path):
         """Of the tokens that continue a word, the share whose fate is not that of the one before."""
         vocabulary = tmp_path / "vocab.txt"
         arguments = bert_flags(tmp_path, None, mask_prob=0.2, vocab_file=vocabulary, **flags)
-        config = parse_run_config("", arguments, num_token_types=2)
+        config = parse_run_config("", arguments, architecture="bert", num_token_types=2)
         batch = pretrain_bert.make_datasets(config)[0].get_batch(np.arange(64))
         masked = batch["labels"] != IGNORED_LABEL
         text = np.where(masked, batch["labels"], batch["tokens"])

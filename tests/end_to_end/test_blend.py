@@ -41,7 +41,7 @@ def run(workspace, data_path, folder, **flags):
 
 def test_blended_training_and_resume(workspace, data_path, tmp_path, rows_seen):
     start = run(workspace, data_path, tmp_path / "whole", train_iters=10)
-    assert start["flags"]["data_path"] == data_path
+    assert start["settings"]["data"]["data_path"] == data_path
     whole = np.array(rows_seen[True])
     assert len(whole) == 80
     assert np.count_nonzero(whole < 100) == 56

@@ -48,7 +48,7 @@ def result(folder):
     """What a run ends with: weights, optimizer, counters, the place in the data, the log."""
     checkpoint = folder / f"global_step{NUM_STEPS}"
     state = json.loads((checkpoint / "state.json").read_text())
-    timing = ("seconds", "step_seconds", "tokens_per_second", "flops_per_second")
+    timing = ("seconds", "step_seconds", "tokens_per_second", "flops_per_second", "waited")
     log = [
         {key: value for key, value in line.items() if key not in timing}
         for line in log_lines(folder)

@@ -118,5 +118,5 @@ def test_a_run_that_goes_on_elsewhere_or_without_its_log_reports(workspace, tmp_
     for folder, steps in ((first, [5, 6]), (second, range(1, 7))):
         kinds = log_lines(folder)
         assert kinds[0]["kind"] == "start"
-        assert kinds[0]["flags"]["save"] == str(folder)
+        assert kinds[0]["settings"]["checkpoint"]["save"] == str(folder)
         assert [line["step"] for line in kinds if line["kind"] == "train"] == list(steps)

@@ -69,7 +69,7 @@ def test_analysis_pretraining_and_evaluation_follow_each_other(slurm, folder):
     }
     lines = log_lines(folder / "all")
     start = lines[0]
-    assert (start["num_processes"], start["flags"]["deepspeed"]) == (2, True)
+    assert (start["num_processes"], start["settings"]["training"]["deepspeed"]) == (2, True)
     assert "--train-tokens" in lines[-1]["reason"]
     (evaluated,) = (folder / "all" / "logs").glob("evaluate-*.log")
     assert f"validation at step {lines[-1]['step']}: loss" in evaluated.read_text()
@@ -132,7 +132,7 @@ def test_an_array_of_seeds(slurm, folder):
     losses = set()
     for seed in (1234, 4321):
         lines = log_lines(folder / "seeds" / f"seed_{seed}")
-        assert lines[0]["flags"]["seed"] == seed
+        assert lines[0]["settings"]["training"]["seed"] == seed
         losses.add(lines[-2]["loss"])
         (log,) = (folder / "seeds" / "logs").glob(f"pretrain-seed_{seed}-*.log")
         assert "stopped after step" in log.read_text()

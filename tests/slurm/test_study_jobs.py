@@ -60,8 +60,11 @@ def test_twelve_runs_in_an_array_of_six_of_which_one_requeues_itself(slurm, tmp_
     slurm.output_of("scancel", "--signal=USR1", "--batch", f"{array}_0")
     jobs = slurm.wait_for_jobs(300)
     logs = "\n".join(file.read_text() for file in (folder / "logs").iterdir())
-    ends = [(job["JobName"], job["JobState"], job["ExitCode"]) for job in jobs.values()]
-    assert {state for _, state, _ in ends} == {"COMPLETED"}, f"{ends}\n{logs}"
+    ends = [
+        (job["JobId"], job.get("ArrayTaskId"), job["Restarts"], job["JobState"], job["ExitCode"])
+        for job in jobs.values()
+    ]
+    assert {state for *_, state, _ in ends} == {"COMPLETED"}, f"{ends}\n{logs}"
     workers = [job for job in jobs.values() if job["JobName"] == "study-work"]
     assert len(workers) == 6
     assert sorted(int(job["Restarts"]) for job in workers) == [0, 0, 0, 0, 0, 1], logs

@@ -117,6 +117,7 @@ def test_checkpointing_gives_the_same_gradients(name, reentrant):
         torch.testing.assert_close(recomputed[weight], gradient, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("whole", [True, False], ids=["model", "layers"])
 @pytest.mark.parametrize("name", some(COMPILED, quick=()))
 def test_compiled_with_inductor_it_is_the_same(name, whole):
@@ -147,3 +148,56 @@ def test_compiled_with_inductor_it_is_the_same(name, whole):
 def _call(model, router, inputs, step):
     router.set_position(step, 7)
     return model(**inputs)[0]
+
+
+def _bart(step):
+    """Decoders longer and shorter than their encoder, and as long."""
+    generator = torch.Generator().manual_seed(step)
+    lengths = ((13, 17), (13, 9), (20, 20))[step]
+    names = ("input_ids", "decoder_input_ids")
+    return {
+        name: torch.randint(3, 40, (3, length), generator=generator)
+        for name, length in zip(names, lengths, strict=True)
+    }
+
+
+def _masked_images(step):
+    generator = torch.Generator().manual_seed(step)
+    pixels = torch.randn(3, 3, 8, 8, generator=generator, dtype=torch.float64)
+    return {"bool_masked_pos": torch.rand(3, 16, generator=generator) < 0.5, "pixel_values": pixels}
+
+
+def _sound(step):
+    """Half as many positions as frames, and decoders that are longer."""
+    generator = torch.Generator().manual_seed(step)
+    sound = torch.randn(3, 10, 26, generator=generator, dtype=torch.float64)
+    tokens = torch.randint(3, 40, (3, 17), generator=generator)
+    return {"input_features": sound, "decoder_input_ids": tokens}
+
+
+@pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    ("name", "inputs", "lengths"),
+    [
+        pytest.param("bart_decoder", _bart, (17, 9, 20), marks=pytest.mark.full),
+        pytest.param("dinov2", _masked_images, (17, 17, 17), marks=pytest.mark.full),
+        ("whisper_encoder", _sound, (13, 13, 13)),
+    ],
+)
+def test_the_length_drawn_for_is_the_one_that_layers_see(name, inputs, lengths, whole):
+    torch.compiler.reset()
+    plain, compiled = make_model(name, "sdpa"), make_model(name, "sdpa")
+    for model in (plain, compiled):
+        convert(model, name)
+    call = torch.compile(compiled, backend="eager") if whole else compiled
+    for layer in () if whole else layers_of(compiled, name):
+        layer.compile(backend="eager")
+    router = compiled.random_ltd_scheduler
+    for step, length in enumerate(lengths):
+        given = inputs(step)
+        output, expected = _call(call, router, given, step), forward(plain, given, step)
+        assert torch.equal(router.positions, plain.random_ltd_scheduler.positions)
+        assert router.last_shape() == plain.random_ltd_scheduler.last_shape()
+        assert router.last_shape().sequence_length == length
+        torch.testing.assert_close(output, expected)
+    torch.compiler.reset()
