@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from data_efficiency.difficulty_index import DifficultyIndex
+from data_efficiency.files import reading
 from data_efficiency.files.mmididx import (
     DEEPSPEED_CODES,
     MAX_ROW_LENGTH,
@@ -205,7 +206,8 @@ def own_difficulties(
     if shuffle_index is None:
         return difficulties, {"format": "deepspeed", "order": "trusted"}
     order = f"shuffle index {sha256_of_file(Path(shuffle_index))}"
-    numbers = np.load(shuffle_index, allow_pickle=False)
+    with reading(shuffle_index):
+        numbers = np.load(shuffle_index, allow_pickle=False)
     return unshuffled(difficulties, numbers), {"format": "deepspeed", "order": order}
 
 

@@ -32,7 +32,7 @@ Axes = dict[str, tuple[int, ...]]
 def rows_and_length(args: Iterable[Any], kwargs: Mapping[str, Any]) -> tuple[int, int]:
     """Rows and positions of a row in a model's arguments; 0 for what they do not tell.
 
-    A mapping or dataclass as first argument is looked into. Without a known name, the first argument
+    A mapping, dataclass or named tuple as first argument is looked into. Without a known name, the first argument
     tells if it is a tensor [batch, sequence] of whole numbers or [batch, sequence, hidden] of fractions.
 
     Example:
@@ -43,7 +43,8 @@ def rows_and_length(args: Iterable[Any], kwargs: Mapping[str, Any]) -> tuple[int
         (2, 0)
     """
     first: Any = next(iter(args), None)
-    looked_into = {} if isinstance(first, (list, tuple)) else _parts(first) or {}
+    has_names = not isinstance(first, (list, tuple)) or hasattr(first, "_fields")
+    looked_into = (_parts(first) or {}) if has_names else {}
     arguments = {**looked_into, **kwargs}
     for name in TOKEN_NAMES:
         tensor: Any = arguments.get(name)
@@ -134,7 +135,7 @@ def _parts(value: Any) -> Mapping[Any, Any] | None:
     if isinstance(value, Mapping):
         return value
     if isinstance(value, (list, tuple)):
-        return dict(enumerate(value))
+        return dict(zip(getattr(value, "_fields", range(len(value))), value, strict=True))
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in fields(value)}
     return None

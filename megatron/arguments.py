@@ -14,6 +14,8 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from megatron.command import TRACEBACK_HELP
+
 from data_efficiency import ConfigError, load_config
 from megatron.config import (
     CONFIG_GROUPS,
@@ -78,6 +80,7 @@ class CommandParser(argparse.ArgumentParser):
         shape: dict[str, Any] = {
             "allow_abbrev": False,
             "formatter_class": argparse.RawDescriptionHelpFormatter,
+            "epilog": TRACEBACK_HELP,
         }
         super().__init__(**(shape | settings))
 

@@ -14,7 +14,7 @@ from types import FrameType, TracebackType
 
 STOPPED = "interrupted; nothing half-written is left"
 TRACEBACK_FLAG = "--traceback"
-"""Understood by every command, wherever it stands: an error shows where in the program it arose."""
+TRACEBACK_HELP = f"With {TRACEBACK_FLAG}, anywhere, an error shows where in the program it arose."
 
 _TOLD = (ValueError, OSError, ImportError, subprocess.SubprocessError)
 """What says in its own words what is wrong with the input, the system or the installation."""

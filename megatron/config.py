@@ -287,7 +287,8 @@ class TrainingConfig(Settings):
     """Save and stop after this many minutes."""
     distributed_timeout_minutes: Annotated[float, POSITIVE] = 30.0
     """How long a process waits for one that does not answer before it stops with an error: longer
-    than any save or evaluation. A process that has ended is noticed at once."""
+    than any save or evaluation. One that has ended is noticed at once, one that is stopped within a
+    minute."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

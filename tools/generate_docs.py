@@ -1,4 +1,5 @@
-"""Writes docs/config.md and docs/migration.md from what the commands read: dataclasses and tables.
+"""Writes docs/config.md and docs/migration.md from what the commands read: dataclasses and tables; and
+what tests proved of layer classes into docs/random_ltd.md.
 
 With --check nothing is written: the exit code says whether the pages are current.
 """
@@ -6,6 +7,7 @@ With --check nothing is written: the exit code says whether the pages are curren
 import argparse
 import dataclasses
 import inspect
+import json
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,8 +50,9 @@ Made by `tools/generate_docs.py` from `megatron/migration/tables.py`, which the 
   line when the command starts; what nothing here is like is refused, all of it in one error, with the reason and what to do instead.
   A published BERT command line decays by tokens and warms up by steps: the warm-up lasts for the tokens of so many first steps.
   Where `--load` and `--save` are one folder, it may be empty yet. Command lines of our own are read as ever.
-- **The JSON file** is read as it is; `optimizer` and `scheduler` are flags. Its difficulty indexes are taken over by
-  `tools/analyze_data.py import --format deepspeed`.
+- **The JSON file** is read as it is; `optimizer` and `scheduler` are flags. Its difficulty indexes are read by the paths in
+  it once their metric says whose samples they number (`"trust_order": true` or `"shuffle_index"`, [analysis.md](analysis.md));
+  `tools/analyze_data.py import --format deepspeed` takes them over for good.
 - **Corpora** (`.bin`, `.idx`) are read as they are. Samples are windows of the corpus in its order, not of an index built for a number of
   samples: no `index-cache` is written, and the number of a sample does not depend on the length of the run.
 - **Checkpoints.** `tools/convert_checkpoint.py --input FOLDER --output runs/gpt --to megatron` takes the folder that holds `latest` (or one step's
@@ -64,6 +67,14 @@ MIGRATION_DEFAULTS = """\
 A command line with a flag of the first table, and without `--config`, has those defaults of Megatron-DeepSpeed that change a run; they are
 told when it starts. `--vocab-size` is the tokenizer's then.
 """
+
+LAYERS_PAGE = "random_ltd.md"
+LAYERS_BEGIN = (
+    "<!-- made by tools/generate_docs.py from tests/data_efficiency/routing/zoo.json -->\n"
+)
+LAYERS_END = "<!-- end -->\n"
+ZOO = Path(__file__).resolve().parents[1] / "tests" / "data_efficiency" / "routing" / "zoo.json"
+"""Classes of transformers, and what the tests found of each."""
 
 JSON_INTRODUCTION = """\
 ## The JSON file
@@ -183,6 +194,24 @@ def render_group(group: type) -> str:
     return f"## {heading}\n\n{inspect.getdoc(group)}\n\n{table}"
 
 
+def render_layers(page: str) -> str:
+    """The page with its tables of layer classes made anew."""
+    classes: dict[str, set[str]] = {}
+    for entry in json.loads(ZOO.read_text(encoding="utf-8")).values():
+        outcome = f"refused: {entry['why']}" if "why" in entry else entry["outcome"]
+        classes.setdefault(outcome, set()).add(f"`{entry['layer']}`")
+    cells = {outcome: ", ".join(sorted(names)) for outcome, names in classes.items()}
+    rows = [
+        ("a tested preset, nothing to prove", cells.pop("preset")),
+        ("proved at the first training forward", cells.pop("proved")),
+        *sorted(cells.items()),
+    ]
+    before, _, rest = page.partition(LAYERS_BEGIN)
+    _, _, after = rest.partition(LAYERS_END)
+    table = render_table(("outcome", "layer classes of transformers"), rows)
+    return before + LAYERS_BEGIN + table + LAYERS_END + after
+
+
 def describe_type(hint: Any) -> str:
     """What one may write after a flag, or as the value of a key."""
     if get_origin(hint) in (Union, types.UnionType):
@@ -232,6 +261,9 @@ def write_or_check(argv: Sequence[str], page: Path) -> int:
     pages = {
         page: render_page((FilesConfig, *CONFIG_GROUPS)),
         page.with_name(MIGRATION_PAGE): render_migration(),
+        page.with_name(LAYERS_PAGE): render_layers(
+            PAGE.with_name(LAYERS_PAGE).read_text(encoding="utf-8")
+        ),
     }
     if not check:
         page.parent.mkdir(parents=True, exist_ok=True)

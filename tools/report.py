@@ -65,17 +65,18 @@ def report_on(arguments: argparse.Namespace) -> None:
     for name, folder in folders.items():
         with files.reading(folder):
             results += read_arm(folder, name)
-    comparison = Comparison(
-        title="Runs beside each other",
-        arms=list(folders),
-        baseline=arguments.baseline,
-        changes=undeclared_differences(results, arguments.baseline),
-    )
     runs = [
         {"arm": one.arm, "seed": one.seed, "budget": one.budget, "state": "finished"}
         for one in results
     ]
-    print(write_pages(comparison, results, runs, arguments.output, picture=arguments.picture))
+    with files.reading(f"one of the runs {', '.join(arguments.run)}"):
+        comparison = Comparison(
+            title="Runs beside each other",
+            arms=list(folders),
+            baseline=arguments.baseline,
+            changes=undeclared_differences(results, arguments.baseline),
+        )
+        print(write_pages(comparison, results, runs, arguments.output, picture=arguments.picture))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -91,7 +91,7 @@ class LayerForward:
         """The draw of the forward that this call belongs to; None where nobody needs it."""
         router = self.router
         if not router.in_forward:
-            recall = torch.compiler.disable(router.memory.recall)
+            recall = torch.compiler.disable(router.recall)
             recalled: KeptDraw | None = recall(
                 hidden_states,
                 needed=self.number is not None,

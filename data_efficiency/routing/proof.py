@@ -241,7 +241,10 @@ def uncompiled() -> AbstractContextManager[None]:
 @contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
     """Run in exact float32, uncompiled and without gradients; put all random states back."""
-    state, precision = random.getstate(), torch.get_float32_matmul_precision()
+    state = random.getstate()
+    mkldnn: Any = torch.backends.mkldnn
+    matmuls: list[Any] = [torch.backends.cuda.matmul, mkldnn.matmul]
+    precisions = [matmul.fp32_precision for matmul in matmuls]
     devices = [] if device.type == "cpu" else [device]
     kind = "cuda" if device.type == "cpu" else device.type
     with ExitStack() as stack:
@@ -250,10 +253,12 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices, device_type=kind))
         stack.enter_context(uncompiled())
         try:
-            torch.set_float32_matmul_precision("highest")
+            for matmul in matmuls:
+                matmul.fp32_precision = "ieee"
             yield
         finally:
-            torch.set_float32_matmul_precision(precision)
+            for matmul, precision in zip(matmuls, precisions, strict=True):
+                matmul.fp32_precision = precision
             random.setstate(state)
 
 

@@ -101,13 +101,16 @@ def _follow_layer_tokens(model_or_engine: Any, settings: RandomLTDConfig) -> Non
     model_or_engine.follow_learning_rate(settings.layer_token_lr)
 
 
+_NO_REPLICAS = (
+    "nn.DataParallel runs copies of the layers in threads: random-LTD needs DistributedDataParallel or an "
+    "engine"
+)
+
+
 def _refuse_wrapper(module: object) -> None:
     """Raise ValueError if the module runs layers in a way that a forward of the model does not show."""
     if isinstance(module, nn.DataParallel):
-        raise ValueError(
-            "nn.DataParallel runs copies of the layers in threads: random-LTD needs "
-            "DistributedDataParallel or an engine"
-        )
+        raise ValueError(_NO_REPLICAS)
     if any(ancestor.__name__ == "PipelineModule" for ancestor in type(module).__mro__):
         raise ValueError(
             "the model is a PipelineModule: random-LTD cannot be composed with pipeline parallelism; "
@@ -256,7 +259,7 @@ class _BeginForward:
             self.router.keep_everything()
             return
         if getattr(module, "_is_replica", False):
-            _refuse_wrapper(nn.DataParallel(module))
+            raise ValueError(_NO_REPLICAS)
         config = getattr(module, "config", None)
         if kwargs.get("output_attentions", getattr(config, "output_attentions", False)):
             raise ValueError(

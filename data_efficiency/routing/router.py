@@ -166,6 +166,21 @@ class Router(PublishedRouterNames):
             if isinstance(tensor, torch.Tensor):
                 self.memory.remember(tensor, draw)
 
+    def recall(
+        self, hidden_states: torch.Tensor, *, needed: bool, compiled: bool
+    ) -> KeptDraw | None:
+        """The draw of a layer called outside a forward, as `DrawMemory.recall`.
+
+        Raises:
+            RuntimeError: if the forward is the one that `set_position` announced.
+        """
+        if needed and self._place is not None and torch._C._current_graph_task_id() == -1:
+            raise RuntimeError(
+                "a layer with random-LTD was called, but not the model that was converted: call the model "
+                "itself instead of its forward(), which runs no hooks, or convert the wrapper that does so"
+            )
+        return self.memory.recall(hidden_states, needed=needed, compiled=compiled)
+
     def end_forward(self, *_: Any) -> None:
         """Says that the model's forward is over: what calls a layer from here on recomputes it."""
         self.in_forward = False

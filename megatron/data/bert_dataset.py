@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from data_efficiency import hashing
+from data_efficiency import files, hashing
 from megatron.config import DataConfig
 from megatron.data.gpt_dataset import EmptySplitError, split_boundaries
 from megatron.data.indexed_dataset import IndexedDataset
@@ -95,7 +95,8 @@ class BertVocabulary:
                 f"{corpus.prefix}.meta.json does not tell the ids of [CLS], [SEP], [PAD] and [MASK]: "
                 "give the tokenizer the corpus was made with"
             )
-        return cls(**ids, size=metadata["vocab_size"])
+        with files.reading(f"{corpus.prefix}.meta.json"):
+            return cls(**ids, size=metadata["vocab_size"])
 
 
 class BertDataset:
@@ -125,6 +126,8 @@ class BertDataset:
         vocabulary: BertVocabulary | None = None,
     ) -> None:
         corpus = IndexedDataset(prefix)
+        # Before anything of the index is used.
+        content_hash = corpus.content_hash()
         self.settings = settings
         self.sequence_length = settings.sequence_length
         self._corpus = corpus
@@ -149,7 +152,7 @@ class BertDataset:
             )
         self.identity: Mapping[str, Any] = {
             "type": "BertDataset",
-            "corpus": corpus.content_hash(),
+            "corpus": content_hash,
             "num_tokens": corpus.num_tokens,
             "tokenizer": (corpus.metadata or {}).get("tokenizer_fingerprint"),
             "control_tokens": {name: getattr(self._vocabulary, name) for name in CONTROL_TOKENS},

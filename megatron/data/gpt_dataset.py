@@ -79,6 +79,8 @@ class GPTDataset:
         self.sequence_length = sequence_length
         self.vocab_size: int | None = None
         """Entries of the vocabulary the corpus was made with, where it is known."""
+        # Before anything of the index is used.
+        content_hash = corpus.content_hash()
         first, last = split_boundaries(split, corpus.num_documents)[split_name]
         begin, end = corpus.offsets_of(corpus.document_index[[first, last]]).tolist()
         self._corpus = corpus
@@ -97,7 +99,7 @@ class GPTDataset:
         self.vocab_size = metadata.get("vocab_size")
         self.identity: Mapping[str, Any] = {
             "type": "GPTDataset",
-            "corpus": corpus.content_hash(),
+            "corpus": content_hash,
             "num_tokens": corpus.num_tokens,
             "tokenizer": metadata.get("tokenizer_fingerprint"),
             "split": split,

@@ -129,11 +129,20 @@ class IndexedDataset:
 
         Args:
             sequences: integers from 0 to `len()`; the last stands for the end of all tokens.
+
+        Raises:
+            ValueError: if the index names what is not there.
         """
+        self._refuse_outside(sequences, len(self))
         offsets = np.full(np.shape(sequences), self.num_tokens, np.int64)
         is_sequence = sequences < len(self)
         offsets[is_sequence] = self.byte_offsets[sequences[is_sequence]] // self.dtype.itemsize
+        self._refuse_outside(offsets, self.num_tokens)
         return offsets
+
+    def _refuse_outside(self, places: npt.NDArray[np.int64], end: int) -> None:
+        if np.size(places) and not 0 <= np.min(places) <= np.max(places) <= end:
+            raise ValueError(f"{self._path('idx')} names what is not there: it is damaged")
 
     @property
     def metadata(self) -> dict[str, Any] | None:
@@ -141,7 +150,12 @@ class IndexedDataset:
         path = self._path("meta.json")
         try:
             content = files.read_json_file(path)
-            return None if content is None else files.read_json_object(path)
+            if content is None:
+                return None
+            facts = files.read_json_object(path)
+            if type(facts.get("vocab_size", 0)) is not int:
+                raise ValueError(f"{path}: vocab_size is {facts['vocab_size']!r}: must be a number")
+            return facts
         except FileNotFoundError:
             return None
         except ValueError as error:

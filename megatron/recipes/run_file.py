@@ -106,9 +106,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         FileNotFoundError: if there is none.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        json.dumps(content)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    except TypeError:
+        raise ConfigError(f"{path} has a date or a time, which no setting is: use quotes") from None
+    return content
 
 
 def _read(catalogue: Catalogue, path: Path, model: Path | None, readers: tuple[Path, ...]) -> Layer:

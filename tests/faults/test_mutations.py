@@ -11,11 +11,11 @@ import io
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import traceback
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from megatron.command import line_about, run_command
@@ -26,7 +26,6 @@ import pytest
 import pretrain_gpt
 from data_efficiency import DifficultyIndex
 from data_efficiency.sampling.prepared_clusters import open_or_prepare
-from examples_deepspeed.data_efficiency.finetuning import compare
 from examples_deepspeed.data_efficiency.gpt_finetuning import finetune as gpt_finetune
 from examples_deepspeed.data_efficiency.vit_finetuning import finetune as vit_finetune
 from megatron.checkpoint.files import find_checkpoint, read_state, read_tensors
@@ -39,6 +38,7 @@ from megatron.reporting import RunLogger
 from megatron.tokenizer import build_tokenizer
 from tests.end_to_end.tiny_runs import composed_flags, write_composed, write_text
 from tests.faults.mutations import mutated
+from tests.megatron.study.test_results import write_finetuning_run
 from tools import (
     analyze_data,
     finetune_bert,
@@ -48,6 +48,7 @@ from tools import (
     report,
     train_tokenizer,
 )
+from tools import study as tools_study
 
 SECONDS = 10
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples_deepspeed" / "data_efficiency"
@@ -63,9 +64,9 @@ def command(main, *arguments):
             code = main(list(map(str, arguments)))
         except SystemExit as left:
             code = left.code
-    if "fault of the program" in printed.getvalue() or code not in (0, 1):
+    if "fault of the program" in printed.getvalue() or code not in (0, 1, 2):
         raise AssertionError(printed.getvalue()[-1000:])
-    if code == 1:
+    if code:  # 2: argparse's.
         raise ValueError(printed.getvalue())
     return printed.getvalue()
 
@@ -94,7 +95,7 @@ def made(tmp_path_factory):
     for name in ("gpt", "bert"):
         shutil.copytree(EXAMPLES / name, made / name)
     for name in ("gpt_finetuning", "vit_finetuning"):
-        shutil.copytree(EXAMPLES / name / "configs", made / name)
+        shutil.copytree(EXAMPLES / name / "recipes", made / name)
     np.save(made / "scores.npy", np.arange(606.0))
     lines = [json.dumps({"a": {"score": number / 7}}) for number in range(606)]
     (made / "scores.jsonl").write_text("\n".join(lines) + "\n")
@@ -106,13 +107,7 @@ def made(tmp_path_factory):
 
 def write_results(made):
     """Results of other commands, in the form that they write."""
-    point = {"layer_tokens": 10, "corpus_tokens": 10, "training_seconds": 1.0, "validation": 2.0}
-    figures = {"best_validation": 2.0, "test": 3.0, "all_seconds": 2.0, "consumed_token": 5}
-    result = point | figures | {"quality_name": "perplexity", "description": {"seed": 1}}
-    point["steps"] = 3
-    result |= {"history": [point, point], "num_layers": 2, "steps": 3, "samples": 4}
-    (made / "seeds" / "seed1").mkdir(parents=True)
-    (made / "seeds" / "seed1" / "results.json").write_text(json.dumps(result))
+    write_finetuning_run(made / "seeds", 1, 3.0)
     run = {"format": "finetuning", "version": 1, "task": "sst2", "learning_rate": 2e-5, "seed": 1}
     run |= {"epochs": [{"dev": {"accuracy": 50.0}}], "settings": {"epochs": 1}}
     (made / "sweep" / "sst2").mkdir(parents=True)
@@ -174,8 +169,12 @@ def logged(made):
         copy, {"kind": "start"}, resumed={"step": 3}, loaded_from=made / "run", say=str
     ).close()
     shutil.rmtree(copy)
+    return reported(made, made / "run")
+
+
+def reported(made, folder):
     return command(
-        *(report.main, "--run", f"baseline={made / 'run'}", "--no-picture"),
+        *(report.main, "--run", f"baseline={folder}", "--no-picture"),
         *("--output", made / "report"),
     )
 
@@ -202,19 +201,8 @@ def planned(made):
 
 
 def finetuning_planned(file):
-    """A function that plans a finetuning by a file, which is right when this is called."""
-    is_text = file.parent.name == "gpt_finetuning"
-    script = gpt_finetune if is_text else vit_finetune
-    content = file.read_text()
-    sizes = re.search(r'"train_batch_size": "auto"', content) and ["--batch-size", 4]
-    layers = re.search(r'"total_layer_num": (\d+)', content)
-    arguments = [
-        *("--plan", "--model", "unread", "--recipe", file, "--index", "difficulty"),
-        *("--num-blocks" if is_text else "--num-samples", 1048, *(sizes or [])),
-        *("--num-layers", layers[1] if layers else 12, "--micro-batch-size", 2),
-        *("--variant", "random_ltd" if "random_ltd" in content else "curriculum"),
-    ]
-    return lambda: command(lambda words: run_command(script.main, words), *arguments)
+    script = gpt_finetune if file.parent.name == "gpt_finetuning" else vit_finetune
+    return command(lambda words: run_command(script.main, words), "--plan", "--recipe", file)
 
 
 def targets(made):
@@ -224,7 +212,6 @@ def targets(made):
     clusters = next((made / "clusters").glob("clusters-*"))
     older = [checkpoint_of(made), earlier_checkpoint_of(made)]
     last = run / "global_step4"
-    shipped = [*made.glob("gpt_finetuning/*.json"), *made.glob("vit_finetuning/*.json")]
     found = {
         "manifest": ([last / "manifest.json"], "json", lambda: checkpoint_of(made), older),
         "state": ([last / "state.json"], "json", lambda: checkpoint_of(made), older),
@@ -271,10 +258,7 @@ def targets(made):
         ),
         "seeds' results": (
             *([made / "seeds" / "seed1" / "results.json"], "json"),
-            lambda: command(
-                lambda words: run_command(compare.main, words),
-                *(f"a={made / 'seeds'}", "--output", made / "compared"),
-            ),
+            lambda: reported(made, made / "seeds"),
             ANYTHING,
         ),
         "sweep's results": (
@@ -290,10 +274,17 @@ def targets(made):
             ),
         ),
     }
-    for file in shipped:
-        found[f"{file.parent.name}/{file.name}"] = (
-            *([file], "json", finetuning_planned(file), ANYTHING),
-        )
+    for name in ("gpt2_random_ltd", "reshape", "truncate"):
+        file = made / "gpt_finetuning" / f"{name}.toml"
+        found[file.name] = ([file], "toml", partial(finetuning_planned, file), ANYTHING)
+    for name in ("cifar", "imagenet"):
+        file = made / "vit_finetuning" / f"{name}.toml"
+        found[file.name] = ([file], "toml", partial(finetuning_planned, file), ANYTHING)
+    study = made / "gpt" / "quickstart"
+    found["study"] = (
+        *([study / "study.toml", study / "base.toml"], "toml"),
+        *(lambda: command(tools_study.main, "plan", study / "study.toml"), ANYTHING),
+    )
     recipe = "gpt/recipes/gpt_cl_voc_truncate_300b.toml"
     for name in (
         *(recipe, "gpt/pretraining.toml", "gpt/models/gpt_1.3b.toml"),

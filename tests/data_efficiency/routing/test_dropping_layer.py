@@ -184,6 +184,13 @@ def test_results_of_the_kept_tokens_beside_the_hidden_states_may_not_be_used(ext
             use(weights)
 
 
+def test_a_forward_that_no_hook_saw_is_named():
+    model = convert_to_random_ltd(Model(no_recomputation), Layer, SETTINGS)
+    model.random_ltd_scheduler.set_position(0, 0)
+    with pytest.raises(RuntimeError, match=r"call the model itself instead of its forward\(\)"):
+        model.forward(batch(0))
+
+
 def test_wrappers_that_hide_the_forward_are_refused():
     class PipelineModule(Model):
         pass
@@ -192,3 +199,7 @@ def test_wrappers_that_hide_the_forward_are_refused():
         convert_to_random_ltd(PipelineModule(no_recomputation), Layer, SETTINGS)
     with pytest.raises(ValueError, match=r"nn\.DataParallel runs copies"):
         convert_to_random_ltd(nn.DataParallel(Model(no_recomputation)), Layer, SETTINGS)
+    replica = convert_to_random_ltd(Model(no_recomputation), Layer, SETTINGS)
+    replica._is_replica = True
+    with pytest.raises(ValueError, match=r"nn\.DataParallel runs copies"):
+        replica(batch(0))

@@ -326,3 +326,25 @@ def test_models_of_unknown_or_several_layer_classes_are_refused():
     two = torch.nn.Sequential(*(make_model(name, "sdpa") for name in ("gpt2", "dinov2")))
     with pytest.raises(ValueError, match="layers of GPT2Block, Dinov2Layer of the classes"):
         known_layer_class(two)
+
+
+def test_a_model_of_two_lengths_is_converted_in_parts():
+    part = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    part |= {"num_attention_heads": 4, "vocab_size": VOCABULARY, "image_size": 8, "patch_size": 2}
+    config = transformers.CLIPConfig(text_config=part, vision_config=part, projection_dim=16)
+    inputs = {"input_ids": torch.ones(ROWS, LENGTH, dtype=torch.int64)}
+    inputs["pixel_values"] = torch.zeros(ROWS, 3, 8, 8)
+    model = transformers.CLIPModel(config).train()
+    layer_class = known_layer_class(model)
+    convert_to_random_ltd(model, layer_class, settings())
+    model.random_ltd_scheduler.set_position(0, 0)
+    with pytest.raises(ValueError, match=r"convert one part of the model, .* a CLIPEncoderLayer\)"):
+        model(**inputs)
+    model = transformers.CLIPModel(config).train()
+    tower = model.vision_model
+    convert_to_random_ltd(
+        tower, layer_class, settings(total_layer_num=2, random_ltd_layer_id=(0, 1))
+    )
+    tower.random_ltd_scheduler.set_position(0, 0)
+    model(**inputs)
+    assert tower.random_ltd_scheduler.last_shape().sequence_length == 17

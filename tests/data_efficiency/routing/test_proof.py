@@ -286,10 +286,12 @@ def test_nothing_of_the_model_changes():
     for layer in model.layers:
         layer.norm.register_forward_hook(lambda *call: calls.append(call))
     states = torch.get_rng_state(), random.getstate()
-    layer = model.layers[1]
+    layer, matmul = model.layers[1], torch.backends.mkldnn.matmul
+    precision = matmul.fp32_precision
     model.random_ltd_scheduler.proofs.prove(layer.forward, (), (batch(),), {})
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
+    assert matmul.fp32_precision == precision
     assert calls == []
     assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
     assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())

@@ -1,3 +1,4 @@
+from collections import namedtuple
 from dataclasses import dataclass
 
 import pytest
@@ -53,6 +54,9 @@ class Batch:
     name: str = "text"
 
 
+Pair = namedtuple("Pair", "input_ids labels")
+
+
 # entries of a batch, and the shapes of those that are cut to 5 of 8 positions
 BATCHES = [
     pytest.param({"labels": torch.ones(B, 4), "input_ids": IDS}, {"input_ids": (B, CUT)}, id="tasks"),
@@ -99,6 +103,7 @@ BATCHES = [
     pytest.param(Batch(torch.ones(B, 4), IDS), {"input_ids": (B, CUT)}, id="dataclass"),
     pytest.param(BatchEncoding({"labels": torch.ones(B, 4), "input_ids": IDS}), {"input_ids": (B, CUT)},
         id="BatchEncoding"),
+    pytest.param(Pair(IDS, ONES[:, 0]), {"input_ids": (B, CUT)}, id="namedtuple"),
     pytest.param(ModelOutput(input_ids=IDS), {"input_ids": (B, CUT)}, id="ModelOutput"),
 ]  # fmt: skip
 

@@ -1,7 +1,9 @@
+import os
+
 import pytest
 import torch
 
-from data_efficiency import gather_all, initialize
+from data_efficiency import Ranks, gather_all, initialize
 from megatron.checkpoint.saved_run import SavedRun, refuse_other_settings
 
 
@@ -88,6 +90,21 @@ def test_what_is_done_leaves_nothing_but_what_others_put_there(tmp_path):
     (tmp_path / "run" / "results.json").write_text("{}")
     saved.remove()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["results.json"]
+
+
+def test_nobody_else_saves_there_meanwhile(tmp_path):
+    with saved_in(tmp_path).held(Ranks()):
+        train(make_engine(0), saved_in(tmp_path), 2)
+        with (
+            pytest.raises(
+                BlockingIOError, match=rf"process {os.getpid()} on .* is at work on .*run"
+            ),
+            saved_in(tmp_path).held(Ranks()),
+        ):
+            pass
+    with saved_in(tmp_path).held(Ranks()):
+        saved_in(tmp_path).remove()
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_setting_that_one_side_has_alone_is_a_difference(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megatron.data.gpt_dataset import GPTDataset
 from megatron.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
 
 
@@ -224,6 +225,19 @@ def test_damaged_sidecar(prefix):
     Path(f"{prefix}.meta.json").write_text("{")
     with pytest.raises(ValueError, match=r"meta\.json is not valid JSON"):
         _ = IndexedDataset(prefix).metadata
+
+
+def test_an_index_that_is_not_its_sidecars_is_noticed_before_it_is_used(tmp_path):
+    with IndexedDatasetWriter(tmp_path / "corpus", "uint16") as writer:
+        writer.add_documents(np.arange(40), [10] * 4)
+        writer.finish({})
+    change(tmp_path / "corpus", "idx", put(34 + 12 * 4 + 8, np.int64(-9).tobytes()))
+    with pytest.raises(ValueError, match=r"corpus\.idx was changed .*meta\.json says another SHA"):
+        GPTDataset(str(tmp_path / "corpus"), split="1", sequence_length=4)
+    (tmp_path / "corpus.meta.json").unlink()
+    corpus = IndexedDataset(tmp_path / "corpus")
+    with pytest.raises(ValueError, match=r"corpus\.idx names what is not there: it is damaged"):
+        corpus.offsets_of(corpus.document_index)
 
 
 def test_corpus_without_any_token(tmp_path):
