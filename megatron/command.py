@@ -3,6 +3,7 @@
 Imported before all that takes seconds, so that Ctrl-C meanwhile is a line as well.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -52,7 +53,12 @@ def run_command(
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         with nullcontext() if when_stopped is None else _sigterm_raised():
-            return action([word for word in words if word != TRACEBACK_FLAG]) or 0
+            code = action([word for word in words if word != TRACEBACK_FLAG]) or 0
+            _end_output()
+            return code
+    except BrokenPipeError:
+        _end_output()
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt as interruption:
         told = interruption.args[0] if interruption.args else signal.SIGINT
         says = "interrupted" if when_stopped is None else when_stopped
@@ -84,6 +90,14 @@ def line_about(error: BaseException) -> str:
         f"{named}{place}; this is a fault of the program: please report it as CONTRIBUTING.md says, "
         f"with what {TRACEBACK_FLAG} shows"
     )
+
+
+def _end_output() -> None:
+    """Write out what was printed; where nobody reads it any more, Python would complain at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A run in progress: what it is made of and what it has counted."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,7 +108,9 @@ class Run:
     def say(self, text: str) -> None:
         """Prints a line, once for all processes."""
         if self.is_first_process:
-            print(text, flush=True)
+            # Nobody may be left to read it: that is no reason to lose the run.
+            with contextlib.suppress(OSError):
+                print(text, flush=True)
 
     def tokens(self) -> float:
         """Tokens so far by the counter that budgets and learning rate follow."""

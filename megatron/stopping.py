@@ -59,7 +59,7 @@ def fraction_done(run: Run) -> float:
 
 
 class StopSignals:
-    """Remembers SIGTERM, SIGUSR1 and SIGINT, so that the loop saves and leaves; a second one kills.
+    """Remembers SIGTERM, SIGUSR1, SIGINT and SIGHUP, so that the loop saves and leaves; a second one kills.
 
     A launcher hands on what the whole group was sent, so what comes at once is the same request.
     """
@@ -71,8 +71,10 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._remember)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
+            # A run of nohup is not to hear that its terminal is gone.
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._remember)
         return self
 
     def __exit__(self, *_: object) -> None:

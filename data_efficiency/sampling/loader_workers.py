@@ -25,7 +25,7 @@ _LOOKS = 5
 
 def ignore_signals(_worker: int) -> None:
     """Leave it to the main process what a signal to all processes of a run means; it ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 

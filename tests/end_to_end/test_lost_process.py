@@ -79,6 +79,19 @@ def test_a_process_that_stands_still_is_named_within_a_minute(
     assert_stops_with_a_message(started[1 - victim], message)
 
 
+@pytest.mark.timeout(400)
+def test_a_run_whose_terminal_is_gone_saves(workspace, composed_config, tmp_path, started):
+    """Nobody reads what it prints any more, and then the hang-up reaches all its processes."""
+    started.append(start(endless(workspace, composed_config, tmp_path), RUN=str(tmp_path)))
+    wait_for_steps(tmp_path, started)
+    started[0].stdout.close()
+    wait_for_steps(tmp_path, started, last_step(tmp_path) + 3)
+    signal_all(signal.SIGHUP, RUN=str(tmp_path))
+    assert started[0].wait(SECONDS) == 75
+    assert find_checkpoint(tmp_path).step == last_step(tmp_path)
+    started.clear()
+
+
 def children_of(process):
     children = subprocess.run(
         ["pgrep", "--parent", str(process.pid)], capture_output=True, text=True, check=True

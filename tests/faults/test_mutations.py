@@ -362,7 +362,7 @@ PARTS = 4
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("number", [9, pytest.param(290, marks=pytest.mark.full)])
+@pytest.mark.parametrize("number", [7, pytest.param(305, marks=pytest.mark.full)])
 @pytest.mark.parametrize("part", range(PARTS))
 def test_changed_files(made, part, number):
     """10,000 of them in the full form."""

@@ -98,6 +98,21 @@ def test_exit_code_is_what_the_action_gives():
     assert run_command(lambda _: 75, []) == 75
 
 
+def test_a_reader_that_has_had_enough_is_no_error():
+    script = "from megatron.command import run_command\n"
+    script += "raise SystemExit(run_command(lambda _: print('x\\n' * 100_000), []))"
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
 @pytest.mark.parametrize("file", COMMANDS, ids=lambda file: file.name)
 def test_every_command_ends_by_it_and_imports_it_before_all_that_takes_seconds(file):
     lines = file.read_text().splitlines()

@@ -63,7 +63,7 @@ def test_75_says_saved_and_not_finished(state, status, tmp_path, monkeypatch):
     assert (tmp_path / "again").exists() == (status == 75)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP"])
 def test_signals_are_remembered_and_handlers_given_back(name, monkeypatch):
     clock = [1.0]
     monkeypatch.setattr(stopping.time, "monotonic", lambda: sum(clock))
@@ -82,3 +82,13 @@ def test_signals_are_remembered_and_handlers_given_back(name, monkeypatch):
         assert reached == [number]
         stop._before[number] = before
     assert signal.getsignal(number) == before
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.received == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
