@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from data_efficiency.differences import differing_fields
+from data_efficiency.files.reading import reading
 from data_efficiency.files.result_folder import (
     new_folder,
     read_manifest,
@@ -233,8 +234,11 @@ class DifficultyIndex:
         return cls(Path(path), {**manifest, "files": files}, stored, order)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> "DifficultyIndex":
-        """The index in the directory `path`, memory-mapped, its checksums checked.
+    def open(cls, path: str | os.PathLike[str], *, is_checked: bool = True) -> "DifficultyIndex":
+        """The index in the directory `path`, memory-mapped.
+
+        Args:
+            is_checked: whether the checksums are; if not, call `check_files` before the arrays are used.
 
         Raises:
             FileNotFoundError: if there is no index or a file of it is missing.
@@ -242,10 +246,12 @@ class DifficultyIndex:
         """
         folder = Path(path)
         manifest = read_manifest(folder, FORMAT, VERSION)
-        verify_checksums(folder, manifest)
+        if is_checked:
+            verify_checksums(folder, manifest)
         arrays = {}
         for name in ("values.npy", "order.npy"):
-            arrays[name] = np.load(folder / name, mmap_mode="r", allow_pickle=False)
+            with reading(folder / name):
+                arrays[name] = np.load(folder / name, mmap_mode="r", allow_pickle=False)
             if arrays[name].shape != (manifest["num_samples"],):
                 raise ValueError(
                     f"{folder / name} has shape {arrays[name].shape} but the manifest says "
@@ -348,6 +354,11 @@ class DifficultyIndex:
         if len(dataset) != self.num_samples:
             differences.append(f"samples: expected {self.num_samples}, found {len(dataset)}")
         refuse_other_dataset(f"the {FORMAT} {self.path}", differences)
+
+    def check_files(self) -> None:
+        """Raise ValueError unless the files, where there are any, are what was written."""
+        if "order.npy" in self.manifest["files"]:
+            verify_checksums(self.path, self.manifest)
 
     def verify(self) -> None:
         """Raise ValueError unless `order` is the right order of the values.

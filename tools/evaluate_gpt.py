@@ -20,7 +20,7 @@ from typing import Any
 
 from megatron.command import run_command
 
-from data_efficiency import files
+from data_efficiency import files, leave_ranks
 from megatron.arguments import command_parser
 from megatron.evaluation.local_tasks import LOCAL_TASKS, write_task_files
 from megatron.evaluation.published_tasks import ROWS, expand
@@ -157,7 +157,10 @@ def evaluate_or_list(arguments: argparse.Namespace) -> None:
         write_task_files(needed(arguments, "data_folder"), arguments.write_task_files)
         print(json.dumps(list(LOCAL_TASKS)))
     else:
-        evaluate_checkpoint(arguments)
+        try:
+            evaluate_checkpoint(arguments)
+        finally:
+            leave_ranks()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

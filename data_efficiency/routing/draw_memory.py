@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -17,8 +18,8 @@ class KeptDraw:
     sequence_length: int = 0
     place: tuple[int, int] | None = None
     """Step and number of the first row, which the subsets are a function of."""
-    shape: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0, 0))
-    """[num_rows, sequence_length, 0]: the two as sizes, which compiled code does not take for constants."""
+    sizes: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0)))
+    """[num_rows, sequence_length, 0]: as sizes of an array, compiled code does not take the two for constants."""
 
     def agrees_with(self, other: "KeptDraw") -> bool:
         """Whether both draws keep the same tokens."""

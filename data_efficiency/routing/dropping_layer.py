@@ -107,7 +107,7 @@ class LayerForward:
             # The compiler takes the draw's integers for constants: compared with them, the lengths of the
             # tensors would be constants too, and each would be compiled for. Sizes stay symbols.
             if router.shape_is_told and len(shape) == 3:
-                drawn = draw.shape.shape
+                drawn = draw.sizes.shape
                 if (
                     drawn[0] == shape[interface.batch_axis]
                     and drawn[1] == shape[interface.sequence_axis]

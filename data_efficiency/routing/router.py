@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from data_efficiency.accounting import StepShape
@@ -233,8 +234,8 @@ class Router(PublishedRouterNames):
         self.proof_is_due = kept < sequence_length and any(
             layer.needs_proof(sequence_length) for layer in self.layers
         )
-        shape = torch.empty(num_rows, sequence_length, 0)
-        self.draw = KeptDraw(positions, num_rows, sequence_length, (step, first_row), shape)
+        sizes = np.empty((num_rows, sequence_length, 0))
+        self.draw = KeptDraw(positions, num_rows, sequence_length, (step, first_row), sizes)
 
     def _check_always_kept(self, sequence_length: int) -> None:
         if max(self.settings.always_keep, default=0) >= sequence_length:

@@ -26,7 +26,7 @@ from data_efficiency.sampling.admission import (
     explain_empty_pool,
     in_groups,
 )
-from data_efficiency.sampling.prepared_clusters import ClusterArrays, open_or_prepare
+from data_efficiency.sampling.prepared_clusters import ClusterArrays, Fill, open_or_prepare
 
 Int64Array = NDArray[np.int64]
 
@@ -51,6 +51,8 @@ class Clusters:
         """int64 [num_clusters]: the step that admits each cluster, increasing."""
         self.starts: Int64Array = np.zeros(1, np.int64)
         """int64 [num_clusters + 1]: cluster k is order[starts[k]:starts[k + 1]], as far as known."""
+        if len(pools) == 1 or self._is_growing:
+            self._check_files()
         if not pools:
             self.admission_steps = np.ones(1, np.int64)
             self.starts = np.array([0, num_samples], np.int64)
@@ -109,18 +111,27 @@ class Clusters:
 
     def _prepared(self, folder: Path) -> ClusterArrays:
         """The clusters of several metrics whose schedules end, from disk if they are there."""
-        rises = self._growth.advance(None)
+        made_from = {"metrics": [describe_pool(pool) for pool in self._pools]}
+        return open_or_prepare(folder, made_from, self._dtype, self._begin)
+
+    def _check_files(self) -> None:
+        for pool in self._pools:
+            pool.index.check_files()
+
+    def _begin(self) -> tuple[int, Fill]:
+        """How many samples all metrics admit at most, and what writes them down."""
+        self._check_files()
+        rises = PoolGrowth(self._pools).advance(None)
 
         def fill(order: NDArray[Any]) -> tuple[Int64Array, Int64Array]:
             self._order = order
+            self.admission_steps, self.starts = np.zeros(0, np.int64), np.zeros(1, np.int64)
             self._append(rises)
             if self.starts[-1] == 0:
                 raise ValueError(explain_empty_pool(self._pools, rises[0].step if rises else 1))
             return self.admission_steps, self.starts
 
-        largest_size = max(1, min(rises[-1].after)) if rises else 1
-        made_from = {"metrics": [describe_pool(pool) for pool in self._pools]}
-        return open_or_prepare(folder, made_from, self._dtype, largest_size, fill)
+        return (max(1, min(rises[-1].after)) if rises else 1), fill
 
 
 def describe_pool(pool: MetricPool) -> dict[str, Any]:

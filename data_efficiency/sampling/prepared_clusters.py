@@ -48,7 +48,10 @@ class ClusterArrays(NamedTuple):
 
 
 def open_or_prepare(
-    parent: Path, made_from: Mapping[str, Any], dtype: np.dtype, largest_size: int, fill: Fill
+    parent: Path,
+    made_from: Mapping[str, Any],
+    dtype: np.dtype,
+    begin: Callable[[], tuple[int, Fill]],
 ) -> ClusterArrays:
     """The clusters in a folder below `parent`, prepared there if they are not.
 
@@ -57,8 +60,8 @@ def open_or_prepare(
 
     Args:
         made_from: plain JSON data that determines the clusters.
-        largest_size: samples that the order may have to hold.
-        fill: writes the order into an array of that size; returns admission steps and starts.
+        begin: asked where they must be prepared; gives the samples that the order may have to hold, and
+            what writes the order into an array of that size and returns admission steps and starts.
     """
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
     folder = parent / f"clusters-{digest[:16]}"
@@ -72,7 +75,7 @@ def open_or_prepare(
             found = _open(folder) if folder.is_dir() else None
             if found is not None:
                 return found
-            _prepare(folder, made_from, dtype, largest_size, fill)
+            _prepare(folder, made_from, dtype, *begin())
             remove_leftovers(folder)
         return _read(folder)
     except OSError as error:
@@ -81,6 +84,7 @@ def open_or_prepare(
             parent,
             error,
         )
+    largest_size, fill = begin()
     order = np.empty(largest_size, dtype)
     steps, starts = fill(order)
     return ClusterArrays(order, steps, starts)

@@ -9,7 +9,7 @@ from data_efficiency.json_section import ConfigError
 
 
 def open_index(selection: Selection, dataset: Any = None) -> DifficultyIndex:
-    """The index of a selection, checked against the dataset, where there is one.
+    """The index of a selection, checked against the dataset, where there is one; its files are not yet.
 
     DeepSpeed's files are read into memory, at every start; `tools/analyze_data.py import` makes an index of
     ours of them.
@@ -28,7 +28,7 @@ def open_index(selection: Selection, dataset: Any = None) -> DifficultyIndex:
             "not there: correct index_to_sample_path, or remove the key"
         )
     else:
-        index = DifficultyIndex.open(path)
+        index = DifficultyIndex.open(path, is_checked=False)
     if dataset is not None:
         index.check_dataset(dataset)
     return index

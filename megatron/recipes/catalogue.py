@@ -8,14 +8,15 @@ from data_efficiency import ConfigError
 
 
 class Catalogue:
-    """A folder with a family of run files in each subfolder: `recipes/*.toml`, and `models/*.toml` that
-    they build on. A file's stem is its name, unique over all families.
+    """A folder with families of run files, each in a subfolder with `pretraining.toml`: `recipes/*.toml`,
+    and `models/*.toml` that they build on. A file's stem is its name, unique over all families.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.recipes = _by_name(folder.glob("*/recipes/*.toml"))
+        families = [path.parent for path in sorted(folder.glob("*/pretraining.toml"))]
+        self.recipes = _by_name(path for each in families for path in each.glob("recipes/*.toml"))
         """Name -> path, sorted by path."""
-        self.models = _by_name(folder.glob("*/models/*.toml"))
+        self.models = _by_name(path for each in families for path in each.glob("models/*.toml"))
 
     def path(self, name: str, kind: str = "run file") -> Path:
         """The file of a shipped recipe (or model), or of your own: a path that ends in .toml.
@@ -26,8 +27,10 @@ class Catalogue:
         known = self.models if kind == "model" else self.recipes
         if name in known:
             return known[name]
-        if name.endswith(".toml") and Path(name).is_file():
-            return Path(name)
+        if name.endswith(".toml"):
+            if Path(name).is_file():
+                return Path(name)
+            raise ConfigError(f"{name!r} is no {kind}: there is no such file")
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)[:3]
         raise ConfigError(
             f"{name!r} is no {kind}: near it are {', '.join(near)}; `--config list` shows all, and your "

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from data_efficiency import ConfigError, read_json, refuse_unknown
-from megatron.config import CONFIG_GROUPS, SECTIONS, RunConfig, group_name, without_none
+from megatron.config import (
+    CONFIG_GROUPS,
+    SECTIONS,
+    Architecture,
+    RunConfig,
+    group_name,
+    without_none,
+)
 from megatron.engine_json import merged, settings_of
 from megatron.recipes.catalogue import Catalogue
 
@@ -137,6 +144,9 @@ def layer_of(content: Mapping[str, Any], place: str) -> Layer:
     for name in (*GROUPS, *SECTIONS):
         if not isinstance(content.get(name, {}), Mapping):
             raise ConfigError(f"{place}: {name} is {content[name]!r}: must be a table")
+    architecture = content.get("architecture")
+    if architecture not in (None, *get_args(Architecture)):
+        raise ConfigError(f"{place}: architecture is {architecture!r}: must be gpt or bert")
     settings: dict[str, Any] = {}
     for name, group in GROUPS.items():
         where = f"{place}: [{name}]"
@@ -158,7 +168,7 @@ def layer_of(content: Mapping[str, Any], place: str) -> Layer:
         raise ConfigError(f"{place}: [deepspeed] has what is {name} in [{TABLE_OF[name]}]")
     sections |= {"data_efficiency": left.pop("data_efficiency"), "engine": left}
     return Layer(
-        architecture=content.get("architecture"),
+        architecture=architecture,
         settings=settings,
         sections={name: section for name, section in sections.items() if section},
     )

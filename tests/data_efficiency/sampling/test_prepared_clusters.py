@@ -24,7 +24,7 @@ class Filling:
 
 
 def prepare(parent, fill, **made_from):
-    return open_or_prepare(parent, made_from, DTYPE, 50, fill)
+    return open_or_prepare(parent, made_from, DTYPE, lambda: (50, fill))
 
 
 def check(arrays):

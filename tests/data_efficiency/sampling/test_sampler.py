@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -360,3 +361,40 @@ def prepared(loader, rank, **how):
     return prepare_data_loader(
         loader, num_processes=2, process_index=rank, device=torch.device("cpu"), **how
     )
+
+
+@pytest.mark.parametrize("name", ["order.npy", "values.npy"])
+def test_an_index_with_a_flipped_bit_is_noticed_before_it_is_used(tmp_path, paths, name):
+    def draw(config):
+        sampler = CurriculumSampler(Numbers(), config, micro_batch_size=8)
+        return sampler.next_global_batch().samples.tolist()
+
+    rarity, size = (shutil.copytree(path, tmp_path / path.name) for path in paths)
+    for config in (curriculum(rarity), curriculum(rarity, second=size)):
+        expected = draw(config)
+        shutil.rmtree(tmp_path / "clusters", ignore_errors=True)
+        content = bytearray((rarity / name).read_bytes())
+        content[-5] ^= 1
+        (rarity / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} was changed after it was written"):
+            draw(config)
+        content[-5] ^= 1
+        (rarity / name).write_bytes(content)
+        assert draw(config) == expected
+
+
+def test_a_disk_that_fills_up_while_clusters_are_prepared_costs_only_their_keeping(
+    tmp_path, paths, monkeypatch
+):
+    def fail(*given):
+        raise OSError("no space left")
+
+    settings = replace(curriculum(paths[0], second=paths[1]), data_cluster_path=str(tmp_path))
+    monkeypatch.setattr("data_efficiency.sampling.prepared_clusters.write_array", fail)
+    held = CurriculumSampler(Numbers(), settings, micro_batch_size=8)
+    monkeypatch.undo()
+    kept = CurriculumSampler(Numbers(), settings, micro_batch_size=8)
+    for _ in range(40):
+        found, expected = held.next_global_batch(), kept.next_global_batch()
+        assert found.samples.tolist() == expected.samples.tolist()
+        assert found.pool_size == expected.pool_size

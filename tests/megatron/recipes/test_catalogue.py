@@ -11,12 +11,15 @@ def test_every_row_of_the_published_tables_is_a_recipe(family):
         f"{family}_{case}_{tokens}" for case, budgets in CASES[family].items() for tokens in budgets
     }
     assert {name for name in SHIPPED.recipes if name.startswith(family)} == names
+    assert len(SHIPPED.recipes) == sum(NUM_CASES.values())
     assert len(names) == NUM_CASES[family]
 
 
 def test_an_unknown_name_lists_near_ones():
     with pytest.raises(ConfigError, match="'gpt_ltd_100b' is no run file: near it are gpt_ltd_"):
         SHIPPED.path("gpt_ltd_100b")
+    with pytest.raises(ConfigError, match=r"'none\.toml' is no run file: there is no such file"):
+        SHIPPED.path("none.toml")
     with pytest.raises(ConfigError, match=r"'gpt_1\.4b' is no model: near it are gpt_1\.3b"):
         SHIPPED.path("gpt_1.4b", "model")
 
