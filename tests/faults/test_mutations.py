@@ -125,7 +125,7 @@ def open_clusters(folder):
         order[:] = np.arange(40)[::-1]
         return np.arange(4), np.arange(0, 50, 10)
 
-    found = open_or_prepare(folder, {"seed": 1}, np.dtype(np.uint8), 40, fill)
+    found = open_or_prepare(folder, {"seed": 1}, np.dtype(np.uint8), lambda: (40, fill))
     return [array.tolist() for array in found]
 
 
