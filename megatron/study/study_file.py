@@ -121,12 +121,26 @@ def read_study(
     content, place = read_toml(path), path.name
     for key in content:
         refuse_unknown(key, ("study", "prepare", "arms", "values"), place)
+    for key in ("study", "arms", "values"):
+        _check_table(place, key, content.get(key, {}))
+    for name, arm in content.get("arms", {}).items():
+        _check_table(place, f"arms.{name}", arm)
+    if not isinstance(content.get("prepare", []), list):
+        raise ConfigError(
+            f"{place}: prepare is {content['prepare']!r}: must be tables, [[prepare]]"
+        )
     head = dict(content.get("study", {}))
     if seeds:
         head["seeds"] = seeds
     written = head.pop("output", str(Path("runs") / path.stem))
-    folder = Path(written) if output is None else output
     own = content.get("values", {})
+    texts = {"[study]: output": written}
+    texts |= {f"[values]: {key}": value for key, value in (values or {}).items()}
+    texts |= {f"[values]: {key}": value for key, value in own.items()}
+    for key, value in texts.items():
+        if not isinstance(value, str):
+            raise ConfigError(f"{place}: {key} is {value!r}: must be a text")
+    folder = Path(written) if output is None else output
     for key in values or {}:
         refuse_unknown(key, list(own), f"{place}: [values]")
     named = _Place(place)
@@ -150,6 +164,11 @@ def read_study(
         for name, arm in study.arms.items()
     }
     return replace(study, arms=whole)
+
+
+def _check_table(place: str, name: str, content: object) -> None:
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{place}: {name} is {content!r}: must be a table")
 
 
 def _settings_of(study: Study, arm: Arm, readers: tuple[str, ...]) -> Settings:

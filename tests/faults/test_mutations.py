@@ -73,7 +73,9 @@ def command(main, *arguments):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with one file of every kind."""
+    """A folder with one file of every kind; what a changed one names is not looked for elsewhere."""
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     made = tmp_path_factory.mktemp("made")
     write_text(made / "text.jsonl")
     text, tokenizer = made / "text.jsonl", made / "tokenizer.json"
@@ -102,7 +104,8 @@ def made(tmp_path_factory):
     write_sentence_model(made / "sentences.json", learn_model(find_sources([text])[0], ["text"]))
     write_results(made)
     open_clusters(made / "clusters")
-    return made
+    yield made
+    monkeypatch.undo()
 
 
 def write_results(made):
@@ -122,7 +125,7 @@ def open_clusters(folder):
         order[:] = np.arange(40)[::-1]
         return np.arange(4), np.arange(0, 50, 10)
 
-    found = open_or_prepare(folder, {"seed": 1}, np.dtype(np.uint8), 40, fill)
+    found = open_or_prepare(folder, {"seed": 1}, np.dtype(np.uint8), lambda: (40, fill))
     return [array.tolist() for array in found]
 
 

@@ -11,13 +11,17 @@ Totals = dict[str, np.ndarray]
 """Count -> int64 [steps]: its total after each."""
 
 
+_MOST_STEPS = 10_000_000
+"""That are planned one by one: far above any finetuning."""
+
+
 def plan_until(
     config: Any, budget: tuple[str, int], *, num_layers: int, num_samples: int, length: int
 ) -> tuple[RunPlan, Totals]:
     """The plan of a run, and its counts up to the step that uses up the budget."""
     unit, amount = budget
     num_steps = 64
-    while True:
+    while num_steps < _MOST_STEPS:
         plan = plan_run(
             config,
             model=layers_alone(num_layers),
@@ -35,6 +39,9 @@ def plan_until(
             end = int(np.argmax(counts[unit] >= amount)) + 1
             return plan, {name: column[:end] for name, column in counts.items()}
         num_steps *= 4
+    raise ValueError(
+        f"the budget of {amount:g} {unit} takes more than {_MOST_STEPS:,} steps: lower --epochs"
+    )
 
 
 def _added(shape: StepShape, counts: Counters, num_layers: int) -> dict[str, int]:

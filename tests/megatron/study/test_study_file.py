@@ -49,6 +49,9 @@ def test_values_of_the_command_line_stand_for_the_files(tmp_path):
         ("[arms.a]\nscoring_flops = 'many'\n", "scoring_flops is 'many': must be a number"),
         ("[arms.a]\nseeds = []\n", r"seeds of arm 'a' is \[\]"),
         ("[other]\n", "other is not a known key"),
+        ("[values]\na = {}\n", r"\[values\]: a is \{\}: must be a text"),
+        ("[prepare]\n", r"prepare is \{\}: must be tables"),
+        ("[arms]\na = 1\n", "arms.a is 1: must be a table"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(more, message, tmp_path):

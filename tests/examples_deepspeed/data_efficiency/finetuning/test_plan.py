@@ -67,6 +67,13 @@ def test_cifar_beside_the_true_figure(capsys):
     assert "26.2 % saved" in printed
 
 
+def test_a_budget_without_end_is_refused(tmp_path, capsys):
+    over = tmp_path / "over.toml"
+    over.write_text("[flags]\nepochs = 1e30\n")
+    with pytest.raises(ValueError, match="takes more than 10,000,000 steps: lower --epochs"):
+        plan_images(capsys, VIT / "cifar.toml", over)
+
+
 def test_imagenet_saves_what_was_published(capsys):
     printed = plan_images(capsys, VIT / "imagenet.toml")
     assert "70070 steps of 256 images" in printed
