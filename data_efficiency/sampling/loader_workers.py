@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -21,6 +22,10 @@ LOOK_SECONDS = 5.0
 """Between two looks whether a worker stands still."""
 _LOOKS = 5
 """After so many in a row a worker that stands still is given up."""
+
+
+ENDING_SECONDS = 5.0
+"""How long a worker that broke a connection may take to end."""
 
 
 def ignore_signals(_worker: int) -> None:
@@ -91,16 +96,19 @@ def _is_stopped(pid: int) -> bool:
 
 def _refuse_lost(workers: Sequence[BaseProcess], error: Exception) -> None:
     """Raise ChildProcessError if a worker has ended."""
-    for worker in workers:
-        code = worker.exitcode
-        if code:
-            how = (
-                f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-            )
-            raise ChildProcessError(
-                f"loader worker {worker.pid} was {how}; continue from the last checkpoint, with fewer "
-                "num_workers if memory is short"
-            ) from error
+    # A process that is ending lets go of its connections a moment before it has ended.
+    broken = isinstance(error, (EOFError, ConnectionError))
+    deadline = time.monotonic() + (ENDING_SECONDS if broken else 0)
+    while not (ended := [worker for worker in workers if worker.exitcode]):
+        if time.monotonic() >= deadline:
+            return
+        time.sleep(0.01)
+    code = ended[0].exitcode or 0
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    raise ChildProcessError(
+        f"loader worker {ended[0].pid} was {how}; continue from the last checkpoint, with fewer "
+        "num_workers if memory is short"
+    ) from error
 
 
 def _as_in_worker(error: Exception) -> Exception:
