@@ -67,14 +67,22 @@ def undeclared_differences(results: Sequence[RunResult], baseline: str) -> dict[
     return {arm: sorted({*sentences}) for arm, sentences in found.items()}
 
 
-def changes(expected: Settings, base: Settings) -> list[str]:
-    """What one run's settings change in another's, a text each."""
+def changes(expected: Settings, base: Settings, table: str = "") -> list[str]:
+    """What one run's settings change in another's, a text each; a table that only one has is one change."""
     texts = []
-    own, other = _flat(expected), _flat(base)
-    for name in sorted({*own, *other}):
+    for key in sorted({*expected, *base}):
+        name, own, other = f"{table}{key}", expected.get(key), base.get(key)
         free = any(f"settings.{name}".startswith(one) for one in (*FREE, SEED))
-        if own.get(name) != other.get(name) and not free:
-            texts.append(f"`{name}`: {_short(other.get(name))} → {_short(own.get(name))}")
+        if free or own == other:
+            continue
+        if isinstance(own, Mapping) and isinstance(other, Mapping):
+            texts += changes(own, other, f"{name}.")
+        elif isinstance(own, Mapping) or isinstance(other, Mapping):
+            texts.append(
+                f"`{name}`: {'another' if own and other else 'added' if own else 'left out'}"
+            )
+        else:
+            texts.append(f"`{name}`: {_short(other)} → {_short(own)}")
     return texts
 
 

@@ -74,3 +74,6 @@ def test_where_nothing_is_declared_all_is_told():
 def test_changes_are_told_by_name():
     own = {"training": {"lr": 2, "seed": 7}, "checkpoint": {"save": "x"}}
     assert changes(own, {"training": {"lr": 1, "seed": 1}}) == ["`training.lr`: 1 → 2"]
+    with_table = {"data_efficiency": {"data_routing": {"enabled": True}}}
+    assert changes(with_table, {"data_efficiency": {}}) == ["`data_efficiency.data_routing`: added"]
+    assert changes({}, {"engine": {"a": 1}}) == ["`engine`: left out"]
