@@ -28,7 +28,7 @@ from data_efficiency import (
     watching_processes,
 )
 from megatron.checkpoint.files import has_checkpoints
-from megatron.checkpoint.run import guarded, held_folder, made_by, resume, save
+from megatron.checkpoint.run import guarded_facts, held_folder, made_by, resume, save
 from megatron.config import CheckpointConfig, RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
 from megatron.model.compilation import compile_model
@@ -318,7 +318,7 @@ def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
         "data_efficiency": run.engine.json_config.data_efficiency_json,
         "environment": made_by(run),
         "weights": run.first_weights,
-        "data": guarded(run)["data"],
+        "data": guarded_facts(run)["data"],
     }
 
 

@@ -28,7 +28,7 @@ from megatron.study import (
     jobs_of,
     make_slots,
     plan_costs,
-    prepare,
+    prepare_shared,
     read_study,
     requeue_this_task,
     seeds_advice,
@@ -98,7 +98,7 @@ def _numbers(text: str) -> list[int]:
 
 def work(study: Study, jobs: Sequence[Job], parallel: int) -> int:
     """Prepare and run what is left; the queue's exit code."""
-    prepare(study, _say)
+    prepare_shared(study, _say)
     slots = make_slots(parallel, num_devices=torch.cuda.device_count())
     code = Queue(study, jobs, slots, _say).run()
     if code == AGAIN:
@@ -144,7 +144,7 @@ def carry_out(arguments: argparse.Namespace) -> int:
         for job in jobs:
             print(f"{job.state:9} {job.name}")
     elif arguments.command == "prepare":
-        prepare(study, _say)
+        prepare_shared(study, _say)
     elif arguments.command == "work":
         return work(study, jobs, arguments.parallel)
     elif arguments.command == "report":

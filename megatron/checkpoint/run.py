@@ -127,7 +127,7 @@ def _state(run: Run) -> dict[str, Any]:
         "learning_rate": asdict(_learning_rate(run)),
         "data_efficiency": engine.json_config.data_efficiency_json,
         "dataset": sampler.dataset_identity,
-        "guarded": guarded(run),
+        "guarded": guarded_facts(run),
         "made_by": made_by(run),
     }
 
@@ -150,7 +150,7 @@ def _architecture(run: Run) -> str:
     return type(run.engine.module).__name__
 
 
-def guarded(run: Run) -> dict[str, Any]:
+def guarded_facts(run: Run) -> dict[str, Any]:
     """What the run and the checkpoint it continues from must agree on."""
     sampler = run.loader.sampler
     return guarded_record(
@@ -184,7 +184,7 @@ def _check_settings(run: Run, state: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: for settings that differ and are not overridden.
     """
     override = run.config.checkpoint.override
-    found = differences(state["guarded"], guarded(run))
+    found = differences(state["guarded"], guarded_facts(run))
     refuse_differences(found, override)
     for difference in found:
         run.say(f"overridden: {difference}")

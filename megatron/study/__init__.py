@@ -1,6 +1,6 @@
 """Many runs as one experiment: arms x seeds x budgets from a study file, one queue, one report.
 
-`read_study` reads the file, `jobs_of` spells out its runs, `prepare` makes what they share, `Queue` trains
+`read_study` reads the file, `jobs_of` spells out its runs, `prepare_shared` makes what they share, `Queue` trains
 them, here or as the workers that `submit_study` queues, and `write_study_report` says what they show.
 `plan_costs` and `seeds_advice` say before what it takes. `read_arm` and `write_pages` compare runs that no
 study made.
@@ -13,7 +13,7 @@ from megatron.study.pages import write_pages, write_study_report
 from megatron.study.report import Comparison
 from megatron.study.results import RESULTS_FILE, RunResult, read_arm
 from megatron.study.slurm import requeue_this_task, submit_study
-from megatron.study.stages import is_prepared, prepare
+from megatron.study.stages import is_prepared, prepare_shared
 from megatron.study.study_file import Study, read_study
 from megatron.study.work import Queue, make_slots
 
@@ -29,7 +29,7 @@ __all__ = [
     "jobs_of",
     "make_slots",
     "plan_costs",
-    "prepare",
+    "prepare_shared",
     "read_arm",
     "read_study",
     "requeue_this_task",

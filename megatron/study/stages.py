@@ -16,7 +16,7 @@ from megatron.study.study_file import Stage, Study, filled
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def prepare(study: Study, say: Callable[[str], None]) -> None:
+def prepare_shared(study: Study, say: Callable[[str], None]) -> None:
     """Run each stage whose command, or anything before it, has changed; others are passed over.
 
     One process at a time; others wait.

@@ -119,16 +119,7 @@ def read_study(
         FileNotFoundError: if there is no such file.
     """
     content, place = read_toml(path), path.name
-    for key in content:
-        refuse_unknown(key, ("study", "prepare", "arms", "values"), place)
-    for key in ("study", "arms", "values"):
-        _check_table(place, key, content.get(key, {}))
-    for name, arm in content.get("arms", {}).items():
-        _check_table(place, f"arms.{name}", arm)
-    if not isinstance(content.get("prepare", []), list):
-        raise ConfigError(
-            f"{place}: prepare is {content['prepare']!r}: must be tables, [[prepare]]"
-        )
+    _check_tables(content, place)
     head = dict(content.get("study", {}))
     if seeds:
         head["seeds"] = seeds
@@ -164,6 +155,20 @@ def read_study(
         for name, arm in study.arms.items()
     }
     return replace(study, arms=whole)
+
+
+def _check_tables(content: Settings, place: str) -> None:
+    """Raise ConfigError unless the file has known tables only, each of its kind."""
+    for key in content:
+        refuse_unknown(key, ("study", "prepare", "arms", "values"), place)
+    for key in ("study", "arms", "values"):
+        _check_table(place, key, content.get(key, {}))
+    for name, arm in content.get("arms", {}).items():
+        _check_table(place, f"arms.{name}", arm)
+    if not isinstance(content.get("prepare", []), list):
+        raise ConfigError(
+            f"{place}: prepare is {content['prepare']!r}: must be tables, [[prepare]]"
+        )
 
 
 def _check_table(place: str, name: str, content: object) -> None:

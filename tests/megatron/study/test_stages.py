@@ -1,6 +1,6 @@
 import pytest
 
-from megatron.study.stages import CPU_SETTINGS, child_environment, is_prepared, prepare
+from megatron.study.stages import CPU_SETTINGS, child_environment, is_prepared, prepare_shared
 from tests.megatron.study.studies import STUDY, a_study
 
 MAKER = "import sys; open(sys.argv[1], 'a').write(sys.argv[2])"
@@ -32,40 +32,40 @@ command = ["{maker}", "{{output}}/{name}", "{word}"]
 def test_each_is_made_once(two_stages, tmp_path):
     lines = []
     assert not is_prepared(two_stages())
-    prepare(two_stages(), lines.append)
-    prepare(two_stages(), lines.append)
+    prepare_shared(two_stages(), lines.append)
+    prepare_shared(two_stages(), lines.append)
     assert is_prepared(two_stages())
     assert (tmp_path / "runs" / "first").read_text() == "a"
     assert lines[-2:] == ["[1/2] first: done before", "[2/2] second: done before"]
 
 
 def test_a_changed_command_redoes_it_and_all_after(two_stages, tmp_path):
-    prepare(two_stages(), print)
+    prepare_shared(two_stages(), print)
     (tmp_path / "runs" / "second").write_text("older")
-    prepare(two_stages(first="c"), print)
+    prepare_shared(two_stages(first="c"), print)
     assert (tmp_path / "runs" / "first").read_text() == "c"
     assert (tmp_path / "runs" / "second").read_text() == "b"
 
 
 def test_a_file_that_is_read_counts_too(two_stages, tmp_path):
-    prepare(two_stages(), print)
+    prepare_shared(two_stages(), print)
     (tmp_path / "read").write_text("longer")
     assert not is_prepared(two_stages())
 
 
 def test_lost_output_is_made_again(two_stages, tmp_path):
-    prepare(two_stages(), print)
+    prepare_shared(two_stages(), print)
     (tmp_path / "runs" / "second").unlink()
-    prepare(two_stages(), print)
+    prepare_shared(two_stages(), print)
     assert (tmp_path / "runs" / "second").read_text() == "b"
 
 
 def test_a_stage_that_fails_is_named_and_tried_again(two_stages, tmp_path):
     (tmp_path / "maker.py").write_text("raise SystemExit(3)")
     with pytest.raises(ChildProcessError, match="stage first ended with exit code 3"):
-        prepare(two_stages(), print)
+        prepare_shared(two_stages(), print)
     (tmp_path / "maker.py").write_text(MAKER)
-    prepare(two_stages(), print)
+    prepare_shared(two_stages(), print)
     assert is_prepared(two_stages())
 
 
