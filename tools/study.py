@@ -165,7 +165,11 @@ def _say(line: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0; 1 after an error or a failed run; 75 where the study was stopped and can go on."""
-    return run_command(lambda words: carry_out(parse_arguments(words)), argv)
+    return run_command(
+        lambda words: carry_out(parse_arguments(words)),
+        argv,
+        when_stopped="stopped; the same command goes on from here",
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ OUTPUT/replaced/...                                  runs whose settings are no 
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,6 +19,7 @@ from megatron.arguments import run_config_from
 from megatron.config import RunConfig
 from megatron.recipes import SHIPPED, Layer, layer_of, read_run_file, write_run_file
 from megatron.study.results import RunResult, read_result
+from megatron.study.stages import what_runs_share
 from megatron.study.study_file import Arm, Study, filled, scaled_by
 
 JOB_FILE = "job.json"
@@ -36,6 +37,8 @@ class Job:
     budget: float
     folder: Path
     config: RunConfig
+    shared: str = ""
+    """What stands for the corpus and the rest that stages made for all runs."""
 
     @property
     def name(self) -> str:
@@ -60,8 +63,8 @@ class Job:
 
     @property
     def checksum(self) -> str:
-        """Of the run file."""
-        return hashlib.sha256(self.run_file.encode()).hexdigest()[:16]
+        """Of the run file, and of what it trains on."""
+        return hashlib.sha256(f"{self.run_file}{self.shared}".encode()).hexdigest()[:16]
 
     def record(self) -> dict[str, Any]:
         """What the queue wrote last: state, run file's checksum, attempts, seconds, exit code."""
@@ -78,7 +81,7 @@ class Job:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether the folder holds a run of other settings."""
+        """Whether the folder holds a run of other settings or of another corpus."""
         return self.folder.exists() and self.record()["run_file"] != self.checksum
 
     @property
@@ -132,12 +135,12 @@ def jobs_of(study: Study) -> list[Job]:
     Raises:
         ConfigError: for a base or an arm that is no run, by the place of the fault.
     """
-    base = base_of(study)
+    base, shared = base_of(study), what_runs_share(study)
     seeds = dict.fromkeys(
         [*study.seeds, *(s for arm in study.arms.values() for s in study.seeds_of(arm))]
     )
     return [
-        _job(study, base, arm, seed, budget)
+        replace(_job(study, base, arm, seed, budget), shared=shared)
         for seed in seeds
         for arm in study.arms.values()
         if seed in study.seeds_of(arm)

@@ -57,7 +57,7 @@ def write_study_report(study: Study, jobs: Sequence[Job]) -> str:
                 results.append(job.result())
                 state = "finished"
         runs.append({"arm": job.arm.name, "seed": job.seed, "budget": job.budget, "state": state})
-    first = {job.arm.name: job for job in reversed(jobs) if job.budget == job.arm.budgets[-1]}
+    first = {job.arm.name: job for job in reversed(jobs) if job.budget == max(job.arm.budgets)}
     base = first[study.baseline].settings
     comparison = Comparison(
         title=study.title or study.path.stem,

@@ -65,6 +65,8 @@ class _Running:
     slot: Slot
     process: "subprocess.Popen[bytes]"
     claim: contextlib.ExitStack
+    was_asked: bool = False
+    """Whether it was told to stop: a second time would end it unsaved."""
     start: float = field(default_factory=time.monotonic)
 
 
@@ -95,7 +97,9 @@ class Queue:
         with self._signals():
             while True:
                 self._reap()
-                if not self._stop:
+                if self._stop:
+                    self._ask()
+                else:
                     self._fill()
                 if not self._running and (self._stop or not self._others_work()):
                     break
@@ -136,7 +140,9 @@ class Queue:
             return None
         aside = job.set_up(self._study.output)
         if aside is not None:
-            self._say(f"{job.name}: its settings have changed; the earlier run is now {aside}")
+            self._say(
+                f"{job.name}: its settings have changed, or its corpus; the earlier run is now {aside}"
+            )
         goes_on = job.record()["attempts"] > 0
         job.write(state="running", attempts=job.record()["attempts"] + 1)
         self._say(f"{self._place()} {job.name}{': goes on' if goes_on else ''}")
@@ -179,7 +185,7 @@ class Queue:
             self._running.remove(one)
             seconds = time.monotonic() - one.start
             state = {0: "finished", AGAIN: "stopped"}.get(code, "failed")
-            if self._stop and code == -signal.SIGTERM:
+            if one.was_asked and code == -signal.SIGTERM:
                 state = "stopped"  # asked to before it listened: it had nothing to save
             one.job.write(
                 state=state, exit_code=code, seconds=one.job.record()["seconds"] + seconds
@@ -191,6 +197,14 @@ class Queue:
             elif state == "failed":
                 self._tried.add(str(one.job.folder))
                 self._say(f"{one.job.name} failed (exit code {code}): {_last_line(one.job)}")
+
+    def _ask(self) -> None:
+        """Let each run save and leave."""
+        for one in self._running:
+            if not one.was_asked:
+                one.was_asked = True
+                with contextlib.suppress(ProcessLookupError):
+                    one.process.send_signal(signal.SIGTERM)
 
     def _others_work(self) -> bool:
         """Whether a run is left that another worker holds."""
@@ -217,13 +231,10 @@ class Queue:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Pass a signal on to the runs as SIGTERM, which makes them save and leave."""
+        """Remember a signal, whatever is being done when it comes."""
 
         def stop(number: int, _frame: FrameType | None) -> None:
             self._stop = number
-            for one in self._running:
-                with contextlib.suppress(ProcessLookupError):
-                    one.process.send_signal(signal.SIGTERM)
 
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
         before: dict[Any, Any] = {number: signal.signal(number, stop) for number in numbers}

@@ -119,6 +119,18 @@ def test_an_edited_arm_is_what_runs_and_the_earlier_run_is_kept(study, capsys):
     assert report["changes"]["renamed"] == ["`training.lr`: 0.001 → 0.002"]
 
 
+def test_another_corpus_is_trained_on_anew(study, capsys):
+    path = study("", BASE)
+    path.write_text(path.read_text().replace("seeds = [1, 2, 3]", "seeds = [1]"))
+    assert main(["run", str(path), "--parallel", "2"]) == 0
+    path.write_text(path.read_text().replace('"{output}"]', '"{output}", "more"]'))
+    capsys.readouterr()
+    assert main(["status", str(path)]) == 0
+    assert capsys.readouterr().out.count("waiting") == 5
+    assert main(["run", str(path), "--parallel", "2"]) == 0
+    assert len([*(path.parent / "runs" / "replaced").iterdir()]) == 5
+
+
 def test_a_failed_run_is_named_and_listed_and_the_others_go_on(study, capsys):
     path = study()
     path.write_text(
@@ -144,7 +156,7 @@ def test_it_goes_on_after_any_end_to_the_same_report(number, study):
         os.killpg(running.pid, number)
         code = running.wait(timeout=60)
         # Before it has begun to work a signal just ends it.
-        assert code in (0, 75, -number)
+        assert code in (0, 75, -number, 128 + number)
     assert start(path, "--parallel", "2").wait(timeout=200) == 0
     found = (folder / "results.jsonl").read_text()
     other = path.parent / "unbroken"

@@ -18,7 +18,9 @@ TOOLS = (prepare_demo_corpus, train_tokenizer, preprocess_data, analyze_data)
 @pytest.fixture(params=["gpt", "bert"])
 def study(request, tmp_path):
     path = EXAMPLES / request.param / "quickstart" / "study.toml"
-    return read_study(path, output=tmp_path, values={"corpus": "my.jsonl"})
+    text = tmp_path / "my.jsonl"
+    text.write_text("{}")
+    return read_study(path, output=tmp_path, values={"corpus": str(text)})
 
 
 def test_four_arms_differ_in_their_techniques_alone(study):
@@ -58,7 +60,7 @@ def test_commands_of_the_stages_parse_and_agree_with_the_runs(study):
             assert (arguments.split, arguments.seq_length) == (data.split, data.seq_length)
             assert Path(arguments.save) == Path(data.difficulty)
             assert tuple(arguments.data_path) == data.data_path
-    assert "--input=my.jsonl" in filled(study.prepare[0].command, study.values)
+    assert f"--input={study.values['corpus']}" in filled(study.prepare[0].command, study.values)
     assert filled(study.prepare[0].command, {"corpus": ""})[-1] != "--input="
 
 

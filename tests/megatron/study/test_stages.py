@@ -1,6 +1,12 @@
 import pytest
 
-from megatron.study.stages import CPU_SETTINGS, child_environment, is_prepared, prepare_shared
+from megatron.study.stages import (
+    CPU_SETTINGS,
+    child_environment,
+    is_prepared,
+    prepare_shared,
+    what_runs_share,
+)
 from tests.megatron.study.studies import STUDY, a_study
 
 MAKER = "import sys; open(sys.argv[1], 'a').write(sys.argv[2])"
@@ -51,6 +57,18 @@ def test_a_file_that_is_read_counts_too(two_stages, tmp_path):
     prepare_shared(two_stages(), print)
     (tmp_path / "read").write_text("longer")
     assert not is_prepared(two_stages())
+
+
+def test_a_file_that_is_not_given_is_not_read(two_stages, tmp_path, monkeypatch):
+    """An empty name is no folder: not the one that the command was started in either."""
+    monkeypatch.chdir(tmp_path)
+    text = STUDY + '[values]\ncorpus = ""\n'
+    text += "[[prepare]]\nname = 'a'\nmakes = 'b'\ncommand = ['c']\nreads = ['{corpus}']\n"
+    before = what_runs_share(a_study(tmp_path, text))
+    (tmp_path / "another").write_text("file")
+    assert what_runs_share(a_study(tmp_path, text)) == before
+    (tmp_path / "own").write_text("text")
+    assert what_runs_share(a_study(tmp_path, text, values={"corpus": "own"})) != before
 
 
 def test_lost_output_is_made_again(two_stages, tmp_path):
