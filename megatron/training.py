@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -29,7 +29,7 @@ from data_efficiency import (
 )
 from megatron.checkpoint.files import has_checkpoints
 from megatron.checkpoint.run import guarded_facts, held_folder, made_by, resume, save
-from megatron.config import CheckpointConfig, RunConfig, TrainingConfig
+from megatron.config import RUN_KINDS, AnyRunConfig, CheckpointConfig, RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
 from megatron.model.compilation import compile_model
 from megatron.model.optional_kernels import choose_attention, make_adamw, weight_decay_groups
@@ -41,6 +41,7 @@ from megatron.setting_rules import require
 from megatron.stopping import StopSignals, exit_status, fraction_done, stop_reason
 from megatron.validation import losses_record, validate
 
+AnyRun = TypeVar("AnyRun", bound=AnyRunConfig)
 RUN_FILE = "run.toml"
 """In the run's folder: what ran, and repeats it."""
 
@@ -78,7 +79,7 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
         )
         resumed = resume(run)
         if run.is_first_process:
-            _write_run_file(config)
+            keep_run_file(config)
         logger = None
         if run.is_first_process:
             logger = stack.enter_context(
@@ -102,7 +103,7 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
     return exit_status(run)
 
 
-def with_batch_size(config: RunConfig, num_processes: int) -> RunConfig:
+def with_batch_size(config: AnyRun, num_processes: int) -> AnyRun:
     """The settings with the global batch size written out, and no larger micro-batches than a process gets.
 
     Raises:
@@ -124,7 +125,7 @@ def with_batch_size(config: RunConfig, num_processes: int) -> RunConfig:
     return replace(config, training=training)
 
 
-def with_folder(config: RunConfig, ranks: Ranks) -> RunConfig:
+def with_folder(config: AnyRun, ranks: Ranks) -> AnyRun:
     """The settings with a folder for the run: the first below runs/ that is free, unless one is given."""
     if config.checkpoint.save is not None:
         return config
@@ -142,14 +143,14 @@ def with_folder(config: RunConfig, ranks: Ranks) -> RunConfig:
     return replace(config, checkpoint=replace(config.checkpoint, save=save))
 
 
-def _folder(config: RunConfig, number: int) -> str:
+def _folder(config: AnyRunConfig, number: int) -> str:
     return f"runs/{config.architecture}" + (f"_{number}" if number > 1 else "")
 
 
-def _write_run_file(config: RunConfig) -> None:
+def keep_run_file(config: AnyRunConfig) -> None:
     """Write the file that repeats the run into its folder."""
     path = Path(str(config.checkpoint.save)) / RUN_FILE
-    command = f"python pretrain_{config.architecture}.py --config {path}"
+    command = f"python {RUN_KINDS[config.architecture].script} --config {path}"
     files.write_file(path, write_run_file(config, command).encode())
 
 

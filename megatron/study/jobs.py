@@ -1,6 +1,6 @@
 """The runs of a study: what each is started with, where it lies, and how far it is.
 
-OUTPUT/<arm>/seed<seed>[_budget<share>]/run.toml     what runs
+OUTPUT/[<case>/]<arm>/seed<seed>[_budget<share>]/run.toml     what runs
                                         job.json     the queue's word on it
                                         output.txt   what it printed
 OUTPUT/replaced/...                                  runs whose settings are no longer the study's
@@ -25,6 +25,7 @@ from megatron.study.study_file import Arm, Study, filled, scaled_by
 JOB_FILE = "job.json"
 RUN_FILE = "run.toml"
 OUTPUT_FILE = "output.txt"
+REPLACED = "replaced"
 State = Literal["waiting", "running", "stopped", "failed", "finished"]
 
 
@@ -37,6 +38,10 @@ class Job:
     budget: float
     folder: Path
     config: AnyRunConfig
+    case: str = ""
+    """Value of the setting of the study's `[each]`."""
+    measure: str | None = None
+    """Name of what it is judged by."""
     shared: str = ""
     """What stands for the corpus and the rest that stages made for all runs."""
 
@@ -44,11 +49,16 @@ class Job:
     def name(self) -> str:
         """For people."""
         budget = "" if self.budget == 1 else f", budget {self.budget:g}"
-        return f"{self.arm.name}, seed {self.seed}{budget}"
+        return f"{self.label}, seed {self.seed}{budget}"
+
+    @property
+    def label(self) -> str:
+        """Case and arm, for people."""
+        return f"{self.case}: {self.arm.name}" if self.case else self.arm.name
 
     @property
     def key(self) -> tuple[str, int, float]:
-        """Arm, seed and budget."""
+        """Arm, seed and budget: one of its case."""
         return self.arm.name, self.seed, self.budget
 
     @property
@@ -100,7 +110,12 @@ class Job:
             arm=self.arm.name,
             budget=self.budget,
             scoring_flops=self.arm.scoring_flops,
+            measure=self.measure,
         )
+
+    def name_in(self, output: Path) -> str:
+        """One for files: the parts of its folder below the study's."""
+        return "_".join(self.folder.relative_to(output).parts)
 
     def set_up(self, output: Path) -> Path | None:
         """Make the folder ready, with its run file; a run of other settings is put aside.
@@ -113,7 +128,7 @@ class Job:
         """
         aside = None
         if self.is_outdated:
-            aside = _free_name(output / "replaced" / f"{self.arm.name}_{self.folder.name}")
+            aside = _free_name(output / REPLACED / self.name_in(output))
             aside.parent.mkdir(parents=True, exist_ok=True)
             os.rename(self.folder, aside)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -140,8 +155,9 @@ def jobs_of(study: Study) -> list[Job]:
         [*study.seeds, *(s for arm in study.arms.values() for s in study.seeds_of(arm))]
     )
     return [
-        replace(_job(study, base, arm, seed, budget), shared=shared)
+        replace(_job(study, base, arm, seed, budget, case), shared=shared)
         for seed in seeds
+        for case in study.cases
         for arm in study.arms.values()
         if seed in study.seeds_of(arm)
         for budget in arm.budgets
@@ -150,16 +166,18 @@ def jobs_of(study: Study) -> list[Job]:
 
 def base_of(study: Study) -> Layer:
     """The run file that every arm starts from."""
-    beside = study.path.parent / study.base
-    return read_run_file(SHIPPED, str(beside) if beside.is_file() else study.base)
+    name = filled(study.base, study.values)
+    beside = study.path.parent / name
+    return read_run_file(SHIPPED, str(beside) if beside.is_file() else name)
 
 
-def _job(study: Study, base: Layer, arm: Arm, seed: int, budget: float) -> Job:
+def _job(study: Study, base: Layer, arm: Arm, seed: int, budget: float, case: str) -> Job:
     share = "" if budget == 1 else f"_budget{budget:g}"
-    folder = study.output / arm.name / f"seed{seed}{share}"
+    folder = study.output / case / arm.name / f"seed{seed}{share}"
     place = f"{study.path.name}: [arms.{arm.name}]"
     kind = RUN_KINDS[base.architecture or "gpt"]
-    both = base.under(layer_of(arm.settings, place, kind))
+    both = base.under(layer_of(study.cases[case], f"{study.path.name}: [each]", kind))
+    both = both.under(layer_of(arm.settings, place, kind))
     both = Layer(
         architecture=both.architecture,
         settings=scaled_by(filled(both.settings, study.values), budget, study.scaled),
@@ -174,4 +192,12 @@ def _job(study: Study, base: Layer, arm: Arm, seed: int, budget: float) -> Job:
     own = {name: value for name, value in own.items() if name in kind.table_of}
     whole = both.under(Layer(settings=own))
     config = run_config_from(whole.settings, whole)
-    return Job(arm=arm, seed=seed, budget=budget, folder=folder, config=config)
+    return Job(
+        arm=arm,
+        seed=seed,
+        budget=budget,
+        folder=folder,
+        config=config,
+        case=case,
+        measure=study.measure or None,
+    )

@@ -193,7 +193,7 @@ def test_missing_tensorboard_names_the_extra(tmp_path, monkeypatch):
         open_tensorboard(tmp_path, {})
 
 
-def test_the_first_loss_is_compared_and_each_is_in_tensorboard_by_name(tmp_path, scalars):
+def test_each_loss_is_in_tensorboard_by_name(tmp_path, scalars):
     counters = {"step": 1, "corpus_tokens": 100, "effective_tokens": 80}
     losses = {"loss": 7.0, "masked_lm_loss": 6.25, "sentence_loss": 0.75}
     start = START | {"losses": ("masked_lm", "sentence")}
@@ -201,7 +201,6 @@ def test_the_first_loss_is_compared_and_each_is_in_tensorboard_by_name(tmp_path,
         logger.write({"kind": "valid", **losses, "perplexity": 9.0, **counters})
     log = read_log(tmp_path)
     assert log.losses == ("masked_lm", "sentence")
-    assert [record["loss"] for record in log.compared] == [6.25]
     assert [record["loss"] for record in log.valid] == [7.0]
     shown = scalars(tmp_path / "tensorboard" / "step")
     assert {"valid/sentence_loss by step", "valid/masked_lm_loss by step"} <= shown.keys()
