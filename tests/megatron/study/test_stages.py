@@ -87,6 +87,13 @@ def test_a_stage_that_fails_is_named_and_tried_again(two_stages, tmp_path):
     assert is_prepared(two_stages())
 
 
+def test_a_stage_must_make_what_it_says(two_stages, tmp_path):
+    (tmp_path / "maker.py").write_text("")
+    with pytest.raises(ChildProcessError, match=r"stage first did not make .*runs/first"):
+        prepare_shared(two_stages(), print)
+    assert not is_prepared(two_stages())
+
+
 def test_what_is_set_in_the_environment_stays(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     found = child_environment()
