@@ -27,6 +27,9 @@ PACINGS = {
 }
 MOST_PACING_POINTS = 100
 RESULTS_FILE = "results.json"
+"""Of a finetuning run."""
+RESULT_LINES = "results.jsonl"
+"""Of a report: its runs, one a line."""
 STARVED_SHARE = 0.05
 """From this part of a run's time spent waiting for a core its seconds are no measure of the method."""
 
@@ -217,11 +220,17 @@ def results_as_json(results: Iterable[RunResult]) -> str:
     return "".join(json.dumps(asdict(result), sort_keys=True) + "\n" for result in results)
 
 
-def results_from_json(text: str) -> list[RunResult]:
-    """What `results_as_json` wrote."""
+def read_results(path: Path) -> list[RunResult]:
+    """What `results_as_json` wrote into a file.
+
+    Raises:
+        ValueError: naming the file, if a line is no result of a run.
+        FileNotFoundError: if there is no such file.
+    """
     found = []
-    for line in text.splitlines():
-        record = json.loads(line)
-        rows = {name: tuple(record[name]) for name in ("curve", "pacing")}
-        found.append(RunResult(**{**record, **rows, "measure": Measure(**record["measure"])}))
+    with files.reading(path):
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            rows = {name: tuple(record[name]) for name in ("curve", "pacing")}
+            found.append(RunResult(**{**record, **rows, "measure": Measure(**record["measure"])}))
     return found
