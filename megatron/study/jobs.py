@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from data_efficiency import files
 from megatron.arguments import run_config_from
@@ -28,6 +28,7 @@ JOB_FILE = "job.json"
 RUN_FILE = "run.toml"
 OUTPUT_FILE = "output.txt"
 State = Literal["waiting", "running", "stopped", "failed", "finished"]
+_WITHOUT = "delete this file, and the run goes on from its last checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,11 @@ class Job:
         if not path.is_file():
             return {"state": "waiting", "run_file": self.checksum, "attempts": 0, "seconds": 0.0}
         found: dict[str, Any] = files.read_json_object(path)
+        for key, kind in (("run_file", str), ("attempts", int), ("seconds", (int, float))):
+            if not isinstance(found.get(key), kind):
+                raise ValueError(f"{path}: {key} is {found.get(key)!r}; {_WITHOUT}")
+        if found.get("state") not in get_args(State):
+            raise ValueError(f"{path}: state is {found.get('state')!r}; {_WITHOUT}")
         return found
 
     def write(self, **changes: Any) -> None:

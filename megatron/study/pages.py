@@ -33,7 +33,7 @@ def write_pages(
     text = format_report(report)
     folder.mkdir(parents=True, exist_ok=True)
     files.write_file(folder / RESULT_LINES, results_as_json(results))
-    if picture and results:
+    if picture and any(one.arm not in comparison.refused for one in results):
         with files.new_file(folder / "report.png") as partial:
             plot_report(report, results, partial)
     files.write_file(folder / "report.md", text)

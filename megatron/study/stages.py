@@ -58,7 +58,7 @@ def is_made(stage: Stage, study: Study, key: str) -> bool:
     """Whether a stage has finished with these inputs and its output is there."""
     stamp = _stamp(stage, study)
     makes = Path(filled(stage.makes, study.values))
-    return makes.exists() and stamp.is_file() and files.read_json_object(stamp)["key"] == key
+    return makes.exists() and stamp.is_file() and files.read_json_object(stamp).get("key") == key
 
 
 def _stamp(stage: Stage, study: Study) -> Path:

@@ -50,6 +50,11 @@ def test_what_the_queue_writes_counts_until_the_settings_change(tmp_path):
     assert tomllib.loads((job.folder / RUN_FILE).read_text())["training"]["lr"] == 2e-3
     job.write(state="finished", attempts=1)
     assert job.state == "finished"
+    (job.folder / "job.json").write_text('{"state": "finished"}')
+    with pytest.raises(ValueError, match=r"job\.json: run_file is None; delete this file"):
+        job.set_up(tmp_path / "runs")
+    (job.folder / "job.json").unlink()
+    job.write(state="finished", attempts=1)
     changed = jobs_of(a_study(tmp_path, STUDY.replace("2e-3", "3e-3")))[-1]
     assert changed.is_outdated
     assert changed.state == "waiting"
