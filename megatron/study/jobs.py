@@ -17,7 +17,7 @@ from typing import Any, Literal, cast, get_args
 
 from data_efficiency import files
 from megatron.arguments import run_config_from
-from megatron.config import RunConfig
+from megatron.config import RUN_KINDS, AnyRunConfig
 from megatron.recipes import SHIPPED, Layer, layer_of, read_run_file, write_run_file
 from megatron.study.fairness import unlike
 from megatron.study.results import RESULT_LINES, RunResult, read_result, read_results
@@ -39,7 +39,7 @@ class Job:
     seed: int
     budget: float
     folder: Path
-    config: RunConfig
+    config: AnyRunConfig
     shared: str = ""
     """What stands for the corpus and the rest that stages made for all runs."""
     kept: RunResult | None = None
@@ -190,7 +190,8 @@ def _job(study: Study, base: Layer, arm: Arm, seed: int, budget: float) -> Job:
     share = "" if budget == 1 else f"_budget{budget:g}"
     folder = study.output / arm.name / f"seed{seed}{share}"
     place = f"{study.path.name}: [arms.{arm.name}]"
-    both = base.under(layer_of(arm.settings, place))
+    kind = RUN_KINDS[base.architecture or "gpt"]
+    both = base.under(layer_of(arm.settings, place, kind))
     both = Layer(
         architecture=both.architecture,
         settings=scaled_by(filled(both.settings, study.values), budget, study.scaled),
@@ -202,6 +203,7 @@ def _job(study: Study, base: Layer, arm: Arm, seed: int, budget: float) -> Job:
         "load": str(folder),
         "allow_missing_checkpoint": True,
     }
+    own = {name: value for name, value in own.items() if name in kind.table_of}
     whole = both.under(Layer(settings=own))
     config = run_config_from(whole.settings, whole)
     return Job(arm=arm, seed=seed, budget=budget, folder=folder, config=config)
