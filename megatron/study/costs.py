@@ -74,7 +74,7 @@ def _work(job: Job) -> float:
 
 def _measured_speed(jobs: Sequence[Job]) -> float | None:
     """Work a second of the finished runs, from start to end of their processes."""
-    done = [job for job in jobs if job.state == "finished"]
+    done = [job for job in jobs if job.state_here == "finished"]
     seconds = sum(job.record()["seconds"] for job in done)
     return sum(map(_work, done)) / seconds if seconds else None
 

@@ -9,16 +9,18 @@ OUTPUT/replaced/...                                  runs whose settings are no 
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from data_efficiency import files
 from megatron.arguments import run_config_from
 from megatron.config import RUN_KINDS, AnyRunConfig
 from megatron.recipes import SHIPPED, Layer, layer_of, read_run_file, write_run_file
-from megatron.study.results import RunResult, read_result
+from megatron.study.fairness import unlike
+from megatron.study.results import RESULT_LINES, RunResult, read_result, read_results
 from megatron.study.stages import what_runs_share
 from megatron.study.study_file import Arm, Study, filled, scaled_by
 
@@ -27,6 +29,7 @@ RUN_FILE = "run.toml"
 OUTPUT_FILE = "output.txt"
 REPLACED = "replaced"
 State = Literal["waiting", "running", "stopped", "failed", "finished"]
+_WITHOUT = "delete this file, and the run goes on from its last checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,8 @@ class Job:
     """Name of what it is judged by."""
     shared: str = ""
     """What stands for the corpus and the rest that stages made for all runs."""
+    kept: RunResult | None = None
+    """Its result in the study's `results`, from a run of these settings."""
 
     @property
     def name(self) -> str:
@@ -82,6 +87,11 @@ class Job:
         if not path.is_file():
             return {"state": "waiting", "run_file": self.checksum, "attempts": 0, "seconds": 0.0}
         found: dict[str, Any] = files.read_json_object(path)
+        for key, kind in (("run_file", str), ("attempts", int), ("seconds", (int, float))):
+            if not isinstance(found.get(key), kind):
+                raise ValueError(f"{path}: {key} is {found.get(key)!r}; {_WITHOUT}")
+        if found.get("state") not in get_args(State):
+            raise ValueError(f"{path}: state is {found.get('state')!r}; {_WITHOUT}")
         return found
 
     def write(self, **changes: Any) -> None:
@@ -95,9 +105,14 @@ class Job:
         return self.folder.exists() and self.record()["run_file"] != self.checksum
 
     @property
-    def state(self) -> State:
-        """How far the run is; one of other settings does not count."""
+    def state_here(self) -> State:
+        """How far the run in the folder is; one of other settings does not count."""
         return "waiting" if self.is_outdated else cast(State, self.record()["state"])
+
+    @property
+    def state(self) -> State:
+        """How far the run is; where its result is kept it is finished."""
+        return self.state_here if self.kept is None else "finished"
 
     def result(self) -> RunResult:
         """What a finished run says.
@@ -105,6 +120,8 @@ class Job:
         Raises:
             ValueError: if its last loss is no finite number.
         """
+        if self.kept is not None and self.state_here != "finished":
+            return self.kept
         return read_result(
             self.folder,
             arm=self.arm.name,
@@ -150,11 +167,11 @@ def jobs_of(study: Study) -> list[Job]:
     Raises:
         ConfigError: for a base or an arm that is no run, by the place of the fault.
     """
-    base, shared = base_of(study), what_runs_share(study)
+    base, shared, kept = base_of(study), what_runs_share(study), _kept_results(study)
     seeds = dict.fromkeys(
         [*study.seeds, *(s for arm in study.arms.values() for s in study.seeds_of(arm))]
     )
-    return [
+    jobs = [
         replace(_job(study, base, arm, seed, budget, case), shared=shared)
         for seed in seeds
         for case in study.cases
@@ -162,6 +179,28 @@ def jobs_of(study: Study) -> list[Job]:
         if seed in study.seeds_of(arm)
         for budget in arm.budgets
     ]
+    return [replace(job, kept=_kept_of(job, kept)) for job in jobs]
+
+
+def _kept_results(study: Study) -> dict[Any, RunResult]:
+    """Case and key of a job -> its result in the study's `results`."""
+    found: dict[Any, RunResult] = {}
+    folder = study.results_folder
+    for case in study.cases:
+        if folder is None:
+            return {}
+        path = folder / case / RESULT_LINES
+        for one in read_results(path) if path.is_file() else ():
+            found[case, one.arm, one.seed, one.budget] = one
+    return found
+
+
+def _kept_of(job: Job, kept: Mapping[Any, RunResult]) -> RunResult | None:
+    """The kept result of a job, if it is of a run with these settings and by this measure."""
+    found = kept.get((job.case, *job.key))
+    if found is None or job.measure not in (None, found.measure.name):
+        return None
+    return None if unlike(job.settings, found) else found
 
 
 def base_of(study: Study) -> Layer:

@@ -10,7 +10,7 @@ from megatron.study.fairness import changes, hidden_differences
 from megatron.study.jobs import Job
 from megatron.study.picture import plot_report
 from megatron.study.report import Comparison, format_cases, format_report, make_report
-from megatron.study.results import RunResult, results_as_json
+from megatron.study.results import RESULT_LINES, RunResult, results_as_json
 from megatron.study.study_file import Study
 
 
@@ -31,8 +31,8 @@ def write_pages(
     report = make_report(comparison, results, runs)
     text = format_report(report)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_file(folder / "results.jsonl", results_as_json(results))
-    if picture and results:
+    files.write_file(folder / RESULT_LINES, results_as_json(results))
+    if picture and any(one.arm not in comparison.refused for one in results):
         with files.new_file(folder / "report.png") as partial:
             plot_report(report, results, partial)
     files.write_file(folder / "report.md", text)
@@ -42,7 +42,8 @@ def write_pages(
 
 
 def write_study_report(study: Study, jobs: Sequence[Job]) -> str:
-    """The report of a study's finished runs, written into its folder; of each case of `[each]` into the case's.
+    """The report of a study's finished runs, written into its folder, and into its `results`; of each case of
+    `[each]` into the case's.
 
     Raises:
         ModuleNotFoundError: if matplotlib or scipy is not installed.
@@ -71,13 +72,13 @@ def _write_case(study: Study, jobs: Sequence[Job], folder: Path, title: str) -> 
     results: list[RunResult] = []
     runs: list[dict[str, Any]] = []
     for job in jobs:
-        state: str = job.state
-        if state == "finished":
+        run = {"arm": job.arm.name, "seed": job.seed, "budget": job.budget, "state": job.state}
+        if job.state == "finished":
             try:
                 results.append(job.result())
             except (ValueError, FileNotFoundError) as error:
-                state = f"without a result: {error}"
-        runs.append({"arm": job.arm.name, "seed": job.seed, "budget": job.budget, "state": state})
+                run |= {"state": "without a result", "reason": str(error)}
+        runs.append(run)
     first = {job.arm.name: job for job in reversed(jobs) if job.budget == max(job.arm.budgets)}
     base = first[study.baseline].settings
     comparison = Comparison(
@@ -93,4 +94,6 @@ def _write_case(study: Study, jobs: Sequence[Job], folder: Path, title: str) -> 
             {name: arm.may_differ for name, arm in study.arms.items()},
         ),
     )
+    if study.results_folder is not None:
+        write_pages(comparison, results, runs, study.results_folder / jobs[0].case)
     return write_pages(comparison, results, runs, folder)

@@ -5,11 +5,13 @@ on tasks whose results lie in the run's folder are further measures.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_efficiency import files
 from megatron.evaluation.result_table import scores_of
 from megatron.evaluation.results import is_finished, read_record
 from megatron.reporting.run_log import LOG_FILE, Record, RunLog, read_log
@@ -28,6 +30,8 @@ PACINGS = {
     "pool_percent": "Pool a batch is drawn from (%)",
 }
 MOST_PACING_POINTS = 100
+RESULT_LINES = "results.jsonl"
+"""Of a report: its runs, one a line."""
 STARVED_SHARE = 0.05
 """From this part of a run's time spent waiting for a core its seconds are no measure of the method."""
 
@@ -102,10 +106,26 @@ def read_result(
         measure: name of what the run is judged by; None: what its log names first.
 
     Raises:
-        ValueError: if the run has no such measure, has not been evaluated, or its last value is no finite
-            number.
+        ValueError: if the run has no such measure, has not been evaluated, a figure is no finite number, or its
+            log is damaged.
         FileNotFoundError: if there is no run.
     """
+    with files.reading(folder / LOG_FILE):
+        return _checked(_result(folder, arm, budget, scoring_flops, measure))
+
+
+def _checked(found: RunResult) -> RunResult:
+    """The result, if all its figures are finite numbers: ValueError otherwise, by the name of the figure."""
+    end = {"value": found.value, "waited": found.waited or 0, **found.costs, **found.others}
+    for name, figure in (one for row in (end, *found.curve, *found.pacing) for one in row.items()):
+        if type(figure) not in (int, float) or not math.isfinite(figure):
+            raise ValueError(f"{name} is {figure!r}: must be a finite number")
+    return found
+
+
+def _result(
+    folder: Path, arm: str, budget: float, scoring_flops: float, measure: str | None
+) -> RunResult:
     log = read_log(folder)
     known = _measures(log)
     main = known[0] if measure is None else next((m for m in known if m.name == measure), None)
@@ -113,8 +133,8 @@ def read_result(
         names = ", ".join(one.name for one in known)
         raise ValueError(f"{folder} is not measured by {measure!r}: its measures are {names}")
     if not log.valid or log.valid[-1].get(main.field) is None:
-        reason = "has no evaluation" if not log.valid else "ended without a finite number"
-        raise ValueError(f"{folder} {reason} ({main.name})")
+        reason = "has no evaluation" if not log.valid else "ended with no finite number"
+        raise ValueError(f"{folder / LOG_FILE} {reason} of {main.name}")
     last = log.valid[-1]
     curve = [
         {"value": value, **_costs(point, scoring_flops)}
@@ -244,11 +264,17 @@ def results_as_json(results: Iterable[RunResult]) -> str:
     return "".join(json.dumps(asdict(result), sort_keys=True) + "\n" for result in results)
 
 
-def results_from_json(text: str) -> list[RunResult]:
-    """What `results_as_json` wrote."""
+def read_results(path: Path) -> list[RunResult]:
+    """What `results_as_json` wrote into a file.
+
+    Raises:
+        ValueError: naming the file, if a line is no result of a run.
+        FileNotFoundError: if there is no such file.
+    """
     found = []
-    for line in text.splitlines():
-        record = json.loads(line)
-        rows = {name: tuple(record[name]) for name in ("curve", "pacing")}
-        found.append(RunResult(**{**record, **rows, "measure": Measure(**record["measure"])}))
+    with files.reading(path):
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            rows = {name: tuple(record[name]) for name in ("curve", "pacing")}
+            found.append(RunResult(**{**record, **rows, "measure": Measure(**record["measure"])}))
     return found
