@@ -58,7 +58,7 @@ def is_made(stage: Stage, study: Study, key: str) -> bool:
     """Whether a stage has finished with these inputs and its output is there."""
     stamp = _stamp(stage, study)
     makes = Path(filled(stage.makes, study.values))
-    return makes.exists() and stamp.is_file() and files.read_json_object(stamp)["key"] == key
+    return makes.exists() and stamp.is_file() and files.read_json_object(stamp).get("key") == key
 
 
 def _stamp(stage: Stage, study: Study) -> Path:
@@ -89,6 +89,10 @@ def _make(stage: Stage, study: Study, key: str) -> float:
     done = subprocess.run([sys.executable, str(ROOT / script), *flags], env=child_environment())
     if done.returncode:
         raise ChildProcessError(f"stage {stage.name} ended with exit code {done.returncode}")
+    if not makes.exists():
+        raise ChildProcessError(
+            f"stage {stage.name} did not make {makes}: correct `makes` or its command"
+        )
     seconds = time.monotonic() - begin
     files.write_file(
         _stamp(stage, study), json.dumps({"key": key, "seconds": round(seconds, 1)}) + "\n"

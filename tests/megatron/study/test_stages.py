@@ -86,6 +86,13 @@ def test_a_stage_that_fails_is_named_and_tried_again(two_stages, tmp_path):
     assert is_prepared(two_stages())
 
 
+def test_a_stage_must_make_what_it_says(two_stages, tmp_path):
+    (tmp_path / "maker.py").write_text("")
+    with pytest.raises(ChildProcessError, match=r"stage first did not make .*runs/first"):
+        prepare_shared(two_stages(), print)
+    assert not is_prepared(two_stages())
+
+
 def test_a_cpus_environment_is_below_what_is_set_and_not_for_a_gpu(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
