@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from megatron.config import CheckpointConfig, RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
 from megatron.model.compilation import compile_model
 from megatron.model.optional_kernels import choose_attention, make_adamw, weight_decay_groups
+from megatron.muon import MuonWithAdamW
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.recipes import write_run_file
 from megatron.reporting import RunLogger, progress_line, weights_checksum
@@ -248,13 +250,19 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW with the settings' rates."""
-    return make_adamw(
-        weight_decay_groups(model, config.weight_decay),
-        config.optimizer_implementation,
+    """The settings' optimizer, with their rates."""
+    make = partial(
+        make_adamw,
+        implementation=config.optimizer_implementation,
         lr=config.lr,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_eps,
+    )
+    groups = weight_decay_groups(model, config.weight_decay)
+    return (
+        MuonWithAdamW(model, groups, make, config.lr)
+        if config.optimizer == "muon"
+        else make(groups)
     )
 
 

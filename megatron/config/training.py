@@ -57,6 +57,9 @@ class TrainingConfig(StepConfig):
     """Kernel of attention: flash (the package flash-attn: GPU, half precision, no padding mask), sdpa
     (PyTorch's own), math (plain matrix products), or auto: flash where it is installed and fits, else
     PyTorch's, and on CPUs a causal one in blocks for bfloat16."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """What updates the matrices of the layers: adam, which is AdamW, as everything else, or Muon (momentum 0.95, Nesterov's),
+    its steps scaled to the size of AdamW's, so that --lr and --weight-decay hold for both."""
     optimizer_implementation: OptimizerImplementation = "auto"
     """Kernel of AdamW: fused (PyTorch's, one kernel for many weights), foreach (PyTorch's, one kernel
     an operation), apex (apex's FusedAdam), or auto, which is fused."""
@@ -82,5 +85,11 @@ class TrainingConfig(StepConfig):
             "lr_decay_iters",
             self.lr_decay_iters,
             "give one of --lr-decay-iters, --lr-decay-samples and --lr-decay-tokens",
+        )
+        require(
+            not (self.deepspeed and self.optimizer == "muon"),
+            "optimizer",
+            self.optimizer,
+            "DeepSpeed's optimizers keep flat pieces, and Muon needs whole matrices: leave out --deepspeed",
         )
         require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"must be 0 to --lr ({self.lr})")

@@ -125,3 +125,14 @@ def test_plain_pytorch_goes_on_as_deepspeed(workspace, write_config, whole, tmp_
     assert go_on(workspace, write_config(stage), expected, found, stage, 2) == rest(steps)
     assert_equal_runs(found, expected)
     assert state_of(found) == state_of(expected)
+
+
+def test_muon_on_two_processes_trains_as_on_one(workspace, write_config, tmp_path):
+    """Its iteration is in bfloat16, which makes more of a rounding than AdamW."""
+    losses = []
+    for num_processes in (1, 2):
+        folder = tmp_path / str(num_processes)
+        run(workspace, write_config(TORCH), folder, TORCH, num_processes, optimizer="muon")
+        lines = [line for line in log_lines(folder) if line["kind"] in ("train", "valid")]
+        losses.append([line["loss"] for line in lines])
+    assert losses[1] == pytest.approx(losses[0], abs=2e-4)
