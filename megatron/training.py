@@ -33,8 +33,8 @@ from megatron.checkpoint.run import guarded_facts, held_folder, made_by, resume,
 from megatron.config import CheckpointConfig, RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
 from megatron.model.compilation import compile_model
+from megatron.model.muon import MuonWithAdamW
 from megatron.model.optional_kernels import choose_attention, make_adamw, weight_decay_groups
-from megatron.muon import MuonWithAdamW
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.recipes import write_run_file
 from megatron.reporting import RunLogger, progress_line, weights_checksum
