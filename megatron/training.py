@@ -174,6 +174,7 @@ def setup_model_and_optimizer(
         config=engine_json(config, num_processes),
         engine="deepspeed" if training.deepspeed else "torch",
         model_shape=shape,
+        bf16_weights=training.bf16_weights,
     )
     engine.follow_learning_rate(make_learning_rate(config, shape, num_processes))
     dropping = engine.data_efficiency_config.random_ltd

@@ -25,6 +25,9 @@ class TrainingConfig(StepConfig):
     token_counter: Literal["effective", "corpus", "loss"] = "effective"
     """What --train-tokens and the token-based learning rate count: effective (layer-averaged)
     tokens, corpus tokens given to the model, or tokens in the loss."""
+    bf16_weights: bool = False
+    """With --bf16: weights and residual stream in bfloat16 as well, which saves their casts and memory; the
+    optimizer updates an fp32 copy, which is what checkpoints hold. DeepSpeed does so in any case."""
     compile: CompileMode = "none"
     """Use torch.compile on nothing, on the whole model, or on each layer by itself; layers share their
     compiled code. On a GPU the loss is compiled with either. Sequence lengths and kept lengths may
@@ -86,6 +89,7 @@ class TrainingConfig(StepConfig):
             self.lr_decay_iters,
             "give one of --lr-decay-iters, --lr-decay-samples and --lr-decay-tokens",
         )
+        require(self.bf16 or not self.bf16_weights, "bf16_weights", True, "add --bf16")
         require(
             not (self.deepspeed and self.optimizer == "muon"),
             "optimizer",
