@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,7 @@ from megatron.checkpoint.run import guarded_facts, held_folder, made_by, resume,
 from megatron.config import RUN_KINDS, AnyRunConfig, CheckpointConfig, RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
 from megatron.model.compilation import compile_model
+from megatron.model.muon import MuonWithAdamW
 from megatron.model.optional_kernels import choose_attention, make_adamw, weight_decay_groups
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.recipes import write_run_file
@@ -173,6 +175,7 @@ def setup_model_and_optimizer(
         config=engine_json(config, num_processes),
         engine="deepspeed" if training.deepspeed else "torch",
         model_shape=shape,
+        bf16_weights=training.bf16_weights,
     )
     engine.follow_learning_rate(make_learning_rate(config, shape, num_processes))
     dropping = engine.data_efficiency_config.random_ltd
@@ -249,13 +252,19 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW with the settings' rates."""
-    return make_adamw(
-        weight_decay_groups(model, config.weight_decay),
-        config.optimizer_implementation,
+    """The settings' optimizer, with their rates."""
+    make = partial(
+        make_adamw,
+        implementation=config.optimizer_implementation,
         lr=config.lr,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_eps,
+    )
+    groups = weight_decay_groups(model, config.weight_decay)
+    return (
+        MuonWithAdamW(model, groups, make, config.lr)
+        if config.optimizer == "muon"
+        else make(groups)
     )
 
 
