@@ -29,6 +29,7 @@ AttentionImplementation = Literal["auto", "math", "sdpa", "flash"]
 CompileMode = Literal["none", "model", "layers"]
 CompileLengths = Literal["dynamic", "static"]
 OptimizerImplementation = Literal["auto", "fused", "foreach", "apex"]
+TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 GuardedSetting = Literal[
     "data",
     "tokenizer",
@@ -348,8 +349,18 @@ class LoggingConfig(Settings):
 
     log_interval: Annotated[int, POSITIVE] = 10
     """Steps between lines on the console and in log.jsonl."""
-    tensorboard: bool = False
-    """Write TensorBoard events into the run's folder."""
+    trackers: tuple[TrackerName, ...] = ()
+    """What shows the run beside log.jsonl: tensorboard (events in the run's folder), wandb, trackio, mlflow.
+    Each is an extra of its name, TensorBoard's is report; WANDB_MODE=offline and the like count as there."""
+    tracker_project: str = "data-efficiency"
+    """Project that wandb and trackio keep the run under, and experiment of mlflow."""
+    sample_prompts: tuple[str, ...] = ()
+    """GPT: beginnings that the model continues while it is trained, into console, log and trackers; or one
+    file with a prompt a line. Needs the tokenizer. The training stays as it is, to the bit."""
+    sample_interval: Annotated[int, POSITIVE] = 1000
+    """Steps between such texts; there are some at the end as well."""
+    sample_tokens: Annotated[int, POSITIVE] = 50
+    """Tokens of each text, at most; they are drawn at temperature 0.8 from --seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,6 +386,12 @@ class RunConfig:
             "seq_length",
             self.data.seq_length,
             f"must not exceed --max-position-embeddings ({self.model.max_position_embeddings})",
+        )
+        require(
+            self.architecture == "gpt" or not self.logging.sample_prompts,
+            "sample_prompts",
+            list(self.logging.sample_prompts),
+            "a BERT writes no texts; it belongs to pretrain_gpt.py",
         )
         for one in fields(self.data):
             if self.architecture == "gpt" and BERT_ONLY in DataConfig.marks.get(one.name, ()):

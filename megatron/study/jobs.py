@@ -18,12 +18,12 @@ from data_efficiency import files
 from megatron.arguments import run_config_from
 from megatron.config import RunConfig
 from megatron.recipes import SHIPPED, Layer, layer_of, read_run_file, write_run_file
+from megatron.reporting import RUN_FILE
 from megatron.study.results import RunResult, read_result
 from megatron.study.stages import what_runs_share
 from megatron.study.study_file import Arm, Study, filled, scaled_by
 
 JOB_FILE = "job.json"
-RUN_FILE = "run.toml"
 OUTPUT_FILE = "output.txt"
 State = Literal["waiting", "running", "stopped", "failed", "finished"]
 
