@@ -30,7 +30,7 @@ from megatron.run_state import model_shape
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; the model's flags are those of pretrain_gpt.py and pretrain_bert.py."""
-    parser = make_parser((__doc__ or "").split("\n")[0], groups=(ModelConfig,))
+    parser = make_parser((__doc__ or "").split("\n")[0], groups={"model": ModelConfig})
     add = parser.add_argument
     add("config", metavar="CONFIG", help="JSON file in DeepSpeed's form")
     add("--train-steps", type=int, required=True, metavar="N", help="optimizer steps")

@@ -103,6 +103,7 @@ sweep() {
     elif [[ ${#places[@]} == 0 ]]; then
         places=("${CUDA_VISIBLE_DEVICES-all}")
     fi
+    source "$REPOSITORY/examples_deepspeed/cpu_environment.sh"
     # What runs in the background does not hear of an interrupt by itself.
     trap 'kill "${processes[@]}" 2>/dev/null; echo "Stopped; the same command goes on from here." >&2; exit 130' INT TERM
     for i in "${!places[@]}"; do

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from data_efficiency import Counters, StepShape, load_config, planned_totals, training_flops
-from megatron.config import RunConfig
+from megatron.config import AnyRunConfig, RunConfig
 from megatron.engine_json import engine_json
 from megatron.run_state import model_shape
 
@@ -16,8 +16,9 @@ Source: 260 hours on 64 V100 for the baseline of 300B tokens (DeepSpeed's blog o
 """
 
 
-def planned_cost(config: RunConfig, num_processes: int = PUBLISHED_PROCESSES) -> Counters:
+def planned_cost(config: AnyRunConfig, num_processes: int = PUBLISHED_PROCESSES) -> Counters:
     """Totals of the whole run, for samples without padding and, in BERT's, as many masks as asked for."""
+    assert isinstance(config, RunConfig)
     shape = model_shape(config.model)
     masks_tokens = config.architecture == "bert"
     training = config.training

@@ -55,7 +55,7 @@ def plan_costs(jobs: Sequence[Job], flops_per_second: float | None) -> list[ArmC
 
 def _measured_speed(jobs: Sequence[Job]) -> float | None:
     """FLOPs a second of the finished runs, from start to end of their processes."""
-    done = [job for job in jobs if job.state == "finished"]
+    done = [job for job in jobs if job.state_here == "finished"]
     seconds = sum(job.record()["seconds"] for job in done)
     return sum(planned_cost(job.config, 1).flops for job in done) / seconds if seconds else None
 

@@ -37,14 +37,7 @@ def hidden_differences(
     """
     found: dict[str, list[str]] = defaultdict(list)
     for one in results:
-        wanted = expected[one.arm, one.seed, one.budget]
-        found[one.arm] += _sentences(
-            {"settings": wanted},
-            {"settings": one.facts["settings"]},
-            FREE,
-            "the study's",
-            unset_is_free=True,
-        )
+        found[one.arm] += unlike(expected[one.arm, one.seed, one.budget], one)
     for pair, one in _pairs(results, baseline):
         own, base = (expected[each.arm, each.seed, each.budget] for each in (one, pair))
         follow = [fact for group, fact in FOLLOWS.items() if own.get(group) != base.get(group)]
@@ -57,6 +50,17 @@ def hidden_differences(
             _facts(sibling), _facts(one), [*FREE, "weights"], "another seed's"
         )
     return {arm: sorted({*sentences}) for arm, sentences in found.items() if sentences}
+
+
+def unlike(expected: Settings, result: RunResult) -> list[str]:
+    """A sentence for each setting of a run that is not what the study file says."""
+    return _sentences(
+        {"settings": expected},
+        {"settings": result.facts["settings"]},
+        FREE,
+        "the study's",
+        unset_is_free=True,
+    )
 
 
 def undeclared_differences(results: Sequence[RunResult], baseline: str) -> dict[str, list[str]]:

@@ -9,23 +9,26 @@ OUTPUT/replaced/...                                  runs whose settings are no 
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from data_efficiency import files
 from megatron.arguments import run_config_from
-from megatron.config import RunConfig
+from megatron.config import RUN_KINDS, AnyRunConfig
 from megatron.recipes import SHIPPED, Layer, layer_of, read_run_file, write_run_file
 from megatron.reporting import RUN_FILE
-from megatron.study.results import RunResult, read_result
+from megatron.study.fairness import unlike
+from megatron.study.results import RESULT_LINES, RunResult, read_result, read_results
 from megatron.study.stages import what_runs_share
 from megatron.study.study_file import Arm, Study, filled, scaled_by
 
 JOB_FILE = "job.json"
 OUTPUT_FILE = "output.txt"
 State = Literal["waiting", "running", "stopped", "failed", "finished"]
+_WITHOUT = "delete this file, and the run goes on from its last checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +39,11 @@ class Job:
     seed: int
     budget: float
     folder: Path
-    config: RunConfig
+    config: AnyRunConfig
     shared: str = ""
     """What stands for the corpus and the rest that stages made for all runs."""
+    kept: RunResult | None = None
+    """Its result in the study's `results`, from a run of these settings."""
 
     @property
     def name(self) -> str:
@@ -72,6 +77,11 @@ class Job:
         if not path.is_file():
             return {"state": "waiting", "run_file": self.checksum, "attempts": 0, "seconds": 0.0}
         found: dict[str, Any] = files.read_json_object(path)
+        for key, kind in (("run_file", str), ("attempts", int), ("seconds", (int, float))):
+            if not isinstance(found.get(key), kind):
+                raise ValueError(f"{path}: {key} is {found.get(key)!r}; {_WITHOUT}")
+        if found.get("state") not in get_args(State):
+            raise ValueError(f"{path}: state is {found.get('state')!r}; {_WITHOUT}")
         return found
 
     def write(self, **changes: Any) -> None:
@@ -85,9 +95,14 @@ class Job:
         return self.folder.exists() and self.record()["run_file"] != self.checksum
 
     @property
-    def state(self) -> State:
-        """How far the run is; one of other settings does not count."""
+    def state_here(self) -> State:
+        """How far the run in the folder is; one of other settings does not count."""
         return "waiting" if self.is_outdated else cast(State, self.record()["state"])
+
+    @property
+    def state(self) -> State:
+        """How far the run is; where its result is kept it is finished."""
+        return self.state_here if self.kept is None else "finished"
 
     def result(self) -> RunResult:
         """What a finished run says.
@@ -95,6 +110,8 @@ class Job:
         Raises:
             ValueError: if its last loss is no finite number.
         """
+        if self.kept is not None and self.state_here != "finished":
+            return self.kept
         return read_result(
             self.folder,
             arm=self.arm.name,
@@ -135,17 +152,32 @@ def jobs_of(study: Study) -> list[Job]:
     Raises:
         ConfigError: for a base or an arm that is no run, by the place of the fault.
     """
-    base, shared = base_of(study), what_runs_share(study)
+    base, shared, kept = base_of(study), what_runs_share(study), _kept_results(study)
     seeds = dict.fromkeys(
         [*study.seeds, *(s for arm in study.arms.values() for s in study.seeds_of(arm))]
     )
-    return [
+    jobs = [
         replace(_job(study, base, arm, seed, budget), shared=shared)
         for seed in seeds
         for arm in study.arms.values()
         if seed in study.seeds_of(arm)
         for budget in arm.budgets
     ]
+    return [replace(job, kept=_kept_of(job, kept)) for job in jobs]
+
+
+def _kept_results(study: Study) -> dict[Any, RunResult]:
+    """Key of a job -> its result in the study's `results`."""
+    folder = study.results_folder
+    if folder is None or not (folder / RESULT_LINES).is_file():
+        return {}
+    return {(one.arm, one.seed, one.budget): one for one in read_results(folder / RESULT_LINES)}
+
+
+def _kept_of(job: Job, kept: Mapping[Any, RunResult]) -> RunResult | None:
+    """The kept result of a job, if it is of a run with these settings."""
+    found = kept.get(job.key)
+    return None if found is None or unlike(job.settings, found) else found
 
 
 def base_of(study: Study) -> Layer:
@@ -158,7 +190,8 @@ def _job(study: Study, base: Layer, arm: Arm, seed: int, budget: float) -> Job:
     share = "" if budget == 1 else f"_budget{budget:g}"
     folder = study.output / arm.name / f"seed{seed}{share}"
     place = f"{study.path.name}: [arms.{arm.name}]"
-    both = base.under(layer_of(arm.settings, place))
+    kind = RUN_KINDS[base.architecture or "gpt"]
+    both = base.under(layer_of(arm.settings, place, kind))
     both = Layer(
         architecture=both.architecture,
         settings=scaled_by(filled(both.settings, study.values), budget, study.scaled),
@@ -170,6 +203,7 @@ def _job(study: Study, base: Layer, arm: Arm, seed: int, budget: float) -> Job:
         "load": str(folder),
         "allow_missing_checkpoint": True,
     }
+    own = {name: value for name, value in own.items() if name in kind.table_of}
     whole = both.under(Layer(settings=own))
     config = run_config_from(whole.settings, whole)
     return Job(arm=arm, seed=seed, budget=budget, folder=folder, config=config)

@@ -11,7 +11,7 @@ from megatron.study.fairness import changes, hidden_differences
 from megatron.study.jobs import Job
 from megatron.study.picture import plot_report
 from megatron.study.report import Comparison, format_report, make_report
-from megatron.study.results import RunResult, results_as_json
+from megatron.study.results import RESULT_LINES, RunResult, results_as_json
 from megatron.study.study_file import Study
 
 
@@ -32,8 +32,8 @@ def write_pages(
     report = make_report(comparison, results, runs)
     text = format_report(report)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_file(folder / "results.jsonl", results_as_json(results))
-    if picture and results:
+    files.write_file(folder / RESULT_LINES, results_as_json(results))
+    if picture and any(one.arm not in comparison.refused for one in results):
         with files.new_file(folder / "report.png") as partial:
             plot_report(report, results, partial)
     files.write_file(folder / "report.md", text)
@@ -43,7 +43,7 @@ def write_pages(
 
 
 def write_study_report(study: Study, jobs: Sequence[Job]) -> str:
-    """The report of a study's finished runs, written into its folder.
+    """The report of a study's finished runs, written into its folder, and into its `results`.
 
     Raises:
         ModuleNotFoundError: if matplotlib or scipy is not installed.
@@ -73,4 +73,6 @@ def write_study_report(study: Study, jobs: Sequence[Job]) -> str:
         ),
     )
     text = write_pages(comparison, results, runs, study.output)
+    if study.results_folder is not None:
+        write_pages(comparison, results, runs, study.results_folder)
     return f"{text}\nTable, picture and numbers: {study.output}/report.{{md,png,json}}"

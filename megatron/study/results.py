@@ -4,6 +4,7 @@ A run is one of the trainer (`log.jsonl`) or of the finetuning examples (`result
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +28,9 @@ PACINGS = {
 }
 MOST_PACING_POINTS = 100
 RESULTS_FILE = "results.json"
+"""Of a finetuning run."""
+RESULT_LINES = "results.jsonl"
+"""Of a report: its runs, one a line."""
 STARVED_SHARE = 0.05
 """From this part of a run's time spent waiting for a core its seconds are no measure of the method."""
 
@@ -78,16 +82,31 @@ def read_result(
         scoring_flops: operations spent outside of the run for it.
 
     Raises:
-        ValueError: if the run has not been evaluated, or its last value is no finite number.
+        ValueError: if it has not been evaluated, a figure is no finite number, or its file is damaged.
         FileNotFoundError: if there is no run.
     """
     if (folder / RESULTS_FILE).is_file() and not (folder / LOG_FILE).is_file():
-        return _finetuning_result(folder / RESULTS_FILE, arm, budget)
+        with files.reading(folder / RESULTS_FILE):
+            return _checked(_finetuning_result(folder / RESULTS_FILE, arm, budget))
+    with files.reading(folder / LOG_FILE):
+        return _checked(_pretraining_result(folder, arm, budget, scoring_flops))
+
+
+def _checked(found: RunResult) -> RunResult:
+    """The result, if all its figures are finite numbers: ValueError otherwise, by the name of the figure."""
+    end = {"value": found.value, "waited": found.waited or 0, **found.costs, **found.others}
+    for name, figure in (one for row in (end, *found.curve, *found.pacing) for one in row.items()):
+        if type(figure) not in (int, float) or not math.isfinite(figure):
+            raise ValueError(f"{name} is {figure!r}: must be a finite number")
+    return found
+
+
+def _pretraining_result(folder: Path, arm: str, budget: float, scoring_flops: float) -> RunResult:
     log = read_log(folder)
     points = log.compared
     if not points or points[-1]["loss"] is None:
         reason = "has no evaluation" if not points else "ended with a loss that is no finite number"
-        raise ValueError(f"{folder} {reason}")
+        raise ValueError(f"{folder / LOG_FILE} {reason}")
     curve = [
         {"value": point["loss"], **_costs(point, scoring_flops)}
         for point in points
@@ -217,11 +236,17 @@ def results_as_json(results: Iterable[RunResult]) -> str:
     return "".join(json.dumps(asdict(result), sort_keys=True) + "\n" for result in results)
 
 
-def results_from_json(text: str) -> list[RunResult]:
-    """What `results_as_json` wrote."""
+def read_results(path: Path) -> list[RunResult]:
+    """What `results_as_json` wrote into a file.
+
+    Raises:
+        ValueError: naming the file, if a line is no result of a run.
+        FileNotFoundError: if there is no such file.
+    """
     found = []
-    for line in text.splitlines():
-        record = json.loads(line)
-        rows = {name: tuple(record[name]) for name in ("curve", "pacing")}
-        found.append(RunResult(**{**record, **rows, "measure": Measure(**record["measure"])}))
+    with files.reading(path):
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            rows = {name: tuple(record[name]) for name in ("curve", "pacing")}
+            found.append(RunResult(**{**record, **rows, "measure": Measure(**record["measure"])}))
     return found

@@ -90,10 +90,18 @@ class Study:
     baseline: str = "baseline"
     scaled: Sequence[str] = RUN_AMOUNTS
     """Keys that a budget scales."""
+    results: str | None = None
+    """Folder beside the study's file that keeps the report and the results of finished runs: these need not
+    run again elsewhere."""
     values: Mapping[str, str] = field(default_factory=dict)
     """What `{name}` stands for: `[values]` of the file, and `output`."""
     prepare: Sequence[Stage] = ()
     arms: Mapping[str, Arm] = field(default_factory=dict)
+
+    @property
+    def results_folder(self) -> Path | None:
+        """`results` as a path."""
+        return None if self.results is None else self.path.parent / self.results
 
     def seeds_of(self, arm: Arm) -> Sequence[int]:
         """The seeds that an arm is trained with."""

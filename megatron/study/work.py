@@ -154,7 +154,8 @@ class Queue:
         return self._study.output / "claims" / f"{job.arm.name}_{job.folder.name}{CLAIM}"
 
     def _spawn(self, job: Job, slot: Slot) -> "subprocess.Popen[bytes]":
-        environment = child_environment() | {"OMP_NUM_THREADS": str(max(1, len(slot.cores)))}
+        environment = child_environment(on_gpu=slot.device is not None)
+        environment["OMP_NUM_THREADS"] = str(max(1, len(slot.cores)))
         if slot.device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = slot.device
         output = (job.folder / OUTPUT_FILE).open("ab")

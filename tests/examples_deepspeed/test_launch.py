@@ -54,6 +54,20 @@ def test_the_exit_status_is_the_trainings(launcher, status, tmp_path):
     assert not list((tmp_path / "temporary").iterdir())
 
 
+@pytest.mark.parametrize("settings", [{}, {"GLIBC_TUNABLES": "", "OMP_WAIT_POLICY": "ACTIVE"}])
+def test_a_cpu_gets_its_environment_where_none_is_set(settings, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/bash\nexec env\n")
+    python.chmod(0o755)
+    launch = {"PYTHON": str(python), "LAUNCHER": "single", "CUDA_VISIBLE_DEVICES": ""}
+    found = start(FOLDER / "launch.sh", "a.py", **launch, **settings).stdout.splitlines()
+    text = (FOLDER / "cpu.env").read_text()
+    for line in text.splitlines():
+        name, _, value = line.partition("=")
+        assert line.startswith("#") or f"{name}={settings.get(name, value)}" in found
+    assert "GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=" in text
+
+
 @pytest.mark.parametrize("family", PRETRAINING)
 def test_the_tutorials_scripts_list_and_have_a_default(family):
     script = FOLDER / PRETRAINING[family]

@@ -35,9 +35,12 @@ from megatron.corpus.text_sources import find_sources, read_blocks, texts_of
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.data.vocabulary_check import check_vocabulary
 from megatron.reporting import RunLogger
+from megatron.study import is_prepared, jobs_of, read_study
 from megatron.tokenizer import build_tokenizer
 from tests.end_to_end.tiny_runs import composed_flags, write_composed, write_text
 from tests.faults.mutations import mutated
+from tests.megatron.study.studies import STUDY, a_study
+from tests.megatron.study.test_pages import finish
 from tests.megatron.study.test_results import write_finetuning_run
 from tools import (
     analyze_data,
@@ -103,6 +106,7 @@ def made(tmp_path_factory):
     (made / "scores.jsonl").write_text("\n".join(lines) + "\n")
     write_sentence_model(made / "sentences.json", learn_model(find_sources([text])[0], ["text"]))
     write_results(made)
+    write_study(made)
     open_clusters(made / "clusters")
     yield made
     monkeypatch.undo()
@@ -118,6 +122,23 @@ def write_results(made):
     evaluation = {"format": "evaluation", "version": 1, "checkpoint": "c", "num_fewshot": 0}
     evaluation |= {"tasks": {"copa": {"acc": 0.5}, "rte": {"acc": 0.6}}}
     (made / "evaluation.json").write_text(json.dumps(evaluation))
+
+
+def write_study(made):
+    """A study of which all runs are finished."""
+    stage = '[[prepare]]\nname = "text"\nmakes = "{output}/text"\ncommand = ["x"]\n'
+    read = a_study(made / "study", stage + STUDY)
+    for job in jobs_of(read):
+        finish(job, read.output)
+    (read.output / "text").touch()
+    (read.output / "stages").mkdir()
+    (read.output / "stages" / "text.json").write_text('{"key": "0", "seconds": 1.0}')
+
+
+def of_study(made, subcommand):
+    file, output = made / "study" / "my_study.toml", made / "study" / "runs"
+    printed = command(tools_study.main, subcommand, file, "--output", output)
+    return printed, is_prepared(read_study(file, output=output))
 
 
 def open_clusters(folder):
@@ -287,6 +308,14 @@ def targets(made):
     found["study"] = (
         *([study / "study.toml", study / "base.toml"], "toml"),
         *(lambda: command(tools_study.main, "plan", study / "study.toml"), ANYTHING),
+    )
+    own = made / "study" / "runs"
+    found["study's queue"] = (
+        *([*own.glob("*/*/job.json"), *own.glob("stages/*.json")], "json"),
+        *(lambda: of_study(made, "status"), ANYTHING),
+    )
+    found["study's logs"] = (
+        *([*own.glob("*/*/log.jsonl")], "lines", lambda: of_study(made, "report"), ANYTHING),
     )
     recipe = "gpt/recipes/gpt_cl_voc_truncate_300b.toml"
     for name in (

@@ -1,9 +1,12 @@
 import tomllib
+from dataclasses import replace
 
 import pytest
 
 from data_efficiency import ConfigError
 from megatron.study.jobs import RUN_FILE, jobs_of
+from megatron.study.results import results_as_json
+from tests.megatron.study.simulated import a_result
 from tests.megatron.study.studies import STUDY, a_study
 
 
@@ -47,6 +50,11 @@ def test_what_the_queue_writes_counts_until_the_settings_change(tmp_path):
     assert tomllib.loads((job.folder / RUN_FILE).read_text())["training"]["lr"] == 2e-3
     job.write(state="finished", attempts=1)
     assert job.state == "finished"
+    (job.folder / "job.json").write_text('{"state": "finished"}')
+    with pytest.raises(ValueError, match=r"job\.json: run_file is None; delete this file"):
+        job.set_up(tmp_path / "runs")
+    (job.folder / "job.json").unlink()
+    job.write(state="finished", attempts=1)
     changed = jobs_of(a_study(tmp_path, STUDY.replace("2e-3", "3e-3")))[-1]
     assert changed.is_outdated
     assert changed.state == "waiting"
@@ -56,6 +64,23 @@ def test_what_the_queue_writes_counts_until_the_settings_change(tmp_path):
     assert not changed.is_outdated
     changed.write(state="finished")
     assert job.set_up(tmp_path / "runs").name == "fast_seed2_2"
+
+
+def test_results_kept_beside_the_study_are_finished_runs(tmp_path):
+    text = STUDY.replace("[study]", '[study]\nresults = "kept"', 1)
+    jobs = jobs_of(a_study(tmp_path, text))
+    assert {job.state for job in jobs} == {"waiting"}
+    kept = [
+        replace(a_result(job.arm.name, job.seed, 4.0), facts={"settings": job.settings})
+        for job in jobs[1:]
+    ]
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "results.jsonl").write_text(results_as_json(kept))
+    first, *others = jobs_of(a_study(tmp_path, text))
+    assert first.state == "waiting"
+    assert [(job.state, job.result().value) for job in others] == [("finished", 4.0)] * 3
+    changed = jobs_of(a_study(tmp_path, text.replace("2e-3", "3e-3")))
+    assert [job.state for job in changed] == ["waiting", "waiting", "finished", "waiting"]
 
 
 @pytest.mark.parametrize(

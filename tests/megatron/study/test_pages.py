@@ -44,6 +44,9 @@ def test_a_run_that_is_not_what_the_file_says_is_refused(tmp_path):
     report = json.loads((study.output / "report.json").read_text())
     assert report["refused"] == {"fast": ["settings.training.lr is 9.0, the study's 0.002"]}
     assert report["comparisons"] == []
+    for job in jobs:
+        finish(job, study.output, settings=wrong)
+    assert "settings.training.lr is 9.0" in write_study_report(study, jobs)
 
 
 def test_a_finished_run_without_a_result_is_listed_as_such(tmp_path):
