@@ -32,20 +32,19 @@ from megatron.checkpoint.files import has_checkpoints
 from megatron.checkpoint.run import guarded_facts, held_folder, made_by, resume, save
 from megatron.config import RUN_KINDS, AnyRunConfig, CheckpointConfig, RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
+from megatron.evaluation.samples import Samples
 from megatron.model.compilation import compile_model
 from megatron.model.muon import MuonWithAdamW
 from megatron.model.optional_kernels import choose_attention, make_adamw, weight_decay_groups
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.recipes import write_run_file
-from megatron.reporting import RunLogger, progress_line, weights_checksum
+from megatron.reporting import RUN_FILE, RunLogger, progress_line, weights_checksum
 from megatron.run_state import Run, StopRequest, Task, counter_record
 from megatron.setting_rules import require
 from megatron.stopping import StopSignals, exit_status, fraction_done, stop_reason
 from megatron.validation import losses_record, validate
 
 AnyRun = TypeVar("AnyRun", bound=AnyRunConfig)
-RUN_FILE = "run.toml"
-"""In the run's folder: what ran, and repeats it."""
 
 
 @naming_lost_processes()
@@ -88,7 +87,8 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
                 RunLogger(
                     str(config.checkpoint.save),
                     _start_record(run, len(train_dataset)),
-                    tensorboard=config.logging.tensorboard,
+                    trackers=config.logging.trackers,
+                    project=config.logging.tracker_project,
                     resumed=counter_record(run) if resumed else None,
                     loaded_from=config.checkpoint.load,
                     say=run.say,
@@ -191,6 +191,7 @@ def setup_model_and_optimizer(
         task=task,
         engine=engine,
         valid_dataset=valid_dataset,
+        bytes_of_tokens=None if valid_dataset is None else task.bytes_of_tokens(config),
         first_weights=first_weights,
     )
 
@@ -202,6 +203,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
     started = last_time = time.monotonic()
     limit = config.training.exit_duration_in_mins
     last, last_saved, last_evaluated = run.counters, run.counters.steps, None
+    samples = Samples(config) if config.logging.sample_prompts else None
     while True:
         reason = stop_reason(run)
         step_started = time.monotonic()
@@ -230,22 +232,24 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
                     total_steps=config.training.train_iters,
                 )
             )
+        paused = time.monotonic()
         if config.training.evaluate and step % config.training.eval_interval == 0:
-            paused = time.monotonic()
             _validate(run, logger)
             last_evaluated = step
-            last_time += time.monotonic() - paused
+        if samples is not None and step % config.logging.sample_interval == 0:
+            _log(logger, samples.record(run))
         interval = config.save_interval
         if interval is not None and step % interval == 0:
-            paused = time.monotonic()
             save(run)
             last_saved = step
-            last_time += time.monotonic() - paused
+        last_time += time.monotonic() - paused
 
     run.say(f"stopped after step {run.counters.steps}: {reason}")
     finished = not run.stop_request.signal
     if finished and config.training.evaluate and last_evaluated != run.counters.steps:
         _validate(run, logger)
+    if finished and samples is not None and run.counters.steps % config.logging.sample_interval:
+        _log(logger, samples.record(run))
     if last_saved != run.counters.steps:
         save(run)
     _log(logger, {"kind": "end", "reason": reason, **counter_record(run)})
