@@ -5,13 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data_efficiency import Counters, CurriculumDataLoader, Engine, ModelShape
 from megatron.config import ModelConfig, RunConfig
 from megatron.reporting import WaitingTime
 
 Batch = Mapping[str, torch.Tensor]
+Int64Array = NDArray[np.int64]
 
 
 def model_shape(config: ModelConfig) -> ModelShape:
@@ -43,6 +46,9 @@ class Task:
     """Over how many terms each of these sums is; 0 is allowed."""
     layer_class: type[torch.nn.Module]
     """The layers that random-LTD may be attached to."""
+    bytes_of_tokens: Callable[[RunConfig], Int64Array | None] = lambda _: None
+    """How many bytes of text each token id stands for, int64 [at least the vocabulary], where every label
+    is a token of a text; None where that is not known."""
     make_shape: Callable[[ModelConfig], ModelShape] = model_shape
     """What the model's number of operations depends on."""
 
@@ -65,6 +71,8 @@ class Run:
     engine: Engine
     valid_dataset: Any
     """None where nothing is validated."""
+    bytes_of_tokens: Int64Array | None = None
+    """The task's."""
     seconds: float = 0.0
     """Training time so far, without evaluation and checkpoints."""
     first_weights: str = ""

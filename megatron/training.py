@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,19 +32,19 @@ from megatron.checkpoint.files import has_checkpoints
 from megatron.checkpoint.run import guarded_facts, held_folder, made_by, resume, save
 from megatron.config import RUN_KINDS, AnyRunConfig, CheckpointConfig, RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
+from megatron.evaluation.samples import Samples
 from megatron.model.compilation import compile_model
+from megatron.model.muon import MuonWithAdamW
 from megatron.model.optional_kernels import choose_attention, make_adamw, weight_decay_groups
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.recipes import write_run_file
-from megatron.reporting import RunLogger, progress_line, weights_checksum
+from megatron.reporting import RUN_FILE, RunLogger, progress_line, weights_checksum
 from megatron.run_state import Run, StopRequest, Task, counter_record
 from megatron.setting_rules import require
 from megatron.stopping import StopSignals, exit_status, fraction_done, stop_reason
 from megatron.validation import losses_record, validate
 
 AnyRun = TypeVar("AnyRun", bound=AnyRunConfig)
-RUN_FILE = "run.toml"
-"""In the run's folder: what ran, and repeats it."""
 
 
 @naming_lost_processes()
@@ -86,7 +87,8 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
                 RunLogger(
                     str(config.checkpoint.save),
                     _start_record(run, len(train_dataset)),
-                    tensorboard=config.logging.tensorboard,
+                    trackers=config.logging.trackers,
+                    project=config.logging.tracker_project,
                     resumed=counter_record(run) if resumed else None,
                     loaded_from=config.checkpoint.load,
                     say=run.say,
@@ -173,6 +175,7 @@ def setup_model_and_optimizer(
         config=engine_json(config, num_processes),
         engine="deepspeed" if training.deepspeed else "torch",
         model_shape=shape,
+        bf16_weights=training.bf16_weights,
     )
     engine.follow_learning_rate(make_learning_rate(config, shape, num_processes))
     dropping = engine.data_efficiency_config.random_ltd
@@ -188,6 +191,7 @@ def setup_model_and_optimizer(
         task=task,
         engine=engine,
         valid_dataset=valid_dataset,
+        bytes_of_tokens=None if valid_dataset is None else task.bytes_of_tokens(config),
         first_weights=first_weights,
     )
 
@@ -199,6 +203,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
     started = last_time = time.monotonic()
     limit = config.training.exit_duration_in_mins
     last, last_saved, last_evaluated = run.counters, run.counters.steps, None
+    samples = Samples(config) if config.logging.sample_prompts else None
     while True:
         reason = stop_reason(run)
         step_started = time.monotonic()
@@ -227,35 +232,43 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
                     total_steps=config.training.train_iters,
                 )
             )
+        paused = time.monotonic()
         if config.training.evaluate and step % config.training.eval_interval == 0:
-            paused = time.monotonic()
             _validate(run, logger)
             last_evaluated = step
-            last_time += time.monotonic() - paused
+        if samples is not None and step % config.logging.sample_interval == 0:
+            _log(logger, samples.record(run))
         interval = config.save_interval
         if interval is not None and step % interval == 0:
-            paused = time.monotonic()
             save(run)
             last_saved = step
-            last_time += time.monotonic() - paused
+        last_time += time.monotonic() - paused
 
     run.say(f"stopped after step {run.counters.steps}: {reason}")
     finished = not run.stop_request.signal
     if finished and config.training.evaluate and last_evaluated != run.counters.steps:
         _validate(run, logger)
+    if finished and samples is not None and run.counters.steps % config.logging.sample_interval:
+        _log(logger, samples.record(run))
     if last_saved != run.counters.steps:
         save(run)
     _log(logger, {"kind": "end", "reason": reason, **counter_record(run)})
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW with the settings' rates."""
-    return make_adamw(
-        weight_decay_groups(model, config.weight_decay),
-        config.optimizer_implementation,
+    """The settings' optimizer, with their rates."""
+    make = partial(
+        make_adamw,
+        implementation=config.optimizer_implementation,
         lr=config.lr,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_eps,
+    )
+    groups = weight_decay_groups(model, config.weight_decay)
+    return (
+        MuonWithAdamW(model, groups, make, config.lr)
+        if config.optimizer == "muon"
+        else make(groups)
     )
 
 

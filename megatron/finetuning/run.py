@@ -186,7 +186,8 @@ class FinetuningRun:
         logger = RunLogger(
             self.saved.folder,
             self._start_record(),
-            tensorboard=self.config.logging.tensorboard,
+            trackers=self.config.logging.trackers,
+            project=self.config.logging.tracker_project,
             resumed=None if found is None else counter_record(self),
         )
         self._logger = stack.enter_context(logger)

@@ -19,13 +19,13 @@ from data_efficiency import files
 from megatron.arguments import run_config_from
 from megatron.config import RUN_KINDS, AnyRunConfig
 from megatron.recipes import SHIPPED, Layer, layer_of, read_run_file, write_run_file
+from megatron.reporting import RUN_FILE
 from megatron.study.fairness import unlike
 from megatron.study.results import RESULT_LINES, RunResult, read_result, read_results
 from megatron.study.stages import what_runs_share
 from megatron.study.study_file import Arm, Study, filled, scaled_by
 
 JOB_FILE = "job.json"
-RUN_FILE = "run.toml"
 OUTPUT_FILE = "output.txt"
 REPLACED = "replaced"
 State = Literal["waiting", "running", "stopped", "failed", "finished"]

@@ -19,9 +19,10 @@ from typing import Any
 
 from data_efficiency import files
 from megatron.config import RUN_KINDS
+from megatron.reporting import RUN_FILE
 from megatron.reporting.progress_line import format_seconds
 from megatron.stopping import AGAIN
-from megatron.study.jobs import OUTPUT_FILE, RUN_FILE, Job
+from megatron.study.jobs import OUTPUT_FILE, Job
 from megatron.study.stages import ROOT, child_environment
 from megatron.study.study_file import Study
 

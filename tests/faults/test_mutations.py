@@ -22,6 +22,7 @@ from megatron.command import line_about
 
 import numpy as np
 import pytest
+import torch
 
 import pretrain_gpt
 from data_efficiency import DifficultyIndex
@@ -147,8 +148,11 @@ def checkpoint_of(made):
     found = find_checkpoint(made / "run")
     folder = made / "run" / f"global_step{found.step}"
     weights, optimizer = read_tensors(folder)
-    tensors = {name: tensor.tolist() for name, tensor in (weights | optimizer).items()}
-    return hashlib.sha256(repr((read_state(folder), tensors)).encode()).hexdigest()
+    read = hashlib.sha256(repr(read_state(folder)).encode())
+    for name, tensor in sorted((weights | optimizer).items()):
+        read.update(repr((name, tensor.dtype, tensor.shape)).encode())
+        read.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return read.hexdigest()
 
 
 def earlier_checkpoint_of(made):
