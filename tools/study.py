@@ -82,7 +82,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             add(
                 "--difference",
                 type=float,
-                metavar="NATS",
+                metavar="X",
                 help="to be seen: how many seeds it needs",
             )
         if name == "run":

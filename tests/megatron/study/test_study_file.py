@@ -73,3 +73,5 @@ def test_a_budget_scales_amounts_to_whole_numbers_of_one_at_least():
         "off": None,
     }
     assert scaled_by(settings, 1, ["steps"]) == settings
+    assert scaled_by({"epochs": 3.0}, 0.5, ["epochs"]) == {"epochs": 1.5}
+    assert scaled_by({"epochs": 3}, 0.5, ["epochs"]) == {"epochs": 2}
