@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -125,7 +125,23 @@ class Run:
         return self.counters.at(self.config.training.token_counter, self.num_layers)
 
 
-def counter_record(run: Run) -> dict[str, Any]:
+class Counted(Protocol):
+    """A run that counts, whatever its loop."""
+
+    @property
+    def counters(self) -> Counters:
+        """Of all finished steps."""
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the model."""
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, without evaluation and checkpoints."""
+
+
+def counter_record(run: Counted) -> dict[str, Any]:
     """The cumulative counters as the log writes them."""
     counters = run.counters
     return {

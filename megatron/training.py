@@ -8,8 +8,9 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -29,10 +30,11 @@ from data_efficiency import (
 )
 from megatron.checkpoint.files import has_checkpoints
 from megatron.checkpoint.run import guarded_facts, held_folder, made_by, resume, save
-from megatron.config import CheckpointConfig, RunConfig, TrainingConfig
+from megatron.config import RUN_KINDS, AnyRunConfig, CheckpointConfig, RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
 from megatron.evaluation.samples import Samples
 from megatron.model.compilation import compile_model
+from megatron.model.muon import MuonWithAdamW
 from megatron.model.optional_kernels import choose_attention, make_adamw, weight_decay_groups
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.recipes import write_run_file
@@ -41,6 +43,8 @@ from megatron.run_state import Run, StopRequest, Task, counter_record
 from megatron.setting_rules import require
 from megatron.stopping import StopSignals, exit_status, fraction_done, stop_reason
 from megatron.validation import losses_record, validate
+
+AnyRun = TypeVar("AnyRun", bound=AnyRunConfig)
 
 
 @naming_lost_processes()
@@ -76,7 +80,7 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
         )
         resumed = resume(run)
         if run.is_first_process:
-            _write_run_file(config)
+            keep_run_file(config)
         logger = None
         if run.is_first_process:
             logger = stack.enter_context(
@@ -101,7 +105,7 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
     return exit_status(run)
 
 
-def with_batch_size(config: RunConfig, num_processes: int) -> RunConfig:
+def with_batch_size(config: AnyRun, num_processes: int) -> AnyRun:
     """The settings with the global batch size written out, and no larger micro-batches than a process gets.
 
     Raises:
@@ -123,7 +127,7 @@ def with_batch_size(config: RunConfig, num_processes: int) -> RunConfig:
     return replace(config, training=training)
 
 
-def with_folder(config: RunConfig, ranks: Ranks) -> RunConfig:
+def with_folder(config: AnyRun, ranks: Ranks) -> AnyRun:
     """The settings with a folder for the run: the first below runs/ that is free, unless one is given."""
     if config.checkpoint.save is not None:
         return config
@@ -141,14 +145,14 @@ def with_folder(config: RunConfig, ranks: Ranks) -> RunConfig:
     return replace(config, checkpoint=replace(config.checkpoint, save=save))
 
 
-def _folder(config: RunConfig, number: int) -> str:
+def _folder(config: AnyRunConfig, number: int) -> str:
     return f"runs/{config.architecture}" + (f"_{number}" if number > 1 else "")
 
 
-def _write_run_file(config: RunConfig) -> None:
+def keep_run_file(config: AnyRunConfig) -> None:
     """Write the file that repeats the run into its folder."""
     path = Path(str(config.checkpoint.save)) / RUN_FILE
-    command = f"python pretrain_{config.architecture}.py --config {path}"
+    command = f"python {RUN_KINDS[config.architecture].script} --config {path}"
     files.write_file(path, write_run_file(config, command).encode())
 
 
@@ -171,6 +175,7 @@ def setup_model_and_optimizer(
         config=engine_json(config, num_processes),
         engine="deepspeed" if training.deepspeed else "torch",
         model_shape=shape,
+        bf16_weights=training.bf16_weights,
     )
     engine.follow_learning_rate(make_learning_rate(config, shape, num_processes))
     dropping = engine.data_efficiency_config.random_ltd
@@ -251,13 +256,19 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW with the settings' rates."""
-    return make_adamw(
-        weight_decay_groups(model, config.weight_decay),
-        config.optimizer_implementation,
+    """The settings' optimizer, with their rates."""
+    make = partial(
+        make_adamw,
+        implementation=config.optimizer_implementation,
         lr=config.lr,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_eps,
+    )
+    groups = weight_decay_groups(model, config.weight_decay)
+    return (
+        MuonWithAdamW(model, groups, make, config.lr)
+        if config.optimizer == "muon"
+        else make(groups)
     )
 
 

@@ -14,17 +14,17 @@ class LoggingConfig(Settings):
 
     log_interval: Annotated[int, POSITIVE] = 10
     """Steps between lines on the console and in log.jsonl."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainingLoggingConfig(LoggingConfig):
-    """What is printed and recorded, and what shows it."""
-
     trackers: tuple[TrackerName, ...] = ()
     """What shows the run beside log.jsonl: tensorboard (events in the run's folder), wandb, trackio, mlflow.
     Each is an extra of its name, TensorBoard's is report; WANDB_MODE=offline and the like count as there."""
     tracker_project: str = "data-efficiency"
     """Project that wandb and trackio keep the run under, and experiment of mlflow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingLoggingConfig(LoggingConfig):
+    """What is printed and recorded, texts of the model among it."""
+
     sample_prompts: tuple[str, ...] = ()
     """GPT: beginnings that the model continues while it is trained, into console, log and trackers; or one
     file with a prompt a line. Needs the tokenizer. The training stays as it is, to the bit."""

@@ -25,6 +25,9 @@ class TrainingConfig(StepConfig):
     token_counter: Literal["effective", "corpus", "loss"] = "effective"
     """What --train-tokens and the token-based learning rate count: effective (layer-averaged)
     tokens, corpus tokens given to the model, or tokens in the loss."""
+    bf16_weights: bool = False
+    """With --bf16: weights and residual stream in bfloat16 as well, which saves their casts and memory; the
+    optimizer updates an fp32 copy, which is what checkpoints hold. DeepSpeed does so in any case."""
     compile: CompileMode = "none"
     """Use torch.compile on nothing, on the whole model, or on each layer by itself; layers share their
     compiled code. On a GPU the loss is compiled with either. Sequence lengths and kept lengths may
@@ -57,6 +60,9 @@ class TrainingConfig(StepConfig):
     """Kernel of attention: flash (the package flash-attn: GPU, half precision, no padding mask), sdpa
     (PyTorch's own), math (plain matrix products), or auto: flash where it is installed and fits, else
     PyTorch's, and on CPUs a causal one in blocks for bfloat16."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """What updates the matrices of the layers: adam, which is AdamW, as everything else, or Muon (momentum 0.95, Nesterov's),
+    its steps scaled to the size of AdamW's, so that --lr and --weight-decay hold for both."""
     optimizer_implementation: OptimizerImplementation = "auto"
     """Kernel of AdamW: fused (PyTorch's, one kernel for many weights), foreach (PyTorch's, one kernel
     an operation), apex (apex's FusedAdam), or auto, which is fused."""
@@ -82,5 +88,12 @@ class TrainingConfig(StepConfig):
             "lr_decay_iters",
             self.lr_decay_iters,
             "give one of --lr-decay-iters, --lr-decay-samples and --lr-decay-tokens",
+        )
+        require(self.bf16 or not self.bf16_weights, "bf16_weights", True, "add --bf16")
+        require(
+            not (self.deepspeed and self.optimizer == "muon"),
+            "optimizer",
+            self.optimizer,
+            "DeepSpeed's optimizers keep flat pieces, and Muon needs whole matrices: leave out --deepspeed",
         )
         require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"must be 0 to --lr ({self.lr})")

@@ -60,7 +60,9 @@ def find_checkpoints(folder: Path, *, latest: bool = False) -> dict[str, Path]:
         steps = [path for path in folder.glob("global_step*") if path.name[11:].isdigit()]
         found = {path.name: path for path in sorted(steps, key=lambda path: int(path.name[11:]))}
     else:
-        for place, _, files in sorted(os.walk(folder, followlinks=True)):
+        for place, folders, files in os.walk(folder, followlinks=True):
+            # What a study has put aside is no longer one of its runs.
+            folders[:] = sorted(name for name in folders if name != "replaced")
             if "latest" in files:
                 name = Path(place).relative_to(folder).as_posix()
                 is_seed = _SEED.fullmatch(name)

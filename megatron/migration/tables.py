@@ -125,7 +125,6 @@ PRETRAINING = Migration(
         ),
         "--vocab-extra-ids=": ("0", "the vocabulary is the tokenizer's", "raise --vocab-size"),
         "--dataloader-type=": ("single cyclic", _SHUFFLED, LEAVE_OUT),
-        "--optimizer=": ("adam", "weights are updated by AdamW", LEAVE_OUT),
         "--weight-decay-incr-style=": ("constant", "weight decay is constant", "--weight-decay"),
         "--hysteresis=": ("2", f"{_JSON}, or else it is 2", "fp16.hysteresis there"),
         "--checkpoint-num-layers= --recompute-num-layers=": ("1", _RECOMPUTED, LEAVE_OUT),

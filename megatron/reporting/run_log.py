@@ -40,13 +40,6 @@ class RunLog:
         """Names of the run's losses; by the first one runs are compared."""
         return tuple(self.start.get("losses", ("lm",)))
 
-    @property
-    def compared(self) -> list[Record]:
-        """The evaluations, `loss` being the first one of several."""
-        if len(self.losses) == 1:
-            return list(self.valid)
-        return [{**record, "loss": record[f"{self.losses[0]}_loss"]} for record in self.valid]
-
 
 class RunLogger:
     """Writer of one run's log, which trackers are shown as well where asked.

@@ -27,6 +27,9 @@ from megatron.tokenizer.word_cache import WordCache, cuts_as_gpt2
 NO_CHARACTER = "\ufffd"
 """What a decoder gives for bytes that are no character, or not yet."""
 
+MOST_TOKENS = 1 << 24
+"""Ids are rows of tables, which such an id would fill with nothing."""
+
 StrPath = str | os.PathLike[str]
 
 
@@ -44,6 +47,11 @@ class Tokenizer:
         self._backend = backend
         self._origin = origin
         vocabulary = backend.get_vocab(with_added_tokens=True)
+        largest = max(vocabulary.values(), default=0)
+        if largest >= MOST_TOKENS:
+            raise ValueError(
+                f"{origin}: a token of {len(vocabulary)} has id {largest}: must be below {MOST_TOKENS}"
+            )
         if special_tokens is None:
             special_tokens = usual_special_tokens(vocabulary)
         self.special_tokens: Mapping[str, str] = dict(special_tokens)

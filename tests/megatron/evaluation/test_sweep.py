@@ -16,6 +16,7 @@ def touch(path):
 def test_a_checkpoint_a_run_or_a_folder_of_runs(tmp_path):
     for name in ("one", "two/seed_1", "two/seed_2"):
         touch(tmp_path / name / "latest")
+    touch(tmp_path / "replaced" / "one_1" / "latest")
     for step in (5, 40, 100):
         touch(tmp_path / "one" / f"global_step{step}" / "manifest.json")
     (tmp_path / "one" / "global_step40.damaged").mkdir()
