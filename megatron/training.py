@@ -5,8 +5,9 @@ Budgets and stops use only the counters of finished steps; checkpoints are writt
 """
 
 import contextlib
+import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,9 @@ from megatron.validation import losses_record, validate
 
 RUN_FILE = "run.toml"
 """In the run's folder: what ran, and repeats it."""
+
+COLLECT_STEPS = 50
+"""Garbage is collected after so many."""
 
 
 @naming_lost_processes()
@@ -100,11 +104,26 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
                 step = run.counters.steps
                 logger.write({"kind": "resume", "step": step, "environment": made_by(run)})
         stop = stack.enter_context(StopSignals())
+        stack.enter_context(_collecting_by_hand())
         try:
             train(run, logger, stop)
         except NonFiniteError as error:
             raise NonFiniteError(f"{error}; {_way_back(config.checkpoint)}") from error
     return exit_status(run)
+
+
+@contextlib.contextmanager
+def _collecting_by_hand() -> Iterator[None]:
+    """Leave garbage within the block to `train`: collected in mid-step, it stops one process and all wait."""
+    gc.collect()
+    # What is there already stays, so a collection looks at what steps have made.
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def with_batch_size(config: RunConfig, num_processes: int) -> RunConfig:
@@ -240,6 +259,8 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
         run.spent.setdefault("start_up", time.monotonic() - STARTED)
 
         step = run.counters.steps
+        if step % COLLECT_STEPS == 0:
+            gc.collect()
         if step % config.logging.log_interval == 0:
             record = step_record(run, result) | _progress(
                 run, last, seconds=time.monotonic() - last_time
