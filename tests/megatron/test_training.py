@@ -1,6 +1,7 @@
 import gc
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,7 +60,9 @@ def test_the_end_says_what_the_time_went_into(prefix, tmp_path, capsys):
 def test_garbage_is_collected_between_steps_alone(prefix, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "COLLECT_STEPS", 2)
     seen, collected = [], []
-    monkeypatch.setattr(training.gc, "collect", lambda: collected.append(None))
+    own = {name: getattr(gc, name) for name in ("freeze", "unfreeze", "disable", "enable")}
+    own["collect"] = lambda: collected.append(None)
+    monkeypatch.setattr(training, "gc", SimpleNamespace(**own))
     monkeypatch.setattr(training, "step_record", lambda *_: seen.append(gc.isenabled()) or RECORD)
     flags = ("--log-interval", "1", "--no-evaluate", "--save", str(tmp_path / "run"))
     assert pretrain_gpt.main(flags_of(prefix, *flags)) == 0
