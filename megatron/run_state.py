@@ -1,6 +1,7 @@
 """A run in progress: what it is made of and what it has counted."""
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -75,6 +76,8 @@ class Run:
     """The task's."""
     seconds: float = 0.0
     """Training time so far, without evaluation and checkpoints."""
+    spent: dict[str, float] = field(default_factory=dict)
+    """Seconds of this process that went into something else than steps: start_up, evaluation, checkpoints."""
     first_weights: str = ""
     """Checksum of the weights that training begins with."""
     waiting: WaitingTime = field(default_factory=WaitingTime)
@@ -107,6 +110,14 @@ class Run:
     def loss_terms(self, batch: Batch) -> dict[str, int]:
         """Over how many terms each of these sums is."""
         return dict(zip(self.task.losses, self.task.count_loss_terms(batch), strict=True))
+
+    def timed(self, work: Callable[[], None], spent_on: str) -> float:
+        """Do the work, and give back the seconds that it took, which are noted."""
+        started = time.monotonic()
+        work()
+        seconds = time.monotonic() - started
+        self.spent[spent_on] = self.spent.get(spent_on, 0.0) + seconds
+        return seconds
 
     @property
     def is_first_process(self) -> bool:
