@@ -128,7 +128,7 @@ def describe_machine(device: torch.device, *, matrix_size: int = 8192) -> dict[s
         else None,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": _commit(),
+        "commit": commit(),
         "copy_gb_per_second": round(bytes_per_second / 1e9),
         "bf16_tflops_per_second": round(flops_per_second / 1e12, 2),
     }
@@ -196,7 +196,7 @@ def _ceilings(device: torch.device, size: int) -> tuple[float, float]:
     return 2 * source.nbytes / copied.median, 2 * size**3 / multiplied.median
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the source, where git and its folder are there."""
     command = ["git", "rev-parse", "HEAD"]
     folder = Path(__file__).parent

@@ -7,10 +7,11 @@ round compares like with like, and each process has its own peak.
 
 import gc
 import multiprocessing
+import os
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -47,11 +48,17 @@ class PeakMemory:
 class Contestant:
     """A process that makes its work when it starts; made by `contestants`."""
 
-    def __init__(self, make_work: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
+    def __init__(
+        self,
+        make_work: Callable[..., Work],
+        arguments: tuple[Any, ...],
+        environment: Mapping[str, str],
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make_work, arguments))
-        self._process.start()
+        with _environment(environment):
+            self._process.start()
         theirs.close()
         self.times: list[StepTime] = []
 
@@ -90,16 +97,33 @@ class Contestant:
 @contextmanager
 def contestants(
     *makers: tuple[Callable[..., Work], tuple[Any, ...]],
+    environments: Sequence[Mapping[str, str]] = (),
 ) -> Iterator[list[Contestant]]:
-    """One contestant for each function and its arguments; they end with the block."""
+    """One contestant for each function and its arguments; they end with the block.
+
+    Args:
+        environments: of the first contestants, beside this process's own.
+    """
     made: list[Contestant] = []
     try:
-        for make_work, arguments in makers:
-            made.append(Contestant(make_work, arguments))
+        rest = [{}] * (len(makers) - len(environments))
+        for (make_work, arguments), environment in zip(makers, [*environments, *rest], strict=True):
+            made.append(Contestant(make_work, arguments, environment))
         yield made
     finally:
         for contestant in made:
             contestant.close()
+
+
+@contextmanager
+def _environment(environment: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def take_turns(

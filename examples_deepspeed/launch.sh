@@ -15,6 +15,7 @@ set -euo pipefail
 REPOSITORY="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 PYTHON="${PYTHON:-python}"
 export PYTHONPATH="$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}"
+source "$REPOSITORY/examples_deepspeed/cpu_environment.sh"
 fail() { echo "error: $*" >&2 && exit 1; }
 if [[ $# == 0 ]]; then fail "name a script and its flags: pretrain_gpt.py --config gpt_cl_ltd_300b ..."; fi
 if [[ -z "${LAUNCHER:-}" ]]; then

@@ -1,4 +1,4 @@
-"""Command-line flags, generated from the dataclasses in `config.py`, and the run that they and files describe."""
+"""Command-line flags, generated from the dataclasses in `config/`, and the run that they and files describe."""
 
 import argparse
 import ast
@@ -9,8 +9,8 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -18,11 +18,12 @@ from megatron.command import TRACEBACK_HELP
 
 from data_efficiency import ConfigError, load_config
 from megatron.config import (
-    CONFIG_GROUPS,
+    RUN_KINDS,
+    AnyRunConfig,
     Architecture,
     FilesConfig,
-    RunConfig,
-    group_name,
+    RunKind,
+    SourceConfig,
     without_none,
 )
 from megatron.engine_json import SETTINGS_OF_KEYS, engine_json
@@ -52,10 +53,12 @@ def flag_name(field_name: str) -> str:
 
 @functools.cache
 def field_docs(config_class: type) -> dict[str, str]:
-    """Field name -> the docstring written below the field, as one line."""
+    """Field name -> the docstring written below the field, as one line; inherited ones too."""
+    docs: dict[str, str] = {}
+    for base in config_class.__bases__:
+        docs |= field_docs(base) if is_dataclass(base) else {}
     tree = ast.parse(inspect.getsource(config_class)).body[0]
     assert isinstance(tree, ast.ClassDef)
-    docs: dict[str, str] = {}
     for statement, below in zip(tree.body, tree.body[1:], strict=False):
         if (
             isinstance(statement, ast.AnnAssign)
@@ -142,7 +145,7 @@ def command_parser(doc: str | None) -> CommandParser:
 
 def make_parser(
     description: str,
-    groups: Sequence[type] = CONFIG_GROUPS,
+    groups: Mapping[str, type] = RUN_KINDS["gpt"].groups,
     defaults: Mapping[str, Any] | None = None,
 ) -> argparse.ArgumentParser:
     """A parser with one titled group of flags for each dataclass; abbreviations are refused.
@@ -150,11 +153,12 @@ def make_parser(
     What it parses has the flags that were given, and no others.
 
     Args:
+        groups: title -> dataclass.
         defaults: of some fields, instead of the dataclasses' own, for the help.
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    for config_class in groups:
-        group = parser.add_argument_group(group_name(config_class), inspect.getdoc(config_class))
+    for name, config_class in groups.items():
+        group = parser.add_argument_group(name, inspect.getdoc(config_class))
         hints = get_type_hints(config_class)
         for field in fields(config_class):
             default = (defaults or {}).get(field.name, field.default)
@@ -169,68 +173,76 @@ def parse_run_config(
     argv: Sequence[str] | None = None,
     *,
     architecture: Architecture = "gpt",
+    json_of: Callable[[Any], dict[str, Any]] = engine_json,
     **defaults: Any,
-) -> RunConfig:
-    """The settings of a run from the command line and the files that it names.
+) -> Any:
+    """The settings of a run, `RUN_KINDS[architecture].run`, from the command line and the files that it names.
 
     `--print-json` prints what the engine gets, and `--config list` the shipped run files; both exit.
 
     Args:
         architecture: of the script; a run file of another one is refused.
+        json_of: what the engine gets of a run.
         defaults: of some fields, instead of the dataclasses' own.
 
     Raises:
         ValueError: for values that break a rule, and for flags of Megatron-DeepSpeed that are not here;
             argparse itself exits for flags it cannot read.
     """
-    parser = make_parser(description, (FilesConfig, *CONFIG_GROUPS), defaults)
-    words = sys.argv[1:] if argv is None else argv
-    given = vars(parser.parse_args(pretraining_words(words, is_bert=architecture == "bert")))
-    files = FilesConfig(
-        **{each.name: given.pop(each.name) for each in fields(FilesConfig) if each.name in given}
+    kind = RUN_KINDS[architecture]
+    is_pretraining = architecture in ("gpt", "bert")
+    sources: type[SourceConfig] = FilesConfig if is_pretraining else SourceConfig
+    parser = make_parser(description, {"files": sources, **kind.groups}, defaults)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if is_pretraining:
+        words = pretraining_words(words, is_bert=architecture == "bert")
+    given = vars(parser.parse_args(words))
+    files = sources(
+        **{each.name: given.pop(each.name) for each in fields(sources) if each.name in given}
     )
     if files.config == "list":
         print(SHIPPED.listing(architecture))
         raise SystemExit(0)
     config = _run_config(files, given, architecture, Layer(settings=defaults))
     if files.print_json:
-        content = engine_json(config)
+        content = json_of(config)
         load_config(content)
         print(json.dumps(content, indent=2))
-    if files.print_analysis:
+    if isinstance(files, FilesConfig) and files.print_analysis:
         print("".join(shlex.join(command) + "\n" for command in analysis_commands(config)), end="")
-    if files.print_json or files.print_analysis:
+    if files.print_json or (isinstance(files, FilesConfig) and files.print_analysis):
         raise SystemExit(0)
     return config
 
 
 def _run_config(
-    files: FilesConfig, given: Mapping[str, Any], architecture: Architecture, layer: Layer
-) -> RunConfig:
+    files: SourceConfig, given: Mapping[str, Any], architecture: Architecture, layer: Layer
+) -> Any:
     """Defaults, run file, DeepSpeed's file and flags laid over each other, in this order."""
-    if files.model is not None and files.config is None:
-        raise ConfigError(
-            f"--model is {files.model!r}: it changes a run file; name one by --config"
-        )
+    kind = RUN_KINDS[architecture]
+    of_pretraining = files if isinstance(files, FilesConfig) else FilesConfig()
+    model = of_pretraining.model
+    if model is not None and files.config is None:
+        raise ConfigError(f"--model is {model!r}: it changes a run file; name one by --config")
     if files.config is not None:
-        layer = layer.under(read_run_file(SHIPPED, files.config, model=files.model))
+        layer = layer.under(read_run_file(SHIPPED, files.config, model=model))
         if layer.architecture not in (None, architecture):
             raise ConfigError(
                 f"--config {files.config} is of a {layer.architecture}: start it with "
-                f"pretrain_{layer.architecture}.py"
+                f"{RUN_KINDS[layer.architecture].script}"
             )
     if files.deepspeed_config is not None:
-        published = read_json_layer(files.deepspeed_config)
+        published = read_json_layer(files.deepspeed_config, kind)
         _refuse_contradictions(published.settings, given, files.deepspeed_config)
         layer = layer.under(published)
-    if files.scale_down:
+    if of_pretraining.scale_down:
         place = {"data_path": ("corpus",), **layer.settings}
-        layer = layer.under(scale_down(run_config_from(place, layer)))
+        layer = layer.under(scale_down(run_config_from(place, layer)))  # type: ignore[arg-type]
     layer = layer.under(Layer(architecture=architecture, settings=given))
     settings = dict(layer.settings)
     if files.config is not None:
         settings.setdefault("save", f"runs/{Path(files.config).stem}")
-        if settings.get("load") is None:
+        if "load" in kind.table_of and settings.get("load") is None:
             settings["load"] = settings["save"]
             settings.setdefault("allow_missing_checkpoint", True)
     return run_config_from(settings, layer)
@@ -246,32 +258,38 @@ def _refuse_contradictions(written: Mapping[str, Any], given: Mapping[str, Any],
             )
 
 
-def run_config_from(settings: Mapping[str, Any], layer: Layer) -> RunConfig:
+def run_config_from(settings: Mapping[str, Any], layer: Layer) -> AnyRunConfig:
     """A run of settings by name, whatever their group, and of a layer's architecture and sections.
 
     Raises:
         ValueError: naming all that is missing, or a value that breaks a rule.
     """
+    architecture = layer.architecture or "gpt"
+    kind: RunKind = RUN_KINDS[architecture]
     needed = {
-        field.name for group in CONFIG_GROUPS for field in fields(group) if field.default is MISSING
+        field.name
+        for group in kind.groups.values()
+        for field in fields(group)
+        if field.default is MISSING
     }
     missing = [flag_name(name) for name in sorted(needed - set(settings))]
-    if not any(settings.get(f"train_{unit}") for unit in ("iters", "samples", "tokens")):
+    ends = [f"train_{unit}" for unit in ("iters", "samples", "tokens")]
+    if ends[0] in kind.table_of and not any(settings.get(end) for end in ends):
         missing.append("one of --train-iters, --train-samples and --train-tokens")
     if missing:
         raise ValueError(f"not given: {', '.join(missing)}")
     parts = {}
-    for config_class in CONFIG_GROUPS:
+    for name, config_class in kind.groups.items():
         read = {
             field.name: settings[field.name]
             for field in fields(config_class)
             if field.name in settings
         }
         frozen = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in read.items()
+            key: tuple(value) if isinstance(value, list) else value for key, value in read.items()
         }
-        parts[group_name(config_class)] = config_class(**frozen)
-    return RunConfig(**parts, architecture=layer.architecture or "gpt", **layer.sections)  # type: ignore[arg-type]
+        parts[name] = config_class(**frozen)
+    return kind.run(**parts, architecture=architecture, **layer.sections)  # type: ignore[arg-type]
 
 
 def _add_flag(group: Any, field: Field[Any], hint: Any, doc: str, default: Any) -> None:

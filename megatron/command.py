@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType, TracebackType
 
+STARTED = time.monotonic()
+"""When this process began to import."""
 STOPPED = "interrupted; nothing half-written is left"
 TRACEBACK_FLAG = "--traceback"
 TRACEBACK_HELP = f"With {TRACEBACK_FLAG}, anywhere, an error shows where in the program it arose."

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data_efficiency import ConfigError
-from megatron.config import RunConfig
+from megatron.config import AnyRunConfig
 
 SETTINGS_OF_KEYS = {
     "train_batch_size": "global_batch_size",
@@ -23,8 +23,8 @@ SETTINGS_OF_KEYS = {
 }
 """Dotted key of the JSON file -> field of the settings."""
 _SAMPLING, _ROUTING = "data_efficiency.data_sampling", "data_efficiency.data_routing"
-_METRICS = f"{_SAMPLING}.curriculum_learning.curriculum_metrics"
-_DROPPING = f"{_ROUTING}.random_ltd"
+METRICS = f"{_SAMPLING}.curriculum_learning.curriculum_metrics"
+DROPPING = f"{_ROUTING}.random_ltd"
 
 
 def settings_of(content: Mapping[str, Any], place: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -60,11 +60,19 @@ def settings_of(content: Mapping[str, Any], place: str) -> tuple[dict[str, Any],
     return found, left
 
 
-def engine_json(config: RunConfig, num_processes: int | None = None) -> dict[str, Any]:
+def engine_json(
+    config: AnyRunConfig,
+    num_processes: int | None = None,
+    *,
+    num_layers: int | None = None,
+    length: int | None = None,
+) -> dict[str, Any]:
     """The whole object: sections with the settings in them, and each "auto" that follows from these.
 
     Args:
         num_processes: data-parallel ones, for the accumulation steps; None leaves these out.
+        num_layers: of the model, where the settings do not say it; else an "auto" that needs it stays.
+        length: of a sample, likewise.
 
     Raises:
         ConfigError: for accumulation steps that the batch sizes contradict.
@@ -80,13 +88,16 @@ def engine_json(config: RunConfig, num_processes: int | None = None) -> dict[str
     if num_processes is not None:
         _put_accumulation(content, config, num_processes)
     _put_outer_switches(content)
-    for key, value in _auto_values(content, config):
-        if value_at(content, key) == "auto":
+    settings = {**vars(config.model), **vars(config.data)}
+    num_layers = num_layers or settings.get("num_layers")
+    length = length or settings.get("seq_length")
+    for key, value in _auto_values(content, settings.get("difficulty"), num_layers, length):
+        if value is not None and value_at(content, key) == "auto":
             put(content, key, value)
     return content
 
 
-def _values(content: dict[str, Any], config: RunConfig) -> Iterator[tuple[str, Any]]:
+def _values(content: dict[str, Any], config: AnyRunConfig) -> Iterator[tuple[str, Any]]:
     """Dotted key -> the setting that stands there; a precision has a section only where it is on."""
     settings = {**vars(config.data), **vars(config.training)}
     settings["global_batch_size"] = config.training.batch_size
@@ -96,14 +107,16 @@ def _values(content: dict[str, Any], config: RunConfig) -> Iterator[tuple[str, A
     if is_older_section:
         legacy["enabled"] = curriculum
     for key, name in SETTINGS_OF_KEYS.items():
+        if name not in settings:
+            continue
         value = settings[name]
         if name == "data_efficiency_curriculum_learning":
-            value = curriculum and (not is_older_section or bool(value_at(content, _METRICS)))
+            value = curriculum and (not is_older_section or bool(value_at(content, METRICS)))
         if value or name not in ("fp16", "bf16"):
             yield key, False if value is None else value
 
 
-def _put_accumulation(content: dict[str, Any], config: RunConfig, num_processes: int) -> None:
+def _put_accumulation(content: dict[str, Any], config: AnyRunConfig, num_processes: int) -> None:
     """Write the accumulation steps, which follow from the batch sizes."""
     training = config.training
     steps = training.batch_size // (training.micro_batch_size * num_processes)
@@ -117,17 +130,21 @@ def _put_accumulation(content: dict[str, Any], config: RunConfig, num_processes:
     content["gradient_accumulation_steps"] = steps
 
 
-def _auto_values(content: Mapping[str, Any], config: RunConfig) -> Iterator[tuple[str, Any]]:
+def _auto_values(
+    content: Mapping[str, Any], difficulty: str | None, num_layers: int | None, length: int | None
+) -> Iterator[tuple[str, Any]]:
     """Dotted key -> what "auto" means there; all layers but the first and the last drop tokens."""
-    for name, metric in (value_at(content, _METRICS) or {}).items():
-        yield f"{_METRICS}.{name}.index_path", f"{config.data.difficulty}/{name}"
+    for name, metric in (value_at(content, METRICS) or {}).items():
+        if difficulty is not None:
+            yield f"{METRICS}.{name}.index_path", f"{difficulty}/{name}"
         if is_length(name, metric):
-            yield f"{_METRICS}.{name}.max_difficulty", config.data.seq_length
-    dropping = list(range(1, config.model.num_layers - 1))
-    yield f"{_DROPPING}.total_layer_num", config.model.num_layers
-    yield f"{_DROPPING}.random_ltd_layer_id", dropping
-    yield f"{_DROPPING}.random_ltd_layer_num", len(dropping)
-    yield f"{_DROPPING}.random_ltd_schedule.max_value", config.data.seq_length
+            yield f"{METRICS}.{name}.max_difficulty", length
+    if num_layers is not None:
+        dropping = list(range(1, num_layers - 1))
+        yield f"{DROPPING}.total_layer_num", num_layers
+        yield f"{DROPPING}.random_ltd_layer_id", dropping
+        yield f"{DROPPING}.random_ltd_layer_num", len(dropping)
+    yield f"{DROPPING}.random_ltd_schedule.max_value", length
 
 
 def is_length(name: str, metric: Mapping[str, Any]) -> bool:
@@ -141,7 +158,7 @@ def is_length(name: str, metric: Mapping[str, Any]) -> bool:
 def _put_outer_switches(content: dict[str, Any]) -> None:
     """Write the three outer `enabled`, which repeat the inner ones, where they are not written."""
     curriculum = value_at(content, f"{_SAMPLING}.curriculum_learning.enabled")
-    dropping = value_at(content, f"{_DROPPING}.enabled")
+    dropping = value_at(content, f"{DROPPING}.enabled")
     section = content["data_efficiency"]
     section.setdefault("enabled", curriculum or dropping)
     section["data_sampling"].setdefault("enabled", curriculum)

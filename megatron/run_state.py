@@ -1,17 +1,21 @@
 """A run in progress: what it is made of and what it has counted."""
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data_efficiency import Counters, CurriculumDataLoader, Engine, ModelShape
 from megatron.config import ModelConfig, RunConfig
 from megatron.reporting import WaitingTime
 
 Batch = Mapping[str, torch.Tensor]
+Int64Array = NDArray[np.int64]
 
 
 def model_shape(config: ModelConfig) -> ModelShape:
@@ -43,6 +47,9 @@ class Task:
     """Over how many terms each of these sums is; 0 is allowed."""
     layer_class: type[torch.nn.Module]
     """The layers that random-LTD may be attached to."""
+    bytes_of_tokens: Callable[[RunConfig], Int64Array | None] = lambda _: None
+    """How many bytes of text each token id stands for, int64 [at least the vocabulary], where every label
+    is a token of a text; None where that is not known."""
     make_shape: Callable[[ModelConfig], ModelShape] = model_shape
     """What the model's number of operations depends on."""
 
@@ -65,8 +72,12 @@ class Run:
     engine: Engine
     valid_dataset: Any
     """None where nothing is validated."""
+    bytes_of_tokens: Int64Array | None = None
+    """The task's."""
     seconds: float = 0.0
     """Training time so far, without evaluation and checkpoints."""
+    spent: dict[str, float] = field(default_factory=dict)
+    """Seconds of this process that went into something else than steps: start_up, evaluation, checkpoints."""
     first_weights: str = ""
     """Checksum of the weights that training begins with."""
     waiting: WaitingTime = field(default_factory=WaitingTime)
@@ -100,6 +111,14 @@ class Run:
         """Over how many terms each of these sums is."""
         return dict(zip(self.task.losses, self.task.count_loss_terms(batch), strict=True))
 
+    def timed(self, work: Callable[[], None], spent_on: str) -> float:
+        """Do the work, and give back the seconds that it took, which are noted."""
+        started = time.monotonic()
+        work()
+        seconds = time.monotonic() - started
+        self.spent[spent_on] = self.spent.get(spent_on, 0.0) + seconds
+        return seconds
+
     @property
     def is_first_process(self) -> bool:
         """Whether this process prints, logs and writes checkpoints for all."""
@@ -117,7 +136,23 @@ class Run:
         return self.counters.at(self.config.training.token_counter, self.num_layers)
 
 
-def counter_record(run: Run) -> dict[str, Any]:
+class Counted(Protocol):
+    """A run that counts, whatever its loop."""
+
+    @property
+    def counters(self) -> Counters:
+        """Of all finished steps."""
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the model."""
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, without evaluation and checkpoints."""
+
+
+def counter_record(run: Counted) -> dict[str, Any]:
     """The cumulative counters as the log writes them."""
     counters = run.counters
     return {

@@ -5,17 +5,22 @@ Budgets and stops use only the counters of finished steps; checkpoints are writt
 """
 
 import contextlib
+import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from megatron.command import STARTED
 
 import torch
 import torch.distributed
 
 from data_efficiency import (
     Counters,
+    Engine,
     NonFiniteError,
     Ranks,
     StepResult,
@@ -29,20 +34,24 @@ from data_efficiency import (
 )
 from megatron.checkpoint.files import has_checkpoints
 from megatron.checkpoint.run import guarded_facts, held_folder, made_by, resume, save
-from megatron.config import CheckpointConfig, RunConfig, TrainingConfig
+from megatron.config import RUN_KINDS, AnyRunConfig, CheckpointConfig, RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
-from megatron.model.compilation import compile_model
+from megatron.evaluation.samples import Samples
+from megatron.model.compilation import MOST_LENGTHS, compile_model, num_compilations
+from megatron.model.muon import MuonWithAdamW
 from megatron.model.optional_kernels import choose_attention, make_adamw, weight_decay_groups
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.recipes import write_run_file
-from megatron.reporting import RunLogger, progress_line, weights_checksum
+from megatron.reporting import RUN_FILE, RunLogger, progress_line, weights_checksum
 from megatron.run_state import Run, StopRequest, Task, counter_record
 from megatron.setting_rules import require
 from megatron.stopping import StopSignals, exit_status, fraction_done, stop_reason
 from megatron.validation import losses_record, validate
 
-RUN_FILE = "run.toml"
-"""In the run's folder: what ran, and repeats it."""
+AnyRun = TypeVar("AnyRun", bound=AnyRunConfig)
+
+COLLECT_STEPS = 50
+"""Garbage is collected after so many."""
 
 
 @naming_lost_processes()
@@ -78,14 +87,15 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
         )
         resumed = resume(run)
         if run.is_first_process:
-            _write_run_file(config)
+            keep_run_file(config)
         logger = None
         if run.is_first_process:
             logger = stack.enter_context(
                 RunLogger(
                     str(config.checkpoint.save),
                     _start_record(run, len(train_dataset)),
-                    tensorboard=config.logging.tensorboard,
+                    trackers=config.logging.trackers,
+                    project=config.logging.tracker_project,
                     resumed=counter_record(run) if resumed else None,
                     loaded_from=config.checkpoint.load,
                     say=run.say,
@@ -95,6 +105,7 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
                 step = run.counters.steps
                 logger.write({"kind": "resume", "step": step, "environment": made_by(run)})
         stop = stack.enter_context(StopSignals())
+        stack.enter_context(_collecting_by_hand())
         try:
             train(run, logger, stop)
         except NonFiniteError as error:
@@ -102,7 +113,21 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
     return exit_status(run)
 
 
-def with_batch_size(config: RunConfig, num_processes: int) -> RunConfig:
+@contextlib.contextmanager
+def _collecting_by_hand() -> Iterator[None]:
+    """Leave garbage within the block to `train`: collected in mid-step, it stops one process and all wait."""
+    gc.collect()
+    # What is there already stays, so a collection looks at what steps have made.
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def with_batch_size(config: AnyRun, num_processes: int) -> AnyRun:
     """The settings with the global batch size written out, and no larger micro-batches than a process gets.
 
     Raises:
@@ -124,7 +149,7 @@ def with_batch_size(config: RunConfig, num_processes: int) -> RunConfig:
     return replace(config, training=training)
 
 
-def with_folder(config: RunConfig, ranks: Ranks) -> RunConfig:
+def with_folder(config: AnyRun, ranks: Ranks) -> AnyRun:
     """The settings with a folder for the run: the first below runs/ that is free, unless one is given."""
     if config.checkpoint.save is not None:
         return config
@@ -142,14 +167,14 @@ def with_folder(config: RunConfig, ranks: Ranks) -> RunConfig:
     return replace(config, checkpoint=replace(config.checkpoint, save=save))
 
 
-def _folder(config: RunConfig, number: int) -> str:
+def _folder(config: AnyRunConfig, number: int) -> str:
     return f"runs/{config.architecture}" + (f"_{number}" if number > 1 else "")
 
 
-def _write_run_file(config: RunConfig) -> None:
+def keep_run_file(config: AnyRunConfig) -> None:
     """Write the file that repeats the run into its folder."""
     path = Path(str(config.checkpoint.save)) / RUN_FILE
-    command = f"python pretrain_{config.architecture}.py --config {path}"
+    command = f"python {RUN_KINDS[config.architecture].script} --config {path}"
     files.write_file(path, write_run_file(config, command).encode())
 
 
@@ -172,7 +197,10 @@ def setup_model_and_optimizer(
         config=engine_json(config, num_processes),
         engine="deepspeed" if training.deepspeed else "torch",
         model_shape=shape,
+        bf16_weights=training.bf16_weights,
     )
+    if training.compile != "none" and training.compile_lengths == "static":
+        _refuse_many_lengths(engine, config.data.seq_length)
     engine.follow_learning_rate(make_learning_rate(config, shape, num_processes))
     dropping = engine.data_efficiency_config.random_ltd
     if dropping is not None:
@@ -187,8 +215,27 @@ def setup_model_and_optimizer(
         task=task,
         engine=engine,
         valid_dataset=valid_dataset,
+        bytes_of_tokens=None if valid_dataset is None else task.bytes_of_tokens(config),
         first_weights=first_weights,
     )
+
+
+def _refuse_many_lengths(engine: Engine, longest: int) -> None:
+    """Raise ValueError if a length plan has more lengths than are worth code of their own."""
+    for plan in engine.data_efficiency_config.length_plans:
+        step: int | None = 1
+        lengths: set[int] = set()
+        while step is not None and plan.follows_schedule and max(lengths, default=0) < longest:
+            length = plan.length_at(plan.schedule.difficulty(step))
+            lengths.add(min(longest, length or longest))
+            step = plan.schedule.next_change(step)
+        require(
+            len(lengths) <= MOST_LENGTHS,
+            "compile_lengths",
+            "static",
+            f"{plan.name} has {len(lengths)} lengths and each is compiled, at most {MOST_LENGTHS}: give the metric "
+            f'"length_multiple": {-(-longest // MOST_LENGTHS)}, or take dynamic',
+        )
 
 
 def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
@@ -198,6 +245,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
     started = last_time = time.monotonic()
     limit = config.training.exit_duration_in_mins
     last, last_saved, last_evaluated = run.counters, run.counters.steps, None
+    samples = Samples(config) if config.logging.sample_prompts else None
     while True:
         reason = stop_reason(run)
         step_started = time.monotonic()
@@ -211,8 +259,10 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
         )
         run.stop_request = StopRequest(signal=result.agreed[0], out_of_time=bool(result.agreed[1]))
         run.seconds += time.monotonic() - step_started
+        run.spent.setdefault("start_up", time.monotonic() - STARTED)
 
         step = run.counters.steps
+        _collect_garbage(step)
         if step % config.logging.log_interval == 0:
             record = step_record(run, result) | _progress(
                 run, last, seconds=time.monotonic() - last_time
@@ -227,34 +277,61 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
                 )
             )
         if config.training.evaluate and step % config.training.eval_interval == 0:
-            paused = time.monotonic()
-            _validate(run, logger)
+            last_time += run.timed(partial(_validate, run, logger), "evaluation")
             last_evaluated = step
-            last_time += time.monotonic() - paused
+        if samples is not None and step % config.logging.sample_interval == 0:
+            last_time += run.timed(lambda: _log(logger, samples.record(run)), "texts")
         interval = config.save_interval
         if interval is not None and step % interval == 0:
-            paused = time.monotonic()
-            save(run)
+            last_time += run.timed(partial(save, run), "checkpoints")
             last_saved = step
-            last_time += time.monotonic() - paused
 
     run.say(f"stopped after step {run.counters.steps}: {reason}")
     finished = not run.stop_request.signal
     if finished and config.training.evaluate and last_evaluated != run.counters.steps:
-        _validate(run, logger)
+        run.timed(partial(_validate, run, logger), "evaluation")
+    if finished and samples is not None and run.counters.steps % config.logging.sample_interval:
+        run.timed(lambda: _log(logger, samples.record(run)), "texts")
     if last_saved != run.counters.steps:
-        save(run)
-    _log(logger, {"kind": "end", "reason": reason, **counter_record(run)})
+        run.timed(partial(save, run), "checkpoints")
+    _log(logger, {"kind": "end", "reason": reason, **counter_record(run), **_spent(run)})
+
+
+def _collect_garbage(step: int) -> None:
+    if step % COLLECT_STEPS == 0:
+        gc.collect()
+
+
+def _spent(run: Run) -> dict[str, Any]:
+    """What this process's time went into beside steps, which is printed too.
+
+    Start-up is all from the command to the end of the first step, the first compilation among it.
+    """
+    seconds = time.monotonic() - STARTED
+    parts = {name: run.spent.get(name, 0.0) for name in ("start_up", "evaluation", "checkpoints")}
+    shares = ", ".join(f"{name} {part / seconds:.1%}" for name, part in parts.items())
+    run.say(f"{seconds:.0f} s in all: {shares}; {num_compilations()} pieces of code compiled")
+    return {
+        "process_seconds": seconds,
+        **{f"{name}_seconds": part for name, part in parts.items()},
+        "num_compilations": num_compilations(),
+    }
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW with the settings' rates."""
-    return make_adamw(
-        weight_decay_groups(model, config.weight_decay),
-        config.optimizer_implementation,
+    """The settings' optimizer, with their rates."""
+    make = partial(
+        make_adamw,
+        implementation=config.optimizer_implementation,
         lr=config.lr,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_eps,
+    )
+    groups = weight_decay_groups(model, config.weight_decay)
+    return (
+        MuonWithAdamW(model, groups, make, config.lr)
+        if config.optimizer == "muon"
+        else make(groups)
     )
 
 
@@ -292,6 +369,7 @@ def _progress(run: Run, last: Counters, seconds: float) -> dict[str, Any]:
         "step_seconds": seconds / (counters.steps - last.steps),
         "tokens_per_second": (counters.corpus_tokens - last.corpus_tokens) / seconds,
         "flops_per_second": (counters.flops - last.flops) / seconds,
+        "num_compilations": num_compilations(),
     }
 
 

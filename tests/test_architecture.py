@@ -110,8 +110,10 @@ OUTSIDE_PACKAGES = {
         *COMMANDS,
     ),
     "torch.distributed": ("data_efficiency.engine", "megatron", "tests.end_to_end", *COMMANDS),
-    "torch.utils.tensorboard": ("megatron.reporting",),
-    "tensorboard": ("megatron.reporting",),
+    "torch.utils.tensorboard": ("megatron.reporting.trackers",),
+    "tensorboard": ("megatron.reporting.trackers",),
+    "accelerate": ("megatron.reporting.trackers",),
+    "mlflow": ("megatron.reporting.trackers",),
     "matplotlib": (
         "data_efficiency.analysis.summary",
         "megatron.reporting",

@@ -56,7 +56,7 @@ def test_project_makes_none() -> None:
     files = [*ROOT.glob("pretrain_*.py")]
     for folder in FOLDERS:
         files += (ROOT / folder).rglob("*.py")
-    assert ROOT / "megatron" / "config.py" in files
+    assert ROOT / "megatron" / "training.py" in files
     assert [
         line
         for file in files

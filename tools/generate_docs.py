@@ -10,7 +10,7 @@ import inspect
 import json
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -20,7 +20,7 @@ from data_efficiency.config import curriculum, data_efficiency, file, random_ltd
 from data_efficiency.json_section import GIVEN, Section, Written
 from data_efficiency.schedule import DiscreteSchedule, RootSchedule
 from megatron.arguments import field_docs, flag_name
-from megatron.config import CONFIG_GROUPS, FilesConfig, group_name
+from megatron.config import CONFIG_GROUPS, RUN_KINDS, FilesConfig
 from megatron.migration import MIGRATIONS, OTHER_DEFAULTS, Fate
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
@@ -28,7 +28,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
 INTRODUCTION = """\
 # Configuration reference
 
-Made by `tools/generate_docs.py` from the fields of `megatron/config.py` and `data_efficiency/config/`:
+Made by `tools/generate_docs.py` from the fields of `megatron/config/` and `data_efficiency/config/`:
 change those, then run `make docs`. A run is described by the flags of `pretrain_gpt.py` or
 `pretrain_bert.py`, or by a run file (`--config FILE.toml`), which flags override: a flag's group is the
 file's table, and `--hidden-size` is `hidden_size` in it. The table `[data_efficiency]` has the keys of the section
@@ -76,6 +76,14 @@ LAYERS_END = "<!-- end -->\n"
 ZOO = Path(__file__).resolve().parents[1] / "tests" / "data_efficiency" / "routing" / "zoo.json"
 """Classes of transformers, and what the tests found of each."""
 
+FINETUNING_INTRODUCTION = """\
+## Finetuning
+
+Run files and flags of the finetuning programs ([finetuning.md](finetuning.md), [glue.md](glue.md)) are of the same form;
+`architecture` in the file says which. Settings with the meaning and the default that they have above are not listed
+again: `--config`, `--deepspeed_config`, `--print-json`, {shared}.
+"""
+
 JSON_INTRODUCTION = """\
 ## The JSON file
 
@@ -105,11 +113,13 @@ JSON_OBJECTS: Sequence[tuple[str, type, Mapping[str, str]]] = (
 """Where an object stands in the file, the dataclass of its keys, and those that it writes otherwise."""
 
 
-def render_page(groups: Sequence[type]) -> str:
+def render_page() -> str:
     """The whole page as Markdown."""
+    groups = {"Files": FilesConfig, **{f"[{k}]": v for k, v in RUN_KINDS["gpt"].groups.items()}}
     rows = [row for where, keys, names in JSON_OBJECTS for row in json_rows(where, keys, names)]
     table = render_table(("key", "values", "default", "meaning"), rows)
-    parts = [INTRODUCTION, *(render_group(group) for group in groups), JSON_INTRODUCTION]
+    parts = [INTRODUCTION, *(render_group(*each) for each in groups.items())]
+    parts += [*render_finetuning(), JSON_INTRODUCTION]
     return "\n".join(parts) + "\n" + table
 
 
@@ -172,8 +182,27 @@ def json_rows(where: str, keys: type, names: Mapping[str, str]) -> Iterator[tupl
         yield f"`{where}.{key}`" if where else f"`{key}`", kind, default, docs[field.name]
 
 
-def render_group(group: type) -> str:
+def render_finetuning() -> Iterator[str]:
+    """What the finetuning programs have beside the settings of pretraining."""
+    above = {(f.name, f.default) for group in CONFIG_GROUPS for f in dataclasses.fields(group)}
+    kinds = {name: kind for name, kind in RUN_KINDS.items() if name.endswith("finetuning")}
+    groups: dict[type, str] = {}
+    for architecture, kind in kinds.items():
+        for table, group in kind.groups.items():
+            groups[group] = f"{groups.get(group, f'[{table}] of')} {architecture},"
+    shared = {(f.name, f.default) for group in groups for f in dataclasses.fields(group)} & above
+    flags = ", ".join(f"`{flag_name(name)}`" for name in sorted(name for name, _ in shared))
+    yield FINETUNING_INTRODUCTION.format(shared=flags)
+    for group, heading in groups.items():
+        if not {(f.name, f.default) for f in dataclasses.fields(group)} <= above:
+            yield render_group(f"#{heading.rstrip(',')}", group, above)
+
+
+def render_group(heading: str, group: type, above: Collection[tuple[str, object]] = ()) -> str:
     """Heading, first sentence and flag table of one settings class.
+
+    Args:
+        above: names and defaults of fields that are not repeated.
 
     Raises:
         ValueError: A field has no docstring below it.
@@ -184,14 +213,16 @@ def render_group(group: type) -> str:
     for field in dataclasses.fields(group):
         if not docs.get(field.name):
             raise ValueError(f"{group.__name__}.{field.name} has no docstring below it: write one")
+        if (field.name, field.default) in above:
+            continue
         kind = describe_type(hints[field.name])
         flag = flag_name(field.name)
         if kind == "switch":
             flag += f" / --no-{flag.removeprefix('--')}"
         rows.append((f"`{flag}`", kind, describe_default(field.default), docs[field.name]))
-    heading = "Files" if group is FilesConfig else f"[{group_name(group)}]"
     table = render_table(("flag", "values", "default", "meaning"), rows)
-    return f"## {heading}\n\n{inspect.getdoc(group)}\n\n{table}"
+    level = "###" if heading.startswith("#") else "##"
+    return f"{level} {heading.removeprefix('#')}\n\n{inspect.getdoc(group)}\n\n{table}"
 
 
 def render_layers(page: str) -> str:
@@ -259,7 +290,7 @@ def write_or_check(argv: Sequence[str], page: Path) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     check = parser.parse_args(argv).check
     pages = {
-        page: render_page((FilesConfig, *CONFIG_GROUPS)),
+        page: render_page(),
         page.with_name(MIGRATION_PAGE): render_migration(),
         page.with_name(LAYERS_PAGE): render_layers(
             PAGE.with_name(LAYERS_PAGE).read_text(encoding="utf-8")

@@ -98,7 +98,8 @@ def _numbers(text: str) -> list[int]:
 
 def work(study: Study, jobs: Sequence[Job], parallel: int) -> int:
     """Prepare and run what is left; the queue's exit code."""
-    prepare_shared(study, _say)
+    if any(job.state != "finished" for job in jobs):
+        prepare_shared(study, _say)
     slots = make_slots(parallel, num_devices=torch.cuda.device_count())
     code = Queue(study, jobs, slots, _say).run()
     if code == AGAIN:

@@ -146,6 +146,9 @@ class CurriculumKeys:
     data_cluster_path: str | None = None
     """Folder where the clusters of two or more selecting metrics are prepared once. Not given: a
     folder `clusters` beside the first metric's index."""
+    random_rank: bool = False
+    """The control: the same pacing over a random order of the samples (of each part of a blend), drawn from
+    the seed. What a curriculum gains beside it, it gains by its order."""
     curriculum_metrics: Any = None
     """Metric name -> the keys of METRIC; the pool is the intersection of the metrics that select
     samples."""
@@ -214,6 +217,11 @@ def read_curriculum(section: Section) -> tuple[CurriculumKeys, Metrics]:
     selections = tuple(selection for selection, _ in read if selection is not None)
     length_plans = tuple(plan for _, plan in read if plan is not None)
     names = {plan.action: plan.name for plan in length_plans}
+    if keys.random_rank and not selections:
+        raise ConfigError(
+            f"{section.path}.random_rank is true, but no metric selects samples (schedule_based): there is no "
+            "order to replace; remove it, or add such a metric"
+        )
     if "truncate" in names and "reshape" in names:
         raise ConfigError(
             f"{path}: {names['truncate']!r} truncates rows and {names['reshape']!r} reshapes them; "

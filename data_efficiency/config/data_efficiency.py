@@ -47,6 +47,8 @@ class DataEfficiencyConfig:
     pin_memory: bool = False
     selections: tuple[Selection, ...] = ()
     """Empty: samples are drawn uniformly."""
+    random_rank: bool = False
+    """The selections' pacing over a random order of the samples."""
     length_plans: tuple[LengthPlan, ...] = ()
     """Empty: rows stay as they are read."""
     sequence_axes: Mapping[str, tuple[int, ...]] | None = None
@@ -166,6 +168,7 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
         num_workers=sampling.num_workers,
         pin_memory=sampling.pin_memory,
         selections=selections,
+        random_rank=curriculum.random_rank and has_curriculum,
         length_plans=length_plans,
         metric_names=tuple(curriculum.curriculum_metrics) if has_curriculum else (),
         sequence_axes=curriculum.axes(sampling.curriculum_learning.path),

@@ -30,6 +30,7 @@ def initialize(  # noqa: PLR0913 - the published signature
     *,
     engine: Literal["torch", "deepspeed"] | None = None,
     model_shape: ModelShape | None = None,
+    bf16_weights: bool = False,
 ) -> tuple[Any, Any, Any, Any]:
     """Engine, optimizer, training data loader and learning-rate scheduler, as DeepSpeed's `initialize`.
 
@@ -49,6 +50,8 @@ def initialize(  # noqa: PLR0913 - the published signature
         engine: "torch" or "deepspeed"; None: the second if `args.deepspeed` is true.
         model_shape: for the counters' layer tokens and FLOPs. Without it no FLOPs are counted, and
             the layers are those of random-LTD's settings, or one.
+        bf16_weights: with bf16, keep the module's weights and residual stream in bfloat16, and a float32
+            copy for the optimizer and checkpoints, as DeepSpeed's engine does in any case.
 
     Raises:
         ConfigError: for JSON that is not understood, or that the engine would ignore.
@@ -61,6 +64,7 @@ def initialize(  # noqa: PLR0913 - the published signature
     source = _first_given(config, config_params, getattr(args, "deepspeed_config", None))
     if engine is None:
         engine = "deepspeed" if getattr(args, "deepspeed", False) else "torch"
+    more = {"bf16_weights": bf16_weights} if engine == "torch" else {}
     made: Any = _maker(engine)(
         module=model,
         config=load_config(source),
@@ -70,6 +74,7 @@ def initialize(  # noqa: PLR0913 - the published signature
         training_data=training_data,
         lr_scheduler=lr_scheduler,
         collate_fn=collate_fn,
+        **more,
     )
     made.model_shape = model_shape
     return made, made.optimizer, made.training_dataloader, made.lr_scheduler

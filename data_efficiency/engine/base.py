@@ -95,24 +95,36 @@ class EngineBase(Stepping):
                 f"here {own.get(wrong[0])}"
             )
 
+    def _updated_parameters(self) -> dict[str, torch.Tensor]:
+        """What the optimizer updates, by the module's names."""
+        return dict(self.module.named_parameters())
+
     def _check_optimizer_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Raise ValueError unless each weight that the optimizer updated has all of its state.
 
-        A weight that no gradient reached has none.
+        A weight that no gradient reached has none. An optimizer whose weights differ in what they have says
+        so by `state_names` in its groups.
         """
         kinds: dict[str, set[str]] = {}
         for full_name in tensors:
             name, _, kind = full_name.rpartition(".")
             kinds.setdefault(name, set()).add(kind)
-        unknown = sorted(set(kinds) - {name for name, _ in self.module.named_parameters()})
+        parameters = self._updated_parameters()
+        unknown = sorted(set(kinds) - set(parameters))
         if unknown:
             raise ValueError(f"the optimizer's state is of another model: it has {unknown[0]}")
         every_kind = set().union(*kinds.values())
+        declared = {
+            id(parameter): set(group["state_names"])
+            for group in self.optimizer.param_groups
+            for parameter in (group["params"] if "state_names" in group else ())
+        }
         for name, found in kinds.items():
-            if found != every_kind:
+            wanted = declared.get(id(parameters[name]), every_kind)
+            if found != wanted:
                 raise ValueError(
-                    f"the optimizer's state of {name} lacks {sorted(every_kind - found)}: it was changed after "
-                    "it was saved; go on from another checkpoint"
+                    f"the optimizer's state of {name} is {sorted(found)}, not {sorted(wanted)}: another optimizer "
+                    "saved it, or it was changed since; go on from another checkpoint"
                 )
 
     def _loader(self) -> CurriculumDataLoader:

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data_efficiency.config import Config
 from data_efficiency.engine.base import Collate, EngineBase, make_loader
+from data_efficiency.engine.masters import Masters
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.sections import check_torch_sections
 from data_efficiency.engine.whole_tensor import WholeTensor, whole_tensors
@@ -27,7 +28,7 @@ _STEP = "step"
 class TorchEngine(EngineBase):
     """A module with its optimizer, loader and precision; made by `initialize`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what initialize was given
         self,
         *,
         module: torch.nn.Module,
@@ -38,12 +39,16 @@ class TorchEngine(EngineBase):
         training_data: Any,
         lr_scheduler: Any,
         collate_fn: Collate | None,
+        bf16_weights: bool = False,
     ) -> None:
         sections = check_torch_sections(config.engine_sections)
         self._begin(config, ranks)
         self.global_rank, self.dp_world_size = ranks.rank, ranks.data_parallel_size
         self.device = ranks.device
         self.module = module.to(self.device)
+        if bf16_weights and not sections.bf16:
+            raise ConfigError("bf16_weights is true, but bf16.enabled is not: switch it on")
+        self._masters = Masters(self.module) if bf16_weights else None
         self._parallel: torch.nn.Module = self.module
         if ranks.data_parallel_size > 1:
             self._parallel = DistributedDataParallel(self.module, gradient_as_bucket_view=True)
@@ -53,6 +58,8 @@ class TorchEngine(EngineBase):
         if self.loss_scale is not None:
             self._autocast = torch.float16
         self.optimizer = _make_optimizer(module, optimizer, parameters, sections.optimizer)
+        if self._masters is not None and self.optimizer is not None:
+            self._masters.put_into(self.optimizer)
         self.lr_scheduler = lr_scheduler(self.optimizer) if callable(lr_scheduler) else lr_scheduler
         if training_data is not None:
             self.training_dataloader = make_loader(training_data, config, ranks, collate_fn)
@@ -73,9 +80,8 @@ class TorchEngine(EngineBase):
             if training:
                 self._place_forward()
                 module = self._parallel
-                if isinstance(module, DistributedDataParallel) and not (
-                    self.is_gradient_accumulation_boundary()
-                ):
+                adds_up = self._masters is None and not self.is_gradient_accumulation_boundary()
+                if isinstance(module, DistributedDataParallel) and adds_up:
                     # Gradients travel once a step: with the last micro-batch, as the sum of all.
                     stack.enter_context(module.no_sync())
             result = module(*args, **kwargs)
@@ -100,6 +106,8 @@ class TorchEngine(EngineBase):
         share = loss / self._accumulation if scale_wrt_gas else loss
         scaled = share if self.loss_scale is None else share * self.loss_scale.value
         scaled.backward()
+        if self._masters is not None:
+            self._masters.take_gradients()
         return loss
 
     def step(self) -> None:
@@ -128,6 +136,8 @@ class TorchEngine(EngineBase):
             self.skipped_steps += 1
         else:
             self.optimizer.step()
+            if self._masters is not None:
+                self._masters.give_weights()
         self.optimizer.zero_grad(set_to_none=True)
         if self.loss_scale is not None:
             self.loss_scale.update(overflow)
@@ -138,12 +148,19 @@ class TorchEngine(EngineBase):
 
     def _unscale_and_clip(self) -> float:
         """The norm of the whole gradient before clipping."""
-        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        parameters = [p for p in self._updated_parameters().values() if p.grad is not None]
         if self.loss_scale is not None:
             gradients = [p.grad for p in parameters if p.grad is not None]
             torch._foreach_mul_(gradients, 1.0 / self.loss_scale.value)
         limit = self.json_config.gradient_clipping or float("inf")
         return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+
+    def _give_up_step(self) -> None:
+        super()._give_up_step()
+        self.module.zero_grad()
+
+    def _updated_parameters(self) -> dict[str, torch.Tensor]:
+        return super()._updated_parameters() if self._masters is None else self._masters.named()
 
     def is_gradient_accumulation_boundary(self) -> bool:
         """Whether the present micro-batch is the last of its step."""
@@ -191,7 +208,9 @@ class TorchEngine(EngineBase):
 
     def whole_weights(self) -> list[WholeTensor]:
         """Weights and buffers by their plain names, in the precision that the optimizer updates."""
-        return whole_tensors(save_without_random_ltd(self.module))
+        tensors = save_without_random_ltd(self.module)
+        masters = {} if self._masters is None else self._masters.named(every_name=True)
+        return whole_tensors({name: masters.get(name, own) for name, own in tensors.items()})
 
     def load_whole_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take weights and buffers by the names of `whole_weights`.
@@ -201,11 +220,13 @@ class TorchEngine(EngineBase):
         """
         self._check_fit(tensors)
         self.module.load_state_dict(tensors)
+        if self._masters is not None:
+            self._masters.load(tensors)
 
     def whole_optimizer_state(self) -> list[WholeTensor]:
         """The optimizer's tensors as `<weight>.<name of the state>`; Adam's step among them."""
         assert self.optimizer is not None
-        names = {id(parameter): name for name, parameter in self.module.named_parameters()}
+        names = {id(parameter): name for name, parameter in self._updated_parameters().items()}
         tensors = {}
         for group in self.optimizer.param_groups:
             # Some optimizers count their steps once a group.
@@ -224,7 +245,7 @@ class TorchEngine(EngineBase):
         """
         assert self.optimizer is not None
         self._check_optimizer_state(tensors)
-        parameters = dict(self.module.named_parameters())
+        parameters = self._updated_parameters()
         on_device = self.optimizer.defaults.get("fused") or self.optimizer.defaults.get(
             "capturable"
         )

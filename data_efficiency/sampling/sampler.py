@@ -24,6 +24,7 @@ from data_efficiency.sampling.admission import MetricPool
 from data_efficiency.sampling.blend import BlendedClusters, blend_of
 from data_efficiency.sampling.clusters import Clusters, describe_pool
 from data_efficiency.sampling.draw import choose_by_size, draw_places
+from data_efficiency.sampling.random_rank import random_rank
 from data_efficiency.sampling.selection_index import open_index
 
 Int64Array = NDArray[np.int64]
@@ -200,11 +201,18 @@ class CurriculumSampler:
         self.state = SamplerState(step=step, positions=draw.positions)
         return GlobalBatch(
             step=step,
-            samples=self._clusters.samples_at(draw.places),
+            samples=self._samples_at(draw.places),
             visits=draw.visits,
             difficulties=self.difficulties(step),
             pool_size=int(starts[-1]),
         )
+
+    def _samples_at(self, places: Int64Array) -> Int64Array:
+        samples: Int64Array = self._clusters.samples_at(places)
+        if not self.config.random_rank:
+            return samples
+        sizes = (self._num_samples,) if self._blend is None else self._blend.sizes
+        return random_rank(samples, self.seed, sizes)
 
     def set_custom_schedules(self, functions: Mapping[str, Callable[[int], int]]) -> None:
         """Give the metrics whose `schedule_type` is custom their functions of the step.
@@ -238,10 +246,13 @@ class CurriculumSampler:
 
     def identity(self) -> SamplerIdentity:
         """What a run and the one that continues it must agree on."""
+        control = {"random_rank": True} if self.config.random_rank else {}
         return SamplerIdentity(
             seed=self.seed,
             dataset=fingerprint_of(self.dataset_identity),
-            metrics={pool.metric.name: describe_pool(pool) for pool in self._pools()},
+            metrics={
+                pool.metric.name: {**describe_pool(pool), **control} for pool in self._pools()
+            },
             part_weights=None if self._blend is None else list(self._blend.weights),
         )
 

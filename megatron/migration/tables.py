@@ -83,7 +83,7 @@ PRETRAINING = Migration(
             _RECOMPUTED,
         ),
         "--ds_fused_adam": ("--optimizer-implementation fused", "one kernel for many weights"),
-        "--tensorboard-dir=": ("--tensorboard", "events lie in the folder of --save"),
+        "--tensorboard-dir=": ("--trackers tensorboard", "events lie in the folder of --save"),
     },
     holds={
         "--no-query-key-layer-scaling": "nothing is scaled by the layer's number",
@@ -125,7 +125,6 @@ PRETRAINING = Migration(
         ),
         "--vocab-extra-ids=": ("0", "the vocabulary is the tokenizer's", "raise --vocab-size"),
         "--dataloader-type=": ("single cyclic", _SHUFFLED, LEAVE_OUT),
-        "--optimizer=": ("adam", "weights are updated by AdamW", LEAVE_OUT),
         "--weight-decay-incr-style=": ("constant", "weight decay is constant", "--weight-decay"),
         "--hysteresis=": ("2", f"{_JSON}, or else it is 2", "fp16.hysteresis there"),
         "--checkpoint-num-layers= --recompute-num-layers=": ("1", _RECOMPUTED, LEAVE_OUT),
@@ -229,8 +228,8 @@ PRETRAINING = Migration(
             "--log-interval",
         ),
         "--wandb-project= --wandb-exp-name= --wandb-save-dir=": (
-            "Weights & Biases is not written to",
-            "--tensorboard, or read log.jsonl",
+            "the run's folder names it",
+            "--trackers wandb, --tracker-project",
         ),
         "--profile= --profile_steps= --profile-ranks=*": (
             "it is not measured",

@@ -27,6 +27,9 @@ def blocked_causal_attention(
         Shape and dtype of `query`, laid out as [batch, sequence, heads, head_size]. In bfloat16 the
         scores are rounded to it before the softmax, whose own arithmetic is float32.
     """
+    if torch.compiler.is_compiling():
+        # The loop over blocks would be compiled anew for each length.
+        return _compiled(query, key, value)
     result: torch.Tensor = _BlockedCausalAttention.apply(query, key, value)
     return result
 
@@ -36,43 +39,56 @@ class _BlockedCausalAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        shape = query.shape
         heads = tuple(tensor.flatten(0, 1) for tensor in (query, key, value))
         ctx.save_for_backward(*heads)
-        ctx.shape = shape
-        # Uninitialized [batch, heads, sequence, size] that becomes [batch, sequence, hidden] for free.
-        by_token = query.transpose(1, 2)
-        result = torch.empty_like(by_token, memory_format=torch.contiguous_format).transpose(1, 2)
-        with torch.autocast(query.device.type, enabled=False):
-            for queries, keys, probabilities in _blocks(*heads[:2]):
-                context = torch.bmm(probabilities, heads[2][:, keys])
-                result[:, :, queries] = context.unflatten(0, shape[:2])
-        return result
+        ctx.shape = query.shape
+        return _context(_empty_result(query), *heads)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
         query, key, value = ctx.saved_tensors
-        result_gradient = gradients[0].flatten(0, 1)
-        scale = 1 / math.sqrt(query.shape[-1])
-        query_gradient = torch.empty_like(query)
-        # Many blocks add to a key's gradient: in bfloat16 the sum would lose the small ones.
-        sum_dtype = torch.promote_types(key.dtype, torch.float32)
-        key_gradient, value_gradient = (torch.zeros_like(key, dtype=sum_dtype) for _ in range(2))
+        found = _gradients(query, key, value, gradients[0].flatten(0, 1))
+        return tuple(gradient.unflatten(0, ctx.shape[:2]) for gradient in found)
+
+
+def _empty_result(query: torch.Tensor) -> torch.Tensor:
+    """Uninitialized [batch, heads, sequence, size] that becomes [batch, sequence, hidden] for free."""
+    by_token = query.transpose(1, 2)
+    return torch.empty_like(by_token, memory_format=torch.contiguous_format).transpose(1, 2)
+
+
+def _context(
+    result: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> torch.Tensor:
+    """The result [batch, heads, sequence, size], filled; the others [batch x heads, sequence, size]."""
+    with torch.autocast(query.device.type, enabled=False):
         for queries, keys, probabilities in _blocks(query, key):
-            gradient = result_gradient[:, queries]
-            value_gradient[:, keys] += torch.bmm(probabilities.transpose(1, 2), gradient)
-            score_gradient = torch._softmax_backward_data(
-                torch.bmm(gradient, value[:, keys].transpose(1, 2)),
-                probabilities,
-                -1,
-                probabilities.dtype,
-            ).mul_(scale)
-            torch.bmm(score_gradient, key[:, keys], out=query_gradient[:, queries])
-            key_gradient[:, keys] += torch.bmm(score_gradient.transpose(1, 2), query[:, queries])
-        return tuple(
-            gradient.to(query.dtype).unflatten(0, ctx.shape[:2])
-            for gradient in (query_gradient, key_gradient, value_gradient)
-        )
+            context = torch.bmm(probabilities, value[:, keys])
+            result[:, :, queries] = context.unflatten(0, result.shape[:2])
+    return result
+
+
+def _gradients(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, result_gradient: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Those of query, key and value, all [batch x heads, sequence, size]."""
+    scale = 1 / math.sqrt(query.shape[-1])
+    query_gradient = torch.empty_like(query)
+    # Many blocks add to a key's gradient: in bfloat16 the sum would lose the small ones.
+    sum_dtype = torch.promote_types(key.dtype, torch.float32)
+    key_gradient, value_gradient = (torch.zeros_like(key, dtype=sum_dtype) for _ in range(2))
+    for queries, keys, probabilities in _blocks(query, key):
+        gradient = result_gradient[:, queries]
+        value_gradient[:, keys] += torch.bmm(probabilities.transpose(1, 2), gradient)
+        score_gradient = torch._softmax_backward_data(
+            torch.bmm(gradient, value[:, keys].transpose(1, 2)),
+            probabilities,
+            -1,
+            probabilities.dtype,
+        ).mul_(scale)
+        torch.bmm(score_gradient, key[:, keys], out=query_gradient[:, queries])
+        key_gradient[:, keys] += torch.bmm(score_gradient.transpose(1, 2), query[:, queries])
+    return query_gradient, key_gradient.to(query.dtype), value_gradient.to(query.dtype)
 
 
 def _blocks(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice, slice, torch.Tensor]]:
@@ -85,3 +101,41 @@ def _blocks(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice, sli
         scores = torch.bmm(scaled[:, start:end], key[:, :end].transpose(1, 2))
         scores[:, :, start:] += future[: end - start, : end - start]
         yield slice(start, end), slice(0, end), torch.softmax(scores, -1)
+
+
+@torch.library.custom_op("megatron::blocked_causal_attention", mutates_args=())
+def _compiled(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """What a compiler takes as one operator."""
+    return _context(_empty_result(query), *(part.flatten(0, 1) for part in (query, key, value)))
+
+
+@torch.library.custom_op("megatron::blocked_causal_attention_gradients", mutates_args=())
+def _compiled_gradients(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, gradient: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    found = _gradients(*(part.flatten(0, 1) for part in (query, key, value, gradient)))
+    shape = query.shape[:2]
+    return found[0].unflatten(0, shape), found[1].unflatten(0, shape), found[2].unflatten(0, shape)
+
+
+@_compiled.register_fake
+def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return _empty_result(query)
+
+
+@_compiled_gradients.register_fake
+def _(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, gradient: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    first, second, third = (query.new_empty(query.shape) for _ in range(3))
+    return first, second, third
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+_compiled.register_autograd(
+    lambda ctx, gradient: _compiled_gradients(*ctx.saved_tensors, gradient),
+    setup_context=_keep_inputs,
+)

@@ -1,5 +1,6 @@
 """Compiling a model with `torch.compile`, whole or layer by layer, for all lengths at once or for each."""
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,15 @@ MOST_COMPILATIONS = 64
 """Of one piece of code. Where each length has code of its own, a schedule with more lengths than these
 allow (each with training and evaluation, with and without dropping) is an error: to compile that often
 takes longer than what it saves."""
+
+MOST_LENGTHS = 8
+"""Of a curriculum, where each has code of its own."""
+
+
+def num_compilations() -> int:
+    """Pieces of code that this process has compiled so far; each length, evaluation and graph break is one."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return 0 if dynamo is None else int(dynamo.counters["stats"]["unique_graphs"])
 
 
 def compile_model(

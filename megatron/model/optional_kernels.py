@@ -89,12 +89,12 @@ def attend_automatically(
     is_causal: bool,
 ) -> torch.Tensor:
     """Attention by whatever is fastest where the tensors are."""
-    if not torch.compiler.is_compiling():
-        is_plain = is_causal and not dropout and query.shape[1] == key.shape[1]
-        if is_plain and query.device.type == "cpu" and query.dtype == torch.bfloat16:
-            return blocked_causal_attention(query, key, value)
-        if attention_mask is None and not _reason_against_flash(query):
-            return _attend_by_flash(query, key, value, dropout=dropout, is_causal=is_causal)
+    is_plain = is_causal and not dropout and query.shape[1] == key.shape[1]
+    if is_plain and query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        return blocked_causal_attention(query, key, value)
+    is_free = attention_mask is None and not torch.compiler.is_compiling()
+    if is_free and not _reason_against_flash(query):
+        return _attend_by_flash(query, key, value, dropout=dropout, is_causal=is_causal)
     return _attend_by_pytorch(
         *(query, key, value), attention_mask=attention_mask, dropout=dropout, is_causal=is_causal
     )

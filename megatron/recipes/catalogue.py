@@ -17,6 +17,8 @@ class Catalogue:
         self.recipes = _by_name(path for each in families for path in each.glob("recipes/*.toml"))
         """Name -> path, sorted by path."""
         self.models = _by_name(path for each in families for path in each.glob("models/*.toml"))
+        self.finetuning = _by_name(folder.glob("*_finetuning/recipes/*.toml"))
+        """Recipes of finetuning, likewise."""
 
     def path(self, name: str, kind: str = "run file") -> Path:
         """The file of a shipped recipe (or model), or of your own: a path that ends in .toml.
@@ -24,7 +26,7 @@ class Catalogue:
         Raises:
             ConfigError: for an unknown name, with those near it.
         """
-        known = self.models if kind == "model" else self.recipes
+        known = self.models if kind == "model" else {**self.recipes, **self.finetuning}
         if name in known:
             return known[name]
         if name.endswith(".toml"):
@@ -38,12 +40,13 @@ class Catalogue:
         )
 
     def listing(self, family: str) -> str:
-        """Name, title and published result of each recipe of a family, two lines a recipe."""
-        shown = {name: path for name, path in self.recipes.items() if name.startswith(family)}
+        """Name, title and published result of each recipe of a family (the name of its folder)."""
         lines = []
-        for name, path in shown.items():
-            comment = leading_comment(path)
-            lines.append(f"{name}  {comment[0]}\n    {remark(comment, 'Result')}")
+        for name, path in {**self.recipes, **self.finetuning}.items():
+            if path.parents[1].name == family:
+                comment = leading_comment(path)
+                result = remark(comment, "Result")
+                lines.append(f"{name}  {comment[0]}" + (f"\n    {result}" if result else ""))
         return "\n".join(lines)
 
 

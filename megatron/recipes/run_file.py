@@ -3,7 +3,7 @@
 A table is a group of settings (`[training] lr = 1e-3`), or a part of DeepSpeed's JSON file:
 `[data_efficiency]` with the keys of that section, `[engine]` with other sections, `[deepspeed]` with those
 that count with --deepspeed only. `base = [...]` names files below it, by the name of a shipped one or by a
-path from its own folder.
+path from its own folder. `architecture` says which settings there are: `RUN_KINDS` of `megatron.config`.
 """
 
 import json
@@ -12,24 +12,13 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 from data_efficiency import ConfigError, read_json, refuse_unknown
-from megatron.config import (
-    CONFIG_GROUPS,
-    SECTIONS,
-    Architecture,
-    RunConfig,
-    group_name,
-    without_none,
-)
+from megatron.config import RUN_KINDS, SECTIONS, AnyRunConfig, RunKind, without_none
 from megatron.engine_json import merged, settings_of
 from megatron.recipes.catalogue import Catalogue
 
-GROUPS = {group_name(group): group for group in CONFIG_GROUPS}
-HINTS = {name: hint for group in CONFIG_GROUPS for name, hint in get_type_hints(group).items()}
-TABLE_OF = {field.name: name for name, group in GROUPS.items() for field in fields(group)}
-"""Setting -> the table it stands in."""
 EITHER = (
     ("bf16", "fp16"),
     ("lr_decay_iters", "lr_decay_samples", "lr_decay_tokens"),
@@ -83,17 +72,19 @@ def read_run_file(catalogue: Catalogue, name: str, *, model: str | None = None) 
         ConfigError: for an unknown name, key or value, or a file that is not TOML.
     """
     model_file = None if model is None else catalogue.path(model, "model")
-    return _read(catalogue, catalogue.path(name), model_file, ())
+    path = catalogue.path(name)
+    architecture = _architecture_of(catalogue, path, ()) or "gpt"
+    return _read(catalogue, path, model_file, RUN_KINDS[architecture], ())
 
 
-def read_json_layer(path: str) -> Layer:
+def read_json_layer(path: str, kind: RunKind = RUN_KINDS["gpt"]) -> Layer:
     """What a file in DeepSpeed's form says.
 
     Raises:
         ConfigError: for a file that is no JSON object, or a value of a wrong type.
     """
     found, left = settings_of(read_json(path), path)
-    settings = {name: _typed(name, value, path) for name, value in found.items()}
+    settings = {name: _typed(kind, name, value, path) for name, value in found.items()}
     section = left.pop("data_efficiency", None) or {}
     return Layer(settings=settings, sections={"data_efficiency": section, "engine": left})
 
@@ -115,57 +106,82 @@ def read_toml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read(catalogue: Catalogue, path: Path, model: Path | None, readers: tuple[Path, ...]) -> Layer:
+def _read(
+    catalogue: Catalogue, path: Path, model: Path | None, kind: RunKind, readers: tuple[Path, ...]
+) -> Layer:
+    content = read_toml(path)
+    layer = Layer()
+    for file in _bases(catalogue, path, content.pop("base", []), readers):
+        named = model if model is not None and file.parent.name == "models" else file
+        layer = layer.under(_read(catalogue, named, model, kind, (*readers, path)))
+    return layer.under(layer_of(content, path.name, kind))
+
+
+def _bases(
+    catalogue: Catalogue, path: Path, names: object, readers: tuple[Path, ...]
+) -> Iterator[Path]:
+    """The files that a file builds on."""
     if path in readers:
         raise ConfigError(f"{path} builds on itself: base names it again")
-    content = read_toml(path)
-    bases = content.pop("base", [])
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ConfigError(f"{path.name}: base is {bases!r}: must be a list of files")
-    layer = Layer()
-    for base in bases:
-        beside = path.parent / base
-        file = beside if base.endswith(".toml") else catalogue.path(base)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{path.name}: base is {names!r}: must be a list of files")
+    for name in names:
+        beside = path.parent / name
+        file = beside if name.endswith(".toml") else catalogue.path(name)
         if not file.is_file():
-            raise ConfigError(f"{path.name}: base names {base!r}, but there is no {beside}")
-        if model is not None and file.parent.name == "models":
-            file = model
-        layer = layer.under(_read(catalogue, file, model, (*readers, path)))
-    return layer.under(layer_of(content, path.name))
+            raise ConfigError(f"{path.name}: base names {name!r}, but there is no {beside}")
+        yield file
 
 
-def layer_of(content: Mapping[str, Any], place: str) -> Layer:
+def _architecture_of(catalogue: Catalogue, path: Path, readers: tuple[Path, ...]) -> str | None:
+    """What the file, or the first that it builds on and that says so, names as its architecture."""
+    content = read_toml(path)
+    found: str | None = _architecture(content, path.name)
+    bases = _bases(catalogue, path, content.get("base", []), readers)
+    below = (_architecture_of(catalogue, base, (*readers, path)) for base in bases)
+    return found or next(filter(None, below), None)
+
+
+def _architecture(content: Mapping[str, Any], place: str) -> Any:
+    found = content.get("architecture")
+    if found is not None and found not in (*RUN_KINDS,):
+        raise ConfigError(
+            f"{place}: architecture is {found!r}: must be one of {', '.join(RUN_KINDS)}"
+        )
+    return found
+
+
+def layer_of(content: Mapping[str, Any], place: str, kind: RunKind = RUN_KINDS["gpt"]) -> Layer:
     """What the content of a run file without bases says.
 
     Args:
         place: what to call it in an error.
+        kind: of the run.
     """
-    _refuse_keys(content, ("architecture", "base", *GROUPS, *SECTIONS), place)
-    for name in (*GROUPS, *SECTIONS):
+    _refuse_keys(content, ("architecture", "base", *kind.groups, *SECTIONS), place, kind)
+    for name in (*kind.groups, *SECTIONS):
         if not isinstance(content.get(name, {}), Mapping):
             raise ConfigError(f"{place}: {name} is {content[name]!r}: must be a table")
-    architecture = content.get("architecture")
-    if architecture not in (None, *get_args(Architecture)):
-        raise ConfigError(f"{place}: architecture is {architecture!r}: must be gpt or bert")
+    architecture = _architecture(content, place)
     settings: dict[str, Any] = {}
-    for name, group in GROUPS.items():
+    for name, group in kind.groups.items():
         where = f"{place}: [{name}]"
-        _refuse_keys(content.get(name, {}), [each.name for each in fields(group)], where)
+        _refuse_keys(content.get(name, {}), [each.name for each in fields(group)], where, kind)
         for key, value in content.get(name, {}).items():
-            settings[key] = _typed(key, value, where)
+            settings[key] = _typed(kind, key, value, where)
     sections = {name: content[name] for name in SECTIONS if name in content}
     raw = {"data_efficiency": sections.get("data_efficiency", {}), **sections.get("engine", {})}
     found, left = settings_of(raw, place)
     for name, value in found.items():
-        if settings.setdefault(name, _typed(name, value, place)) != value:
+        if settings.setdefault(name, _typed(kind, name, value, place)) != value:
             raise ConfigError(
-                f"{place}: {name} is {settings[name]!r} in [{TABLE_OF[name]}], but {value!r} in a section "
+                f"{place}: {name} is {settings[name]!r} in [{kind.table_of[name]}], but {value!r} in a section "
                 "of DeepSpeed's file: write it once"
             )
     twice, _ = settings_of(sections.get("deepspeed", {}), place)
     if twice:
         [name, *_] = twice
-        raise ConfigError(f"{place}: [deepspeed] has what is {name} in [{TABLE_OF[name]}]")
+        raise ConfigError(f"{place}: [deepspeed] has what is {name} in [{kind.table_of[name]}]")
     sections |= {"data_efficiency": left.pop("data_efficiency"), "engine": left}
     return Layer(
         architecture=architecture,
@@ -174,17 +190,17 @@ def layer_of(content: Mapping[str, Any], place: str) -> Layer:
     )
 
 
-def _refuse_keys(names: Iterable[str], known: Sequence[str], place: str) -> None:
+def _refuse_keys(names: Iterable[str], known: Sequence[str], place: str, kind: RunKind) -> None:
     """Raise ConfigError for the first name that is not known, with the table it belongs to or the nearest."""
     for name in names:
-        if name in TABLE_OF and name not in known:
-            raise ConfigError(f"{place}: {name!r} belongs into [{TABLE_OF[name]}]")
+        if name in kind.table_of and name not in known:
+            raise ConfigError(f"{place}: {name!r} belongs into [{kind.table_of[name]}]")
         refuse_unknown(name, known, place)
 
 
-def _typed(name: str, value: Any, place: str) -> Any:
+def _typed(run: RunKind, name: str, value: Any, place: str) -> Any:
     """The value of a setting, of the type of its field."""
-    kind = without_none(HINTS[name])
+    kind = _kind_of(run, name, value, place)
     if get_origin(kind) is tuple:
         [part, *_] = get_args(kind)
         values = value if isinstance(value, list) else [value]
@@ -210,7 +226,14 @@ def _typed(name: str, value: Any, place: str) -> Any:
     raise ConfigError(f"{place} {name} is {value!r}: {rule}")
 
 
-def write_run_file(config: RunConfig, command: str) -> str:
+def _kind_of(run: RunKind, name: str, value: Any, place: str) -> Any:
+    """The type of a setting's field; a file of DeepSpeed's may have one that such a run does not have."""
+    if name not in run.hints:
+        raise ConfigError(f"{place} {name} is {value!r}: {run.script} has no such setting")
+    return without_none(run.hints[name])
+
+
+def write_run_file(config: AnyRunConfig, command: str) -> str:
     """The text of the file that repeats a run; it goes on in the run's own folder.
 
     Args:
@@ -218,9 +241,9 @@ def write_run_file(config: RunConfig, command: str) -> str:
     """
     content: dict[str, Any] = {"architecture": config.architecture}
     own_folder = {"allow_missing_checkpoint", "override"}
-    if config.checkpoint.load == config.checkpoint.save:
+    if vars(config.checkpoint).get("load") == config.checkpoint.save:
         own_folder.add("load")
-    for name in GROUPS:
+    for name in RUN_KINDS[config.architecture].groups:
         content[name] = {
             key: value
             for key, value in vars(getattr(config, name)).items()

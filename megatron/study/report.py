@@ -27,6 +27,8 @@ class Comparison:
     arms: Sequence[str]
     """Names, in the order of the page."""
     baseline: str
+    beside: Sequence[str] = ()
+    """Further arms that the others are set against."""
     question: str = ""
     changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Arm -> what it changes, a text each."""
@@ -45,8 +47,8 @@ def make_report(
 
     Returns:
         JSON data: `rows` (for each arm and budget: values and costs as estimates), `comparisons` (for each
-        the difference paired by seed, its verdict, cost ratios, saving factors), `refused`, `changes`,
-        `runs`, `notes`.
+        arm beside the baseline and each of `beside`: the difference paired by seed, its verdict, cost ratios,
+        saving factors), `refused`, `changes`, `runs`, `notes`.
 
     Raises:
         ValueError: if the runs are not judged by one measure.
@@ -60,19 +62,20 @@ def make_report(
         groups[one.arm, one.budget][one.seed] = one
     order = sorted(groups, key=lambda key: (-key[1], comparison.arms.index(key[0])))
     rows = [_row(arm, budget, groups[arm, budget]) for arm, budget in order]
-    base = comparison.baseline
     comparisons = [
         _compared(groups, base, arm, budget)
+        for base in (comparison.baseline, *comparison.beside)
         for arm, budget in order
-        if arm != base
+        if arm not in (base, comparison.baseline)
         and not {arm, base} & {*comparison.refused}
         and {*groups[arm, budget]} & {*groups.get((base, budget), {})}
     ]
     return {
         **asdict(comparison),
+        "beside": [*comparison.beside],
         "level": LEVEL,
         "measure": None if not results else asdict(results[0].measure),
-        "size": _size(groups, base),
+        "size": _size(groups, comparison.baseline),
         "rows": rows,
         "comparisons": comparisons,
         "runs": list(runs),
@@ -90,7 +93,7 @@ def _row(arm: str, budget: float, found: Mapping[int, RunResult]) -> dict[str, A
         "value": asdict(estimate([one.value for one in results])),
         "others": {
             name: asdict(estimate([one.others[name] for one in results]))
-            for name in results[0].others
+            for name in _in_common(results)
         },
         "costs": {
             axis: asdict(estimate([one.costs[axis] for one in results]))
@@ -100,8 +103,13 @@ def _row(arm: str, budget: float, found: Mapping[int, RunResult]) -> dict[str, A
     }
 
 
+def _in_common(results: Sequence[RunResult]) -> list[str]:
+    """Further measures that all of the runs have."""
+    return [name for name in results[0].others if all(name in one.others for one in results)]
+
+
 def _compared(groups: Groups, base_arm: str, arm: str, budget: float) -> dict[str, Any]:
-    """An arm beside the baseline at one budget, over the seeds that both have."""
+    """An arm beside another at one budget, over the seeds that both have."""
     own, base = groups[arm, budget], groups[base_arm, budget]
     seeds = sorted({*own} & {*base})
     difference = estimate([own[seed].value - base[seed].value for seed in seeds])
@@ -114,10 +122,17 @@ def _compared(groups: Groups, base_arm: str, arm: str, budget: float) -> dict[st
     ]
     return {
         "arm": arm,
+        "beside": base_arm,
         "budget": budget,
         "seeds": seeds,
         "difference": asdict(difference),
         "verdict": verdict(difference, higher_is_better=own[seeds[0]].measure.higher_is_better),
+        "others": {
+            name: asdict(
+                estimate([own[seed].others[name] - base[seed].others[name] for seed in seeds])
+            )
+            for name in _in_common([part[seed] for part in (own, base) for seed in seeds])
+        },
         "cost_ratios": {
             axis: asdict(
                 estimate([own[seed].costs[axis] / base[seed].costs[axis] for seed in seeds])
@@ -198,6 +213,7 @@ def format_report(report: Report) -> str:
     lines += [f"Runs: {_count(report['runs'])}."]
     lines += [
         f"- {run['arm']}, seed {run['seed']}, budget {run['budget']:g}: {run['state']}"
+        + (f" ({run['reason']})" if "reason" in run else "")
         for run in report["runs"]
         if run["state"] != "finished"
     ]
@@ -215,15 +231,14 @@ def _row_table(report: Report) -> list[str]:
     rows = report["rows"]
     if not rows:
         return ["No run has finished."]
-    others = rows[0]["others"]
+    others = list(dict.fromkeys(name for row in rows for name in row["others"]))
     axes = [axis for axis in AXES if axis in rows[0]["costs"]]
-    heads = ["arm", "budget", "seeds", report["measure"]["name"], *others]
+    better = "higher" if report["measure"]["higher_is_better"] else "lower"
+    heads = ["arm", "budget", "seeds", f"{report['measure']['name']} ({better} is better)", *others]
     lines = _table_head([*heads, *(AXES[axis] for axis in axes)])
     for row in rows:
         cells = [row["arm"], f"{row['budget']:g}", str(len(row["seeds"]))]
-        cells += [
-            format_estimate(Estimate(**each)) for each in (row["value"], *row["others"].values())
-        ]
+        cells += [_cell(each) for each in (row["value"], *map(row["others"].get, others))]
         for axis in axes:
             mark = "*" if axis == "seconds" and not row["times_count"] else ""
             cells.append(format_count(row["costs"][axis]["mean"]) + mark)
@@ -232,16 +247,24 @@ def _row_table(report: Report) -> list[str]:
 
 
 def _comparison_table(report: Report) -> list[str]:
-    comparisons = report["comparisons"]
-    if not comparisons:
+    if not report["comparisons"]:
         return ["No arm can be compared with the baseline yet."]
+    lines: list[str] = []
+    for base in (report["baseline"], *report["beside"]):
+        comparisons = [one for one in report["comparisons"] if one["beside"] == base]
+        if comparisons:
+            lines += ["", *_tables_beside(base, comparisons, report["level"])]
+    return lines[1:]
+
+
+def _tables_beside(base: str, comparisons: Sequence[Mapping[str, Any]], level: float) -> list[str]:
+    """Differences to one arm, and saving factors by its budgets."""
     axes = [axis for axis in AXES if any(axis in one["cost_ratios"] for one in comparisons)]
     saves = any(
         isinstance(each, dict) for one in comparisons for each in one["saving_factors"].values()
     )
     lines = [
-        f"Beside {report['baseline']}, paired by seed, with {100 * report['level']:.0f} % intervals; costs "
-        "as parts of its own.",
+        f"Beside {base}, paired by seed, with {100 * level:.0f} % intervals; costs as parts of its own.",
         "",
         *_table_head(["arm", "budget", "difference", "verdict", *(AXES[axis] for axis in axes)]),
     ]
@@ -253,11 +276,12 @@ def _comparison_table(report: Report) -> list[str]:
         ratios = [one["cost_ratios"].get(axis) for axis in axes]
         cells += ["–" if ratio is None else f"{ratio['mean']:.3f}x" for ratio in ratios]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += _others_table(comparisons)
     if saves:
         lines += [
             "",
-            "Saving factors: 1.3 says that the baseline needs 1.3 times the arm's cost for the arm's "
-            "result, from the baseline's own budgets.",
+            f"Saving factors: 1.3 says that {base} needs 1.3 times the arm's cost for the arm's result, from "
+            "its own budgets.",
             "",
             *_table_head(["arm", "budget", *(AXES[axis] for axis in axes)]),
         ]
@@ -265,6 +289,57 @@ def _comparison_table(report: Report) -> list[str]:
             cells = [_saving_cell(one["saving_factors"].get(axis)) for axis in axes]
             lines.append(f"| {' | '.join([one['arm'], format(one['budget'], 'g'), *cells])} |")
     return lines
+
+
+def _others_table(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Differences in further measures, of which none is called better."""
+    names = list(dict.fromkeys(name for one in comparisons for name in one["others"]))
+    if not names:
+        return []
+    lines = ["", "Differences in further measures, likewise:", ""]
+    lines += _table_head(["arm", "budget", *names])
+    for one in comparisons:
+        cells = [_cell(one["others"].get(name), signed=True) for name in names]
+        lines.append(f"| {' | '.join([one['arm'], format(one['budget'], 'g'), *cells])} |")
+    return lines
+
+
+def _cell(found: Mapping[str, Any] | None, *, signed: bool = False) -> str:
+    return "–" if found is None else format_estimate(Estimate(**found), signed=signed)
+
+
+def format_cases(reports: Mapping[str, Report], setting: str) -> str:
+    """What the reports of several cases show beside each other: a row an arm at the full budget.
+
+    Args:
+        reports: case -> its report.
+        setting: whose values the cases are.
+    """
+    best: dict[str, Any] = {}
+    found: dict[str, dict[str, Any]] = defaultdict(dict)
+    for case, report in reports.items():
+        for row in report["rows"]:
+            if row["budget"] == 1:
+                found[row["arm"]][case] = row["value"]
+        values = [values[case] for values in found.values() if case in values]
+        if values:
+            better = max if report["measure"]["higher_is_better"] else min
+            best[case] = better(values, key=lambda value: value["mean"])
+    columns = [
+        case if report["measure"] is None else f"{case} ({report['measure']['name']})"
+        for case, report in reports.items()
+    ]
+    lines = _table_head([f"arm, by {setting}", *columns, "mean"])
+    for arm, by_case in {**found, "best of each": best}.items():
+        means = [value["mean"] for value in by_case.values()]
+        mean = f"{sum(means) / len(means):.4f}" if len(means) == len(reports) else "–"
+        cells = [_cell(by_case.get(case)) for case in reports]
+        lines.append(f"| {' | '.join([arm, *cells, mean])} |")
+    lines += [
+        "",
+        '"best of each" was chosen by the numbers that it shows, which are therefore too good.',
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _table_head(cells: Sequence[str]) -> list[str]:

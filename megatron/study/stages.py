@@ -89,6 +89,10 @@ def _make(stage: Stage, study: Study, key: str) -> float:
     done = subprocess.run([sys.executable, str(ROOT / script), *flags], env=child_environment())
     if done.returncode:
         raise ChildProcessError(f"stage {stage.name} ended with exit code {done.returncode}")
+    if not makes.exists():
+        raise ChildProcessError(
+            f"stage {stage.name} did not make {makes}: correct `makes` or its command"
+        )
     seconds = time.monotonic() - begin
     files.write_file(
         _stamp(stage, study), json.dumps({"key": key, "seconds": round(seconds, 1)}) + "\n"
@@ -96,21 +100,10 @@ def _make(stage: Stage, study: Study, key: str) -> float:
     return seconds
 
 
-CPU_SETTINGS = {
-    # Threads that wait for each other must not spin for long: beside one busy neighbour on two cores the
-    # training was 7 times slower. The first is for all OpenMP runtimes, the second for GNU's, where a short
-    # spin costs nothing on idle cores.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "1000",
-    # Large tensors stay with the process instead of being given back and zeroed anew at each step.
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824"
-    ":glibc.malloc.trim_threshold=17179869184",
-}
-"""Environment of a process that trains on a CPU; what is set already stays."""
-
-
-def child_environment() -> dict[str, str]:
-    """Of a process that runs one of this project's scripts."""
+def child_environment(*, on_gpu: bool = False) -> dict[str, str]:
+    """Of a process that runs one of this project's scripts; on a CPU with `cpu.env`, below what is set already."""
     path = os.environ.get("PYTHONPATH")
-    found = {**CPU_SETTINGS, **os.environ}
+    lines = (ROOT / "examples_deepspeed" / "cpu.env").read_text().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    found = {**({} if on_gpu else settings), **os.environ}
     return {**found, "PYTHONPATH": f"{ROOT}{os.pathsep + path if path else ''}"}

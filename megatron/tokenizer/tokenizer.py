@@ -211,6 +211,26 @@ class Tokenizer:
             flags[number] = token.startswith(prefix)
         return flags
 
+    @property
+    def bytes_of_tokens(self) -> NDArray[np.int64] | None:
+        """How many bytes of text each token stands for, int64 [vocab_size]; a control token for none.
+
+        None unless the tokens of a text are its bytes, all of them and no more: byte-level, without
+        normalization and without a space before the text.
+        """
+        backend = json.loads(self._backend.to_str())
+        adds_space = '"add_prefix_space": true' in json.dumps(backend["pre_tokenizer"])
+        decoder = (backend["decoder"] or {}).get("type")
+        if decoder != "ByteLevel" or backend["normalizer"] is not None or adds_space:
+            return None
+        num_bytes = np.zeros(self.vocab_size, np.int64)
+        # Each byte is written as one character there; added tokens are written as they are.
+        for token, number in self._backend.get_vocab(with_added_tokens=True).items():
+            num_bytes[number] = len(token)
+        for number, added in self._backend.get_added_tokens_decoder().items():
+            num_bytes[number] = 0 if added.special else len(added.content.encode())
+        return num_bytes
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over vocabulary and merges, the same whichever files they came from.

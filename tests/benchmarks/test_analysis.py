@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks import analysis
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 from tests.processes import run_python
 
@@ -31,3 +32,20 @@ def test_a_small_run_gives_all_figures(tmp_path):
         assert figures[case]["peer_num_files"] > figures[case]["ours_num_files"] == 5
     assert figures["files_per_metric"] <= 5
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_alone_it_needs_no_corpus_and_no_peer(tmp_path):
+    flags = ("--small", "--alone", "--check", "--num-tokens", "200000", "--folder", tmp_path)
+    # From so small a corpus no pass is fast enough to be a measure: the check must notice.
+    output = run_python("-m", "benchmarks.analysis", *flags, exit_code=1)
+    assert "a corpus of made-up words is measured" in output
+    assert "times_bincount is " in output
+    figures = json.loads(output.splitlines()[-1])
+    assert figures["times_bincount"] > 1.5
+    assert "files_per_metric" not in figures
+
+
+def test_a_corpus_that_is_not_there_is_a_line(capsys):
+    with pytest.raises(SystemExit):
+        analysis.main(["--data-path", "nothing/here"])
+    assert "there is no nothing/here.idx; leave it out" in capsys.readouterr().err

@@ -1,3 +1,4 @@
+import os
 import time
 
 import pytest
@@ -20,6 +21,16 @@ class Recorder:
 
     def describe(self):
         return self.num_steps
+
+
+class Reads:
+    """Knows a variable of its process."""
+
+    def step(self):
+        pass
+
+    def describe(self):
+        return os.environ.get("OF_THE_FIRST")
 
 
 def failing(path):
@@ -49,3 +60,9 @@ def test_a_process_that_fails_is_reported(tmp_path):
         pytest.raises((RuntimeError, BrokenPipeError, ConnectionResetError)),
     ):
         only.step()
+
+
+def test_each_process_has_its_environment():
+    with contestants((Reads, ()), (Reads, ()), environments=[{"OF_THE_FIRST": "1"}]) as made:
+        assert [one.describe() for one in made] == ["1", None]
+    assert "OF_THE_FIRST" not in os.environ

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from benchmarks import train_throughput
-from benchmarks.train_throughput import SMALL, TARGETS, TrainingSteps, main, misses
+from benchmarks.train_throughput import (
+    PEERS,
+    SMALL,
+    TARGETS,
+    TrainingSteps,
+    main,
+    misses,
+    table,
+    write_table,
+)
 
 
 @pytest.mark.full
@@ -47,6 +56,7 @@ def test_missed_targets_are_named():
             "ours": {"memory_growth_mib": 5},
             "huggingface": memory,
             "huggingface_tuned": memory,
+            "plain": memory,
         }
         for shape, precision in TARGETS
     }
@@ -60,3 +70,31 @@ def test_missed_targets_are_named():
 def test_check_refuses_the_small_size():
     with pytest.raises(SystemExit):
         main(["--small", "--check"])
+
+
+def test_the_table_takes_its_place_in_a_page(tmp_path):
+    page = tmp_path / "page.md"
+    text = "above\n<!-- train_throughput -->\nold\n<!-- end of train_throughput -->\nbelow\n"
+    page.write_text(text)
+    row = {"tokens_per_second": 1234, "memory_growth_mib": 5}
+    ratios = {f"{kind}_ratio_to_{peer}": 1.5 for kind in ("wall", "cpu") for peer in PEERS}
+    found = {"2x8x300 bf16": dict.fromkeys(("ours", "ours_bf16_weights", *PEERS), row) | ratios}
+    write_table(page, table(found))
+    written = page.read_text()
+    assert written.startswith("above\n<!--")
+    assert written.endswith("\n<!-- end of train_throughput -->\nbelow\n")
+    assert "old" not in written
+    assert "| 2x8x300 bf16 | plain | 1,234 | 1.50 (1.50) | 5 MiB |" in written
+    page.write_text("nothing")
+    with pytest.raises(ValueError, match="it has no line <!-- train_throughput -->"):
+        write_table(page, "")
+
+
+def test_rounded_weights_train_by_their_masters():
+    rounded = TrainingSteps("ours_bf16_weights", SMALL, "bf16")
+    weight = rounded.model.layers[0].mlp.dense_h_to_4h.weight
+    before = weight.detach().clone()
+    for _ in range(3):
+        rounded.step()
+    assert weight.dtype == torch.bfloat16
+    assert not torch.equal(weight, before)

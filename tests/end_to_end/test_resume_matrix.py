@@ -8,6 +8,8 @@ import json
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.end_to_end.engine_runs import (
     NUM_STEPS,
@@ -49,13 +51,13 @@ def whole(workspace, write_config):
     return trained
 
 
-def go_on(workspace, config, source, folder, stage, num_processes):
+def go_on(workspace, config, source, folder, stage, num_processes, **flags):
     """A copy of the middle of `source`, trained to the end; what it consumed."""
     folder.mkdir()
     shutil.copytree(source / f"global_step{MIDDLE}", folder / f"global_step{MIDDLE}")
     shutil.copy(source / "log.jsonl", folder)
     (folder / "latest").write_text(f"global_step{MIDDLE}\n")
-    return run(workspace, config, folder, stage, num_processes, load=folder)
+    return run(workspace, config, folder, stage, num_processes, load=folder, **flags)
 
 
 def state_of(folder):
@@ -125,3 +127,32 @@ def test_plain_pytorch_goes_on_as_deepspeed(workspace, write_config, whole, tmp_
     assert go_on(workspace, write_config(stage), expected, found, stage, 2) == rest(steps)
     assert_equal_runs(found, expected)
     assert state_of(found) == state_of(expected)
+
+
+def test_muon_on_two_processes_trains_as_on_one(workspace, write_config, tmp_path):
+    """Its iteration is in bfloat16, which makes more of a rounding than AdamW."""
+    losses = []
+    for num_processes in (1, 2):
+        folder = tmp_path / str(num_processes)
+        run(workspace, write_config(TORCH), folder, TORCH, num_processes, optimizer="muon")
+        lines = [line for line in log_lines(folder) if line["kind"] in ("train", "valid")]
+        losses.append([line["loss"] for line in lines])
+    assert losses[1] == pytest.approx(losses[0], abs=2e-4)
+
+
+def test_bf16_weights_go_on_from_their_masters_and_on_two_processes(
+    workspace, write_config, tmp_path
+):
+    flags = {"bf16": True, "bf16_weights": True}
+    config = write_config(TORCH)
+    run(workspace, config, tmp_path / "whole", TORCH, 1, **flags)
+    for name, num_processes in (("resumed", 1), ("two", 2)):
+        go_on(workspace, config, tmp_path / "whole", tmp_path / name, TORCH, num_processes, **flags)
+    whole, resumed, two = (
+        load_file(tmp_path / name / f"global_step{NUM_STEPS}" / "model.safetensors")
+        for name in ("whole", "resumed", "two")
+    )
+    for name, tensor in whole.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(resumed[name], tensor)
+        torch.testing.assert_close(two[name], tensor, atol=2e-3, rtol=0.1)

@@ -1,10 +1,18 @@
+import gc
 import json
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import pretrain_gpt
+from megatron import training
+from megatron.model.compilation import compile_model
 from megatron.training import make_optimizer
 from tests.megatron.tiny_pretraining import SEQ_LENGTH, flags_of, make_run, settings, write_corpus
+
+RECORD = {"kind": "train", "step": 1, "loss": 1.0, "learning_rate": 0.1, "sequence_length": 16}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +44,75 @@ def test_training_learns_and_logs(prefix, tmp_path, capsys):
     assert output.startswith(f"{lines[0]['num_parameters']:,} parameters | 149 training and ")
     assert "stopped after step 30: --train-iters (30)" in output
     assert "validation at step 30" in output
+
+
+def test_the_end_says_what_the_time_went_into(prefix, tmp_path, capsys):
+    flags = ("--eval-interval", "3", "--save-interval", "3", "--save", str(tmp_path / "run"))
+    assert pretrain_gpt.main(flags_of(prefix, *flags)) == 0
+    end = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    parts = [end[f"{name}_seconds"] for name in ("start_up", "evaluation", "checkpoints")]
+    assert min(parts) > 0
+    assert sum(parts) < end["process_seconds"]
+    assert end["seconds"] > 0 == end["num_compilations"]
+    assert f"evaluation {parts[1] / end['process_seconds']:.1%}, check" in capsys.readouterr().out
+
+
+def test_garbage_is_collected_between_steps_alone(prefix, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "COLLECT_STEPS", 2)
+    seen, collected = [], []
+    own = {name: getattr(gc, name) for name in ("freeze", "unfreeze", "disable", "enable")}
+    own["collect"] = lambda: collected.append(None)
+    monkeypatch.setattr(training, "gc", SimpleNamespace(**own))
+    monkeypatch.setattr(training, "step_record", lambda *_: seen.append(gc.isenabled()) or RECORD)
+    flags = ("--log-interval", "1", "--no-evaluate", "--save", str(tmp_path / "run"))
+    assert pretrain_gpt.main(flags_of(prefix, *flags)) == 0
+    assert seen == [False] * 6
+    assert len(collected) == 1 + 3
+    assert gc.isenabled()
+
+
+def length_curriculum(path, step):
+    """A JSON file whose rows grow by so many tokens at a time."""
+    metric = {
+        "difficulty_type": "value",
+        "clustering_type": "single_cluster",
+        "min_difficulty": step,
+        "max_difficulty": SEQ_LENGTH,
+        "schedule_type": "fixed_linear",
+        "schedule_config": {"total_curriculum_step": 32 // step, "difficulty_step": step},
+    }
+    learning = {"enabled": True, "curriculum_metrics": {"seqlen_truncate": metric}}
+    sampling = {"enabled": True, "curriculum_learning": learning}
+    path.write_text(json.dumps({"data_efficiency": {"enabled": True, "data_sampling": sampling}}))
+    return str(path)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_each_length_of_a_curriculum_is_compiled_once(prefix, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "compile_model", partial(compile_model, backend="eager"))
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    flags = ("--compile", "layers", "--compile-lengths", "static", "--no-evaluate")
+    flags += ("--train-iters", "10", "--log-interval", "1", "--bf16")
+
+    def train(step, folder):
+        curriculum = length_curriculum(tmp_path / "curriculum.json", step)
+        more = ("--deepspeed_config", curriculum, "--save", str(tmp_path / folder))
+        return pretrain_gpt.main(flags_of(prefix, *flags, *more))
+
+    assert train(4, "four") == 0
+    lines = [
+        json.loads(line) for line in (tmp_path / "four" / "log.jsonl").read_text().splitlines()
+    ]
+    lengths = [line["sequence_length"] for line in lines if line["kind"] == "train"]
+    counts = [line["num_compilations"] for line in lines if line["kind"] == "train"]
+    assert sorted(set(lengths)) == [4, 8, 12, 16]
+    assert counts == [len(set(lengths[: step + 1])) for step in range(10)]
+    assert lines[-1]["num_compilations"] == 4
+    torch.compiler.reset()
+    assert train(1, "many") == 1
+    assert "seqlen_truncate has 16 lengths and each is compiled" in capsys.readouterr().err
 
 
 def test_weight_decay_is_for_matrices_only(prefix):

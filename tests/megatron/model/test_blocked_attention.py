@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from torch.nn import functional
 from megatron.config import ModelConfig
 from megatron.model.attention import SelfAttention
 from megatron.model.blocked_attention import blocked_causal_attention
+from megatron.model.optional_kernels import attend_automatically
 
 
 def make_heads(shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
@@ -78,3 +81,20 @@ def test_the_layer_uses_it_in_bfloat16_where_it_can(changes, dtype, blocked):
         attention(inputs).sum().backward()
     names = {event.key for event in profile.key_averages()}
     assert ("_BlockedCausalAttention" in names) is blocked
+
+
+def test_compiled_code_computes_the_same_bits_for_all_lengths_at_once():
+    torch.compiler.reset()
+    code = torch.compile(
+        partial(attend_automatically, attention_mask=None, dropout=0.0, is_causal=True),
+        backend="aot_eager",
+        dynamic=True,
+        fullgraph=True,
+    )
+    for length in (140, 300):
+        heads = make_heads((2, 3, length, 8), torch.bfloat16)
+        expected = result_and_gradients(blocked_causal_attention, heads)
+        with torch.compiler.set_stance("default" if length == 140 else "fail_on_recompile"):
+            found = result_and_gradients(code, heads)
+        assert all(map(torch.equal, found, expected))
+        assert found[0].transpose(1, 2).is_contiguous()

@@ -131,7 +131,7 @@ def test_every_kind_of_value_can_be_written(small, tmp_path):
         ),
         ("base", ('["corpus"]', "[1]"), r"data_path is \[1\]: must be a list of texts"),
         ("base", ('architecture = "gpt"', "logging = 3"), "logging is 3: must be a table"),
-        ("base", ('"gpt"', '"t5"'), "architecture is 't5': must be gpt or bert"),
+        ("base", ('"gpt"', '"t5"'), "architecture is 't5': must be one of gpt, bert"),
         ("base", ('"gpt"', '"bert"'), "is of a bert: start it with pretrain_bert.py"),
         (
             "base",

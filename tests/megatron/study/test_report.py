@@ -5,7 +5,7 @@ import pytest
 
 from megatron.study.picture import plot_report
 from megatron.study.report import format_report
-from megatron.study.results import results_as_json, results_from_json
+from megatron.study.results import read_results, results_as_json
 from tests.megatron.study.simulated import a_result, a_study, drawn, listed, report_of, rng_of
 
 CURRICULUM = {"data_efficiency": {"data_sampling": {"enabled": True}}}
@@ -98,6 +98,21 @@ def test_every_run_that_was_started_is_listed():
     assert "Arm renamed has no finished run." in text
 
 
+def test_controls_are_set_beside_the_others_too():
+    study = a_study(ARMS, beside=("renamed",))
+    results = drawn(study, rng_of(3), {"baseline": 0.0, "renamed": -0.5, "curriculum": -0.2})
+    report = report_of(study, results)
+    pairs = {(one["arm"], one["beside"]): one["verdict"] for one in report["comparisons"]}
+    assert pairs == {
+        ("renamed", "baseline"): "better",
+        ("curriculum", "baseline"): "better",
+        ("curriculum", "renamed"): "worse",
+    }
+    text = format_report(report)
+    assert "Beside baseline, paired" in text
+    assert "Beside renamed, paired" in text
+
+
 def test_operations_spent_on_scores_count():
     study = a_study(ARMS)
     base = [a_result("baseline", seed, 4.0) for seed in (1, 2)]
@@ -111,9 +126,19 @@ def test_operations_spent_on_scores_count():
 def test_results_report_and_picture_go_through_files(tmp_path):
     study = a_study(ARMS)
     results = drawn(study, rng_of(3), {"baseline": 0.0, "renamed": 0.0, "curriculum": -0.2})
-    again = results_from_json(results_as_json(results))
+    lines = tmp_path / "results.jsonl"
+    lines.write_text(results_as_json(results))
+    again = read_results(lines)
     assert again == results
     report = report_of(study, again)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     plot_report(report, again, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"arm": "a"}', "null"])
+def test_results_that_are_none_are_named(line, tmp_path):
+    lines = tmp_path / "results.jsonl"
+    lines.write_text(results_as_json([a_result("a", 1, 4.0)]) + line + "\n")
+    with pytest.raises(ValueError, match="results.jsonl is damaged or of another form"):
+        read_results(lines)

@@ -1,7 +1,6 @@
 import pytest
 
 from megatron.study.stages import (
-    CPU_SETTINGS,
     child_environment,
     is_prepared,
     prepare_shared,
@@ -87,8 +86,17 @@ def test_a_stage_that_fails_is_named_and_tried_again(two_stages, tmp_path):
     assert is_prepared(two_stages())
 
 
-def test_what_is_set_in_the_environment_stays(monkeypatch):
+def test_a_stage_must_make_what_it_says(two_stages, tmp_path):
+    (tmp_path / "maker.py").write_text("")
+    with pytest.raises(ChildProcessError, match=r"stage first did not make .*runs/first"):
+        prepare_shared(two_stages(), print)
+    assert not is_prepared(two_stages())
+
+
+def test_a_cpus_environment_is_below_what_is_set_and_not_for_a_gpu(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     found = child_environment()
     assert found["OMP_WAIT_POLICY"] == "ACTIVE"
-    assert found["GLIBC_TUNABLES"] == CPU_SETTINGS["GLIBC_TUNABLES"]
+    assert found["GLIBC_TUNABLES"].startswith("glibc.malloc.hugetlb=1:")
+    assert "GLIBC_TUNABLES" not in child_environment(on_gpu=True)

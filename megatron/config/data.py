@@ -1,0 +1,40 @@
+"""What is trained on, and how samples are read."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from megatron.setting_rules import BERT_ONLY, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Settings):
+    """Corpus, tokenizer and how samples are read."""
+
+    data_path: tuple[str, ...]
+    """Corpus made by tools/preprocess_data.py: its path without .bin and .idx. Several corpora are
+    blended by weight: W1 PATH1 W2 PATH2."""
+    split: str = "969,30,1"
+    """Proportions of training, validation and test documents."""
+    seq_length: Annotated[int, POSITIVE] = 1024
+    """Tokens of a sample."""
+    tokenizer_file: str | None = None
+    """tokenizer.json of the corpus."""
+    vocab_file: str | None = None
+    """vocab.json of a GPT-2 tokenizer, instead of --tokenizer-file."""
+    merge_file: str | None = None
+    """merges.txt of a GPT-2 tokenizer, together with --vocab-file."""
+    mask_prob: Annotated[float, SHARE, BERT_ONLY] = 0.15
+    """BERT: share of a sample's tokens to be guessed, 0 to 1."""
+    mask_whole_words: Annotated[bool, BERT_ONLY] = False
+    """BERT: mask all tokens of a word or none of them, as the published runs do. Needs the tokenizer
+    (--vocab-file or --tokenizer-file), which tells which tokens continue a word."""
+    short_seq_prob: Annotated[float, SHARE, BERT_ONLY] = 0.1
+    """BERT: probability of a sample that is made shorter than the sequence, 0 to 1."""
+    sample_seed: Annotated[int, SEED, BERT_ONLY] = 1234
+    """BERT: seed of which sentences form a sample, and of the masks in evaluation. Runs that share a
+    difficulty index must share it, whatever their --seed."""
+    difficulty: str = "difficulty"
+    """Folder of the difficulty indexes: a metric's `index_path` of "auto" is the folder of the metric's
+    name below it."""
+    num_workers: Annotated[int, NOT_NEGATIVE] = 0
+    """Processes that read training batches ahead."""
