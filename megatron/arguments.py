@@ -107,14 +107,35 @@ class CommandParser(argparse.ArgumentParser):
             blank = flag in empty or any(isinstance(v, str) and not v.strip() for v in values)
             if blank and flag not in self.may_be_empty:
                 raise ValueError(f"{flag} has an empty value: give one, or leave it out")
+            if flag == "--device" and value is not None:
+                _refuse_no_device(value)
             for number in values:
                 if isinstance(number, bool) or not isinstance(number, int | float):
                     continue
-                if not flag.endswith("seed"):
+                if flag.endswith("seed"):
+                    require(
+                        -(2**63) <= number < 2**63,
+                        action.dest,
+                        number,
+                        "must be from -2^63 to 2^63 - 1",
+                    )
+                else:
                     least = int(flag.endswith(("-size", "-length", "-processes")))
                     fine = number >= least and math.isfinite(number)
                     require(fine, action.dest, number, f"must be at least {least}")
         return found, rest
+
+
+def _refuse_no_device(name: str) -> None:
+    """Raise ValueError unless this machine has a device of the name."""
+    import torch  # noqa: PLC0415  heavy, for the commands that have the flag
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(
+            f"--device is {name}: this machine has none: cpu, cuda, cuda:1, ..."
+        ) from None
 
 
 def command_parser(doc: str | None) -> CommandParser:

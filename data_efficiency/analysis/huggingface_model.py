@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from data_efficiency.analysis.reference_loss import ReferenceModel
+from data_efficiency.files import reading, refuse_other_tensors
 from data_efficiency.files.result_folder import sha256_of_file
 
 
@@ -31,6 +32,7 @@ def load_huggingface_model(device: torch.device, *, folder: Path) -> ReferenceMo
 
     Raises:
         ModuleNotFoundError: if transformers is not installed.
+        ValueError: if the weights are not those of the configuration, or something is damaged.
     """
     try:
         from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy and optional
@@ -38,9 +40,16 @@ def load_huggingface_model(device: torch.device, *, folder: Path) -> ReferenceMo
         raise ModuleNotFoundError(
             "Hugging Face models need transformers: pip install 'data-efficiency[huggingface]'"
         ) from error
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-    )
+    with reading(folder):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    model, found = loaded
+    refuse_other_tensors(folder, found["missing_keys"], found["unexpected_keys"])
     model = model.to(device).eval()
 
     def logits(tokens: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,13 @@
 
 from data_efficiency.files.lock import file_lock
 from data_efficiency.files.paths import refuse_writing_over
-from data_efficiency.files.reading import parse_json, read_json_file, read_json_object, reading
+from data_efficiency.files.reading import (
+    parse_json,
+    read_json_file,
+    read_json_object,
+    reading,
+    refuse_other_tensors,
+)
 from data_efficiency.files.whole_file import new_file, sync_to_disk, write_file
 
 __all__ = [
@@ -12,6 +18,7 @@ __all__ = [
     "read_json_file",
     "read_json_object",
     "reading",
+    "refuse_other_tensors",
     "refuse_writing_over",
     "sync_to_disk",
     "write_file",

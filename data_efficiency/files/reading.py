@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,21 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {twice!r} comes twice")
     return found
+
+
+def refuse_other_tensors(
+    folder: str | os.PathLike[str], missing: Iterable[str], left: Iterable[str]
+) -> None:
+    """Raise ValueError for tensors that a model wants and its folder lacks, or that it has no place for."""
+    for names, fault in (
+        (sorted(missing), "lacks"),
+        (sorted(left), "has no place in its model for"),
+    ):
+        if names:
+            raise ValueError(
+                f"{os.fspath(folder)} {fault} {len(names)} tensors, such as {names[0]}: its config.json is of "
+                "another model, or files of weights are missing"
+            )
 
 
 def read_json_file(path: str | os.PathLike[str]) -> Any:

@@ -191,7 +191,10 @@ def _replaced(
     tokens: torch.Tensor, kept: torch.Tensor, positions: torch.Tensor, axis: int
 ) -> torch.Tensor:
     index = _flat_positions(tokens, positions, axis)
-    return tokens.flatten(0, 1).index_copy(0, index, kept.flatten(0, 1)).view(tokens.shape)
+    # No view of another tensor: models may change what a layer gives in place.
+    merged = tokens.clone(memory_format=torch.contiguous_format)
+    merged.flatten(0, 1).index_copy_(0, index, kept.flatten(0, 1))
+    return merged
 
 
 def _flat_positions(tokens: torch.Tensor, positions: torch.Tensor, axis: int) -> torch.Tensor:

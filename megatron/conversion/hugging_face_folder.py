@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from data_efficiency import files
 from megatron.conversion.bert import BERT_FAMILIES
 from megatron.conversion.weights import Weights
 from megatron.tokenizer import Tokenizer
@@ -19,7 +20,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is no Hugging Face folder: config.json is missing")
-    return _transformers().AutoConfig.from_pretrained(folder).to_dict()
+    with files.reading(folder / "config.json"):
+        return _transformers().AutoConfig.from_pretrained(folder).to_dict()
 
 
 def todays_names(fields: dict[str, Any]) -> dict[str, Any]:
@@ -31,12 +33,22 @@ def read_model(folder: Path) -> torch.nn.Module:
     """The folder's language model on the CPU, in evaluation, in the dtype it is stored in.
 
     BERT comes with its pooler and both heads; what the folder lacks of them is drawn, always the same.
+
+    Raises:
+        ValueError: if the weights are not those of the configuration, or something is damaged.
     """
-    auto = _auto_class(read_config(folder))
-    with torch.random.fork_rng(devices=[]):
+    fields = read_config(folder)
+    with torch.random.fork_rng(devices=[]), files.reading(folder):
         torch.manual_seed(0)
-        model: torch.nn.Module = auto.from_pretrained(folder, dtype="auto", local_files_only=True)
-    return model.eval()
+        model, found = _auto_class(fields).from_pretrained(
+            folder, dtype="auto", local_files_only=True, output_loading_info=True
+        )
+    missing, left = found["missing_keys"], found["unexpected_keys"]
+    if fields["model_type"] in BERT_FAMILIES:
+        missing, left = ([n for n in names if "encoder." in n] for names in (missing, left))
+    files.refuse_other_tensors(folder, missing, left)
+    read: torch.nn.Module = model.eval()
+    return read
 
 
 def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -72,6 +72,9 @@ def load_for_evaluation(
         ValueError: if it is no GPT, or the tokenizer is of another model.
     """
     config, weights, *_ = read(folder)
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{folder}: {name} has numbers that are not finite")
     if dtype not in _DTYPES:
         raise ValueError(f"dtype is {dtype!r}: must be float32 or bfloat16")
     tokenizer = tokenizer_for(folder, config.vocab_size, tokenizer)

@@ -57,7 +57,10 @@ def end_ids(folder: Path) -> tuple[int, ...]:
     for file in ("generation_config.json", "config.json"):
         ids = json_object(folder / file).get("eos_token_id")
         if ids is not None:
-            return tuple(ids) if isinstance(ids, list) else (ids,)
+            found = tuple(ids) if isinstance(ids, list) else (ids,)
+            if not all(type(number) is int and number >= 0 for number in found):
+                raise ValueError(f"{folder / file}: eos_token_id is {ids!r}: must be ids of tokens")
+            return found
     return ()
 
 

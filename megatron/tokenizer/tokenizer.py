@@ -7,6 +7,7 @@ ordinary characters it is made of.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ from megatron.tokenizer.word_cache import WordCache, cuts_as_gpt2
 NO_CHARACTER = "\ufffd"
 """What a decoder gives for bytes that are no character, or not yet."""
 
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 MOST_TOKENS = 1 << 24
 """Ids are rows of tables, which such an id would fill with nothing."""
 
@@ -97,8 +99,13 @@ class Tokenizer:
         """Token ids of a text to be continued: as a new text begins, without what would end it.
 
         Raises:
-            ValueError: if nothing is left of an empty text, because no token begins or ends texts.
+            ValueError: if nothing is left of an empty text, because no token begins or ends texts, or the
+                text is none.
         """
+        if (half := _HALF_CHARACTER.search(text)) is not None:
+            raise ValueError(
+                f"the prompt has {half[0]!r} at place {half.start()}, half a character"
+            )
         ids, plain = self.encode_as_transformers(text), self.encode(text)
         for start in range(len(ids) - len(plain) + 1):
             if plain and ids[start : start + len(plain)] == plain:

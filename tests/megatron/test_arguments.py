@@ -76,6 +76,7 @@ def tool_parser():
     parser.add_argument("--input", nargs="+")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--seq-length", type=int)
+    parser.add_argument("--device")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--share", type=float)
     parser.add_argument("--by-length", action="store_true")
@@ -96,6 +97,9 @@ def tool_parser():
         (["--limit", "-5"], "--limit is -5: must be at least 0"),
         (["--share", "nan"], "--share is nan: must be at least 0"),
         (["--share", "inf"], "--share is inf: must be at least 0"),
+        (["--device", "nope"], "--device is nope: this machine has none"),
+        (["--device", "cuda:99"], "--device is cuda:99: this machine has none"),
+        (["--seed", str(2**63)], "--seed is 9223372036854775808: must be from -2"),
         (["--seq-length", "0"], "--seq-length is 0: must be at least 1"),
         (["run", "--save", ""], "--save has an empty value"),
         (["run", "--workers", "-1"], "--workers is -1: must be at least 0"),

@@ -164,6 +164,14 @@ def test_what_was_taken_is_put_back(axis):
     assert torch.equal(tokens, before)
 
 
+def test_what_was_put_back_may_be_changed_in_place():
+    tokens, positions = torch.ones(2, 5, 3, requires_grad=True), torch.tensor([[0, 2], [1, 4]])
+    passing, kept = take_kept(tokens, positions, 1)
+    put_back(passing, 2 * kept, positions, 1).mul_(3).sum().backward()
+    expected = torch.full((2, 5, 3), 3.0).scatter(1, positions[..., None].expand(2, 2, 3), 6.0)
+    assert torch.equal(tokens.grad, expected)
+
+
 @pytest.mark.parametrize(
     ("full", "part", "result"),
     [

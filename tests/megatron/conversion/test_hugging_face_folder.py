@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -38,6 +39,31 @@ def test_missing_weight_is_an_error(tmp_path, weights):
     del weights["transformer.wpe.weight"]
     with pytest.raises(ValueError, match=r"no weights for 1 tensors .* transformer.wpe.weight"):
         write_model(tmp_path, gpt_to_hugging_face(CONFIG), weights)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        # Layers were drawn, or left out, and conversion called the logits equal.
+        (
+            "n_layer",
+            5,
+            "lacks [0-9]+ tensors, such as transformer.h.2.*config.json is of another model",
+        ),
+        ("n_layer", 1, "has no place in its model for [0-9]+ tensors, such as transformer.h.1"),
+        ("tie_word_embeddings", False, "lacks 1 tensors, such as lm_head.weight"),
+        ("vocab_size", 301, "is damaged or of another form .RuntimeError"),
+        ("n_layer", "2", "is damaged or of another form"),
+        ("eos_token_id", "0", "is damaged or of another form"),
+        ("quantization_config", {"quant_method": "gptq"}, "is damaged or of another form"),
+    ],
+)
+def test_a_configuration_of_other_weights(tmp_path, weights, field, value, message):
+    write_model(tmp_path, gpt_to_hugging_face(CONFIG), weights)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(ValueError, match=message):
+        read_model(tmp_path)
 
 
 def test_folder_without_config(tmp_path):

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from megatron.conversion.model import read_any, save_as_hugging_face
 from megatron.evaluation.model import any_gpt, load_for_evaluation
@@ -39,6 +40,16 @@ def test_bad_input(tmp_path, tokenizer):
     small = save_run(tmp_path / "small", make_gpt(replace(GPT2, vocab_size=100)), tokenizer)
     with pytest.raises(ValueError, match="the tokenizer has 287 entries, the model 100"):
         load_for_evaluation(small)
+
+
+def test_weights_that_are_not_finite_are_not_evaluated(tmp_path, tokenizer):
+    model = make_gpt(GPT2)
+    save_as_hugging_face(read_any(save_run(tmp_path / "run", model)), tmp_path / "hf", tokenizer)
+    weights = load_file(tmp_path / "hf" / "model.safetensors")
+    weights["transformer.ln_f.bias"][0] = torch.nan
+    save_file(weights, tmp_path / "hf" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"hf: .*final.* has numbers that are not finite"):
+        load_for_evaluation(tmp_path / "hf", read=any_gpt)
 
 
 def test_another_architecture(tmp_path, tokenizer):

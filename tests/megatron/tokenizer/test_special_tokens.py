@@ -66,6 +66,14 @@ def test_ids_that_end_a_text(tmp_path, files, expected):
     assert write(tmp_path, llama_like(), **files).end_ids == expected
 
 
+@pytest.mark.parametrize("ids", ["x", -1, [2, None], 1.5, True])
+def test_what_is_no_id_ends_no_text(tmp_path, ids):
+    with pytest.raises(
+        ValueError, match=r"generation_config\.json: eos_token_id is .*: must be ids"
+    ):
+        write(tmp_path, llama_like(), generation_config={"eos_token_id": ids})
+
+
 @pytest.mark.parametrize("content", ["{", "[1]", "[" * 99999])
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "tokenizer_config.json").write_text(content)
@@ -82,6 +90,8 @@ def test_a_prompt_begins_as_a_text_and_does_not_end_it():
     assert KINDS["llama"]().encode_prompt("") == [1]
     assert KINDS["llama without a template"]().encode_prompt("") == [1]
     assert KINDS["t5"]().encode_prompt("") == [1]
+    with pytest.raises(ValueError, match="place 4, half a character"):
+        KINDS["llama"]().encode_prompt("the \udcff")
     with pytest.raises(ValueError, match="no token begins or ends texts"):
         KINDS["wordpiece"]().encode_prompt("")
 
