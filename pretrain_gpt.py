@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from megatron.command import run_command
 
+import numpy as np
 import torch
 
 from data_efficiency import IGNORED_LABEL, Engine
@@ -14,7 +15,7 @@ from megatron.data.gpt_dataset import GPTDataset
 from megatron.data.vocabulary_check import check_vocabulary
 from megatron.model.gpt_model import GPTModel
 from megatron.model.transformer import TransformerLayer
-from megatron.run_state import Batch, Task
+from megatron.run_state import Batch, Int64Array, Task
 from megatron.tokenizer import named_tokenizer
 from megatron.training import pretrain
 
@@ -43,6 +44,15 @@ def count_loss_terms(batch: Batch) -> tuple[int]:
     return (int((batch["labels"] != IGNORED_LABEL).sum()),)
 
 
+def bytes_of_tokens(config: RunConfig) -> Int64Array | None:
+    """Bytes of text that each token id stands for; ids beyond the tokenizer's stand for none."""
+    tokenizer = named_tokenizer(config.data)
+    found = None if tokenizer is None else tokenizer.bytes_of_tokens
+    if found is None:
+        return None
+    return np.pad(found, (0, max(0, config.model.vocab_size - len(found))))
+
+
 TASK = Task(
     make_model=make_model,
     make_datasets=make_datasets,
@@ -50,6 +60,7 @@ TASK = Task(
     forward_step=forward_step,
     count_loss_terms=count_loss_terms,
     layer_class=TransformerLayer,
+    bytes_of_tokens=bytes_of_tokens,
 )
 
 

@@ -5,31 +5,31 @@
 MODEL is a Hugging Face BERT, DATA a folder of task folders as docs/glue.md describes. Each side reads the texts with its own
 tokenizer and trains its own model in its own loop. Two seeds of one program differ by more than the point that is
 looked for, so what a seed decides is the same on both sides: the first output layer and the order of the examples; there is
-no dropout. What is left is rounding, which training amplifies. Every finished run is one JSON file below --output: a stopped
+no dropout. What is left is rounding, which training amplifies. Every finished run is kept below --output: a stopped
 comparison goes on where it was, more seeds may be added to it, and several programs can share it by --tasks, --seeds and
 --sides. The last line printed is one JSON object.
 """
 
 import argparse
 import contextlib
-import hashlib
 import json
 import math
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_efficiency import files
+from megatron.config import GlueTrainingConfig
 from megatron.finetuning.data import Examples, read_task
 from megatron.finetuning.metrics import METRICS
-from megatron.finetuning.sweep import SweepRun, is_done, read_sweep_run, write_sweep_run
 from megatron.finetuning.tasks import TRAIN, GlueTask
-from megatron.finetuning.training import FinetuningConfig
+from megatron.reporting import read_log
 from tools import finetune_bert
 
 OURS, PEER = SIDES = ("ours", "trainer")
@@ -61,71 +61,63 @@ LEARNING_RATE = 1e-4
 MAX_LENGTH = 64
 
 
-def train_ours(options: argparse.Namespace, setting: Setting, seed: int) -> None:
-    """Nothing; the run's file is written, unless it is there."""
-    flags = {
-        "checkpoint": options.model,
-        "data": options.data,
-        "output": options.output / OURS,
-        "tasks": setting.task,
-        "seeds": seed,
-        "learning-rates": LEARNING_RATE,
-        "epochs": setting.epochs,
-        "max-length": MAX_LENGTH,
-        "dropout": 0.0,
-    }
+def settings_of(setting: Setting, seed: int, bf16: bool) -> dict[str, Any]:
+    """What both sides are told, as flags of tools/finetune_bert.py."""
+    flags = {"task": setting.task, "seed": seed, "lr": LEARNING_RATE, "epochs": setting.epochs}
+    flags |= {"max_length": MAX_LENGTH, "dropout": 0.0, "bf16": bf16}
     if setting.max_train_examples is not None:
-        flags["max-train-examples"] = setting.max_train_examples
-    arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+        flags["max_train_examples"] = setting.max_train_examples
+    return flags
+
+
+def folder_of(output: Path, side: str, setting: Setting, seed: int) -> Path:
+    """Of one run; other examples are another run."""
+    examples = setting.max_train_examples or "all"
+    return output / side / setting.task / f"{examples}_{setting.epochs}epochs" / f"seed{seed}"
+
+
+def train_ours(options: argparse.Namespace, setting: Setting, seed: int) -> None:
+    """Train a run that is not finished."""
+    flags = {"pretrained": options.model, "data": options.data}
+    flags |= settings_of(setting, seed, options.bf16)
+    flags["save"] = folder_of(options.output, OURS, setting, seed)
+    flags.pop("bf16")
+    words = [w for k, v in flags.items() for w in (f"--{k.replace('_', '-')}", str(v))]
     with contextlib.redirect_stdout(sys.stderr):
-        if finetune_bert.main([*arguments, *(["--bf16"] if options.bf16 else [])]):
+        if finetune_bert.main([*words, *(["--bf16"] if options.bf16 else [])]):
             raise RuntimeError("tools/finetune_bert.py failed: its error stands above")
 
 
 def train_peer(options: argparse.Namespace, setting: Setting, seed: int) -> None:
-    """Nothing; the run's file is written, unless it is there."""
+    """Write the scores of a run, unless they are there."""
     # Only the peer pays for the import.
     from benchmarks.glue_trainer import finetune_with_trainer  # noqa: PLC0415
 
-    config = FinetuningConfig(
-        epochs=setting.epochs, max_length=MAX_LENGTH, dropout=0.0, bf16=options.bf16
-    )
-    settings = {
-        **asdict(config),
-        "model": _digest(options.model),
-        "max_train_examples": setting.max_train_examples,
-    }
-    task, sets = read_task(options.data, setting.task)
-    entry = SweepRun(task.name, LEARNING_RATE, seed)
-    if is_done(entry, options.output / PEER, settings):
+    path = folder_of(options.output, PEER, setting, seed) / "scores.json"
+    if path.is_file():
         return
-    started = time.monotonic()
+    flags = settings_of(setting, seed, options.bf16)
+    names = {field.name for field in fields(GlueTrainingConfig)}
+    config = GlueTrainingConfig(**{k: v for k, v in flags.items() if k in names})
+    task, sets = read_task(options.data, setting.task)
     sets[TRAIN] = sets[TRAIN].first_rows(setting.max_train_examples)
-    found = {
-        "epochs": finetune_with_trainer(options.model, task, sets, config, entry),
-        "num_examples": {name: len(examples.first) for name, examples in sets.items()},
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    write_sweep_run(entry, options.output / PEER, settings, found)
-
-
-def _digest(model_folder: Path) -> str:
-    """Of the files that hold the weights."""
-    digest = hashlib.sha256()
-    for path in sorted(model_folder.glob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    found = finetune_with_trainer(options.model, task, sets, config, MAX_LENGTH)
+    files.write_file(path, json.dumps(found) + "\n")
 
 
 def scores_of(output: Path, side: str, setting: Setting) -> dict[int, dict[str, float]]:
     """Seed -> metrics after the last epoch, of the finished runs."""
-    folder = output / side / setting.task
-    records = [read_sweep_run(path) for path in sorted(folder.glob(f"lr{LEARNING_RATE:g}_seed*"))]
-    return {
-        record["seed"]: next(iter(record["epochs"][-1].values()))
-        for record in records
-        if record["settings"]["max_train_examples"] == setting.max_train_examples
-    }
+    found = {}
+    for folder in sorted(folder_of(output, side, setting, 0).parent.glob("seed*")):
+        seed = int(folder.name.removeprefix("seed"))
+        if side == PEER:
+            found[seed] = json.loads((folder / "scores.json").read_text())[-1]
+        elif (log := read_log(folder)).end is not None:
+            first = [one["name"] for one in log.start["measures"]]
+            part = first[0].split()[0]
+            names = [name for name in first if name.startswith(f"{part} ")]
+            found[seed] = {name.removeprefix(f"{part} "): log.valid[-1][name] for name in names}
+    return found
 
 
 def compare(
@@ -233,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="FOLDER", help="a Hugging Face BERT")
     add("--data", type=Path, required=True, metavar="FOLDER", help="folder of the tasks' folders")
-    add("--output", type=Path, required=True, metavar="FOLDER", help="one JSON file a run")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="the runs of both sides")
     add("--tasks", metavar="NAME,NAME", help=f"of {', '.join(one.task for one in SETTINGS)}")
     add("--seeds", default="1234,1235,1236", metavar="N,N", help="default: %(default)s")
     add("--sides", default=",".join(SIDES), metavar="NAME,NAME", help="default: %(default)s")

@@ -14,17 +14,16 @@ import numpy as np
 import transformers
 from torch.utils.data import Sampler
 
+from megatron.config import GlueTrainingConfig
 from megatron.finetuning.batches import epoch_order
 from megatron.finetuning.classifier import BertClassifier, read_bert
 from megatron.finetuning.data import Examples
 from megatron.finetuning.metrics import METRICS
-from megatron.finetuning.sweep import SweepRun
 from megatron.finetuning.tasks import TRAIN, GlueTask
-from megatron.finetuning.training import FinetuningConfig
 
 
 class OrderOfOurs(Sampler[int]):
-    """The orders in which `finetune` reads the examples, one an epoch."""
+    """The orders in which our finetuning reads the examples, one an epoch."""
 
     def __init__(self, num_examples: int, seed: int) -> None:
         self.num_examples, self.seed, self.epoch = num_examples, seed, 0
@@ -55,10 +54,10 @@ def finetune_with_trainer(
     model_folder: Path,
     task: GlueTask,
     sets: dict[str, Examples],
-    config: FinetuningConfig,
-    entry: SweepRun,
-) -> list[dict[str, dict[str, float]]]:
-    """The scores after each epoch, as `finetune` gives them."""
+    config: GlueTrainingConfig,
+    max_length: int,
+) -> list[dict[str, float]]:
+    """Metric -> score x 100 of the development set after each epoch."""
     assert task.labels is not None
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -72,35 +71,35 @@ def finetune_with_trainer(
     (dev_set,) = task.dev_sets
     with tempfile.TemporaryDirectory() as folder:
         trainer = OrderedTrainer(
-            OrderOfOurs(len(sets[TRAIN].first), entry.seed),
+            OrderOfOurs(len(sets[TRAIN].first), config.seed),
             model=model_with_our_layer(
-                model_folder, len(task.labels), dropout=config.dropout, seed=entry.seed
+                model_folder, len(task.labels), dropout=config.dropout, seed=config.seed
             ),
             args=transformers.TrainingArguments(
                 output_dir=folder,
                 num_train_epochs=config.epochs,
                 per_device_train_batch_size=config.batch_size,
                 per_device_eval_batch_size=64,
-                learning_rate=entry.learning_rate,
+                learning_rate=config.lr,
                 lr_scheduler_type="linear",
                 warmup_steps=config.warmup_fraction,
                 weight_decay=config.weight_decay,
                 max_grad_norm=config.clip_grad,
-                seed=entry.seed,
+                seed=config.seed,
                 bf16=config.bf16,
                 eval_strategy="epoch",
                 save_strategy="no",
                 report_to="none",
                 disable_tqdm=not sys.stderr.isatty(),
             ),
-            train_dataset=_rows(tokenizer, sets[TRAIN], config.max_length),
-            eval_dataset=_rows(tokenizer, sets[dev_set], config.max_length),
+            train_dataset=_rows(tokenizer, sets[TRAIN], max_length),
+            eval_dataset=_rows(tokenizer, sets[dev_set], max_length),
             data_collator=transformers.DataCollatorWithPadding(tokenizer),
             compute_metrics=scores,
         )
         trainer.train()
     return [
-        {dev_set: {name: line[f"eval_{name}"] for name in task.metrics}}
+        {name: line[f"eval_{name}"] for name in task.metrics}
         for line in trainer.state.log_history
         if f"eval_{task.metrics[0]}" in line
     ]

@@ -22,7 +22,7 @@ from data_efficiency.accounting import (
 from data_efficiency.analysis.data_analyzer import DataAnalyzer
 from data_efficiency.analysis.named_metrics import MetricSettings, analyze
 from data_efficiency.analysis.reference_loss import ReferenceModel
-from data_efficiency.config import DataEfficiencyConfig, fill_from_flags, load_config, read_json
+from data_efficiency.config import DataEfficiencyConfig, load_config, read_json
 from data_efficiency.differences import differing_leaves
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.engine import initialize
@@ -78,7 +78,6 @@ __all__ = [
     "convert_to_random_ltd",
     "differing_leaves",
     "files",
-    "fill_from_flags",
     "gather_all",
     "hashing",
     "initialize",

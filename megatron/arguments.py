@@ -109,8 +109,9 @@ class CommandParser(argparse.ArgumentParser):
                 raise ValueError(f"{flag} has an empty value: give one, or leave it out")
             for number in values:
                 if isinstance(number, int | float) and not flag.endswith("seed"):
-                    fine = number >= 0 and math.isfinite(number)
-                    require(fine, action.dest, number, "must be at least 0")
+                    least = int(flag.endswith(("-size", "-length", "-processes")))
+                    fine = number >= least and math.isfinite(number)
+                    require(fine, action.dest, number, f"must be at least {least}")
         return found, rest
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from megatron.run_state import Run
+from megatron.run_state import Run, StopRequest
 
 SECONDS_OF_ONE_REQUEST = 2.0
 AGAIN = 75
@@ -37,12 +37,16 @@ def stop_reason(run: Run) -> str | None:
 
 def exit_status(run: Run) -> int:
     """0 of a run that has come to its end, `AGAIN` of one that was asked to stop before it."""
-    asked = run.stop_request
-    if not asked.signal and not (asked.out_of_time and fraction_done(run) < 1):
+    return status_after(run.stop_request, fraction_done(run), is_first=run.is_first_process)
+
+
+def status_after(asked: StopRequest, done: float, *, is_first: bool) -> int:
+    """The same of what was asked and the part of the budget that is used up; the first process tells `AGAIN_FILE`."""
+    if not asked.signal and not (asked.out_of_time and done < 1):
         return 0
     if AGAIN_FILE not in os.environ:
         return AGAIN
-    if run.is_first_process:
+    if is_first:
         Path(os.environ[AGAIN_FILE]).touch()
     return 0
 

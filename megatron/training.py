@@ -5,13 +5,12 @@ Budgets and stops use only the counters of finished steps; checkpoints are writt
 """
 
 import contextlib
-import gc
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from megatron.command import STARTED
 
@@ -32,26 +31,24 @@ from data_efficiency import (
     start_ranks,
     watching_processes,
 )
+from megatron import garbage
 from megatron.checkpoint.files import has_checkpoints
 from megatron.checkpoint.run import guarded_facts, held_folder, made_by, resume, save
-from megatron.config import CheckpointConfig, RunConfig, TrainingConfig
+from megatron.config import RUN_KINDS, AnyRunConfig, CheckpointConfig, RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
+from megatron.evaluation.samples import Samples
 from megatron.model.compilation import MOST_LENGTHS, compile_model, num_compilations
 from megatron.model.muon import MuonWithAdamW
 from megatron.model.optional_kernels import choose_attention, make_adamw, weight_decay_groups
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.recipes import write_run_file
-from megatron.reporting import RunLogger, progress_line, weights_checksum
-from megatron.run_state import Run, StopRequest, Task, counter_record
+from megatron.reporting import RUN_FILE, RunLogger, progress_line, weights_checksum
+from megatron.run_state import Run, StopRequest, Task, counter_record, spent_record
 from megatron.setting_rules import require
 from megatron.stopping import StopSignals, exit_status, fraction_done, stop_reason
 from megatron.validation import losses_record, validate
 
-RUN_FILE = "run.toml"
-"""In the run's folder: what ran, and repeats it."""
-
-COLLECT_STEPS = 50
-"""Garbage is collected after so many."""
+AnyRun = TypeVar("AnyRun", bound=AnyRunConfig)
 
 
 @naming_lost_processes()
@@ -87,14 +84,15 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
         )
         resumed = resume(run)
         if run.is_first_process:
-            _write_run_file(config)
+            keep_run_file(config)
         logger = None
         if run.is_first_process:
             logger = stack.enter_context(
                 RunLogger(
                     str(config.checkpoint.save),
                     _start_record(run, len(train_dataset)),
-                    tensorboard=config.logging.tensorboard,
+                    trackers=config.logging.trackers,
+                    project=config.logging.tracker_project,
                     resumed=counter_record(run) if resumed else None,
                     loaded_from=config.checkpoint.load,
                     say=run.say,
@@ -104,7 +102,7 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
                 step = run.counters.steps
                 logger.write({"kind": "resume", "step": step, "environment": made_by(run)})
         stop = stack.enter_context(StopSignals())
-        stack.enter_context(_collecting_by_hand())
+        stack.enter_context(garbage.collecting_by_hand())
         try:
             train(run, logger, stop)
         except NonFiniteError as error:
@@ -112,21 +110,7 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
     return exit_status(run)
 
 
-@contextlib.contextmanager
-def _collecting_by_hand() -> Iterator[None]:
-    """Leave garbage within the block to `train`: collected in mid-step, it stops one process and all wait."""
-    gc.collect()
-    # What is there already stays, so a collection looks at what steps have made.
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.unfreeze()
-
-
-def with_batch_size(config: RunConfig, num_processes: int) -> RunConfig:
+def with_batch_size(config: AnyRun, num_processes: int) -> AnyRun:
     """The settings with the global batch size written out, and no larger micro-batches than a process gets.
 
     Raises:
@@ -148,7 +132,7 @@ def with_batch_size(config: RunConfig, num_processes: int) -> RunConfig:
     return replace(config, training=training)
 
 
-def with_folder(config: RunConfig, ranks: Ranks) -> RunConfig:
+def with_folder(config: AnyRun, ranks: Ranks) -> AnyRun:
     """The settings with a folder for the run: the first below runs/ that is free, unless one is given."""
     if config.checkpoint.save is not None:
         return config
@@ -166,14 +150,14 @@ def with_folder(config: RunConfig, ranks: Ranks) -> RunConfig:
     return replace(config, checkpoint=replace(config.checkpoint, save=save))
 
 
-def _folder(config: RunConfig, number: int) -> str:
+def _folder(config: AnyRunConfig, number: int) -> str:
     return f"runs/{config.architecture}" + (f"_{number}" if number > 1 else "")
 
 
-def _write_run_file(config: RunConfig) -> None:
+def keep_run_file(config: AnyRunConfig) -> None:
     """Write the file that repeats the run into its folder."""
     path = Path(str(config.checkpoint.save)) / RUN_FILE
-    command = f"python pretrain_{config.architecture}.py --config {path}"
+    command = f"python {RUN_KINDS[config.architecture].script} --config {path}"
     files.write_file(path, write_run_file(config, command).encode())
 
 
@@ -214,6 +198,7 @@ def setup_model_and_optimizer(
         task=task,
         engine=engine,
         valid_dataset=valid_dataset,
+        bytes_of_tokens=None if valid_dataset is None else task.bytes_of_tokens(config),
         first_weights=first_weights,
     )
 
@@ -243,6 +228,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
     started = last_time = time.monotonic()
     limit = config.training.exit_duration_in_mins
     last, last_saved, last_evaluated = run.counters, run.counters.steps, None
+    samples = Samples(config) if config.logging.sample_prompts else None
     while True:
         reason = stop_reason(run)
         step_started = time.monotonic()
@@ -259,8 +245,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
         run.spent.setdefault("start_up", time.monotonic() - STARTED)
 
         step = run.counters.steps
-        if step % COLLECT_STEPS == 0:
-            gc.collect()
+        garbage.collect_after(step)
         if step % config.logging.log_interval == 0:
             record = step_record(run, result) | _progress(
                 run, last, seconds=time.monotonic() - last_time
@@ -274,37 +259,32 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
                     total_steps=config.training.train_iters,
                 )
             )
+        paused = time.monotonic()
         if config.training.evaluate and step % config.training.eval_interval == 0:
-            last_time += run.timed(partial(_validate, run, logger), "evaluation")
+            with run.timed("evaluation"):
+                _validate(run, logger)
             last_evaluated = step
+        if samples is not None and step % config.logging.sample_interval == 0:
+            with run.timed("evaluation"):
+                _log(logger, samples.record(run))
         interval = config.save_interval
         if interval is not None and step % interval == 0:
-            last_time += run.timed(partial(save, run), "checkpoints")
+            with run.timed("checkpoints"):
+                save(run)
             last_saved = step
+        last_time += time.monotonic() - paused
 
     run.say(f"stopped after step {run.counters.steps}: {reason}")
     finished = not run.stop_request.signal
     if finished and config.training.evaluate and last_evaluated != run.counters.steps:
-        run.timed(partial(_validate, run, logger), "evaluation")
+        with run.timed("evaluation"):
+            _validate(run, logger)
+    if finished and samples is not None and run.counters.steps % config.logging.sample_interval:
+        _log(logger, samples.record(run))
     if last_saved != run.counters.steps:
-        run.timed(partial(save, run), "checkpoints")
-    _log(logger, {"kind": "end", "reason": reason, **counter_record(run), **_spent(run)})
-
-
-def _spent(run: Run) -> dict[str, Any]:
-    """What this process's time went into beside steps, which is printed too.
-
-    Start-up is all from the command to the end of the first step, the first compilation among it.
-    """
-    seconds = time.monotonic() - STARTED
-    parts = {name: run.spent.get(name, 0.0) for name in ("start_up", "evaluation", "checkpoints")}
-    shares = ", ".join(f"{name} {part / seconds:.1%}" for name, part in parts.items())
-    run.say(f"{seconds:.0f} s in all: {shares}; {num_compilations()} pieces of code compiled")
-    return {
-        "process_seconds": seconds,
-        **{f"{name}_seconds": part for name, part in parts.items()},
-        "num_compilations": num_compilations(),
-    }
+        with run.timed("checkpoints"):
+            save(run)
+    _log(logger, {"kind": "end", "reason": reason, **counter_record(run), **spent_record(run)})
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

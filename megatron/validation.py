@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_efficiency import NonFiniteError, mean_losses_over
+from data_efficiency import IGNORED_LABEL, NonFiniteError, mean_losses_over
 from megatron.reporting import format_losses
 from megatron.run_state import Run, counter_record
 
@@ -16,7 +16,9 @@ from megatron.run_state import Run, counter_record
 def validate(run: Run) -> dict[str, Any]:
     """The log's line on the validation split, at full length and without dropping.
 
-    The perplexity is that of the first loss.
+    The perplexity is that of the first loss. So are the bits per byte, where the bytes are known:
+    the summed loss in nats over ln 2 x the bytes of text that its tokens stand for. A control token has a
+    loss and no bytes.
 
     Raises:
         NonFiniteError: for a loss that is no finite number.
@@ -30,6 +32,7 @@ def validate(run: Run) -> dict[str, Any]:
     engine.eval()
     loss_sums = torch.zeros(len(run.task.losses), dtype=torch.float64, device=ranks.device)
     num_terms = np.zeros(len(run.task.losses), np.int64)
+    num_bytes = 0
     for start in range(0, num_samples, share):
         first = start + ranks.data_parallel_rank * rows
         samples = np.arange(first, first + rows)
@@ -41,6 +44,9 @@ def validate(run: Run) -> dict[str, Any]:
         if len(counted):
             num_terms += list(run.loss_terms(batch).values())
             loss_sums += torch.stack(list(losses.values()))
+            if run.bytes_of_tokens is not None:
+                labels = arrays["labels"]
+                num_bytes += int(run.bytes_of_tokens[labels[labels != IGNORED_LABEL]].sum())
     means = mean_losses_over(ranks, loss_sums.tolist(), num_terms.tolist())
     record = losses_record(dict(zip(run.task.losses, means, strict=True)))
     if not math.isfinite(record["loss"]):
@@ -49,11 +55,14 @@ def validate(run: Run) -> dict[str, Any]:
             "no good"
         )
     perplexity = math.exp(min(means[0], 700.0))
-    run.say(
-        f"validation at step {run.counters.steps}: {format_losses(record)} | "
-        f"perplexity {perplexity:.2f}"
-    )
-    return {"kind": "valid", **record, "perplexity": perplexity, **counter_record(run)}
+    says = f"validation at step {run.counters.steps}: {format_losses(record)} | perplexity {perplexity:.2f}"
+    more = {"perplexity": perplexity}
+    tokens, text_bytes = ranks.sums([int(num_terms[0]), num_bytes])
+    if text_bytes:
+        more["bits_per_byte"] = means[0] * tokens / (math.log(2) * text_bytes)
+        says += f" | bits per byte {more['bits_per_byte']:.4f}"
+    run.say(says)
+    return {"kind": "valid", **record, **more, **counter_record(run)}
 
 
 def losses_record(losses: Mapping[str, float]) -> dict[str, float]:

@@ -23,7 +23,7 @@ from megatron.command import run_command
 from data_efficiency import files, leave_ranks
 from megatron.arguments import command_parser
 from megatron.evaluation.local_tasks import LOCAL_TASKS, write_task_files
-from megatron.evaluation.published_tasks import ROWS, expand
+from megatron.evaluation.published_tasks import NEEDS_HARNESS, ROWS, expand
 from megatron.evaluation.results import evaluation_record, is_finished, write_record
 from megatron.migration import EVALUATION, own_words
 from megatron.tokenizer import add_tokenizer_flags
@@ -143,9 +143,7 @@ def import_harness() -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("lm_eval"):
             raise
-        raise ModuleNotFoundError(
-            "evaluation needs lm-eval: pip install 'data-efficiency[eval]'"
-        ) from error
+        raise ModuleNotFoundError(NEEDS_HARNESS) from error
     return eval_harness
 
 

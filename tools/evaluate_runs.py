@@ -6,18 +6,29 @@ Started again, it does what is missing or what a newer checkpoint made outdated.
 """
 
 import argparse
+import importlib.util
 import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from megatron.command import STOPPED, run_command
 
-from megatron.arguments import command_parser
-from megatron.evaluation.sweep import Evaluation, evaluations
+from megatron.arguments import command_parser, parse_run_config
+from megatron.evaluation.checkpoint_tokenizer import tokenizer_for
+from megatron.evaluation.local_tasks import LOCAL_TASKS, write_task_files
+from megatron.evaluation.published_tasks import NEEDS_HARNESS, expand
+from megatron.evaluation.sweep import (
+    Evaluation,
+    evaluations,
+    find_checkpoints,
+    rows_and_examples,
+)
+from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
 
 TOOLS = Path(__file__).resolve().parent
 
@@ -33,6 +44,7 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, lis
         metavar="FOLDER",
         help="a run: each checkpoint it kept; a folder of runs: the latest of each; or one checkpoint",
     )
+    add("--latest", action="store_true", help="of one run the latest checkpoint alone")
     add("--output", type=Path, required=True, metavar="FOLDER", help="results, and table.md")
     add(
         "--data-folder", metavar="FOLDER", help="files of the local tasks, which are then the tasks"
@@ -49,6 +61,12 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, lis
     add("--worker-id", type=int, default=0, metavar="N", help="which of them this is, from 0")
     add("--dry-run", action="store_true", help="print the commands and do nothing")
     add("--table", action="store_true", help="print the table of what is finished and stop")
+    add(
+        "--before-training",
+        nargs=argparse.REMAINDER,
+        metavar="SCRIPT FLAG",
+        help="say what would be in the way of evaluating what this training will save, and do nothing",
+    )
     return parser.parse_known_args(argv)
 
 
@@ -106,19 +124,43 @@ def write_table(output: Path, found: Sequence[Evaluation], *, dry_run: bool) -> 
     print(table, end="")
 
 
+def check_training(
+    arguments: argparse.Namespace, tasks: Sequence[str], more: Sequence[str]
+) -> None:
+    """Raise unless the model that a training will save can be evaluated on these tasks here.
+
+    What is on the Hugging Face hub is not asked for.
+    """
+    script, *flags = arguments.before_training or [""]
+    if script != "pretrain_gpt.py":
+        raise ValueError(f"--before-training names {script!r}: the tasks are for pretrain_gpt.py")
+    config = parse_run_config("", flags)
+    parser = command_parser("")
+    add_tokenizer_flags(parser)
+    tokenizer = named_tokenizer(parser.parse_known_args(more)[0]) or named_tokenizer(config.data)
+    tokenizer_for(Path(config.checkpoint.save or ""), config.model.vocab_size, tokenizer)
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ModuleNotFoundError(NEEDS_HARNESS)
+    local = [task for task in expand(tasks) if task in LOCAL_TASKS]
+    if local:
+        with tempfile.TemporaryDirectory() as folder:
+            write_task_files(Path(arguments.data_folder or ""), Path(folder), local)
+
+
 def evaluate_all(arguments: argparse.Namespace, more: Sequence[str]) -> None:
     """Do what the flags ask for."""
     is_local = arguments.data_folder is not None
     sets = (
         ("local", "local_few_shot") if is_local else ("published_zero_shot", "published_few_shot")
     )
-    found = evaluations(
-        arguments.checkpoints,
-        arguments.output,
-        zero_shot=arguments.zero_shot or sets[0],
-        few_shot=arguments.few_shot or sets[1],
-        num_fewshot=arguments.num_fewshot,
+    rows = rows_and_examples(
+        arguments.zero_shot or sets[0], arguments.few_shot or sets[1], arguments.num_fewshot
     )
+    if arguments.before_training is not None:
+        check_training(arguments, [task for _, row in rows for task in row], more)
+        return
+    checkpoints = find_checkpoints(arguments.checkpoints, latest=arguments.latest)
+    found = evaluations(checkpoints, arguments.output, rows)
     count, worker = arguments.num_workers, arguments.worker_id
     if not 0 <= worker < count:
         raise ValueError(f"--worker-id is {worker}: must be 0 to --num-workers - 1")

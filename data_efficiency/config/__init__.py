@@ -2,7 +2,7 @@
 
 from data_efficiency.config.curriculum import LengthPlan, Selection
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
-from data_efficiency.config.file import Config, fill_from_flags, load_config, read_json
+from data_efficiency.config.file import Config, load_config, read_json
 from data_efficiency.config.random_ltd import RandomLTDConfig
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "LengthPlan",
     "RandomLTDConfig",
     "Selection",
-    "fill_from_flags",
     "load_config",
     "read_json",
 ]

@@ -107,30 +107,3 @@ def read_json(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         return read_json_object(path)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-
-
-def fill_from_flags(raw: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON object with values that also exist as flags filled in.
-
-    Args:
-        flags: JSON key -> value of the flag; dotted keys reach into sections.
-
-    Raises:
-        ConfigError: if the JSON says something else than the flag, unless it says "auto".
-    """
-    filled: dict[str, Any] = json.loads(json.dumps(raw))
-    for path, value in flags.items():
-        *parents, key = path.split(".")
-        section = filled
-        for parent in parents:
-            section = section.setdefault(parent, {})
-            if not isinstance(section, dict):
-                raise ConfigError(f"{parent} must be a JSON object, not {section!r}")
-        written = section.get(key, "auto")
-        if written != "auto" and written != value:
-            raise ConfigError(
-                f"{path} is {written!r} in the JSON file but {value!r} by the flags and their defaults: "
-                'make them equal, or write "auto" in the file'
-            )
-        section[key] = value
-    return filled

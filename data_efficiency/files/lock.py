@@ -32,6 +32,7 @@ def file_lock(file: Path, *, wait: bool = False) -> Iterator[Callable[[], None]]
     try:
         lock.acquire()
     except Timeout:
+        file.touch()  # Where no file can be made, nobody holds one: the system's own error says so.
         raise _taken(file) from None
     signed = _sign(file, lock)
 

@@ -2,9 +2,8 @@
 
 import contextlib
 import shutil
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,6 @@ class SavedRun:
     """Steps between two of them; the last one is kept."""
     settings: Mapping[str, Any]
     """Plain JSON data; a run goes on only with its own."""
-    _began: float = field(default_factory=time.monotonic, init=False)
-
-    @property
-    def seconds(self) -> float:
-        """Since the run began, without the time from a checkpoint to a kill and till it went on."""
-        return time.monotonic() - self._began
 
     @contextlib.contextmanager
     def held(self, ranks: Ranks) -> Iterator[None]:
@@ -43,14 +36,14 @@ class SavedRun:
             yield
 
     def save_when_due(self, engine: Engine, progress: Any) -> None:
-        """Write a checkpoint if it is time for one; `progress` is the loop's own, plain JSON data."""
+        """Write a checkpoint if it is time for one."""
         if engine.counters.steps % self.interval == 0:
-            state = {
-                "settings": dict(self.settings),
-                "progress": progress,
-                "seconds": self.seconds,
-            }
-            save_engine(engine, self.folder, state, keep_last=1)
+            self.save(engine, progress)
+
+    def save(self, engine: Engine, progress: Any) -> None:
+        """Write a checkpoint; `progress` is the loop's own, plain JSON data."""
+        state = {"settings": dict(self.settings), "progress": progress}
+        save_engine(engine, self.folder, state, keep_last=1)
 
     def resume(self, engine: Engine) -> Any:
         """The loop's own progress, with the engine where the last checkpoint was written; None if none was.
@@ -64,7 +57,6 @@ class SavedRun:
         state = read_state(checkpoint, verified=True)
         refuse_other_settings(checkpoint, state["settings"], self.settings)
         load_engine(engine, checkpoint, state["engine"])
-        self._began -= state["seconds"]
         return state["progress"]
 
     def remove(self) -> None:

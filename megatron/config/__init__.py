@@ -24,7 +24,7 @@ from megatron.config.finetuning import (
     PretrainedConfig,
     TextDataConfig,
 )
-from megatron.config.logs import LoggingConfig
+from megatron.config.logs import LoggingConfig, PretrainingLoggingConfig, TrackerName
 from megatron.config.model import ModelConfig
 from megatron.config.run import (
     CONFIG_GROUPS,
@@ -75,12 +75,14 @@ __all__ = [
     "OptimizerImplementation",
     "PretrainedBertConfig",
     "PretrainedConfig",
+    "PretrainingLoggingConfig",
     "RunConfig",
     "RunKind",
     "SourceConfig",
     "StepConfig",
     "TextDataConfig",
     "TextRunConfig",
+    "TrackerName",
     "TrainingConfig",
     "without_none",
 ]

@@ -19,7 +19,7 @@ from megatron.config.finetuning import (
     PretrainedConfig,
     TextDataConfig,
 )
-from megatron.config.logs import LoggingConfig
+from megatron.config.logs import LoggingConfig, PretrainingLoggingConfig
 from megatron.config.model import ModelConfig
 from megatron.config.steps import StepConfig
 from megatron.config.training import TrainingConfig
@@ -57,6 +57,7 @@ class RunConfig(AnyRunConfig):
     data: DataConfig
     training: TrainingConfig
     checkpoint: CheckpointConfig
+    logging: PretrainingLoggingConfig
 
     def __post_init__(self) -> None:
         require(
@@ -64,6 +65,12 @@ class RunConfig(AnyRunConfig):
             "seq_length",
             self.data.seq_length,
             f"must not exceed --max-position-embeddings ({self.model.max_position_embeddings})",
+        )
+        require(
+            self.architecture == "gpt" or not self.logging.sample_prompts,
+            "sample_prompts",
+            list(self.logging.sample_prompts),
+            "a BERT writes no texts; it belongs to pretrain_gpt.py",
         )
         for one in fields(self.data):
             if self.architecture == "gpt" and BERT_ONLY in DataConfig.marks.get(one.name, ()):

@@ -80,9 +80,10 @@ def splitter_of_file(path: str | os.PathLike[str]) -> SentenceSplitter:
         model = files.read_json_object(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file with a model of sentences") from None
-    if model.keys() != _FIELDS:
+    if model.keys() != _FIELDS or not _is_model(model):
         raise ValueError(
-            f"{path}: not a model of sentences, a JSON object with the keys {', '.join(sorted(_FIELDS))}"
+            f"{path}: not a model of sentences, a JSON object with the keys {', '.join(sorted(_FIELDS))}, "
+            "as preprocess_data.py writes it"
         )
     return SentenceSplitter(model)
 
@@ -143,6 +144,19 @@ def _as_data(parameters: Any) -> SentenceModel:
             word: places for word, places in sorted(parameters.ortho_context.items()) if places
         },
     }
+
+
+def _is_model(model: SentenceModel) -> bool:
+    """Whether the fields hold what `_as_data` gives."""
+    pairs, places = model["collocations"], model["ortho_context"]
+    if not isinstance(pairs, list) or not isinstance(places, dict):
+        return False
+    lists = [model["abbrev_types"], model["sent_starters"], *pairs]
+    return (
+        all(isinstance(one, list) and all(isinstance(w, str) for w in one) for one in lists)
+        and all(len(pair) == 2 for pair in pairs)
+        and all(type(number) is int for number in places.values())
+    )
 
 
 def _as_text(model: SentenceModel) -> str:

@@ -48,6 +48,7 @@ ROWS = {
 
 COLUMNS = tuple(gpt3_results.ZERO_SHOT)
 """The 19 tasks of the average, in the published order."""
+NEEDS_HARNESS = "evaluation needs lm-eval: pip install 'data-efficiency[eval]'"
 _METRICS = {
     **dict.fromkeys(("hellaswag", "piqa", "arc_challenge", "arc_easy", "openbookqa"), "acc_norm"),
     **dict.fromkeys(("triviaqa", "webqs"), "exact_match"),

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +41,12 @@ class Evaluation:
         return path.parent.name if is_seed else self.name
 
 
-def find_checkpoints(folder: Path) -> dict[str, Path]:
+def find_checkpoints(folder: Path, *, latest: bool = False) -> dict[str, Path]:
     """Name -> checkpoint or run: one checkpoint, each that a run has kept, or the runs below a folder.
+
+    Args:
+        folder: of one of these.
+        latest: of one run no checkpoint but the latest.
 
     Raises:
         ValueError: if there is none.
@@ -50,13 +54,19 @@ def find_checkpoints(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     if (folder / "manifest.json").exists():
         found = {folder.name: folder}
+    elif latest and (folder / "latest").exists():
+        found = {folder.resolve().name: folder}
     elif (folder / "latest").exists():
         steps = [path for path in folder.glob("global_step*") if path.name[11:].isdigit()]
         found = {path.name: path for path in sorted(steps, key=lambda path: int(path.name[11:]))}
     else:
-        for place, _, files in sorted(os.walk(folder, followlinks=True)):
+        for place, folders, files in os.walk(folder, followlinks=True):
+            # What a study has put aside is no longer one of its runs.
+            folders[:] = sorted(name for name in folders if name != "replaced")
             if "latest" in files:
-                found[Path(place).relative_to(folder).as_posix()] = Path(place)
+                name = Path(place).relative_to(folder).as_posix()
+                is_seed = _SEED.fullmatch(name)
+                found[f"{folder.resolve().name}/{name}" if is_seed else name] = Path(place)
     if not found:
         raise ValueError(f"--checkpoints is {folder}: no run and no checkpoint in it")
     return found
@@ -74,21 +84,27 @@ def rows_of(text: str) -> list[Sequence[str]]:
     return [] if text == "none" else [row.split(",") for row in text.split()]
 
 
-def evaluations(
-    folder: Path, output: Path, *, zero_shot: str, few_shot: str, num_fewshot: int
-) -> list[Evaluation]:
-    """All of them, by checkpoint; `output` is the folder of the results.
+def rows_and_examples(
+    zero_shot: str, few_shot: str, num_fewshot: int
+) -> list[tuple[int, Sequence[str]]]:
+    """Each row of tasks with the number of examples before a question.
 
     Raises:
         ValueError: if there is nothing to evaluate.
     """
-    rows = [(0, row) for row in rows_of(zero_shot)] + [
-        (num_fewshot, row) for row in rows_of(few_shot)
-    ]
+    rows = [(0, row) for row in rows_of(zero_shot)]
+    rows += [(num_fewshot, row) for row in rows_of(few_shot)]
     if not rows:
         raise ValueError("--zero-shot and --few-shot are none: nothing to evaluate")
+    return rows
+
+
+def evaluations(
+    checkpoints: Mapping[str, Path], output: Path, rows: Sequence[tuple[int, Sequence[str]]]
+) -> list[Evaluation]:
+    """All of them, by checkpoint; `output` is the folder of the results."""
     return [
         Evaluation(checkpoint=path, name=name, tasks=row, num_fewshot=shots, folder=output / name)
-        for name, path in find_checkpoints(folder).items()
+        for name, path in checkpoints.items()
         for shots, row in rows
     ]

@@ -1,10 +1,12 @@
-"""One finetuning run: a task, a seed and a learning rate; scores on the development sets by epoch.
+"""One finetuning of a BERT: a task, a seed and a learning rate; scores on the development sets by epoch.
 
 The step is the engine's, so a run is the same on one process and on several, on PyTorch and DeepSpeed.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,107 +18,142 @@ from data_efficiency import (
     Engine,
     LearningRate,
     convert_to_random_ltd,
-    fill_from_flags,
     initialize,
     start_ranks,
 )
-from megatron.checkpoint.saved_run import SavedRun
+from megatron.config import GlueRunConfig
+from megatron.conversion.model import Model
+from megatron.engine_json import engine_json
 from megatron.finetuning.batches import epoch_batches, own_micro_batches
-from megatron.finetuning.classifier import BertClassifier
-from megatron.finetuning.data import Examples
-from megatron.finetuning.inputs import InputRows, make_batch
+from megatron.finetuning.classifier import BertClassifier, read_bert
+from megatron.finetuning.data import Examples, read_task
+from megatron.finetuning.inputs import InputRows, make_batch, make_rows
 from megatron.finetuning.metrics import METRICS
+from megatron.finetuning.run import FinetuningRun, FinetuningTask
+from megatron.finetuning.run_folder import is_finished
+from megatron.finetuning.section import RunSize
 from megatron.finetuning.tasks import TRAIN, GlueTask
 from megatron.model.optional_kernels import make_adamw, weight_decay_groups
 from megatron.model.transformer import TransformerLayer
+from megatron.reporting import weights_checksum
 from megatron.run_state import model_shape
 from megatron.setting_rules import require
 
 _EVALUATION_ROWS = 64
 
 Batch = Mapping[str, torch.Tensor]
-Scores = dict[str, dict[str, float]]
-"""Development set -> metric -> value x 100."""
+Sets = Mapping[str, tuple[InputRows, Examples]]
+"""Training and development sets."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FinetuningConfig:
-    """Hyperparameters; the defaults are the published ones.
-
-    Source: the data efficiency paper (Li et al., 2022), appendix on BERT finetuning, and its scripts.
-    """
-
-    epochs: int = 3
-    batch_size: int = 32
-    micro_batch_size: int = 32
-    """Rows of one forward pass at most; the result is the same but for rounding and dropout."""
-    warmup_fraction: float = 0.1
-    weight_decay: float = 0.1
-    clip_grad: float = 1.0
-    dropout: float = 0.1
-    """In the encoder and before the output layer."""
-    max_length: int = 512
-    bf16: bool = False
-    """Forward and backward pass in bfloat16."""
-    group_by_length: bool = False
-    """Batches of examples of similar length: less padding, another order than the published one."""
-
-    def __post_init__(self) -> None:
-        """Checks the fields."""
-        for name in ("epochs", "batch_size", "micro_batch_size"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
-        require(self.max_length > 8, "max_length", self.max_length, "must be above 8")
-        for name in ("warmup_fraction", "dropout"):
-            value = getattr(self, name)
-            require(0 <= value < 1, name, value, "must be at least 0 and below 1")
-
-
-def make_engine(
-    model: BertClassifier,
-    config: FinetuningConfig,
-    *,
-    num_examples: int,
-    seed: int,
-    learning_rate: float,
-    json_config: Mapping[str, Any] | None = None,
-    deepspeed: bool = False,
-) -> Engine:
-    """The engine of a run at its beginning, on this process's device.
-
-    Args:
-        model: trained in place.
-        config: hyperparameters.
-        num_examples: of the training set.
-        seed: of dropout and dropped tokens.
-        learning_rate: the peak.
-        json_config: a file in DeepSpeed's form: token dropping, the ZeRO stage, and what else flags do
-            not say.
-        deepspeed: train on DeepSpeed instead of plain PyTorch.
+def finetune_bert(config: GlueRunConfig) -> int:
+    """Train to the end, from the beginning or from where it was stopped; the exit status. Every process calls it.
 
     Raises:
-        ConfigError: for JSON that is not understood, contradicts the flags or would be ignored.
+        FileNotFoundError: if there is no model, no tokenizer, or a file of the task is missing.
+        ValueError: for a model or data that is not what the task needs, or a folder with another run.
     """
-    size = start_ranks().data_parallel_size
-    require(
-        config.batch_size % size == 0,
-        "batch_size",
-        config.batch_size,
-        f"must be a multiple of the {size} processes",
+    file = config.model.tokenizer_file
+    model, tokenizer = read_bert(
+        Path(config.model.pretrained), None if file is None else Path(file)
     )
-    flags = {
-        "train_batch_size": config.batch_size,
-        "train_micro_batch_size_per_gpu": min(config.micro_batch_size, config.batch_size // size),
-        "gradient_clipping": config.clip_grad,
-        "bf16.enabled": config.bf16,
-        "data_efficiency.seed": seed,
-    }
-    groups = weight_decay_groups(model, config.weight_decay)
+    data = config.data
+    require(
+        data.max_length <= model.config.max_position_embeddings,
+        "max_length",
+        data.max_length,
+        f"the model has {model.config.max_position_embeddings} positions",
+    )
+    task, examples = read_task(data.data, data.task)
+    sets = {}
+    for part, found in examples.items():
+        kept = found.first_rows(data.max_train_examples if part == TRAIN else None)
+        sets[part] = (make_rows(kept, tokenizer, data.max_length), kept)
+    identity = {"model": _sha256_of_weights(model), **{k: _sha256_of(*v) for k, v in sets.items()}}
+    if is_finished(config, identity):
+        return 0
+    run = make_run(config, make_classifier(config, model, task), task, sets, identity)
+    return train(config, run, task, sets)
+
+
+def make_classifier(config: GlueRunConfig, model: Model, task: GlueTask) -> BertClassifier:
+    """The model with an output layer for the task, and dropout."""
+    dropout = config.training.dropout
+    settings = replace(model.config, attention_dropout=dropout, hidden_dropout=dropout)
+    num_outputs = 1 if task.labels is None else len(task.labels)
+    return BertClassifier(
+        Model(settings, model.weights), num_outputs, dropout=dropout, seed=config.training.seed
+    )
+
+
+def make_run(
+    config: GlueRunConfig,
+    classifier: BertClassifier,
+    task: GlueTask,
+    sets: Sets,
+    identity: Mapping[str, str],
+) -> FinetuningRun:
+    """The run at its beginning."""
+    first_weights, num_samples = weights_checksum(classifier), len(sets[TRAIN][0].ids)
+    steps_of_epoch = -(-num_samples // config.training.batch_size)
+    num_steps = config.training.epochs * steps_of_epoch
+    size = RunSize(
+        num_layers=classifier.bert.config.num_layers,
+        length=config.data.max_length,
+        num_samples=num_samples,
+    )
+    described = FinetuningTask(
+        size=size,
+        identity=identity,
+        budget=("steps", num_steps),
+        measures=[
+            {"name": f"{part} {metric}", "unit": "", "higher_is_better": True}
+            for part in task.dev_sets
+            for metric in task.metrics
+        ],
+        quality=task.metrics[0],
+        eval_interval=steps_of_epoch,
+        looks_first=False,
+    )
+    engine, rate = make_engine(classifier, config), _schedule(config, num_steps)
+    return FinetuningRun(config, described, engine, rate, first_weights)
+
+
+def train(config: GlueRunConfig, run: FinetuningRun, task: GlueTask, sets: Sets) -> int:
+    """Train to the end of the epochs and give the exit status."""
+    engine = run.engine
+    return run.train(
+        lambda batch: _loss_sum(engine, task, batch),
+        lambda batch: int(batch["is_counted"].sum()),
+        lambda: {
+            f"{part} {metric}": value
+            for part in task.dev_sets
+            for metric, value in dev_scores(engine, task, *sets[part]).items()
+        },
+        shape=lambda batch: (int(batch["is_counted"].sum()), batch["tokens"].shape[1]),
+        steps=lambda done: _steps(config, engine, *sets[TRAIN], done),
+    )
+
+
+def make_engine(model: BertClassifier, config: GlueRunConfig) -> Engine:
+    """The model in training, on DeepSpeed or plain PyTorch.
+
+    Raises:
+        ConfigError: for a section that is not understood or would be ignored.
+    """
+    training, shape = config.training, model_shape(model.bert.config)
+    groups = weight_decay_groups(model, training.weight_decay)
     engine: Engine = initialize(
         model=model,
-        optimizer=lambda _: make_adamw(groups, "auto", lr=learning_rate),
-        config=fill_from_flags(json_config or {}, flags),
-        engine="deepspeed" if deepspeed else "torch",
-        model_shape=model_shape(model.bert.config),
+        optimizer=lambda _: make_adamw(groups, "auto", lr=training.lr, eps=training.adam_eps),
+        config=engine_json(
+            config,
+            start_ranks().data_parallel_size,
+            num_layers=shape.num_layers,
+            length=config.data.max_length,
+        ),
+        engine="deepspeed" if training.deepspeed else "torch",
+        model_shape=shape,
     )[0]
     dropping = engine.data_efficiency_config.random_ltd
     if dropping is not None:
@@ -126,69 +163,31 @@ def make_engine(
                 "disable it"
             )
         convert_to_random_ltd(engine, TransformerLayer)
-    num_steps = config.epochs * -(-num_examples // config.batch_size)
-    engine.follow_learning_rate(_schedule(config, learning_rate, num_steps))
     return engine
 
 
-def finetune(
-    engine: Engine,
-    task: GlueTask,
-    sets: Mapping[str, tuple[InputRows, Examples]],
-    config: FinetuningConfig,
-    *,
-    seed: int,
-    saved: SavedRun | None = None,
-    report: Callable[[int, int, float], None] = lambda *_: None,
-) -> list[Scores]:
-    """The scores after each epoch. Every process calls it.
-
-    Args:
-        engine: of `make_engine`.
-        task: what is asked.
-        sets: "train" and the development sets.
-        config: hyperparameters.
-        seed: of the order of the examples.
-        saved: where the run's checkpoints lie; None: it begins, and saves nothing.
-        report: called after each step with steps done, all steps, and the step's loss.
-    """
-    texts, examples = sets[TRAIN]
-    steps_of_epoch = -(-len(texts.ids) // config.batch_size)
-    num_steps = config.epochs * steps_of_epoch
-    resumed = None if saved is None else saved.resume(engine)
-    scores: list[Scores] = resumed or []
-    for epoch in range(len(scores), config.epochs):
+def _steps(
+    config: GlueRunConfig, engine: Engine, texts: InputRows, examples: Examples, done: int
+) -> Iterator[list[dict[str, torch.Tensor]]]:
+    """This process's micro-batches of each step behind those that are done."""
+    training = config.training
+    for epoch in range(training.epochs):
         batches = epoch_batches(
             [len(ids) for ids in texts.ids],
-            config.batch_size,
-            seed,
+            training.batch_size,
+            training.seed,
             epoch,
-            group_by_length=config.group_by_length,
+            group_by_length=config.data.group_by_length,
         )
-        for chosen in batches[engine.counters.steps - epoch * steps_of_epoch :]:
-            micro_batches = own_micro_batches(
+        for chosen in batches[max(0, done - epoch * len(batches)) :]:
+            yield own_micro_batches(
                 texts,
                 examples.labels,
                 chosen,
-                batch_size=config.batch_size,
+                batch_size=training.batch_size,
                 num_micro_batches=engine.gradient_accumulation_steps(),
                 ranks=engine.ranks,
             )
-            result = engine.train_step(
-                micro_batches,
-                lambda batch: _loss_sum(engine, task, batch),
-                lambda batch: int(batch["is_counted"].sum()),
-                shape=lambda batch: (int(batch["is_counted"].sum()), batch["tokens"].shape[1]),
-            )
-            step = result.counters.steps
-            report(step, num_steps, result.loss)
-            if step % steps_of_epoch == 0:
-                scores.append(
-                    {name: dev_scores(engine, task, *sets[name]) for name in task.dev_sets}
-                )
-            if saved is not None and step < num_steps:
-                saved.save_when_due(engine, scores)
-    return scores
 
 
 @torch.no_grad()
@@ -233,17 +232,32 @@ def _loss_sum(engine: Engine, task: GlueTask, batch: Batch) -> torch.Tensor:
     return (losses * batch["is_counted"]).sum()
 
 
-def _schedule(config: FinetuningConfig, learning_rate: float, num_steps: int) -> LearningRate:
+def _schedule(config: GlueRunConfig, num_steps: int) -> LearningRate:
     """Up to the peak over the warm-up's share of the steps, then straight down to 0.
 
     The first step's is 0, as in Megatron-LM's and Hugging Face's finetuning, so that results compare.
     """
     return LearningRate(
-        peak=learning_rate,
+        peak=config.training.lr,
         minimum=0.0,
         style="linear",
         clock="steps",
-        warmup=-(-round(1000 * config.warmup_fraction) * num_steps // 1000),
+        warmup=-(-round(1000 * config.training.warmup_fraction) * num_steps // 1000),
         decay=num_steps,
         share=0,
     )
+
+
+def _sha256_of_weights(model: Model) -> str:
+    """Of their names and numbers, wherever they were read."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.weights.items()):
+        digest.update(name.encode())
+        digest.update(weight.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _sha256_of(texts: InputRows, examples: Examples) -> str:
+    """Of a set's tokens and labels."""
+    rows: Any = [np.array(ids, np.int64).tobytes() for ids in texts.ids]
+    return hashlib.sha256(b"|".join([*rows, examples.labels.tobytes()])).hexdigest()

@@ -83,7 +83,7 @@ PRETRAINING = Migration(
             _RECOMPUTED,
         ),
         "--ds_fused_adam": ("--optimizer-implementation fused", "one kernel for many weights"),
-        "--tensorboard-dir=": ("--tensorboard", "events lie in the folder of --save"),
+        "--tensorboard-dir=": ("--trackers tensorboard", "events lie in the folder of --save"),
     },
     holds={
         "--no-query-key-layer-scaling": "nothing is scaled by the layer's number",
@@ -228,8 +228,8 @@ PRETRAINING = Migration(
             "--log-interval",
         ),
         "--wandb-project= --wandb-exp-name= --wandb-save-dir=": (
-            "Weights & Biases is not written to",
-            "--tensorboard, or read log.jsonl",
+            "the run's folder names it",
+            "--trackers wandb, --tracker-project",
         ),
         "--profile= --profile_steps= --profile-ranks=*": (
             "it is not measured",

@@ -1,7 +1,7 @@
 """Run files: whole runs in TOML, shipped ones by name, read, written, costed, and scaled down."""
 
 from megatron.recipes.catalogue import SHIPPED, Catalogue
-from megatron.recipes.cost import cost_line, planned_cost
+from megatron.recipes.cost import cost_line, counted_shape, planned_cost
 from megatron.recipes.needed_indexes import analysis_commands
 from megatron.recipes.run_file import (
     Layer,
@@ -19,6 +19,7 @@ __all__ = [
     "Layer",
     "analysis_commands",
     "cost_line",
+    "counted_shape",
     "layer_of",
     "planned_cost",
     "read_json_layer",

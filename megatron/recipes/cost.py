@@ -2,9 +2,17 @@
 
 from dataclasses import replace
 
-from data_efficiency import Counters, StepShape, load_config, planned_totals, training_flops
-from megatron.config import AnyRunConfig, RunConfig
+from data_efficiency import (
+    Counters,
+    ModelShape,
+    StepShape,
+    load_config,
+    planned_totals,
+    training_flops,
+)
+from megatron.config import AnyRunConfig, ImageRunConfig, RunConfig, TextRunConfig
 from megatron.engine_json import engine_json
+from megatron.finetuning.plan import plan_finetuning
 from megatron.run_state import model_shape
 
 PUBLISHED_PROCESSES = 64
@@ -16,10 +24,22 @@ Source: 260 hours on 64 V100 for the baseline of 300B tokens (DeepSpeed's blog o
 """
 
 
-def planned_cost(config: AnyRunConfig, num_processes: int = PUBLISHED_PROCESSES) -> Counters:
-    """Totals of the whole run, for samples without padding and, in BERT's, as many masks as asked for."""
-    assert isinstance(config, RunConfig)
+def counted_shape(config: RunConfig) -> ModelShape:
+    """What every position is counted with; BERT's output over the vocabulary is that of the masked ones alone."""
     shape = model_shape(config.model)
+    return replace(shape, vocab_size=0) if config.architecture == "bert" else shape
+
+
+def planned_cost(config: AnyRunConfig, num_processes: int = PUBLISHED_PROCESSES) -> Counters:
+    """Totals of the whole run, for samples without padding and, in BERT's, as many masks as asked for.
+
+    Raises:
+        ValueError: for a finetuning run whose file does not say how many layers and samples it has.
+    """
+    if not isinstance(config, RunConfig):
+        assert isinstance(config, TextRunConfig | ImageRunConfig)
+        return plan_finetuning(config)[1]
+    shape = counted_shape(config)
     masks_tokens = config.architecture == "bert"
     training = config.training
     ends: dict[str, int] = {"num_steps": config.num_whole_steps}
@@ -27,7 +47,7 @@ def planned_cost(config: AnyRunConfig, num_processes: int = PUBLISHED_PROCESSES)
         ends = {"effective_tokens": training.train_tokens}
     totals = planned_totals(
         load_config(engine_json(config)),
-        model=replace(shape, vocab_size=0) if masks_tokens else shape,
+        model=shape,
         sequence_length=config.data.seq_length,
         data_parallel_size=num_processes,
         **ends,
@@ -35,7 +55,8 @@ def planned_cost(config: AnyRunConfig, num_processes: int = PUBLISHED_PROCESSES)
     if not masks_tokens:
         return totals
     masked_token = training_flops(
-        StepShape(num_rows=1, sequence_length=1), replace(shape, num_layers=0, masked_lm_head=True)
+        StepShape(num_rows=1, sequence_length=1),
+        replace(model_shape(config.model), num_layers=0, masked_lm_head=True),
     )
     num_masked = round(config.data.mask_prob * totals.corpus_tokens)
     return replace(totals, flops=totals.flops + num_masked * masked_token)

@@ -9,35 +9,19 @@ the log once, whatever happened in between.
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from data_efficiency import files
+from megatron.reporting.trackers import Trackers
 
 Record = Mapping[str, Any]
 
 LOG_FILE = "log.jsonl"
 EARLIER_LOG_FILE = "log.earlier.jsonl"
 DAMAGED_LOG_FILE = "log.damaged.jsonl"
-
-# What TensorBoard shows of each kind of line, and the counters it shows them against.
-SCALARS = {
-    "train": (
-        "loss",
-        "learning_rate",
-        "grad_norm",
-        "sequence_length",
-        "kept_length",
-        "actual_seq_length",
-        "pool_size",
-        "tokens_per_second",
-        "flops_per_second",
-    ),
-    "valid": ("loss", "perplexity"),
-}
-CLOCKS = ("step", "corpus_tokens", "effective_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,28 +40,22 @@ class RunLog:
         """Names of the run's losses; by the first one runs are compared."""
         return tuple(self.start.get("losses", ("lm",)))
 
-    @property
-    def compared(self) -> list[Record]:
-        """The evaluations, `loss` being the first one of several."""
-        if len(self.losses) == 1:
-            return list(self.valid)
-        return [{**record, "loss": record[f"{self.losses[0]}_loss"]} for record in self.valid]
-
 
 class RunLogger:
-    """Writer of one run's log, and of TensorBoard scalars where asked.
+    """Writer of one run's log, which trackers are shown as well where asked.
 
     Args:
         start: the record of kind "start".
-        tensorboard: Also write scalars below `<folder>/tensorboard`, one sub-folder for each of
-            step, corpus tokens and effective tokens as the horizontal axis.
+        trackers: names of trackers, and `project`, what those among them that are services keep the run
+            under.
         resumed: counters of the checkpoint the run continues from: later lines are cut off. None
             starts a new log; a log already there is kept as `log.earlier.jsonl`.
         loaded_from: folder of the run that is continued, whose log a log elsewhere begins with.
         say: prints a line; told of lines that cannot be read, which are left out.
 
     Raises:
-        ModuleNotFoundError: `tensorboard` is asked for, but not installed.
+        ModuleNotFoundError: a tracker is not installed.
+        ValueError: a tracker cannot be opened.
     """
 
     def __init__(
@@ -85,7 +63,8 @@ class RunLogger:
         folder: str | Path,
         start: Record,
         *,
-        tensorboard: bool = False,
+        trackers: Sequence[str] = (),
+        project: str = "data-efficiency",
         resumed: Record | None = None,
         loaded_from: str | Path | None = None,
         say: Callable[[str], None] = print,
@@ -95,6 +74,10 @@ class RunLogger:
         source = Path(loaded_from or folder) / LOG_FILE
         is_own = source.resolve() == self.path.resolve()
         kept: list[Record] = []
+        last_step = None
+        if resumed is not None and is_own and self.path.is_file():
+            records = [one for one in read_lines(self.path) if not isinstance(one, ValueError)]
+            last_step = max((one.get("step", 0) for one in records), default=0)
         if resumed is not None:
             kept = lines_until(source, resumed["step"], say)
         if self.path.exists() and (resumed is None or not is_own):
@@ -102,8 +85,14 @@ class RunLogger:
         if not is_own or not any(record["kind"] == "start" for record in kept):
             kept = [start, *(record for record in kept if record["kind"] != "start")]
         files.write_file(self.path, "".join(map(_line, kept)))
-        self._writers = (
-            open_tensorboard(self.path.parent / "tensorboard", resumed or {}) if tensorboard else {}
+        self._trackers = Trackers(
+            trackers,
+            self.path.parent,
+            project,
+            settings=start.get("settings", {}),
+            log=kept,
+            last_step=last_step,
+            say=say,
         )
         self._file = self.path.open("a", encoding="utf-8")
 
@@ -114,39 +103,18 @@ class RunLogger:
         """
         self._file.write(_line(record))
         self._file.flush()
-        for clock, writer in self._writers.items():
-            named = [name for name in record if name.endswith("_loss")]
-            for name in (*SCALARS.get(record["kind"], ()), *named):
-                if math.isfinite(record.get(name) or math.nan):
-                    tag = f"{record['kind']}/{name} by {clock.replace('_', ' ')}"
-                    writer.add_scalar(tag, record[name], int(record[clock]))
+        self._trackers.send(record)
 
     def close(self) -> None:
         """Closes all files; the logger is of no use afterwards."""
         self._file.close()
-        for writer in self._writers.values():
-            writer.close()
+        self._trackers.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def open_tensorboard(folder: Path, counters: Record) -> dict[str, Any]:
-    """A summary writer for each clock, with what was written after some counters taken out of view."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  an optional extra
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            "TensorBoard is asked for, but not installed: pip install 'data-efficiency[report]', "
-            "or leave the flag out"
-        ) from error
-    return {
-        clock: SummaryWriter(str(folder / clock), purge_step=int(counters.get(clock, -1)) + 1)
-        for clock in CLOCKS
-    }
 
 
 def lines_until(path: Path, last_step: int, say: Callable[[str], None]) -> list[Record]:

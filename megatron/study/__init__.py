@@ -11,14 +11,13 @@ from megatron.study.fairness import undeclared_differences
 from megatron.study.jobs import Job, jobs_of
 from megatron.study.pages import write_pages, write_study_report
 from megatron.study.report import Comparison
-from megatron.study.results import RESULTS_FILE, RunResult, read_arm
+from megatron.study.results import RunResult, read_arm
 from megatron.study.slurm import requeue_this_task, submit_study
 from megatron.study.stages import is_prepared, prepare_shared
 from megatron.study.study_file import Study, read_study
 from megatron.study.work import Queue, make_slots
 
 __all__ = [
-    "RESULTS_FILE",
     "Comparison",
     "Job",
     "Queue",

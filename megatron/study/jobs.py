@@ -1,6 +1,6 @@
 """The runs of a study: what each is started with, where it lies, and how far it is.
 
-OUTPUT/<arm>/seed<seed>[_budget<share>]/run.toml     what runs
+OUTPUT/[<case>/]<arm>/seed<seed>[_budget<share>]/run.toml     what runs
                                         job.json     the queue's word on it
                                         output.txt   what it printed
 OUTPUT/replaced/...                                  runs whose settings are no longer the study's
@@ -19,14 +19,15 @@ from data_efficiency import files
 from megatron.arguments import run_config_from
 from megatron.config import RUN_KINDS, AnyRunConfig
 from megatron.recipes import SHIPPED, Layer, layer_of, read_run_file, write_run_file
+from megatron.reporting import RUN_FILE
 from megatron.study.fairness import unlike
 from megatron.study.results import RESULT_LINES, RunResult, read_result, read_results
 from megatron.study.stages import what_runs_share
 from megatron.study.study_file import Arm, Study, filled, scaled_by
 
 JOB_FILE = "job.json"
-RUN_FILE = "run.toml"
 OUTPUT_FILE = "output.txt"
+REPLACED = "replaced"
 State = Literal["waiting", "running", "stopped", "failed", "finished"]
 _WITHOUT = "delete this file, and the run goes on from its last checkpoint"
 
@@ -40,6 +41,10 @@ class Job:
     budget: float
     folder: Path
     config: AnyRunConfig
+    case: str = ""
+    """Value of the setting of the study's `[each]`."""
+    measure: str | None = None
+    """Name of what it is judged by."""
     shared: str = ""
     """What stands for the corpus and the rest that stages made for all runs."""
     kept: RunResult | None = None
@@ -49,11 +54,16 @@ class Job:
     def name(self) -> str:
         """For people."""
         budget = "" if self.budget == 1 else f", budget {self.budget:g}"
-        return f"{self.arm.name}, seed {self.seed}{budget}"
+        return f"{self.label}, seed {self.seed}{budget}"
+
+    @property
+    def label(self) -> str:
+        """Case and arm, for people."""
+        return f"{self.case}: {self.arm.name}" if self.case else self.arm.name
 
     @property
     def key(self) -> tuple[str, int, float]:
-        """Arm, seed and budget."""
+        """Arm, seed and budget: one of its case."""
         return self.arm.name, self.seed, self.budget
 
     @property
@@ -117,7 +127,12 @@ class Job:
             arm=self.arm.name,
             budget=self.budget,
             scoring_flops=self.arm.scoring_flops,
+            measure=self.measure,
         )
+
+    def name_in(self, output: Path) -> str:
+        """One for files: the parts of its folder below the study's."""
+        return "_".join(self.folder.relative_to(output).parts)
 
     def set_up(self, output: Path) -> Path | None:
         """Make the folder ready, with its run file; a run of other settings is put aside.
@@ -130,7 +145,7 @@ class Job:
         """
         aside = None
         if self.is_outdated:
-            aside = _free_name(output / "replaced" / f"{self.arm.name}_{self.folder.name}")
+            aside = _free_name(output / REPLACED / self.name_in(output))
             aside.parent.mkdir(parents=True, exist_ok=True)
             os.rename(self.folder, aside)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -157,8 +172,9 @@ def jobs_of(study: Study) -> list[Job]:
         [*study.seeds, *(s for arm in study.arms.values() for s in study.seeds_of(arm))]
     )
     jobs = [
-        replace(_job(study, base, arm, seed, budget), shared=shared)
+        replace(_job(study, base, arm, seed, budget, case), shared=shared)
         for seed in seeds
+        for case in study.cases
         for arm in study.arms.values()
         if seed in study.seeds_of(arm)
         for budget in arm.budgets
@@ -167,31 +183,40 @@ def jobs_of(study: Study) -> list[Job]:
 
 
 def _kept_results(study: Study) -> dict[Any, RunResult]:
-    """Key of a job -> its result in the study's `results`."""
+    """Case and key of a job -> its result in the study's `results`."""
+    found: dict[Any, RunResult] = {}
     folder = study.results_folder
-    if folder is None or not (folder / RESULT_LINES).is_file():
-        return {}
-    return {(one.arm, one.seed, one.budget): one for one in read_results(folder / RESULT_LINES)}
+    for case in study.cases:
+        if folder is None:
+            return {}
+        path = folder / case / RESULT_LINES
+        for one in read_results(path) if path.is_file() else ():
+            found[case, one.arm, one.seed, one.budget] = one
+    return found
 
 
 def _kept_of(job: Job, kept: Mapping[Any, RunResult]) -> RunResult | None:
-    """The kept result of a job, if it is of a run with these settings."""
-    found = kept.get(job.key)
-    return None if found is None or unlike(job.settings, found) else found
+    """The kept result of a job, if it is of a run with these settings and by this measure."""
+    found = kept.get((job.case, *job.key))
+    if found is None or job.measure not in (None, found.measure.name):
+        return None
+    return None if unlike(job.settings, found) else found
 
 
 def base_of(study: Study) -> Layer:
     """The run file that every arm starts from."""
-    beside = study.path.parent / study.base
-    return read_run_file(SHIPPED, str(beside) if beside.is_file() else study.base)
+    name = filled(study.base, study.values)
+    beside = study.path.parent / name
+    return read_run_file(SHIPPED, str(beside) if beside.is_file() else name)
 
 
-def _job(study: Study, base: Layer, arm: Arm, seed: int, budget: float) -> Job:
+def _job(study: Study, base: Layer, arm: Arm, seed: int, budget: float, case: str) -> Job:
     share = "" if budget == 1 else f"_budget{budget:g}"
-    folder = study.output / arm.name / f"seed{seed}{share}"
+    folder = study.output / case / arm.name / f"seed{seed}{share}"
     place = f"{study.path.name}: [arms.{arm.name}]"
     kind = RUN_KINDS[base.architecture or "gpt"]
-    both = base.under(layer_of(arm.settings, place, kind))
+    both = base.under(layer_of(study.cases[case], f"{study.path.name}: [each]", kind))
+    both = both.under(layer_of(arm.settings, place, kind))
     both = Layer(
         architecture=both.architecture,
         settings=scaled_by(filled(both.settings, study.values), budget, study.scaled),
@@ -206,4 +231,12 @@ def _job(study: Study, base: Layer, arm: Arm, seed: int, budget: float) -> Job:
     own = {name: value for name, value in own.items() if name in kind.table_of}
     whole = both.under(Layer(settings=own))
     config = run_config_from(whole.settings, whole)
-    return Job(arm=arm, seed=seed, budget=budget, folder=folder, config=config)
+    return Job(
+        arm=arm,
+        seed=seed,
+        budget=budget,
+        folder=folder,
+        config=config,
+        case=case,
+        measure=study.measure or None,
+    )

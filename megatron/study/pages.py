@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from data_efficiency import files
 from megatron.study.fairness import changes, hidden_differences
 from megatron.study.jobs import Job
 from megatron.study.picture import plot_report
-from megatron.study.report import Comparison, format_report, make_report
+from megatron.study.report import Comparison, format_cases, format_report, make_report
 from megatron.study.results import RESULT_LINES, RunResult, results_as_json
 from megatron.study.study_file import Study
 
@@ -43,24 +42,47 @@ def write_pages(
 
 
 def write_study_report(study: Study, jobs: Sequence[Job]) -> str:
-    """The report of a study's finished runs, written into its folder, and into its `results`.
+    """The report of a study's finished runs, written into its folder, and into its `results`; of each case of
+    `[each]` into the case's.
 
     Raises:
         ModuleNotFoundError: if matplotlib or scipy is not installed.
     """
-    results, runs = [], []
+    if list(study.cases) == [""]:
+        text = _write_case(study, jobs, study.output, study.title or study.path.stem)
+        return f"{text}\nTable, picture and numbers: {study.output}/report.{{md,png,json}}"
+    title = study.title or study.path.stem
+    texts, reports = [], {}
+    for case in study.cases:
+        folder = study.output / case
+        own = [job for job in jobs if job.case == case]
+        texts.append(_write_case(study, own, folder, f"{title}: {case}"))
+        reports[case] = files.read_json_object(folder / "report.json")
+    [(table, setting)] = next(iter(study.cases.values())).items()
+    heading = "\n".join([f"# {title}", "", *([study.question, ""] if study.question else [])])
+    summary = f"{heading}\n{format_cases(reports, f'{table}.{next(iter(setting))}')}"
+    files.write_file(study.output / "report.md", "\n".join([summary, *texts]))
+    # Written last: who finds report.json finds the others too.
+    files.write_file(study.output / "report.json", json.dumps(reports, indent=1) + "\n")
+    return f"{summary}\nEach case by itself: {study.output}/*/report.{{md,png,json}}"
+
+
+def _write_case(study: Study, jobs: Sequence[Job], folder: Path, title: str) -> str:
+    """The report of the jobs that are compared with each other, after writing it into a folder."""
+    results: list[RunResult] = []
+    runs: list[dict[str, Any]] = []
     for job in jobs:
-        state: str = job.state
-        if state == "finished":
-            state = "without a result"
-            with suppress(ValueError, FileNotFoundError):
+        run = {"arm": job.arm.name, "seed": job.seed, "budget": job.budget, "state": job.state}
+        if job.state == "finished":
+            try:
                 results.append(job.result())
-                state = "finished"
-        runs.append({"arm": job.arm.name, "seed": job.seed, "budget": job.budget, "state": state})
+            except (ValueError, FileNotFoundError) as error:
+                run |= {"state": "without a result", "reason": str(error)}
+        runs.append(run)
     first = {job.arm.name: job for job in reversed(jobs) if job.budget == max(job.arm.budgets)}
     base = first[study.baseline].settings
     comparison = Comparison(
-        title=study.title or study.path.stem,
+        title=title,
         question=study.question,
         arms=list(study.arms),
         baseline=study.baseline,
@@ -72,7 +94,6 @@ def write_study_report(study: Study, jobs: Sequence[Job]) -> str:
             {name: arm.may_differ for name, arm in study.arms.items()},
         ),
     )
-    text = write_pages(comparison, results, runs, study.output)
     if study.results_folder is not None:
-        write_pages(comparison, results, runs, study.results_folder)
-    return f"{text}\nTable, picture and numbers: {study.output}/report.{{md,png,json}}"
+        write_pages(comparison, results, runs, study.results_folder / jobs[0].case)
+    return write_pages(comparison, results, runs, folder)

@@ -90,7 +90,7 @@ def _row(arm: str, budget: float, found: Mapping[int, RunResult]) -> dict[str, A
         "value": asdict(estimate([one.value for one in results])),
         "others": {
             name: asdict(estimate([one.others[name] for one in results]))
-            for name in results[0].others
+            for name in _in_common(results)
         },
         "costs": {
             axis: asdict(estimate([one.costs[axis] for one in results]))
@@ -98,6 +98,11 @@ def _row(arm: str, budget: float, found: Mapping[int, RunResult]) -> dict[str, A
         },
         "times_count": all(one.times_count for one in results),
     }
+
+
+def _in_common(results: Sequence[RunResult]) -> list[str]:
+    """Further measures that all of the runs have."""
+    return [name for name in results[0].others if all(name in one.others for one in results)]
 
 
 def _compared(groups: Groups, base_arm: str, arm: str, budget: float) -> dict[str, Any]:
@@ -118,6 +123,12 @@ def _compared(groups: Groups, base_arm: str, arm: str, budget: float) -> dict[st
         "seeds": seeds,
         "difference": asdict(difference),
         "verdict": verdict(difference, higher_is_better=own[seeds[0]].measure.higher_is_better),
+        "others": {
+            name: asdict(
+                estimate([own[seed].others[name] - base[seed].others[name] for seed in seeds])
+            )
+            for name in _in_common([part[seed] for part in (own, base) for seed in seeds])
+        },
         "cost_ratios": {
             axis: asdict(
                 estimate([own[seed].costs[axis] / base[seed].costs[axis] for seed in seeds])
@@ -198,6 +209,7 @@ def format_report(report: Report) -> str:
     lines += [f"Runs: {_count(report['runs'])}."]
     lines += [
         f"- {run['arm']}, seed {run['seed']}, budget {run['budget']:g}: {run['state']}"
+        + (f" ({run['reason']})" if "reason" in run else "")
         for run in report["runs"]
         if run["state"] != "finished"
     ]
@@ -215,15 +227,14 @@ def _row_table(report: Report) -> list[str]:
     rows = report["rows"]
     if not rows:
         return ["No run has finished."]
-    others = rows[0]["others"]
+    others = list(dict.fromkeys(name for row in rows for name in row["others"]))
     axes = [axis for axis in AXES if axis in rows[0]["costs"]]
-    heads = ["arm", "budget", "seeds", report["measure"]["name"], *others]
+    better = "higher" if report["measure"]["higher_is_better"] else "lower"
+    heads = ["arm", "budget", "seeds", f"{report['measure']['name']} ({better} is better)", *others]
     lines = _table_head([*heads, *(AXES[axis] for axis in axes)])
     for row in rows:
         cells = [row["arm"], f"{row['budget']:g}", str(len(row["seeds"]))]
-        cells += [
-            format_estimate(Estimate(**each)) for each in (row["value"], *row["others"].values())
-        ]
+        cells += [_cell(each) for each in (row["value"], *map(row["others"].get, others))]
         for axis in axes:
             mark = "*" if axis == "seconds" and not row["times_count"] else ""
             cells.append(format_count(row["costs"][axis]["mean"]) + mark)
@@ -253,6 +264,7 @@ def _comparison_table(report: Report) -> list[str]:
         ratios = [one["cost_ratios"].get(axis) for axis in axes]
         cells += ["–" if ratio is None else f"{ratio['mean']:.3f}x" for ratio in ratios]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += _others_table(comparisons)
     if saves:
         lines += [
             "",
@@ -265,6 +277,57 @@ def _comparison_table(report: Report) -> list[str]:
             cells = [_saving_cell(one["saving_factors"].get(axis)) for axis in axes]
             lines.append(f"| {' | '.join([one['arm'], format(one['budget'], 'g'), *cells])} |")
     return lines
+
+
+def _others_table(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Differences in further measures, of which none is called better."""
+    names = list(dict.fromkeys(name for one in comparisons for name in one["others"]))
+    if not names:
+        return []
+    lines = ["", "Differences in further measures, likewise:", ""]
+    lines += _table_head(["arm", "budget", *names])
+    for one in comparisons:
+        cells = [_cell(one["others"].get(name), signed=True) for name in names]
+        lines.append(f"| {' | '.join([one['arm'], format(one['budget'], 'g'), *cells])} |")
+    return lines
+
+
+def _cell(found: Mapping[str, Any] | None, *, signed: bool = False) -> str:
+    return "–" if found is None else format_estimate(Estimate(**found), signed=signed)
+
+
+def format_cases(reports: Mapping[str, Report], setting: str) -> str:
+    """What the reports of several cases show beside each other: a row an arm at the full budget.
+
+    Args:
+        reports: case -> its report.
+        setting: whose values the cases are.
+    """
+    best: dict[str, Any] = {}
+    found: dict[str, dict[str, Any]] = defaultdict(dict)
+    for case, report in reports.items():
+        for row in report["rows"]:
+            if row["budget"] == 1:
+                found[row["arm"]][case] = row["value"]
+        values = [values[case] for values in found.values() if case in values]
+        if values:
+            better = max if report["measure"]["higher_is_better"] else min
+            best[case] = better(values, key=lambda value: value["mean"])
+    columns = [
+        case if report["measure"] is None else f"{case} ({report['measure']['name']})"
+        for case, report in reports.items()
+    ]
+    lines = _table_head([f"arm, by {setting}", *columns, "mean"])
+    for arm, by_case in {**found, "best of each": best}.items():
+        means = [value["mean"] for value in by_case.values()]
+        mean = f"{sum(means) / len(means):.4f}" if len(means) == len(reports) else "–"
+        cells = [_cell(by_case.get(case)) for case in reports]
+        lines.append(f"| {' | '.join([arm, *cells, mean])} |")
+    lines += [
+        "",
+        '"best of each" was chosen by the numbers that it shows, which are therefore too good.',
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _table_head(cells: Sequence[str]) -> list[str]:

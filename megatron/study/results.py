@@ -1,6 +1,7 @@
 """What a finished run says: what it reached, its costs on every axis, its pacing, and all facts it ran with.
 
-A run is one of the trainer (`log.jsonl`) or of the finetuning examples (`results.json`).
+A run's log names what the run is measured by; of pretraining these are the validation losses. Evaluations
+on tasks whose results lie in the run's folder are further measures.
 """
 
 import json
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from data_efficiency import files
+from megatron.evaluation.result_table import scores_of
+from megatron.evaluation.results import is_finished, read_record
 from megatron.reporting.run_log import LOG_FILE, Record, RunLog, read_log
 
 AXES = {
@@ -27,8 +30,6 @@ PACINGS = {
     "pool_percent": "Pool a batch is drawn from (%)",
 }
 MOST_PACING_POINTS = 100
-RESULTS_FILE = "results.json"
-"""Of a finetuning run."""
 RESULT_LINES = "results.jsonl"
 """Of a report: its runs, one a line."""
 STARVED_SHARE = 0.05
@@ -42,6 +43,23 @@ class Measure:
     name: str = "validation loss"
     unit: str = "nats per token"
     higher_is_better: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Logged(Measure):
+    """A measure and where it stands in a log."""
+
+    field: str
+    """Of lines of kind "valid"."""
+    curve: str
+    """Likewise, for evaluations before the last."""
+    is_derived: bool = False
+    """Whether it says another one again in other words."""
+
+    @property
+    def measure(self) -> Measure:
+        """Without the places."""
+        return Measure(name=self.name, unit=self.unit, higher_is_better=self.higher_is_better)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,22 +92,26 @@ class RunResult:
 
 
 def read_result(
-    folder: Path, *, arm: str, budget: float = 1.0, scoring_flops: float = 0.0
+    folder: Path,
+    *,
+    arm: str,
+    budget: float = 1.0,
+    scoring_flops: float = 0.0,
+    measure: str | None = None,
 ) -> RunResult:
     """The result in a run's folder.
 
     Args:
         scoring_flops: operations spent outside of the run for it.
+        measure: name of what the run is judged by; None: what its log names first.
 
     Raises:
-        ValueError: if it has not been evaluated, a figure is no finite number, or its file is damaged.
+        ValueError: if the run has no such measure, has not been evaluated, a figure is no finite number, or its
+            log is damaged.
         FileNotFoundError: if there is no run.
     """
-    if (folder / RESULTS_FILE).is_file() and not (folder / LOG_FILE).is_file():
-        with files.reading(folder / RESULTS_FILE):
-            return _checked(_finetuning_result(folder / RESULTS_FILE, arm, budget))
     with files.reading(folder / LOG_FILE):
-        return _checked(_pretraining_result(folder, arm, budget, scoring_flops))
+        return _checked(_result(folder, arm, budget, scoring_flops, measure))
 
 
 def _checked(found: RunResult) -> RunResult:
@@ -101,32 +123,69 @@ def _checked(found: RunResult) -> RunResult:
     return found
 
 
-def _pretraining_result(folder: Path, arm: str, budget: float, scoring_flops: float) -> RunResult:
+def _result(
+    folder: Path, arm: str, budget: float, scoring_flops: float, measure: str | None
+) -> RunResult:
     log = read_log(folder)
-    points = log.compared
-    if not points or points[-1]["loss"] is None:
-        reason = "has no evaluation" if not points else "ended with a loss that is no finite number"
-        raise ValueError(f"{folder / LOG_FILE} {reason}")
+    known = _measures(log)
+    main = known[0] if measure is None else next((m for m in known if m.name == measure), None)
+    if main is None:
+        names = ", ".join(one.name for one in known)
+        raise ValueError(f"{folder} is not measured by {measure!r}: its measures are {names}")
+    if not log.valid or log.valid[-1].get(main.field) is None:
+        reason = "has no evaluation" if not log.valid else "ended with no finite number"
+        raise ValueError(f"{folder / LOG_FILE} {reason} of {main.name}")
+    last = log.valid[-1]
     curve = [
-        {"value": point["loss"], **_costs(point, scoring_flops)}
-        for point in points
-        if point["loss"] is not None
+        {"value": value, **_costs(point, scoring_flops)}
+        for point in log.valid
+        if point["step"] and (value := point.get(main.field, point.get(main.curve))) is not None
     ]
-    waits = [point["waited"] for point in points if point.get("waited") is not None]
-    first, *more = log.losses
+    waits = [point["waited"] for point in log.valid if point.get("waited") is not None]
+    others = {one.name: last[one.field] for one in known if one != main and not one.is_derived}
     return RunResult(
         arm=arm,
         seed=_seed(log.start),
         budget=budget,
-        measure=Measure(name="validation loss" if not more else f"validation {first} loss"),
-        value=points[-1]["loss"],
-        others={f"{name} loss": log.valid[-1][f"{name}_loss"] for name in more},
-        costs={axis: curve[-1][axis] for axis in AXES},
+        measure=main.measure,
+        value=last[main.field],
+        others={**others, **_evaluations(folder)},
+        costs={axis: curve[-1][axis] for axis in AXES if axis in curve[-1]},
         curve=curve,
         pacing=_pacing(log),
         facts=_facts(log),
         waited=max(waits, default=None),
     )
+
+
+def _measures(log: RunLog) -> list[_Logged]:
+    """What a run can be judged by, the first one if nobody names another."""
+    if "measures" in log.start:
+        places = [
+            {"field": one["name"], "curve": one["name"], **one} for one in log.start["measures"]
+        ]
+        return [_Logged(**one) for one in places]
+    one_only = len(log.losses) == 1
+    fields = {
+        "validation loss" if one_only else f"validation {name} loss": "loss"
+        if one_only
+        else f"{name}_loss"
+        for name in log.losses
+    }
+    found = [_Logged(name=name, field=field, curve=field) for name, field in fields.items()]
+    perplexity = {"field": "perplexity", "curve": "perplexity", "unit": "", "is_derived": True}
+    return [*found, _Logged(name="validation perplexity", **perplexity)]  # type: ignore[arg-type]
+
+
+def _evaluations(folder: Path) -> dict[str, float]:
+    """Task and number of examples -> score, of results in the run's folder that are of its last checkpoint."""
+    found: dict[str, float] = {}
+    for path in sorted(folder.glob("*shot/*.json")):
+        if is_finished(path, folder, {}):
+            record = read_record(path)
+            shots = record["num_fewshot"] or 0
+            found |= {f"{task} ({shots}-shot)": one for task, one in scores_of(record).items()}
+    return found
 
 
 def read_arm(folder: Path, arm: str) -> list[RunResult]:
@@ -136,24 +195,27 @@ def read_arm(folder: Path, arm: str) -> list[RunResult]:
         ValueError: if one has nothing to say.
         FileNotFoundError: if there is no finished run.
     """
-    if any((folder / name).is_file() for name in (LOG_FILE, RESULTS_FILE)):
+    if (folder / LOG_FILE).is_file():
         return [read_result(folder, arm=arm)]
     seeds = [
         path
         for path in sorted(folder.glob("seed*"))
-        if "_budget" not in path.name
-        and any((path / name).is_file() for name in (LOG_FILE, RESULTS_FILE))
+        if "_budget" not in path.name and (path / LOG_FILE).is_file()
     ]
     if not seeds:
         raise FileNotFoundError(
-            f"{folder} holds no {LOG_FILE}, no {RESULTS_FILE}, and no seed*/ with one: give a run's "
-            "folder, or the folder of its seeds"
+            f"{folder} holds no {LOG_FILE}, and no seed*/ with one: give a run's folder, or the folder of its "
+            "seeds"
         )
     return [read_result(path, arm=arm) for path in seeds]
 
 
 def _costs(point: Record, scoring_flops: float) -> dict[str, float]:
-    return {axis: point[axis] + (scoring_flops if axis == "flops" else 0) for axis in AXES}
+    more = {"flops": scoring_flops}
+    # Where the operations of a model are not known, none are counted.
+    return {
+        axis: point[axis] + more.get(axis, 0) for axis in AXES if point[axis] or axis != "flops"
+    }
 
 
 def _seed(start: Record) -> int:
@@ -195,40 +257,6 @@ def _pacing(log: RunLog) -> list[dict[str, float]]:
             }
         )
     return found
-
-
-def _finetuning_result(path: Path, arm: str, budget: float) -> RunResult:
-    """Of a run of the finetuning examples: judged on the test part, its curve on the validation part."""
-    found = files.read_json_object(path)
-    name = found["quality_name"]
-    curve = [
-        {"value": point["validation"], **_finetuning_costs(point, found["num_layers"])}
-        for point in found["history"]
-        if point["steps"]
-    ]
-    described = found["description"]
-    return RunResult(
-        arm=arm,
-        seed=int(described["seed"]),
-        budget=budget,
-        measure=Measure(name=f"test {name}", unit="", higher_is_better=name != "perplexity"),
-        value=found["test"],
-        others={f"validation {name}": found["validation"], "steps": found["steps"]},
-        costs=_finetuning_costs(found, found["num_layers"]),
-        curve=curve,
-        facts={
-            "settings": {"training": {k: v for k, v in described.items() if k != "data_identity"}},
-            "data": described["data_identity"],
-        },
-    )
-
-
-def _finetuning_costs(point: Mapping[str, Any], num_layers: int) -> dict[str, float]:
-    return {
-        "corpus_tokens": point["corpus_tokens"],
-        "effective_tokens": point["layer_tokens"] / num_layers,
-        "seconds": point["training_seconds"],
-    }
 
 
 def results_as_json(results: Iterable[RunResult]) -> str:

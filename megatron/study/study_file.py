@@ -18,9 +18,12 @@ training.lr = 1e-3
 
 [values]                              # what a {name} anywhere in these files stands for,
 corpus = ""                           # beside {output}, the study's folder
+
+[each.data]                           # all of it for each of these values, compared within each
+task = ["RTE", "CoLA"]
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +40,7 @@ RUN_AMOUNTS = (
     *("train_iters", "train_samples", "train_tokens"),
     *("lr_decay_iters", "lr_decay_samples", "lr_decay_tokens"),
     *("lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens"),
-    *("total_curriculum_step", "require_steps", "eval_interval"),
+    *("total_curriculum_step", "require_steps", "eval_interval", "epochs"),
 )
 """Keys, wherever they stand, that a budget scales: so each run's rate and schedules come to their end."""
 
@@ -82,8 +85,10 @@ class Study:
     output: Path
     title: str = ""
     question: str = ""
-    program: str = "pretrain_gpt.py"
-    """Script that trains: `SCRIPT --config RUN.toml`."""
+    program: str = ""
+    """Script that trains: `SCRIPT --config RUN.toml`. Empty: that of the base's architecture."""
+    measure: str = ""
+    """Name of what the runs are judged by. Empty: what their logs name first."""
     seeds: Sequence[int] = (1234,)
     budgets: Sequence[float] = (1.0,)
     """Of the baseline, as shares of the base's budget; the other arms have 1 alone if they name none."""
@@ -97,6 +102,8 @@ class Study:
     """What `{name}` stands for: `[values]` of the file, and `output`."""
     prepare: Sequence[Stage] = ()
     arms: Mapping[str, Arm] = field(default_factory=dict)
+    cases: Mapping[str, Settings] = field(default_factory=lambda: {"": {}})
+    """Value of the setting of `[each]` -> that setting; one without a name where the file has none."""
 
     @property
     def results_folder(self) -> Path | None:
@@ -156,6 +163,7 @@ def read_study(
             for number, stage in enumerate(content.get("prepare", ()), 1)
         ),
         arms={name: _read_arm(named, name, dict(content), head) for name, content in arms.items()},
+        cases=_cases(content.get("each", {}), place),
     )
     _check(study)
     whole = {
@@ -168,8 +176,8 @@ def read_study(
 def _check_tables(content: Settings, place: str) -> None:
     """Raise ConfigError unless the file has known tables only, each of its kind."""
     for key in content:
-        refuse_unknown(key, ("study", "prepare", "arms", "values"), place)
-    for key in ("study", "arms", "values"):
+        refuse_unknown(key, ("study", "prepare", "arms", "values", "each"), place)
+    for key in ("study", "arms", "values", "each"):
         _check_table(place, key, content.get(key, {}))
     for name, arm in content.get("arms", {}).items():
         _check_table(place, f"arms.{name}", arm)
@@ -177,6 +185,32 @@ def _check_tables(content: Settings, place: str) -> None:
         raise ConfigError(
             f"{place}: prepare is {content['prepare']!r}: must be tables, [[prepare]]"
         )
+
+
+def _cases(each: Settings, place: str) -> Mapping[str, Settings]:
+    """The values of `[each]`'s one setting, by their names."""
+    if not each:
+        return {"": {}}
+    tables = [table for table in each.values() if isinstance(table, Mapping)]
+    if len(each) != 1 or len(tables) != 1 or len(tables[0]) != 1:
+        raise ConfigError(
+            f"{place}: [each] is {each!r}: must have one table with one setting, as [each.data] task"
+        )
+    [(table, settings)] = each.items()
+    [(name, values)] = settings.items()
+    if not isinstance(values, list) or not values or len({*map(str, values)}) != len(values):
+        raise ConfigError(
+            f"{place}: [each.{table}] {name} is {values!r}: must be a list of values, each once"
+        )
+    _check_names(map(str, values), f"{place}: [each.{table}] {name}")
+    return {str(value): {table: {name: value}} for value in values}
+
+
+def _check_names(names: Iterable[str], place: str) -> None:
+    """Raise ConfigError unless each can name a folder."""
+    for name in names:
+        if not set(name) <= _NAME_LETTERS:
+            raise ConfigError(f"{place} {name!r}: it names a folder; take letters, digits, - and _")
 
 
 def _check_table(place: str, name: str, content: object) -> None:
@@ -220,10 +254,7 @@ def _check(study: Study) -> None:
                 )
         if min(arm.budgets) <= 0:
             raise ConfigError(f"{place}: budgets of arm {arm.name!r}: must be positive")
-        if not set(arm.name) <= _NAME_LETTERS:
-            raise ConfigError(
-                f"{place}: arm {arm.name!r}: it names a folder; take letters, digits, - and _"
-            )
+    _check_names(study.arms, f"{place}: arm")
 
 
 _NAME_LETTERS = {*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."}
@@ -308,7 +339,7 @@ def filled(value: Any, values: Mapping[str, str]) -> Any:
 
 
 def scaled_by(settings: Settings, share: float, keys: Sequence[str]) -> dict[str, Any]:
-    """The settings with the numbers of some keys multiplied, to whole numbers of 1 at least.
+    """The settings with the numbers of some keys multiplied, to whole numbers of 1 at least; epochs may be parts.
 
     Example:
         >>> scaled_by({"training": {"train_tokens": 1000, "lr": 1.0}}, 0.25, ["train_tokens"])
@@ -322,6 +353,8 @@ def scaled_by(settings: Settings, share: float, keys: Sequence[str]) -> dict[str
             found[key] = scaled_by(value, share, keys)
         elif key in keys and _is_number(value):
             found[key] = max(1, round(value * share)) if value else value
+            if key == "epochs" and isinstance(value, float):
+                found[key] = value * share
         else:
             found[key] = value
     return found

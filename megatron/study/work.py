@@ -18,9 +18,11 @@ from types import FrameType
 from typing import Any
 
 from data_efficiency import files
+from megatron.config import RUN_KINDS
+from megatron.reporting import RUN_FILE
 from megatron.reporting.progress_line import format_seconds
 from megatron.stopping import AGAIN
-from megatron.study.jobs import OUTPUT_FILE, RUN_FILE, Job
+from megatron.study.jobs import OUTPUT_FILE, Job
 from megatron.study.stages import ROOT, child_environment
 from megatron.study.study_file import Study
 
@@ -150,7 +152,7 @@ class Queue:
 
     def _claim(self, job: Job) -> Path:
         """Outside of the run's folder, which may be put aside."""
-        return self._study.output / "claims" / f"{job.arm.name}_{job.folder.name}{CLAIM}"
+        return self._study.output / "claims" / f"{job.name_in(self._study.output)}{CLAIM}"
 
     def _spawn(self, job: Job, slot: Slot) -> "subprocess.Popen[bytes]":
         environment = child_environment(on_gpu=slot.device is not None)
@@ -158,6 +160,7 @@ class Queue:
         if slot.device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = slot.device
         output = (job.folder / OUTPUT_FILE).open("ab")
+        script = self._study.program or RUN_KINDS[job.config.architecture].script
 
         def pin() -> None:
             if slot.cores:
@@ -167,7 +170,7 @@ class Queue:
         with output:
             return subprocess.Popen(
                 [
-                    *(sys.executable, str(ROOT / self._study.program)),
+                    *(sys.executable, str(ROOT / script)),
                     *("--config", str(job.folder / RUN_FILE)),
                 ],
                 stdout=output,

@@ -27,6 +27,9 @@ from megatron.tokenizer.word_cache import WordCache, cuts_as_gpt2
 NO_CHARACTER = "\ufffd"
 """What a decoder gives for bytes that are no character, or not yet."""
 
+MOST_TOKENS = 1 << 24
+"""Ids are rows of tables, which such an id would fill with nothing."""
+
 StrPath = str | os.PathLike[str]
 
 
@@ -44,6 +47,11 @@ class Tokenizer:
         self._backend = backend
         self._origin = origin
         vocabulary = backend.get_vocab(with_added_tokens=True)
+        largest = max(vocabulary.values(), default=0)
+        if largest >= MOST_TOKENS:
+            raise ValueError(
+                f"{origin}: a token of {len(vocabulary)} has id {largest}: must be below {MOST_TOKENS}"
+            )
         if special_tokens is None:
             special_tokens = usual_special_tokens(vocabulary)
         self.special_tokens: Mapping[str, str] = dict(special_tokens)
@@ -195,6 +203,26 @@ class Tokenizer:
         for token, number in self._backend.get_vocab(with_added_tokens=True).items():
             flags[number] = token.startswith(prefix)
         return flags
+
+    @property
+    def bytes_of_tokens(self) -> NDArray[np.int64] | None:
+        """How many bytes of text each token stands for, int64 [vocab_size]; a control token for none.
+
+        None unless the tokens of a text are its bytes, all of them and no more: byte-level, without
+        normalization and without a space before the text.
+        """
+        backend = json.loads(self._backend.to_str())
+        adds_space = '"add_prefix_space": true' in json.dumps(backend["pre_tokenizer"])
+        decoder = (backend["decoder"] or {}).get("type")
+        if decoder != "ByteLevel" or backend["normalizer"] is not None or adds_space:
+            return None
+        num_bytes = np.zeros(self.vocab_size, np.int64)
+        # Each byte is written as one character there; added tokens are written as they are.
+        for token, number in self._backend.get_vocab(with_added_tokens=True).items():
+            num_bytes[number] = len(token)
+        for number, added in self._backend.get_added_tokens_decoder().items():
+            num_bytes[number] = 0 if added.special else len(added.content.encode())
+        return num_bytes
 
     @cached_property
     def fingerprint(self) -> str:

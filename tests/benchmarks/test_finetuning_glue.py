@@ -5,6 +5,7 @@ import pytest
 from benchmarks import finetuning_glue
 from benchmarks.finetuning_glue import OURS, PEER, Setting, main, misses, scores_of, table
 from megatron.conversion.model import read_any, save_as_hugging_face
+from megatron.reporting import read_log
 from megatron.tokenizer import build_tokenizer
 from tests.megatron.finetuning.bert_task_data import save_bert_run, write_sentiment
 
@@ -43,13 +44,14 @@ def test_both_sides_are_trained_once(tmp_path, monkeypatch, capsys):
     assert (figures["num_seeds"], figures["num_dev_examples"]) == (2, 40)
     assert figures["accuracy"]["majority_class"] == 50
     assert "| SST-2 | accuracy | 50.00 |" in said
-    for side in (OURS, PEER):
-        files = sorted((tmp_path / "out" / side / "SST-2").iterdir())
-        assert [file.name for file in files] == ["lr0.0001_seed1.json", "lr0.0001_seed2.json"]
-        record = json.loads(files[0].read_text())
-        assert len(record["epochs"]) == 2
-        assert record["num_examples"] == {"train": 24, "dev": 40}
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.json")}
+    runs = {side: tmp_path / "out" / side / "SST-2" / "24_2epochs" for side in (OURS, PEER)}
+    for side, name in ((OURS, "log.jsonl"), (PEER, "scores.json")):
+        assert [path.name for path in sorted(runs[side].iterdir())] == ["seed1", "seed2"]
+        assert (runs[side] / "seed1" / name).is_file()
+    log = read_log(runs[OURS] / "seed1")
+    assert (len(log.valid), log.start["train_samples_in_dataset"]) == (2, 24)
+    assert len(json.loads((runs[PEER] / "seed1" / "scores.json").read_text())) == 2
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.json*")}
     assert main([*given, "--seeds", "1,2"]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     found = scores_of(tmp_path / "out", OURS, setting)

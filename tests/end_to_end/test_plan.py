@@ -5,7 +5,7 @@ import json
 import pytest
 
 import pretrain_gpt
-from data_efficiency import fill_from_flags, plan_run, read_json
+from data_efficiency import plan_run, read_json
 from megatron.arguments import parse_run_config
 from megatron.run_state import model_shape
 from tests.end_to_end.engine_runs import log_lines
@@ -37,7 +37,7 @@ def assert_planned_is_logged(content, folder):
 @pytest.mark.parametrize("action", ["truncate", "reshape"])
 def test_plan_and_run_say_the_same(workspace, composed_config, tmp_path, action):
     batches = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 4}
-    content = fill_from_flags(read_json(composed_config), batches)
+    content = read_json(composed_config) | batches
     sampling = content["data_efficiency"]["data_sampling"]
     length = sampling["curriculum_learning"]["curriculum_metrics"]["seqlen_truncate"]
     length |= {"sequence_length": action, "length_multiple": 5}

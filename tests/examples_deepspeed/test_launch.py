@@ -2,12 +2,15 @@
 
 import os
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from megatron.arguments import parse_run_config
 from tests.examples_deepspeed.shell_runs import start
+from tests.megatron.evaluation.task_data import write_task_data
+from tests.megatron.small_models import make_tokenizer
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples_deepspeed"
 PRETRAINING = {
@@ -104,6 +107,66 @@ def test_jobs_wait_for_each_other():
     assert "--array" not in without[0]
 
 
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """Flags of a GPT with a tokenizer; beside it lie the files of the local tasks."""
+    folder = tmp_path_factory.mktemp("a folder")
+    make_tokenizer().save(folder / "tokenizer.json")
+    write_task_data(folder / "data")
+    words = ["pretrain_gpt.py", "--config", "gpt_ltd_300b", "--data-path", "c", "--save"]
+    return folder, [*words, "runs/a", "--tokenizer-file", str(folder / "tokenizer.json")]
+
+
+def test_a_chain_ends_with_the_tasks_and_their_table(tasks):
+    folder, words = tasks
+    settings = {
+        "TASKS_DATA": str(folder / "data"),
+        "NUM_WORKERS": "3",
+        "EVALUATE_FLAGS": "--gpus=1",
+    }
+    settings |= {"TASKS_FLAGS": "--limit 5"}
+    ended = start(FOLDER / "slurm/submit.sh", *words, DRY_RUN="1", **settings)
+    assert ended.returncode == 0, ended.stderr
+    *_, validation, array, table = jobs_of(ended.stdout)
+    assert "--eval-iters\\ 0" in validation
+    assert "afterok:$job_2" in array
+    assert "--array=0-2 --gpus=1" in array
+    assert "afterok:$job_3" in table
+    assert "--table" in table
+    for job in (array, table):
+        assert (
+            "--checkpoints\\ runs/a\\ --output\\ runs/a_evaluation\\ --latest\\ --limit\\ 5" in job
+        )
+    seeds = [*words, "--save", "runs/b/seed_{seed}"]
+    hub = {"TASKS_DATA": "hub", "SEEDS": "1,2", "DRY_RUN": "1"}
+    *_, table = jobs_of(start(FOLDER / "slurm/submit.sh", *seeds, **hub).stdout)
+    assert "--checkpoints\\ runs/b\\ --output\\ runs/b_evaluation\\ --latest\\ --table" in table
+
+
+@pytest.mark.parametrize(
+    ("data", "more", "message"),
+    [
+        ("nowhere", [], "nowhere: no such folder"),
+        ("one", [], "local_piqa needs piqa.jsonl in it"),
+        ("data", ["--tokenizer-file", "none.json"], "none.json: no such tokenizer file"),
+        ("data", ["--vocab-size", "200"], "entries, the model 200: they do not belong together"),
+    ],
+)
+def test_nothing_is_queued_before_tasks_that_cannot_be(tasks, tmp_path, data, more, message):
+    folder, words = tasks
+    (folder / "one").mkdir(exist_ok=True)
+    shutil.copy(folder / "data" / "lambada_openai.jsonl", folder / "one")
+    (tmp_path / "sbatch").write_text(f"#!/bin/bash\ntouch {tmp_path}/asked\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    settings = {"TASKS_DATA": str(folder / data), "PATH": path}
+    ended = start(FOLDER / "slurm/submit.sh", *words, *more, **settings)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: ")
+    assert message in ended.stderr
+    assert not (tmp_path / "asked").exists()
+
+
 def test_jobs_of_a_bert_make_its_own_index():
     words = ["pretrain_bert.py", "--config", "bert_cl_voc_reorder_1049b", "--data-path", "c"]
     printed = start(FOLDER / "slurm/submit.sh", *words, "--save", "r", DRY_RUN="1").stdout
@@ -169,6 +232,18 @@ def test_a_task_of_an_array_requeues_only_itself(tmp_path):
             [*GPT[:2], "gpt_ltd_30b", "--save", "r"],
             {},
             "near it are gpt_ltd_300b",
+        ),
+        (
+            "slurm/submit.sh",
+            [*GPT, "--save", "r"],
+            {"TASKS_DATA": "hub"},
+            "no tokenizer was found with r: give --tokenizer-file",
+        ),
+        (
+            "slurm/submit.sh",
+            ["pretrain_bert.py", "--save", "r"],
+            {"TASKS_DATA": "hub"},
+            "names 'pretrain_bert.py': the tasks are for pretrain_gpt.py",
         ),
     ],
 )

@@ -75,6 +75,7 @@ def tool_parser():
     parser.add_argument("--output", type=Path)
     parser.add_argument("--input", nargs="+")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--seq-length", type=int)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--share", type=float)
     parser.add_argument("--prompt")
@@ -94,6 +95,7 @@ def tool_parser():
         (["--limit", "-5"], "--limit is -5: must be at least 0"),
         (["--share", "nan"], "--share is nan: must be at least 0"),
         (["--share", "inf"], "--share is inf: must be at least 0"),
+        (["--seq-length", "0"], "--seq-length is 0: must be at least 1"),
         (["run", "--save", ""], "--save has an empty value"),
         (["run", "--workers", "-1"], "--workers is -1: must be at least 0"),
     ],

@@ -8,8 +8,11 @@ from torch.nn import functional
 
 import pretrain_gpt
 from data_efficiency import IGNORED_LABEL
+from megatron.data.indexed_dataset import IndexedDatasetWriter
+from megatron.tokenizer import NO_CHARACTER
 from megatron.training import step_record
 from megatron.validation import validate
+from tests.megatron.small_models import make_tokenizer
 from tests.megatron.tiny_pretraining import SEQ_LENGTH, make_run, settings, write_corpus
 
 
@@ -114,3 +117,25 @@ def test_evaluation_is_at_full_length_and_changes_nothing(prefix):
     assert record["loss"] == pytest.approx(expected, abs=1e-5)
     for a, b in zip(before, run.engine.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_bits_per_byte_are_all_nats_over_the_bytes_of_the_text(tmp_path):
+    """Of documents that end with a control token, which costs nats and is no text."""
+    texts = ["the cat sat on the mat", "naïve ☃ snow", "a dog ran after the cat\n"] * 20
+    tokenizer = make_tokenizer()
+    tokenizer.save(tmp_path / "tokenizer.json")
+    rows = [np.array([*tokenizer.encode(text), tokenizer.eod], np.uint16) for text in texts]
+    with IndexedDatasetWriter(str(tmp_path / "text"), np.dtype("uint16")) as writer:
+        writer.add_documents(np.concatenate(rows), np.array(list(map(len, rows)), np.int32))
+    flags = ("--vocab-size", "300", "--tokenizer-file", str(tmp_path / "tokenizer.json"))
+    run = make_run(settings(str(tmp_path / "text"), "--eval-iters", "0", *flags))
+    record = validate(run)
+    labels = run.valid_dataset.get_batch(np.arange(len(run.valid_dataset)))["labels"]
+    content = labels[labels != tokenizer.eod].tolist()
+    text = tokenizer.decode(content)
+    assert NO_CHARACTER not in text, "a character that is cut would count three bytes"
+    assert (labels == tokenizer.eod).any()
+    nats = record["loss"] * labels.size
+    assert record["bits_per_byte"] == pytest.approx(
+        nats / np.log(2) / len(text.encode()), rel=1e-12
+    )

@@ -1,7 +1,12 @@
 """A recipe on a real SLURM of two nodes: the four stages, and a run that is interrupted and goes on."""
 
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +16,8 @@ from safetensors.torch import load_file
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 from tests.end_to_end import bert_runs
 from tests.end_to_end.engine_runs import log_lines
+from tests.megatron.evaluation.task_data import write_task_data
+from tests.megatron.small_models import make_tokenizer
 
 # Each stage is a job that imports torch anew on both nodes, which are this one machine.
 pytestmark = [pytest.mark.slurm, pytest.mark.full, pytest.mark.timeout(900)]
@@ -55,25 +62,72 @@ def output(save):
     return "\n".join(file.read_text() for file in (save / "logs").iterdir())
 
 
-def test_analysis_pretraining_and_evaluation_follow_each_other(slurm, folder):
+def readme_line(folder):
+    """README's command that submits a chain, on this cluster's nodes and these files, scaled down."""
+    block = next(
+        block for block in (ROOT / "README.md").read_text().split("```") if "submit.sh" in block
+    )
+    line = block.removeprefix("bash\n")
+    for theirs, ours in (
+        ("NUM_WORKERS=16", "NUM_WORKERS=2"),
+        ('"--nodes=8 --ntasks-per-node=8 --gpus-per-task=1"', '"--nodes=2 --ntasks-per-node=1"'),
+        ("TASKS_DATA=hub", f"TASKS_DATA={shlex.quote(str(folder / 'tasks'))}"),
+        ('EVALUATE_FLAGS="--gpus=1"', ""),
+        ("examples_deepspeed/slurm/submit.sh", str(SUBMIT)),
+        (
+            "--config gpt_cl_ltd_300b",
+            "--config gpt_cl_ltd_300b --scale-down --deepspeed --vocab-size 400",
+        ),
+    ):
+        assert theirs in line
+        line = line.replace(theirs, ours)
+    return line
+
+
+def test_the_line_of_the_readme_ends_with_the_tasks_and_their_table(slurm, folder):
+    """Analysis, an array of two seeds on two nodes each, validation, tasks and table."""
     before = slurm.wait_for_jobs().keys()
-    printed = submit(slurm, folder, "all", "--deepspeed", NUM_WORKERS="2", DRY_RUN="1")
-    assert not (folder / "all").exists()
-    slurm.run_printed(printed)
-    jobs = slurm.wait_for_jobs(WAIT_SECONDS)
+    (folder / "tokens").mkdir()
+    for end in ("bin", "idx"):
+        shutil.copy(folder / f"corpus.{end}", folder / f"tokens/my_text_document.{end}")
+    make_tokenizer().save(folder / "tokens" / "tokenizer.json")
+    write_task_data(folder / "tasks")
+    settings = {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    settings |= {"TASKS_FLAGS": "--zero-shot local_copa,local_piqa --few-shot none --device cpu"}
+    settings |= {"HF_HOME": str(folder / "cache")}
+    line = ["bash", "-c", readme_line(folder)]
+    environment = slurm.environment | settings
+    ended = subprocess.run(
+        line, cwd=folder, env=environment | {"DRY_RUN": "1"}, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert not (folder / "runs").exists()
+    printed = {"input": ended.stdout, "text": True, "check": True}
+    subprocess.run(["bash", "-e"], cwd=folder, env=environment, **printed)
+    jobs = slurm.wait_for_jobs(2 * WAIT_SECONDS)
     new = [job for number, job in jobs.items() if number not in before]
-    assert {job["JobState"] for job in new} == {"COMPLETED"}, output(folder / "all")
-    assert {job["JobName"] for job in new} == {
-        *("map-total_vocab_freq", "reduce-total_vocab_freq", "map-vocab_rarity"),
-        *("reduce-vocab_rarity", "pretrain", "evaluate"),
+    assert {job["JobState"] for job in new} == {"COMPLETED"}, output(folder / "runs" / "a")
+    assert Counter(job["JobName"] for job in new) == {
+        **dict.fromkeys(("map-total_vocab_freq", "map-vocab_rarity", "pretrain", "evaluate"), 2),
+        **dict.fromkeys(("reduce-total_vocab_freq", "reduce-vocab_rarity", "table"), 1),
+        "tasks": 2,
     }
-    lines = log_lines(folder / "all")
-    start = lines[0]
-    assert (start["num_processes"], start["settings"]["training"]["deepspeed"]) == (2, True)
-    assert "--train-tokens" in lines[-1]["reason"]
-    (evaluated,) = (folder / "all" / "logs").glob("evaluate-*.log")
-    assert f"validation at step {lines[-1]['step']}: loss" in evaluated.read_text()
-    assert "effective tokens" not in evaluated.read_text()
+    for seed in (1234, 1235):
+        run = folder / "runs" / "a" / f"seed_{seed}"
+        lines = log_lines(run)
+        training = lines[0]["settings"]["training"]
+        assert (lines[0]["num_processes"], training["seed"], training["deepspeed"]) == (
+            2,
+            seed,
+            True,
+        )
+        assert "--train-tokens" in lines[-1]["reason"]
+        (evaluated,) = (run.parent / "logs").glob(f"evaluate-seed_{seed}-*.log")
+        assert f"validation at step {lines[-1]['step']}: loss" in evaluated.read_text()
+        assert "effective tokens" not in evaluated.read_text()
+    table = (folder / "runs" / "a_evaluation" / "table.md").read_text()
+    assert "| model | average of 2 | piqa | copa |" in table
+    assert re.search(r"^\| a \| .* ± ", table, flags=re.MULTILINE), table
 
 
 def test_a_bert_is_analyzed_trained_and_evaluated_as_well(slurm, folder):

@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,8 +8,9 @@ import pytest
 from data_efficiency import DifficultyIndex
 from tests.data_efficiency.test_plan import config, length_metric
 from tests.json_sections import metric, random_ltd
-from tools import plan
+from tools import plan, study
 
+GLUE = Path(plan.__file__).parents[1] / "examples_deepspeed/data_efficiency/bert/finetune/glue.toml"
 MODEL_FLAGS = ["--num-layers", "4", "--hidden-size", "8", "--num-attention-heads", "2"]
 RUN_FLAGS = [*MODEL_FLAGS, "--seq-length", "32", "--train-steps", "20"]
 
@@ -74,3 +76,31 @@ def test_picture(path, tmp_path):
 )
 def test_bad_input_is_one_line(path, refused, flags, message):
     assert message in refused(plan.main, [path, *RUN_FLAGS, *flags])
+
+
+def test_a_run_file_is_planned_as_a_study_plans_it(tmp_path, capsys):
+    text = '[study]\nbase = "base.toml"\n[arms.baseline]\n[arms.small.training]\nlr = 1e-4\n'
+    (tmp_path / "study.toml").write_text(text)
+    base = '[data]\ndata_path = ["x"]\nseq_length = 64\n[training]\ntrain_tokens = 4096\n'
+    (tmp_path / "base.toml").write_text(base)
+    assert study.main(["plan", str(tmp_path / "study.toml")]) == 0
+    _, _, row, *_ = capsys.readouterr().out.splitlines()
+    steps, corpus, layers, flops = row.split(" | ")[4:8]
+    flags = ["--config", str(tmp_path / "base.toml"), "--num-samples", "100", "--rows", "2"]
+    assert plan.main([*flags, "--lr", "1e-4"]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    assert last == (
+        f"whole run: {steps} steps, {corpus} corpus tokens, {layers} layer tokens, {flops} FLOPs"
+    )
+    assert any(line.split()[:3] == ["corpus", "tokens", corpus] for line in table)
+    assert any(line.split()[:3] == ["model", "FLOPs", flops] for line in table)
+
+
+def test_a_shipped_recipe_needs_no_data_to_be_planned(capsys, refused):
+    assert (
+        plan.main(["--config", "gpt_cl_ltd_300b", "--num-samples", "100000000", "--rows", "2"]) == 0
+    )
+    assert "whole run: 377,232 steps, 340G corpus tokens" in capsys.readouterr().out
+    assert "is of a" not in refused(plan.main, ["--config", "gpt_cl_ltd_300"])
+    glue = ["--config", str(GLUE), "--task", "x"]
+    assert "nothing can be planned" in refused(plan.main, glue)

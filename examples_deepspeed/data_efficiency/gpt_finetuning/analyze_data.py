@@ -1,37 +1,39 @@
-r"""How difficult is each block of a text? The index that the rarity curriculum draws by.
+r"""How difficult is each block of a text? The indexes that a run's curriculum draws by.
 
-python -m examples_deepspeed.data_efficiency.gpt_finetuning.analyze_data --model gpt2 \
-    --text ptb_text_only --text-config penn_treebank --output difficulty
+python examples_deepspeed/data_efficiency/gpt_finetuning/analyze_data.py --config rarity
 
-The flags about the text must be those of finetune.py; an index of other blocks is refused there.
+Run file and flags are those of finetune.py: the index of each metric is made where the run looks for it, below
+`--difficulty`. An index of other blocks is refused there.
 """
 
-import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from megatron.command import run_command
 
 from data_efficiency import analyze
-from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import (
-    add_text_flags,
-    split_blocks,
-)
+from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import split_blocks
+from megatron.arguments import parse_run_config
+from megatron.engine_json import METRICS, engine_json, is_length, value_at
+from megatron.finetuning.section import planned_json
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Computes the metric, unless it is there, and says where."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    """Compute what is not there, and say where."""
+    config = parse_run_config(
+        __doc__ or "", argv, architecture="gpt_finetuning", json_of=planned_json
     )
-    add_text_flags(parser)
-    parser.add_argument("--metric", default="vocab_rarity", help="of the library, or package.mod:f")
-    parser.add_argument("--output", required=True, help="folder; the index is in OUTPUT/METRIC")
-    parser.add_argument("--num-processes", type=int, default=1)
-    arguments = parser.parse_args(argv)
-    blocks = split_blocks(arguments)["train"]
-    analyze(blocks, arguments.metric, arguments.output, num_processes=arguments.num_processes)
-    print(f"{len(blocks)} blocks: {arguments.output}/{arguments.metric}")
+    metrics = value_at(engine_json(config), METRICS) or {}
+    folders = [
+        Path(each["index_path"]) for name, each in metrics.items() if not is_length(name, each)
+    ]
+    if not folders:
+        raise ValueError("the run file has no metric that selects samples: nothing to analyze")
+    blocks = split_blocks(config)["train"]
+    for folder in folders:
+        processes = max(1, config.data.num_workers)
+        analyze(blocks, folder.name, str(folder.parent), num_processes=processes)
+        print(f"{len(blocks)} blocks: {folder}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Text from a hub data set, JSON lines or plain files, as blocks of tokens of one length."""
 
-import argparse
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from data_efficiency import IGNORED_LABEL
+from megatron.config import TextRunConfig
 from megatron.corpus.text_sources import find_sources, read_blocks, texts_of
 
 ROWS_PER_CALL = 1000
@@ -92,7 +92,7 @@ def make_blocks(
     if not len(tokens):
         raise ValueError(
             f"{len(texts)} texts do not fill one block of {block_size} tokens: give more text or a "
-            "smaller --block-size"
+            "smaller --seq-length"
         )
     return TokenBlocks(tokens, len(tokenizer))
 
@@ -118,7 +118,7 @@ def read_splits(source: str, *, config_name: str | None, shares: Sequence[float]
     for name in ("train", "validation", "test"):
         if not getattr(splits, name):
             raise ValueError(
-                f"{source} leaves no text for {name}: give more text or other --shares"
+                f"{source} leaves no text for {name}: give more text or other --validation-share and --test-share"
             )
     return splits
 
@@ -163,46 +163,33 @@ def _from_hub(name: str, config_name: str | None, shares: Sequence[float]) -> Te
     return divide(found["train"][column], shares)
 
 
-def add_text_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds what the analysis needs as well: the same text must be cut alike."""
-    add = parser.add_argument
-    add("--model", required=True, help="hub name or folder of a causal LM")
-    add("--text", help="hub data set, .jsonl file or plain text file")
-    add("--text-config", help="configuration of the hub data set")
-    add("--shares", type=float, nargs=2, default=(0.05, 0.05), metavar="PART")
-    add("--block-size", type=int, default=1024, help="tokens of a sample")
-    add("--group-rows", type=int, default=0, help="see make_blocks; published: 1000")
-    add("--no-separator", action="store_true", help="no end-of-text between texts")
-    add("--max-train-blocks", type=int, help="use only the first ones")
-    add("--max-eval-blocks", type=int, help="likewise for validation and test")
-
-
-def split_blocks(arguments: argparse.Namespace) -> dict[str, TokenBlocks]:
+def split_blocks(config: TextRunConfig) -> dict[str, TokenBlocks]:
     """The three parts of the text as blocks.
 
     Raises:
         ValueError: if the model has fewer positions than a block, or a part has no block.
     """
-    config = AutoConfig.from_pretrained(arguments.model)
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and arguments.block_size > positions:
+    data, source = config.data, config.model.pretrained
+    positions = getattr(AutoConfig.from_pretrained(source), "max_position_embeddings", None)
+    if positions is not None and data.seq_length > positions:
         raise ValueError(
-            f"--block-size is {arguments.block_size}, but {arguments.model} has {positions} "
-            "positions: choose at most that"
+            f"--seq-length is {data.seq_length}, but {source} has {positions} positions: choose at most "
+            "that"
         )
-    if arguments.text is None:
+    if data.text is None:
         raise ValueError("--text is missing: name a data set on the hub, a .jsonl or a text file")
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    splits = read_splits(arguments.text, config_name=arguments.text_config, shares=arguments.shares)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    shares = (data.validation_share, data.test_share)
+    splits = read_splits(data.text, config_name=data.text_config, shares=shares)
     blocks = {}
     for name in ("train", "validation", "test"):
         made = make_blocks(
             getattr(splits, name),
             tokenizer,
-            arguments.block_size,
-            separate=not arguments.no_separator,
-            group_rows=arguments.group_rows,
+            data.seq_length,
+            separate=data.separator,
+            group_rows=data.group_rows,
         )
-        most = arguments.max_train_blocks if name == "train" else arguments.max_eval_blocks
+        most = data.max_train_blocks if name == "train" else data.max_eval_blocks
         blocks[name] = TokenBlocks(made.tokens[:most], made.vocab_size)
     return blocks

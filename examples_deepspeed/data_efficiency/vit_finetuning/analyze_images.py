@@ -1,14 +1,14 @@
 r"""How much is on each image? Its bytes as PNG, by which the curriculum shows plain images first.
 
-python -m examples_deepspeed.data_efficiency.vit_finetuning.analyze_images --data-folder data/cifar10 \
-    --output difficulty
+python examples_deepspeed/data_efficiency/vit_finetuning/analyze_images.py --config dinov2
 
-The flags about the images must be those of finetune.py; an index of other images is refused there.
+Run file and flags are those of finetune.py: the index is made where the run looks for it, below `--difficulty`.
+An index of other images is refused there.
 """
 
-import argparse
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 from megatron.command import run_command
 
@@ -17,9 +17,11 @@ import torch
 from data_efficiency import DataAnalyzer
 from examples_deepspeed.data_efficiency.vit_finetuning.images import (
     LabelledImages,
-    add_image_flags,
     read_images,
 )
+from megatron.arguments import parse_run_config
+from megatron.config import ImageRunConfig
+from megatron.finetuning.section import planned_json
 
 METRIC = "compressed_size"
 
@@ -39,28 +41,24 @@ def as_read(batch: torch.Tensor) -> torch.Tensor:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Computes the index, going on where it was stopped, and says where it is."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    """Compute the index, going on where it was stopped, and say where it is."""
+    config: ImageRunConfig = parse_run_config(
+        __doc__ or "", argv, architecture="vit_finetuning", json_of=planned_json
     )
-    add_image_flags(parser)
-    parser.add_argument("--output", required=True, help=f"folder; the index is OUTPUT/{METRIC}")
-    parser.add_argument("--num-processes", type=int, default=1)
-    arguments = parser.parse_args(argv)
-    images = read_images(arguments.data, arguments.data_folder, arguments.validation_share).train
+    data = config.data
+    images = read_images(data.dataset, Path(data.folder), data.validation_share).train
     DataAnalyzer(
         CompressedSizes(images.images, images.labels),
-        num_threads=arguments.num_processes,
+        num_threads=max(1, data.num_workers),
         batch_size=256,
         metric_names=[METRIC],
         metric_functions=[as_read],
         metric_types=["single_value_per_sample"],
         metric_dtypes=[torch.int64],
-        save_path=arguments.output,
+        save_path=data.difficulty,
         overwrite=True,
     ).run_map_reduce()
-    print(f"{len(images)} images: {arguments.output}/{METRIC}")
+    print(f"{len(images)} images: {data.difficulty}/{METRIC}")
 
 
 if __name__ == "__main__":

@@ -1,147 +1,57 @@
 r"""Finetunes a vision transformer of timm or Hugging Face with random-LTD and a curriculum.
 
-python -m examples_deepspeed.data_efficiency.vit_finetuning.finetune \
-    --recipe examples_deepspeed/data_efficiency/vit_finetuning/recipes/cifar.toml --seeds 1 2 3
+python examples_deepspeed/data_efficiency/vit_finetuning/finetune.py --config cifar --seed 1
 
-Prints accuracy, kept length and layer tokens, and beside them samples and seconds. --plan prints the
-accounting alone, before a model or an image is read.
+Prints accuracy, kept length and layer tokens, and beside them samples and seconds. `tools/plan.py --config
+cifar` prints the accounting alone.
 """
 
-import argparse
-import math
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 from megatron.command import run_command
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from data_efficiency import convert_to_random_ltd, initialize
-from examples_deepspeed.data_efficiency.finetuning.plan import print_image_plan
-from examples_deepspeed.data_efficiency.finetuning.recipe import (
-    add_run_flags,
-    each_variant,
-    fill_recipe,
-    parse_with_recipe,
-)
-from examples_deepspeed.data_efficiency.finetuning.run import (
-    FinetuningRun,
-    layers_alone,
-    mean_over,
-    process_group,
-    whole_copies,
-)
 from examples_deepspeed.data_efficiency.vit_finetuning.images import (
     ImageBatches,
-    ImageSplits,
     LabelledImages,
     Transform,
-    add_image_flags,
     read_images,
 )
-from examples_deepspeed.data_efficiency.vit_finetuning.models import VisionModel, load_model
+from examples_deepspeed.data_efficiency.vit_finetuning.models import load_model
+from megatron.arguments import parse_run_config
+from megatron.config import ImageRunConfig
+from megatron.finetuning.foreign_model import mean_over, set_up_run, task_of, whole_copies
+from megatron.finetuning.run import process_group, ready
+from megatron.finetuning.run_folder import is_finished
+from megatron.finetuning.section import RunSize, planned_json
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add_run_flags(parser)
-    add_image_flags(parser)
-    add = parser.add_argument
-    add("--model", required=True, help="timm:NAME, or hub name or folder of a Hugging Face model")
-    add("--image-size", type=int, default=224, help="pixels that the model takes")
-    add("--resize", type=int, help="shorter side before cutting; 8/7 of the size")
-    add("--padding", type=int, default=0, help="around training images")
-    add(
-        "--budget",
-        choices=("steps", "layer_tokens"),
-        default="steps",
-        help="what the epochs of the baseline are counted in",
-    )
-    add("--optimizer", choices=("sgd", "adamw"), default="sgd")
-    add(
-        "--keep-class-token",
-        dest="always_keep",
-        action="store_const",
-        const=[0],
-        help="no layer drops the class token",
-    )
-    add("--num-samples", type=int, help="--plan: training images")
-    add("--num-layers", type=int, default=12, help="--plan: of the model")
-    add("--num-positions", type=int, default=197, help="--plan: of a row")
-    add("--counted-batch", type=int, help="--plan: batch that a published count was made with")
-    parser.set_defaults(epochs=14.0, learning_rate=1e-4, weight_decay=5e-4)
-    return parse_with_recipe(parser, argv)
-
-
-def config_and_budget(
-    arguments: argparse.Namespace, size: dict[str, int], seed: int
-) -> tuple[Any, tuple[str, int]]:
-    """The configuration of the chosen variant, and as many steps, or as many layer tokens, as the
-    epochs are for the baseline.
-    """
-    config = fill_recipe(arguments, **size, seed=seed)
-    batch_size = config.train_batch_size
-    steps = math.ceil(arguments.epochs * math.ceil(size["num_samples"] / batch_size))
-    tokens = steps * batch_size * size["length"] * size["num_layers"]
-    return config, (arguments.budget, {"steps": steps, "layer_tokens": tokens}[arguments.budget])
-
-
-def make_vit_engine(
-    arguments: argparse.Namespace, model: VisionModel, images: ImageBatches, config: Any
-) -> Any:
-    """The model in training, by SGD with momentum, as published, or by AdamW."""
-    rates = {"lr": arguments.learning_rate, "weight_decay": arguments.weight_decay}
-
-    def optimizer(parameters: Any) -> torch.optim.Optimizer:
-        if arguments.optimizer == "adamw":
-            return torch.optim.AdamW(parameters, **rates, fused=True)
-        return torch.optim.SGD(parameters, **rates, momentum=0.9)
-
-    engine = initialize(
-        model=model.module,
-        optimizer=optimizer,
-        training_data=images,
-        config=config,
-        engine=arguments.engine,
-        model_shape=layers_alone(model.num_layers),
-    )[0]
-    if engine.random_ltd_enabled():
-        convert_to_random_ltd(engine, model.layer_class)
-    return engine
-
-
-def finetune_vit(arguments: argparse.Namespace, splits: ImageSplits, seed: int) -> None:
-    """Train one seed to the end of its budget, from the beginning or from where it was stopped."""
+def finetune_vit(config: ImageRunConfig) -> int:
+    """Train to the end of the budget, from the beginning or from where it was stopped; the exit status."""
+    data, pixels, seed = config.data, config.model.image_size, config.training.seed
+    splits = read_images(data.dataset, Path(data.folder), data.validation_share)
+    if is_finished(config, splits.identity):
+        return 0
     torch.manual_seed(seed)
-    pixels = arguments.image_size
-    model = load_model(arguments.model, class_names=splits.class_names, image_size=pixels)
-    length, num_samples = model.num_positions, len(splits.train)
-    size = {"num_layers": model.num_layers, "length": length, "num_samples": num_samples}
-    config, budget = config_and_budget(arguments, size, seed)
-    run = FinetuningRun(
-        arguments,
-        seed,
-        splits.identity,
-        budget=budget,
-        length=length,
-        num_samples=num_samples,
-        quality=("val_acc", True),
+    model = load_model(config.model.pretrained, class_names=splits.class_names, image_size=pixels)
+    length = model.num_positions
+    size = RunSize(num_layers=model.num_layers, length=length, num_samples=len(splits.train))
+    task = task_of(
+        config, size, splits.identity, "accuracy", higher_is_better=True, quality="val_acc"
     )
-    if run.is_finished():
-        return
     transform = Transform(
         size=pixels,
-        resize=arguments.resize or pixels * 8 // 7,
-        padding=arguments.padding,
+        resize=data.resize or pixels * 8 // 7,
+        padding=data.padding,
         mean=model.mean,
         std=model.std,
     )
-    engine = make_vit_engine(arguments, model, ImageBatches(splits.train, transform, seed), config)
+    images = ImageBatches(splits.train, transform, seed)
+    run = set_up_run(config, task, model.module, images, model.layer_class)
+    engine = run.engine
 
     def loss_sum(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         logits = model.logits(engine, batch["pixel_values"])
@@ -150,56 +60,32 @@ def finetune_vit(arguments: argparse.Namespace, splits: ImageSplits, seed: int) 
     def is_right(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return model.logits(engine, batch["pixel_values"]).argmax(-1) == batch["labels"]
 
-    def accuracy(part: LabelledImages) -> float:
-        images, rows = ImageBatches(part, transform, None), arguments.eval_batch_size
-        return 100 * mean_over(engine, images, rows, is_right)
+    def accuracy(name: str, part: LabelledImages) -> dict[str, float]:
+        batches, rows = ImageBatches(part, transform, None), config.training.eval_batch_size
+        return {f"{name} accuracy": 100 * mean_over(engine, batches, rows, is_right)}
 
-    run.begin(engine)
-    if not run.state["history"]:
-        run.look(accuracy(splits.validation))
-    for batches in run.batches():
-        # Pixels do not tell how many positions a layer sees.
-        step = engine.train_step(
-            batches,
-            loss_sum,
-            num_terms=lambda batch: len(batch["labels"]),
-            shape=lambda batch: (len(batch["labels"]), length),
-        )
-        if run.add(step):
-            run.look(accuracy(splits.validation))
-        run.save_when_due()
-    if arguments.export:
+    def export(folder: Path) -> None:
         weights = whole_copies(engine)
         if engine.ranks.is_first:
-            model.export(weights, run.saved.folder / "model")
-    run.finish(accuracy(splits.test))
+            model.export(weights, folder)
+
+    return run.train(
+        loss_sum,
+        lambda batch: len(batch["labels"]),
+        lambda: accuracy("validation", splits.validation),
+        at_end=lambda: accuracy("test", splits.test),
+        # Pixels do not tell how many positions a layer sees.
+        shape=lambda batch: (len(batch["labels"]), length),
+        export=export if config.checkpoint.export else None,
+    )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Plans, or trains each variant with each seed; finished ones are passed over."""
-    arguments = parse_arguments(argv)
-    splits = None
-    if not arguments.plan:
-        splits = read_images(arguments.data, arguments.data_folder, arguments.validation_share)
-    for one in each_variant(arguments):
-        if splits is None:
-            print_plan(one)
-            continue
-        for seed in one.seeds:
-            finetune_vit(one, splits, seed)
-
-
-def print_plan(arguments: argparse.Namespace) -> None:
-    """Print the accounting of a variant."""
-    if arguments.num_samples is None:
-        raise ValueError("--plan needs --num-samples, the number of training images")
-    size = {
-        "num_layers": arguments.num_layers,
-        "length": arguments.num_positions,
-        "num_samples": arguments.num_samples,
-    }
-    config, budget = config_and_budget(arguments, size, arguments.seeds[0])
-    print_image_plan(config, budget, size, arguments.counted_batch)
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0 at the end of the run, 75 where it is saved and not finished."""
+    config = parse_run_config(
+        __doc__ or "", argv, architecture="vit_finetuning", json_of=planned_json
+    )
+    return finetune_vit(ready(config))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ What is random about an image (its crop, its side) is a function of (seed, image
 run and one on more processes see the same pixels.
 """
 
-import argparse
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,18 +150,6 @@ class ImageBatches:
         return self._transform.random(image, numbers)
 
 
-def add_image_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds what the analysis needs as well: it must number the same images."""
-    parser.add_argument("--data", choices=("cifar10", "cifar100", "folder"), default="folder")
-    parser.add_argument("--data-folder", type=Path, default=Path("data"), help="of the images")
-    parser.add_argument(
-        "--validation-share",
-        type=float,
-        default=0.1,
-        help="of the training images; 0 validates on the test images, as published",
-    )
-
-
 def read_images(source: str, folder: Path, validation_share: float) -> ImageSplits:
     """The images of a source in three parts.
 
@@ -213,8 +200,8 @@ def _from_torchvision(
         from torchvision import datasets  # noqa: PLC0415  only CIFAR needs it
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"--data {source} needs torchvision (pip install -r requirements.txt, in an environment of "
-            "its own); an image folder does not: --data folder"
+            f"--dataset {source} needs torchvision (pip install -r requirements.txt, in an environment of "
+            "its own); an image folder does not: --dataset folder"
         ) from error
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[source]
     train, test = (kind(folder, train=part, download=True) for part in (True, False))

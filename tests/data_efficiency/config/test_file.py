@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from data_efficiency.config import fill_from_flags, load_config
+from data_efficiency.config import load_config
 from data_efficiency.json_section import ConfigError
 from data_efficiency.schedule import RootSchedule
 from tests.json_sections import random_ltd
@@ -192,21 +192,6 @@ def test_batch_sizes_that_do_not_divide_are_refused():
         config.batch_sizes(1)
     with pytest.raises(ConfigError, match="must be given"):
         load_config({}).batch_sizes(1)
-
-
-def test_flags_fill_what_is_absent_or_auto_and_refuse_what_differs():
-    raw = {"train_batch_size": "auto", "bf16": {"enabled": True}}
-    flags = {"train_batch_size": 8, "bf16.enabled": True, "data_efficiency.seed": 3}
-    assert fill_from_flags(raw, flags) == {
-        "train_batch_size": 8,
-        "bf16": {"enabled": True},
-        "data_efficiency": {"seed": 3},
-    }
-    assert raw["train_batch_size"] == "auto"
-    with pytest.raises(
-        ConfigError, match="bf16.enabled is True in the JSON file but False by the flags and their"
-    ):
-        fill_from_flags(raw, {"bf16.enabled": False})
 
 
 def test_all_missing_keys_are_named_at_once():

@@ -107,3 +107,9 @@ def test_a_system_without_locks_has_the_file_alone(tmp_path, monkeypatch):
         with pytest.raises(BlockingIOError, match=f"process {os.getpid()} on .* is at work on"):
             hold(tmp_path / "lock")
     assert not (tmp_path / "lock").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
+def test_where_no_file_can_be_made_no_process_is_blamed():
+    with pytest.raises(FileNotFoundError, match=r"/proc/\.x\.lock"):
+        hold(Path("/proc/.x.lock"))

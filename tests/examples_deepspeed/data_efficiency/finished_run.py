@@ -10,35 +10,56 @@ from pathlib import Path
 
 import pytest
 
-from examples_deepspeed.data_efficiency.finetuning.recipe import read_recipe
+from megatron.reporting import read_log
 from tests.end_to_end.killing import kill_all
 
 ROOT = Path(__file__).resolve().parents[3]
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-_TIMES = ("training_seconds", "all_seconds")
+_TIMES = ("training_seconds", "all_seconds", "seconds", "waited")
+OFF = {"random_ltd": False, "data_efficiency_curriculum_learning": False}
+TECHNIQUES = {
+    "baseline": OFF,
+    "random_ltd": {"data_efficiency_curriculum_learning": False},
+    "curriculum": {"random_ltd": False},
+    "both": {},
+}
+"""Switches of a recipe that has both."""
 
 
 class Stopped(Exception):
     """In place of a kill."""
 
 
+def log_of(folder):
+    """The log of the one run under a folder."""
+    (path,) = Path(folder).rglob("log.jsonl")
+    return read_log(path.parent)
+
+
 def results_of(folder):
-    """The results of the one run under a folder, without times."""
-    (path,) = Path(folder).rglob("results.json")
-    results = json.loads(path.read_text())
-    for record in (results, *results["history"]):
-        for name in _TIMES:
-            del record[name]
-    return results
+    """Each evaluation of the one run under a folder, without times; the last one has the test part's."""
+    log = log_of(folder)
+    assert log.end is not None
+    return [{k: v for k, v in record.items() if k not in _TIMES} for record in log.valid]
 
 
 def as_flags(values):
-    """A command line of names and values; True is a switch."""
+    """A command line of names and values; True and False are switches."""
     arguments = []
     for name, value in values.items():
-        flag = f"--{name.replace('_', '-')}"
-        arguments += [flag] if value is True else [flag, str(value)]
+        flag = name if name == "deepspeed_config" else name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            arguments += [f"--{flag}", str(value)]
     return arguments
+
+
+def small_recipe(recipe, folder, text=""):
+    """Path of a run file over a recipe, with more below it."""
+    path = folder / f"{recipe.stem}.toml"
+    path.write_text(f'base = ["{recipe}"]\n{text}')
+    return path
 
 
 def check_stopped_twice(finetune, flags, folder, monkeypatch, dataset, num_batches):
@@ -66,25 +87,27 @@ def check_killed_twice(finetune, flags, folder, *, seed, before, **more):
     assert results_of(folder / "killed") == results_of(folder / "whole")
 
 
-def check_two_processes(finetune, flags, folder, engine, *, exact, before=None, rel=1e-5, **more):
+def check_two_processes(
+    finetune, flags, folder, deepspeed, *, exact, before=None, rel=1e-5, **more
+):
     """Asserts that two processes compute what one does; killed twice before, both at once, if `before`
     says by which step.
     """
     finetune.main(flags(folder / "one", **more))
-    two = flags(folder / "two", engine=engine, **more)
+    two = flags(folder / "two", deepspeed=deepspeed, **more)
     if before is not None:
         kill_at_random_steps(
             finetune.__name__, two, seed=3, num_kills=2, before=before, launch=LAUNCH
         )
     run_processes(finetune.__name__, two)
+    assert log_of(folder / "two").start["num_processes"] == 2
     one, two = results_of(folder / "one"), results_of(folder / "two")
-    assert two["num_processes"] == 2
     for name in exact:
-        assert one[name] == two[name]
-    assert two["test"] == pytest.approx(one["test"], rel=1e-5)
-    for here, there in zip(one["history"][1:], two["history"][1:], strict=True):
+        assert one[-1][name] == two[-1][name]
+    for here, there in zip(one[1:], two[1:], strict=True):
         assert there["training_loss"] == pytest.approx(here["training_loss"], rel=rel)
-        assert there["validation"] == pytest.approx(here["validation"], rel=1e-5)
+        for name in [name for name in here if name.startswith(("validation", "test"))]:
+            assert there[name] == pytest.approx(here[name], rel=1e-5)
 
 
 def stop_after(monkeypatch, owner, num_batches):
@@ -163,10 +186,3 @@ def alone(program, *arguments):
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def json_of(recipe, folder):
-    """Path of a JSON file with what a recipe holds besides its flags."""
-    path = folder / f"{recipe.stem}.json"
-    path.write_text(json.dumps(read_recipe([str(recipe)])[1]))
-    return path

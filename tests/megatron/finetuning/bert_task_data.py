@@ -5,8 +5,18 @@ import json
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
-from megatron.config import ModelConfig
+from megatron.config import (
+    GlueCheckpointConfig,
+    GlueDataConfig,
+    GlueRunConfig,
+    GlueTrainingConfig,
+    LoggingConfig,
+    ModelConfig,
+    PretrainedBertConfig,
+)
+from megatron.finetuning.training import make_classifier, make_run, train
 from megatron.model.bert_model import BertModel
+from megatron.reporting import read_log
 from tests.json_sections import dropping_config
 from tests.megatron.small_models import make_model, save_run
 
@@ -26,6 +36,8 @@ CONFIG = ModelConfig(
 RANDOM_LTD = dropping_config(steps=1000, model_mask_name="attention_mask", model_type="encoder") | {
     "train_batch_size": 8
 }
+DROPPING = RANDOM_LTD["data_efficiency"]
+"""The section; in a run file its switch is the setting `random_ltd`."""
 
 
 def write_tokenizer(path):
@@ -61,3 +73,28 @@ def write_sentiment(folder, num_train=64):
 def write_lines(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def glue_config(folder, *, section=None, engine=None, save_interval=1000, **changes):
+    """A run of twelve epochs of eight examples a step, with a line of its log for each."""
+    settings = {"epochs": 12, "global_batch_size": 8, "micro_batch_size": 8, "dropout": 0.0}
+    settings |= {"lr": 3e-3, "seed": 1}
+    data = {"max_length": 32, "group_by_length": changes.pop("group_by_length", False)}
+    return GlueRunConfig(
+        model=PretrainedBertConfig(pretrained="run"),
+        data=GlueDataConfig(data="data", task="SST-2", **data),
+        training=GlueTrainingConfig(**settings | changes),
+        checkpoint=GlueCheckpointConfig(save=str(folder), save_interval=save_interval),
+        logging=LoggingConfig(log_interval=1),
+        data_efficiency=section or {},
+        engine=engine or {},
+    )
+
+
+def finetuned(prepared, config, before=lambda run: None):
+    """The run and its log, after training; `before` gets the run at its beginning."""
+    model, task, sets = prepared
+    run = make_run(config, make_classifier(config, model, task), task, sets, {})
+    before(run)
+    assert train(config, run, task, sets) == 0
+    return run, read_log(config.checkpoint.save)

@@ -7,25 +7,16 @@ from transformers import TrainingArguments
 
 from benchmarks.glue_trainer import OrderedTrainer, OrderOfOurs, model_with_our_layer
 from megatron.conversion.model import save_as_hugging_face
-from megatron.finetuning.classifier import BertClassifier, read_bert
+from megatron.finetuning.classifier import read_bert
 from megatron.finetuning.data import Examples, read_task
 from megatron.finetuning.inputs import make_batch, make_rows
 from megatron.finetuning.tasks import GLUE
-from megatron.finetuning.training import FinetuningConfig, finetune, make_engine
-from tests.megatron.finetuning.bert_task_data import save_bert_run, write_sentiment
+from megatron.finetuning.training import make_classifier, make_run, train
+from megatron.reporting import read_log
+from tests.megatron.finetuning.bert_task_data import glue_config, save_bert_run, write_sentiment
 
-SEED = 5
-CONFIG = FinetuningConfig(
-    epochs=4,
-    batch_size=8,
-    micro_batch_size=8,
-    dropout=0.0,
-    max_length=32,
-    warmup_fraction=0.1,
-    weight_decay=0.3,
-    clip_grad=1.0,
-)
-LEARNING_RATE = 1e-2
+SETTINGS = {"epochs": 4, "lr": 1e-2, "weight_decay": 0.3, "seed": 5}
+CONFIG = glue_config("run", **SETTINGS).training
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +30,9 @@ def folder(tmp_path_factory):
 
 def with_trainer(folder, rows, labels, num_outputs):
     """Losses of the steps and the model."""
-    model = model_with_our_layer(folder / "theirs", num_outputs, dropout=0.0, seed=SEED).double()
+    model = model_with_our_layer(
+        folder / "theirs", num_outputs, dropout=0.0, seed=CONFIG.seed
+    ).double()
 
     def collate(places):
         batch = make_batch(rows, places)
@@ -52,13 +45,13 @@ def with_trainer(folder, rows, labels, num_outputs):
         }
 
     trainer = OrderedTrainer(
-        OrderOfOurs(len(labels), SEED),
+        OrderOfOurs(len(labels), CONFIG.seed),
         model=model,
         args=TrainingArguments(
             output_dir=str(folder / "trainer"),
             num_train_epochs=CONFIG.epochs,
             per_device_train_batch_size=CONFIG.batch_size,
-            learning_rate=LEARNING_RATE,
+            learning_rate=CONFIG.lr,
             lr_scheduler_type="linear",
             warmup_steps=CONFIG.warmup_fraction,
             weight_decay=CONFIG.weight_decay,
@@ -87,25 +80,13 @@ def test_the_same_training(folder, task):
         sets = {name: Examples(part.first, None, scores[name]) for name, part in sets.items()}
     num_outputs = 1 if GLUE[task].is_regression else 2
     prepared = {name: (make_rows(part, tokenizer, 32), part) for name, part in sets.items()}
-    classifier = BertClassifier(model, num_outputs, dropout=0.0, seed=SEED)
+    config = glue_config(folder / task, **SETTINGS)
+    # In float32 Adam makes steps of the rounding of gradients that should be zero.
+    classifier = make_classifier(config, model, GLUE[task]).double()
     first = classifier.output_layer.weight.detach().clone()
-    losses = []
-    engine = make_engine(
-        # In float32 Adam makes steps of the rounding of gradients that should be zero.
-        classifier.double(),
-        CONFIG,
-        num_examples=len(prepared["train"][0].ids),
-        seed=SEED,
-        learning_rate=LEARNING_RATE,
-    )
-    finetune(
-        engine,
-        GLUE[task],
-        prepared,
-        CONFIG,
-        seed=SEED,
-        report=lambda _, __, loss: losses.append(loss),
-    )
+    run = make_run(config, classifier, GLUE[task], prepared, {})
+    assert train(config, run, GLUE[task], prepared) == 0
+    losses = [record["loss"] for record in read_log(folder / task).train]
     rows, examples = prepared["train"]
     labels = examples.labels
     if GLUE[task].is_regression:

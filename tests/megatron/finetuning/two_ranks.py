@@ -13,14 +13,18 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from data_efficiency import gather_all, leave_ranks
-from megatron.checkpoint.saved_run import SavedRun
-from megatron.finetuning.classifier import BertClassifier, read_bert
+from megatron.finetuning.classifier import read_bert
 from megatron.finetuning.data import read_task
 from megatron.finetuning.inputs import make_rows
-from megatron.finetuning.training import FinetuningConfig, finetune, make_engine
-from tests.megatron.finetuning.bert_task_data import RANDOM_LTD, save_bert_run, write_sentiment
-
-CONFIG = FinetuningConfig(epochs=2, batch_size=8, micro_batch_size=2, dropout=0.0, max_length=32)
+from megatron.finetuning.run import ready
+from megatron.finetuning.training import make_classifier, make_run, train
+from megatron.reporting import read_log
+from tests.megatron.finetuning.bert_task_data import (
+    DROPPING,
+    glue_config,
+    save_bert_run,
+    write_sentiment,
+)
 
 
 def prepare(folder):
@@ -35,31 +39,36 @@ def main():
     model, tokenizer = read_bert(folder / "run")
     task, examples = read_task(folder / "data", "SST-2")
     sets = {part: (make_rows(found, tokenizer, 32), found) for part, found in examples.items()}
-    json_config = dict(RANDOM_LTD)
-    if kind != "torch":
-        json_config |= {
-            "zero_optimization": {"stage": int(kind[-1])},
-            "zero_allow_untested_optimizer": True,
-        }
-    engine = make_engine(
-        BertClassifier(model, 2, dropout=0.0, seed=1),
-        CONFIG,
-        num_examples=21,
-        seed=1,
-        learning_rate=3e-3,
-        json_config=json_config,
+    zero = {"stage": int(kind[-1])} if kind != "torch" else {}
+    config = glue_config(
+        folder / f"{name}.saved",
+        section=DROPPING,
+        engine={"zero_optimization": zero, "zero_allow_untested_optimizer": True} if zero else {},
+        save_interval=int(interval),
+        epochs=2,
+        micro_batch_size=2,
+        random_ltd=True,
         deepspeed=kind != "torch",
     )
-    losses = []
+    config = ready(config)
+    run = make_run(config, make_classifier(config, model, task), task, sets, {})
+    engine = run.engine
+    train_step = engine.train_step
 
-    def report(step, _, loss):
-        losses.append(loss)
-        if step == int(kill_at):
+    def killing(*arguments, **settings):
+        result = train_step(*arguments, **settings)
+        if result.counters.steps == int(kill_at):
             os.kill(os.getpid(), signal.SIGKILL)
+        return result
 
-    saved = SavedRun(folder=folder / f"{name}.saved", interval=int(interval), settings={})
-    scores = finetune(engine, task, sets, CONFIG, seed=1, saved=saved, report=report)
-    result = {"losses": losses, "scores": scores, "counters": vars(engine.counters)}
+    engine.train_step = killing
+    assert train(config, run, task, sets) == 0
+    log = read_log(folder / f"{name}.saved")
+    result = {
+        "losses": [record["loss"] for record in log.train],
+        "scores": [record["dev accuracy"] for record in log.valid],
+        "counters": vars(engine.counters),
+    }
     (folder / f"{name}.{engine.ranks.rank}.json").write_text(json.dumps(result))
     weights = gather_all(engine.whole_weights(), keep=engine.ranks.is_first)
     if engine.ranks.is_first:

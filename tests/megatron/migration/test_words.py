@@ -75,9 +75,12 @@ def test_gpt_1_3b(more, write_json, caplog):
     assert config.training.lr_warmup_tokens == 3_000_000_000
     assert config.checkpoint.override == ("clock",)
     assert config.checkpoint.allow_missing_checkpoint
-    assert config.logging.tensorboard
+    assert config.logging.trackers == ("tensorboard",)
     assert bool(config.training.random_ltd) == ("--random-ltd" in more)
-    assert "--tensorboard-dir: --tensorboard, events lie in the folder of --save" in caplog.text
+    assert (
+        "--tensorboard-dir: --trackers tensorboard, events lie in the folder of --save"
+        in caplog.text
+    )
     assert (config.model.attention_dropout, config.model.hidden_dropout) == (0.1, 0.1)
     assert (
         "as in Megatron-DeepSpeed: --attention-dropout 0.1 --hidden-dropout 0.1 --allow"

@@ -1,11 +1,8 @@
 import json
-import sys
-import time
 
 import pytest
 
 from megatron.reporting import RunLogger, read_log
-from megatron.reporting.run_log import CLOCKS, open_tensorboard
 
 START = {"kind": "start", "num_parameters": 10}
 
@@ -144,64 +141,11 @@ def test_logs_that_cannot_be_read_are_named(tmp_path):
         read_log(tmp_path)
 
 
-@pytest.fixture
-def scalars():
-    """Reads back what TensorBoard would show: tag -> (horizontal, vertical) points."""
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-
-    def read(folder):
-        events = accumulator.EventAccumulator(str(folder)).Reload()
-        return {
-            tag: [(event.step, round(event.value, 4)) for event in events.Scalars(tag)]
-            for tag in events.Tags()["scalars"]
-        }
-
-    return read
-
-
-def test_tensorboard_shows_each_clock(tmp_path, scalars):
-    with RunLogger(tmp_path, START, tensorboard=True) as logger:
-        for step in (1, 2, 3):
-            logger.write(train(step, grad_norm=float("nan")))
-    with RunLogger(tmp_path, START, tensorboard=True, resumed=train(1)) as logger:
-        logger.write(train(2, loss=9.0))
-    shown = {clock: scalars(tmp_path / "tensorboard" / clock) for clock in CLOCKS}
-    assert shown["step"]["train/loss by step"] == [(1, 4.9), (2, 9.0)]
-    assert shown["corpus_tokens"]["train/loss by corpus tokens"] == [(100, 4.9), (200, 9.0)]
-    assert shown["effective_tokens"]["train/loss by effective tokens"] == [(80, 4.9), (160, 9.0)]
-    assert "train/grad_norm by step" not in shown["step"]
-
-
-@pytest.mark.parametrize("resumed", [None, train(2)], ids=["afresh", "from step 2"])
-def test_tensorboard_forgets_what_no_checkpoint_has(tmp_path, scalars, resumed):
-    """Also where no step of the checkpoint's was logged, or no checkpoint was written."""
-    with RunLogger(tmp_path, START, tensorboard=True) as logger:
-        for step in (3, 6, 9):
-            logger.write(train(step))
-    time.sleep(1.1)  # TensorBoard sorts its files by the second.
-    with RunLogger(tmp_path, START, tensorboard=True, resumed=resumed) as logger:
-        logger.write(train(6, loss=9.0))
-    shown = {clock: scalars(tmp_path / "tensorboard" / clock) for clock in CLOCKS}
-    assert shown["step"]["train/loss by step"] == [(6, 9.0)]
-    assert shown["corpus_tokens"]["train/loss by corpus tokens"] == [(600, 9.0)]
-    assert shown["effective_tokens"]["train/loss by effective tokens"] == [(480, 9.0)]
-
-
-def test_missing_tensorboard_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ModuleNotFoundError, match=r"data-efficiency\[report\]"):
-        open_tensorboard(tmp_path, {})
-
-
-def test_the_first_loss_is_compared_and_each_is_in_tensorboard_by_name(tmp_path, scalars):
-    counters = {"step": 1, "corpus_tokens": 100, "effective_tokens": 80}
-    losses = {"loss": 7.0, "masked_lm_loss": 6.25, "sentence_loss": 0.75}
+def test_the_first_loss_is_compared(tmp_path):
     start = START | {"losses": ("masked_lm", "sentence")}
-    with RunLogger(tmp_path, start, tensorboard=True) as logger:
-        logger.write({"kind": "valid", **losses, "perplexity": 9.0, **counters})
+    losses = {"loss": 7.0, "masked_lm_loss": 6.25, "sentence_loss": 0.75}
+    with RunLogger(tmp_path, start) as logger:
+        logger.write({"kind": "valid", "step": 1, **losses})
     log = read_log(tmp_path)
     assert log.losses == ("masked_lm", "sentence")
-    assert [record["loss"] for record in log.compared] == [6.25]
     assert [record["loss"] for record in log.valid] == [7.0]
-    shown = scalars(tmp_path / "tensorboard" / "step")
-    assert {"valid/sentence_loss by step", "valid/masked_lm_loss by step"} <= shown.keys()

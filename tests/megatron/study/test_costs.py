@@ -13,7 +13,7 @@ def test_tokens_and_operations_of_each_arm(tmp_path):
     )
     half, whole, fast, scored = plan_costs(jobs_of(a_study(tmp_path, text)), None)
     assert (half.arm, half.budget, half.num_runs, half.num_left) == ("baseline", 0.5, 1, 1)
-    assert whole.corpus_tokens == pytest.approx(2 * half.corpus_tokens, rel=0.1)
+    assert whole.planned.corpus_tokens == pytest.approx(2 * half.planned.corpus_tokens, rel=0.1)
     assert scored.flops == fast.flops + 1e9
     assert whole.seconds is None
     assert "Time: give --flops-per-second" in format_costs([half], 1)

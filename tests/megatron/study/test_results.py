@@ -2,22 +2,34 @@ import json
 
 import pytest
 
-from megatron.study.results import read_arm
+from megatron.evaluation import results as evaluation
+from megatron.study.results import Measure, read_arm, read_result
 from tests.megatron.study.made_up_runs import write_made_up_run
 
 
-def write_finetuning_run(folder, seed, test, quality_name="perplexity"):
-    history = [
-        {"steps": step, "layer_tokens": 10 * step, "corpus_tokens": 5 * step}
-        | {"training_seconds": 1.0 * step, "validation": test + 1 / (step + 1)}
-        for step in range(3)
-    ]
-    results = {"description": {"seed": seed, "lr": 1e-3, "data_identity": {"sha256": "a"}}}
-    results |= {"quality_name": quality_name, "test": test, "num_layers": 2}
-    results |= {"history": history, **history[-1]}
+def write_finetuning_run(folder, seed, test, name="perplexity"):
+    """A run's log as `megatron.finetuning.run` writes it."""
     place = folder / f"seed{seed}"
     place.mkdir(parents=True)
-    (place / "results.json").write_text(json.dumps(results))
+    measures = [
+        {"name": f"test {name}", "curve": f"validation {name}"},
+        {"name": f"validation {name}"},
+    ]
+    both = {"unit": "", "higher_is_better": name == "accuracy"}
+    settings = {"training": {"seed": seed, "lr": 1e-3}}
+    lines = [
+        {"kind": "start", "settings": settings, "measures": [one | both for one in measures]}
+        | {"num_parameters": 9, "train_samples_in_dataset": 8, "sequence_length": 4}
+        | {"data": {"sha256": "a"}, "weights": "w", "environment": {"device": "cpu"}}
+    ]
+    for step in (0, 1, 2, 2):
+        costs = {"corpus_tokens": 5 * step, "effective_tokens": 5.0 * step, "flops": 0}
+        costs |= {"seconds": 1.0 * step, "waited": 0.0}
+        lines.append({"kind": "valid", "step": step, f"validation {name}": test + 1 - step} | costs)
+    lines[-1][f"test {name}"] = test
+    lines.append({"kind": "end", "reason": "the budget", "step": 2})
+    (place / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return place
 
 
 def test_a_finetuning_run_is_judged_on_its_test_part(tmp_path):
@@ -25,27 +37,57 @@ def test_a_finetuning_run_is_judged_on_its_test_part(tmp_path):
     write_finetuning_run(tmp_path, 2, 14.0)
     first, second = read_arm(tmp_path, "base")
     assert (first.seed, first.value, second.value) == (1, 10.0, 14.0)
-    assert first.measure.name == "test perplexity"
-    assert not first.measure.higher_is_better
+    assert first.measure == Measure(name="test perplexity", unit="", higher_is_better=False)
+    assert first.others == {"validation perplexity": 9.0}
     assert first.costs == {"corpus_tokens": 10, "effective_tokens": 10.0, "seconds": 2.0}
-    assert [point["corpus_tokens"] for point in first.curve] == [5, 10]
-    assert first.facts == {
-        "settings": {"training": {"seed": 1, "lr": 1e-3}},
-        "data": {"sha256": "a"},
-    }
+    assert [(point["corpus_tokens"], point["value"]) for point in first.curve] == [
+        (5, 10.0),
+        (10, 10.0),
+    ]
+    assert first.facts["settings"] == {"training": {"seed": 1, "lr": 1e-3}}
+    assert first.facts["data"] == {"sha256": "a"}
 
 
 def test_of_an_accuracy_more_is_better(tmp_path):
-    write_finetuning_run(tmp_path, 1, 90.0, "val_acc")
+    write_finetuning_run(tmp_path, 1, 90.0, "accuracy")
     [found] = read_arm(tmp_path, "base")
     assert found.measure.higher_is_better
+
+
+def test_a_measure_can_be_named(tmp_path):
+    folder = write_finetuning_run(tmp_path, 1, 10.0)
+    found = read_result(folder, arm="base", measure="validation perplexity")
+    assert (found.measure.name, found.value) == ("validation perplexity", 9.0)
+    assert found.others == {"test perplexity": 10.0}
+    with pytest.raises(
+        ValueError, match="not measured by 'loss': its measures are test perplexity, v"
+    ):
+        read_result(folder, arm="base", measure="loss")
+    gpt = write_made_up_run(tmp_path / "gpt")
+    found = read_result(gpt, arm="gpt", measure="validation perplexity")
+    assert found.value == found.curve[-1]["value"] > 10
+    assert list(found.others) == ["validation loss"]
+
+
+def test_evaluations_of_the_last_checkpoint_are_further_measures(tmp_path, monkeypatch):
+    folder = write_finetuning_run(tmp_path, 1, 10.0)
+    record = {"format": "evaluation", "version": 1, "checkpoint": "c", "num_fewshot": 0}
+    record |= {"identity": "now", "tasks": {"copa": {"acc": 0.5}}}
+    for shots, identity in (("0shot", "now"), ("5shot", "before")):
+        (folder / shots).mkdir()
+        changed = record | {"identity": identity, "num_fewshot": int(shots[0])}
+        (folder / shots / "copa.json").write_text(json.dumps(changed))
+    monkeypatch.setattr(evaluation, "checkpoint_in", lambda _: folder)
+    monkeypatch.setattr(evaluation, "identity_of_checkpoint", lambda _: "now")
+    [found] = read_arm(folder, "base")
+    assert found.others == {"validation perplexity": 9.0, "copa (0-shot)": 50.0}
 
 
 def test_a_pretraining_run_of_two_losses_is_judged_by_the_first(tmp_path):
     [found] = read_arm(write_made_up_run(tmp_path / "bert", sentence_loss=0.6, seed=7), "bert")
     assert found.measure.name == "validation masked_lm loss"
     assert found.seed == 7
-    assert found.others == {"sentence loss": 0.6}
+    assert found.others == {"validation sentence loss": 0.6}
     assert found.value == found.curve[-1]["value"]
     assert found.costs["effective_tokens"] >= 1_300_000
 

@@ -10,7 +10,7 @@ from tests.megatron.study.studies import STUDY, a_study
 def test_defaults(tmp_path):
     study = a_study(tmp_path, output=None)
     assert study.output == Path("runs/my_study")
-    assert study.program == "pretrain_gpt.py"
+    assert study.program == ""
     assert study.seeds == [1, 2]
     assert study.values == {"output": "runs/my_study"}
     assert study.arms["fast"].settings == {"training": {"lr": 2e-3}}

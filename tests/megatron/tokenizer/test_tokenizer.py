@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import tokenizers
@@ -13,6 +15,12 @@ from megatron.tokenizer import (
 )
 from megatron.tokenizer.tokenizer import read_text
 
+WITH_SPACE = {
+    "type": "ByteLevel",
+    "add_prefix_space": True,
+    "trim_offsets": True,
+    "use_regex": True,
+}
 TEXTS = ["the lowest of the low", "the newest and the widest", "naïve ☃ snow"] * 5
 
 
@@ -28,6 +36,7 @@ def test_any_text_survives_encoding(trained, text):
     assert trained.decode(ids) == text
     assert all(0 <= token < trained.vocab_size for token in ids)
     assert trained.eod not in ids
+    assert trained.bytes_of_tokens[ids].sum() == len(text.encode())
     batch = trained.encode_batch([text, "the"])
     assert [row.tolist() for row in batch] == [ids, trained.encode("the")]
 
@@ -52,6 +61,30 @@ def test_saving_where_nothing_can_be_written(tmp_path, trained):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"tokenizer\.json: cannot be written"):
         trained.save(tmp_path / "file" / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "known"),
+    [
+        ({}, True),
+        ({"normalizer": {"type": "NFC"}}, False),
+        ({"decoder": {"type": "Fuse"}}, False),
+        ({"decoder": None}, False),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [WITH_SPACE]}}, False),
+    ],
+)
+def test_bytes_of_tokens_are_known_where_the_tokens_are_the_text(tmp_path, trained, changes, known):
+    backend = tokenizers.Tokenizer.from_str(trained._backend.to_str())
+    backend.add_tokens(["☃ as one"])
+    backend.add_special_tokens(["<sep>"])
+    content = json.loads(backend.to_str()) | changes
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    found = build_tokenizer(tokenizer_file=tmp_path / "tokenizer.json")
+    if not known:
+        assert found.bytes_of_tokens is None
+        return
+    assert found.bytes_of_tokens[[found.eod, found.id_of("<sep>")]].tolist() == [0, 0]
+    assert found.bytes_of_tokens[found.id_of("☃ as one")] == len("☃ as one".encode())
 
 
 def test_truncation_and_padding_in_a_file_are_switched_off(tmp_path, trained):

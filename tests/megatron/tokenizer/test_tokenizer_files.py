@@ -27,6 +27,11 @@ def test_choice_of_files(arguments):
         (b"{}", r"not a tokenizer\.json"),
         (b"\xff\xfe", "not UTF-8"),
         (b'{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}', "is empty"),
+        # The vocabulary is written out id by id.
+        (
+            b'{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 2147483648}, "merges": []}}',
+            "has id 2147483648: must be below",
+        ),
     ],
 )
 def test_damaged_tokenizer_file(tmp_path, content, message):

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # ViT-B/16 on ImageNet with random-LTD: ../recipes/imagenet.toml says what runs, and what was published.
-#   bash run_imagenet.sh --data-folder /data/imagenet        --plan prints the accounting alone, ../../../launch.sh says how it is started
+#   bash run_imagenet.sh --folder /data/imagenet        ../../../launch.sh says how it is started
 set -euo pipefail
 
-HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-exec bash "$HERE/../../launch.sh" examples_deepspeed/data_efficiency/vit_finetuning/finetune.py \
-    --recipe "$HERE/recipes/imagenet.toml" "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../../../launch.sh" \
+    examples_deepspeed/data_efficiency/vit_finetuning/finetune.py --config imagenet "$@"

@@ -9,14 +9,16 @@ import pytest
 from data_efficiency import DifficultyIndex
 from examples_deepspeed.data_efficiency.vit_finetuning import analyze_images, finetune
 from examples_deepspeed.data_efficiency.vit_finetuning.images import ImageBatches
+from megatron.finetuning import foreign_model
 from tests.examples_deepspeed.data_efficiency.finished_run import (
+    TECHNIQUES,
     alone,
     as_flags,
     check_killed_twice,
     check_stopped_twice,
     check_two_processes,
-    json_of,
     results_of,
+    small_recipe,
 )
 
 # Not there where timm is tested.
@@ -28,23 +30,32 @@ RECIPES = Path(finetune.__file__).parent / "recipes"
 @pytest.fixture
 def flags(vision_model, image_folder, tmp_path_factory):
     """A run of twelve steps of eight images, two micro-batches each."""
-    recipe = json_of(RECIPES / "dinov2.toml", tmp_path_factory.mktemp("recipes"))
+    folder = tmp_path_factory.mktemp("recipes")
 
-    def make(save, **changes):
+    def make(save, variant="random_ltd", always_keep="[]", **changes):
+        more = "[checkpoint]\nexport = false\n[data_efficiency.data_routing.random_ltd]\n"
+        more += f'always_keep = {always_keep}\nrandom_ltd_schedule.min_value = "auto"\n'
         values = {
-            "model": vision_model,
-            "data_folder": image_folder,
-            "recipe": recipe,
-            "variant": "random_ltd",
+            "config": small_recipe(RECIPES / "dinov2.toml", folder, more),
+            "pretrained": vision_model,
+            "folder": image_folder,
             "image_size": 16,
             "epochs": 2,
-            "batch_size": 8,
+            "budget": "steps",
+            "optimizer": "sgd",
+            "lr": 1e-3,
+            "lr_decay_style": "constant",
+            "lr_warmup_iters": 0,
+            "bf16": False,
+            "random_ltd_share": 0.3,
+            "global_batch_size": 8,
             "micro_batch_size": 4,
-            "learning_rate": 1e-3,
             "validation_share": 0.2,
+            "eval_batch_size": 4,
             "eval_interval": 4,
             "save_interval": 3,
             "save": save,
+            **TECHNIQUES[variant],
         } | changes
         return as_flags(values)
 
@@ -52,33 +63,32 @@ def flags(vision_model, image_folder, tmp_path_factory):
 
 
 def test_learns_and_counts(flags, tmp_path):
-    finetune.main(flags(tmp_path, learning_rate=1e-2, epochs=4))
-    results = results_of(tmp_path)
-    assert results["test"] > 90
-    assert results["steps"] == 24
-    assert results["corpus_tokens"] == 24 * 8 * 17
-    assert results["layer_tokens"] < 4 * 24 * 8 * 17
-    assert results["history"][0]["kept_length"] == 2
-    assert results["history"][-1]["kept_length"] == 17
+    finetune.main(flags(tmp_path, lr=1e-2, epochs=4))
+    first, *_, last = results_of(tmp_path)
+    assert last["test accuracy"] > 90
+    assert last["steps"] == 24
+    assert last["corpus_tokens"] == 24 * 8 * 17
+    assert last["layer_tokens"] < 4 * 24 * 8 * 17
+    assert (first["kept_length"], last["kept_length"]) == (2, 17)
 
 
 def test_baseline_drops_and_counts_nothing(flags, tmp_path):
     finetune.main(flags(tmp_path, variant="baseline"))
     results = results_of(tmp_path)
-    assert results["layer_tokens"] == 4 * results["corpus_tokens"] == 4 * 12 * 8 * 17
-    assert {record["kept_length"] for record in results["history"]} == {17}
+    assert results[-1]["layer_tokens"] == 4 * results[-1]["corpus_tokens"] == 4 * 12 * 8 * 17
+    assert {record["kept_length"] for record in results} == {17}
 
 
 def test_equal_layer_tokens_take_more_steps(flags, tmp_path):
     finetune.main(flags(tmp_path, budget="layer_tokens"))
-    results = results_of(tmp_path)
-    assert results["steps"] > 12
-    assert results["layer_tokens"] >= 12 * 8 * 17 * 4 > results["layer_tokens"] - 8 * 17 * 4
+    last = results_of(tmp_path)[-1]
+    assert last["steps"] > 12
+    assert last["layer_tokens"] >= 12 * 8 * 17 * 4 > last["layer_tokens"] - 8 * 17 * 4
 
 
 def test_class_token_is_never_dropped(flags, tmp_path, monkeypatch):
     seen = []
-    original = finetune.convert_to_random_ltd
+    original = foreign_model.convert_to_random_ltd
 
     def watched(engine, layer_class):
         converted = original(engine, layer_class)
@@ -86,8 +96,8 @@ def test_class_token_is_never_dropped(flags, tmp_path, monkeypatch):
         engine.module.register_forward_hook(lambda *_: seen.append(router.positions))
         return converted
 
-    monkeypatch.setattr(finetune, "convert_to_random_ltd", watched)
-    finetune.main(flags(tmp_path, keep_class_token=True))
+    monkeypatch.setattr(foreign_model, "convert_to_random_ltd", watched)
+    finetune.main(flags(tmp_path, always_keep="[0]"))
     drawn = [positions for positions in seen if positions is not None]
     assert drawn
     assert all((positions[..., 0] == 0).all() for positions in drawn)
@@ -109,18 +119,17 @@ print(json.dumps({"found": logits.argmax(-1).tolist(), "names": model.config.id2
 """
 
 
-def test_exported_model_loads_without_this_library(flags, tmp_path):
-    finetune.main(flags(tmp_path, export=True, learning_rate=1e-2))
+def test_exported_model_loads_without_this_library(flags, tmp_path, image_folder):
+    finetune.main(flags(tmp_path, export=True, lr=1e-2))
     (folder,) = tmp_path.rglob("model")
-    arguments = finetune.parse_arguments(flags(tmp_path))
-    splits = finetune.read_images("folder", arguments.data_folder, 0.2)
+    splits = finetune.read_images("folder", image_folder, 0.2)
     transform = finetune.Transform(size=16, resize=18, mean=(0.5,) * 3, std=(0.25,) * 3)
     batch = ImageBatches(splits.test, transform, None).get_batch(np.arange(18), np.zeros(18))
     np.save(tmp_path / "pixels.npy", batch["pixel_values"].numpy())
     answer = alone(ALONE, folder, tmp_path / "pixels.npy")
     assert answer["names"] == {"0": "blue", "1": "red"}
     accuracy = 100 * np.mean(np.array(answer["found"]) == batch["labels"].numpy())
-    assert accuracy == pytest.approx(results_of(tmp_path)["test"])
+    assert accuracy == pytest.approx(results_of(tmp_path)[-1]["test accuracy"])
 
 
 def test_other_images_are_refused(flags, tmp_path, image_folder):
@@ -130,27 +139,19 @@ def test_other_images_are_refused(flags, tmp_path, image_folder):
     shutil.copytree(image_folder, other)
     (other / "train" / "red" / "00.png").rename(other / "train" / "red" / "new.png")
     with pytest.raises(ValueError, match="is of another run: its data_identity is"):
-        finetune.main(flags(tmp_path / "run", data_folder=other))
+        finetune.main(flags(tmp_path / "run", folder=other))
 
 
-def test_curriculum_needs_a_recipe_that_has_one(flags, tmp_path):
-    recipe = json_of(RECIPES / "imagenet.toml", tmp_path)
-    with pytest.raises(ValueError, match="--variant is both, but .* has no data_sampling"):
-        finetune.main(flags(tmp_path, variant="both", recipe=recipe))
-
-
-def test_plain_images_come_first(flags, tmp_path, image_folder):
-    images = ["--data-folder", str(image_folder), "--validation-share"]
-    analyze_images.main([*images, "0.2", "--output", str(tmp_path / "difficulty")])
-    index = tmp_path / "difficulty" / "compressed_size"
-    sizes = DifficultyIndex.open(index).values
+def test_plain_images_come_first(flags, tmp_path):
+    more = {"variant": "both", "difficulty": tmp_path / "difficulty"}
+    analyze_images.main(flags(tmp_path, **more))
+    sizes = DifficultyIndex.open(tmp_path / "difficulty" / "compressed_size").values
     assert len(sizes) == 48
     assert sizes.min() > 100
-    finetune.main(flags(tmp_path / "run", variant="both", index=index))
-    assert results_of(tmp_path / "run")["steps"] == 12
-    other = flags(tmp_path / "other", variant="both", index=index, validation_share=0.1)
+    finetune.main(flags(tmp_path / "run", **more))
+    assert results_of(tmp_path / "run")[-1]["steps"] == 12
     with pytest.raises(ValueError, match="num_samples: expected"):
-        finetune.main(other)
+        finetune.main(flags(tmp_path / "other", **more, validation_share=0.1))
 
 
 def test_image_size_must_fit_the_patches(flags, tmp_path):
@@ -160,14 +161,14 @@ def test_image_size_must_fit_the_patches(flags, tmp_path):
 
 @pytest.mark.full
 @pytest.mark.parametrize("before", [None, 25])
-@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
-def test_two_processes_compute_what_one_does(flags, tmp_path, engine, before):
+@pytest.mark.parametrize("deepspeed", [False, True])
+def test_two_processes_compute_what_one_does(flags, tmp_path, deepspeed, before):
     """Also when both are killed at once, twice."""
     more = {"epochs": 2} if before is None else {"epochs": 6, "eval_interval": 1}
-    exact = ("steps", "corpus_tokens", "layer_tokens", "test")
+    exact = ("steps", "corpus_tokens", "layer_tokens", "test accuracy")
     rel = 1e-4 if before is None else 1e-3
     check_two_processes(
-        finetune, flags, tmp_path, engine, exact=exact, before=before, rel=rel, **more
+        finetune, flags, tmp_path, deepspeed, exact=exact, before=before, rel=rel, **more
     )
 
 

@@ -15,11 +15,14 @@ from torchvision import datasets, transforms  # noqa: E402
 from examples_deepspeed.data_efficiency.vit_finetuning import finetune, images  # noqa: E402
 from tests.examples_deepspeed.data_efficiency.finished_run import (  # noqa: E402
     LAUNCH,
+    TECHNIQUES,
     alone,
-    json_of,
+    as_flags,
     kill_at_random_steps,
+    log_of,
     results_of,
     run_processes,
+    small_recipe,
 )
 
 RECIPES = Path(finetune.__file__).parent / "recipes"
@@ -29,16 +32,30 @@ NAMES = ["blue", "red"]
 @pytest.fixture
 def flags(image_folder, tmp_path_factory):
     """A run of six steps of eight images, two micro-batches each."""
-    recipe = str(json_of(RECIPES / "dinov2.toml", tmp_path_factory.mktemp("recipes")))
+    more = "[checkpoint]\nexport = false\n[training]\nbf16 = false\n"
+    more += "[data_efficiency.data_routing.random_ltd]\nalways_keep = [0]\n"
+    recipe = small_recipe(RECIPES / "dinov2.toml", tmp_path_factory.mktemp("recipes"), more)
 
-    def make(save, *more):
-        return [
-            *("--model", "timm:random:vit_tiny_patch16_224", "--data-folder", str(image_folder)),
-            *("--recipe", recipe, "--variant", "random_ltd"),
-            *("--image-size", "64", "--epochs", "1", "--batch-size", "8"),
-            *("--micro-batch-size", "4", "--validation-share", "0.2", "--eval-interval", "1"),
-            *("--save-interval", "2", "--learning-rate", "1e-2", "--save", str(save), *more),
-        ]
+    def make(save, **changes):
+        values = {
+            "config": recipe,
+            "pretrained": "timm:random:vit_tiny_patch16_224",
+            "folder": image_folder,
+            "image_size": 64,
+            "epochs": 1,
+            "budget": "steps",
+            "global_batch_size": 8,
+            "micro_batch_size": 4,
+            "validation_share": 0.2,
+            "eval_interval": 1,
+            "save_interval": 2,
+            "lr": 1e-2,
+            "lr_decay_style": "constant",
+            "optimizer": "sgd",
+            "save": save,
+            **TECHNIQUES["random_ltd"],
+        } | changes
+        return as_flags(values)
 
     return make
 
@@ -53,9 +70,8 @@ with torch.no_grad():
 
 
 def test_exported_model_loads_with_timm_alone(flags, tmp_path, image_folder):
-    finetune.main(flags(tmp_path, "--keep-class-token", "--export"))
-    results = results_of(tmp_path)
-    assert results["num_layers"] == 12
+    finetune.main(flags(tmp_path, export=True))
+    assert log_of(tmp_path).start["num_layers"] == 12
     (folder,) = tmp_path.rglob("model")
     splits = images.read_images("folder", image_folder, 0.2)
     transform = images.Transform(size=64, resize=73, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -64,18 +80,19 @@ def test_exported_model_loads_with_timm_alone(flags, tmp_path, image_folder):
     np.save(tmp_path / "pixels.npy", batch["pixel_values"].numpy())
     found = alone(ALONE, folder, tmp_path / "pixels.npy")
     accuracy = 100 * np.mean(np.array(found) == batch["labels"].numpy())
-    assert accuracy == pytest.approx(results["test"])
+    assert accuracy == pytest.approx(results_of(tmp_path)[-1]["test accuracy"])
 
 
-@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
-def test_two_processes_killed_and_resumed_compute_what_one_does(flags, tmp_path, engine):
+@pytest.mark.parametrize("deepspeed", [False, True])
+def test_two_processes_killed_and_resumed_compute_what_one_does(flags, tmp_path, deepspeed):
     finetune.main(flags(tmp_path / "one"))
-    more = flags(tmp_path / "two", "--engine", engine)
+    more = flags(tmp_path / "two", deepspeed=deepspeed)
     kill_at_random_steps(finetune.__name__, more, seed=0, num_kills=1, before=5, launch=LAUNCH)
     run_processes(finetune.__name__, more)
     one, two = results_of(tmp_path / "one"), results_of(tmp_path / "two")
-    assert (one["layer_tokens"], one["test"]) == (two["layer_tokens"], two["test"])
-    for here, there in zip(one["history"][1:], two["history"][1:], strict=True):
+    for name in ("layer_tokens", "test accuracy"):
+        assert one[-1][name] == two[-1][name]
+    for here, there in zip(one[1:], two[1:], strict=True):
         assert there["training_loss"] == pytest.approx(here["training_loss"], rel=1e-3)
 
 
