@@ -5,7 +5,6 @@ on tasks whose results lie in the run's folder are further measures.
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -118,8 +117,8 @@ def _checked(found: RunResult) -> RunResult:
     """The result, if all its figures are finite numbers: ValueError otherwise, by the name of the figure."""
     end = {"value": found.value, "waited": found.waited or 0, **found.costs, **found.others}
     for name, figure in (one for row in (end, *found.curve, *found.pacing) for one in row.items()):
-        if type(figure) not in (int, float) or not math.isfinite(figure):
-            raise ValueError(f"{name} is {figure!r}: must be a finite number")
+        if type(figure) not in (int, float) or not -(2**63) <= figure < 2**63:
+            raise ValueError(f"{name} is {figure!r}: must be a finite number of 64 bits")
     return found
 
 
