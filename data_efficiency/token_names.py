@@ -23,6 +23,11 @@ _PER_TOKEN = (
     *("segment_ids", "special_tokens_mask", "assistant_masks", "completion_mask", "offset_mapping"),
     *("global_attention_mask", "mm_token_type_ids"),
 )
+_POINTS_INTO_ROWS = (
+    *("mc_token_ids", "masked_lm_positions", "masked_positions", "cls_index", "length", "lengths"),
+    *("seq_len", "seq_lens", "seqlens", "sequence_length", "sequence_lengths", "input_lengths"),
+)
+"""Numbers of positions, or how many a row has: wrong where rows are cut."""
 _NO_SEQUENCE = ("pixel_values", "pixel_values_videos", "pixel_mask", "input_features", "index")
 
 Axes = dict[str, tuple[int, ...]]
@@ -189,6 +194,8 @@ def _axes(name: str, arrays: Mapping[str, Any], grid: tuple[int, ...]) -> tuple[
     shape = tuple(array.shape)
     per_token = shape[: len(grid)] == grid
     axes: tuple[int, ...] | None = None
+    if known in _POINTS_INTO_ROWS:
+        raise declare(arrays, f"{name!r} counts positions of rows that would be cut")
     if known in _NO_SEQUENCE:
         axes = ()
     elif known in MASK_NAMES:

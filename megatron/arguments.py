@@ -108,7 +108,9 @@ class CommandParser(argparse.ArgumentParser):
             if blank and flag not in self.may_be_empty:
                 raise ValueError(f"{flag} has an empty value: give one, or leave it out")
             for number in values:
-                if isinstance(number, int | float) and not flag.endswith("seed"):
+                if isinstance(number, bool) or not isinstance(number, int | float):
+                    continue
+                if not flag.endswith("seed"):
                     least = int(flag.endswith(("-size", "-length", "-processes")))
                     fine = number >= least and math.isfinite(number)
                     require(fine, action.dest, number, f"must be at least {least}")

@@ -2,11 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-
-from megatron.command import STARTED
 
 import numpy as np
 import torch
@@ -14,7 +12,6 @@ from numpy.typing import NDArray
 
 from data_efficiency import Counters, CurriculumDataLoader, Engine, ModelShape
 from megatron.config import ModelConfig, RunConfig
-from megatron.model.compilation import num_compilations
 from megatron.reporting import WaitingTime
 
 Batch = Mapping[str, torch.Tensor]
@@ -114,12 +111,13 @@ class Run:
         """Over how many terms each of these sums is."""
         return dict(zip(self.task.losses, self.task.count_loss_terms(batch), strict=True))
 
-    @contextlib.contextmanager
-    def timed(self, spent_on: str) -> Iterator[None]:
-        """Note the seconds that the block takes."""
+    def timed(self, work: Callable[[], None], spent_on: str) -> float:
+        """Do the work, and give back the seconds that it took, which are noted."""
         started = time.monotonic()
-        yield
-        self.spent[spent_on] = self.spent.get(spent_on, 0.0) + time.monotonic() - started
+        work()
+        seconds = time.monotonic() - started
+        self.spent[spent_on] = self.spent.get(spent_on, 0.0) + seconds
+        return seconds
 
     @property
     def is_first_process(self) -> bool:
@@ -166,20 +164,4 @@ def counter_record(run: Counted) -> dict[str, Any]:
         "effective_tokens": counters.at("effective", run.num_layers),
         "flops": counters.flops,
         "seconds": run.seconds,
-    }
-
-
-def spent_record(run: Run) -> dict[str, Any]:
-    """What this process's time went into beside steps, which is printed too.
-
-    Start-up is all from the command to the end of the first step, the first compilation among it.
-    """
-    seconds = time.monotonic() - STARTED
-    parts = {name: run.spent.get(name, 0.0) for name in ("start_up", "evaluation", "checkpoints")}
-    shares = ", ".join(f"{name} {part / seconds:.1%}" for name, part in parts.items())
-    run.say(f"{seconds:.0f} s in all: {shares}; {num_compilations()} pieces of code compiled")
-    return {
-        "process_seconds": seconds,
-        **{f"{name}_seconds": part for name, part in parts.items()},
-        "num_compilations": num_compilations(),
     }

@@ -5,8 +5,9 @@ Budgets and stops use only the counters of finished steps; checkpoints are writt
 """
 
 import contextlib
+import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,6 @@ from data_efficiency import (
     start_ranks,
     watching_processes,
 )
-from megatron import garbage
 from megatron.checkpoint.files import has_checkpoints
 from megatron.checkpoint.run import guarded_facts, held_folder, made_by, resume, save
 from megatron.config import RUN_KINDS, AnyRunConfig, CheckpointConfig, RunConfig, TrainingConfig
@@ -43,12 +43,15 @@ from megatron.model.optional_kernels import choose_attention, make_adamw, weight
 from megatron.optimizer_param_scheduler import make_learning_rate
 from megatron.recipes import write_run_file
 from megatron.reporting import RUN_FILE, RunLogger, progress_line, weights_checksum
-from megatron.run_state import Run, StopRequest, Task, counter_record, spent_record
+from megatron.run_state import Run, StopRequest, Task, counter_record
 from megatron.setting_rules import require
 from megatron.stopping import StopSignals, exit_status, fraction_done, stop_reason
 from megatron.validation import losses_record, validate
 
 AnyRun = TypeVar("AnyRun", bound=AnyRunConfig)
+
+COLLECT_STEPS = 50
+"""Garbage is collected after so many."""
 
 
 @naming_lost_processes()
@@ -102,12 +105,26 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
                 step = run.counters.steps
                 logger.write({"kind": "resume", "step": step, "environment": made_by(run)})
         stop = stack.enter_context(StopSignals())
-        stack.enter_context(garbage.collecting_by_hand())
+        stack.enter_context(_collecting_by_hand())
         try:
             train(run, logger, stop)
         except NonFiniteError as error:
             raise NonFiniteError(f"{error}; {_way_back(config.checkpoint)}") from error
     return exit_status(run)
+
+
+@contextlib.contextmanager
+def _collecting_by_hand() -> Iterator[None]:
+    """Leave garbage within the block to `train`: collected in mid-step, it stops one process and all wait."""
+    gc.collect()
+    # What is there already stays, so a collection looks at what steps have made.
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def with_batch_size(config: AnyRun, num_processes: int) -> AnyRun:
@@ -245,7 +262,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
         run.spent.setdefault("start_up", time.monotonic() - STARTED)
 
         step = run.counters.steps
-        garbage.collect_after(step)
+        _collect_garbage(step)
         if step % config.logging.log_interval == 0:
             record = step_record(run, result) | _progress(
                 run, last, seconds=time.monotonic() - last_time
@@ -259,32 +276,46 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
                     total_steps=config.training.train_iters,
                 )
             )
-        paused = time.monotonic()
         if config.training.evaluate and step % config.training.eval_interval == 0:
-            with run.timed("evaluation"):
-                _validate(run, logger)
+            last_time += run.timed(partial(_validate, run, logger), "evaluation")
             last_evaluated = step
         if samples is not None and step % config.logging.sample_interval == 0:
-            with run.timed("evaluation"):
-                _log(logger, samples.record(run))
+            last_time += run.timed(lambda: _log(logger, samples.record(run)), "texts")
         interval = config.save_interval
         if interval is not None and step % interval == 0:
-            with run.timed("checkpoints"):
-                save(run)
+            last_time += run.timed(partial(save, run), "checkpoints")
             last_saved = step
-        last_time += time.monotonic() - paused
 
     run.say(f"stopped after step {run.counters.steps}: {reason}")
     finished = not run.stop_request.signal
     if finished and config.training.evaluate and last_evaluated != run.counters.steps:
-        with run.timed("evaluation"):
-            _validate(run, logger)
+        run.timed(partial(_validate, run, logger), "evaluation")
     if finished and samples is not None and run.counters.steps % config.logging.sample_interval:
-        _log(logger, samples.record(run))
+        run.timed(lambda: _log(logger, samples.record(run)), "texts")
     if last_saved != run.counters.steps:
-        with run.timed("checkpoints"):
-            save(run)
-    _log(logger, {"kind": "end", "reason": reason, **counter_record(run), **spent_record(run)})
+        run.timed(partial(save, run), "checkpoints")
+    _log(logger, {"kind": "end", "reason": reason, **counter_record(run), **_spent(run)})
+
+
+def _collect_garbage(step: int) -> None:
+    if step % COLLECT_STEPS == 0:
+        gc.collect()
+
+
+def _spent(run: Run) -> dict[str, Any]:
+    """What this process's time went into beside steps, which is printed too.
+
+    Start-up is all from the command to the end of the first step, the first compilation among it.
+    """
+    seconds = time.monotonic() - STARTED
+    parts = {name: run.spent.get(name, 0.0) for name in ("start_up", "evaluation", "checkpoints")}
+    shares = ", ".join(f"{name} {part / seconds:.1%}" for name, part in parts.items())
+    run.say(f"{seconds:.0f} s in all: {shares}; {num_compilations()} pieces of code compiled")
+    return {
+        "process_seconds": seconds,
+        **{f"{name}_seconds": part for name, part in parts.items()},
+        "num_compilations": num_compilations(),
+    }
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

@@ -50,7 +50,6 @@ LEVELS = {
     "megatron.corpus_flags": 4,
     "megatron.engine_json": 4,
     "megatron.evaluation": 4,
-    "megatron.garbage": 4,
     "megatron.finetuning": 4,
     "megatron.migration": 4,
     "megatron.optimizer_param_scheduler": 4,

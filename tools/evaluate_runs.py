@@ -2,7 +2,8 @@
 
 python tools/evaluate_runs.py --checkpoints runs/gpt --output results/gpt [flags of tools/evaluate_gpt.py]
 
-Started again, it does what is missing or what a newer checkpoint made outdated. Several workers share the work.
+Started again, it does what is missing or what a newer checkpoint made outdated. Several such programs share the
+work, as the tasks of a SLURM array.
 """
 
 import argparse
@@ -14,10 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from megatron.command import STOPPED, run_command
 
+import torch
+
+from data_efficiency import files
 from megatron.arguments import command_parser, parse_run_config
 from megatron.evaluation.checkpoint_tokenizer import tokenizer_for
 from megatron.evaluation.local_tasks import LOCAL_TASKS, write_task_files
@@ -28,9 +33,11 @@ from megatron.evaluation.sweep import (
     find_checkpoints,
     rows_and_examples,
 )
+from megatron.study import Slot, make_slots, start_in_slot
 from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
 
 TOOLS = Path(__file__).resolve().parent
+POLL_SECONDS = 0.2
 
 
 def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -57,8 +64,13 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, lis
         )
     add("--num-fewshot", type=int, default=10, metavar="N", help="examples of --few-shot (10)")
     add("--num-processes", type=int, default=1, metavar="N", help="of each evaluation (1)")
-    add("--num-workers", type=int, default=1, metavar="N", help="programs that share the work")
-    add("--worker-id", type=int, default=0, metavar="N", help="which of them this is, from 0")
+    add(
+        "--parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="at once, on cores and GPUs in turn (1)",
+    )
     add("--dry-run", action="store_true", help="print the commands and do nothing")
     add("--table", action="store_true", help="print the table of what is finished and stop")
     add(
@@ -84,29 +96,47 @@ def command_of(one: Evaluation, arguments: argparse.Namespace, more: Sequence[st
     return [*words, *more]
 
 
-def evaluate_own(own: Sequence[Evaluation], commands: Sequence[Sequence[str]]) -> None:
-    """Run a worker's share; one that fails does not stop the others.
+def evaluate_missing(
+    found: Sequence[Evaluation], commands: Sequence[Sequence[str]], slots: Sequence[Slot]
+) -> None:
+    """Run what no other program has in hand; one that fails does not stop the others.
 
     Raises:
         ValueError: at the end, if one failed.
     """
-    start, failed = time.monotonic(), 0
-    for number, (one, command) in enumerate(zip(own, commands, strict=True)):
-        seconds = (time.monotonic() - start) * (len(own) - number) / max(1, number)
-        left = f" ({seconds:.0f} s left)" if number else ""
-        print(f"[{number + 1}/{len(own)}] {one.title}{left}", flush=True)
-        with subprocess.Popen(command) as process:
-            try:
-                code = process.wait()
-            except BaseException:
-                process.terminate()
-                raise
-        if code:
-            print(f"failed: {one.title}", file=sys.stderr)
-            failed += 1
+    start, failed, waiting = time.monotonic(), 0, list(zip(found, commands, strict=True))
+    running: dict[int, tuple[Evaluation, subprocess.Popen[bytes], ExitStack]] = {}
+    try:
+        while waiting or running:
+            for place in [n for n in range(len(slots)) if n not in running][: len(waiting)]:
+                one, command = waiting.pop(0)
+                claim = ExitStack()
+                try:
+                    claim.enter_context(files.file_lock(one.output.with_suffix(".lock")))
+                except BlockingIOError:
+                    print(f"another program has it: {one.title}", flush=True)
+                    continue
+                number = len(found) - len(waiting)
+                seconds = (time.monotonic() - start) * (len(waiting) + 1) / max(1, number - 1)
+                left = f" ({seconds:.0f} s left)" if number > 1 else ""
+                print(f"[{number}/{len(found)}] {one.title}{left}", flush=True)
+                running[place] = one, start_in_slot(command, slots[place]), claim
+            time.sleep(POLL_SECONDS)
+            for place, (one, process, claim) in [*running.items()]:
+                if process.poll() is not None:
+                    del running[place]
+                    claim.close()
+                    if process.returncode:
+                        print(f"failed: {one.title}", file=sys.stderr)
+                        failed += 1
+    finally:
+        for _, process, claim in running.values():
+            process.terminate()
+            process.wait()
+            claim.close()
     if failed:
         raise ValueError(
-            f"{failed} of {len(own)} did not end well; the same command does them again"
+            f"{failed} of {len(found)} did not end well; the same command does them again"
         )
 
 
@@ -161,18 +191,34 @@ def evaluate_all(arguments: argparse.Namespace, more: Sequence[str]) -> None:
         return
     checkpoints = find_checkpoints(arguments.checkpoints, latest=arguments.latest)
     found = evaluations(checkpoints, arguments.output, rows)
-    count, worker = arguments.num_workers, arguments.worker_id
-    if not 0 <= worker < count:
-        raise ValueError(f"--worker-id is {worker}: must be 0 to --num-workers - 1")
-    if not arguments.table:
-        own = found[worker::count]
-        commands = [command_of(one, arguments, more) for one in own]
-        if arguments.dry_run:
-            print("".join(shlex.join(command) + "\n" for command in commands), end="")
-        else:
-            evaluate_own(own, commands)
-    if arguments.table or count == 1:
+    if arguments.table:
         write_table(arguments.output, found, dry_run=arguments.dry_run)
+        return
+    commands = [command_of(one, arguments, more) for one in found]
+    if arguments.dry_run:
+        print("".join(shlex.join(command) + "\n" for command in commands), end="")
+    else:
+        evaluate_missing(found, commands, slots_of(arguments.parallel, arguments.num_processes))
+    missing = sum(not one.output.is_file() for one in found)
+    if arguments.dry_run or not missing:
+        write_table(arguments.output, found, dry_run=arguments.dry_run)
+    else:
+        print(f"{missing} are in the hands of other programs: the table is theirs, or --table's")
+
+
+def slots_of(parallel: int, num_processes: int) -> list[Slot]:
+    """Room for so many evaluations; one alone has the whole machine.
+
+    Raises:
+        ValueError: if each of several is to have several processes.
+    """
+    if parallel == 1:
+        return [Slot(cores=())]
+    if num_processes > 1:
+        raise ValueError(
+            f"--parallel is {parallel}: must be 1 with --num-processes {num_processes}"
+        )
+    return make_slots(parallel, num_devices=torch.cuda.device_count())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

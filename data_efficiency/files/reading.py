@@ -29,9 +29,19 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
 def parse_json(text: str | bytes, where: object) -> Any:
     """The content of a JSON text; a ValueError names `where` it stands."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not valid JSON ({error})") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys: ValueError for one that comes twice, of which only the last would count."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} comes twice")
+    return found
 
 
 def read_json_file(path: str | os.PathLike[str]) -> Any:

@@ -7,7 +7,6 @@
 #   AFTER=                 SLURM: the job to wait for
 #   NUM_WORKERS=1          SLURM: tasks of an array
 #   NUM_PROCESSES=1        of each analysis
-#   DEVICES="0 1"          here: GPUs as CUDA_VISIBLE_DEVICES counts them, or cpu, each with a part of a sweep
 #   EVALUATE_FLAGS="..."   SLURM: flags of sbatch for the parts of a sweep alone, such as --gpus=1
 #   PYTHON=python          interpreter; one that every node has
 #   DRY_RUN=1              print the commands, as a script that bash can run, and do nothing
@@ -88,34 +87,19 @@ run() {
     if [[ -z "$DRY_RUN" ]]; then "$@"; else printf '%q ' "$@" && echo; fi
 }
 
-# sweep NAME TOOL FLAG...: a tool whose work programs share by --num-workers, on DEVICES or as an array; its table
+# sweep NAME TOOL FLAG...: a tool whose programs share its work: one here, or an array, and then its table
 sweep() {
-    local name="$1" i places more part processes=() failed=0 command
+    local name="$1" command more
     command=(env "PYTHONPATH=$PYTHONPATH" "$PYTHON" "$REPOSITORY/tools/$2" "${@:3}")
-    read -r -a places <<<"${DEVICES:-}"
-    read -r -a more <<<"${EVALUATE_FLAGS:-}"
-    if [[ "$LAUNCHER" == slurm ]]; then
-        LOGS="${LOGS:-$(value_of --output "$@")/logs}"
-        submit "$name" "exec $(printf '%q ' "${command[@]}" --num-workers "$NUM_WORKERS") --worker-id \"\$SLURM_ARRAY_TASK_ID\"" \
-            "--array=0-$((NUM_WORKERS - 1))" ${more[@]+"${more[@]}"}
-        submit table "exec $(printf '%q ' "${command[@]}" --table)"
+    if [[ "$LAUNCHER" != slurm ]]; then
+        if [[ -z "$DRY_RUN" ]]; then exec "${command[@]}"; fi
+        run "${command[@]}"
         return
-    elif [[ ${#places[@]} == 0 ]]; then
-        places=("${CUDA_VISIBLE_DEVICES-all}")
     fi
-    source "$REPOSITORY/examples_deepspeed/cpu_environment.sh"
-    # What runs in the background does not hear of an interrupt by itself.
-    trap 'kill "${processes[@]}" 2>/dev/null; echo "Stopped; the same command goes on from here." >&2; exit 130' INT TERM
-    for i in "${!places[@]}"; do
-        case "${places[i]}" in all) unset CUDA_VISIBLE_DEVICES ;; *) export CUDA_VISIBLE_DEVICES="${places[i]#cpu}" ;; esac
-        part=("${command[@]}" --num-workers "${#places[@]}" --worker-id "$i")
-        if [[ -n "$DRY_RUN" ]]; then run "${part[@]}" && continue; fi
-        "${part[@]}" &
-        processes+=($!)
-    done
-    for i in ${processes[@]+"${processes[@]}"}; do wait "$i" || failed=1; done
-    if ((failed)); then fail "not all ended well; the same command does what is missing"; fi
-    if ((${#places[@]} > 1)); then run "${command[@]}" --table; fi
+    read -r -a more <<<"${EVALUATE_FLAGS:-}"
+    LOGS="${LOGS:-$(value_of --output "$@")/logs}"
+    submit "$name" "exec $(printf '%q ' "${command[@]}")" "--array=0-$((NUM_WORKERS - 1))" ${more[@]+"${more[@]}"}
+    submit table "exec $(printf '%q ' "${command[@]}" --table)"
 }
 
 # analyze FLAG...: the map step of a metric, before it the token frequencies that rarity needs and are not there;

@@ -11,7 +11,10 @@ from typing import Any
 import torch
 
 _ROOT = Path(__file__).resolve().parents[2]
-_SOURCES = ("data_efficiency", "megatron", "pretrain_gpt.py", "pretrain_bert.py")
+_SOURCES = (
+    *("data_efficiency", "megatron", "examples_deepspeed"),
+    *("pretrain_gpt.py", "pretrain_bert.py", "tools/finetune_bert.py"),
+)
 _PACKAGES = ("data-efficiency", "torch", "numpy", "safetensors", "tokenizers")
 
 

@@ -97,7 +97,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         FileNotFoundError: if there is none.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         json.dumps(content)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None

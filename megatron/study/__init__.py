@@ -15,13 +15,14 @@ from megatron.study.results import RunResult, read_arm
 from megatron.study.slurm import requeue_this_task, submit_study
 from megatron.study.stages import is_prepared, prepare_shared
 from megatron.study.study_file import Study, read_study
-from megatron.study.work import Queue, make_slots
+from megatron.study.work import Queue, Slot, make_slots, start_in_slot
 
 __all__ = [
     "Comparison",
     "Job",
     "Queue",
     "RunResult",
+    "Slot",
     "Study",
     "format_costs",
     "is_prepared",
@@ -33,6 +34,7 @@ __all__ = [
     "read_study",
     "requeue_this_task",
     "seeds_advice",
+    "start_in_slot",
     "submit_study",
     "undeclared_differences",
     "write_pages",

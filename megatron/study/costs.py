@@ -103,7 +103,8 @@ def format_costs(costs: Sequence[ArmCost], parallel: int) -> str:
         seconds = sum(cost.num_left * (cost.seconds or 0) for cost in costs) / parallel
         lines.append(f"About {format_seconds(seconds)} with {parallel} at once.")
     else:
-        lines.append("Time: give --flops-per-second, or let one run finish.")
+        known = all(cost.flops for cost in costs)
+        lines.append(f"Time: {'give --flops-per-second, or ' if known else ''}let one run finish.")
     return "\n".join(lines)
 
 

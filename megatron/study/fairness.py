@@ -2,8 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+from megatron.engine_json import merged
 from megatron.study.results import RunResult
 from megatron.study.study_file import Settings
 
@@ -25,6 +27,7 @@ def hidden_differences(
     expected: Mapping[Key, Settings],
     baseline: str,
     may_differ: Mapping[str, Sequence[str]],
+    defaults: Mapping[Key, Settings] = MappingProxyType({}),
 ) -> dict[str, list[str]]:
     """Arm -> a sentence for each field in which its runs are not what the study file says.
 
@@ -34,10 +37,12 @@ def hidden_differences(
     Args:
         expected: the settings of every run, by groups.
         may_differ: arm -> further fields (beginnings of dotted names) in which it may differ.
+        defaults: what a setting is that a run does not name: it is older than the setting.
     """
     found: dict[str, list[str]] = defaultdict(list)
     for one in results:
-        found[one.arm] += unlike(expected[one.arm, one.seed, one.budget], one)
+        key = (one.arm, one.seed, one.budget)
+        found[one.arm] += unlike(expected[key], one, defaults.get(key, {}))
     for pair, one in _pairs(results, baseline):
         own, base = (expected[each.arm, each.seed, each.budget] for each in (one, pair))
         follow = [fact for group, fact in FOLLOWS.items() if own.get(group) != base.get(group)]
@@ -52,11 +57,15 @@ def hidden_differences(
     return {arm: sorted({*sentences}) for arm, sentences in found.items() if sentences}
 
 
-def unlike(expected: Settings, result: RunResult) -> list[str]:
-    """A sentence for each setting of a run that is not what the study file says."""
+def unlike(expected: Settings, result: RunResult, defaults: Settings) -> list[str]:
+    """A sentence for each setting of a run that is not what the study file says.
+
+    Args:
+        defaults: of settings that the run does not name.
+    """
     return _sentences(
         {"settings": expected},
-        {"settings": result.facts["settings"]},
+        {"settings": merged(defaults, result.facts["settings"])},
         FREE,
         "the study's",
         unset_is_free=True,

@@ -10,12 +10,12 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from data_efficiency import files
+from data_efficiency import differing_leaves, files
 from megatron.arguments import run_config_from
 from megatron.config import RUN_KINDS, AnyRunConfig
 from megatron.recipes import SHIPPED, Layer, layer_of, read_run_file, write_run_file
@@ -71,6 +71,17 @@ class Job:
         """All settings, by groups."""
         return asdict(self.config)
 
+    @property
+    def defaults(self) -> dict[str, dict[str, Any]]:
+        """What settings are that nobody gives, by groups."""
+        return {
+            group.name: {
+                one.name: one.default for one in fields(settings) if one.default is not MISSING
+            }
+            for group in fields(self.config)
+            if is_dataclass(settings := getattr(self.config, group.name))
+        }
+
     @cached_property
     def run_file(self) -> str:
         """The text of its run file."""
@@ -78,8 +89,10 @@ class Job:
 
     @property
     def checksum(self) -> str:
-        """Of the run file, and of what it trains on."""
-        return hashlib.sha256(f"{self.run_file}{self.shared}".encode()).hexdigest()[:16]
+        """Of the settings that were given, whatever their order, and of what the run trains on."""
+        given = [*differing_leaves(self.defaults, self.settings)]
+        text = json.dumps([given, self.shared])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def record(self) -> dict[str, Any]:
         """What the queue wrote last: state, run file's checksum, attempts, seconds, exit code."""
@@ -200,7 +213,7 @@ def _kept_of(job: Job, kept: Mapping[Any, RunResult]) -> RunResult | None:
     found = kept.get((job.case, *job.key))
     if found is None or job.measure not in (None, found.measure.name):
         return None
-    return None if unlike(job.settings, found) else found
+    return None if unlike(job.settings, found, job.defaults) else found
 
 
 def base_of(study: Study) -> Layer:

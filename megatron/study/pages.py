@@ -86,12 +86,14 @@ def _write_case(study: Study, jobs: Sequence[Job], folder: Path, title: str) -> 
         question=study.question,
         arms=list(study.arms),
         baseline=study.baseline,
+        beside=study.beside,
         changes={name: changes(job.settings, base) for name, job in sorted(first.items())},
         refused=hidden_differences(
             results,
             {job.key: job.settings for job in jobs},
             study.baseline,
             {name: arm.may_differ for name, arm in study.arms.items()},
+            {job.key: job.defaults for job in jobs},
         ),
     )
     if study.results_folder is not None:

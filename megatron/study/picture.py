@@ -183,7 +183,7 @@ def _draw_pacing(axes: "Axes", arms: Arms, styles: Styles, name: str) -> None:
 
 def _draw_differences(axes: "Axes", report: Report, styles: Styles) -> None:
     """A line for each comparison: where the difference to the baseline lies."""
-    rows = report["comparisons"]
+    rows = [one for one in report["comparisons"] if one["beside"] == report["baseline"]]
     for place, one in enumerate(rows):
         found = Estimate(**one["difference"])
         colour = styles[one["arm"]]["color"]

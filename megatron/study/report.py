@@ -27,6 +27,8 @@ class Comparison:
     arms: Sequence[str]
     """Names, in the order of the page."""
     baseline: str
+    beside: Sequence[str] = ()
+    """Further arms that the others are set against."""
     question: str = ""
     changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Arm -> what it changes, a text each."""
@@ -45,8 +47,8 @@ def make_report(
 
     Returns:
         JSON data: `rows` (for each arm and budget: values and costs as estimates), `comparisons` (for each
-        the difference paired by seed, its verdict, cost ratios, saving factors), `refused`, `changes`,
-        `runs`, `notes`.
+        arm beside the baseline and each of `beside`: the difference paired by seed, its verdict, cost ratios,
+        saving factors), `refused`, `changes`, `runs`, `notes`.
 
     Raises:
         ValueError: if the runs are not judged by one measure.
@@ -60,19 +62,20 @@ def make_report(
         groups[one.arm, one.budget][one.seed] = one
     order = sorted(groups, key=lambda key: (-key[1], comparison.arms.index(key[0])))
     rows = [_row(arm, budget, groups[arm, budget]) for arm, budget in order]
-    base = comparison.baseline
     comparisons = [
         _compared(groups, base, arm, budget)
+        for base in (comparison.baseline, *comparison.beside)
         for arm, budget in order
-        if arm != base
+        if arm not in (base, comparison.baseline)
         and not {arm, base} & {*comparison.refused}
         and {*groups[arm, budget]} & {*groups.get((base, budget), {})}
     ]
     return {
         **asdict(comparison),
+        "beside": [*comparison.beside],
         "level": LEVEL,
         "measure": None if not results else asdict(results[0].measure),
-        "size": _size(groups, base),
+        "size": _size(groups, comparison.baseline),
         "rows": rows,
         "comparisons": comparisons,
         "runs": list(runs),
@@ -106,7 +109,7 @@ def _in_common(results: Sequence[RunResult]) -> list[str]:
 
 
 def _compared(groups: Groups, base_arm: str, arm: str, budget: float) -> dict[str, Any]:
-    """An arm beside the baseline at one budget, over the seeds that both have."""
+    """An arm beside another at one budget, over the seeds that both have."""
     own, base = groups[arm, budget], groups[base_arm, budget]
     seeds = sorted({*own} & {*base})
     difference = estimate([own[seed].value - base[seed].value for seed in seeds])
@@ -119,6 +122,7 @@ def _compared(groups: Groups, base_arm: str, arm: str, budget: float) -> dict[st
     ]
     return {
         "arm": arm,
+        "beside": base_arm,
         "budget": budget,
         "seeds": seeds,
         "difference": asdict(difference),
@@ -243,16 +247,24 @@ def _row_table(report: Report) -> list[str]:
 
 
 def _comparison_table(report: Report) -> list[str]:
-    comparisons = report["comparisons"]
-    if not comparisons:
+    if not report["comparisons"]:
         return ["No arm can be compared with the baseline yet."]
+    lines: list[str] = []
+    for base in (report["baseline"], *report["beside"]):
+        comparisons = [one for one in report["comparisons"] if one["beside"] == base]
+        if comparisons:
+            lines += ["", *_tables_beside(base, comparisons, report["level"])]
+    return lines[1:]
+
+
+def _tables_beside(base: str, comparisons: Sequence[Mapping[str, Any]], level: float) -> list[str]:
+    """Differences to one arm, and saving factors by its budgets."""
     axes = [axis for axis in AXES if any(axis in one["cost_ratios"] for one in comparisons)]
     saves = any(
         isinstance(each, dict) for one in comparisons for each in one["saving_factors"].values()
     )
     lines = [
-        f"Beside {report['baseline']}, paired by seed, with {100 * report['level']:.0f} % intervals; costs "
-        "as parts of its own.",
+        f"Beside {base}, paired by seed, with {100 * level:.0f} % intervals; costs as parts of its own.",
         "",
         *_table_head(["arm", "budget", "difference", "verdict", *(AXES[axis] for axis in axes)]),
     ]
@@ -268,8 +280,8 @@ def _comparison_table(report: Report) -> list[str]:
     if saves:
         lines += [
             "",
-            "Saving factors: 1.3 says that the baseline needs 1.3 times the arm's cost for the arm's "
-            "result, from the baseline's own budgets.",
+            f"Saving factors: 1.3 says that {base} needs 1.3 times the arm's cost for the arm's result, from "
+            "its own budgets.",
             "",
             *_table_head(["arm", "budget", *(AXES[axis] for axis in axes)]),
         ]

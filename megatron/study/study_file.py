@@ -93,6 +93,8 @@ class Study:
     budgets: Sequence[float] = (1.0,)
     """Of the baseline, as shares of the base's budget; the other arms have 1 alone if they name none."""
     baseline: str = "baseline"
+    beside: Sequence[str] = ()
+    """Further arms that all others are set against, as the baseline: controls."""
     scaled: Sequence[str] = RUN_AMOUNTS
     """Keys that a budget scales."""
     results: str | None = None
@@ -245,6 +247,8 @@ def _check(study: Study) -> None:
             f"{place}: baseline is {study.baseline!r}: must be one of the arms, which are "
             f"{', '.join(study.arms) or 'none'}"
         )
+    for name in study.beside:
+        refuse_unknown(name, list(study.arms), f"{place}: [study] beside")
     for arm in study.arms.values():
         for key, values in (("seeds", study.seeds_of(arm)), ("budgets", arm.budgets)):
             if not values or len({*values}) != len(values):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from data_efficiency import files
 from megatron.config import RUN_KINDS
@@ -35,7 +35,7 @@ class Slot:
     """Room for one run at a time."""
 
     cores: Sequence[int]
-    """Processor cores that it alone has."""
+    """Processor cores that it alone has; none: it shares all."""
     device: str | None = None
     """Number of a GPU, which several slots may share."""
 
@@ -59,6 +59,37 @@ def make_slots(parallel: int, *, num_devices: int = 0) -> list[Slot]:
         )
         for number in range(parallel)
     ]
+
+
+def start_in_slot(
+    command: Sequence[str], slot: Slot, output: IO[bytes] | None = None
+) -> "subprocess.Popen[bytes]":
+    """A process with the slot's cores, as many threads, and its GPU; SIGTERM reaches it if this process ends.
+
+    Args:
+        output: where it prints to; None: where this process does.
+    """
+    environment = child_environment(on_gpu=slot.device is not None)
+    if slot.cores:
+        environment["OMP_NUM_THREADS"] = str(len(slot.cores))
+    if slot.device is not None:
+        # Devices are counted among those that this process sees.
+        seen = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+        environment["CUDA_VISIBLE_DEVICES"] = seen[int(slot.device)] if seen else slot.device
+
+    def pin() -> None:
+        if slot.cores:
+            os.sched_setaffinity(0, slot.cores)
+        _end_with_parent()
+
+    return subprocess.Popen(
+        command,
+        stdout=output,
+        stderr=None if output is None else subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,  # a Ctrl-C reaches the runs through this process, once
+        preexec_fn=pin,
+    )
 
 
 @dataclass
@@ -155,30 +186,10 @@ class Queue:
         return self._study.output / "claims" / f"{job.name_in(self._study.output)}{CLAIM}"
 
     def _spawn(self, job: Job, slot: Slot) -> "subprocess.Popen[bytes]":
-        environment = child_environment(on_gpu=slot.device is not None)
-        environment["OMP_NUM_THREADS"] = str(max(1, len(slot.cores)))
-        if slot.device is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = slot.device
-        output = (job.folder / OUTPUT_FILE).open("ab")
         script = self._study.program or RUN_KINDS[job.config.architecture].script
-
-        def pin() -> None:
-            if slot.cores:
-                os.sched_setaffinity(0, slot.cores)
-            _end_with_parent()
-
-        with output:
-            return subprocess.Popen(
-                [
-                    *(sys.executable, str(ROOT / script)),
-                    *("--config", str(job.folder / RUN_FILE)),
-                ],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # a Ctrl-C reaches the runs through this process, once
-                preexec_fn=pin,
-            )
+        command = [sys.executable, str(ROOT / script), "--config", str(job.folder / RUN_FILE)]
+        with (job.folder / OUTPUT_FILE).open("ab") as output:
+            return start_in_slot(command, slot, output)
 
     def _reap(self) -> None:
         """Note how the runs that have ended did."""

@@ -78,6 +78,7 @@ def tool_parser():
     parser.add_argument("--seq-length", type=int)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--share", type=float)
+    parser.add_argument("--by-length", action="store_true")
     parser.add_argument("--prompt")
     inner = parser.add_subparsers().add_parser("run")
     inner.add_argument("--save")

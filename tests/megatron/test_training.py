@@ -1,5 +1,7 @@
+import gc
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from megatron import training
 from megatron.model.compilation import compile_model
 from megatron.training import make_optimizer
 from tests.megatron.tiny_pretraining import SEQ_LENGTH, flags_of, make_run, settings, write_corpus
+
+RECORD = {"kind": "train", "step": 1, "loss": 1.0, "learning_rate": 0.1, "sequence_length": 16}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,20 @@ def test_the_end_says_what_the_time_went_into(prefix, tmp_path, capsys):
     assert sum(parts) < end["process_seconds"]
     assert end["seconds"] > 0 == end["num_compilations"]
     assert f"evaluation {parts[1] / end['process_seconds']:.1%}, check" in capsys.readouterr().out
+
+
+def test_garbage_is_collected_between_steps_alone(prefix, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "COLLECT_STEPS", 2)
+    seen, collected = [], []
+    own = {name: getattr(gc, name) for name in ("freeze", "unfreeze", "disable", "enable")}
+    own["collect"] = lambda: collected.append(None)
+    monkeypatch.setattr(training, "gc", SimpleNamespace(**own))
+    monkeypatch.setattr(training, "step_record", lambda *_: seen.append(gc.isenabled()) or RECORD)
+    flags = ("--log-interval", "1", "--no-evaluate", "--save", str(tmp_path / "run"))
+    assert pretrain_gpt.main(flags_of(prefix, *flags)) == 0
+    assert seen == [False] * 6
+    assert len(collected) == 1 + 3
+    assert gc.isenabled()
 
 
 def length_curriculum(path, step):

@@ -88,8 +88,8 @@ def test_the_line_of_the_readme_ends_with_the_tasks_and_their_table(slurm, folde
     """Analysis, an array of two seeds on two nodes each, validation, tasks and table."""
     before = slurm.wait_for_jobs().keys()
     (folder / "tokens").mkdir()
-    for end in ("bin", "idx"):
-        shutil.copy(folder / f"corpus.{end}", folder / f"tokens/my_text_document.{end}")
+    for file in folder.glob("corpus.*"):
+        shutil.copy(file, folder / "tokens" / file.name.replace("corpus", "my_text_document"))
     make_tokenizer().save(folder / "tokens" / "tokenizer.json")
     write_task_data(folder / "tasks")
     settings = {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
@@ -194,7 +194,9 @@ def test_an_array_of_seeds(slurm, folder):
 
 
 def test_a_task_that_is_stopped_requeues_itself_alone(slurm, folder):
-    settings = {"SEEDS": "5,6", "PRETRAIN_FLAGS": "--nodes=1 --ntasks-per-node=1"}
+    """Its sibling has finished on the one node that both may have, and stays so."""
+    alone = "--nodes=1 --ntasks-per-node=1 --nodelist=n0 --exclusive"
+    settings = {"SEEDS": "5,6", "PRETRAIN_FLAGS": alone}
     flags = ("--train-tokens", "80000", "--save-interval", "100000")
     printed = submit(slurm, folder, "two/seed_{seed}", *flags, **settings)
     job, log = job_number(printed, "pretrain"), folder / "two" / "seed_6" / "log.jsonl"
@@ -202,6 +204,9 @@ def test_a_task_that_is_stopped_requeues_itself_alone(slurm, folder):
     while not log.exists() or log.read_text().count('"kind": "train"') < 50:
         assert time.monotonic() < deadline, output(folder / "two")
         time.sleep(0.1)
+    sibling = folder / "two" / "seed_5" / "log.jsonl"
+    finished = sibling.read_bytes()
+    assert log_lines(sibling.parent)[-1]["kind"] == "end"
     slurm.output_of("scancel", "--signal=USR1", f"{job}_1")
     jobs = slurm.wait_for_jobs(WAIT_SECONDS)
     restarts = {
@@ -210,4 +215,6 @@ def test_a_task_that_is_stopped_requeues_itself_alone(slurm, folder):
         if each.get("ArrayJobId") == job
     }
     assert restarts == {"0": "0", "1": "1"}, output(folder / "two")
+    # What follows is the validation behind the array.
+    assert sibling.read_bytes().startswith(finished[: finished.rindex(b'{"kind": "end"')])
     assert "--train-tokens" in log_lines(folder / "two" / "seed_6")[-1]["reason"]

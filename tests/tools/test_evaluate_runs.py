@@ -1,9 +1,12 @@
 """Evaluations of all checkpoints of a folder: the commands, a real run, what is done again."""
 
 import shlex
+import sys
 
 import pytest
 
+from data_efficiency import files
+from megatron.study import start_in_slot
 from tests.megatron.evaluation.task_data import write_task_data
 from tests.megatron.small_models import GPT2, make_gpt, make_tokenizer, save_run
 from tools import evaluate_gpt, evaluate_runs, gather_results
@@ -51,13 +54,6 @@ def test_a_dry_run_prints_what_would_run(evaluate, folder, capsys):
     wanted = gather_results.parse_arguments(words[words.index("--run") :])
     assert wanted.run == ["one=results/one", "two=results/two/seed_1", "two=results/two/seed_2"]
     assert target == "results/table.md"
-    shares = []
-    for worker in ("0", "1"):
-        assert evaluate(*flags, "--num-workers", "2", "--worker-id", worker) == 0
-        share, tables = printed(capsys)
-        assert not tables
-        shares += [str(one.output) for one in share]
-    assert sorted(shares) == sorted(str(one.output) for one in parsed)
     assert evaluate(*flags, "--num-processes", "2") == 0
     assert "-m torch.distributed.run --standalone --nproc_per_node=2" in capsys.readouterr().out
     assert not (folder / "results").exists()
@@ -99,10 +95,55 @@ def test_one_that_fails_does_not_stop_the_others(evaluate, folder, capfd):
     [
         (["--checkpoints", "data"], "--checkpoints is data: no run and no checkpoint in it"),
         (["--zero-shot", "none", "--few-shot", "none"], "are none: nothing to evaluate"),
-        (["--worker-id", "1"], "--worker-id is 1: must be 0 to --num-workers - 1"),
+        (["--parallel", "2", "--num-processes", "2"], "--parallel is 2: must be 1 with --num-proc"),
     ],
 )
 def test_bad_flags_are_one_line(folder, monkeypatch, refused, flags, message):
     monkeypatch.chdir(folder)
     places = ["--checkpoints", "runs", "--data-folder", "data", "--output", "r"]
     assert message in refused(evaluate_runs.main, [*places, *flags])
+
+
+def fake(folder, monkeypatch, seconds):
+    """Evaluations that take some seconds and write an empty file."""
+
+    def command_of(one, *_):
+        code = f"import sys, time; time.sleep({seconds}); open(sys.argv[1], 'w').write('x')"
+        return [sys.executable, "-c", code, str(one.output)]
+
+    monkeypatch.setattr(evaluate_runs, "command_of", command_of)
+    monkeypatch.setattr(evaluate_runs, "write_table", lambda *_, **__: print("the table"))
+    monkeypatch.chdir(folder)
+
+
+def test_programs_share_the_work_and_the_last_one_has_the_table(folder, monkeypatch, capsys):
+    fake(folder, monkeypatch, 0.3)
+    flags = ["--checkpoints", "runs", "--zero-shot", "a b", "--few-shot", "none", "--output", "two"]
+    with files.file_lock(folder / "two/two/seed_2/0shot/b.lock"):
+        assert evaluate_runs.main([*flags, "--parallel", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "another program has it: two/seed_2, 0 examples: b" in said
+    assert "1 are in the hands of other programs" in said
+    assert "the table\n" not in said
+    assert evaluate_runs.main(flags) == 0
+    assert "the table" in capsys.readouterr().out
+    assert len([*(folder / "two").rglob("*shot/[ab].json")]) == 6
+
+
+def test_a_stop_ends_what_runs(folder, monkeypatch, capsys):
+    fake(folder, monkeypatch, 60)
+    started = []
+
+    def start(*arguments):
+        started.append(start_in_slot(*arguments))
+        return started[-1]
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate_runs, "start_in_slot", start)
+    monkeypatch.setattr(evaluate_runs.time, "sleep", interrupted)
+    flags = ["--checkpoints", "runs", "--zero-shot", "a b", "--few-shot", "none", "--output", "cut"]
+    assert evaluate_runs.main([*flags, "--parallel", "2"]) == 130
+    assert [process.returncode for process in started] == [-15, -15]
+    assert "nothing half-written is left" in capsys.readouterr().err

@@ -13,6 +13,10 @@ from data_efficiency.files import read_json_object, reading
         (b"9" * 5000, r"a\.json is not valid JSON \(Exceeds the limit"),
         (b"\xff\xfe\xff", r"a\.json is not valid JSON \('utf-16-le' codec"),
         (b"", r"a\.json is not valid JSON \(Expecting value"),
+        (
+            b'{"a": {"seed": 1, "b": 2, "seed": 3}}',
+            r"a\.json is not valid JSON \(the key 'seed' comes",
+        ),
         (b"[1]", r"a\.json must hold a JSON object, not list"),
     ],
 )

@@ -140,6 +140,8 @@ UNTOLD = [
     ({"input_ids": IDS, "attention_mask": torch.ones(B, 1, 4, S)}, "'attention_mask' may", {"input_ids": 1}),
     ({"input_ids": IDS, "decoder_input_ids": IDS}, "sequence of its own", {"input_ids": 1}),
     ({"input_ids": IDS, "cu_seq_lens_q": torch.arange(4)}, "sequence of its own", None),
+    ({"input_ids": IDS, "lengths": ONES[:, 0]}, "'lengths' counts positions", {"input_ids": 1}),
+    ({"input_ids": IDS, "mc_token_ids": ONES[:, :2]}, "'mc_token_ids' counts", {"input_ids": 1}),
     ({"a": {"input_ids": IDS}, "b": {"input_ids": ONES[:, :4]}}, "different shapes", {"a.input_ids": 1}),
     ({"input_ids": IDS, "mask": torch.ones(B, S, S)}, "'mask' may have", {"input_ids": 1, "mask": [1, 2]}),
 ]  # fmt: skip

@@ -63,15 +63,6 @@ def test_goes_on_where_the_last_checkpoint_was_written(tmp_path):
     assert other.counters == whole.counters
 
 
-def test_seconds_go_on(tmp_path):
-    saved = saved_in(tmp_path)
-    saved._began -= 100
-    train(make_engine(0), saved, 2)
-    again = saved_in(tmp_path)
-    again.resume(make_engine(0))
-    assert 100 <= again.seconds < 110
-
-
 def test_a_run_of_other_settings_keeps_its_weights(tmp_path):
     train(make_engine(0), saved_in(tmp_path, seed=1), 2)
     engine = make_engine(1)

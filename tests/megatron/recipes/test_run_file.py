@@ -6,7 +6,7 @@ import pytest
 from data_efficiency import ConfigError, load_config
 from megatron.arguments import parse_run_config
 from megatron.engine_json import engine_json
-from megatron.recipes import SHIPPED, write_run_file
+from megatron.recipes import SHIPPED, read_toml, write_run_file
 from megatron.training import with_batch_size
 from tests.megatron.recipes.recipe_files import BASE, RUN, read, write_run
 
@@ -163,3 +163,8 @@ def test_a_model_needs_a_run_file_of_its_architecture():
         parse_run_config("", ["--model", "gpt_125m"])
     with pytest.raises(ConfigError, match="files of a gpt and of a bert are mixed"):
         read("gpt_ltd_300b", "--model", "bert_110m")
+
+
+def test_a_mark_that_editors_put_before_a_file_is_no_part_of_it(tmp_path):
+    (tmp_path / "a.toml").write_text("\ufeff[training]\r\nlr = 1\r\n", encoding="utf-8")
+    assert read_toml(tmp_path / "a.toml") == {"training": {"lr": 1}}

@@ -74,6 +74,7 @@ def report_of(study, results, runs=None):
         title=study.title,
         arms=list(study.arms),
         baseline=study.baseline,
+        beside=study.beside,
         refused=hidden_differences(results, expected, study.baseline, {}),
     )
     return make_report(comparison, results, listed(results) if runs is None else runs)

@@ -66,6 +66,17 @@ def test_what_the_queue_writes_counts_until_the_settings_change(tmp_path):
     assert job.set_up(tmp_path / "runs").name == "fast_seed2_2"
 
 
+def test_a_setting_that_is_only_named_makes_no_other_run(tmp_path):
+    """Nor the order of tables and keys, nor a new setting with a default."""
+    job = jobs_of(a_study(tmp_path))[-1]
+    named = STUDY + "adam_eps = 1e-8\n"
+    assert jobs_of(a_study(tmp_path, named))[-1].checksum == job.checksum
+    other = STUDY + "adam_eps = 1e-7\n"
+    assert jobs_of(a_study(tmp_path, other))[-1].checksum != job.checksum
+    section = STUDY + "[arms.fast.engine]\nsteps_per_print = 3\n"
+    assert jobs_of(a_study(tmp_path, section))[-1].checksum != job.checksum
+
+
 def test_results_kept_beside_the_study_are_finished_runs(tmp_path):
     text = STUDY.replace("[study]", '[study]\nresults = "kept"', 1)
     jobs = jobs_of(a_study(tmp_path, text))
@@ -81,6 +92,12 @@ def test_results_kept_beside_the_study_are_finished_runs(tmp_path):
     assert [(job.state, job.result().value) for job in others] == [("finished", 4.0)] * 3
     changed = jobs_of(a_study(tmp_path, text.replace("2e-3", "3e-3")))
     assert [job.state for job in changed] == ["waiting", "waiting", "finished", "waiting"]
+    # A run that does not name a setting is older than it, and had its default.
+    for one in kept:
+        del one.facts["settings"]["training"]["adam_eps"]
+    (tmp_path / "kept" / "results.jsonl").write_text(results_as_json(kept))
+    assert jobs_of(a_study(tmp_path, text))[-1].state == "finished"
+    assert jobs_of(a_study(tmp_path, text + "adam_eps = 1e-7\n"))[-1].state == "waiting"
 
 
 @pytest.mark.parametrize(

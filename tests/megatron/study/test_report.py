@@ -98,6 +98,21 @@ def test_every_run_that_was_started_is_listed():
     assert "Arm renamed has no finished run." in text
 
 
+def test_controls_are_set_beside_the_others_too():
+    study = a_study(ARMS, beside=("renamed",))
+    results = drawn(study, rng_of(3), {"baseline": 0.0, "renamed": -0.5, "curriculum": -0.2})
+    report = report_of(study, results)
+    pairs = {(one["arm"], one["beside"]): one["verdict"] for one in report["comparisons"]}
+    assert pairs == {
+        ("renamed", "baseline"): "better",
+        ("curriculum", "baseline"): "better",
+        ("curriculum", "renamed"): "worse",
+    }
+    text = format_report(report)
+    assert "Beside baseline, paired" in text
+    assert "Beside renamed, paired" in text
+
+
 def test_operations_spent_on_scores_count():
     study = a_study(ARMS)
     base = [a_result("baseline", seed, 4.0) for seed in (1, 2)]

@@ -1,10 +1,11 @@
 """The slots; the queue itself is tested with real processes in tests/tools/test_study.py."""
 
 import os
+import sys
 
 import pytest
 
-from megatron.study.work import make_slots
+from megatron.study.work import Slot, make_slots, start_in_slot
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
@@ -27,3 +28,25 @@ def test_gpus_are_taken_in_turn():
 def test_runs_that_would_starve_are_refused(parallel):
     with pytest.raises(ValueError, match=f"--parallel is {parallel}: must be 1 to"):
         make_slots(parallel)
+
+
+def printed_by(slot, tmp_path):
+    """Number of cores, threads and devices that a process in a slot has."""
+    code = "import os; e = os.environ.get; print(len(os.sched_getaffinity(0)), "
+    code += "e('OMP_NUM_THREADS'), e('CUDA_VISIBLE_DEVICES'))"
+    with (tmp_path / "printed").open("wb") as output:
+        assert start_in_slot([sys.executable, "-c", code], slot, output).wait(timeout=60) == 0
+    return (tmp_path / "printed").read_text().split()
+
+
+@pytest.mark.skipif(not CORES, reason="this system does not pin processes")
+def test_a_process_has_its_slots_cores_and_one_of_the_devices_that_were_given(
+    tmp_path, monkeypatch
+):
+    first = min(os.sched_getaffinity(0))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert printed_by(Slot(cores=[first], device="1"), tmp_path) == ["1", "1", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert printed_by(Slot(cores=[first], device="1"), tmp_path) == ["1", "1", "5"]
+    assert printed_by(Slot(cores=()), tmp_path) == [str(CORES), "None", "3,5"]

@@ -1,11 +1,8 @@
-"""The evaluation script without a cluster: devices, jobs, a stop, what is refused."""
+"""The evaluation script without a cluster: here, as jobs, what is refused."""
 
 import shlex
 from pathlib import Path
 
-import pytest
-
-from tests.examples_deepspeed.data_efficiency.stopped_script import check_a_stop_ends_what_runs
 from tests.examples_deepspeed.shell_runs import start
 from tools.evaluate_runs import parse_arguments
 
@@ -20,13 +17,10 @@ def parts_of(printed):
     return [parse_arguments(line[line.index("--checkpoints") :])[0] for line in lines]
 
 
-def test_devices_share_the_work(tmp_path):
-    ended = start(SCRIPT, *FLAGS, cwd=tmp_path, DRY_RUN="1", DEVICES="0 cpu")
-    first, second, table = parts_of(ended.stdout)
-    assert [(one.worker_id, one.num_workers) for one in (first, second)] == [(0, 2), (1, 2)]
-    assert (table.table, str(table.checkpoints)) == (True, "a b")
-    (alone,) = parts_of(start(SCRIPT, *FLAGS, DRY_RUN="1").stdout)
-    assert (alone.worker_id, alone.num_workers) == (0, 1)
+def test_here_it_is_the_tool_itself(tmp_path):
+    flags = [*FLAGS, "--parallel", "2"]
+    (alone,) = parts_of(start(SCRIPT, *flags, cwd=tmp_path, DRY_RUN="1").stdout)
+    assert (alone.parallel, str(alone.checkpoints), alone.table) == (2, "a b", False)
 
 
 def test_an_array_with_its_gpus_and_a_table_that_waits(tmp_path):
@@ -39,14 +33,9 @@ def test_an_array_with_its_gpus_and_a_table_that_waits(tmp_path):
     assert ["--array=0-3" in job for job in (array, table)] == [True, False]
     assert ["--gpus=1" in job for job in (array, table)] == [True, False]
     assert all("--time=9" in job for job in (array, table))
-    assert '--worker-id\\ \\"\\$SLURM_ARRAY_TASK_ID' in array
+    assert ["--table" in job for job in (array, table)] == [False, True]
     assert [job.split("afterok:")[1].split()[0] for job in (array, table)] == ["77", "$job_1"]
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("devices", ["", "cpu cpu"])
-def test_a_stop_ends_what_runs(tmp_path, devices):
-    check_a_stop_ends_what_runs(SCRIPT, tmp_path, *FLAGS, DEVICES=devices)
 
 
 def test_bad_settings_are_one_line():
