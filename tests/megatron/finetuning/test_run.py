@@ -1,96 +1,12 @@
 import re
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
-from data_efficiency import Ranks, initialize
-from megatron.config import (
-    FinetuningCheckpointConfig,
-    FinetuningConfig,
-    LoggingConfig,
-    PretrainedConfig,
-    TextDataConfig,
-    TextRunConfig,
-)
-from megatron.finetuning import foreign_model
-from megatron.finetuning.foreign_model import (
-    learning_rate_of,
-    make_optimizer,
-    mean_over,
-    task_of,
-    whole_copies,
-)
-from megatron.finetuning.run import FinetuningRun, progress_of
-from megatron.finetuning.run_folder import is_finished, saved_run
-from megatron.finetuning.section import RunSize
+from megatron.finetuning.foreign_model import whole_copies
+from megatron.finetuning.run import progress_of
 from megatron.reporting import read_log
-
-SIZE = RunSize(num_layers=2, length=4, num_samples=12)
-
-
-class Points:
-    """A row of four numbers that depend on the sample."""
-
-    identity = {"type": "Points", "num_samples": SIZE.num_samples}
-
-    def __init__(self, num_rows=SIZE.num_samples):
-        self.num_rows, self.seen = num_rows, []
-
-    def __len__(self):
-        return self.num_rows
-
-    def get_batch(self, samples, _visits):
-        self.seen.append(len(samples))
-        rows = torch.tensor(samples).float()[:, None] / SIZE.num_samples
-        return {"rows": rows + torch.arange(4.0)}
-
-
-def config_of(folder, **training):
-    settings = {"epochs": 2, "lr": 0.05, "lr_decay_style": "linear", "eval_interval": 4}
-    return TextRunConfig(
-        model=PretrainedConfig(pretrained="model"),
-        data=TextDataConfig(text="text"),
-        training=FinetuningConfig(**settings | training),
-        checkpoint=FinetuningCheckpointConfig(save=str(folder), save_interval=2),
-        logging=LoggingConfig(log_interval=1),
-    )
-
-
-def run_of(config, num_epochs=1000):
-    torch.manual_seed(0)
-    sampling = {"num_epochs": num_epochs}
-    engine = initialize(
-        model=torch.nn.Linear(4, 1),
-        optimizer=lambda parameters: make_optimizer(config.training, parameters),
-        training_data=Points(),
-        config={"train_batch_size": 4, "data_efficiency": {"data_sampling": sampling}},
-        model_shape=SIZE.shape,
-    )[0]
-    task = task_of(
-        config, SIZE, Points.identity, "square", higher_is_better=False, quality="square"
-    )
-    rate = learning_rate_of(config.training, SIZE, task.budget)
-    return FinetuningRun(config, task, engine, rate, "weights")
-
-
-def train(run, **more):
-    def squares(batch):
-        return run.engine(batch["rows"]).square().sum(1)
-
-    def quality(part):
-        ones = lambda batch: torch.ones(len(batch["rows"]))  # noqa: E731
-        return {f"{part} square": mean_over(run.engine, Points(), 5, squares, ones)}
-
-    return run.train(
-        lambda batch: squares(batch).sum(),
-        lambda batch: len(batch["rows"]),
-        lambda: quality("validation"),
-        at_end=lambda: quality("test"),
-        shape=lambda batch: tuple(batch["rows"].shape),
-        **more,
-    )
+from tests.megatron.finetuning.points import config_of, run_of, train
 
 
 def test_trains_to_the_end_of_the_budget(tmp_path):
@@ -105,26 +21,6 @@ def test_trains_to_the_end_of_the_budget(tmp_path):
     assert [record["step"] for record in log.train] == [1, 2, 3, 4, 5, 6]
     assert log.start["measures"][0]["name"] == "test square"
     assert {path.name for path in tmp_path.iterdir()} == {"log.jsonl", "run.toml"}
-
-
-@pytest.mark.parametrize("unit", ["steps", "consumed_token", "layer_tokens"])
-def test_the_rate_falls_with_the_budget_whatever_it_counts(tmp_path, unit):
-    run = run_of(config_of(tmp_path, budget=unit, lr_warmup_iters=2))
-    amount, rate, counters = run.task.budget[1], run.engine.learning_rate, run.engine.counters
-    end = amount / 2 if unit == "layer_tokens" and rate.clock != "layer" else amount
-    assert [rate.at(value) for value in (counters.at(rate.clock, 2), end)] == [0.025, 0.0]
-    assert rate.warmup / rate.share == 2
-
-
-def test_a_finished_run_is_known_by_its_settings_and_data(tmp_path):
-    config, identity = config_of(tmp_path), Points.identity
-    assert not is_finished(config, identity)
-    train(run_of(config))
-    assert is_finished(config, identity)
-    with pytest.raises(ValueError, match="of another run: its data_identity is .*; name another"):
-        is_finished(config, {"n": 3})
-    with pytest.raises(ValueError, match=r"its lr is 0\.05, here 0\.1"):
-        is_finished(config_of(tmp_path, lr=0.1), identity)
 
 
 def test_another_run_that_was_stopped_is_refused_before_its_weights_are_read(tmp_path):
@@ -150,56 +46,6 @@ def test_out_of_time_it_is_saved_and_goes_on_to_the_same_numbers(tmp_path):
         [r[name] for name in names] for r in records[1]
     ]
     assert [r["loss"] for r in read_log(cut).train] == [r["loss"] for r in read_log(whole).train]
-
-
-@pytest.mark.parametrize(
-    ("training", "checkpoint", "same"),
-    [
-        ({"deepspeed": True}, {}, True),
-        ({"exit_duration_in_mins": 3.0}, {}, True),
-        ({}, {"save_interval": 3}, True),
-        ({"lr": 0.5}, {}, False),
-        ({"eval_interval": 3}, {}, False),
-        ({"bf16": True}, {}, False),
-    ],
-)
-def test_what_makes_a_run_another(tmp_path, training, checkpoint, same):
-    config = config_of(tmp_path, **training)
-    other = replace(config, checkpoint=replace(config.checkpoint, **checkpoint))
-    settings = [saved_run(one, {}).settings for one in (config_of(tmp_path), other)]
-    assert (settings[0] == settings[1]) == same
-
-
-@pytest.mark.parametrize("num_rows", [1, 7, 12])
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_every_row_counts_once(num_rows, size, monkeypatch):
-    """Processes see as many batches as each other, or a collective would wait for ever."""
-    parts, batches = [], []
-
-    def gathered(_ranks, sums, terms):
-        parts.append((sums[0], terms[0]))
-        return [0.0]
-
-    monkeypatch.setattr(foreign_model, "mean_losses_over", gathered)
-    for rank in range(size):
-
-        class OneOfSeveral:
-            ranks = Ranks(data_parallel_rank=rank, data_parallel_size=size)
-
-            def eval(self):
-                """Nothing is trained here."""
-
-        points = Points(num_rows)
-        mean_over(
-            OneOfSeveral(),
-            points,
-            2,
-            lambda batch: batch["rows"][:, 0] * SIZE.num_samples,
-            lambda batch: torch.ones(len(batch["rows"])),
-        )
-        batches.append(points.seen)
-    assert np.sum(parts, axis=0) == pytest.approx([sum(range(num_rows)), num_rows], rel=1e-6)
-    assert all(batch == batches[0] for batch in batches)
 
 
 RECORD = {

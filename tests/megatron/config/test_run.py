@@ -1,0 +1,50 @@
+from dataclasses import fields
+
+import pytest
+
+from megatron.config import (
+    RUN_KINDS,
+    CheckpointConfig,
+    DataConfig,
+    ModelConfig,
+    PretrainingLoggingConfig,
+    RunConfig,
+    TrainingConfig,
+)
+
+
+def config(architecture="gpt", logging=None, **data):
+    return RunConfig(
+        architecture=architecture,
+        model=ModelConfig(),
+        data=DataConfig(data_path=("x",), **data),
+        training=TrainingConfig(train_iters=1),
+        checkpoint=CheckpointConfig(),
+        logging=PretrainingLoggingConfig(**(logging or {})),
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"mask_prob": 0.2}, {"mask_whole_words": True}, {"short_seq_prob": 0}, {"sample_seed": 1}],
+)
+def test_a_gpt_takes_no_settings_of_berts(values):
+    assert config("bert", **values).architecture == "bert"
+    with pytest.raises(ValueError, match=r"--.* is .*: .* it belongs to pretrain_bert.py"):
+        config("gpt", **values)
+
+
+def test_a_bert_writes_no_texts():
+    with pytest.raises(ValueError, match="a BERT writes no texts"):
+        config("bert", logging={"sample_prompts": ("once",)})
+
+
+def test_sequences_fit_the_position_embeddings():
+    with pytest.raises(ValueError, match=r"--seq-length is 2048: must not exceed .* \(1024\)"):
+        config(seq_length=2048)
+
+
+def test_a_setting_stands_in_one_table_of_its_kind():
+    for kind in RUN_KINDS.values():
+        assert len(kind.table_of) == sum(len(fields(group)) for group in kind.groups.values())
+        assert kind.table_of["lr"] == "training"
