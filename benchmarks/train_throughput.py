@@ -6,7 +6,8 @@ Equal on all sides: GPT-2's architecture (learned positions, LayerNorm, tanh GEL
 embeddings, no dropout), shape, weights' distribution, token batch, mean cross entropy, fused AdamW with
 one parameter group, and precision (float32, or bfloat16 autocast around float32 weights). Ours pads the
 vocabulary to a multiple of 128, which costs it a little. Each side has the environment in which its users start
-it: ours that of `launch.sh`, the others none. The peers are Hugging Face's `GPT2LMHeadModel` as `GPT2Config`
+it: ours that of `launch.sh`, the others none, whose threads spin: beside a busy neighbour that alone makes them several
+times slower, so a ratio of code is `--same-environment`'s. The peers are Hugging Face's `GPT2LMHeadModel` as `GPT2Config`
 comes, with PyTorch's fused attention; the same with its GELU replaced by PyTorch's fused one ("tuned"), which
 its users have to know of; and a short plain script, uncompiled as everything here. In bfloat16 ours comes a second time, with
 `--bf16-weights`, on the engine, which computes the gradient's norm besides. Every contestant has a process of its own; they take turns, with a square matrix
@@ -137,14 +138,19 @@ class SquareProducts:
 
 
 def measure(
-    shape: Shape, precision: str, *, num_rounds: int, matrix_size: int
+    shape: Shape, precision: str, *, num_rounds: int, matrix_size: int, same: bool = False
 ) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
-    """Figures of one shape and precision, and the profile of each side."""
+    """Figures of one shape and precision, and the profile of each side.
+
+    Args:
+        same: whether the peers get our environment too.
+    """
     ours = OURS[precision]
     sides = (*ours, *PEERS)
     makers = [(TrainingSteps, (side, shape, precision)) for side in sides]
     product = (SquareProducts, (matrix_size, precision))
-    with contestants(*makers, product, environments=[child_environment()] * len(ours)) as made:
+    environments = [child_environment()] * len(sides if same else ours)
+    with contestants(*makers, product, environments=environments) as made:
         title = f"{shape.name} {precision}"
         take_turns(
             made,
@@ -270,6 +276,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
     parser.add_argument("--small", action="store_true", help="one tiny shape in float32")
     parser.add_argument("--rounds", type=int, default=7, help="counted steps of each side")
+    parser.add_argument(
+        "--same-environment", action="store_true", help="ours for the peers too: the code alone"
+    )
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table there")
     options = parser.parse_args(argv)
     if options.small and options.check:
@@ -283,6 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 shape,
                 precision,
                 num_rounds=options.rounds,
+                same=options.same_environment,
                 matrix_size=64 if options.small else 2048,
             )
             _print_tables(title, figures[title], profiles)
