@@ -37,7 +37,7 @@ Styles = Mapping[str, Mapping[str, Any]]
 
 
 def plot_report(report: Report, results: Sequence[RunResult], path: str | Path) -> None:
-    """Draw each arm at its largest budget: its curves, its pacing, its difference, into a PNG file.
+    """Draw each arm at the largest budget that all have finished: curves, pacing, differences, into a PNG file.
 
     Bands are the intervals of the mean over the seeds; one seed has a line alone. Arms that the report
     refuses are not drawn.
@@ -87,16 +87,16 @@ def plot_report(report: Report, results: Sequence[RunResult], path: str | Path) 
 
 
 def _arms(report: Report, results: Sequence[RunResult]) -> dict[str, list[RunResult]]:
-    """Arm -> its runs at its largest budget, the baseline first."""
-    largest: dict[str, float] = defaultdict(float)
+    """Arm -> its runs at the largest budget that all have finished, else at its own; the baseline first."""
+    budgets: dict[str, set[float]] = defaultdict(set)
     for one in results:
-        largest[one.arm] = max(largest[one.arm], one.budget)
+        budgets[one.arm].add(one.budget)
+    common = set.intersection(*budgets.values()) if budgets else set()
+    largest = {arm: max(common or own) for arm, own in budgets.items()}
     found: dict[str, list[RunResult]] = {report["baseline"]: []}
     for arm in report["arms"]:
         if arm not in report["refused"]:
-            found[arm] = [
-                one for one in results if one.arm == arm and one.budget == largest[one.arm]
-            ]
+            found[arm] = [one for one in results if one.arm == arm and one.budget == largest[arm]]
     return {arm: runs for arm, runs in found.items() if runs}
 
 
@@ -214,8 +214,10 @@ def _draw_heading(axes: "Axes", report: Report, arms: Arms, styles: Styles) -> N
     note = (
         "one seed an arm: a picture of the method, not evidence" if one_seed else "bands: intervals"
     )
+    budgets = {one.budget for runs in arms.values() for one in runs} - {1.0}
+    part = "".join(f"at {budget:g} of the budget; " for budget in sorted(budgets)[:1])
     axes.set_axis_off()
-    axes.set_title(f"{report['title']}\n{size}{note}", fontsize=12, pad=0)
+    axes.set_title(f"{report['title']}\n{size}{part}{note}", fontsize=12, pad=0)
     for arm, style in styles.items():
         found = estimate([one.value for one in arms[arm]])
         spread = "" if found.half_width is None else f" ± {found.half_width:.3f}"
@@ -223,7 +225,7 @@ def _draw_heading(axes: "Axes", report: Report, arms: Arms, styles: Styles) -> N
     axes.legend(
         loc="center",
         bbox_to_anchor=(0.5, 0.2),
-        ncols=min(len(styles), 4),
+        ncols=min(len(styles), 3),
         frameon=False,
         fontsize=10,
     )
