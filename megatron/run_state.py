@@ -81,6 +81,8 @@ class Run:
     """Training time so far, without evaluation and checkpoints."""
     spent: dict[str, float] = field(default_factory=dict)
     """Seconds of this process that went into something else than steps: start_up, evaluation, checkpoints."""
+    compiled_before: int = field(default_factory=num_compilations)
+    """Pieces of code that this process had compiled before the run."""
     first_weights: str = ""
     """Checksum of the weights that training begins with."""
     waiting: WaitingTime = field(default_factory=WaitingTime)
@@ -113,6 +115,11 @@ class Run:
     def loss_terms(self, batch: Batch) -> dict[str, int]:
         """Over how many terms each of these sums is."""
         return dict(zip(self.task.losses, self.task.count_loss_terms(batch), strict=True))
+
+    @property
+    def num_compilations(self) -> int:
+        """Pieces of code that were compiled for this run."""
+        return num_compilations() - self.compiled_before
 
     @contextlib.contextmanager
     def timed(self, spent_on: str) -> Iterator[None]:
@@ -177,9 +184,9 @@ def spent_record(run: Run) -> dict[str, Any]:
     seconds = time.monotonic() - STARTED
     parts = {name: run.spent.get(name, 0.0) for name in ("start_up", "evaluation", "checkpoints")}
     shares = ", ".join(f"{name} {part / seconds:.1%}" for name, part in parts.items())
-    run.say(f"{seconds:.0f} s in all: {shares}; {num_compilations()} pieces of code compiled")
+    run.say(f"{seconds:.0f} s in all: {shares}; {run.num_compilations} pieces of code compiled")
     return {
         "process_seconds": seconds,
         **{f"{name}_seconds": part for name, part in parts.items()},
-        "num_compilations": num_compilations(),
+        "num_compilations": run.num_compilations,
     }

@@ -37,7 +37,7 @@ from megatron.checkpoint.run import guarded_facts, held_folder, made_by, resume,
 from megatron.config import RUN_KINDS, AnyRunConfig, CheckpointConfig, RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
 from megatron.evaluation.samples import Samples
-from megatron.model.compilation import MOST_LENGTHS, compile_model, num_compilations
+from megatron.model.compilation import MOST_LENGTHS, compile_model
 from megatron.model.muon import MuonWithAdamW
 from megatron.model.optional_kernels import choose_attention, make_adamw, weight_decay_groups
 from megatron.optimizer_param_scheduler import make_learning_rate
@@ -338,7 +338,7 @@ def _progress(run: Run, last: Counters, seconds: float) -> dict[str, Any]:
         "step_seconds": seconds / (counters.steps - last.steps),
         "tokens_per_second": (counters.corpus_tokens - last.corpus_tokens) / seconds,
         "flops_per_second": (counters.flops - last.flops) / seconds,
-        "num_compilations": num_compilations(),
+        "num_compilations": run.num_compilations,
     }
 
 

@@ -9,16 +9,18 @@ import torch
 
 
 def pytest_configure(config):
-    """Hides GPUs from all tests but those of `-m gpu`, and lets Ctrl-C reach what tests start.
+    """Hides GPUs from all tests but those of `-m gpu`, and lets Ctrl-C and hang-ups reach what tests start.
 
     Several processes cannot share a GPU, and what is compared bit by bit is a CPU's. SHOW_GPU=1 shows
     them all the same, to see what a GPU changes. A shell starts what it runs in the background with
-    Ctrl-C ignored, and children inherit that.
+    Ctrl-C ignored, nohup with hang-ups ignored, and children inherit that.
     """
     if config.getoption("markexpr") != "gpu" and os.environ.get("SHOW_GPU") != "1":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -134,9 +134,16 @@ def read_decay_end(text: str | None) -> DecayEnd | None:
     )
 
 
+def _keep(arguments: argparse.Namespace, source: str) -> None:
+    """Raise ValueError where the picture would be written over what is read."""
+    if arguments.picture is not None:
+        files.refuse_writing_over([arguments.picture], [source])
+
+
 def plan_of_json(words: Sequence[str]) -> None:
     """Show the plan of a JSON file and flags."""
     arguments = parse_arguments(words)
+    _keep(arguments, arguments.json)
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     model_flags = {name: value for name, value in vars(arguments).items() if name in names}
     plan = plan_run(
@@ -147,7 +154,7 @@ def plan_of_json(words: Sequence[str]) -> None:
         num_samples=arguments.num_samples,
         data_parallel_size=arguments.data_parallel_size,
     )
-    show(plan, arguments, arguments.json)
+    show(plan, arguments)
 
 
 def plan_of_run(name: str, words: Sequence[str]) -> None:
@@ -156,6 +163,7 @@ def plan_of_run(name: str, words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_plan_flags(parser)
     arguments, of_run = parser.parse_known_args(words)
+    _keep(arguments, name)
     # Of pretraining, a plan alone does not need to know where the data lie.
     more = {} if "data_path" not in RUN_KINDS[architecture].table_of else {"data_path": ("data",)}
     if not more and arguments.num_samples is not None:
@@ -177,17 +185,15 @@ def plan_of_run(name: str, words: Sequence[str]) -> None:
         num_samples=arguments.num_samples,
         data_parallel_size=arguments.data_parallel_size,
     )
-    show(plan, arguments, name)
+    show(plan, arguments)
     print(
         f"\nwhole run: {total.steps:,} steps, {format_count(total.corpus_tokens)} corpus tokens, "
         f"{format_count(total.layer_tokens)} layer tokens, {format_count(total.flops)} FLOPs"
     )
 
 
-def show(plan: RunPlan, arguments: argparse.Namespace, source: str) -> None:
+def show(plan: RunPlan, arguments: argparse.Namespace) -> None:
     """Print the plan and its warnings, and draw it."""
-    if arguments.picture is not None:
-        files.refuse_writing_over([arguments.picture], [source])
     decay_end = read_decay_end(arguments.lr_decay)
     print(format_plan(plan, arguments.rows))
     for sentence in plan_warnings(plan, decay_end):

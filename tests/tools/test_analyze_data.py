@@ -166,12 +166,12 @@ def test_errors_are_one_line_and_leave_nothing(tmp_path, corpus, flags, fails):
     line = fails(["run", *corpus_flags, *save])
     assert "vocab_size is None: give the entries of the vocabulary (--vocab-size)" in line
     line = fails(["run", *flags, *save, "--vocab-size", "0"])
-    assert "vocab_size is 0: give the entries" in line
+    assert "--vocab-size is 0: must be at least 1" in line
     line = fails(["run", *corpus_flags, *save, "--vocab-size", "20"])
     assert "is outside the vocabulary of 20 entries" in line
     assert not (tmp_path / "d").exists() or list((tmp_path / "d").iterdir()) == []
     line = fails(["run", *flags, *save, "--num-processes", "0"])
-    assert line == "error: number of processes is 0: at least 1 is needed"
+    assert line == "error: --num-processes is 0: must be at least 1"
     line = fails(["run", "--data-path", "none", "--seq-length", "8", *save])
     assert line.startswith("error: ")
     assert "none" in line

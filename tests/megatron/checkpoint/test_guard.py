@@ -17,8 +17,8 @@ from megatron.config import (
     GUARDED_SETTINGS,
     CheckpointConfig,
     DataConfig,
-    LoggingConfig,
     ModelConfig,
+    PretrainingLoggingConfig,
     RunConfig,
     TrainingConfig,
 )
@@ -110,7 +110,7 @@ def record(*, identity=(), metric=(), random_ltd=(), values="f00d", clock="steps
         "data": DataConfig(data_path=("a",)),
         "training": TrainingConfig(train_iters=10, global_batch_size=8),
         "checkpoint": CheckpointConfig(),
-        "logging": LoggingConfig(),
+        "logging": PretrainingLoggingConfig(),
     }
     for name, value in settings.items():
         group = next(key for key, part in groups.items() if hasattr(part, name))
