@@ -247,18 +247,8 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
         step = run.counters.steps
         garbage.collect_after(step)
         if step % config.logging.log_interval == 0:
-            record = step_record(run, result) | _progress(
-                run, last, seconds=time.monotonic() - last_time
-            )
+            _say_step(run, logger, result, last, seconds=time.monotonic() - last_time)
             last, last_time = run.counters, time.monotonic()
-            _log(logger, record)
-            run.say(
-                progress_line(
-                    record,
-                    fraction_done=fraction_done(run),
-                    total_steps=config.training.train_iters,
-                )
-            )
         paused = time.monotonic()
         if config.training.evaluate and step % config.training.eval_interval == 0:
             with run.timed("evaluation"):
@@ -285,6 +275,16 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
         with run.timed("checkpoints"):
             save(run)
     _log(logger, {"kind": "end", "reason": reason, **counter_record(run), **spent_record(run)})
+
+
+def _say_step(
+    run: Run, logger: RunLogger | None, result: StepResult, last: Counters, *, seconds: float
+) -> None:
+    """Log and print a step, and how fast those since `last` were."""
+    record = step_record(run, result) | _progress(run, last, seconds=seconds)
+    _log(logger, record)
+    total_steps = run.config.training.train_iters
+    run.say(progress_line(record, fraction_done=fraction_done(run), total_steps=total_steps))
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

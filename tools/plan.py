@@ -134,7 +134,7 @@ def read_decay_end(text: str | None) -> DecayEnd | None:
     )
 
 
-def _keep(arguments: argparse.Namespace, source: str) -> None:
+def _refuse_picture_over(arguments: argparse.Namespace, source: str) -> None:
     """Raise ValueError where the picture would be written over what is read."""
     if arguments.picture is not None:
         files.refuse_writing_over([arguments.picture], [source])
@@ -143,7 +143,7 @@ def _keep(arguments: argparse.Namespace, source: str) -> None:
 def plan_of_json(words: Sequence[str]) -> None:
     """Show the plan of a JSON file and flags."""
     arguments = parse_arguments(words)
-    _keep(arguments, arguments.json)
+    _refuse_picture_over(arguments, arguments.json)
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     model_flags = {name: value for name, value in vars(arguments).items() if name in names}
     plan = plan_run(
@@ -163,7 +163,7 @@ def plan_of_run(name: str, words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_plan_flags(parser)
     arguments, of_run = parser.parse_known_args(words)
-    _keep(arguments, name)
+    _refuse_picture_over(arguments, name)
     # Of pretraining, a plan alone does not need to know where the data lie.
     more = {} if "data_path" not in RUN_KINDS[architecture].table_of else {"data_path": ("data",)}
     if not more and arguments.num_samples is not None:

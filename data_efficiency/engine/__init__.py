@@ -41,17 +41,14 @@ def initialize(  # noqa: PLR0913 - the published signature
         model_parameters: what to optimize; all parameters that require a gradient if None.
         training_data: map-style dataset that the loader reads; None: no loader is made.
         lr_scheduler: object with `step()`, or a function that makes one of the optimizer.
-        distributed_port: not used: launchers set it.
-        mpu: refused, as `mesh_param`: only data parallelism is supported.
-        dist_init_required: not used: an existing process group is taken.
+        distributed_port, dist_init_required: not used: launchers set it, an existing group is taken.
+        mpu, mesh_param: refused: only data parallelism is supported.
         collate_fn: items of the dataset -> batch; PyTorch's default if None.
-        config: path of the JSON file, or its content.
-        config_params: older name of `config`.
+        config, config_params: path of the JSON file, or its content; the second is the older name.
         engine: "torch" or "deepspeed"; None: the second if `args.deepspeed` is true.
-        model_shape: for the counters' layer tokens and FLOPs. Without it no FLOPs are counted, and
-            the layers are those of random-LTD's settings, or one.
-        bf16_weights: with bf16, keep the module's weights and residual stream in bfloat16, and a float32
-            copy for the optimizer and checkpoints, as DeepSpeed's engine does in any case.
+        model_shape: for layer tokens and FLOPs; without it no FLOPs, and random-LTD's layers, or one.
+        bf16_weights: with bf16, weights and residual stream in bfloat16, and a float32 copy for optimizer
+            and checkpoints, as DeepSpeed's engine has in any case.
 
     Raises:
         ConfigError: for JSON that is not understood, or that the engine would ignore.

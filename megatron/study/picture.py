@@ -90,7 +90,8 @@ def _arms(report: Report, results: Sequence[RunResult]) -> dict[str, list[RunRes
     """Arm -> its runs at the largest budget that all have finished, else at its own; the baseline first."""
     budgets: dict[str, set[float]] = defaultdict(set)
     for one in results:
-        budgets[one.arm].add(one.budget)
+        if one.arm not in report["refused"]:
+            budgets[one.arm].add(one.budget)
     common = set.intersection(*budgets.values()) if budgets else set()
     largest = {arm: max(common or own) for arm, own in budgets.items()}
     found: dict[str, list[RunResult]] = {report["baseline"]: []}

@@ -18,6 +18,11 @@ PUBLISHED = [
 ]
 
 
+def tables_of(path):
+    """The rows of a page's tables."""
+    return [line for line in path.read_text().splitlines() if line.startswith("|")]
+
+
 def name_of(path):
     return f"{path.parent.name}/{path.stem}"
 
@@ -41,14 +46,50 @@ def test_pages_follow_from_the_results(path, tmp_path, monkeypatch):
     assert sum(job.kept is not None for job in jobs) == len(lines), "of other settings"
     write_study_report(replace(study, output=tmp_path / "again", results=None), jobs)
     again = json.loads((tmp_path / "again" / "report.json").read_text())
-    finished = [run for run in published["runs"] if run["state"] == "finished"]
-    assert [run for run in again.pop("runs") if run["state"] == "finished"] == finished
-    for content in (again, published):
-        content.pop("notes")
-    assert again == {key: value for key, value in published.items() if key != "runs"}
+    finished = [
+        [run for run in report.pop("runs") if run["state"] == "finished"]
+        for report in (published, again)
+    ]
+    assert finished[0] == finished[1]
+    assert again == published
+    tables = [tables_of(folder / "report.md") for folder in (kept, tmp_path / "again")]
+    assert tables[0] == tables[1] != []
     pictures = [matplotlib.image.imread(f / "report.png") for f in (kept, tmp_path / "again")]
     assert pictures[0].shape == pictures[1].shape
     assert np.abs(pictures[0] - pictures[1]).mean() < 0.01
+
+
+def test_the_page_over_all_says_what_the_report_says():
+    """The table of docs/evidence.md, figure by figure."""
+    report = json.loads((FOLDER / "gpt_cpu" / "results" / "report.json").read_text())
+    rows = {row["arm"]: row for row in report["rows"] if row["budget"] == 0.25}
+    beside = {
+        (one["arm"], one["beside"]): one for one in report["comparisons"] if one["budget"] == 0.25
+    }
+    table = tables_of(FOLDER.parent / "docs" / "evidence.md")[2:]
+    names = (
+        *("baseline", "baseline_batch4", "curriculum", "random_ltd"),
+        "curriculum_random_ltd",
+    )
+    for line, arm in zip(table, names, strict=True):
+        cells = [cell.strip(" *") for cell in line.split("|")[1:-1]]
+        value = rows[arm]["value"]
+        wanted = [f"{value['mean']:.3f} ± {half_width(value):.3f}"]
+        wanted.append(f"{value['mean'] * 0.47674:.3f}")
+        for base in ("baseline", "baseline_batch4"):
+            one = beside.get((arm, base))
+            if one is not None:
+                difference = one["difference"]
+                found = f"{difference['mean']:+.3f} ± {half_width(difference):.3f}"
+                wanted.append(f"{found}, {one['verdict']}")
+        if arm != "baseline":
+            factor = beside[arm, "baseline"]["saving_factors"]["effective_tokens"]["factor"]
+            wanted.append(f"{factor:.2f}x")
+        assert [cell.replace("*", "") for cell in cells[1:] if cell not in ("", "1")] == wanted
+
+
+def half_width(found):
+    return (found["high"] - found["low"]) / 2
 
 
 def test_another_number_is_noticed(tmp_path, monkeypatch):
