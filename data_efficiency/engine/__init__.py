@@ -47,12 +47,11 @@ def initialize(  # noqa: PLR0913 - the published signature
         config, config_params: path of the JSON file, or its content; the second is the older name.
         engine: "torch" or "deepspeed"; None: the second if `args.deepspeed` is true.
         model_shape: for layer tokens and FLOPs; without it no FLOPs, and random-LTD's layers, or one.
-        bf16_weights: with bf16, weights and residual stream in bfloat16, and a float32 copy for optimizer
-            and checkpoints, as DeepSpeed's engine has in any case.
+        bf16_weights: with bf16, bfloat16 weights and residual stream beside float32 masters, as DeepSpeed has.
 
     Raises:
-        ConfigError: for JSON that is not understood, or that the engine would ignore.
-        ValueError: for a difficulty index of another dataset, or arguments that are refused.
+        ConfigError, ValueError: for JSON that is not understood or would be ignored, a difficulty index of
+            another dataset, or arguments that are refused.
     """
     if model is None:
         raise ValueError("model is None: initialize needs the module to train")
