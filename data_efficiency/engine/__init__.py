@@ -50,8 +50,7 @@ def initialize(  # noqa: PLR0913 - the published signature
         bf16_weights: with bf16, bfloat16 weights and residual stream beside float32 masters, as DeepSpeed has.
 
     Raises:
-        ConfigError, ValueError: for JSON that is not understood or would be ignored, a difficulty index of
-            another dataset, or arguments that are refused.
+        ConfigError, ValueError: for JSON that is not understood, a foreign index, or refused arguments.
     """
     if model is None:
         raise ValueError("model is None: initialize needs the module to train")
