@@ -6,6 +6,7 @@ import os
 import sqlite3
 import struct
 import sys
+import time
 
 import pytest
 import torch
@@ -114,12 +115,10 @@ def test_each_loss_is_shown_by_its_name(tmp_path):
 
 def wandb_shows(folder):
     """Run -> step -> values, and the settings of each run, from the files of its offline mode."""
-    protocol = importlib.import_module("wandb.proto.wandb_internal_pb2")
     steps, settings = {}, {}
     for file in sorted((folder / "run" / "wandb").glob("offline-run-*/*.wandb")):
         own, config = steps.setdefault(file.stem, {}), settings.setdefault(file.stem, {})
-        for content in pieces(file.read_bytes()):
-            record = protocol.Record.FromString(content)
+        for record in whole_records(file):
             items = {
                 item.key or ".".join(item.nested_key): json.loads(item.value_json)
                 for item in record.history.item
@@ -129,6 +128,17 @@ def wandb_shows(folder):
             for item in [*record.config.update, *record.run.config.update]:
                 config[item.key] = json.loads(item.value_json)
     return steps, settings
+
+
+def whole_records(file):
+    """Those of a file, once its last is there: a process of wandb's own writes it, also after `finish`."""
+    protocol = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    for _ in range(200):
+        records = [*map(protocol.Record.FromString, pieces(file.read_bytes()))]
+        if records and records[-1].WhichOneof("record_type") == "exit":
+            return records
+        time.sleep(0.05)
+    raise AssertionError(f"{file} has no end")
 
 
 def pieces(content):
