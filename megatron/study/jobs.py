@@ -22,7 +22,7 @@ from megatron.recipes import SHIPPED, Layer, layer_of, read_run_file, write_run_
 from megatron.reporting import RUN_FILE
 from megatron.study.fairness import unlike
 from megatron.study.results import RESULT_LINES, RunResult, read_result, read_results
-from megatron.study.stages import what_runs_share
+from megatron.study.stages import how_it_is_made, what_runs_share
 from megatron.study.study_file import Arm, Study, filled, scaled_by
 
 JOB_FILE = "job.json"
@@ -47,6 +47,8 @@ class Job:
     """Name of what it is judged by."""
     shared: str = ""
     """What stands for the corpus and the rest that stages made for all runs."""
+    made_by: str = ""
+    """What stands for the commands of those stages."""
     kept: RunResult | None = None
     """Its result in the study's `results`, from a run of these settings."""
 
@@ -135,13 +137,14 @@ class Job:
         """
         if self.kept is not None and self.state_here != "finished":
             return self.kept
-        return read_result(
+        found = read_result(
             self.folder,
             arm=self.arm.name,
             budget=self.budget,
             scoring_flops=self.arm.scoring_flops,
             measure=self.measure,
         )
+        return replace(found, made_by=self.made_by)
 
     def name_in(self, output: Path) -> str:
         """One for files: the parts of its folder below the study's."""
@@ -180,12 +183,13 @@ def jobs_of(study: Study) -> list[Job]:
     Raises:
         ConfigError: for a base or an arm that is no run, by the place of the fault.
     """
-    base, shared, kept = base_of(study), what_runs_share(study), _kept_results(study)
+    base, kept = base_of(study), _kept_results(study)
+    shared, made_by = what_runs_share(study), how_it_is_made(study)
     seeds = dict.fromkeys(
         [*study.seeds, *(s for arm in study.arms.values() for s in study.seeds_of(arm))]
     )
     jobs = [
-        replace(_job(study, base, arm, seed, budget, case), shared=shared)
+        replace(_job(study, base, arm, seed, budget, case), shared=shared, made_by=made_by)
         for seed in seeds
         for case in study.cases
         for arm in study.arms.values()
@@ -209,9 +213,11 @@ def _kept_results(study: Study) -> dict[Any, RunResult]:
 
 
 def _kept_of(job: Job, kept: Mapping[Any, RunResult]) -> RunResult | None:
-    """The kept result of a job, if it is of a run with these settings and by this measure."""
+    """The kept result of a job, if it is of a run with these settings, on this corpus, by this measure."""
     found = kept.get((job.case, *job.key))
     if found is None or job.measure not in (None, found.measure.name):
+        return None
+    if found.made_by != job.made_by:
         return None
     return None if unlike(job.settings, found, job.defaults) else found
 

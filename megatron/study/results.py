@@ -83,6 +83,8 @@ class RunResult:
     """`settings`, and what the run says of its machine, code, data and first weights."""
     waited: float | None = None
     """Share of the time spent waiting for a core; None: not known."""
+    made_by: str = ""
+    """What stands for the commands that made what the study's runs share."""
 
     @property
     def times_count(self) -> bool:

@@ -46,6 +46,13 @@ def what_runs_share(study: Study) -> str:
     return "".join(key for _, key in [*_stages(study)][-1:])
 
 
+def how_it_is_made(study: Study) -> str:
+    """Another text wherever a stage's command is another one, wherever the study's folder lies."""
+    values = {name: text for name, text in study.values.items() if name != "output"}
+    commands = [filled(list(stage.command), values) for stage in study.prepare]
+    return hashlib.sha256(json.dumps(commands).encode()).hexdigest()[:16] if commands else ""
+
+
 def _stages(study: Study) -> Iterator[tuple[Stage, str]]:
     """Each stage and its key, which covers all stages before it."""
     key = ""

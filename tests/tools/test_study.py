@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,6 +101,27 @@ def test_a_study_finds_what_is_true_and_is_done_once(study, capsys):
     assert main(["run", str(path)]) == 0
     assert {log: log.stat().st_mtime_ns for log in logs} == logs
     assert (path.parent / "runs" / "made.txt").read_text() == "made "
+
+
+def test_kept_results_go_on_on_another_machine(study, capsys):
+    """Where no run and no corpus is: the same table at once, and anew where the corpus is made in another way."""
+    path = study('results = "kept"')
+    path.write_text(path.read_text().replace("seeds = [1, 2, 3]", "seeds = [1]"))
+    assert main(["run", str(path), "--parallel", "2"]) == 0
+    tables = [
+        [line for line in page.read_text().splitlines() if line.startswith("|")]
+        for page in (path.parent / "runs" / "report.md", path.parent / "kept" / "report.md")
+    ]
+    shutil.rmtree(path.parent / "runs")
+    assert main(["run", str(path)]) == 0
+    assert not [*path.parent.rglob("log.jsonl"), *path.parent.rglob("made.txt")]
+    again = (path.parent / "runs" / "report.md").read_text()
+    tables.append([line for line in again.splitlines() if line.startswith("|")])
+    assert tables[0] == tables[1] == tables[2] != []
+    path.write_text(path.read_text().replace('"{output}"]', '"{output}", "more"]'))
+    capsys.readouterr()
+    assert main(["status", str(path)]) == 0
+    assert capsys.readouterr().out.count("waiting") == 5
 
 
 def test_an_edited_arm_is_what_runs_and_the_earlier_run_is_kept(study, capsys):
