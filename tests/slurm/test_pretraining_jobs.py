@@ -155,7 +155,7 @@ def test_an_interrupted_run_is_requeued_and_ends_as_the_unbroken_one(slurm, fold
     while not log.exists() or log.read_text().count('"kind": "train"') < 50:
         assert time.monotonic() < deadline, output(folder / "broken")
         time.sleep(0.1)
-    slurm.output_of("scancel", "--signal=USR1", job)
+    slurm.let_save(job)
     jobs = slurm.wait_for_jobs(WAIT_SECONDS)
     assert jobs[job]["Restarts"] == "1", output(folder / "broken")
     assert jobs[job]["JobState"] == "COMPLETED"
@@ -207,7 +207,7 @@ def test_a_task_that_is_stopped_requeues_itself_alone(slurm, folder):
     sibling = folder / "two" / "seed_5" / "log.jsonl"
     finished = sibling.read_bytes()
     assert log_lines(sibling.parent)[-1]["kind"] == "end"
-    slurm.output_of("scancel", "--signal=USR1", f"{job}_1")
+    slurm.let_save(f"{job}_1")
     jobs = slurm.wait_for_jobs(WAIT_SECONDS)
     restarts = {
         each["ArrayTaskId"]: each["Restarts"]

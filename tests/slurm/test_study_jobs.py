@@ -57,7 +57,7 @@ def test_twelve_runs_in_an_array_of_six_of_which_one_requeues_itself(slurm, tmp_
     while not (log.is_file() and "seed" in log.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.3)
-    slurm.output_of("scancel", "--signal=USR1", "--batch", f"{array}_0")
+    slurm.let_save("--batch", f"{array}_0")
     jobs = {key: job for key, job in slurm.wait_for_jobs(300).items() if key not in before}
     logs = "\n".join(file.read_text() for file in (folder / "logs").iterdir())
     ends = [
