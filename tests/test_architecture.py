@@ -138,6 +138,7 @@ OUTSIDE_PACKAGES = {
         "megatron.conversion.vocabulary",
         "tests.end_to_end",
     ),
+    "huggingface_hub": ("megatron.conversion.hub",),
     "transformers": (
         "benchmarks.glue_trainer",
         "benchmarks.generation",
