@@ -33,7 +33,7 @@ _NAMES = {
 
 
 def attach(
-    trainer: Trainer,
+    trainer: Any,
     config: Any,
     *,
     layer_class: type[torch.nn.Module] | None = None,
@@ -47,34 +47,38 @@ def attach(
     `ignore_data_skip`: nothing is read only to be thrown away. The callback is returned.
 
     Args:
-        trainer: made, not yet training.
+        trainer: a `transformers.Trainer`, made and not yet training.
         config: the JSON file's path or content, or what is parsed already.
         layer_class, interface: as of `convert_to_random_ltd`, for models that it does not know.
         custom_schedules: as of `CurriculumSampler.set_custom_schedules`.
         post_process: as of `CurriculumDataLoader.set_post_process`.
 
     Raises:
+        TypeError: if it is no Trainer.
         ConfigError: if the trainer has a setting that this would ignore, or has been attached to.
     """
-    if any(isinstance(one, DataEfficiencyCallback) for one in trainer.callback_handler.callbacks):
+    if not isinstance(trainer, Trainer):
+        raise TypeError(f"a {type(trainer).__name__} is no transformers.Trainer")
+    host: Any = trainer
+    if any(isinstance(one, DataEfficiencyCallback) for one in host.callback_handler.callbacks):
         raise ConfigError("the Trainer has been attached to already: attach once")
+    _refuse_settings(host)
     callback = DataEfficiencyCallback(
-        trainer, config, layer_class, interface, dict(custom_schedules or {}), post_process
+        host, config, layer_class, interface, dict(custom_schedules or {}), post_process
     )
-    _refuse_settings(trainer)
-    trainer.args.ignore_data_skip = True
-    trainer.get_train_dataloader = callback.make_loader
-    trainer.log = callback.log
-    trainer.add_callback(callback)
+    host.args.ignore_data_skip = True
+    host.get_train_dataloader = callback.make_loader
+    host.log = callback.log
+    host.add_callback(callback)
     return callback
 
 
-class DataEfficiencyCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
+class DataEfficiencyCallback(TrainerCallback, ExportableState):
     """Follows a Trainer's steps; made by `attach`."""
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: Any,
         config: Any,
         layer_class: type[torch.nn.Module] | None,
         interface: LayerInterface | None,
@@ -146,7 +150,8 @@ class DataEfficiencyCallback(TrainerCallback, ExportableState):  # type: ignore[
         training = self._running()
         if not state.global_step:
             return
-        saved = state.stateful_callbacks.get(type(self).__name__)
+        kept: Any = state.stateful_callbacks or {}
+        saved = kept.get(type(self).__name__)
         if saved is None:
             raise ConfigError(
                 f"the checkpoint after step {state.global_step} does not say where the data stand: it was "
@@ -198,11 +203,15 @@ class DataEfficiencyCallback(TrainerCallback, ExportableState):  # type: ignore[
         return self.training
 
 
-def _refuse_settings(trainer: Trainer) -> None:
+def _refuse_settings(trainer: Any) -> None:
     """Raise ConfigError if the Trainer has a setting that this adapter would ignore."""
     args = trainer.args
     shared = {name: getattr(trainer, f"get_{name}_size")() for name in ("tp", "cp", "sp")}
+    order = getattr(args, "train_sampling_strategy", "random")
     reasons = {
+        f"train_sampling_strategy is {order!r}, and the curriculum orders the samples": (
+            order != "random"
+        ),
         "auto_find_batch_size is set, and another batch size is another run": (
             args.auto_find_batch_size
         ),
@@ -238,8 +247,7 @@ def _refuse_loader(own: Any, args: TrainingArguments) -> None:
     if not isinstance(sampler, RandomSampler):
         raise ConfigError(
             f"the Trainer draws its samples by {type(sampler).__name__}, which the curriculum would replace: "
-            "leave train_sampling_strategy at 'random'; trainers that need an order of their own, such as "
-            "trl's GRPOTrainer, cannot be attached to"
+            "trainers that need an order of their own, such as trl's GRPOTrainer, cannot be attached to"
         )
     size, expected = own.total_batch_size, args.per_device_train_batch_size * args.world_size
     if size != expected:
