@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+
 from data_efficiency.config import Config
 from data_efficiency.engine.sections import HARMLESS, is_off
 from data_efficiency.json_section import ConfigError
@@ -24,6 +26,42 @@ class HostSettings:
     """None: the host's script clips by itself, if at all."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Field -> how the host calls it, where that is another name."""
+
+
+def settings_of_loader(loader: Any, host: str, gradient_accumulation_steps: int) -> HostSettings:
+    """What a script's own DataLoader says, whose dataset and collate function are then read by us.
+
+    Raises:
+        TypeError: if it is no `torch.utils.data.DataLoader`.
+        ConfigError: if it has something that would be ignored.
+    """
+    if type(loader) is not DataLoader:
+        raise TypeError(
+            f"a {type(loader).__name__} is no plain torch.utils.data.DataLoader: give the one that the script "
+            f"makes, before {host} has prepared it"
+        )
+    reasons = {
+        f"it draws by {type(loader.sampler).__name__}, which the curriculum would replace: leave sampler out": (
+            not isinstance(loader.sampler, RandomSampler | SequentialSampler)
+        ),
+        "it has a batch_sampler of its own: give batch_size": loader.batch_size is None,
+        "it has a worker_init_fn: let the dataset make what it draws from the sample's number": (
+            loader.worker_init_fn is not None
+        ),
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise ConfigError(f"the DataLoader cannot be taken over: {reason}")
+    assert loader.batch_size is not None
+    return HostSettings(
+        host=host,
+        train_micro_batch_size_per_gpu=loader.batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        dataloader_drop_last=loader.drop_last,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        names={"train_micro_batch_size_per_gpu": "batch_size", "dataloader_drop_last": "drop_last"},
+    )
 
 
 def refuse_disagreement(config: Config, settings: HostSettings, data_parallel_size: int) -> None:

@@ -85,6 +85,9 @@ class HostedTraining:
         self._shapes: list[StepShape] = []
         self._shape: StepShape | None = None
         self._last: tuple[GlobalBatch, StepTotals] | None = None
+        self._totals: StepTotals | None = None
+        self.counts_in_forward = False
+        """Whether a step is summed over the processes in its last forward instead of when it is finished."""
         self._num_layers: int | None = None
         self._hooks: list[Any] = []
 
@@ -95,15 +98,20 @@ class HostedTraining:
     def __iter__(self) -> Iterator[Any]:
         """Micro-batches from the step after the last finished one to the end of its pass."""
         self._pending.clear()
-        self._shapes, self._shape = [], None
+        self._shapes, self._shape, self._totals = [], None, None
         per_pass = self.sampler.steps_per_pass
-        pass_number = self.counters.steps // per_pass + 1
+        pass_number = self.num_passes + 1
         self.refuse_passes(pass_number)
         self.loader.load_state_dict(self.sampler.state_dict(self._finished))
         for batch in self.loader.until(pass_number * per_pass):
             assert self.loader.plan is not None
             self._pending.append(self.loader.plan)
             yield batch
+
+    @property
+    def num_passes(self) -> int:
+        """Passes that are finished."""
+        return self.counters.steps // self.sampler.steps_per_pass
 
     def refuse_passes(self, number: float) -> None:
         """Raise ConfigError if the host would pass through the data more often than the file allows."""
@@ -174,23 +182,27 @@ class HostedTraining:
                 f"{self.settings.host} did not call the model for a micro-batch of step {plan.batch.step}: "
                 "give the adapter the module whose forward it calls"
             )
-        self._shapes.append(self._shape)
-        self._shape = None
         self._pending.popleft()
         if not plan.is_last:
+            self._shapes.append(self._shape)
+            self._shape = None
             return False
-        totals = reduce_step(
-            self.ranks,
-            self._shapes,
-            num_layers=self.num_layers,
-            model_shape=None,
-            num_samples=self.sampler.global_batch_size,
-        )
+        totals = self._totals or self._reduce(self._shape)
         self.counters = self.counters.plus(totals.added)
         self._finished = plan.state_after
         self._last = plan.batch, totals
-        self._shapes = []
+        self._shapes, self._shape, self._totals = [], None, None
         return True
+
+    @property
+    def called_model(self) -> bool:
+        """Whether the model was called for the micro-batch that the host works on."""
+        return self._shape is not None
+
+    @property
+    def is_last_of_step(self) -> bool:
+        """Whether the micro-batch that the host works on ends its step."""
+        return self._present().is_last
 
     @property
     def num_layers(self) -> int:
@@ -267,8 +279,21 @@ class HostedTraining:
     def _end_forward(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any
     ) -> None:
-        if module.training:
-            self._shape = shape_of_forward(self.router, args, kwargs)
+        if not module.training:
+            return
+        self._shape = shape_of_forward(self.router, args, kwargs)
+        if self.counts_in_forward and self.is_last_of_step:
+            self._totals = self._reduce(self._shape)
+
+    def _reduce(self, last_shape: StepShape) -> StepTotals:
+        """The present step's totals over all processes; one collective."""
+        return reduce_step(
+            self.ranks,
+            [*self._shapes, last_shape],
+            num_layers=self.num_layers,
+            model_shape=None,
+            num_samples=self.sampler.global_batch_size,
+        )
 
 
 def _num_layers(model: torch.nn.Module, layer_class: Any, dropping: Any) -> int | None:

@@ -224,9 +224,8 @@ def _refuse_settings(trainer: Any) -> None:
         f"the processes share rows ({shared}): only data parallelism is supported": any(
             size > 1 for size in shared.values()
         ),
-        "DeepSpeed runs the Trainer: its engine reads the same JSON file; use data_efficiency.initialize": (
-            trainer.is_deepspeed_enabled
-        ),
+        "DeepSpeed or FSDP splits its model: only whole copies are supported here; use "
+        "data_efficiency.initialize": trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled,
         "split_batches is set: per_device_train_batch_size would be that of all": (
             args.accelerator_config.split_batches
         ),

@@ -5,6 +5,7 @@ process is killed by SIGKILL in the forward after so many steps, 0 for never. Wh
 forwards is appended to FOLDER/seen.R.jsonl, one line a forward; its weights' SHA-256 is in FOLDER/weights.R.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -43,7 +44,7 @@ def blocks(title):
 
 def is_added(line):
     """Whether a line of an example is there for this library alone."""
-    return any(word in line for word in ("data_efficiency", "attach(", "efficient"))
+    return any(word in line for word in ("data_efficiency", "attach(", "efficiency", "figures"))
 
 
 class Texts(torch.utils.data.Dataset):
@@ -169,7 +170,38 @@ def run_sft(folder, see, resume, **settings):
     return names["model"]
 
 
-HOSTS = {"trainer": run_trainer, "sft": run_sft}
+class Stopped(Exception):
+    """In place of a loop's end."""
+
+
+def run_accelerate(folder, see, resume):
+    """A loop with Accelerate; returns the model."""
+    num_forwards = 0
+
+    def see_or_stop(one):
+        nonlocal num_forwards
+        if num_forwards == num_left:
+            raise Stopped
+        num_forwards += 1
+        see(one)
+
+    model = make_model(see_or_stop)
+    num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    names = {
+        "model": model,
+        "optimizer": torch.optim.AdamW(model.parameters(), lr=0.01),
+        "dataset": Texts(),
+        "checkpoint": folder / "checkpoint",
+        "num_epochs": 1,
+        "save_samples": SAVE_STEPS * ACCUMULATION * MICRO_BATCH_SIZE * num_ranks,
+    }
+    num_left = ACCUMULATION * (NUM_STEPS - (SAVE_STEPS if resume else 0))
+    with contextlib.suppress(Stopped):
+        exec(blocks("Accelerate")[0], names)
+    return model
+
+
+HOSTS = {"trainer": run_trainer, "sft": run_sft, "accelerate": run_accelerate}
 IDENTITIES = {"sft": {"type": "Dataset", "num_samples": NUM_SAMPLES}}
 """Where the host's dataset has no identity of its own."""
 
