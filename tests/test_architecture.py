@@ -36,6 +36,7 @@ LEVELS = {
     "data_efficiency.plan": 2,
     "data_efficiency.plan_warnings": 2,
     "data_efficiency": 2,
+    "data_efficiency.adapters": 3,
     "megatron.config": 3,
     "megatron.tokenizer": 3,
     "megatron.model": 3,
@@ -70,6 +71,7 @@ LEVELS = {
     "tests.processes": 0,
     # A library test must not fail for a trainer's reason.
     "tests.data_efficiency": 2,
+    "tests.data_efficiency.adapters": 3,
     "tests.megatron": 4,
     "tests.end_to_end": 6,
     "tests.faults": 6,
@@ -106,6 +108,7 @@ OUTSIDE_PACKAGES = {
         "data_efficiency.analysis.huggingface_model",
         "data_efficiency.analysis.reference_loss",
         "data_efficiency.engine",
+        "data_efficiency.adapters",
         "megatron",
         "tests.end_to_end",
         *COMMANDS,
@@ -113,7 +116,14 @@ OUTSIDE_PACKAGES = {
     "torch.distributed": ("data_efficiency.engine", "megatron", "tests.end_to_end", *COMMANDS),
     "torch.utils.tensorboard": ("megatron.reporting.trackers",),
     "tensorboard": ("megatron.reporting.trackers",),
-    "accelerate": ("megatron.reporting.trackers",),
+    "accelerate": (
+        "data_efficiency.adapters.accelerate_plugin",
+        "data_efficiency.adapters.huggingface_trainer",
+        "megatron.reporting.trackers",
+        "tests.end_to_end",
+    ),
+    "lightning": ("data_efficiency.adapters.lightning_plugin", "tests.end_to_end"),
+    "trl": ("tests.end_to_end",),
     "mlflow": ("megatron.reporting.trackers",),
     "matplotlib": (
         "data_efficiency.analysis.summary",
@@ -122,7 +132,7 @@ OUTSIDE_PACKAGES = {
     ),
     "scipy": ("megatron.study.statistics",),
     "filelock": ("data_efficiency.files.lock",),
-    "tokenizers": ("megatron.tokenizer",),
+    "tokenizers": ("megatron.tokenizer", "tests.end_to_end.host_runs"),
     "flash_attn": ("megatron.model.optional_kernels",),
     "apex": ("megatron.model.optional_kernels",),
     "nltk": ("megatron.corpus.sentence_splitter",),
@@ -143,6 +153,7 @@ OUTSIDE_PACKAGES = {
         "benchmarks.glue_trainer",
         "benchmarks.generation",
         "benchmarks.gpt_models",
+        "data_efficiency.adapters.huggingface_trainer",
         "data_efficiency.analysis.huggingface_model",
         "examples_deepspeed.data_efficiency",
         "megatron.conversion.hugging_face_folder",
@@ -152,6 +163,7 @@ OUTSIDE_PACKAGES = {
     "datasets": (
         "examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks",
         "megatron.finetuning.data",
+        "tests.end_to_end.host_runs",
     ),
     "onnx": ("tools.prepare_demo_models",),
     "PIL": ("examples_deepspeed.data_efficiency.vit_finetuning.images",),
@@ -379,6 +391,12 @@ def test_project_is_found() -> None:
 VIOLATIONS = [
     (upward_imports, "data_efficiency.config", "import data_efficiency.engine"),
     (upward_imports, "data_efficiency.engine.torch_engine", "from megatron import config"),
+    (upward_imports, "data_efficiency.engine.base", "import data_efficiency.adapters.position"),
+    (
+        misplaced_packages,
+        "data_efficiency.adapters.hosted_training",
+        "from transformers import Trainer",
+    ),
     (upward_imports, "data_efficiency.schedule", "def f():\n    from . import sampling"),
     (
         upward_imports,
