@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from data_efficiency import Progress, files
+from data_efficiency import files
+from data_efficiency.progress import Progress
 from megatron.data.indexed_dataset import IndexedDataset
 from megatron.data.indexed_dataset_writer import (
     ENDINGS,

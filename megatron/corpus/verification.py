@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from data_efficiency import Progress, result_folder
+from data_efficiency.files import result_folder
+from data_efficiency.progress import Progress
 from megatron.corpus.preprocessing import EncodedTexts, encode_documents, is_empty
 from megatron.corpus.sentence_splitter import SentenceSplitter
 from megatron.corpus.text_sources import SourceFile, read_blocks, texts_of

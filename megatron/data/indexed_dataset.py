@@ -12,7 +12,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from data_efficiency import files, mmididx
+from data_efficiency import files
+from data_efficiency.files import mmididx
 from megatron.data.indexed_dataset_writer import (
     DTYPE_OF_CODE,
     IndexedDatasetWriter,

@@ -14,7 +14,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from data_efficiency import files, mmididx
+from data_efficiency import files
+from data_efficiency.files import mmididx
 
 DTYPE_OF_CODE = {
     code: np.dtype(name).newbyteorder("<") for name, code in mmididx.MEGATRON_CODES.items()
