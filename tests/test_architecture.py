@@ -90,6 +90,7 @@ STRANGERS = (
 
 # What a trainer of one's own is built of, beside the names that a user meets (`__init__.pyi`).
 PUBLIC_SUBMODULES = (
+    "data_efficiency.analysis.token_windows",
     "data_efficiency.command_end",
     "data_efficiency.config",
     "data_efficiency.differences",
@@ -98,6 +99,7 @@ PUBLIC_SUBMODULES = (
     "data_efficiency.engine.watch",
     "data_efficiency.engine.whole_tensor",
     "data_efficiency.files",
+    "data_efficiency.files.indexed_dataset",
     "data_efficiency.files.mmididx",
     "data_efficiency.files.result_folder",
     "data_efficiency.hashing",
@@ -144,7 +146,7 @@ OUTSIDE_PACKAGES = {
     ),
     "scipy": ("megatron.study.statistics",),
     "filelock": ("data_efficiency.files.lock",),
-    "tokenizers": ("megatron.tokenizer",),
+    "tokenizers": ("data_efficiency.analysis.text_tokenizer", "megatron.tokenizer"),
     "flash_attn": ("megatron.model.optional_kernels",),
     "apex": ("megatron.model.optional_kernels",),
     "nltk": ("megatron.corpus.sentence_splitter",),
