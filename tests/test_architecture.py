@@ -22,6 +22,7 @@ LEVELS = {
     "data_efficiency.deepspeed_format": 0,
     "data_efficiency.accounting": 0,
     "data_efficiency.files": 0,
+    "data_efficiency.command_end": 0,
     "data_efficiency.compat": 0,
     "data_efficiency.differences": 0,
     "data_efficiency.hashing": 0,
@@ -29,12 +30,14 @@ LEVELS = {
     "data_efficiency.progress": 0,
     "data_efficiency.json_section": 0,
     "data_efficiency.token_names": 0,
+    "data_efficiency.version": 0,
     "data_efficiency.analysis": 1,
     "data_efficiency.sampling": 1,
     "data_efficiency.routing": 1,
     "data_efficiency.engine": 2,
     "data_efficiency.plan": 2,
     "data_efficiency.plan_warnings": 2,
+    "data_efficiency.command": 3,
     "data_efficiency": 2,
     "data_efficiency.adapters": 3,
     "megatron.config": 3,
@@ -87,6 +90,27 @@ STRANGERS = (
     {"megatron.model", "megatron.data"},
 )
 
+# What a trainer of one's own is built of, beside the names that a user meets (`__init__.pyi`).
+PUBLIC_SUBMODULES = (
+    "data_efficiency.analysis.token_windows",
+    "data_efficiency.command_end",
+    "data_efficiency.config",
+    "data_efficiency.differences",
+    "data_efficiency.engine.ranks",
+    "data_efficiency.engine.step",
+    "data_efficiency.engine.watch",
+    "data_efficiency.engine.whole_tensor",
+    "data_efficiency.files",
+    "data_efficiency.files.indexed_dataset",
+    "data_efficiency.files.mmididx",
+    "data_efficiency.files.result_folder",
+    "data_efficiency.hashing",
+    "data_efficiency.json_section",
+    "data_efficiency.plan",
+    "data_efficiency.progress",
+    "data_efficiency.routing.layer_presets",
+    "data_efficiency.sampling.sampler",
+)
 PUBLIC_NAME_USERS = (
     "megatron",
     "pretrain_gpt",
@@ -132,7 +156,11 @@ OUTSIDE_PACKAGES = {
     ),
     "scipy": ("megatron.study.statistics",),
     "filelock": ("data_efficiency.files.lock",),
-    "tokenizers": ("megatron.tokenizer", "tests.end_to_end.host_runs"),
+    "tokenizers": (
+        "data_efficiency.analysis.text_tokenizer",
+        "megatron.tokenizer",
+        "tests.end_to_end.host_runs",
+    ),
     "flash_attn": ("megatron.model.optional_kernels",),
     "apex": ("megatron.model.optional_kernels",),
     "nltk": ("megatron.corpus.sentence_splitter",),
@@ -333,24 +361,29 @@ def commands_that_need_commands(sources: Sources) -> list[str]:
 
 
 def public_names(sources: Sources) -> set[str]:
-    """The names in `data_efficiency.__all__`."""
-    for node in ast.parse(sources.get("data_efficiency", "")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return set(ast.literal_eval(node.value))
-    return set()
+    """The names that `data_efficiency/__init__.pyi` gives."""
+    body = ast.parse(sources.get("data_efficiency", "")).body
+    return {
+        alias.asname
+        for node in body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname is not None
+    }
 
 
 def private_library_imports(sources: Sources) -> list[str]:
-    """Uses of the library by the trainer and by examples that bypass its public names."""
+    """Uses of the library by the trainer and by examples that bypass its public names and submodules."""
     public = public_names(sources)
     return [
         f"{imported.importer}:{imported.line}: {imported.name or target} is no public name of "
-        "data_efficiency"
+        f"{imported.module}"
         for imported, target in project_imports(sources)
         if inside(target, "data_efficiency")
         and inside(imported.importer, *PUBLIC_NAME_USERS)
         and (imported.module, imported.name) != ("data_efficiency", None)
         and not (imported.module == "data_efficiency" and imported.name in public)
+        and (target not in PUBLIC_SUBMODULES or (imported.name or "").startswith("_"))
     ]
 
 
@@ -361,12 +394,15 @@ def read_project() -> dict[str, str]:
         files += (ROOT / folder).rglob("*.py")
     for folder in ("data_efficiency", "end_to_end"):
         files += (ROOT / "tests" / folder).rglob("*.py")
-    return {
+    found = {
         ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(
             ".__init__"
         ): file.read_text()
         for file in files
     }
+    # What the library's first file gives stands in the stub beside it.
+    found["data_efficiency"] = (ROOT / "data_efficiency" / "__init__.pyi").read_text()
+    return found
 
 
 RULES = (
@@ -433,6 +469,7 @@ VIOLATIONS = [
     (private_library_imports, "megatron.training", "from data_efficiency.sampling import sampler"),
     (private_library_imports, "megatron.training", "from data_efficiency import _secret"),
     (private_library_imports, "megatron.training", "from data_efficiency import sampling"),
+    (private_library_imports, "megatron.training", "from data_efficiency.files import _secret"),
     (private_library_imports, "benchmarks.sampling", "import data_efficiency.schedule"),
 ]
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from data_efficiency import result_folder, whole_tensors
+from data_efficiency.engine.whole_tensor import whole_tensors
+from data_efficiency.files import result_folder
 from megatron.checkpoint.files import read_state, read_weights, save_checkpoint
 from megatron.checkpoint.model import checkpoint_in
 from megatron.config import ModelConfig
