@@ -201,7 +201,52 @@ def run_accelerate(folder, see, resume):
     return model
 
 
-HOSTS = {"trainer": run_trainer, "sft": run_sft, "accelerate": run_accelerate}
+def run_lightning(folder, see, resume):
+    """Lightning's Trainer; returns the model."""
+    from lightning.pytorch import LightningModule  # noqa: PLC0415
+    from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: PLC0415
+
+    class Module(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = make_model(see)
+
+        def training_step(self, batch, number):
+            return self.model(**batch).loss
+
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+    saved = folder / "checkpoints"
+    module = Module()
+    names = {
+        "module": module,
+        "dataset": Texts(),
+        "callbacks": [ModelCheckpoint(saved, every_n_train_steps=SAVE_STEPS, save_top_k=-1)],
+        "checkpoint": max(saved.glob("*.ckpt"), default=None) if resume else None,
+        "settings": {
+            "max_steps": NUM_STEPS,
+            "accelerator": "cpu",
+            "devices": 1,
+            "strategy": "auto",
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": folder,
+        },
+    }
+    if "WORLD_SIZE" in os.environ:
+        names["settings"] |= {"devices": int(os.environ["WORLD_SIZE"]), "strategy": "ddp"}
+    exec(blocks("Lightning")[0], names)
+    return module.model
+
+
+HOSTS = {
+    "trainer": run_trainer,
+    "sft": run_sft,
+    "accelerate": run_accelerate,
+    "lightning": run_lightning,
+}
 IDENTITIES = {"sft": {"type": "Dataset", "num_samples": NUM_SAMPLES}}
 """Where the host's dataset has no identity of its own."""
 

@@ -125,7 +125,7 @@ def test_killed_and_resumed_on_processes(host, num_ranks, folder):
     assert len(weights) == 1
 
 
-@pytest.mark.parametrize("title", ["Hugging Face's Trainer", "Accelerate"])
+@pytest.mark.parametrize("title", ["Hugging Face's Trainer", "Accelerate", "Lightning"])
 def test_ten_lines_are_added_at_most(title):
     for block in host_runs.blocks(title):
         added = [line for line in block.splitlines() if host_runs.is_added(line)]
