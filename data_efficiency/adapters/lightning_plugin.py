@@ -123,7 +123,8 @@ class DataEfficiencyCallback(Callback):
         if not self.training.finish_micro_batch():
             return
         self._compare_steps(trainer)
-        every = trainer.log_every_n_steps
+        host: Any = trainer
+        every = host.log_every_n_steps
         if every and trainer.global_step % every == 0:
             for logger in trainer.loggers:
                 logger.log_metrics(self.training.figures(), step=trainer.global_step - 1)
@@ -217,10 +218,13 @@ def _only_child(module: LightningModule) -> torch.nn.Module:
     return next(iter(children.values()))
 
 
-def _refuse_settings(trainer: Trainer, module: LightningModule) -> None:
+def _refuse_settings(trainer: Any, module: LightningModule) -> None:
     """Raise ConfigError if the trainer has a setting that this callback would ignore."""
     limited = trainer.limit_train_batches not in (1.0, None) and not trainer.fast_dev_run
     reasons = {
+        f"overfit_batches is {trainer.overfit_batches}: it reads other data": (
+            bool(trainer.overfit_batches)
+        ),
         f"its strategy is {type(trainer.strategy).__name__}: only whole copies of the model are supported "
         "here; for ZeRO and FSDP use data_efficiency.initialize": (
             type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy)
@@ -230,9 +234,6 @@ def _refuse_settings(trainer: Trainer, module: LightningModule) -> None:
         ),
         f"limit_train_batches is {trainer.limit_train_batches}: an epoch is one pass; use max_steps": (
             limited
-        ),
-        f"overfit_batches is {trainer.overfit_batches}: it reads other data": (
-            bool(trainer.overfit_batches)
         ),
     }
     for reason, applies in reasons.items():
