@@ -13,7 +13,7 @@ from pathlib import Path
 
 from megatron.command import run_command
 
-from megatron.arguments import command_parser
+from data_efficiency.command.parser import command_parser
 from megatron.conversion.model import read_any, save_as_hugging_face, save_as_ours
 from megatron.evaluation.checkpoint_tokenizer import tokenizer_of
 from megatron.tokenizer import add_tokenizer_flags, named_tokenizer

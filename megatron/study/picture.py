@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megatron.reporting.picture import (
+from data_efficiency.picture import (
     BASELINE_COLOUR,
     COLOURS,
     GREY,
