@@ -60,6 +60,7 @@ LEVELS = {
     "megatron.optimizer_param_scheduler": 4,
     "megatron.recipes": 4,
     "megatron.reporting": 4,
+    "megatron.run_page": 4,
     "megatron.run_state": 4,
     "megatron.stopping": 4,
     "megatron.study": 4,
@@ -154,6 +155,8 @@ OUTSIDE_PACKAGES = {
         "megatron.reporting",
         "megatron.study.picture",
     ),
+    "plotly": ("megatron.run_page.page",),
+    "selenium": ("tests.end_to_end",),
     "scipy": ("megatron.study.statistics",),
     "filelock": ("data_efficiency.files.lock",),
     "tokenizers": (
