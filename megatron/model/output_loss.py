@@ -104,7 +104,7 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         sum_dtype = _sum_dtype(dtype)
         total = hidden_states.new_zeros((), dtype=sum_dtype)
         hidden_gradient = torch.empty_like(hidden_states)
-        weight_gradient = torch.zeros_like(weight, dtype=sum_dtype)
+        weight_gradient: torch.Tensor | None = None
         bias_gradient = None if bias is None else torch.zeros_like(bias, dtype=sum_dtype)
         num_rows = max(1, min(_chunk_tokens(weight, dtype), len(labels)))
         with torch.autocast(hidden_states.device.type, enabled=False):
@@ -126,10 +126,14 @@ class _LinearCrossEntropySum(torch.autograd.Function):
                     bias_gradient += gradient.t() @ counted.squeeze(1).to(dtype)
                 hidden_gradient[rows] = (gradient @ cast_weight) * counted
                 inputs = inputs * counted
-                if dtype == sum_dtype:
+                if weight_gradient is None:
+                    weight_gradient = (gradient.t() @ inputs).to(sum_dtype)
+                elif dtype == sum_dtype:
                     weight_gradient.addmm_(gradient.t(), inputs)
                 else:
                     _add_widened(weight_gradient, gradient.t() @ inputs)
+        if weight_gradient is None:
+            weight_gradient = torch.zeros_like(weight)
         ctx.save_for_backward(hidden_gradient, weight_gradient.to(weight.dtype), bias_gradient)
         return total
 

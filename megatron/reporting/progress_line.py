@@ -6,6 +6,31 @@ from typing import Any
 from data_efficiency.short_numbers import format_count, format_seconds
 
 
+def fraction_used(training: Mapping[str, Any], record: Mapping[str, Any]) -> float | None:
+    """Part of a pretraining run's budget that is used up, by the budget nearest to its end; None where it has none.
+
+    Args:
+        training: the settings of that group.
+        record: counters as the log has them.
+
+    Example:
+        >>> fraction_used({"train_iters": 10, "train_tokens": 80, "token_counter": "corpus"},
+        ...               {"step": 1, "corpus_tokens": 16})
+        0.2
+    """
+    counters = {
+        "train_iters": "step",
+        "train_samples": "consumed_samples",
+        "train_tokens": f"{training.get('token_counter', 'effective')}_tokens",
+    }
+    parts = [
+        record[counter] / training[budget]
+        for budget, counter in counters.items()
+        if training.get(budget) and record.get(counter) is not None
+    ]
+    return min(1.0, max(parts)) if parts else None
+
+
 def format_losses(record: Mapping[str, Any]) -> str:
     """The loss of a line of the log, with its parts where it has several.
 
