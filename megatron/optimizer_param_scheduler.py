@@ -1,6 +1,7 @@
 """The learning rate that the settings describe: a function of one counter."""
 
-from data_efficiency import Clock, LearningRate, ModelShape, load_config, planned_totals
+from data_efficiency import Clock, LearningRate, ModelShape, load_config
+from data_efficiency.plan import planned_totals
 from megatron.config import RunConfig
 from megatron.engine_json import engine_json
 from megatron.setting_rules import require

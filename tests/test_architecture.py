@@ -22,6 +22,7 @@ LEVELS = {
     "data_efficiency.deepspeed_format": 0,
     "data_efficiency.accounting": 0,
     "data_efficiency.files": 0,
+    "data_efficiency.command_end": 0,
     "data_efficiency.compat": 0,
     "data_efficiency.differences": 0,
     "data_efficiency.hashing": 0,
@@ -29,13 +30,16 @@ LEVELS = {
     "data_efficiency.progress": 0,
     "data_efficiency.json_section": 0,
     "data_efficiency.token_names": 0,
+    "data_efficiency.version": 0,
     "data_efficiency.analysis": 1,
     "data_efficiency.sampling": 1,
     "data_efficiency.routing": 1,
     "data_efficiency.engine": 2,
     "data_efficiency.plan": 2,
     "data_efficiency.plan_warnings": 2,
+    "data_efficiency.command": 3,
     "data_efficiency": 2,
+    "data_efficiency.adapters": 3,
     "megatron.config": 3,
     "megatron.tokenizer": 3,
     "megatron.model": 3,
@@ -71,6 +75,7 @@ LEVELS = {
     "tests.processes": 0,
     # A library test must not fail for a trainer's reason.
     "tests.data_efficiency": 2,
+    "tests.data_efficiency.adapters": 3,
     "tests.megatron": 4,
     "tests.end_to_end": 6,
     "tests.faults": 6,
@@ -86,6 +91,27 @@ STRANGERS = (
     {"megatron.model", "megatron.data"},
 )
 
+# What a trainer of one's own is built of, beside the names that a user meets (`__init__.pyi`).
+PUBLIC_SUBMODULES = (
+    "data_efficiency.analysis.token_windows",
+    "data_efficiency.command_end",
+    "data_efficiency.config",
+    "data_efficiency.differences",
+    "data_efficiency.engine.ranks",
+    "data_efficiency.engine.step",
+    "data_efficiency.engine.watch",
+    "data_efficiency.engine.whole_tensor",
+    "data_efficiency.files",
+    "data_efficiency.files.indexed_dataset",
+    "data_efficiency.files.mmididx",
+    "data_efficiency.files.result_folder",
+    "data_efficiency.hashing",
+    "data_efficiency.json_section",
+    "data_efficiency.plan",
+    "data_efficiency.progress",
+    "data_efficiency.routing.layer_presets",
+    "data_efficiency.sampling.sampler",
+)
 PUBLIC_NAME_USERS = (
     "megatron",
     "pretrain_gpt",
@@ -107,6 +133,7 @@ OUTSIDE_PACKAGES = {
         "data_efficiency.analysis.huggingface_model",
         "data_efficiency.analysis.reference_loss",
         "data_efficiency.engine",
+        "data_efficiency.adapters",
         "megatron",
         "tests.end_to_end",
         *COMMANDS,
@@ -114,7 +141,14 @@ OUTSIDE_PACKAGES = {
     "torch.distributed": ("data_efficiency.engine", "megatron", "tests.end_to_end", *COMMANDS),
     "torch.utils.tensorboard": ("megatron.reporting.trackers",),
     "tensorboard": ("megatron.reporting.trackers",),
-    "accelerate": ("megatron.reporting.trackers",),
+    "accelerate": (
+        "data_efficiency.adapters.accelerate_plugin",
+        "data_efficiency.adapters.huggingface_trainer",
+        "megatron.reporting.trackers",
+        "tests.end_to_end",
+    ),
+    "lightning": ("data_efficiency.adapters.lightning_plugin", "tests.end_to_end"),
+    "trl": ("tests.end_to_end",),
     "mlflow": ("megatron.reporting.trackers",),
     "matplotlib": (
         "data_efficiency.analysis.summary",
@@ -125,7 +159,11 @@ OUTSIDE_PACKAGES = {
     "selenium": ("tests.end_to_end",),
     "scipy": ("megatron.study.statistics",),
     "filelock": ("data_efficiency.files.lock",),
-    "tokenizers": ("megatron.tokenizer",),
+    "tokenizers": (
+        "data_efficiency.analysis.text_tokenizer",
+        "megatron.tokenizer",
+        "tests.end_to_end.host_runs",
+    ),
     "flash_attn": ("megatron.model.optional_kernels",),
     "apex": ("megatron.model.optional_kernels",),
     "nltk": ("megatron.corpus.sentence_splitter",),
@@ -141,10 +179,12 @@ OUTSIDE_PACKAGES = {
         "megatron.conversion.vocabulary",
         "tests.end_to_end",
     ),
+    "huggingface_hub": ("megatron.conversion.hub",),
     "transformers": (
         "benchmarks.glue_trainer",
         "benchmarks.generation",
         "benchmarks.gpt_models",
+        "data_efficiency.adapters.huggingface_trainer",
         "data_efficiency.analysis.huggingface_model",
         "examples_deepspeed.data_efficiency",
         "megatron.conversion.hugging_face_folder",
@@ -154,6 +194,7 @@ OUTSIDE_PACKAGES = {
     "datasets": (
         "examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks",
         "megatron.finetuning.data",
+        "tests.end_to_end.host_runs",
     ),
     "onnx": ("tools.prepare_demo_models",),
     "PIL": ("examples_deepspeed.data_efficiency.vit_finetuning.images",),
@@ -323,24 +364,29 @@ def commands_that_need_commands(sources: Sources) -> list[str]:
 
 
 def public_names(sources: Sources) -> set[str]:
-    """The names in `data_efficiency.__all__`."""
-    for node in ast.parse(sources.get("data_efficiency", "")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return set(ast.literal_eval(node.value))
-    return set()
+    """The names that `data_efficiency/__init__.pyi` gives."""
+    body = ast.parse(sources.get("data_efficiency", "")).body
+    return {
+        alias.asname
+        for node in body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname is not None
+    }
 
 
 def private_library_imports(sources: Sources) -> list[str]:
-    """Uses of the library by the trainer and by examples that bypass its public names."""
+    """Uses of the library by the trainer and by examples that bypass its public names and submodules."""
     public = public_names(sources)
     return [
         f"{imported.importer}:{imported.line}: {imported.name or target} is no public name of "
-        "data_efficiency"
+        f"{imported.module}"
         for imported, target in project_imports(sources)
         if inside(target, "data_efficiency")
         and inside(imported.importer, *PUBLIC_NAME_USERS)
         and (imported.module, imported.name) != ("data_efficiency", None)
         and not (imported.module == "data_efficiency" and imported.name in public)
+        and (target not in PUBLIC_SUBMODULES or (imported.name or "").startswith("_"))
     ]
 
 
@@ -351,12 +397,15 @@ def read_project() -> dict[str, str]:
         files += (ROOT / folder).rglob("*.py")
     for folder in ("data_efficiency", "end_to_end"):
         files += (ROOT / "tests" / folder).rglob("*.py")
-    return {
+    found = {
         ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(
             ".__init__"
         ): file.read_text()
         for file in files
     }
+    # What the library's first file gives stands in the stub beside it.
+    found["data_efficiency"] = (ROOT / "data_efficiency" / "__init__.pyi").read_text()
+    return found
 
 
 RULES = (
@@ -381,6 +430,12 @@ def test_project_is_found() -> None:
 VIOLATIONS = [
     (upward_imports, "data_efficiency.config", "import data_efficiency.engine"),
     (upward_imports, "data_efficiency.engine.torch_engine", "from megatron import config"),
+    (upward_imports, "data_efficiency.engine.base", "import data_efficiency.adapters.position"),
+    (
+        misplaced_packages,
+        "data_efficiency.adapters.hosted_training",
+        "from transformers import Trainer",
+    ),
     (upward_imports, "data_efficiency.schedule", "def f():\n    from . import sampling"),
     (
         upward_imports,
@@ -417,6 +472,7 @@ VIOLATIONS = [
     (private_library_imports, "megatron.training", "from data_efficiency.sampling import sampler"),
     (private_library_imports, "megatron.training", "from data_efficiency import _secret"),
     (private_library_imports, "megatron.training", "from data_efficiency import sampling"),
+    (private_library_imports, "megatron.training", "from data_efficiency.files import _secret"),
     (private_library_imports, "benchmarks.sampling", "import data_efficiency.schedule"),
 ]
 

@@ -24,9 +24,8 @@ from data_efficiency import (
     load_config,
     plan_run,
     plan_warnings,
-    read_json,
 )
-from data_efficiency.config import Config
+from data_efficiency.config import Config, read_json
 from megatron.arguments import make_parser, parse_run_config
 from megatron.config import RUN_KINDS, GlueRunConfig, ModelConfig, RunConfig
 from megatron.engine_json import engine_json

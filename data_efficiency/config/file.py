@@ -63,8 +63,11 @@ class Config:
         return micro, steps
 
 
-def load_config(source: str | Path | Mapping[str, Any] | Config) -> Config:
+def load_config(source: str | Path | Mapping[str, Any] | Config | DataEfficiencyConfig) -> Config:
     """The parsed configuration of a JSON file's path or of an already read JSON object.
+
+    Args:
+        source: also what is parsed already: all of it, or our section.
 
     Raises:
         ConfigError: with the key's path, its value and the rule, for anything not understood.
@@ -72,6 +75,8 @@ def load_config(source: str | Path | Mapping[str, Any] | Config) -> Config:
     """
     if isinstance(source, Config):
         return source
+    if isinstance(source, DataEfficiencyConfig):
+        return Config(data_efficiency=source)
     section = Section(read_json(source), "")
     engine_sections = {name: section.take(name) for name in DEEPSPEED_SECTIONS if name in section}
     raw = section.take("data_efficiency", None) or {}

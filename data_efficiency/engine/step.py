@@ -19,6 +19,7 @@ from data_efficiency.accounting import (
     training_flops,
 )
 from data_efficiency.engine.ranks import Ranks, float_bits, floats_of
+from data_efficiency.token_names import rows_and_length
 
 MAX_SKIPPED_UPDATES = 10
 """With a constant float16 loss scale, so many updates skipped in a row end the training."""
@@ -140,6 +141,20 @@ def reduce_step(
         dropping_tokens=dropping_tokens,
         agreed=tuple(table[:, len(counts) : first_loss].max(axis=0, initial=0).tolist()),
     )
+
+
+def shape_of_forward(router: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> StepShape:
+    """Rows and length of the training forward just done, as the layers saw them if they tell.
+
+    Args:
+        router: the model's token router; None: no layer drops.
+        args, kwargs: of the model's forward.
+    """
+    shape: StepShape | None = None if router is None else router.last_shape()
+    if shape is None:
+        num_rows, length = rows_and_length(args, kwargs)
+        shape = StepShape(num_rows=num_rows, sequence_length=length)
+    return shape
 
 
 def mean_losses(sums: Sequence[float], num_terms: Sequence[int]) -> list[float]:

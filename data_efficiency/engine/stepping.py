@@ -20,11 +20,11 @@ from data_efficiency.engine.step import (
     named,
     reduce_step,
     refuse_non_finite,
+    shape_of_forward,
 )
 from data_efficiency.json_section import ConfigError, Section
 from data_efficiency.sampling.loader import CurriculumDataLoader
 from data_efficiency.sampling.sequence_length import map_tensors
-from data_efficiency.token_names import rows_and_length
 
 
 class Stepping:
@@ -358,13 +358,8 @@ class Stepping:
         self.random_ltd_scheduler.set_position(self.counters.steps, number * rows, num_samples=rows)
 
     def _note_forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Remember rows and length of a training forward, as the layers saw them if they tell."""
-        router = self.random_ltd_scheduler
-        shape = None if router is None else router.last_shape()
-        if shape is None:
-            num_rows, length = rows_and_length(args, kwargs)
-            shape = StepShape(num_rows=num_rows, sequence_length=length)
-        self._shapes.append(shape)
+        """Remember rows and length of a training forward."""
+        self._shapes.append(shape_of_forward(self.random_ltd_scheduler, args, kwargs))
 
     def _refuse_idle(self) -> None:
         """Raise ConfigError if something is switched on in the JSON and nobody carries it out."""

@@ -27,6 +27,8 @@ class MicroBatchPlan:
     """Which global batch a micro-batch belongs to, and what is true once it is consumed."""
 
     batch: GlobalBatch
+    first_row: int
+    """Where it begins in the global batch."""
     is_last: bool
     """Whether it is the last of its step on this rank."""
     state_after: SamplerState
@@ -77,12 +79,16 @@ class CurriculumDataLoader(PublishedLoaderNames):
 
     def __iter__(self) -> Iterator[Any]:
         """Micro-batches from the first step that was not consumed whole."""
+        return self.until(self.sampler.num_steps)
+
+    def until(self, last_step: int) -> Iterator[Any]:
+        """Micro-batches from the first step that was not consumed whole to the end of `last_step`."""
         self.sampler.state = self._consumed
         queue: deque[MicroBatchPlan] = deque()
         loader = DataLoader(
             self._reader,
             batch_size=None,
-            sampler=_PlannedIndices(self.sampler, queue),
+            sampler=_PlannedIndices(self.sampler, queue, last_step),
             num_workers=self._num_workers,
             pin_memory=self._pin_memory,
             generator=torch.Generator().manual_seed(self.sampler.seed),
@@ -143,18 +149,21 @@ class CurriculumDataLoader(PublishedLoaderNames):
 class _PlannedIndices:
     """What the DataLoader draws from: (samples, visits) of each micro-batch; plans go to the queue."""
 
-    def __init__(self, sampler: CurriculumSampler, queue: deque[MicroBatchPlan]) -> None:
-        self._sampler, self._queue = sampler, queue
+    def __init__(
+        self, sampler: CurriculumSampler, queue: deque[MicroBatchPlan], last_step: int
+    ) -> None:
+        self._sampler, self._queue, self._last_step = sampler, queue, last_step
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         sampler = self._sampler
-        while sampler.state.step < sampler.num_steps:
+        while sampler.state.step < self._last_step:
             batch = sampler.next_global_batch()
             state_after = sampler.state
             for number in range(sampler.gradient_accumulation_steps):
                 rows = sampler.micro_batch_rows(number)
                 plan = MicroBatchPlan(
                     batch=batch,
+                    first_row=rows.start,
                     is_last=number == sampler.gradient_accumulation_steps - 1,
                     state_after=state_after,
                 )
@@ -172,4 +181,8 @@ class _BatchReader(Dataset[Any]):
         samples, visits = wanted
         if hasattr(self._dataset, "get_batch"):
             return self._dataset.get_batch(samples, visits)
-        return self._collate_fn([self._dataset[sample] for sample in samples.tolist()])
+        numbers = samples.tolist()
+        # As PyTorch's DataLoader: several items in one access, where the dataset has that.
+        if callable(getattr(self._dataset, "__getitems__", None)):
+            return self._collate_fn(self._dataset.__getitems__(numbers))
+        return self._collate_fn([self._dataset[number] for number in numbers])

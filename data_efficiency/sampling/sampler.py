@@ -134,6 +134,10 @@ class CurriculumSampler:
                 f"drop_last leaves no batch: {num_samples} samples x num_epochs "
                 f"({config.num_epochs}) are fewer than a global batch ({self.global_batch_size})"
             )
+        self.steps_per_pass = num_samples // self.global_batch_size
+        """Steps of one pass over as many samples as the dataset has."""
+        if not drop_last and num_samples % self.global_batch_size:
+            self.steps_per_pass += 1
         self._num_samples = num_samples
         folder = config.data_cluster_path
         self._cluster_folder = None if folder is None else Path(folder)

@@ -22,7 +22,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from data_efficiency import WholeTensor, files, result_folder
+from data_efficiency import files
+from data_efficiency.engine.whole_tensor import WholeTensor
+from data_efficiency.files import result_folder
 from megatron.checkpoint.tensor_file import in_file_order, write_tensor_file
 
 FORMAT = "checkpoint"

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from data_efficiency import result_folder, whole_tensors
+from data_efficiency.engine.whole_tensor import whole_tensors
+from data_efficiency.files import result_folder
 from megatron.checkpoint.files import read_state, read_weights, save_checkpoint
 from megatron.checkpoint.model import checkpoint_in
 from megatron.config import ModelConfig
@@ -25,6 +26,7 @@ from megatron.conversion.bert import (
 from megatron.conversion.deepspeed import model_states_file, read_megatron_deepspeed, step_of
 from megatron.conversion.gpt import gpt_from_hugging_face, gpt_rules, gpt_to_hugging_face
 from megatron.conversion.hugging_face_folder import token_ids
+from megatron.conversion.model_card import CARD_FILE
 from megatron.conversion.source_files import (
     CONFIG_COPY,
     copy_files,
@@ -53,6 +55,11 @@ class Model(NamedTuple):
     """Folder with the files of the Hugging Face folder it was made of."""
     step: int = 0
     """Of the checkpoint it was read from."""
+
+    @property
+    def pipeline(self) -> str:
+        """The hub's name of what it is for."""
+        return "fill-mask" if is_bert(self.weights) else "text-generation"
 
     @property
     def rules(self) -> list[Rule]:
@@ -99,11 +106,16 @@ def read_any(folder: Path, *, vocab_size: int | None = None) -> Model:
     return Model(config, read_weights(checkpoint), source_of(folder))
 
 
-def save_as_hugging_face(model: Model, output: Path, tokenizer: Tokenizer | None) -> Converted:
+def save_as_hugging_face(
+    model: Model, output: Path, tokenizer: Tokenizer | None, card: str | None = None
+) -> Converted:
     """What was written to a new folder for `from_pretrained`, after its logits were compared.
 
     The model there has the vocabulary that the tokenizer knows; the rows that pad ours lie beside it.
     What a Hugging Face folder said from which the model once came is said again.
+
+    Args:
+        card: text of the folder's `README.md`, None for none.
 
     Raises:
         FileExistsError: if the folder is taken.
@@ -124,6 +136,8 @@ def save_as_hugging_face(model: Model, output: Path, tokenizer: Tokenizer | None
             )
         if model.source is not None and (own_tokenizer or tokenizer is None):
             copy_files(model.source, folder)
+        if card is not None:
+            (folder / CARD_FILE).write_text(card, encoding="utf-8")
         difference = _largest_difference(model, folder)
     return Converted(_count(model), difference)
 

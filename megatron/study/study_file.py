@@ -28,7 +28,8 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from data_efficiency import ConfigError, refuse_unknown
+from data_efficiency import ConfigError
+from data_efficiency.json_section import refuse_unknown
 from megatron.config import without_none
 from megatron.engine_json import merged
 from megatron.recipes import read_toml

@@ -1,0 +1,176 @@
+import json
+
+import pytest
+import torch
+
+from data_efficiency.adapters.host_settings import HostSettings
+from data_efficiency.adapters.hosted_training import HostedTraining
+from data_efficiency.engine.ranks import Ranks
+from data_efficiency.json_section import ConfigError
+from tests.data_efficiency.adapters.small_run import (
+    LENGTH,
+    NUM_LAYERS,
+    NUM_SAMPLES,
+    Rows,
+    configuration,
+    make_model,
+)
+
+
+def hosted(config=None, *, rank=0, world=1, model=None, **settings):
+    """A training of 2 micro-batches of 2 rows a step on each process."""
+    training = HostedTraining(
+        configuration() if config is None else config,
+        Rows(),
+        HostSettings(
+            host="the host",
+            train_micro_batch_size_per_gpu=2,
+            gradient_accumulation_steps=2,
+            **settings,
+        ),
+        ranks=Ranks(data_parallel_rank=rank, data_parallel_size=world),
+    )
+    training.convert(make_model() if model is None else model)
+    return training
+
+
+def train(training, model, num_micro_batches, *, read_ahead=0):
+    """The samples of so many micro-batches, of which some were read before the first is done."""
+    seen, pending = [], []
+    for batch in training:
+        pending.append(batch)
+        if len(pending) <= read_ahead:
+            continue
+        batch = pending.pop(0)
+        model(**batch)
+        seen.append(batch["input_ids"][:, 0].tolist())
+        training.finish_micro_batch()
+        if len(seen) == num_micro_batches:
+            break
+    return seen
+
+
+def test_a_pass_has_as_many_samples_as_the_dataset_filled_up_to_a_whole_step():
+    training = hosted()
+    assert len(training) == 2 * 6
+    assert len(list(training)) == 2 * 6
+    assert len(hosted(dataloader_drop_last=True)) == 2 * 5
+    assert len(hosted(rank=1, world=2)) == 2 * 3
+
+
+def test_passes_follow_each_other_and_are_as_many_as_the_file_allows():
+    model = make_model()
+    training = hosted(model=model)
+    passes = [train(training, model, 99) for _ in range(3)]
+    drawn = [sample for one in passes for batch in one for sample in batch]
+    assert len(drawn) == 3 * 24
+    assert set(drawn) == set(range(NUM_SAMPLES))
+    assert training.counters.consumed_samples == 3 * 24
+    with pytest.raises(ConfigError, match="passes 4 times .* num_epochs .* is 3"):
+        next(iter(training))
+
+
+def test_what_was_read_ahead_is_not_lost():
+    whole_model, model = make_model(), make_model()
+    whole = train(hosted(model=whole_model), whole_model, 12)
+    training = hosted(model=model)
+    first = train(training, model, 5, read_ahead=4)
+    assert first == whole[:5]
+    state = json.loads(json.dumps(training.state_dict()))
+    assert state["counters"]["steps"] == 2
+    resumed = hosted(model=(other := make_model()))
+    resumed.load_state_dict(state, 2)
+    assert train(resumed, other, 8) == whole[4:]
+    # The same training goes on from its last finished step as well.
+    assert train(training, model, 8) == whole[4:]
+
+
+def test_counts_are_those_of_the_layers():
+    model = make_model()
+    training = hosted(model=model)
+    train(training, model, 2)
+    # Rows of 8 tokens, of which the two middle layers keep 4.
+    figures = training.figures()
+    assert figures["corpus_tokens"] == 4 * 8
+    assert figures["layer_tokens"] == 4 * (2 * 8 + 2 * 4)
+    assert figures["effective_tokens"] == 4 * (2 * 8 + 2 * 4) / NUM_LAYERS
+    assert (figures["sequence_length"], figures["kept_length"]) == (8, 4)
+    assert figures["difficulty/seqlen_truncate"] == 8
+    assert figures["pool_size"] == NUM_SAMPLES
+
+
+def test_no_figures_before_the_first_step_and_none_of_dropping_without_it():
+    model = make_model()
+    training = hosted(configuration(dropping=False), model=model)
+    assert training.figures() == {}
+    train(training, model, 2)
+    figures = training.figures()
+    assert "kept_length" not in figures
+    assert figures["layer_tokens"] == 4 * 8 * NUM_LAYERS
+
+
+def test_a_second_forward_of_a_micro_batch_is_the_same_and_counted_once():
+    model = make_model()
+    training = hosted(model=model)
+    batches = iter(training)
+    batch = next(batches)
+    losses = [model(**batch).loss.item() for _ in range(2)]
+    assert losses[0] == losses[1]
+    training.finish_micro_batch()
+    model(**next(batches))
+    training.finish_micro_batch()
+    assert training.counters.corpus_tokens == 4 * 8
+
+
+def test_evaluation_passes_by():
+    model = make_model().eval()
+    hosted(model=model)
+    model(input_ids=torch.zeros(3, LENGTH, dtype=torch.long))
+
+
+def test_a_batch_from_elsewhere_is_refused():
+    model = make_model()
+    training = hosted(model=model)
+    with pytest.raises(ConfigError, match="did not read from the adapter's loader"):
+        model(input_ids=torch.zeros(3, LENGTH, dtype=torch.long))
+    next(iter(training))
+    with pytest.raises(ConfigError, match="did not call the model for a micro-batch of step 1"):
+        training.finish_micro_batch()
+
+
+def test_a_state_of_another_step_or_another_run_is_refused():
+    model = make_model()
+    training = hosted(model=model)
+    train(training, model, 4)
+    state = training.state_dict()
+    with pytest.raises(ValueError, match="stand after step 2, and the host after step 3"):
+        hosted().load_state_dict(state, 3)
+    other = configuration()
+    other["data_efficiency"]["seed"] = 7
+    with pytest.raises(ValueError, match="of another run"):
+        hosted(other).load_state_dict(state, 2)
+
+
+def test_a_converted_model_must_have_the_same_settings():
+    model = make_model()
+    hosted(model=model)
+    hosted(model=model)
+    other = configuration()
+    other["data_efficiency"]["data_routing"]["random_ltd"]["random_ltd_layer_id"] = [1, 3]
+    with pytest.raises(ConfigError, match="converted with other random_ltd settings"):
+        hosted(other, model=model)
+    with pytest.raises(ConfigError, match="the configuration has no random_ltd"):
+        hosted(configuration(dropping=False), model=model)
+
+
+def test_only_the_last_training_follows_a_model():
+    model = make_model()
+    first = hosted(model=model)
+    first.leave_model()
+    second = hosted(model=model)
+    assert len(train(second, model, 4)) == 4
+
+
+def test_a_dataset_below_one_step_that_is_dropped():
+    with pytest.raises(ValueError, match="22 samples are fewer than a global batch"):
+        hosted(world=8, dataloader_drop_last=True)

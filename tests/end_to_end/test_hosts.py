@@ -1,0 +1,132 @@
+"""Other trainers with the lines of docs/bring_your_own_model.md: what they read, killed and resumed or not."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import data_efficiency
+from tests.end_to_end import host_runs
+from tests.end_to_end.host_runs import (
+    ACCUMULATION,
+    HOSTS,
+    IDENTITIES,
+    MICRO_BATCH_SIZE,
+    NUM_STEPS,
+    SAVE_STEPS,
+    Texts,
+    make_model,
+    write_inputs,
+)
+from tests.end_to_end.tiny_runs import ROOT
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+KILLED_AFTER = 3
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def expected(folder, num_ranks):
+    """What our own engine sees in one process, a list of the step's micro-batches for each step."""
+    seen = []
+    size = MICRO_BATCH_SIZE * ACCUMULATION * num_ranks
+    content = json.loads((folder / "ds_config.json").read_text())
+    content |= {"train_batch_size": size, "train_micro_batch_size_per_gpu": MICRO_BATCH_SIZE}
+    content |= {"optimizer": {"type": "AdamW"}}
+    engine, _, loader, _ = data_efficiency.initialize(
+        model=make_model(seen.append), training_data=Texts(), config=content
+    )
+    layers = data_efficiency.known_layer_class(engine.module)
+    data_efficiency.convert_to_random_ltd(engine, layers)
+
+    def loss_sum(batch):
+        return engine(**batch).loss
+
+    for batches, _ in zip(loader.steps(), range(NUM_STEPS), strict=False):
+        engine.train_step(batches, loss_sum, lambda batch: batch["labels"].numel())
+    per_step = ACCUMULATION * num_ranks
+    return [seen[first : first + per_step] for first in range(0, len(seen), per_step)]
+
+
+def run_in_processes(host, folder, num_ranks, num_steps=0, resume="afresh"):
+    """Exit code of a host's run in processes of its own, killed after so many steps."""
+    launch = TORCHRUN if num_ranks > 1 else ()
+    command = [sys.executable, *launch, "-m", host_runs.__name__, host, str(folder)]
+    done = subprocess.run(
+        [*command, str(num_steps), resume],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not num_steps:
+        assert done.returncode == 0, done.stderr
+    return done.returncode
+
+
+def seen_steps(folder, num_ranks):
+    """What all processes have seen, by steps of one process; the files are taken away."""
+    ranks = []
+    for rank in range(num_ranks):
+        file = folder / f"seen.{rank}.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        file.unlink()
+        ranks.append([(tokens, length, kept) for tokens, length, kept in lines])
+    num_steps = min(map(len, ranks)) // ACCUMULATION
+    return [
+        [one for seen in ranks for one in seen[step * ACCUMULATION : (step + 1) * ACCUMULATION]]
+        for step in range(num_steps)
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("host", HOSTS)
+def test_samples_lengths_and_kept_tokens_are_those_of_our_own_engine(host, folder):
+    seen = []
+    write_inputs(folder)
+    steps = expected(folder, 1)
+    write_inputs(folder / "host", IDENTITIES.get(host))
+    os.chdir(folder / "host")
+    HOSTS[host](folder, seen.append, None)
+    assert seen == [one for step in steps for one in step]
+    assert len({length for _, length, _ in seen}) > 1
+    assert any(kept is not None for _, _, kept in seen)
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize("host", HOSTS)
+def test_killed_and_resumed_on_processes(host, num_ranks, folder):
+    write_inputs(folder)
+    steps = expected(folder, num_ranks)
+    for name in ("unbroken", "killed"):
+        write_inputs(folder / name, IDENTITIES.get(host))
+    run_in_processes(host, folder / "unbroken", num_ranks)
+    assert seen_steps(folder / "unbroken", num_ranks) == steps
+    assert run_in_processes(host, folder / "killed", num_ranks, KILLED_AFTER)
+    assert seen_steps(folder / "killed", num_ranks) == steps[:KILLED_AFTER]
+    run_in_processes(host, folder / "killed", num_ranks, resume="resume")
+    assert seen_steps(folder / "killed", num_ranks) == steps[SAVE_STEPS:]
+    weights = {
+        (folder / name / f"weights.{rank}").read_text()
+        for name in ("unbroken", "killed")
+        for rank in range(num_ranks)
+    }
+    assert len(weights) == 1
+
+
+@pytest.mark.parametrize("title", ["Hugging Face's Trainer", "Accelerate"])
+def test_ten_lines_are_added_at_most(title):
+    for block in host_runs.blocks(title):
+        added = [line for line in block.splitlines() if host_runs.is_added(line)]
+        assert 0 < len(added) <= 10
