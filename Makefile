@@ -42,16 +42,16 @@ $(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
 QUICKSTART := quickstart/study.toml
 STUDY_FLAGS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(CORPUS),--set "corpus=$(CORPUS)")
 
-demo: $(VENV)/installed-report
+demo: $(VENV)/installed-trainer $(VENV)/installed-report $(VENV)/installed-watch
 	@$(BIN)/python tools/study.py run examples_deepspeed/data_efficiency/gpt/$(QUICKSTART) \
 		--output "$(DEMO_DIR)" $(STUDY_FLAGS)
 
-demo-bert: $(VENV)/installed-report $(VENV)/installed-sentences
+demo-bert: $(VENV)/installed-trainer $(VENV)/installed-report $(VENV)/installed-sentences
 	@$(BIN)/python tools/study.py run examples_deepspeed/data_efficiency/bert/$(QUICKSTART) \
 		--output "$(DEMO_BERT_DIR)" $(STUDY_FLAGS)
 
 # docs/evaluation.md says where the files of EVAL_DATA come from.
-demo-eval: $(VENV)/installed-report $(VENV)/installed-eval
+demo-eval: $(VENV)/installed-trainer $(VENV)/installed-report $(VENV)/installed-eval
 	@PYTHON="$(abspath $(BIN))/python" bash examples_deepspeed/data_efficiency/gpt/eval/ds_evalharness_run.sh \
 		--checkpoints "$(DEMO_DIR)" --output "$(DEMO_DIR)/evaluation" \
 		--data-folder "$${EVAL_DATA:?names no folder: docs/evaluation.md says what belongs in it}" \

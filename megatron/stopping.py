@@ -7,7 +7,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from megatron.run_state import Run, StopRequest
+from megatron.reporting.progress_line import fraction_used
+from megatron.run_state import Run, StopRequest, counter_record
 
 SECONDS_OF_ONE_REQUEST = 2.0
 AGAIN = 75
@@ -53,13 +54,9 @@ def status_after(asked: StopRequest, done: float, *, is_first: bool) -> int:
 
 def fraction_done(run: Run) -> float:
     """Part of the run's budget that is used up, by the budget nearest to its end."""
-    training, counters = run.config.training, run.counters
-    parts = (
-        (counters.steps, training.train_iters),
-        (counters.consumed_samples, training.train_samples),
-        (run.tokens(), training.train_tokens),
-    )
-    return min(1.0, max(done / end for done, end in parts if end))
+    part = fraction_used(vars(run.config.training), counter_record(run))
+    assert part is not None, "settings without a budget are refused"
+    return part
 
 
 class StopSignals:

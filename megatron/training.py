@@ -27,10 +27,10 @@ from data_efficiency import (
     files,
     initialize,
     leave_ranks,
-    naming_lost_processes,
     start_ranks,
-    watching_processes,
 )
+from data_efficiency.engine.ranks import naming_lost_processes
+from data_efficiency.engine.watch import watching_processes
 from megatron import garbage
 from megatron.checkpoint.files import has_checkpoints
 from megatron.checkpoint.run import guarded_facts, held_folder, made_by, resume, save

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_efficiency import IGNORED_LABEL, NonFiniteError, mean_losses_over
+from data_efficiency import IGNORED_LABEL, NonFiniteError
+from data_efficiency.engine.step import mean_losses_over
 from megatron.reporting import format_losses
 from megatron.run_state import Run, counter_record
 

@@ -22,19 +22,25 @@ LEVELS = {
     "data_efficiency.deepspeed_format": 0,
     "data_efficiency.accounting": 0,
     "data_efficiency.files": 0,
+    "data_efficiency.command_end": 0,
     "data_efficiency.compat": 0,
     "data_efficiency.differences": 0,
     "data_efficiency.hashing": 0,
     "data_efficiency.launcher": 0,
     "data_efficiency.progress": 0,
     "data_efficiency.json_section": 0,
+    "data_efficiency.picture": 0,
+    "data_efficiency.plan_report": 2,
+    "data_efficiency.short_numbers": 0,
     "data_efficiency.token_names": 0,
+    "data_efficiency.version": 0,
     "data_efficiency.analysis": 1,
     "data_efficiency.sampling": 1,
     "data_efficiency.routing": 1,
     "data_efficiency.engine": 2,
     "data_efficiency.plan": 2,
     "data_efficiency.plan_warnings": 2,
+    "data_efficiency.command": 3,
     "data_efficiency": 2,
     "data_efficiency.adapters": 3,
     "megatron.config": 3,
@@ -57,6 +63,7 @@ LEVELS = {
     "megatron.optimizer_param_scheduler": 4,
     "megatron.recipes": 4,
     "megatron.reporting": 4,
+    "megatron.run_page": 4,
     "megatron.run_state": 4,
     "megatron.stopping": 4,
     "megatron.study": 4,
@@ -71,6 +78,7 @@ LEVELS = {
     "tests.processes": 0,
     # A library test must not fail for a trainer's reason.
     "tests.data_efficiency": 2,
+    "tests.data_efficiency.command": 3,
     "tests.data_efficiency.adapters": 3,
     "tests.megatron": 4,
     "tests.end_to_end": 6,
@@ -87,6 +95,30 @@ STRANGERS = (
     {"megatron.model", "megatron.data"},
 )
 
+# What a trainer of one's own is built of, beside the names that a user meets (`__init__.pyi`).
+PUBLIC_SUBMODULES = (
+    "data_efficiency.command",
+    "data_efficiency.analysis.named_metrics",
+    "data_efficiency.analysis.token_windows",
+    "data_efficiency.command_end",
+    "data_efficiency.config",
+    "data_efficiency.differences",
+    "data_efficiency.engine.ranks",
+    "data_efficiency.engine.step",
+    "data_efficiency.engine.watch",
+    "data_efficiency.engine.whole_tensor",
+    "data_efficiency.files",
+    "data_efficiency.files.indexed_dataset",
+    "data_efficiency.files.mmididx",
+    "data_efficiency.files.result_folder",
+    "data_efficiency.hashing",
+    "data_efficiency.json_section",
+    "data_efficiency.plan",
+    "data_efficiency.picture",
+    "data_efficiency.progress",
+    "data_efficiency.sampling.sampler",
+    "data_efficiency.short_numbers",
+)
 PUBLIC_NAME_USERS = (
     "megatron",
     "pretrain_gpt",
@@ -107,6 +139,7 @@ OUTSIDE_PACKAGES = {
         "data_efficiency.analysis.dataset_reader",
         "data_efficiency.analysis.huggingface_model",
         "data_efficiency.analysis.reference_loss",
+        "data_efficiency.command.parser",
         "data_efficiency.engine",
         "data_efficiency.adapters",
         "megatron",
@@ -128,12 +161,18 @@ OUTSIDE_PACKAGES = {
     "mlflow": ("megatron.reporting.trackers",),
     "matplotlib": (
         "data_efficiency.analysis.summary",
-        "megatron.reporting",
+        "data_efficiency.picture",
         "megatron.study.picture",
     ),
+    "plotly": ("megatron.run_page.page",),
+    "selenium": ("tests.end_to_end",),
     "scipy": ("megatron.study.statistics",),
     "filelock": ("data_efficiency.files.lock",),
-    "tokenizers": ("megatron.tokenizer", "tests.end_to_end.host_runs"),
+    "tokenizers": (
+        "data_efficiency.analysis.text_tokenizer",
+        "megatron.tokenizer",
+        "tests.end_to_end.host_runs",
+    ),
     "flash_attn": ("megatron.model.optional_kernels",),
     "apex": ("megatron.model.optional_kernels",),
     "nltk": ("megatron.corpus.sentence_splitter",),
@@ -149,6 +188,7 @@ OUTSIDE_PACKAGES = {
         "megatron.conversion.vocabulary",
         "tests.end_to_end",
     ),
+    "huggingface_hub": ("megatron.conversion.hub",),
     "transformers": (
         "benchmarks.glue_trainer",
         "benchmarks.generation",
@@ -161,6 +201,7 @@ OUTSIDE_PACKAGES = {
         "tests.end_to_end",
     ),
     "datasets": (
+        "data_efficiency.command.data_flags",
         "examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks",
         "megatron.finetuning.data",
         "tests.end_to_end.host_runs",
@@ -311,12 +352,12 @@ def misplaced_packages(sources: Sources) -> list[str]:
 def misplaced_argparse(sources: Sources) -> list[str]:
     """argparse outside the commands and the flags that several of them share."""
     return [
-        f"{module}:{imported.line}: argparse belongs to commands, megatron.arguments and .corpus_flags"
+        f"{module}:{imported.line}: argparse belongs to commands and to megatron.arguments"
         for module in sources
         for imported in imports_of(module, sources)
         if imported.module == "argparse"
         and not inside(
-            module, "megatron.arguments", "megatron.corpus_flags", "tests.end_to_end", *COMMANDS
+            module, "data_efficiency.command", "megatron.arguments", "tests.end_to_end", *COMMANDS
         )
     ]
 
@@ -333,24 +374,29 @@ def commands_that_need_commands(sources: Sources) -> list[str]:
 
 
 def public_names(sources: Sources) -> set[str]:
-    """The names in `data_efficiency.__all__`."""
-    for node in ast.parse(sources.get("data_efficiency", "")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return set(ast.literal_eval(node.value))
-    return set()
+    """The names that `data_efficiency/__init__.pyi` gives."""
+    body = ast.parse(sources.get("data_efficiency", "")).body
+    return {
+        alias.asname
+        for node in body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname is not None
+    }
 
 
 def private_library_imports(sources: Sources) -> list[str]:
-    """Uses of the library by the trainer and by examples that bypass its public names."""
+    """Uses of the library by the trainer and by examples that bypass its public names and submodules."""
     public = public_names(sources)
     return [
         f"{imported.importer}:{imported.line}: {imported.name or target} is no public name of "
-        "data_efficiency"
+        f"{imported.module}"
         for imported, target in project_imports(sources)
         if inside(target, "data_efficiency")
         and inside(imported.importer, *PUBLIC_NAME_USERS)
         and (imported.module, imported.name) != ("data_efficiency", None)
         and not (imported.module == "data_efficiency" and imported.name in public)
+        and (target not in PUBLIC_SUBMODULES or (imported.name or "").startswith("_"))
     ]
 
 
@@ -361,12 +407,15 @@ def read_project() -> dict[str, str]:
         files += (ROOT / folder).rglob("*.py")
     for folder in ("data_efficiency", "end_to_end"):
         files += (ROOT / "tests" / folder).rglob("*.py")
-    return {
+    found = {
         ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(
             ".__init__"
         ): file.read_text()
         for file in files
     }
+    # What the library's first file gives stands in the stub beside it.
+    found["data_efficiency"] = (ROOT / "data_efficiency" / "__init__.pyi").read_text()
+    return found
 
 
 RULES = (
@@ -433,6 +482,7 @@ VIOLATIONS = [
     (private_library_imports, "megatron.training", "from data_efficiency.sampling import sampler"),
     (private_library_imports, "megatron.training", "from data_efficiency import _secret"),
     (private_library_imports, "megatron.training", "from data_efficiency import sampling"),
+    (private_library_imports, "megatron.training", "from data_efficiency.files import _secret"),
     (private_library_imports, "benchmarks.sampling", "import data_efficiency.schedule"),
 ]
 

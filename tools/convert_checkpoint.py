@@ -3,6 +3,8 @@
 python tools/convert_checkpoint.py --input runs/gpt --output converted --to huggingface
 python tools/convert_checkpoint.py --input gpt2 --output runs/gpt2 --to megatron
 
+A Hugging Face folder gets a card, README.md, with what the run's files say of its training; --push-to-hub uploads it.
+
 The input is a run or a checkpoint of ours, a Hugging Face folder (GPT-2, Llama or BERT architecture), or a
 Megatron-DeepSpeed checkpoint without pipeline parallelism; what it is shows from its files.
 """
@@ -13,8 +15,11 @@ from pathlib import Path
 
 from megatron.command import run_command
 
-from megatron.arguments import command_parser
+from data_efficiency.command.parser import command_parser
+from megatron.arguments import flag_name
+from megatron.conversion.hub import push_to_hub
 from megatron.conversion.model import read_any, save_as_hugging_face, save_as_ours
+from megatron.conversion.model_card import CardFields, model_card
 from megatron.evaluation.checkpoint_tokenizer import tokenizer_of
 from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
 
@@ -22,7 +27,6 @@ from megatron.tokenizer import add_tokenizer_flags, named_tokenizer
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser(__doc__)
-    add = parser.add_argument
     add = parser.add_argument
     add("--input", required=True, type=Path, metavar="FOLDER", help="the model")
     add(
@@ -39,7 +43,22 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a folder for from_pretrained, or a run of ours with one checkpoint",
     )
     add_tokenizer_flags(parser, otherwise="else the input's own, where it has one")
-    return parser.parse_args(argv)
+    card = parser.add_argument_group("model card (README.md of --to huggingface)")
+    card.add_argument("--license", metavar="NAME", help="of the weights, such as apache-2.0")
+    card.add_argument("--language", nargs="+", default=[], metavar="CODE", help="such as en")
+    card.add_argument("--dataset", nargs="+", default=[], metavar="NAME", help="names on the hub")
+    hub = parser.add_argument_group("Hugging Face hub")
+    hub.add_argument(
+        "--push-to-hub", metavar="USER/NAME", help="upload the result to this repository"
+    )
+    hub.add_argument("--private", action="store_true", help="make that repository a private one")
+    arguments = parser.parse_args(argv)
+    named = ("license", "language", "dataset", "push_to_hub", "private")
+    if arguments.to != "huggingface" and any(getattr(arguments, name) for name in named):
+        parser.error(f"{', '.join(map(flag_name, named))} go with --to huggingface")
+    if arguments.private and arguments.push_to_hub is None:
+        parser.error("--private is the repository's: name it with --push-to-hub")
+    return arguments
 
 
 def convert(arguments: argparse.Namespace) -> None:
@@ -50,7 +69,14 @@ def convert(arguments: argparse.Namespace) -> None:
     model = read_any(source, vocab_size=None if tokenizer is None else tokenizer.vocab_size)
     print("Writing and comparing logits ...", flush=True)
     if arguments.to == "huggingface":
-        done = save_as_hugging_face(model, output, tokenizer)
+        known = CardFields(
+            license=arguments.license,
+            languages=tuple(arguments.language),
+            datasets=tuple(arguments.dataset),
+        )
+        name = (arguments.push_to_hub or output.name).rpartition("/")[2]
+        card = model_card(name, model.config, source, known, pipeline=model.pipeline)
+        done = save_as_hugging_face(model, output, tokenizer, card)
     else:
         is_theirs = (source / "config.json").is_file()
         done = save_as_ours(model, output, tokenizer, source if is_theirs else None)
@@ -64,6 +90,9 @@ def convert(arguments: argparse.Namespace) -> None:
             else f"logits equal within {done.largest_difference:.1e}"
         )
     )
+    if arguments.push_to_hub:
+        print(f"Pushing to {arguments.push_to_hub} ...", flush=True)
+        print(push_to_hub(output, arguments.push_to_hub, private=arguments.private))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

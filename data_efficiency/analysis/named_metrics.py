@@ -20,11 +20,14 @@ from data_efficiency.analysis.metrics import (
     vocab_rarity,
 )
 from data_efficiency.analysis.reference_loss import LoadModel, MeanTokenLoss
+from data_efficiency.analysis.token_rows import token_rows
 from data_efficiency.analysis.user_functions import import_function
 from data_efficiency.difficulty_index import DifficultyIndex
 
 logger = logging.getLogger(__name__)
 
+TOKENS_FOLDER = "tokens"
+"""Of the rows that results were computed of, beside them."""
 FREQUENCY = "total_vocab_freq"
 NEEDS_FREQUENCY = ("vocab_rarity", "seqlen_vocab_rarity")
 
@@ -51,6 +54,9 @@ class MetricSettings:
     dtype: str = "float64"
     batch_size: int = 256
     """Own functions of items: items a batch."""
+    column: str | None = None
+    """Datasets of rows: see `token_rows`, also for the next."""
+    tokenizer: Any = None
 
 
 def metric_named(
@@ -96,7 +102,8 @@ def analyze(
     Metrics of `NEEDS_FREQUENCY` count the tokens first. A stopped computation is continued.
 
     Args:
-        dataset: has `token_spans`, or items for an own function that reads them.
+        dataset: has `token_spans`; or is a `datasets.Dataset`, a stream or another dataset of rows, whose tokens
+            are kept in `<save_path>/tokens`; or has items for an own function that reads them.
         max_distinct_values: see `DifficultyIndex.write`.
 
     Raises:
@@ -104,6 +111,14 @@ def analyze(
         AnalysisError: if a part of the work fails.
     """
     settings = settings or MetricSettings()
+    if settings.reads == "token_spans" and not hasattr(dataset, "token_spans"):
+        dataset = token_rows(
+            dataset,
+            Path(save_path) / TOKENS_FOLDER,
+            column=settings.column,
+            tokenizer=settings.tokenizer,
+            overwrite=overwrite,
+        )
     if name in NEEDS_FREQUENCY:
         work: dict[str, Any] = {"num_processes": num_processes, "overwrite": overwrite}
         analyze(dataset, FREQUENCY, save_path, settings, **work)

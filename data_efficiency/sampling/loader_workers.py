@@ -30,8 +30,9 @@ ENDING_SECONDS = 5.0
 
 def ignore_signals(_worker: int) -> None:
     """Leave it to the main process what a signal to all processes of a run means; it ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has the first two.
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -68,7 +69,8 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
 
 def _kill(workers: Sequence[BaseProcess]) -> None:
     """End at the program's end what ignores being asked to, or Python waits for it."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for worker in workers:
         worker.kill()
 

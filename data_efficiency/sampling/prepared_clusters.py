@@ -118,8 +118,11 @@ def _prepare(
     with new_folder(target, overwrite=True) as folder:
         file = folder / "order.bin"
         with open(file, "wb") as reserved:
+            num_bytes = largest_size * dtype.itemsize
+            reserved.truncate(num_bytes)
             # A full disk is an error here; written through the map it would kill the process.
-            os.posix_fallocate(reserved.fileno(), 0, largest_size * dtype.itemsize)
+            if hasattr(os, "posix_fallocate"):  # macOS and Windows have none.
+                os.posix_fallocate(reserved.fileno(), 0, num_bytes)
         order = np.memmap(file, dtype, mode="r+", shape=(largest_size,))
         steps, starts = fill(order)
         order.flush()

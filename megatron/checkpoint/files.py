@@ -22,7 +22,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from data_efficiency import WholeTensor, files, result_folder
+from data_efficiency import files
+from data_efficiency.engine.whole_tensor import WholeTensor
+from data_efficiency.files import result_folder
 from megatron.checkpoint.tensor_file import in_file_order, write_tensor_file
 
 FORMAT = "checkpoint"
@@ -115,6 +117,11 @@ def take_part(weights: Iterable[WholeTensor], optimizer_state: Iterable[WholeTen
 def has_checkpoints(run: Path) -> bool:
     """Whether a folder holds a checkpoint, whole or damaged."""
     return (run / LATEST_FILE).is_file() or bool(_steps_on_disk(run))
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """All checkpoints of a run, unchecked, by their steps."""
+    return [checkpoint_folder(run, step) for step in _steps_on_disk(run)]
 
 
 def latest_checkpoint(run: Path) -> Path | None:

@@ -10,7 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
-from data_efficiency import DataEfficiencyConfig, SamplerIdentity, differing_leaves
+from data_efficiency import DataEfficiencyConfig
+from data_efficiency.differences import differing_leaves
+from data_efficiency.sampling.sampler import SamplerIdentity
 from megatron.config import GUARDED_SETTINGS, ModelConfig, RunConfig
 
 Record = Mapping[str, Any]

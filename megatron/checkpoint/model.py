@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from data_efficiency import ReferenceModel, files, result_folder
+from data_efficiency import ReferenceModel, files
+from data_efficiency.files import result_folder
 from megatron.checkpoint.files import FORMAT, VERSION, latest_checkpoint, read_state, read_weights
 from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from data_efficiency import NonFiniteError, WholeTensor
+from data_efficiency import NonFiniteError
+from data_efficiency.engine.whole_tensor import WholeTensor
 
 DTYPE_NAMES = {
     torch.float64: "F64",

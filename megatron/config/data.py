@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from data_efficiency.analysis.token_windows import MEGATRON_SPLIT
 from megatron.setting_rules import BERT_ONLY, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Settings
 
 
@@ -13,7 +14,7 @@ class DataConfig(Settings):
     data_path: tuple[str, ...]
     """Corpus made by tools/preprocess_data.py: its path without .bin and .idx. Several corpora are
     blended by weight: W1 PATH1 W2 PATH2."""
-    split: str = "969,30,1"
+    split: str = MEGATRON_SPLIT
     """Proportions of training, validation and test documents."""
     seq_length: Annotated[int, POSITIVE] = 1024
     """Tokens of a sample."""

@@ -4,13 +4,15 @@ Reads our checkpoints, Hugging Face folders (`config.json`, safetensors) and Meg
 checkpoints. Weights keep the dtype they are stored in; logits are compared in float32 on the CPU.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from data_efficiency import result_folder, whole_tensors
+from data_efficiency.engine.whole_tensor import whole_tensors
+from data_efficiency.files import result_folder
 from megatron.checkpoint.files import read_state, read_weights, save_checkpoint
 from megatron.checkpoint.model import checkpoint_in
 from megatron.config import ModelConfig
@@ -25,6 +27,7 @@ from megatron.conversion.bert import (
 from megatron.conversion.deepspeed import model_states_file, read_megatron_deepspeed, step_of
 from megatron.conversion.gpt import gpt_from_hugging_face, gpt_rules, gpt_to_hugging_face
 from megatron.conversion.hugging_face_folder import token_ids
+from megatron.conversion.model_card import CARD_FILE
 from megatron.conversion.source_files import (
     CONFIG_COPY,
     copy_files,
@@ -53,6 +56,11 @@ class Model(NamedTuple):
     """Folder with the files of the Hugging Face folder it was made of."""
     step: int = 0
     """Of the checkpoint it was read from."""
+
+    @property
+    def pipeline(self) -> str:
+        """The hub's name of what it is for."""
+        return "fill-mask" if is_bert(self.weights) else "text-generation"
 
     @property
     def rules(self) -> list[Rule]:
@@ -99,11 +107,16 @@ def read_any(folder: Path, *, vocab_size: int | None = None) -> Model:
     return Model(config, read_weights(checkpoint), source_of(folder))
 
 
-def save_as_hugging_face(model: Model, output: Path, tokenizer: Tokenizer | None) -> Converted:
+def save_as_hugging_face(
+    model: Model, output: Path, tokenizer: Tokenizer | None, card: str | None = None
+) -> Converted:
     """What was written to a new folder for `from_pretrained`, after its logits were compared.
 
     The model there has the vocabulary that the tokenizer knows; the rows that pad ours lie beside it.
     What a Hugging Face folder said from which the model once came is said again.
+
+    Args:
+        card: text of the folder's `README.md`, None for none.
 
     Raises:
         FileExistsError: if the folder is taken.
@@ -124,12 +137,19 @@ def save_as_hugging_face(model: Model, output: Path, tokenizer: Tokenizer | None
             )
         if model.source is not None and (own_tokenizer or tokenizer is None):
             copy_files(model.source, folder)
+        if card is not None:
+            (folder / CARD_FILE).write_text(card, encoding="utf-8")
         difference = _largest_difference(model, folder)
     return Converted(_count(model), difference)
 
 
 def save_as_ours(
-    model: Model, output: Path, tokenizer: Tokenizer | None, compare_with: Path | None
+    model: Model,
+    output: Path,
+    tokenizer: Tokenizer | None,
+    compare_with: Path | None = None,
+    *,
+    merged: Sequence[Mapping[str, Any]] = (),
 ) -> Converted:
     """What was written to a new run of ours with one checkpoint, of the model's step.
 
@@ -137,6 +157,7 @@ def save_as_ours(
         output: folder of the run; `tokenizer.json` is put beside the checkpoint.
         tokenizer: the model's, None to leave it out.
         compare_with: Hugging Face folder that must give the same logits.
+        merged: what the checkpoint's state says of those it is the average of.
 
     Raises:
         FileExistsError: if the folder is taken.
@@ -145,7 +166,9 @@ def save_as_ours(
     _check_tokenizer(model.config, tokenizer)
     model = model._replace(config=known_to(tokenizer, model.config))
     with result_folder.new_folder(output) as run:
-        state = {"model": asdict(model.config)}
+        state: dict[str, Any] = {"model": asdict(model.config)}
+        if merged:
+            state["merged"] = list(merged)
         weights = whole_tensors(model.weights)
         save_checkpoint(
             run, model.step, weights=weights, optimizer_state=[], state=state, keep_last=0

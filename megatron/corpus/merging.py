@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from data_efficiency import Progress, files
+from data_efficiency import files
+from data_efficiency.files.indexed_dataset import path_of, readable_path
+from data_efficiency.progress import Progress
 from megatron.data.indexed_dataset import IndexedDataset
 from megatron.data.indexed_dataset_writer import (
     ENDINGS,
     IndexedDatasetWriter,
-    path_of,
-    readable_path,
 )
 
 _RUN_BYTES = 8 * 1024 * 1024

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_efficiency import Progress, files
+from data_efficiency import files
+from data_efficiency.files.indexed_dataset import path_of, readable_path
+from data_efficiency.progress import Progress
 from megatron.corpus.parquet_rows import check_columns
 from megatron.corpus.sentence_splitter import SentenceSplitter
 from megatron.corpus.text_sources import Block, SourceFile, read_blocks, texts_of
@@ -27,8 +29,6 @@ from megatron.data.indexed_dataset_writer import (
     ENDINGS,
     IndexedDatasetWriter,
     dtype_for_vocabulary,
-    path_of,
-    readable_path,
 )
 from megatron.tokenizer import Tokenizer
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from data_efficiency import Progress, files, hashing
+from data_efficiency import files, hashing
+from data_efficiency.progress import Progress
 from megatron.corpus.text_sources import STANDARD_INPUT, SourceFile, read_blocks, texts_of
 
 LEARNED_CHARACTERS = 4 * 1024 * 1024

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from data_efficiency import Progress, result_folder
+from data_efficiency.files import result_folder
+from data_efficiency.files.indexed_dataset import path_of, readable_path
+from data_efficiency.progress import Progress
 from megatron.corpus.preprocessing import EncodedTexts, encode_documents, is_empty
 from megatron.corpus.sentence_splitter import SentenceSplitter
 from megatron.corpus.text_sources import SourceFile, read_blocks, texts_of
 from megatron.data.indexed_dataset import IndexedDataset
-from megatron.data.indexed_dataset_writer import path_of, readable_path
 from megatron.tokenizer import Tokenizer
 
 NUM_SAMPLED_DOCUMENTS = 256

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_efficiency import files, hashing
+from data_efficiency.analysis.token_windows import EmptySplitError, split_boundaries
 from megatron.config import DataConfig
-from megatron.data.gpt_dataset import EmptySplitError, split_boundaries
 from megatron.data.indexed_dataset import IndexedDataset
 from megatron.data.sentence_pairs import Segments, SentencePairs
 from megatron.data.token_masking import mask_tokens

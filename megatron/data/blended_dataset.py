@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron.data.gpt_dataset import EmptySplitError
+from data_efficiency.analysis.token_windows import EmptySplitError
 
 logger = logging.getLogger(__name__)
 

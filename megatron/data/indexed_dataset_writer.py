@@ -8,21 +8,17 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from data_efficiency import files, mmididx
+from data_efficiency import files
+from data_efficiency.files import mmididx
+from data_efficiency.files.indexed_dataset import READY, path_of
 
-DTYPE_OF_CODE = {
-    code: np.dtype(name).newbyteorder("<") for name, code in mmididx.MEGATRON_CODES.items()
-}
 ENDINGS = ("bin", "meta.json", "idx")
 """Of the files of a corpus."""
-_READY = "idx.new"
-"""Ending of the index of a corpus whose files wait to be renamed, all complete."""
 _NO_METADATA = "null\n"
 """Content of the sidecar of a corpus that has none, until its files have their names."""
 _BLOCK_TOKENS = 4 * 1024 * 1024
@@ -35,23 +31,6 @@ def dtype_for_vocabulary(vocab_size: int) -> np.dtype[Any]:
     dtype('uint16')
     """
     return np.dtype("uint16" if vocab_size < 65500 else "int32")
-
-
-def path_of(prefix: str | os.PathLike[str], ending: str) -> Path:
-    """Path of one of the files of a corpus; `ending` is "bin", "idx" or "meta.json"."""
-    return Path(f"{os.fspath(prefix)}.{ending}")
-
-
-def readable_path(prefix: str | os.PathLike[str], ending: str) -> Path:
-    """Where one of the files of a corpus is to be read.
-
-    That is under its own name, but for a corpus whose writer was killed among its last renames.
-    """
-    if path_of(prefix, _READY).exists():
-        waiting = path_of(prefix, _READY if ending == "idx" else f"{ending}.partial")
-        if waiting.exists():
-            return waiting
-    return path_of(prefix, ending)
 
 
 class IndexedDatasetWriter:
@@ -179,7 +158,7 @@ class IndexedDatasetWriter:
         self._partials["meta.json"].write_bytes(text.encode())
         for partial in self._partials.values():
             files.sync_to_disk(partial)
-        self._partials["idx"].replace(path_of(self.prefix, _READY))
+        self._partials["idx"].replace(path_of(self.prefix, READY))
         files.sync_to_disk(self._partials["idx"].parent)
         _rename_ready(self.prefix)
         self._close()
@@ -190,7 +169,7 @@ class IndexedDatasetWriter:
         try:
             yield
         except OSError as error:
-            if path_of(self.prefix, _READY).exists():
+            if path_of(self.prefix, READY).exists():
                 what = "the corpus is whole, but its files cannot be renamed ({}): make it again"
             else:
                 what = "the corpus cannot be written ({}); nothing half-written is left"
@@ -199,7 +178,7 @@ class IndexedDatasetWriter:
     def abort(self) -> None:
         """Delete the partial files, leaving whatever stood under the prefix before."""
         if not self._file.closed:
-            if not path_of(self.prefix, _READY).exists():
+            if not path_of(self.prefix, READY).exists():
                 for partial in self._partials.values():
                     with suppress(OSError):
                         partial.unlink()
@@ -224,7 +203,7 @@ class IndexedDatasetWriter:
 
 def _rename_ready(prefix: str | os.PathLike[str]) -> None:
     """Give the files of a corpus that wait for it their names."""
-    ready = path_of(prefix, _READY)
+    ready = path_of(prefix, READY)
     if not ready.exists():
         return
     # The old index goes first: at no moment does it stand beside the new tokens.

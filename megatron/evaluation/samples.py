@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from data_efficiency import files, gather_all
+from data_efficiency import files
+from data_efficiency.engine.whole_tensor import gather_all
 from megatron.config import RunConfig
 from megatron.evaluation.generation import continue_texts, sampling
 from megatron.model.gpt_model import GPTModel

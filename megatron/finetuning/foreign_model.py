@@ -6,14 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_efficiency import (
-    LearningRate,
-    convert_to_random_ltd,
-    gather_all,
-    initialize,
-    mean_losses_over,
-    start_ranks,
-)
+from data_efficiency import LearningRate, convert_to_random_ltd, initialize, start_ranks
+from data_efficiency.engine.step import mean_losses_over
+from data_efficiency.engine.whole_tensor import gather_all
 from megatron.config import FinetuningConfig
 from megatron.finetuning.run import FinetuningRun, FinetuningTask
 from megatron.finetuning.section import AnyFinetuning, RunSize, budget_of, finetuning_json

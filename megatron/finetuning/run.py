@@ -17,15 +17,9 @@ import torch
 import torch.distributed
 from tqdm import tqdm
 
-from data_efficiency import (
-    Counters,
-    LearningRate,
-    StepResult,
-    leave_ranks,
-    naming_lost_processes,
-    start_ranks,
-    watching_processes,
-)
+from data_efficiency import Counters, LearningRate, StepResult, leave_ranks, start_ranks
+from data_efficiency.engine.ranks import naming_lost_processes
+from data_efficiency.engine.watch import watching_processes
 from megatron.checkpoint.provenance import provenance
 from megatron.config import AnyRunConfig
 from megatron.finetuning.run_folder import saved_run

@@ -15,13 +15,16 @@ from torch.nn import functional
 
 from data_efficiency import IGNORED_LABEL
 
-_CHUNK_LOGITS = 2**23
-"""Logits in memory at once, where that leaves each chunk enough tokens for fast matrix products. Small
-chunks lose time where the threads of an operator wait for each other on a busy machine."""
+_CHUNK_BYTES = 2**26
+"""Of logits in memory at once, where that leaves each chunk enough tokens for fast matrix products. Small
+chunks lose time where the threads of an operator wait for each other on a busy machine, and each one's
+pass over the weight's gradient costs as much as a tenth of its matrix products."""
 ACCELERATOR_CHUNK_LOGITS = 2**28
 """On a GPU, where each chunk's pass over the weight's gradient costs as much as its matrix products. Its
 tokens are a power of two: whole tiles of matrix products, and few chunks that are shorter than others."""
 _MIN_CHUNK_TOKENS = 256
+_BLOCK_NUMBERS = 2**20
+"""What a CPU takes through several passes at once, so that it stays in the caches between them."""
 
 
 def linear_cross_entropy_sum(
@@ -58,7 +61,7 @@ def linear_cross_entropy_sum(
         )
         return total
     with torch.autocast(device, enabled=False):
-        size = _chunk_tokens(weight)
+        size = _chunk_tokens(weight, dtype)
         chunks = zip(hidden_states.to(dtype).split(size), labels.split(size), strict=True)
         cast_weight = weight.to(dtype)
         cast_bias = None if bias is None else bias.to(dtype)
@@ -74,9 +77,9 @@ def linear_cross_entropy_sum(
         return torch.stack(losses).sum()
 
 
-def _chunk_tokens(weight: torch.Tensor) -> int:
+def _chunk_tokens(weight: torch.Tensor, dtype: torch.dtype) -> int:
     if weight.device.type == "cpu":
-        return max(_MIN_CHUNK_TOKENS, _CHUNK_LOGITS // weight.shape[0])
+        return max(_MIN_CHUNK_TOKENS, _CHUNK_BYTES // (weight.shape[0] * dtype.itemsize))
     num_tokens = max(_MIN_CHUNK_TOKENS, ACCELERATOR_CHUNK_LOGITS // weight.shape[0])
     return 1 << num_tokens.bit_length() - 1
 
@@ -101,9 +104,9 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         sum_dtype = _sum_dtype(dtype)
         total = hidden_states.new_zeros((), dtype=sum_dtype)
         hidden_gradient = torch.empty_like(hidden_states)
-        weight_gradient = torch.zeros_like(weight, dtype=sum_dtype)
+        weight_gradient: torch.Tensor | None = None
         bias_gradient = None if bias is None else torch.zeros_like(bias, dtype=sum_dtype)
-        num_rows = max(1, min(_chunk_tokens(weight), len(labels)))
+        num_rows = max(1, min(_chunk_tokens(weight, dtype), len(labels)))
         with torch.autocast(hidden_states.device.type, enabled=False):
             cast_weight = weight.to(dtype)
             # Memory as large as these is fresh from the system at each allocation: made once, it is
@@ -123,10 +126,14 @@ class _LinearCrossEntropySum(torch.autograd.Function):
                     bias_gradient += gradient.t() @ counted.squeeze(1).to(dtype)
                 hidden_gradient[rows] = (gradient @ cast_weight) * counted
                 inputs = inputs * counted
-                if dtype == sum_dtype:
+                if weight_gradient is None:
+                    weight_gradient = (gradient.t() @ inputs).to(sum_dtype)
+                elif dtype == sum_dtype:
                     weight_gradient.addmm_(gradient.t(), inputs)
                 else:
-                    weight_gradient += gradient.t() @ inputs
+                    _add_widened(weight_gradient, gradient.t() @ inputs)
+        if weight_gradient is None:
+            weight_gradient = torch.zeros_like(weight)
         ctx.save_for_backward(hidden_gradient, weight_gradient.to(weight.dtype), bias_gradient)
         return total
 
@@ -147,15 +154,41 @@ class _LinearCrossEntropySum(torch.autograd.Function):
 
 
 Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""(logits, labels, counted) -> a chunk's loss and gradient, as `_loss_and_gradient` makes them."""
+"""(logits, labels, counted) -> a chunk's loss and gradient, as `_fusible_loss_and_gradient` makes them."""
+
+
+def _block_rows(numbers: torch.Tensor) -> int:
+    """How many rows of a matrix take several passes together: all of them on an accelerator."""
+    if numbers.device.type != "cpu":
+        return len(numbers)
+    return max(1, _BLOCK_NUMBERS // numbers.shape[1])
+
+
+def _add_widened(sums: torch.Tensor, terms: torch.Tensor) -> None:
+    """Add narrower terms to a matrix of sums; a CPU makes a widened copy of what it adds, here a block's."""
+    size = _block_rows(sums)
+    for block, added in zip(sums.split(size), terms.split(size), strict=True):
+        block += added
 
 
 def _in_memory_of(logits: torch.Tensor, sum_dtype: torch.dtype) -> Kernel:
     """What computes operator by operator, in memory that is taken once for all chunks."""
-    probabilities = torch.empty_like(logits, dtype=sum_dtype)
-    return lambda chunk, labels, counted: _loss_and_gradient(
-        chunk, labels, counted, probabilities[: len(chunk)]
-    )
+    size = min(len(logits), _block_rows(logits))
+    probabilities = None
+    if logits.dtype != sum_dtype:
+        probabilities = torch.empty_like(logits[:size], dtype=sum_dtype)
+
+    def computed(
+        chunk: torch.Tensor, labels: torch.Tensor, counted: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        targets = labels.unsqueeze(1).masked_fill(~counted, 0)
+        token_losses = [
+            _losses_and_gradient(block, block_targets, probabilities)
+            for block, block_targets in zip(chunk.split(size), targets.split(size), strict=True)
+        ]
+        return torch.cat(token_losses).masked_fill(~counted, 0).sum(), chunk
+
+    return computed
 
 
 @functools.cache
@@ -177,7 +210,7 @@ def _compiled_loss_and_gradient() -> Kernel:
 def _fusible_loss_and_gradient(
     logits: torch.Tensor, labels: torch.Tensor, counted: torch.Tensor
 ) -> torch.Tensor:
-    """The chunk's loss; its gradient takes the logits' place. As `_loss_and_gradient`, but for a compiler.
+    """The chunk's loss; its gradient takes the logits' place. As `_losses_and_gradient`, but for a compiler.
 
     No tensor of the logits' shape but themselves reaches memory: what is wider, and which logit is the
     label's, are made in registers.
@@ -193,28 +226,29 @@ def _fusible_loss_and_gradient(
     return token_losses.masked_fill(~counted, 0).sum()
 
 
-def _loss_and_gradient(
-    logits: torch.Tensor, labels: torch.Tensor, counted: torch.Tensor, probabilities: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A chunk's summed loss over the counted tokens, and each token's gradient as if it counted.
+def _losses_and_gradient(
+    logits: torch.Tensor, targets: torch.Tensor, probabilities: torch.Tensor | None
+) -> torch.Tensor:
+    """The tokens' losses; each token's gradient, as if it counted, takes its logits' place.
 
     The caller takes the gradient of the others out after the matrix products, where rows are short.
 
     Args:
         logits: [tokens, vocabulary]; overwritten.
-        labels: int64 [tokens].
-        counted: bool [tokens, 1].
-        probabilities: memory of the logits' shape, in the dtype of the sums.
+        targets: int64 [tokens, 1].
+        probabilities: memory of at least the logits' shape in the dtype of the sums; None where that is
+            the logits' own.
 
     Returns:
-        A scalar, and a tensor of the logits' shape and dtype, in the memory of one of the two.
+        [tokens, 1], in the dtype of the sums.
     """
-    targets = labels.unsqueeze(1).masked_fill(~counted, 0)
-    below_largest = logits.amax(1, keepdim=True).to(probabilities.dtype) - logits.gather(1, targets)
-    wide = logits if logits.dtype == probabilities.dtype else probabilities.copy_(logits)
-    gradient = torch.softmax(wide, dim=-1, out=probabilities)
+    wide = logits if probabilities is None else probabilities[: len(logits)].copy_(logits)
+    largest, places = wide.max(1, keepdim=True)
+    below_largest = largest - wide.gather(1, targets)
+    gradient = torch.softmax(wide, dim=-1, out=wide)
     # The largest probability is 1 / sum(exp(logits - largest)): never too small for its logarithm.
-    token_losses = below_largest - gradient.amax(1, keepdim=True).log()
-    loss = token_losses.masked_fill(~counted, 0).sum()
+    token_losses = below_largest - gradient.gather(1, places).log()
     gradient.scatter_add_(1, targets, gradient.new_full((), -1).expand(targets.shape))
-    return loss, gradient if logits.dtype == gradient.dtype else logits.copy_(gradient)
+    if probabilities is not None:
+        logits.copy_(gradient)
+    return token_losses

@@ -2,14 +2,8 @@
 
 from dataclasses import replace
 
-from data_efficiency import (
-    Counters,
-    ModelShape,
-    StepShape,
-    load_config,
-    planned_totals,
-    training_flops,
-)
+from data_efficiency import Counters, ModelShape, StepShape, load_config, training_flops
+from data_efficiency.plan import planned_totals
 from megatron.config import AnyRunConfig, ImageRunConfig, RunConfig, TextRunConfig
 from megatron.engine_json import engine_json
 from megatron.finetuning.plan import plan_finetuning

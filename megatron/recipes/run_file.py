@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from data_efficiency import ConfigError, read_json, refuse_unknown
+from data_efficiency import ConfigError
+from data_efficiency.config import read_json
+from data_efficiency.json_section import refuse_unknown
 from megatron.config import RUN_KINDS, SECTIONS, AnyRunConfig, RunKind, without_none
 from megatron.engine_json import merged, settings_of
 from megatron.recipes.catalogue import Catalogue
@@ -22,6 +24,7 @@ from megatron.recipes.catalogue import Catalogue
 EITHER = (
     ("bf16", "fp16"),
     ("lr_decay_iters", "lr_decay_samples", "lr_decay_tokens"),
+    ("lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens"),
     ("lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens"),
     ("save_interval", "num_checkpoints"),
 )

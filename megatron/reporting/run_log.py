@@ -35,10 +35,10 @@ class RunLog:
     resumed: tuple[Record, ...] = ()
     """A line for each start that went on from a checkpoint."""
 
-    @property
-    def losses(self) -> tuple[str, ...]:
-        """Names of the run's losses; by the first one runs are compared."""
-        return tuple(self.start.get("losses", ("lm",)))
+
+def losses_of(start: Record) -> tuple[str, ...]:
+    """Names of a run's losses, by its record of kind "start"; by the first one runs are compared."""
+    return tuple(start.get("losses", ("lm",)))
 
 
 class RunLogger:
@@ -155,17 +155,26 @@ def read_lines(path: Path) -> Iterator[Record | ValueError]:
     """
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
-        where = f"{path}, line {number}"
         try:
-            record = files.parse_json(line, where)
-            step = record.get("step", 0) if isinstance(record, dict) else None
-            if type(step) is not int or not isinstance(record.get("kind"), str):
-                raise ValueError(f"{where} is no object with a kind and a step")
+            record = parse_line(line, f"{path}, line {number}")
         except ValueError as error:
             if number < len(lines):
                 yield ValueError(f"{error}: the log was edited or damaged")
         else:
             yield record
+
+
+def parse_line(line: bytes, where: str) -> Record:
+    """The record of one line of a log.
+
+    Raises:
+        ValueError: naming `where` it stands, for a line that is none.
+    """
+    record = files.parse_json(line, where)
+    step = record.get("step", 0) if isinstance(record, dict) else None
+    if type(step) is not int or not isinstance(record.get("kind"), str):
+        raise ValueError(f"{where} is no object with a kind and a step")
+    return record
 
 
 def read_log(folder: str | Path) -> RunLog:

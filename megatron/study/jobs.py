@@ -15,7 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from data_efficiency import differing_leaves, files
+from data_efficiency import files
+from data_efficiency.differences import differing_leaves
 from megatron.arguments import run_config_from
 from megatron.config import RUN_KINDS, AnyRunConfig
 from megatron.recipes import SHIPPED, Layer, layer_of, read_run_file, write_run_file

@@ -12,9 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from megatron.reporting.picture import (
+from data_efficiency.picture import (
     BASELINE_COLOUR,
     COLOURS,
     GREY,
@@ -23,6 +21,7 @@ from megatron.reporting.picture import (
     new_figure,
     tidy_axes,
 )
+from megatron.study.band import band_of
 from megatron.study.report import Report
 from megatron.study.results import AXES, PACINGS, RunResult
 from megatron.study.statistics import Estimate, estimate
@@ -30,8 +29,6 @@ from megatron.study.statistics import Estimate, estimate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-POINTS = 60
-"""Of a band, where seeds were evaluated at other costs."""
 Arms = Mapping[str, Sequence[RunResult]]
 Styles = Mapping[str, Mapping[str, Any]]
 
@@ -122,33 +119,24 @@ def _draw_band(
     axis: str,
     style: Mapping[str, Any],
 ) -> None:
-    """Mean over the seeds and its interval, each seed's curve read off at the same costs."""
-    costs = [np.array([point[axis] for point in curve]) for curve in curves]
-    values = [np.array([point["value"] for point in curve]) for curve in curves]
-    start, end = max(cost[0] for cost in costs), min(cost[-1] for cost in costs)
-    places, rows = costs[0], values[:1]
-    if len(costs) > 1 and start < end:
-        places = np.linspace(start, end, POINTS)
-        rows = [np.interp(places, *pair) for pair in zip(costs, values, strict=True)]
-    means = np.mean(rows, axis=0)
+    """Mean over the seeds and its interval."""
+    found = band_of(curves, axis)
     line = {**style, "linewidth": 0.7 * style["linewidth"]}
-    axes.plot(places, means, solid_capstyle="butt", **line)
+    axes.plot(found.places, found.means, solid_capstyle="butt", **line)
     axes.plot(
-        places[-1:],
-        means[-1:],
+        found.places[-1:],
+        found.means[-1:],
         marker="o",
         markersize=7,
         markeredgecolor="white",
         color=style["color"],
         zorder=10,
     )
-    if len(rows) > 1:
-        halves = [estimate([float(row[i]) for row in rows]).half_width for i in range(len(places))]
-        band = np.array(halves, float)
+    if found.half_widths is not None:
         axes.fill_between(
-            places,
-            means - band,
-            means + band,
+            found.places,
+            found.means - found.half_widths,
+            found.means + found.half_widths,
             color=style["color"],
             alpha=0.18,
             linewidth=0,

@@ -13,7 +13,7 @@ from typing import Any
 from data_efficiency import files
 from megatron.evaluation.result_table import scores_of
 from megatron.evaluation.results import is_finished, read_record
-from megatron.reporting.run_log import LOG_FILE, Record, RunLog, read_log
+from megatron.reporting.run_log import LOG_FILE, Record, RunLog, losses_of, read_log
 
 AXES = {
     "corpus_tokens": "corpus tokens",
@@ -45,7 +45,7 @@ class Measure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Logged(Measure):
+class LoggedMeasure(Measure):
     """A measure and where it stands in a log."""
 
     field: str
@@ -128,7 +128,7 @@ def _result(
     folder: Path, arm: str, budget: float, scoring_flops: float, measure: str | None
 ) -> RunResult:
     log = read_log(folder)
-    known = _measures(log)
+    known = logged_measures(log.start)
     main = known[0] if measure is None else next((m for m in known if m.name == measure), None)
     if main is None:
         names = ", ".join(one.name for one in known)
@@ -159,23 +159,22 @@ def _result(
     )
 
 
-def _measures(log: RunLog) -> list[_Logged]:
+def logged_measures(start: Record) -> list[LoggedMeasure]:
     """What a run can be judged by, the first one if nobody names another."""
-    if "measures" in log.start:
-        places = [
-            {"field": one["name"], "curve": one["name"], **one} for one in log.start["measures"]
-        ]
-        return [_Logged(**one) for one in places]
-    one_only = len(log.losses) == 1
+    if "measures" in start:
+        places = [{"field": one["name"], "curve": one["name"], **one} for one in start["measures"]]
+        return [LoggedMeasure(**one) for one in places]
+    names = losses_of(start)
+    one_only = len(names) == 1
     fields = {
         "validation loss" if one_only else f"validation {name} loss": "loss"
         if one_only
         else f"{name}_loss"
-        for name in log.losses
+        for name in names
     }
-    found = [_Logged(name=name, field=field, curve=field) for name, field in fields.items()]
+    found = [LoggedMeasure(name=name, field=field, curve=field) for name, field in fields.items()]
     perplexity = {"field": "perplexity", "curve": "perplexity", "unit": "", "is_derived": True}
-    return [*found, _Logged(name="validation perplexity", **perplexity)]  # type: ignore[arg-type]
+    return [*found, LoggedMeasure(name="validation perplexity", **perplexity)]  # type: ignore[arg-type]
 
 
 def _evaluations(folder: Path) -> dict[str, float]:

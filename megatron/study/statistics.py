@@ -3,6 +3,7 @@
 All intervals are Student's: few seeds make them wide, one seed has none.
 """
 
+import functools
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -50,8 +51,14 @@ def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
     if num == 1:
         return Estimate(mean=mean, num_seeds=1)
     spread = statistics.stdev(values)
-    half = float(_distributions().t.ppf((1 + level) / 2, num - 1)) * spread / math.sqrt(num)
+    half = _students_t(level, num) * spread / math.sqrt(num)
     return Estimate(mean=mean, num_seeds=num, spread=spread, low=mean - half, high=mean + half)
+
+
+@functools.cache
+def _students_t(level: float, num: int) -> float:
+    """Half the interval of a mean of so many, in its standard errors."""
+    return float(_distributions().t.ppf((1 + level) / 2, num - 1))
 
 
 def verdict(difference: Estimate, *, higher_is_better: bool = False) -> Verdict:

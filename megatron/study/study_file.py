@@ -28,7 +28,8 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from data_efficiency import ConfigError, refuse_unknown
+from data_efficiency import ConfigError
+from data_efficiency.json_section import refuse_unknown
 from megatron.config import without_none
 from megatron.engine_json import merged
 from megatron.recipes import read_toml
@@ -39,6 +40,7 @@ Settings = Mapping[str, Any]
 RUN_AMOUNTS = (
     *("train_iters", "train_samples", "train_tokens"),
     *("lr_decay_iters", "lr_decay_samples", "lr_decay_tokens"),
+    *("lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens"),
     *("lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens"),
     *("total_curriculum_step", "require_steps", "eval_interval", "epochs"),
 )

@@ -9,7 +9,7 @@ import pytest
 
 import pretrain_bert
 import pretrain_gpt
-from data_efficiency import result_folder
+from data_efficiency.files import result_folder
 from megatron.arguments import parse_run_config
 from megatron.checkpoint.files import save_checkpoint
 from megatron.training import with_batch_size

@@ -5,7 +5,8 @@ import json
 import pytest
 
 import pretrain_gpt
-from data_efficiency import plan_run, read_json
+from data_efficiency import plan_run
+from data_efficiency.config import read_json
 from megatron.arguments import parse_run_config
 from megatron.run_state import model_shape
 from tests.end_to_end.engine_runs import log_lines

@@ -18,14 +18,13 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from megatron.command import line_about
-
 import numpy as np
 import pytest
 import torch
 
 import pretrain_gpt
 from data_efficiency import DifficultyIndex
+from data_efficiency.command_end import line_about
 from data_efficiency.sampling.prepared_clusters import open_or_prepare
 from megatron.checkpoint.files import find_checkpoint, read_state, read_tensors
 from megatron.config import DataConfig

@@ -15,7 +15,9 @@ def run(*, steps=0, samples=0, tokens=0.0, signal=0, out_of_time=False, **settin
     settings = {"train_iters": 1000} | settings
     return SimpleNamespace(
         config=SimpleNamespace(training=TrainingConfig(**settings)),
-        counters=Counters(steps=steps, consumed_samples=samples),
+        counters=Counters(steps=steps, consumed_samples=samples, layer_tokens=round(2 * tokens)),
+        num_layers=2,
+        seconds=0.0,
         tokens=lambda: tokens,
         stop_request=StopRequest(signal=signal, out_of_time=out_of_time),
         is_first_process=True,

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from huggingface_hub import constants
 
 from tests.megatron.conversion.test_deepspeed import write_checkpoint
 from tests.megatron.small_models import GPT2, make_gpt, make_tokenizer, save_run
@@ -35,8 +36,27 @@ def test_bad_input_is_one_line(tmp_path, refused):
         (tmp_path / "opt", tmp_path / "x", "megatron", "error: model_type is 'opt'"),
     ):
         assert message in refused(main, arguments(source, output, to))
-    with pytest.raises(SystemExit):
-        main(arguments(run, tmp_path / "x", "onnx"))
+    for to, *more in (
+        ("onnx",),
+        ("megatron", "--license", "mit"),
+        ("huggingface", "--private"),
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments(run, tmp_path / "x", to, *more))
+
+
+def test_a_hugging_face_folder_has_a_card_and_goes_to_the_hub(tmp_path, capsys, monkeypatch):
+    """Here no hub answers: the folder is complete, and the error says how to push it later."""
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    run, output = save_run(tmp_path / "run", make_gpt(GPT2)), tmp_path / "there"
+    known = ("--license", "mit", "--push-to-hub", "me/small")
+    assert main(arguments(run, output, "huggingface", *known)) == 1
+    # Above it stand transformers' own progress bars.
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"hf upload me/small {output}" in said
+    card = (output / "README.md").read_text()
+    assert "license: mit" in card
+    assert "# small\n" in card
 
 
 def test_a_folder_of_megatron_deepspeed_keeps_its_step(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import data_efficiency
-from data_efficiency import gather_all
+from data_efficiency.engine.whole_tensor import gather_all
 
 
 def make_engine(stage, precision, optimizer):

@@ -13,10 +13,10 @@ from data_efficiency import (
     ModelShape,
     NonFiniteError,
     convert_to_random_ltd,
-    gather_all,
     initialize,
 )
 from data_efficiency.engine.step import MAX_SKIPPED_UPDATES
+from data_efficiency.engine.whole_tensor import gather_all
 
 LENGTH = 6
 

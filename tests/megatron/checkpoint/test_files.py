@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from data_efficiency import WholeTensor, whole_tensors
+from data_efficiency.engine.whole_tensor import WholeTensor, whole_tensors
 from data_efficiency.files.result_folder import OtherVersionError, write_manifest
 from megatron.checkpoint.files import (
     find_checkpoint,

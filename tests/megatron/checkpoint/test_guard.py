@@ -6,7 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from data_efficiency import SamplerIdentity, load_config
+from data_efficiency import load_config
+from data_efficiency.sampling.sampler import SamplerIdentity
 from megatron.checkpoint.guard import (
     differences,
     guarded_record,

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from data_efficiency import whole_tensors
+from data_efficiency.engine.whole_tensor import whole_tensors
 from megatron.checkpoint.files import save_checkpoint
 from megatron.checkpoint.model import checkpoint_in, identity_of_checkpoint, load_reference_model
 from megatron.config import ModelConfig

@@ -3,7 +3,8 @@ import os
 import pytest
 import torch
 
-from data_efficiency import Ranks, gather_all, initialize
+from data_efficiency import Ranks, initialize
+from data_efficiency.engine.whole_tensor import gather_all
 from megatron.checkpoint.saved_run import SavedRun, refuse_other_settings
 
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save_file
 
-from data_efficiency import NonFiniteError, WholeTensor, whole_tensors
+from data_efficiency import NonFiniteError
+from data_efficiency.engine.whole_tensor import WholeTensor, whole_tensors
 from megatron.checkpoint.tensor_file import DTYPE_NAMES, in_file_order, write_tensor_file
 
 SHAPES = st.lists(st.integers(0, 4), max_size=3)

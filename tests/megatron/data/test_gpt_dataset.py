@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron.data.gpt_dataset import GPTDataset, split_boundaries
+from data_efficiency.analysis.token_windows import split_boundaries
+from megatron.data.gpt_dataset import GPTDataset
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 
 LENGTHS = [5, 0, 17, 30, 1, 8, 40, 3, 21, 9]

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_efficiency.files.indexed_dataset import path_of
 from megatron.corpus.merging import find_corpora
 from megatron.data import indexed_dataset_writer
 from megatron.data.indexed_dataset import IndexedDataset
-from megatron.data.indexed_dataset_writer import IndexedDatasetWriter, dtype_for_vocabulary, path_of
+from megatron.data.indexed_dataset_writer import IndexedDatasetWriter, dtype_for_vocabulary
 
 
 def names(folder):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_efficiency import ConfigError, gather_all
+from data_efficiency import ConfigError
+from data_efficiency.engine.whole_tensor import gather_all
 from megatron.arguments import parse_run_config
 from megatron.engine_json import copied
 from megatron.finetuning.classifier import read_bert

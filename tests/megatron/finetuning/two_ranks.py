@@ -12,7 +12,8 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from data_efficiency import gather_all, leave_ranks
+from data_efficiency import leave_ranks
+from data_efficiency.engine.whole_tensor import gather_all
 from megatron.finetuning.classifier import read_bert
 from megatron.finetuning.data import read_task
 from megatron.finetuning.inputs import make_rows

@@ -9,7 +9,9 @@ from megatron.model.output_loss import linear_cross_entropy_sum
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(output_loss, "_CHUNK_LOGITS", 0)
+    """256 tokens a chunk, and three rows of `make_inputs`' logits, or five of its weight, a block."""
+    monkeypatch.setattr(output_loss, "_CHUNK_BYTES", 0)
+    monkeypatch.setattr(output_loss, "_BLOCK_NUMBERS", 40)
     monkeypatch.setattr(output_loss, "ACCELERATOR_CHUNK_LOGITS", 0)
 
 
@@ -128,8 +130,9 @@ def test_a_bias_shifts_the_logits_and_gets_its_gradient(num_tokens):
 
 def test_a_gpu_gets_larger_chunks(monkeypatch):
     monkeypatch.undo()
-    sizes = [output_loss._chunk_tokens(torch.empty(50304, 1, device=d)) for d in ("cpu", "meta")]
-    assert sizes == [256, 4096]
+    weights = [torch.empty(50304, 1, device=device) for device in ("cpu", "meta")]
+    sizes = [output_loss._chunk_tokens(weight, torch.bfloat16) for weight in weights]
+    assert sizes == [667, 4096]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
@@ -139,8 +142,8 @@ def test_what_is_written_for_a_compiler_computes_the_same(dtype):
     labels = torch.arange(9) * 5
     labels[2] = IGNORED_LABEL
     counted = (labels != IGNORED_LABEL).unsqueeze(1)
-    wide = torch.empty_like(logits, dtype=torch.promote_types(dtype, torch.float32))
-    expected, gradient = output_loss._loss_and_gradient(logits.clone(), labels, counted, wide)
+    kernel = output_loss._in_memory_of(logits, torch.promote_types(dtype, torch.float32))
+    expected, gradient = kernel(logits.clone(), labels, counted)
     found = output_loss._fusible_loss_and_gradient(logits, labels, counted)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(logits, gradient)

@@ -1,6 +1,7 @@
 import pytest
 
-from data_efficiency import load_config, planned_totals
+from data_efficiency import load_config
+from data_efficiency.plan import planned_totals
 from megatron.engine_json import engine_json, value_at
 from megatron.recipes import SHIPPED
 from megatron.run_state import model_shape

@@ -5,7 +5,7 @@ Source: Okabe and Ito, Color Universal Design (2008), and Tol, Colour Schemes (2
 
 from typing import TYPE_CHECKING
 
-from megatron.reporting.progress_line import format_count
+from data_efficiency.short_numbers import format_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 BASELINE_COLOUR = "#000000"
 COLOURS = ("#56B4E9", "#E69F00", "#882255", "#009E73", "#D55E00", "#0072B2")
+DARK_BASELINE_COLOUR = "#f2f2f2"
+DARK_COLOURS = ("#56B4E9", "#E69F00", "#E38BB5", "#2CC295", "#F0764A", "#9AA5FF")
+"""The same on a dark ground, where three of them would not be seen."""
 WIDEST, NARROWEST = 5.2, 1.7
 GREY = "#5f5f5f"
 

@@ -1,0 +1,261 @@
+"""Samples that are rows of tokens, of any dataset: read once, kept in a folder as one run of tokens.
+
+A sample's number is its place in the dataset, or in the stream. The folder serves every metric and every
+worker process, memory-mapped, and holds the tokenizer where texts were read.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_efficiency.analysis.text_tokenizer import TOKENIZER_FILE, TextTokenizer
+from data_efficiency.files import file_lock, write_file
+from data_efficiency.files.result_folder import (
+    file_entry,
+    new_folder,
+    read_manifest,
+    remove_leftovers,
+    verify_checksums,
+    write_array,
+    write_manifest,
+)
+
+FORMAT = "folder of token rows"
+VERSION = 1
+TOKEN_COLUMNS = ("input_ids", "tokens")
+TEXT_COLUMNS = ("text", "content")
+MASK_COLUMN = "attention_mask"
+_TOKEN_DTYPE = np.dtype("<u4")
+_ROWS_A_BATCH = 1000
+_OWN_NAMES = {"IterableDataset": "Dataset"}
+"""Class of a stream -> class of what it becomes where it is kept, which is what is trained on."""
+
+
+class TokenRows:
+    """The rows of a folder that `token_rows` has written.
+
+    Attributes:
+        tokens: all tokens, 1-D, memory-mapped read-only.
+        offsets: where each row starts in them, and the end, int64 [N + 1].
+        vocab_size: of the tokenizer, or else one more than the largest token.
+        sequence_length: tokens of the longest row.
+        identity: as `describe_dataset` gives it for the dataset that was read.
+        tokenizer: that of the texts; None where the dataset had tokens.
+
+    Raises:
+        FileNotFoundError, ValueError: if the folder is something else, incomplete or damaged.
+    """
+
+    def __init__(self, folder: str | PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder, FORMAT, VERSION)
+        self.tokens = np.memmap(self.folder / "tokens.bin", _TOKEN_DTYPE, mode="r")
+        self.offsets = np.load(self.folder / "offsets.npy", mmap_mode="r", allow_pickle=False)
+        self.vocab_size = int(self.manifest["vocab_size"])
+        self.sequence_length = int(np.diff(self.offsets).max())
+        self.identity: Mapping[str, Any] = self.manifest["dataset"]
+        file = self.folder / TOKENIZER_FILE
+        self.tokenizer = TextTokenizer(file) if file.is_file() else None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __reduce__(self) -> tuple[type["TokenRows"], tuple[Path]]:
+        return type(self), (self.folder,)
+
+    def token_spans(
+        self, first: int, last: int
+    ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+        """Samples first..last-1: their tokens, where each starts in these, and how long each is."""
+        edges = np.asarray(self.offsets[first : last + 1])
+        return self.tokens[edges[0] : edges[-1]], edges[:-1] - edges[0], np.diff(edges)
+
+    def verify(self) -> None:
+        """Raise ValueError, naming it, if a file was changed."""
+        verify_checksums(self.folder, self.manifest)
+
+
+def token_rows(
+    dataset: Any,
+    folder: str | PathLike[str],
+    *,
+    column: str | None = None,
+    tokenizer: Any = None,
+    made_from: Mapping[str, Any] | None = None,
+    dataset_class: str | None = None,
+    overwrite: bool = False,
+) -> TokenRows:
+    """The tokens of a dataset's rows, read in one pass and kept in a folder; those there, if they are the same.
+
+    Args:
+        dataset: a `datasets.Dataset`, a streaming one, or anything else whose items are mappings. Where it has an
+            `attention_mask`, only its tokens that are attended to count.
+        column: holds the tokens or the text of a row. Not given: `input_ids` or `tokens`, else `text` or `content`.
+        tokenizer: for texts; see `TextTokenizer`.
+        made_from: plain JSON data that says which rows these are. Not given: the fingerprint of a
+            `datasets.Dataset`; another dataset's rows cannot be told and are not taken from the folder.
+        dataset_class: class of the dataset that will be trained on. Not given: that of this one.
+
+    Raises:
+        FileExistsError: if the folder holds rows that are, or may be, others.
+        ValueError: if no column is known, or one does not hold what it should, naming the row.
+    """
+    target = Path(folder)
+    reads_text = None if tokenizer is None else TextTokenizer(tokenizer)
+    if made_from is None and (fingerprint := getattr(dataset, "_fingerprint", None)) is not None:
+        made_from = {"fingerprint": fingerprint}
+    source = (
+        None
+        if made_from is None
+        else {
+            **made_from,
+            "column": column,
+            "tokenizer": None if reads_text is None else reads_text.fingerprint,
+        }
+    )
+    with file_lock(target.with_name(f".{target.name}.lock"), wait=True):
+        if target.exists() and not overwrite:
+            return _same_rows(target, source)
+        _write(target, dataset, column, reads_text, source, dataset_class)
+        remove_leftovers(target)
+    return TokenRows(target)
+
+
+def _same_rows(target: Path, source: Mapping[str, Any] | None) -> TokenRows:
+    """The rows that are there, if they are of this source."""
+    found = TokenRows(target)
+    if source is None or found.manifest["made_from"] != source:
+        what = "may be" if source is None or found.manifest["made_from"] is None else "are"
+        raise FileExistsError(
+            f"{target} holds tokens that {what} of another dataset, column or tokenizer: save elsewhere, "
+            "overwrite them, or open them as TokenRows if they are meant"
+        )
+    return found
+
+
+def _write(
+    target: Path,
+    dataset: Any,
+    column: str | None,
+    tokenizer: TextTokenizer | None,
+    source: Mapping[str, Any] | None,
+    dataset_class: str | None,
+) -> None:
+    with new_folder(target, overwrite=True) as folder:
+        lengths, largest = [0], 0
+        with open(folder / "tokens.bin", "wb") as file:
+            for row in _rows(dataset, column, tokenizer):
+                lengths.append(len(row))
+                largest = max(largest, int(row.max(initial=0)))
+                file.write(row.astype(_TOKEN_DTYPE).tobytes())
+        if not any(lengths):
+            raise ValueError("the dataset has not one token to analyze")
+        name = dataset_class or type(dataset).__name__
+        files = {
+            "tokens.bin": file_entry(folder / "tokens.bin"),
+            "offsets.npy": write_array(folder / "offsets.npy", np.cumsum(lengths, dtype=np.int64)),
+        }
+        if tokenizer is not None:
+            write_file(folder / TOKENIZER_FILE, tokenizer.json)
+            files[TOKENIZER_FILE] = file_entry(folder / TOKENIZER_FILE)
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "made_from": source,
+            "dataset": {"type": _OWN_NAMES.get(name, name), "num_samples": len(lengths) - 1},
+            "vocab_size": largest + 1 if tokenizer is None else tokenizer.vocab_size,
+            "files": files,
+        }
+        write_manifest(folder, content)
+
+
+def _rows(
+    dataset: Any, column: str | None, tokenizer: TextTokenizer | None
+) -> Iterator[NDArray[np.int64]]:
+    """The tokens of each row."""
+    place = 0
+    names: tuple[str, ...] | None = None
+    for batch in _batches(dataset, _ROWS_A_BATCH):
+        if names is None:
+            names = (column_of(batch, column), *({MASK_COLUMN} & set(batch)))
+        values = list(batch[names[0]])
+        if values and isinstance(values[0], str):
+            if tokenizer is None:
+                raise ValueError(
+                    f"column {names[0]!r} holds text: name the tokenizer (--tokenizer), a tokenizer.json"
+                )
+            wrong = [place + i for i, value in enumerate(values) if not isinstance(value, str)]
+            if wrong:
+                raise ValueError(f"column {names[0]!r} of row {wrong[0]} holds no text")
+            yield from tokenizer.encode(values)
+        else:
+            masks = batch[MASK_COLUMN] if len(names) > 1 else [None] * len(values)
+            for number, (value, mask) in enumerate(zip(values, masks, strict=True), start=place):
+                yield _checked(value, mask, names[0], number)
+        place += len(values)
+
+
+def column_of(columns: Iterable[str], column: str | None) -> str:
+    """The column that is named, or else the first known one.
+
+    Raises:
+        ValueError: if it is not there, or none is known.
+
+    Example:
+        >>> column_of(["id", "text"], None)
+        'text'
+    """
+    there = list(columns)
+    for name in [*TOKEN_COLUMNS, *TEXT_COLUMNS] if column is None else [column]:
+        if name in there:
+            return name
+    if column is not None:
+        raise ValueError(f"there is no column {column!r}: the columns are {', '.join(there)}")
+    raise ValueError(
+        f"which column holds the tokens or the text? Name it (--column); there are {', '.join(there)}"
+    )
+
+
+def _checked(value: Any, mask: Any, column: str, number: int) -> NDArray[np.int64]:
+    """A row's tokens as an array, those that are attended to."""
+    row = np.asarray(value)
+    if row.ndim == 1 and row.size == 0:
+        return np.zeros(0, np.int64)
+    if row.ndim != 1 or row.dtype.kind not in "iu":
+        raise ValueError(
+            f"column {column!r} of row {number} is a {type(value).__name__}: must be text, or a list of tokens"
+        )
+    if row.min() < 0 or row.max() > np.iinfo(_TOKEN_DTYPE).max:
+        raise ValueError(
+            f"column {column!r} of row {number} holds {row.min()}: no token is negative"
+        )
+    if mask is None:
+        return row.astype(np.int64)
+    attended = np.asarray(mask)
+    if attended.shape != row.shape:
+        raise ValueError(f"{MASK_COLUMN} of row {number} has another length than {column!r}")
+    return row[attended != 0].astype(np.int64)
+
+
+def _batches(dataset: Any, size: int) -> Iterator[Mapping[str, Sequence[Any]]]:
+    """Some rows at a time, as column -> values."""
+    if hasattr(dataset, "iter"):
+        yield from dataset.iter(batch_size=size)
+        return
+    items = (
+        iter(dataset)
+        if hasattr(dataset, "__iter__")
+        else map(dataset.__getitem__, range(len(dataset)))
+    )
+    while rows := list(islice(items, size)):
+        if not isinstance(rows[0], Mapping):
+            raise ValueError(
+                f"the items of a {type(dataset).__name__} are of type {type(rows[0]).__name__}: they must be "
+                'mappings such as {"text": ...} or {"input_ids": ...}'
+            )
+        yield {name: [row.get(name) for row in rows] for name in rows[0]}

@@ -1,0 +1,156 @@
+"""The plan beside a run: what its configuration says of each step, to be seen beside what its log says."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_efficiency import ModelShape, RunPlan, load_config, plan_run
+from megatron.config import ModelConfig
+from megatron.reporting.run_log import Record
+from megatron.run_page.columns import Columns
+from megatron.run_page.log_tail import setting
+from megatron.run_state import model_shape
+
+MOST_STEPS = 400
+"""Of a plan that are drawn."""
+SHORTEST_SHARE = 64
+"""Steps of whole samples that fill a budget of tokens, times this: as far as a plan is walked."""
+COMPARED = {
+    "consumed_samples": "samples",
+    "corpus_tokens": "corpus tokens",
+    "loss_tokens": "tokens in the loss",
+    "layer_tokens": "layer tokens",
+    "flops": "model FLOPs",
+}
+"""Counters that both a plan and a log have -> their names on the page."""
+
+
+class NoPlanError(ValueError):
+    """Why the plan of a run is not known, for the reader of the page."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run's plan."""
+
+    plan: RunPlan
+    last_step: int
+    """At which the run's budget is used up."""
+
+    def columns(self) -> Columns:
+        """Step, lengths, pool and counters, at steps spread over the run and around each change."""
+        last = self.last_step
+        spread = np.linspace(1, last, min(last, MOST_STEPS)).round().astype(int).tolist()
+        changes = [one.first_step for one in self.plan.stretches if 1 < one.first_step <= last]
+        changes = changes[:: -(-len(changes) // MOST_STEPS) or 1]
+        steps = sorted({*spread, *changes, *(step - 1 for step in changes)})
+        shapes = [self.plan.stretch_at(step).shape for step in steps]
+        totals = [self.plan.counters(step) for step in steps]
+        found: Columns = {
+            "step": [*steps],
+            "sequence_length": [shape.sequence_length for shape in shapes],
+            "pool_size": [self.plan.pool_size(step) for step in steps],
+            "corpus_tokens": [total.corpus_tokens for total in totals],
+            "effective_tokens": [
+                total.at("effective", self.plan.model.num_layers) for total in totals
+            ],
+        }
+        if self.plan.config.data_efficiency.random_ltd is not None:
+            found["kept_length"] = [shape.dropped_sequence_length for shape in shapes]
+        return found
+
+    def beside(self, record: Record) -> list[dict[str, Any]]:
+        """Planned and logged totals up to the step of a line of the log, one row a counter that it has."""
+        total = self.plan.counters(record["step"])
+        return [
+            {"name": title, "planned": getattr(total, counter), "logged": record[counter]}
+            for counter, title in COMPARED.items()
+            if type(record.get(counter)) in (int, float)
+        ]
+
+
+def plan_of(start: Record, may_read: Callable[[Path], bool]) -> Planned:
+    """The plan of a pretraining run, by its record of kind "start".
+
+    Args:
+        may_read: whether a folder may be opened. Where the pool follows from difficulty indexes of which
+            one may not, nothing is planned.
+
+    Raises:
+        NoPlanError: where it is not known.
+    """
+    training, model = setting(start, "training"), setting(start, "model")
+    if "num_layers" not in model or "micro_batch_size" not in training:
+        raise NoPlanError("only pretraining is planned step by step")
+    try:
+        return _plan(start, training, _shape(start, model), may_read)
+    except NoPlanError:
+        raise
+    except Exception as error:
+        raise NoPlanError(f"no plan can be made of its log ({error})") from error
+
+
+def _shape(start: Record, model: Mapping[str, Any]) -> ModelShape:
+    """What the model's positions are counted with, as `counted_shape` of its settings."""
+    known = {one.name for one in fields(ModelConfig)}
+    shape = model_shape(ModelConfig(**{name: model[name] for name in model if name in known}))
+    return replace(shape, vocab_size=0) if start["settings"]["architecture"] == "bert" else shape
+
+
+def _plan(
+    start: Record, training: Mapping[str, Any], shape: ModelShape, may_read: Callable[[Path], bool]
+) -> Planned:
+    section = dict(start.get("data_efficiency") or {})
+    legacy = section.pop("curriculum_learning", None)
+    config = load_config(
+        {
+            "train_batch_size": start["global_batch_size"],
+            "train_micro_batch_size_per_gpu": training["micro_batch_size"],
+            "data_efficiency": section,
+            **({} if legacy is None else {"curriculum_learning": legacy}),
+        }
+    )
+    selections = config.data_efficiency.selections
+    unread = [one.index_path for one in selections if not may_read(Path(one.index_path))]
+    by_index = len(selections) > 1 or any(one.difficulty_type == "value" for one in selections)
+    if unread and by_index:
+        raise NoPlanError(
+            f"the pool follows from {unread[0]}, which this page may not read: give its folder by --data"
+        )
+    by_samples = _whole_steps(start, training)
+    tokens = training.get("train_tokens")
+    plan = plan_run(
+        config,
+        model=shape,
+        sequence_length=start["sequence_length"],
+        num_steps=by_samples if tokens is None else SHORTEST_SHARE * by_samples,
+        num_samples=start["train_samples_in_dataset"] if unread or not selections else None,
+    )
+    if tokens is None:
+        return Planned(plan, by_samples)
+    counter = training.get("token_counter", "effective")
+    field, factor = (
+        ("layer_tokens", shape.num_layers)
+        if counter == "effective"
+        else (
+            f"{counter}_tokens",
+            1,
+        )
+    )
+    last = min(plan.num_steps, plan.step_that_fills(field, tokens * factor))
+    steps = training.get("train_iters")
+    return Planned(plan, last if steps is None else min(last, steps))
+
+
+def _whole_steps(start: Record, training: Mapping[str, Any]) -> int:
+    """Steps of whole samples that use up the budget nearest to its end."""
+    batch = start["global_batch_size"]
+    ends = [training.get("train_iters")]
+    if training.get("train_samples") is not None:
+        ends.append(-(-training["train_samples"] // batch))
+    if training.get("train_tokens") is not None:
+        ends.append(-(-training["train_tokens"] // (start["sequence_length"] * batch)))
+    return min(end for end in ends if end is not None)

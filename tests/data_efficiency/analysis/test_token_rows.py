@@ -1,0 +1,136 @@
+import copy
+
+import numpy as np
+import pytest
+
+from data_efficiency import DifficultyIndex, MetricSettings, analyze
+from data_efficiency.analysis.token_rows import TokenRows, column_of, token_rows
+from tests.data_efficiency.small_corpus import word_tokenizer
+
+TEXTS = ["the fox", "", "the the the", "fox owl the owl owl"]
+LENGTHS = [2, 0, 3, 5]
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    pytest.importorskip("tokenizers")
+    (tmp_path / "tokenizer.json").write_text(word_tokenizer(["the", "fox", "owl"]))
+    return tmp_path / "tokenizer.json"
+
+
+@pytest.fixture
+def datasets():
+    return pytest.importorskip("datasets")
+
+
+def rows_of(found):
+    return [found.token_spans(i, i + 1)[0].tolist() for i in range(len(found))]
+
+
+def test_texts_of_any_dataset_become_the_same_rows(tmp_path, tokenizer, datasets):
+    stored = datasets.Dataset.from_dict({"n": [1, 2, 3, 4], "text": TEXTS})
+
+    class Rows:
+        def __len__(self):
+            return len(TEXTS)
+
+        def __getitem__(self, place):
+            return {"text": TEXTS[place]}
+
+    kinds = [stored, stored.to_iterable_dataset(), [{"text": text} for text in TEXTS], Rows()]
+    for number, dataset in enumerate(kinds):
+        found = token_rows(dataset, tmp_path / str(number), tokenizer=tokenizer)
+        assert rows_of(found) == [[1, 2], [], [1, 1, 1], [2, 3, 1, 3, 3]]
+        tokens, starts, lengths = found.token_spans(1, 4)
+        assert (tokens.tolist(), starts.tolist(), lengths.tolist()) == (
+            [1, 1, 1, 2, 3, 1, 3, 3],
+            [0, 0, 3],
+            [0, 3, 5],
+        )
+        assert (found.vocab_size, found.sequence_length) == (4, 5)
+        assert found.tokenizer.decode(np.array([3, 1])) == "owl the"
+        found.verify()
+        assert rows_of(copy.deepcopy(found)) == rows_of(found)
+    # A stream is trained on as what it was stored as.
+    names = [TokenRows(tmp_path / str(number)).identity["type"] for number in range(4)]
+    assert names == ["Dataset", "Dataset", "list", "Rows"]
+
+
+def test_tokens_that_are_attended_to(tmp_path, datasets):
+    padded = {"input_ids": [[5, 6, 0], [7, 0, 0]], "attention_mask": [[1, 1, 0], [1, 0, 0]]}
+    dataset = datasets.Dataset.from_dict(padded)
+    for kind in (None, "numpy", "torch"):
+        found = token_rows(dataset.with_format(kind), tmp_path / str(kind))
+        assert rows_of(found) == [[5, 6], [7]]
+        assert (found.vocab_size, found.tokenizer) == (8, None)
+
+
+def test_metrics_of_a_dataset_and_of_a_stream_are_those_of_its_rows(tmp_path, tokenizer, datasets):
+    dataset = datasets.Dataset.from_dict({"text": TEXTS})
+    settings = MetricSettings(tokenizer=tokenizer)
+    lengths = analyze(dataset, "seqlen", tmp_path / "a", settings)
+    assert lengths.values.tolist() == LENGTHS
+    rarity = analyze(dataset, "vocab_rarity", tmp_path / "a", settings, num_processes=2)
+    # the: 5, fox: 2, owl: 3, and one for [UNK], which was never seen.
+    expected = [np.log(11 / 5) + np.log(11 / 2), 0, 3 * np.log(11 / 5)]
+    expected.append(np.log(11 / 2) + np.log(11 / 5) + 3 * np.log(11 / 3))
+    assert rarity.values.tolist() == np.floor(expected).astype(int).tolist()
+    rarity.check_dataset(dataset)
+    analyze(dataset.to_iterable_dataset(), "vocab_rarity", tmp_path / "b", settings)
+    streamed = DifficultyIndex.open(tmp_path / "b" / "vocab_rarity")
+    assert streamed.values.tolist() == rarity.values.tolist()
+    streamed.check_dataset(dataset)
+
+
+def test_rows_of_another_dataset_are_not_taken(tmp_path, tokenizer, datasets):
+    dataset = datasets.Dataset.from_dict({"text": TEXTS, "other": TEXTS[::-1]})
+    first = token_rows(dataset, tmp_path / "t", tokenizer=tokenizer)
+    stamp = (first.folder / "manifest.json").stat().st_mtime_ns
+    token_rows(dataset, tmp_path / "t", tokenizer=tokenizer)
+    assert (first.folder / "manifest.json").stat().st_mtime_ns == stamp
+    changed = dataset.map(lambda row: {"text": row["text"] + " fox"})
+    for other, column in ((changed, None), (dataset, "other")):
+        with pytest.raises(FileExistsError, match="holds tokens that are of another dataset"):
+            token_rows(other, tmp_path / "t", column=column, tokenizer=tokenizer)
+    with pytest.raises(FileExistsError, match="may be of another dataset"):
+        token_rows([{"text": "fox"}], tmp_path / "t", tokenizer=tokenizer)
+    found = token_rows(changed, tmp_path / "t", tokenizer=tokenizer, overwrite=True)
+    assert rows_of(found)[0] == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "a"}], "holds text: name the tokenizer"),
+        ([{"input_ids": [1]}, {"input_ids": [-1]}], "of row 1 holds -1: no token is negative"),
+        ([{"input_ids": [[1]]}], "of row 0 is a list: must be text, or a list of tokens"),
+        ([{"input_ids": [1]}, {"x": 1}], "of row 1 is a NoneType"),
+        ([{"input_ids": [1, 2], "attention_mask": [1]}], "of row 0 has another length"),
+        ([{"messages": []}], "Name it .*; there are messages"),
+        ([[1, 2]], "they must be mappings"),
+        ([{"input_ids": []}], "not one token"),
+    ],
+)
+def test_rows_that_cannot_be(tmp_path, rows, message):
+    with pytest.raises(ValueError, match=message):
+        token_rows(rows, tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_text_that_is_none(tmp_path, tokenizer):
+    with pytest.raises(ValueError, match="column 'text' of row 1 holds no text"):
+        token_rows([{"text": "a"}, {"text": None}], tmp_path / "t", tokenizer=tokenizer)
+
+
+def test_a_column_that_is_not_there():
+    with pytest.raises(ValueError, match="there is no column 'x': the columns are a, b"):
+        column_of(["a", "b"], "x")
+
+
+def test_a_changed_file_is_noticed(tmp_path):
+    found = token_rows([{"input_ids": [1, 2, 3]}], tmp_path / "t")
+    content = bytearray((found.folder / "tokens.bin").read_bytes())
+    content[0] ^= 1
+    (found.folder / "tokens.bin").write_bytes(content)
+    with pytest.raises(ValueError, match="was changed after it was written"):
+        TokenRows(found.folder).verify()
