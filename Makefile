@@ -42,7 +42,7 @@ $(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
 QUICKSTART := quickstart/study.toml
 STUDY_FLAGS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(CORPUS),--set "corpus=$(CORPUS)")
 
-demo: $(VENV)/installed-trainer $(VENV)/installed-report
+demo: $(VENV)/installed-trainer $(VENV)/installed-report $(VENV)/installed-watch
 	@$(BIN)/python tools/study.py run examples_deepspeed/data_efficiency/gpt/$(QUICKSTART) \
 		--output "$(DEMO_DIR)" $(STUDY_FLAGS)
 

@@ -1,6 +1,7 @@
 """The log of a run that may still be written, read piece by piece: each look costs what is new."""
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,13 +40,16 @@ class LogTail:
         self.version = getattr(self, "version", 0) + 1
         """Another number after each change."""
         self._by_step: dict[str, dict[int, Record]] = {kind: {} for kind in KINDS}
+        self._in_order: dict[str, list[Record]] = {}
         self._place, self._before = 0, b""
         self._file_number: int | None = None
 
     def records(self, kind: str) -> list[Record]:
         """The lines of one of `KINDS`, one a step, by rising step."""
-        found = self._by_step[kind]
-        return [found[step] for step in sorted(found)]
+        if kind not in self._in_order:
+            found = self._by_step[kind]
+            self._in_order[kind] = [found[step] for step in sorted(found)]
+        return self._in_order[kind]
 
     def poll(self) -> bool:
         """Read what is new; whether anything was."""
@@ -93,8 +97,18 @@ class LogTail:
             self.resumes.append(step)
             self.end = None
         elif kind in self._by_step:
-            self._by_step[kind][step] = record
+            self._by_step[kind][step] = _light(record) if kind == "train" else record
+            self._in_order.pop(kind, None)
             self.end = None
+
+
+def _light(record: Record) -> Record:
+    """What is kept of a line of kind "train", of which a run may have very many: no tables but the difficulties."""
+    return {
+        sys.intern(key): value
+        for key, value in record.items()
+        if type(value) in (int, float) or key == "difficulties"
+    }
 
 
 def setting(start: Record | None, group: str) -> Mapping[str, Any]:

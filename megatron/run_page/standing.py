@@ -12,6 +12,8 @@ State = Literal["waiting", "training", "silent", "stopped", "failed", "finished"
 LEAST_SILENCE_SECONDS = 60.0
 SILENT_AFTER_LINES = 20
 """Times the usual time between two lines of a log, after which one that does not go on is called silent."""
+NUM_RECENT = 200
+"""Lines that the usual time is taken from."""
 _ASKED_TO_STOP = ("signal", "--exit-duration-in-mins")
 _JOB_FILE = "job.json"
 """A study's word on a run, in the run's folder."""
@@ -63,7 +65,8 @@ def _job(log: LogTail) -> Mapping[str, Any]:
 
 def _patience(train: list[Record]) -> float:
     """Seconds without a line from which on a run is called silent."""
-    times = [one["seconds"] for one in train if isinstance(one.get("seconds"), (int, float))]
+    recent = train[-NUM_RECENT:]
+    times = [one["seconds"] for one in recent if isinstance(one.get("seconds"), (int, float))]
     usual = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
     # Start-up, evaluation and checkpoints are no steps: they take their own time.
     return max(LEAST_SILENCE_SECONDS, SILENT_AFTER_LINES * usual)
