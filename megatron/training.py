@@ -186,7 +186,7 @@ def setup_model_and_optimizer(
     if training.compile != "none" and training.compile_lengths == "static":
         _refuse_many_lengths(engine, config.data.seq_length)
     engine.follow_learning_rate(make_learning_rate(config, shape, num_processes))
-    dropping = engine.data_efficiency_config.random_ltd
+    dropping = engine.data_efficiency_config.closed_random_ltd
     if dropping is not None:
         if dropping.layer_token_lr is not None:
             raise ValueError(
@@ -355,7 +355,7 @@ def num_parameters(run: Run) -> int:
 
 
 def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
-    dropping = run.engine.data_efficiency_config.random_ltd
+    dropping = run.engine.data_efficiency_config.closed_random_ltd
     return {
         "kind": "start",
         "settings": asdict(run.config),
