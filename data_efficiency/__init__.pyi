@@ -27,6 +27,7 @@ from .plan import plan_run as plan_run
 from .plan_warnings import DecayEnd as DecayEnd
 from .plan_warnings import plan_warnings as plan_warnings
 from .routing.layer_interface import LayerInterface as LayerInterface
+from .routing.layer_presets import known_layer_class as known_layer_class
 from .routing.random_ltd import convert_to_random_ltd as convert_to_random_ltd
 from .routing.random_ltd import remove_random_ltd_state_dict as remove_random_ltd_state_dict
 from .routing.random_ltd import save_without_random_ltd as save_without_random_ltd

@@ -13,6 +13,7 @@ layer tokens, 11 effective tokens; the layer-averaged length is floor(22 / 4) = 
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -91,6 +92,15 @@ class Counters:
         return self.layer_tokens / num_layers if clock == "effective" else values[clock]
 
 
+_REMAINING: Mapping[str, Callable[[float], float]] = {
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+    "exponential": lambda progress: 2.0 * 0.5**progress - 1.0,
+    "minus_sqrt": lambda progress: 1.0 - math.sqrt(progress),
+}
+"""Shape of a decay -> what is left of peak - minimum, 1 to 0, along its way."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LearningRate:
     """Linear warm-up, then a decay, both measured by one clock.
@@ -107,12 +117,18 @@ class LearningRate:
         >>> thirds = replace(rate, style="thirds", warmup=0, decay=9)
         >>> [round(thirds.at(step), 3) for step in (0, 3, 6, 9)]
         [1.0, 0.1, 0.01, 0.01]
+        >>> stable = replace(rate, style="WSD", decay=8, anneal=4, anneal_style="linear")
+        >>> [stable.at(step) for step in (3, 4, 5, 6, 7, 8)]
+        [1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+
+    Source: warm-up, stable, decay as in MiniCPM (Hu et al., arXiv 2404.06395, section 4); its four shapes are
+    Megatron-LM's `--lr-wsd-decay-style`.
     """
 
     peak: float
     minimum: float
-    style: Literal["cosine", "linear", "constant", "inverse-square-root", "thirds"]
-    """The decay; thirds: a tenth after each third of the way."""
+    style: Literal["cosine", "linear", "constant", "inverse-square-root", "thirds", "WSD"]
+    """The decay; thirds: a tenth after each third of the way; WSD: none, until `anneal` before the end."""
     clock: Clock
     """What the values below, and the argument of `at`, count."""
     warmup: int
@@ -121,6 +137,10 @@ class LearningRate:
     share: int
     """What one step adds to the clock when nothing is truncated or dropped; how far the warm-up looks
     ahead. With 0 it does not, and the first step's rate is 0."""
+    anneal: int = 0
+    """Of WSD: how long before `decay` the rate begins to fall."""
+    anneal_style: Literal["exponential", "linear", "cosine", "minus_sqrt"] = "exponential"
+    """Of WSD: how it falls."""
     relative: bool = False
     """Whether the rate is a factor of each parameter group's own, instead of the rate of all groups."""
 
@@ -137,12 +157,13 @@ class LearningRate:
         if self.style == "inverse-square-root":
             start = max(self.warmup, self.share)
             return max(self.minimum, self.peak * math.sqrt(start / max(finished, start)))
-        progress = (finished - self.warmup) / (self.decay - self.warmup)
-        if self.style == "linear":
-            remaining = 1.0 - progress
-        else:
-            remaining = 0.5 * (1.0 + math.cos(math.pi * progress))
-        return self.minimum + (self.peak - self.minimum) * remaining
+        start, style = self.warmup, str(self.style)
+        if style == "WSD":
+            start, style = self.decay - self.anneal, self.anneal_style
+            if finished <= start:
+                return self.peak
+        progress = (finished - start) / (self.decay - start)
+        return self.minimum + (self.peak - self.minimum) * _REMAINING[style](progress)
 
 
 def layer_tokens(shape: StepShape, num_layers: int) -> int:

@@ -4,17 +4,13 @@ import argparse
 import ast
 import functools
 import inspect
-import itertools
 import json
-import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
-
-from megatron.command import TRACEBACK_HELP
 
 from data_efficiency import ConfigError, load_config
 from megatron.config import (
@@ -36,7 +32,6 @@ from megatron.recipes import (
     read_run_file,
     scale_down,
 )
-from megatron.setting_rules import require
 
 
 def flag_name(field_name: str) -> str:
@@ -68,79 +63,6 @@ def field_docs(config_class: type) -> dict[str, str]:
         ):
             docs[statement.target.id] = " ".join(str(below.value.value).split())
     return docs
-
-
-class CommandParser(argparse.ArgumentParser):
-    """A parser without abbreviations that takes no empty text, no negative number but a seed, and no NaN.
-
-    `--help` begins with the description as it stands.
-    """
-
-    may_be_empty: tuple[str, ...] = ()
-    """Flags whose empty text means something."""
-
-    def __init__(self, **settings: Any) -> None:
-        shape: dict[str, Any] = {
-            "allow_abbrev": False,
-            "formatter_class": argparse.RawDescriptionHelpFormatter,
-            "epilog": TRACEBACK_HELP,
-        }
-        super().__init__(**(shape | settings))
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's.
-
-        Raises:
-            ValueError: for such a value.
-        """
-        words = sys.argv[1:] if args is None else list(args)
-        found, rest = super().parse_known_args(words, namespace)
-        # A path no longer shows that it was empty.
-        empty = {flag for flag, value in itertools.pairwise(words) if not value.strip()}
-        empty |= {word.removesuffix("=") for word in words if word.endswith("=")}
-        for action in self._actions:
-            flag, value = (
-                next(iter(action.option_strings), action.dest),
-                vars(found).get(action.dest),
-            )
-            values = value if isinstance(value, list) else [value]
-            blank = flag in empty or any(isinstance(v, str) and not v.strip() for v in values)
-            if blank and flag not in self.may_be_empty:
-                raise ValueError(f"{flag} has an empty value: give one, or leave it out")
-            if flag == "--device" and value is not None:
-                _refuse_no_device(value)
-            for number in values:
-                if isinstance(number, bool) or not isinstance(number, int | float):
-                    continue
-                if flag.endswith("seed"):
-                    require(
-                        -(2**63) <= number < 2**63,
-                        action.dest,
-                        number,
-                        "must be from -2^63 to 2^63 - 1",
-                    )
-                else:
-                    least = int(flag.endswith(("-size", "-length", "-processes")))
-                    fine = number >= least and math.isfinite(number)
-                    require(fine, action.dest, number, f"must be at least {least}")
-        return found, rest
-
-
-def _refuse_no_device(name: str) -> None:
-    """Raise ValueError unless this machine has a device of the name."""
-    import torch  # noqa: PLC0415  heavy, for the commands that have the flag
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ValueError(
-            f"--device is {name}: this machine has none: cpu, cuda, cuda:1, ..."
-        ) from None
-
-
-def command_parser(doc: str | None) -> CommandParser:
-    """The parser of a command with its docstring."""
-    return CommandParser(description=doc)
 
 
 def make_parser(

@@ -31,6 +31,14 @@ def make_learning_rate(
     if in_steps and warmups["iters"] and not warmups["tokens"]:
         warmups["tokens"] = _tokens_of_first_steps(run, model, data_parallel_size)
         warmups["iters"] = 0
+    anneals = {name: getattr(config, f"lr_wsd_decay_{name}") for name in _UNITS}
+    for other, value in anneals.items():
+        require(
+            other == unit or value is None,
+            f"lr_wsd_decay_{other}",
+            value,
+            f"the learning rate decays by {unit}; give --lr-wsd-decay-{unit}",
+        )
     for other, value in warmups.items():
         require(
             other == unit or value == 0,
@@ -45,6 +53,15 @@ def make_learning_rate(
         warmup,
         f"must be at least 0 and below the decay's end ({decay})",
     )
+    anneal = 0
+    if config.lr_decay_style == "WSD":
+        anneal = anneals[unit] or max(1, decay // 10)
+        require(
+            warmup + anneal <= decay,
+            f"lr_wsd_decay_{unit}",
+            anneal,
+            f"with the warm-up ({warmup}) must be at most the decay's end ({decay})",
+        )
     shares = {
         "iters": 1,
         "samples": config.batch_size,
@@ -63,6 +80,8 @@ def make_learning_rate(
         warmup=warmup,
         decay=decay,
         share=shares[unit],
+        anneal=anneal,
+        anneal_style=config.lr_wsd_decay_style,
     )
 
 

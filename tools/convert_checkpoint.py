@@ -15,7 +15,8 @@ from pathlib import Path
 
 from megatron.command import run_command
 
-from megatron.arguments import command_parser, flag_name
+from data_efficiency.command.parser import command_parser
+from megatron.arguments import flag_name
 from megatron.conversion.hub import push_to_hub
 from megatron.conversion.model import read_any, save_as_hugging_face, save_as_ours
 from megatron.conversion.model_card import CardFields, model_card

@@ -21,7 +21,7 @@ from typing import Any
 from megatron.command import run_command
 
 from data_efficiency import files, leave_ranks
-from megatron.arguments import command_parser
+from data_efficiency.command.parser import command_parser
 from megatron.evaluation.local_tasks import LOCAL_TASKS, write_task_files
 from megatron.evaluation.published_tasks import NEEDS_HARNESS, ROWS, expand
 from megatron.evaluation.results import evaluation_record, is_finished, write_record

@@ -23,7 +23,8 @@ from megatron.command import STOPPED, run_command
 import torch
 
 from data_efficiency import files
-from megatron.arguments import command_parser, parse_run_config
+from data_efficiency.command.parser import command_parser
+from megatron.arguments import parse_run_config
 from megatron.evaluation.checkpoint_tokenizer import tokenizer_for
 from megatron.evaluation.local_tasks import LOCAL_TASKS, write_task_files
 from megatron.evaluation.published_tasks import NEEDS_HARNESS, expand

@@ -16,7 +16,7 @@ from typing import Any
 from megatron.command import run_command
 
 from data_efficiency import files
-from megatron.arguments import command_parser
+from data_efficiency.command.parser import command_parser
 from megatron.evaluation.result_table import format_table, gather
 from megatron.evaluation.results import read_record
 

@@ -18,7 +18,7 @@ from megatron.command import run_command
 
 import torch
 
-from megatron.arguments import command_parser
+from data_efficiency.command.parser import command_parser
 from megatron.evaluation.generation import Choose, greedy, sampling, text_pieces
 from megatron.evaluation.model import any_gpt, load_for_evaluation
 from megatron.tokenizer import add_tokenizer_flags, named_tokenizer

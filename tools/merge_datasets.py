@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from megatron.command import STOPPED, run_command
 
 from data_efficiency import files
-from megatron.arguments import command_parser
+from data_efficiency.command.parser import command_parser
 from megatron.corpus.merging import find_corpora, merge_corpora
 
 

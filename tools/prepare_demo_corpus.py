@@ -14,7 +14,7 @@ from typing import Any
 from megatron.command import STOPPED, run_command
 
 from data_efficiency import files
-from megatron.arguments import command_parser
+from data_efficiency.command.parser import command_parser
 from megatron.corpus.demo_corpus import (
     PACKAGED_TEXTS,
     Document,

@@ -15,7 +15,7 @@ from pathlib import Path
 from megatron.command import STOPPED, run_command
 
 from data_efficiency import files
-from megatron.arguments import command_parser
+from data_efficiency.command.parser import command_parser
 from megatron.corpus.preprocessing import CorpusCounts, PreprocessingJob, preprocess
 from megatron.corpus.sentence_splitter import (
     SentenceSplitter,

@@ -12,8 +12,8 @@ from pathlib import Path
 from megatron.command import STOPPED, run_command
 
 from data_efficiency import files
+from data_efficiency.command.parser import command_parser
 from data_efficiency.progress import Progress
-from megatron.arguments import command_parser
 from megatron.corpus.text_sources import SourceFile, find_sources, read_blocks, texts_of
 from megatron.tokenizer import Tokenizer, train_bpe, train_wordpiece
 

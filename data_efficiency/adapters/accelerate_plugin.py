@@ -120,7 +120,7 @@ class CurriculumLoader:
         return self.training.num_passes
 
     @property
-    def batch_sampler(self) -> NoReturn:
+    def sampler(self) -> NoReturn:
         """Refused: it is asked for by `skip_first_batches`.
 
         Raises:

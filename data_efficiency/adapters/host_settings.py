@@ -28,7 +28,12 @@ class HostSettings:
     """Field -> how the host calls it, where that is another name."""
 
 
-def settings_of_loader(loader: Any, host: str, gradient_accumulation_steps: int) -> HostSettings:
+def settings_of_loader(
+    loader: Any,
+    host: str,
+    gradient_accumulation_steps: int,
+    gradient_clipping: float | None = None,
+) -> HostSettings:
     """What a script's own DataLoader says, whose dataset and collate function are then read by us.
 
     Raises:
@@ -60,6 +65,7 @@ def settings_of_loader(loader: Any, host: str, gradient_accumulation_steps: int)
         dataloader_drop_last=loader.drop_last,
         num_workers=loader.num_workers,
         pin_memory=loader.pin_memory,
+        gradient_clipping=gradient_clipping,
         names={"train_micro_batch_size_per_gpu": "batch_size", "dataloader_drop_last": "drop_last"},
     )
 

@@ -119,6 +119,11 @@ def has_checkpoints(run: Path) -> bool:
     return (run / LATEST_FILE).is_file() or bool(_steps_on_disk(run))
 
 
+def checkpoints_of(run: Path) -> list[Path]:
+    """All checkpoints of a run, unchecked, by their steps."""
+    return [checkpoint_folder(run, step) for step in _steps_on_disk(run)]
+
+
 def latest_checkpoint(run: Path) -> Path | None:
     """The checkpoint that `latest` points to, unchecked; None where the run has none.
 

@@ -38,14 +38,22 @@ class TrainingConfig(StepConfig):
     way."""
     min_lr: Annotated[float, NOT_NEGATIVE] = 0.0
     """Learning rate after the decay."""
-    lr_decay_style: Literal["cosine", "linear", "constant", "inverse-square-root"] = "cosine"
-    """Shape of the decay after the warm-up."""
+    lr_decay_style: Literal["cosine", "linear", "constant", "inverse-square-root", "WSD"] = "cosine"
+    """Shape of the decay after the warm-up; WSD (warm-up, stable, decay) keeps the rate until shortly before the end."""
     lr_decay_iters: Annotated[int | None, POSITIVE] = None
     """Steps until the minimum is reached. None of the three given: the whole training."""
     lr_decay_samples: Annotated[int | None, POSITIVE] = None
     """Samples until the minimum is reached."""
     lr_decay_tokens: Annotated[int | None, POSITIVE] = None
     """Tokens until the minimum is reached, by --token-counter."""
+    lr_wsd_decay_style: Literal["exponential", "linear", "cosine", "minus_sqrt"] = "exponential"
+    """Shape of WSD's decay at the end."""
+    lr_wsd_decay_iters: Annotated[int | None, POSITIVE] = None
+    """Steps of WSD's decay, the last of --lr-decay-iters. None of the three given: a tenth of the whole."""
+    lr_wsd_decay_samples: Annotated[int | None, POSITIVE] = None
+    """Samples of WSD's decay; must be in the unit of the decay."""
+    lr_wsd_decay_tokens: Annotated[int | None, POSITIVE] = None
+    """Tokens of WSD's decay; must be in the unit of the decay."""
     lr_warmup_iters: Annotated[int, NOT_NEGATIVE] = 0
     """Steps of linear warm-up. Where the decay counts tokens, these are the tokens of so many first steps."""
     lr_warmup_samples: Annotated[int, NOT_NEGATIVE] = 0
@@ -89,6 +97,14 @@ class TrainingConfig(StepConfig):
             self.lr_decay_iters,
             "give one of --lr-decay-iters, --lr-decay-samples and --lr-decay-tokens",
         )
+        for unit in ("iters", "samples", "tokens"):
+            value = getattr(self, f"lr_wsd_decay_{unit}")
+            require(
+                value is None or self.lr_decay_style == "WSD",
+                f"lr_wsd_decay_{unit}",
+                value,
+                f"--lr-decay-style is {self.lr_decay_style}: take WSD, or leave it out",
+            )
         require(self.bf16 or not self.bf16_weights, "bf16_weights", True, "add --bf16")
         require(
             not (self.deepspeed and self.optimizer == "muon"),

@@ -4,6 +4,7 @@ Reads our checkpoints, Hugging Face folders (`config.json`, safetensors) and Meg
 checkpoints. Weights keep the dtype they are stored in; logits are compared in float32 on the CPU.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,7 +144,12 @@ def save_as_hugging_face(
 
 
 def save_as_ours(
-    model: Model, output: Path, tokenizer: Tokenizer | None, compare_with: Path | None
+    model: Model,
+    output: Path,
+    tokenizer: Tokenizer | None,
+    compare_with: Path | None = None,
+    *,
+    merged: Sequence[Mapping[str, Any]] = (),
 ) -> Converted:
     """What was written to a new run of ours with one checkpoint, of the model's step.
 
@@ -151,6 +157,7 @@ def save_as_ours(
         output: folder of the run; `tokenizer.json` is put beside the checkpoint.
         tokenizer: the model's, None to leave it out.
         compare_with: Hugging Face folder that must give the same logits.
+        merged: what the checkpoint's state says of those it is the average of.
 
     Raises:
         FileExistsError: if the folder is taken.
@@ -159,7 +166,9 @@ def save_as_ours(
     _check_tokenizer(model.config, tokenizer)
     model = model._replace(config=known_to(tokenizer, model.config))
     with result_folder.new_folder(output) as run:
-        state = {"model": asdict(model.config)}
+        state: dict[str, Any] = {"model": asdict(model.config)}
+        if merged:
+            state["merged"] = list(merged)
         weights = whole_tensors(model.weights)
         save_checkpoint(
             run, model.step, weights=weights, optimizer_state=[], state=state, keep_last=0

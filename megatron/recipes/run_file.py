@@ -24,6 +24,7 @@ from megatron.recipes.catalogue import Catalogue
 EITHER = (
     ("bf16", "fp16"),
     ("lr_decay_iters", "lr_decay_samples", "lr_decay_tokens"),
+    ("lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens"),
     ("lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens"),
     ("save_interval", "num_checkpoints"),
 )

@@ -45,7 +45,9 @@ def scale_down(config: RunConfig) -> Layer:
         whole = getattr(training, name)
         if whole is not None:
             settings[name] = budget
-            for part in (f"lr_warmup_{name[6:]}", f"lr_decay_{name[6:]}"):
+            for part in (
+                f"{part}_{name[6:]}" for part in ("lr_warmup", "lr_decay", "lr_wsd_decay")
+            ):
                 if getattr(training, part):
                     settings[part] = _scaled(getattr(training, part), Fraction(budget, whole))
     if training.lr_warmup_iters:

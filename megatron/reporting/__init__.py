@@ -1,12 +1,11 @@
 """What a run says before and while it trains.
 
 `RunLogger` writes `<run>/log.jsonl`, the one record of a run, and `read_log` reads it; `progress_line` is its
-line on the console, `format_losses` a part of it. Trackers are shown the same lines. `format_plan` and `plot_plan` show what a run will do.
+line on the console, `format_losses` a part of it. Trackers are shown the same lines.
 `WaitingTime` and `weights_checksum` are facts that `megatron.study` compares runs by.
 """
 
 from megatron.reporting.machine import WaitingTime, weights_checksum
-from megatron.reporting.plan_report import format_plan, plot_plan
 from megatron.reporting.progress_line import format_losses, progress_line
 from megatron.reporting.run_log import RunLog, RunLogger, read_log
 from megatron.reporting.trackers import RUN_FILE
@@ -17,8 +16,6 @@ __all__ = [
     "RunLogger",
     "WaitingTime",
     "format_losses",
-    "format_plan",
-    "plot_plan",
     "progress_line",
     "read_log",
     "weights_checksum",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron.reporting.picture import (
+from data_efficiency.picture import (
     BASELINE_COLOUR,
     COLOURS,
     DARK_BASELINE_COLOUR,

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_efficiency import Counters
+from data_efficiency.short_numbers import format_count, format_seconds
 from megatron.config import GlueRunConfig
 from megatron.recipes import planned_cost
-from megatron.reporting.progress_line import format_count, format_seconds
 from megatron.study.jobs import Job
 from megatron.study.statistics import estimate, seeds_needed
 from megatron.study.study_file import Study

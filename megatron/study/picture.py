@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron.reporting.picture import (
+from data_efficiency.picture import (
     BASELINE_COLOUR,
     COLOURS,
     GREY,

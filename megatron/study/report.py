@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from megatron.reporting.progress_line import format_count
+from data_efficiency.short_numbers import format_count
 from megatron.study.data_saving import Saving, saving_factor, seeds_in_common
 from megatron.study.results import AXES, RunResult
 from megatron.study.statistics import LEVEL, Estimate, estimate, verdict

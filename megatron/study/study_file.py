@@ -40,6 +40,7 @@ Settings = Mapping[str, Any]
 RUN_AMOUNTS = (
     *("train_iters", "train_samples", "train_tokens"),
     *("lr_decay_iters", "lr_decay_samples", "lr_decay_tokens"),
+    *("lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens"),
     *("lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens"),
     *("total_curriculum_step", "require_steps", "eval_interval", "epochs"),
 )

@@ -18,9 +18,9 @@ from types import FrameType
 from typing import IO, Any
 
 from data_efficiency import files
+from data_efficiency.short_numbers import format_seconds
 from megatron.config import RUN_KINDS
 from megatron.reporting import RUN_FILE
-from megatron.reporting.progress_line import format_seconds
 from megatron.stopping import AGAIN
 from megatron.study.jobs import OUTPUT_FILE, Job
 from megatron.study.stages import ROOT, child_environment

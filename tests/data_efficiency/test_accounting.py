@@ -150,6 +150,7 @@ def make(style, **values):
         "warmup": 10,
         "decay": 110,
         "share": 1,
+        "anneal": 50,
     }
     return LearningRate(style=style, **(settings | values))
 
@@ -166,6 +167,7 @@ def test_warm_up_is_linear_and_the_first_step_learns():
         ("cosine", 0.55, 0.1),
         ("constant", 1.0, 1.0),
         ("inverse-square-root", math.sqrt(10 / 60), 0.1),
+        ("WSD", 1.0, 0.1),
     ],
 )
 def test_closed_forms(style, middle, end):
@@ -175,10 +177,26 @@ def test_closed_forms(style, middle, end):
     assert rate.at(10_000) == pytest.approx(end)
 
 
+@pytest.mark.parametrize(
+    ("anneal_style", "halfway"),
+    [
+        ("linear", 0.5),
+        ("cosine", 0.5),
+        ("exponential", math.sqrt(2) - 1),
+        ("minus_sqrt", 1 - math.sqrt(0.5)),
+    ],
+)
+def test_wsd_keeps_the_peak_and_then_falls_by_its_own_shape(anneal_style, halfway):
+    rate = make("WSD", anneal_style=anneal_style)
+    assert {rate.at(step) for step in range(10, 61)} == {1.0}
+    assert rate.at(85) == pytest.approx(0.1 + 0.9 * halfway)
+    assert rate.at(109) > rate.at(110) == 0.1
+
+
 @given(
-    st.sampled_from(["linear", "cosine", "constant", "inverse-square-root"]),
+    st.sampled_from(["linear", "cosine", "constant", "inverse-square-root", "WSD"]),
     st.integers(0, 50),
-    st.integers(1, 100),
+    st.integers(50, 100),
 )
 def test_within_bounds_and_never_rising_after_the_warm_up(style, warmup, more):
     rate = make(style, warmup=warmup, decay=warmup + more)

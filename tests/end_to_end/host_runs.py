@@ -32,7 +32,7 @@ PAGE = (ROOT / "docs" / "bring_your_own_model.md").read_text()
 NUM_SAMPLES = 120
 IDENTITY = {"type": "Texts", "num_samples": NUM_SAMPLES}
 MICRO_BATCH_SIZE, ACCUMULATION = 2, 2
-NUM_STEPS, SAVE_STEPS = 6, 2
+NUM_STEPS, SAVE_STEPS, KILLED_AFTER = 6, 2, 3
 RANK = int(os.environ.get("RANK", "0"))
 
 
@@ -44,7 +44,8 @@ def blocks(title):
 
 def is_added(line):
     """Whether a line of an example is there for this library alone."""
-    return any(word in line for word in ("data_efficiency", "attach(", "efficiency", "figures"))
+    words = ("data_efficiency", "attach(", "efficiency", "figures", "rows_per_step", "sampler")
+    return any(word in line for word in words)
 
 
 class Texts(torch.utils.data.Dataset):
@@ -201,7 +202,82 @@ def run_accelerate(folder, see, resume):
     return model
 
 
-HOSTS = {"trainer": run_trainer, "sft": run_sft, "accelerate": run_accelerate}
+def run_stateful(folder, see, resume):
+    """A loop with torchdata's loader, which sees samples alone; returns a model that has learned nothing."""
+    content = json.loads(Path("ds_config.json").read_text())
+    content["data_efficiency"].pop("data_routing", None)
+    learning = content["data_efficiency"]["data_sampling"]["curriculum_learning"]
+    learning["curriculum_metrics"].pop("seqlen_truncate", None)
+    Path("ds_config.json").write_text(json.dumps(content))
+    num_left = ACCUMULATION * (NUM_STEPS - (KILLED_AFTER if resume else 0))
+
+    def train_on(batch):
+        nonlocal num_left
+        if not num_left:
+            raise Stopped
+        num_left -= 1
+        see((batch["input_ids"][:, 0].tolist(), SEQ_LENGTH, None))
+
+    names = {
+        "dataset": Texts(),
+        "rank": RANK,
+        "num_ranks": int(os.environ.get("WORLD_SIZE", "1")),
+        "place": folder / f"place.{RANK}",
+        "train_on": train_on,
+    }
+    with contextlib.suppress(Stopped):
+        exec(blocks("Loaders with a state: torchdata, verl, SkyRL, torchtitan")[0], names)
+    return make_model(see)
+
+
+def run_lightning(folder, see, resume):
+    """Lightning's Trainer; returns the model."""
+    from lightning.pytorch import LightningModule  # noqa: PLC0415
+    from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: PLC0415
+
+    class Module(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = make_model(see)
+
+        def training_step(self, batch, number):
+            return self.model(**batch).loss
+
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+    saved = folder / "checkpoints"
+    module = Module()
+    names = {
+        "module": module,
+        "dataset": Texts(),
+        "callbacks": [ModelCheckpoint(saved, every_n_train_steps=SAVE_STEPS, save_top_k=-1)],
+        "checkpoint": max(saved.glob("*.ckpt"), default=None) if resume else None,
+        "settings": {
+            "max_steps": NUM_STEPS,
+            "accelerator": "cpu",
+            "devices": 1,
+            "strategy": "auto",
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": folder,
+        },
+    }
+    if "WORLD_SIZE" in os.environ:
+        names["settings"] |= {"devices": int(os.environ["WORLD_SIZE"]), "strategy": "ddp"}
+    exec(blocks("Lightning")[0], names)
+    return module.model
+
+
+HOSTS = {
+    "trainer": run_trainer,
+    "sft": run_sft,
+    "accelerate": run_accelerate,
+    "lightning": run_lightning,
+}
+ALONE = {"stateful": run_stateful}
+"""Hosts whose processes know nothing of each other, and whose forwards are not looked at."""
 IDENTITIES = {"sft": {"type": "Dataset", "num_samples": NUM_SAMPLES}}
 """Where the host's dataset has no identity of its own."""
 
@@ -217,10 +293,11 @@ def main(host, folder, num_steps, resume):
         num_forwards += 1
         seen.write(json.dumps(one) + "\n")
         seen.flush()
-        if RANK == 0 and num_steps and num_forwards == num_steps * ACCUMULATION + 1:
+        is_killed = RANK == 0 or host in ALONE
+        if is_killed and num_steps and num_forwards == num_steps * ACCUMULATION + 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    model = HOSTS[host](folder, see, resume)
+    model = (HOSTS | ALONE)[host](folder, see, resume)
     digest = hashlib.sha256()
     for tensor in model.state_dict().values():
         digest.update(tensor.numpy().tobytes())

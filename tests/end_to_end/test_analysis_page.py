@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from data_efficiency import DifficultyIndex
+from data_efficiency.analysis.named_metrics import METRICS
+from data_efficiency.command import main as data_efficiency_command
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 from megatron.tokenizer import train_bpe, train_wordpiece
 from tests.end_to_end.tiny_runs import ROOT
 from tools import analyze_data
 
-BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "analysis.md").read_text(), re.DOTALL)
+PAGE = (ROOT / "docs" / "analysis.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
 NUM_DOCUMENTS = 100
 
 
@@ -48,6 +51,8 @@ def folder(tmp_path, monkeypatch):
                 "control_tokens": wordpiece.control_tokens,
             }
         )
+    rows = [json.dumps({"text": text}) for text in ("a slow fox", "a fox is here", "the fox")]
+    (tmp_path / "texts.jsonl").write_text("\n".join(rows))
     (tmp_path / "scores").mkdir()
     lines = [json.dumps({"metadata": {"score": number}}) for number in range(NUM_DOCUMENTS)]
     (tmp_path / "scores" / "quality.jsonl").write_text("\n".join(lines))
@@ -57,6 +62,9 @@ def folder(tmp_path, monkeypatch):
 
 def run_here(command):
     words = shlex.split(command)
+    if words[0] == "data-efficiency":
+        assert data_efficiency_command(words[1:]) == 0, command
+        return
     assert words[:2] == ["python", "tools/analyze_data.py"]
     assert analyze_data.main(words[2:]) == 0, command
 
@@ -98,7 +106,14 @@ def test_every_command_of_the_page(folder, capsys):
     assert "slow fox" in output
 
 
+def test_the_python_of_the_page(folder):
+    pytest.importorskip("datasets")
+    (script,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    names = {}
+    exec(script, names)
+    assert names["index"].num_samples == 3
+
+
 def test_the_page_names_every_metric():
-    text = (ROOT / "docs" / "analysis.md").read_text()
-    for name in set(analyze_data.named_metrics.METRICS) - {"total_vocab_freq"}:
-        assert f"| `{name}` |" in text
+    for name in set(METRICS) - {"total_vocab_freq"}:
+        assert f"| `{name}` |" in PAGE

@@ -14,6 +14,7 @@ from tests.end_to_end.host_runs import (
     ACCUMULATION,
     HOSTS,
     IDENTITIES,
+    KILLED_AFTER,
     MICRO_BATCH_SIZE,
     NUM_STEPS,
     SAVE_STEPS,
@@ -24,7 +25,6 @@ from tests.end_to_end.host_runs import (
 from tests.end_to_end.tiny_runs import ROOT
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-KILLED_AFTER = 3
 
 
 @pytest.fixture
@@ -56,14 +56,14 @@ def expected(folder, num_ranks):
     return [seen[first : first + per_step] for first in range(0, len(seen), per_step)]
 
 
-def run_in_processes(host, folder, num_ranks, num_steps=0, resume="afresh"):
+def run_in_processes(host, folder, num_ranks, num_steps=0, resume="afresh", **environment):
     """Exit code of a host's run in processes of its own, killed after so many steps."""
     launch = TORCHRUN if num_ranks > 1 else ()
     command = [sys.executable, *launch, "-m", host_runs.__name__, host, str(folder)]
     done = subprocess.run(
         [*command, str(num_steps), resume],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -125,7 +125,40 @@ def test_killed_and_resumed_on_processes(host, num_ranks, folder):
     assert len(weights) == 1
 
 
-@pytest.mark.parametrize("title", ["Hugging Face's Trainer", "Accelerate"])
+@pytest.mark.parametrize("num_ranks", [1, pytest.param(2, marks=pytest.mark.full)])
+def test_a_loader_with_a_state_killed_and_resumed(num_ranks, folder):
+    write_inputs(folder)
+    steps = expected(folder, num_ranks)
+    write_inputs(folder / "host")
+    found = []
+    for rank in range(num_ranks):
+        place = {"RANK": str(rank), "WORLD_SIZE": str(num_ranks)}
+        assert run_in_processes("stateful", folder / "host", 1, KILLED_AFTER, **place)
+        run_in_processes("stateful", folder / "host", 1, resume="resume", **place)
+        lines = (folder / "host" / f"seen.{rank}.jsonl").read_text().splitlines()
+        seen = [json.loads(line)[0] for line in lines]
+        # What was seen last before the kill was not saved, and is seen again.
+        num_saved = KILLED_AFTER * ACCUMULATION
+        assert seen.pop(num_saved) == seen[num_saved]
+        found.append(seen)
+    together = [
+        one
+        for step in range(NUM_STEPS)
+        for seen in found
+        for one in seen[step * ACCUMULATION : (step + 1) * ACCUMULATION]
+    ]
+    assert together == [samples for step in steps for samples, _, _ in step]
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "Hugging Face's Trainer",
+        "Accelerate",
+        "Lightning",
+        "Loaders with a state: torchdata, verl, SkyRL, torchtitan",
+    ],
+)
 def test_ten_lines_are_added_at_most(title):
     for block in host_runs.blocks(title):
         added = [line for line in block.splitlines() if host_runs.is_added(line)]

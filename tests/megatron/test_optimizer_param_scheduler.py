@@ -46,3 +46,31 @@ def test_a_warm_up_on_another_clock_is_refused():
 
 def test_a_warm_up_in_steps_is_the_tokens_of_those_steps():
     assert learning_rate(train_tokens=10**6, lr_warmup_iters=5).warmup == 5 * 8 * 32
+
+
+@pytest.mark.parametrize(
+    ("values", "anneal"),
+    [
+        ({"train_iters": 100}, 10),
+        ({"train_iters": 100, "lr_wsd_decay_iters": 30}, 30),
+        ({"train_samples": 800, "lr_wsd_decay_samples": 8}, 8),
+        ({"train_tokens": 9000, "lr_wsd_decay_tokens": 70}, 70),
+        ({"train_iters": 5}, 1),
+    ],
+)
+def test_wsd_decays_over_what_is_given_or_a_tenth(values, anneal):
+    rate = learning_rate(lr_decay_style="WSD", lr_wsd_decay_style="cosine", **values)
+    assert (rate.style, rate.anneal, rate.anneal_style) == ("WSD", anneal, "cosine")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lr_decay_style": "WSD", "lr_wsd_decay_tokens": 5}, "give --lr-wsd-decay-iters"),
+        ({"lr_decay_style": "WSD", "lr_wsd_decay_iters": 99}, r"with the warm-up \(2\) must be at"),
+        ({"lr_wsd_decay_iters": 5}, "--lr-decay-style is cosine: take WSD"),
+    ],
+)
+def test_a_decay_of_wsd_that_cannot_be_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        learning_rate(train_iters=100, lr_warmup_iters=2, **values)

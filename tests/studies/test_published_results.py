@@ -23,6 +23,15 @@ def tables_of(path):
     return [line for line in path.read_text().splitlines() if line.startswith("|")]
 
 
+def rounded(content):
+    """The same with numbers of 9 digits: logarithms differ in their last bits from processor to processor."""
+    if isinstance(content, float):
+        return float(f"{content:.9g}")
+    if isinstance(content, dict):
+        return {key: rounded(value) for key, value in content.items()}
+    return [rounded(value) for value in content] if isinstance(content, list) else content
+
+
 def name_of(path):
     return f"{path.parent.name}/{path.stem}"
 
@@ -50,8 +59,8 @@ def test_pages_follow_from_the_results(path, tmp_path, monkeypatch):
         [run for run in report.pop("runs") if run["state"] == "finished"]
         for report in (published, again)
     ]
-    assert finished[0] == finished[1]
-    assert again == published
+    assert rounded(finished[0]) == rounded(finished[1])
+    assert rounded(again) == rounded(published)
     tables = [tables_of(folder / "report.md") for folder in (kept, tmp_path / "again")]
     assert tables[0] == tables[1] != []
     pictures = [matplotlib.image.imread(f / "report.png") for f in (kept, tmp_path / "again")]

@@ -16,8 +16,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from data_efficiency import IGNORED_LABEL
-from data_efficiency.routing.layer_presets import known_layer_class
+from data_efficiency import IGNORED_LABEL, known_layer_class
 from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import split_blocks
 from megatron.arguments import parse_run_config
 from megatron.config import TextRunConfig

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from data_efficiency.routing.layer_presets import known_layer_class
+from data_efficiency import known_layer_class
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -5,7 +5,7 @@ Source: Okabe and Ito, Color Universal Design (2008), and Tol, Colour Schemes (2
 
 from typing import TYPE_CHECKING
 
-from megatron.reporting.progress_line import format_count
+from data_efficiency.short_numbers import format_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

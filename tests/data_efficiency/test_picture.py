@@ -1,4 +1,4 @@
-from megatron.reporting.picture import COLOURS, new_figure, tidy_axes
+from data_efficiency.picture import COLOURS, new_figure, tidy_axes
 
 
 def test_numbers_of_an_axis_are_short(tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from megatron.reporting import format_plan, plot_plan
+from data_efficiency.plan_report import format_plan, plot_plan
 from tests.data_efficiency.test_plan import config, length_metric, plan
 from tests.json_sections import metric, random_ltd
 

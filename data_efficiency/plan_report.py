@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from data_efficiency import RunPlan
-from megatron.reporting.picture import BASELINE_COLOUR, COLOURS, GREY, new_figure, tidy_axes
-from megatron.reporting.progress_line import format_count
+from data_efficiency.picture import BASELINE_COLOUR, COLOURS, GREY, new_figure, tidy_axes
+from data_efficiency.plan import RunPlan
+from data_efficiency.short_numbers import format_count
 
 TOTALS = {
     "corpus_tokens": "corpus tokens",

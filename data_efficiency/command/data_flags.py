@@ -1,0 +1,212 @@
+"""How a command line names a dataset: a Megatron corpus, JSON lines, or a folder of `datasets`."""
+
+import gzip
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from data_efficiency.analysis.huggingface_model import (
+    identity_of_huggingface_model,
+    load_huggingface_model,
+)
+from data_efficiency.analysis.named_metrics import TOKENS_FOLDER
+from data_efficiency.analysis.reference_loss import LoadModel
+from data_efficiency.analysis.text_tokenizer import TextTokenizer
+from data_efficiency.analysis.token_rows import TokenRows, token_rows
+from data_efficiency.analysis.token_windows import MEGATRON_SPLIT, TokenWindows
+from data_efficiency.files import parse_json, reading
+from data_efficiency.files.indexed_dataset import readable_path
+from data_efficiency.files.result_folder import sha256_of_file
+
+JSON_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+DATASET_CLASS = "Dataset"
+"""What JSON lines and saved folders are trained on as: the class of `datasets`."""
+
+
+class Examples(NamedTuple):
+    """A dataset, and how its tokens become text."""
+
+    dataset: Any
+    decode: Callable[[Any], str]
+
+
+class NamedData(Protocol):
+    """What a program lets its command line name: datasets, and models that measure them."""
+
+    naming: str
+    """The flags that name a dataset, for messages."""
+
+    def add_flags(self, parser: Any, *, is_required: bool) -> None:
+        """Add the flags that name a dataset to a parser of argparse."""
+
+    def open(self, arguments: Any, save: Path | None) -> Any:
+        """The dataset that the flags name, what is made of it in the folder of the results; None where they
+        name none.
+        """
+
+    def examples(self, arguments: Any, index: Path) -> Examples | None:
+        """The dataset of an index with its texts; None where the flags do not name one."""
+
+    def reference_model(self, folder: Path) -> tuple[LoadModel, Mapping[str, Any]]:
+        """What loads the model of a folder, and which one it is."""
+
+
+class FilesAndFolders:
+    """What the library reads by itself."""
+
+    naming = "--data"
+
+    def add_flags(self, parser: Any, *, is_required: bool) -> None:
+        """As `NamedData.add_flags`."""
+        add = parser.add_argument_group("data").add_argument
+        text = "Megatron corpus (path without .bin and .idx), JSON lines, or a folder of datasets"
+        if is_required:
+            add("data", metavar="DATA", help=text)
+        else:
+            add("--data", metavar="DATA", help=text)
+        add(
+            "--seq-length",
+            type=int,
+            metavar="N",
+            help="corpus: tokens of a sample, as in training",
+        )
+        add(
+            "--split",
+            metavar="PART",
+            help=f"corpus: proportions of train, valid, test ({MEGATRON_SPLIT}); folder of several datasets: "
+            "name of one (train)",
+        )
+        add(
+            "--column", metavar="NAME", help="holds the tokens or the text of a row (found by name)"
+        )
+        add(
+            "--tokenizer",
+            metavar="FILE",
+            help="tokenizer.json, or a folder that has one, for texts",
+        )
+
+    def open(self, arguments: Any, save: Path | None) -> Any:
+        """As `NamedData.open`.
+
+        Raises:
+            FileNotFoundError: if there is nothing of the name.
+            ValueError: if it is of another kind, or a flag that it needs is missing.
+        """
+        if arguments.data is None:
+            return None
+        path = Path(arguments.data)
+        if getattr(arguments, "reads", None) == "items":
+            return saved_dataset(path, arguments.split)
+        if readable_path(path, "idx").is_file():
+            return self._corpus(arguments)
+        if save is None:
+            raise ValueError("rows are named by --save, the folder that their tokens are kept in")
+        if path.is_file() and path.name.endswith(JSON_ENDINGS):
+            made_from = {"sha256": sha256_of_file(path)}
+            return self._rows(arguments, json_rows(path), made_from, save)
+        if path.is_dir():
+            return self._rows(arguments, saved_dataset(path, arguments.split), None, save)
+        if path.exists():
+            raise ValueError(f"{path}: JSON lines end with {', '.join(JSON_ENDINGS)}")
+        raise FileNotFoundError(
+            f"{path}: no such corpus (.bin and .idx), file of JSON lines, or folder of datasets"
+        )
+
+    def examples(self, arguments: Any, index: Path) -> Examples | None:
+        """As `NamedData.examples`; rows are found beside the index."""
+        named = None if arguments.tokenizer is None else TextTokenizer(arguments.tokenizer)
+        kept = index.parent / TOKENS_FOLDER
+        dataset = None
+        if arguments.data is not None:
+            dataset = self.open(arguments, index.parent)
+        elif kept.is_dir():
+            dataset = TokenRows(kept)
+        tokenizer = named or getattr(dataset, "tokenizer", None)
+        if dataset is not None and tokenizer is not None:
+            return Examples(dataset, tokenizer.decode)
+        if arguments.data is None and named is None:
+            return None
+        missing = "--data and --seq-length" if dataset is None else "--tokenizer"
+        raise ValueError(f"{missing} are missing: texts are shown of the data and by its tokenizer")
+
+    def reference_model(self, folder: Path) -> tuple[LoadModel, Mapping[str, Any]]:
+        """As `NamedData.reference_model`: a Hugging Face model."""
+        identity = identity_of_huggingface_model(folder)
+        return partial(load_huggingface_model, folder=folder), identity
+
+    def _corpus(self, arguments: Any) -> TokenWindows:
+        if arguments.seq_length is None:
+            raise ValueError(
+                f"{arguments.data} is a corpus, which is cut into samples: give --seq-length as in training"
+            )
+        return TokenWindows(
+            arguments.data,
+            split=arguments.split or MEGATRON_SPLIT,
+            sequence_length=arguments.seq_length,
+        )
+
+    def _rows(
+        self, arguments: Any, rows: Any, made_from: Mapping[str, Any] | None, save: Path
+    ) -> TokenRows:
+        if arguments.seq_length is not None:
+            raise ValueError("--seq-length belongs to a corpus: rows are as long as they are")
+        return token_rows(
+            rows,
+            save / TOKENS_FOLDER,
+            column=arguments.column,
+            tokenizer=arguments.tokenizer,
+            made_from=made_from,
+            dataset_class=getattr(arguments, "dataset_class", None) or DATASET_CLASS,
+            overwrite=getattr(arguments, "overwrite", False),
+        )
+
+
+def json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The object of each line of a file, empty lines left out.
+
+    Raises:
+        ValueError: naming the file and the line that is no object.
+    """
+    with reading(path), gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            row = parse_json(line, f"{path}, line {number}")
+            if not isinstance(row, dict):
+                raise ValueError(
+                    f'{path}, line {number} is no JSON object, such as {{"text": ...}}'
+                )
+            yield row
+
+
+def saved_dataset(folder: Path, split: str | None) -> Any:
+    """The dataset that `save_to_disk` of `datasets` has written into a folder.
+
+    Args:
+        split: of several datasets, which; None: train.
+
+    Raises:
+        ModuleNotFoundError: if datasets is not installed.
+        ValueError: if it is another folder, or has no such dataset.
+    """
+    names = ("dataset_dict.json", "dataset_info.json", "state.json")
+    if not any((folder / name).is_file() for name in names):
+        raise ValueError(f"{folder} is no folder that `save_to_disk` of datasets has written")
+    try:
+        from datasets import DatasetDict, load_from_disk  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "folders of datasets need it: pip install 'data-efficiency[datasets]'"
+        ) from error
+    with reading(folder):
+        found: Any = load_from_disk(str(folder))
+    if not isinstance(found, DatasetDict):
+        if split is not None:
+            raise ValueError(f"--split is {split}: {folder} holds one dataset")
+        return found
+    if (split or "train") not in found:
+        raise ValueError(
+            f"--split is {split or 'not given'}: {folder} holds {', '.join(map(str, found))}"
+        )
+    return found[split or "train"]

@@ -1,0 +1,265 @@
+"""The commands of a difficulty index: analyze (at once, or map and reduce), show, judge, verify, import, export."""
+
+import json
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from data_efficiency.analysis import index_import, judgement, named_metrics, summary
+from data_efficiency.analysis.executors import sigterm_as_interrupt
+from data_efficiency.analysis.map_reduce import MapReduce, Result, executor_for
+from data_efficiency.analysis.named_metrics import MetricSettings
+from data_efficiency.command.data_flags import Examples, NamedData
+from data_efficiency.command.index_flags import (
+    add_import_flags,
+    add_metric_flags,
+    add_work_flags,
+    add_worker_flags,
+)
+from data_efficiency.deepspeed_format import export_index
+from data_efficiency.difficulty_index import DifficultyIndex
+from data_efficiency.files import refuse_writing_over
+from data_efficiency.launcher import worker_of_launcher
+
+EXAMPLE_PERCENTILES = (1, 10, 50, 90, 99)
+EXAMPLE_CHARACTERS = 300
+_LENGTHS_AT_ONCE = 65536
+
+Action = Callable[[Namespace, NamedData], None]
+
+
+def add_to(commands: Any, data: NamedData, *, analyze: str = "analyze") -> None:
+    """Add the commands to the subparsers of a parser; each leaves what it does as `action`.
+
+    Args:
+        data: how datasets are named.
+        analyze: what the first command is called.
+    """
+
+    def add(name: str, action: Action, text: str) -> ArgumentParser:
+        parser: ArgumentParser = commands.add_parser(name, help=text, description=text)
+        parser.set_defaults(action=partial(_carry_out, action, data))
+        return parser
+
+    for name, action, text in (
+        (analyze, run_here, "compute a metric of every sample, on this machine"),
+        ("map", run_map, "compute one worker's part of a metric"),
+        ("reduce", run_reduce, "put the parts of all workers together"),
+    ):
+        parser = add(name, action, text)
+        data.add_flags(parser, is_required=True)
+        add_metric_flags(parser)
+        add_work_flags(parser, maps=action is not run_reduce, reduces=action is not run_map)
+        if action is run_map:
+            add_worker_flags(parser)
+    parser = add("show", show, "print percentiles, and example texts where the data are known")
+    parser.add_argument("index", metavar="INDEX", help="folder of a difficulty index")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--histogram", metavar="FILE.png", help="write a picture")
+    data.add_flags(parser, is_required=False)
+    parser = add("judge", judge, "say whether a metric separates the samples, and by what")
+    parser.add_argument("index", metavar="INDEX", help="folder of a difficulty index")
+    parser.add_argument(
+        "--beside", nargs="+", default=[], metavar="INDEX", help="indexes to compare it with"
+    )
+    data.add_flags(parser, is_required=False)
+    parser = add("verify", verify_index, "check checksums, order and permutation")
+    parser.add_argument("index", metavar="INDEX", help="folder of a difficulty index")
+    parser = add("import", import_, "make an index of others' difficulties")
+    add_import_flags(parser)
+    data.add_flags(parser, is_required=False)
+    parser = add("export", export_index_files, "write an index in DeepSpeed's format")
+    parser.add_argument("index", metavar="INDEX", help="folder of a difficulty index")
+    parser.add_argument("--format", choices=["deepspeed"], default="deepspeed")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
+    parser.add_argument(
+        "--legacy-codes", action="store_true", help="for DeepSpeed before 0.13.3: its type codes"
+    )
+
+
+def _carry_out(action: Action, data: NamedData, arguments: Namespace) -> None:
+    with sigterm_as_interrupt():
+        action(arguments, data)
+
+
+def run_here(arguments: Namespace, data: NamedData) -> None:
+    """Compute a metric and print its summary."""
+    result = named_metrics.analyze(
+        data.open(arguments, Path(arguments.save)),
+        arguments.metric,
+        arguments.save,
+        _settings(arguments, data),
+        num_processes=arguments.num_processes,
+        max_distinct_values=arguments.max_distinct_values,
+        overwrite=arguments.overwrite,
+    )
+    _print_result(result)
+
+
+def run_map(arguments: Namespace, data: NamedData) -> None:
+    """Compute one worker's part of a metric."""
+    worker, num_workers = _worker(arguments, os.environ)
+    job = _job(arguments, data, overwrite=arguments.overwrite)
+    job.run_map(executor_for(arguments.num_processes), worker, num_workers)
+    print(f"worker {worker} of {num_workers}: {arguments.metric} is mapped")
+
+
+def run_reduce(arguments: Namespace, data: NamedData) -> None:
+    """Put the parts of all workers together and print the summary."""
+    job = _job(arguments, data, max_distinct_values=arguments.max_distinct_values)
+    (result,) = job.run_reduce().values()
+    _print_result(result)
+
+
+def show(arguments: Namespace, data: NamedData) -> None:
+    """Print the summary of an index, with pictures and examples where asked for."""
+    index = DifficultyIndex.open(arguments.index)
+    if arguments.histogram:
+        refuse_writing_over([arguments.histogram], [arguments.index])
+    print(json.dumps(summary.summarize(index)) if arguments.json else summary.summary_text(index))
+    if arguments.histogram:
+        print(summary.write_histogram(index, arguments.histogram))
+    examples = data.examples(arguments, Path(arguments.index))
+    if examples is None or arguments.json:
+        return
+    index.check_dataset(examples.dataset)
+    for percentile in EXAMPLE_PERCENTILES:
+        sample = summary.sample_at_percentile(index, percentile)
+        print(f"\npercentile {percentile}: sample {sample}, difficulty {index.values[sample]}")
+        print(_example(examples, sample))
+
+
+def judge(arguments: Namespace, data: NamedData) -> None:
+    """Print what can be said of a metric without a training run, and texts beside those of other metrics."""
+    paths = [Path(arguments.index), *map(Path, arguments.beside)]
+    if len({path.name for path in paths}) < len(paths):
+        raise ValueError("--beside names an index twice: each needs a folder name of its own")
+    indexes = {path.name: DifficultyIndex.open(path) for path in paths}
+    own = indexes[paths[0].name]
+    examples = data.examples(arguments, paths[0])
+    for path, index in zip(paths, indexes.values(), strict=True):
+        if index.dataset_identity != own.dataset_identity:
+            raise ValueError(f"{path} is an index of another dataset than {paths[0]}")
+        if examples is not None:
+            index.check_dataset(examples.dataset)
+    others = {name: index.values for name, index in indexes.items() if index is not own}
+    if examples is not None:
+        others[judgement.LENGTH] = np.concatenate(list(_lengths(examples.dataset)))
+    print(judgement.judgement_text(judgement.judge(own, others), own.num_samples))
+    if examples is None:
+        return
+    for percentile in EXAMPLE_PERCENTILES[::2]:
+        print(f"\npercentile {percentile}")
+        for name, index in indexes.items():
+            sample = summary.sample_at_percentile(index, percentile)
+            print(f"  {name} {index.values[sample]}: {_example(examples, sample)}")
+
+
+def verify_index(arguments: Namespace, data: NamedData) -> None:
+    """Check an index."""
+    DifficultyIndex.open(arguments.index).verify()
+    print(f"{arguments.index}: checksums and order are right")
+
+
+def import_(arguments: Namespace, data: NamedData) -> None:
+    """Make an index of difficulties that another program computed, and print its summary."""
+    dataset = data.open(arguments, Path(arguments.save))
+    if (dataset is not None) == (arguments.dataset_class is not None):
+        raise ValueError(f"name the dataset: {data.naming}, or --dataset-class")
+    dataset = arguments.dataset_class if dataset is None else dataset
+    if arguments.format == "deepspeed":
+        if len(arguments.input) != 1:
+            raise ValueError(f"--input names {len(arguments.input)} paths: one folder is needed")
+        imported = index_import.deepspeed_difficulties(
+            arguments.input[0],
+            arguments.metric,
+            shuffle_index=arguments.shuffle_index,
+            trust_order=arguments.trust_order,
+        )
+    else:
+        imported = index_import.outside_difficulties(
+            arguments.input, arguments.field, arguments.scores_of, dataset
+        )
+    index = index_import.write_imported(
+        Path(arguments.save) / arguments.metric,
+        imported,
+        metric=arguments.metric,
+        dataset=dataset,
+        overwrite=arguments.overwrite,
+    )
+    _print_result(index)
+
+
+def export_index_files(arguments: Namespace, data: NamedData) -> None:
+    """Write an index in DeepSpeed's format and print the lines of its JSON."""
+    index = DifficultyIndex.open(arguments.index)
+    generation: Literal["legacy", "current"] = "legacy" if arguments.legacy_codes else "current"
+    folder = export_index(index, arguments.output, generation=generation)
+    for kind in ("index_to_sample", "index_to_metric"):
+        print(f'"{kind}_path": "{folder / f"{index.metric}_{kind}"}"')
+
+
+def _job(arguments: Namespace, data: NamedData, **options: Any) -> MapReduce:
+    """The work on one metric, the same for `map` and `reduce`."""
+    dataset, settings = data.open(arguments, Path(arguments.save)), _settings(arguments, data)
+    metric = named_metrics.metric_named(arguments.metric, dataset, arguments.save, settings)
+    reader = named_metrics.reader_for(metric, dataset, settings)
+    return MapReduce(reader, [metric], arguments.save, **options)
+
+
+def _settings(arguments: Namespace, data: NamedData) -> MetricSettings:
+    """What the metric needs besides the dataset."""
+    model: dict[str, Any] = {}
+    if arguments.model is not None:
+        load, identity = data.reference_model(Path(arguments.model))
+        model = {"load_model": load, "model_identity": identity}
+    return MetricSettings(
+        vocab_size=arguments.vocab_size,
+        device=arguments.device,
+        model_dtype=arguments.model_dtype,
+        reads=arguments.reads,
+        kind=arguments.kind,
+        dtype=arguments.dtype,
+        batch_size=arguments.batch_size,
+        **model,
+    )
+
+
+def _worker(arguments: Namespace, environment: Mapping[str, str]) -> tuple[int, int]:
+    """Which worker of how many: as the flags say, or else whatever started this process."""
+    if arguments.num_workers is None and arguments.worker_id is None:
+        return worker_of_launcher(environment)
+    worker, num_workers = arguments.worker_id, arguments.num_workers
+    if worker is None or num_workers is None or not 0 <= worker < num_workers:
+        raise ValueError(
+            f"--worker-id is {worker}, --num-workers {num_workers}: give both, the first from 0 to "
+            "one less than the second"
+        )
+    return worker, num_workers
+
+
+def _example(examples: Examples, sample: int) -> str:
+    """The beginning of a sample's text, on one line."""
+    tokens, starts, lengths = examples.dataset.token_spans(sample, sample + 1)
+    text = examples.decode(tokens[starts[0] : starts[0] + lengths[0]])
+    return json.dumps(text[:EXAMPLE_CHARACTERS], ensure_ascii=False)
+
+
+def _lengths(dataset: Any) -> Iterator[np.ndarray]:
+    """Tokens of each sample, some samples at a time."""
+    for first in range(0, len(dataset), _LENGTHS_AT_ONCE):
+        yield dataset.token_spans(first, min(first + _LENGTHS_AT_ONCE, len(dataset)))[2]
+
+
+def _print_result(result: Result) -> None:
+    """Print what a metric gave, and where it is."""
+    if isinstance(result, DifficultyIndex):
+        print(summary.summary_text(result))
+    else:
+        print(f"{result.metric}: {result.value.size:,} numbers, {result.value.sum():,} in all")
+    print(result.path)

@@ -1,0 +1,108 @@
+"""Flags of the commands of a difficulty index."""
+
+from argparse import ArgumentParser
+
+from data_efficiency.analysis import named_metrics
+
+KINDS = ("single_value_per_sample", "accumulate_value_over_samples")
+
+
+def add_metric_flags(parser: ArgumentParser) -> None:
+    """Add the flags that name a metric and what it needs."""
+    parser.add_argument("--save", required=True, metavar="DIR", help="folder of the results")
+    add = parser.add_argument_group("metric").add_argument
+    add(
+        "--metric",
+        default="vocab_rarity",
+        metavar="NAME",
+        help=f"{', '.join(named_metrics.METRICS)}, or your own package.module:function (vocab_rarity)",
+    )
+    add(
+        "--vocab-size",
+        type=int,
+        metavar="N",
+        help="rarity: entries of the vocabulary (what the data say)",
+    )
+    add(
+        "--model",
+        metavar="DIR",
+        help="reference_loss: a Hugging Face model's folder, or a run or checkpoint of this project's trainer",
+    )
+    add("--device", default="cpu", help="reference_loss: where the model runs")
+    add("--model-dtype", choices=["float32", "bfloat16"], default="float32")
+    add("--kind", choices=KINDS, default=KINDS[0], help="own function: what it gives")
+    add("--dtype", default="float64", help="own function: type of its numbers")
+    add(
+        "--reads",
+        choices=["token_spans", "items"],
+        default="token_spans",
+        help="own function: a TokenBatch, or a batch of the dataset's items",
+    )
+    add("--batch-size", type=int, default=256, metavar="N", help="own function: items a batch")
+
+
+def add_work_flags(parser: ArgumentParser, *, maps: bool, reduces: bool) -> None:
+    """Add the flags that say how a metric is computed."""
+    if reduces:
+        parser.add_argument(
+            "--max-distinct-values",
+            type=int,
+            metavar="N",
+            help="store at most so many difficulties, each for about equally many samples",
+        )
+    if maps:
+        parser.add_argument("--num-processes", type=int, default=1, metavar="N")
+        parser.add_argument(
+            "--overwrite", action="store_true", help="compute anew and replace what is there"
+        )
+
+
+def add_worker_flags(parser: ArgumentParser) -> None:
+    """Add the flags that say which part of the work is meant."""
+    parser.add_argument(
+        "--num-workers",
+        type=int,
+        metavar="N",
+        help="machines or jobs that share the work (what torchrun, SLURM or MPI says)",
+    )
+    parser.add_argument("--worker-id", type=int, metavar="I", help="which one this is, from 0")
+
+
+def add_import_flags(parser: ArgumentParser) -> None:
+    """Add the flags of `import`."""
+    add = parser.add_argument
+    add("--format", choices=["deepspeed", "scores"], required=True)
+    add(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="deepspeed: the metric's folder; scores: .npy, .parquet, .jsonl, .jsonl.gz, folders",
+    )
+    add("--metric", required=True, metavar="NAME", help="name of the metric")
+    add("--save", required=True, metavar="DIR", help="the index becomes DIR/NAME")
+    add("--overwrite", action="store_true", help="replace an index that is there")
+    add("--field", metavar="KEY.KEY", help="scores: column or JSON keys, such as metadata.score")
+    add(
+        "--scores-of",
+        choices=["samples", "documents"],
+        default="samples",
+        help="scores: one for each sample, or for each document of the corpus, of which a sample "
+        "gets the mean over its tokens",
+    )
+    order = parser.add_mutually_exclusive_group().add_argument
+    order(
+        "--shuffle-index",
+        metavar="FILE.npy",
+        help="deepspeed: which sample each item of the analyzed dataset was",
+    )
+    order(
+        "--trust-order",
+        action="store_true",
+        help="deepspeed: the analyzed dataset was not shuffled",
+    )
+    add(
+        "--dataset-class",
+        metavar="NAME",
+        help="instead of a corpus: class of the dataset that will be trained on",
+    )

@@ -1,0 +1,50 @@
+"""What a program of its own gives to the shared commands; the commands themselves: test_commands.py."""
+
+import numpy as np
+
+from data_efficiency.command import index_commands
+from data_efficiency.command.data_flags import Examples
+from data_efficiency.command.parser import command_parser
+
+
+class Rows:
+    """Two samples of two tokens."""
+
+    identity = {"type": "Rows"}
+    vocab_size = 3
+
+    def __len__(self):
+        return 2
+
+    def token_spans(self, first, last):
+        starts = 2 * np.arange(last - first)
+        return np.array([1, 1, 2, 1])[2 * first : 2 * last], starts, np.full(last - first, 2)
+
+
+class OwnData:
+    """Data of one name."""
+
+    naming = "--own"
+
+    def add_flags(self, parser, *, is_required):
+        parser.add_argument("--own", action="store_true")
+
+    def open(self, arguments, save):
+        return Rows() if arguments.own else None
+
+    def examples(self, arguments, index):
+        return Examples(Rows(), lambda tokens: f"<{tokens.tolist()}>") if arguments.own else None
+
+
+def test_a_program_names_its_own_data_and_its_own_first_command(tmp_path, capsys):
+    parser = command_parser("")
+    index_commands.add_to(parser.add_subparsers(), OwnData(), analyze="run")
+    for words in (
+        ["run", "--own", "--save", str(tmp_path)],
+        ["show", str(tmp_path / "vocab_rarity"), "--own"],
+        ["show", str(tmp_path / "vocab_rarity")],
+    ):
+        arguments = parser.parse_args(words)
+        arguments.action(arguments)
+    output = capsys.readouterr().out
+    assert output.count('percentile 99: sample 1, difficulty 2\n"<[2, 1]>"') == 1
