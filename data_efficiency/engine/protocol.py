@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from data_efficiency.accounting import Counters, LearningRate, ModelShape, StepShape
-from data_efficiency.config import Config, DataEfficiencyConfig
+from data_efficiency.config import Config, DataEfficiencyConfig, RandomLTDConfig
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.step import StepResult
 from data_efficiency.engine.whole_tensor import WholeTensor
@@ -18,6 +18,9 @@ Named = Mapping[str, Any]
 
 class TokenRouter(Protocol):
     """What an engine asks of a token router."""
+
+    settings: RandomLTDConfig
+    """Closed by the model."""
 
     def set_position(self, step: int, first_row: int, num_samples: int | None = None) -> None:
         """Say which step, and which sample of the global batch, the next forward starts at."""

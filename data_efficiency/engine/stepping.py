@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from data_efficiency.accounting import Counters, LearningRate, ModelShape, StepShape
-from data_efficiency.config import Config, DataEfficiencyConfig
+from data_efficiency.config import Config, DataEfficiencyConfig, RandomLTDConfig
 from data_efficiency.engine.protocol import Named, TokenRouter
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.step import (
@@ -88,8 +88,9 @@ class Stepping:
 
     @property
     def data_efficiency_config(self) -> DataEfficiencyConfig:
-        """Our section of the JSON file, parsed."""
-        return self.json_config.data_efficiency
+        """Our section of the JSON file, parsed; closed by the model once it is converted."""
+        section, router = self.json_config.data_efficiency, self.random_ltd_scheduler
+        return section if router is None else replace(section, random_ltd=router.settings)
 
     @property
     def num_layers(self) -> int:
@@ -97,7 +98,7 @@ class Stepping:
         if self.model_shape is not None:
             return self.model_shape.num_layers
         dropping = self.data_efficiency_config.random_ltd
-        return 1 if dropping is None else dropping.total_layer_num
+        return dropping.total_layer_num if isinstance(dropping, RandomLTDConfig) else 1
 
     def random_ltd_enabled(self) -> bool:
         """Whether the JSON switches token dropping on."""
@@ -188,7 +189,7 @@ class Stepping:
     @property
     def _num_dropping(self) -> int:
         dropping = self.data_efficiency_config.random_ltd
-        return 0 if dropping is None else dropping.random_ltd_layer_num
+        return dropping.random_ltd_layer_num if isinstance(dropping, RandomLTDConfig) else 0
 
     def _begin_step(self) -> float:
         """Go to training at the step's rate, which is returned (of the first parameter group)."""

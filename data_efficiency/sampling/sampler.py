@@ -25,6 +25,7 @@ from data_efficiency.sampling.blend import BlendedClusters, blend_of
 from data_efficiency.sampling.clusters import Clusters, describe_pool
 from data_efficiency.sampling.draw import choose_by_size, draw_places
 from data_efficiency.sampling.random_rank import random_rank
+from data_efficiency.sampling.row_length import closed_by_rows
 from data_efficiency.sampling.selection_index import open_index
 
 Int64Array = NDArray[np.int64]
@@ -105,7 +106,7 @@ class CurriculumSampler:
         data_parallel_size: int = 1,
         drop_last: bool = False,
     ) -> None:
-        config = config or DataEfficiencyConfig()
+        config = closed_by_rows(config or DataEfficiencyConfig(), dataset)
         if not 0 <= data_parallel_rank < data_parallel_size:
             raise ValueError(
                 f"data_parallel_rank is {data_parallel_rank}: must be at least 0 and below "
@@ -118,7 +119,7 @@ class CurriculumSampler:
         self.first_row = data_parallel_rank * self.rows_per_rank
         self.global_batch_size = data_parallel_size * self.rows_per_rank
         self.config = config
-        """With the custom schedules, once they are set."""
+        """Closed by the length of the rows, and with the custom schedules, once they are set."""
         self.seed = config.seed
         num_samples = _num_samples(dataset)
         self.dataset_identity = describe_dataset(dataset)
