@@ -159,6 +159,7 @@ OUTSIDE_PACKAGES = {
     ),
     "lightning": ("data_efficiency.adapters.lightning_plugin", "tests.end_to_end"),
     "trl": ("tests.end_to_end",),
+    "composer": ("data_efficiency.adapters.composer_plugin", "tests.end_to_end"),
     "torchdata": ("tests.end_to_end",),
     "mlflow": ("megatron.reporting.trackers",),
     "matplotlib": (
