@@ -18,7 +18,7 @@ from megatron.command import run_command
 
 from data_efficiency.config.json_objects import JSON_OBJECTS, json_keys
 from data_efficiency.field_docs import field_docs
-from data_efficiency.json_section import Section
+from data_efficiency.json_section import FOUND, Section
 from megatron.arguments import flag_name
 from megatron.config import CONFIG_GROUPS, RUN_KINDS, FilesConfig
 from megatron.migration import MIGRATIONS, OTHER_DEFAULTS, Fate
@@ -148,6 +148,8 @@ def json_rows(where: str, keys: type, names: Mapping[str, str]) -> Iterator[tupl
             kind, default = "`true`, `false`", "`true`" if key.default else "`false`"
         elif kind == "object":
             default = ""
+        elif FOUND in key.rules:
+            default = '"auto"'
         yield f"`{where}.{key.key}`" if where else f"`{key.key}`", kind, default, key.doc
 
 

@@ -14,20 +14,14 @@ from typing import Any, Literal, get_args, get_origin
 from data_efficiency.config.deepspeed_sections import DEEPSPEED_SECTIONS
 from data_efficiency.config.json_objects import JSON_OBJECTS, PREFIXES, JsonKey, json_keys
 from data_efficiency.config.random_ltd import KEPT_LENGTH_NAMES
-from data_efficiency.json_section import AUTO, AtLeast, Section
+from data_efficiency.json_section import AUTO, FOUND, AtLeast, Section
 from data_efficiency.schedule.registry import curriculum_kinds, kept_length_kinds
 
 _MAY_BE_AUTO = {
     "METRIC": ("max_difficulty",),
-    "RANDOM_LTD": (
-        *("total_layer_num", "random_ltd_layer_num", "random_ltd_layer_id"),
-        *("model_mask_name", "model_type", "hidden_state_order"),
-    ),
     "RANDOM_LTD.random_ltd_schedule": ("max_value",),
 }
-"""Place of an object -> its keys whose value may follow from the model or the rows."""
-_FOUND_BY_ITSELF = _MAY_BE_AUTO["RANDOM_LTD"]
-"""Keys of `RANDOM_LTD` that may be left out as well."""
+"""Place of an object -> its keys that may be "auto", but not left out."""
 _SWITCHED = ("RANDOM_LTD", "curriculum_learning")
 """Objects whose keys are needed only where they are enabled."""
 _SCALARS: dict[Any, dict[str, Any]] = {
@@ -50,7 +44,7 @@ def config_schema() -> dict[str, Any]:
         found = _object_at(root, place)
         for key in json_keys(keys, names):
             found["properties"][key.key] = _value(place, key)
-            is_needed = key.default is MISSING and not _is_optional(place, key)
+            is_needed = key.default is MISSING and not _is_optional(key)
             if is_needed and not place.endswith("schedule_config"):
                 found["required"].append(key.key)
     _add_schedules(_object_at(root, "METRIC"), curriculum_kinds(), {})
@@ -90,13 +84,8 @@ def _object_at(root: dict[str, Any], place: str) -> dict[str, Any]:
     return found
 
 
-def _is_optional(place: str, key: JsonKey) -> bool:
-    is_object = key.hint is Section
-    return is_object or NoneType in get_args(key.hint) or key.key in _free_keys(place)
-
-
-def _free_keys(place: str) -> tuple[str, ...]:
-    return _FOUND_BY_ITSELF if place == "RANDOM_LTD" else ()
+def _is_optional(key: JsonKey) -> bool:
+    return key.hint is Section or NoneType in get_args(key.hint) or FOUND in key.rules
 
 
 def _value(place: str, key: JsonKey) -> dict[str, Any]:
@@ -105,7 +94,8 @@ def _value(place: str, key: JsonKey) -> dict[str, Any]:
     least = next((rule.number for rule in key.rules if isinstance(rule, AtLeast)), None)
     if least is not None:
         schema["minimum"] = least
-    if key.key in _MAY_BE_AUTO.get(place, ()) or key.hint in (int | None, float):
+    may_be_auto = FOUND in key.rules or key.key in _MAY_BE_AUTO.get(place, ())
+    if may_be_auto or key.hint in (int | None, float):
         schema = {"anyOf": [schema, {"const": AUTO}]}
     if key.default not in (MISSING, None) and isinstance(key.default, bool | int | float | str):
         schema["default"] = key.default
