@@ -11,7 +11,7 @@ VIT_VENV ?= .venv-vit
 MEGATRON_CORE := $(VENV)/megatron-core
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-bert demo-eval test test-full test-gpu vit-test check format lint types docs clean
+.PHONY: help demo demo-bert demo-eval test test-full test-gpu vit-test check format lint types docs docs-site notebooks clean
 
 help:
 	@echo "make demo       corpus, tokens, difficulty index, four trainings, one table and one picture;"
@@ -25,6 +25,8 @@ help:
 	@echo "make check      what CI runs: format, lint, types, make test, docs are current"
 	@echo "make format     rewrite files as the formatter wants them"
 	@echo "make docs       regenerate docs/config.md and docs/migration.md"
+	@echo "make docs-site  the pages of docs/ as a site in build/site; a broken link is an error"
+	@echo "make notebooks  execute docs/notebooks/ anew"
 	@echo "make clean      remove the virtual environment and caches; runs/ stays"
 
 $(BIN)/python:
@@ -99,6 +101,15 @@ types: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-dev
 	@$(BIN)/python tools/generate_docs.py
+
+docs-site: $(VENV)/installed-docs
+	@$(BIN)/python -m sphinx -c docs/site -b html -W --keep-going -q . build/site
+	@echo "build/site/index.html"
+
+# Warnings of a package about its terminal are not for the reader, and DeepSpeed tells of the machine.
+notebooks: $(VENV)/installed-docs $(VENV)/installed-huggingface $(VENV)/installed-report $(VENV)/installed-text
+	@cd docs/notebooks && PYTHONWARNINGS=ignore DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m \
+		jupyter nbconvert --ExecutePreprocessor.record_timing=False --log-level ERROR --to notebook --execute --inplace *.ipynb
 
 check: lint types test
 	@$(BIN)/python tools/generate_docs.py --check

@@ -47,6 +47,7 @@ from megatron.run_state import Run, StopRequest, Task, counter_record, spent_rec
 from megatron.setting_rules import require
 from megatron.stopping import StopSignals, exit_status, fraction_done, stop_reason
 from megatron.validation import losses_record, validate
+from megatron.weight_average import WeightAverage
 
 AnyRun = TypeVar("AnyRun", bound=AnyRunConfig)
 
@@ -199,6 +200,9 @@ def setup_model_and_optimizer(
         engine=engine,
         valid_dataset=valid_dataset,
         bytes_of_tokens=None if valid_dataset is None else task.bytes_of_tokens(config),
+        average=None
+        if training.ema_decay is None
+        else WeightAverage(training.ema_decay, training.ema_interval),
         first_weights=first_weights,
     )
 
@@ -241,6 +245,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
             batches, run.loss_sums, run.loss_terms, agree=(stop.received, int(late))
         )
         run.stop_request = StopRequest(signal=result.agreed[0], out_of_time=bool(result.agreed[1]))
+        run.follow_weights(result)
         run.seconds += time.monotonic() - step_started
         run.spent.setdefault("start_up", time.monotonic() - STARTED)
 
@@ -361,6 +366,7 @@ def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
         "global_batch_size": run.engine.train_batch_size(),
         "num_processes": run.engine.ranks.world,
         "losses": run.task.losses,
+        "is_averaged": run.average is not None,
         "train_samples_in_dataset": num_samples,
         "data_efficiency": run.engine.json_config.data_efficiency_json,
         "environment": made_by(run),
@@ -370,8 +376,15 @@ def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
 
 
 def _validate(run: Run, logger: RunLogger | None) -> None:
-    if run.valid_dataset is not None:
-        _log(logger, {**validate(run), "waited": run.waiting.share()})
+    if run.valid_dataset is None:
+        return
+    record = validate(run)
+    if run.average is not None:
+        with run.average.in_place(run.engine):
+            averaged = validate(run, of=" of the average of the weights")
+        known = {"kind", *counter_record(run)}
+        record |= {f"average_{name}": averaged[name] for name in averaged.keys() - known}
+    _log(logger, {**record, "waited": run.waiting.share()})
 
 
 def _log(logger: RunLogger | None, record: Mapping[str, Any]) -> None:

@@ -70,6 +70,7 @@ LEVELS = {
     "megatron.study": 4,
     "megatron.training": 4,
     "megatron.validation": 4,
+    "megatron.weight_average": 4,
     "pretrain_gpt": 5,
     "pretrain_bert": 5,
     "tools": 5,

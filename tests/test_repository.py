@@ -12,6 +12,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 MIRRORED_FOLDERS = ("data_efficiency", "megatron", "tools")
 
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
+
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "misc", "common"}
 # Written in halves, so that this file does not accuse itself.
 MACHINE_PATH = re.compile(
@@ -83,7 +89,7 @@ def test_no_tracked_file_holds_a_machine_path() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_pages_name_existing_make_targets(page: str) -> None:
     assert unknown_make_targets((ROOT / page).read_text(), (ROOT / "Makefile").read_text()) == []
 

@@ -164,7 +164,7 @@ def run_sft(folder, see, resume, **settings):
         eos_token="<end>",
         pad_token="<pad>",
     )
-    own = {"bf16": False, "max_length": SEQ_LENGTH, "gradient_checkpointing": False}
+    own = {"bf16": False, "max_length": SEQ_LENGTH}
     arguments = SFTConfig(**trainer_settings(folder, resume) | own | settings)
     names = {"model": make_model(see), "arguments": arguments, "dataset": rows()}
     exec(blocks("Hugging Face's Trainer")[1], names | {"tokenizer": tokenizer})
