@@ -22,7 +22,18 @@ from tests.end_to_end.tiny_runs import (
 )
 
 PAGE = (ROOT / "docs" / "bring_your_own_model.md").read_text()
-PLAIN, ENGINE, HUGGING_FACE, DATA_LOADER, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+def example(phrase):
+    """The one example of the page that has a phrase."""
+    (found,) = [block for block in BLOCKS if phrase in block]
+    return found
+
+
+LINES, PLAIN = example("DataEfficiencyConfig.of"), example("CurriculumDataLoader(dataset, sampler)")
+ENGINE, DATA_LOADER = example("engine.train_step"), example("batch_sampler=")
+HUGGING_FACE = example("from transformers import Trainer")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 NUM_SAMPLES = 120
 
@@ -151,6 +162,19 @@ def test_deepspeed(folder):
     assert [tuple(one) for one in found[0]] == whole_run()
 
 
+def test_lines_of_python_go_where_the_file_goes(folder):
+    names = {}
+    exec(LINES.replace("start=64", "start=8").replace("start=128", "start=16"), names)
+    seen = []
+    here = {"dataset": Texts(), "model": make_model(seen), "rank": 0, "num_ranks": 1}
+    here |= {"place": folder / "place.json", "config": names["config"]}
+    here["optimizer"] = torch.optim.SGD(here["model"].parameters(), lr=0.1)
+    script = PLAIN.replace('load_config("ds_config.json")', "load_config(config)")
+    with pytest.raises(Stopped):
+        exec(script, here | {"dataset": Texts(num_items=16 + 12)})
+    assert [length for _, length, _ in seen[:2]] == [8, 8]
+
+
 def train_with_hugging_face(folder):
     """Six steps of this process in one go, then steps 4 to 6 again from the checkpoint after step 3."""
     runs = []
@@ -173,7 +197,11 @@ def train_with_hugging_face(folder):
             ddp_find_unused_parameters=False,
         )
         names = {"__name__": "example", "model": make_model(seen), "arguments": arguments}
-        exec(HUGGING_FACE, names | {"dataset": Texts()})
+        content = json.loads((folder / "ds_config.json").read_text())
+        # Batch sizes and the optimizer are the Trainer's own.
+        config = {"data_efficiency": content["data_efficiency"]}
+        script = HUGGING_FACE.replace('"ds_config.json"', "config")
+        exec(script, names | {"dataset": Texts(), "config": config})
         runs.append(seen)
     return runs
 
