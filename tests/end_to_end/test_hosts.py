@@ -137,6 +137,26 @@ def test_killed_and_resumed_on_processes(host, num_ranks, folder):
     assert len(weights) == 1
 
 
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"torch_compile": True, "torch_compile_backend": "aot_eager"},
+        {"gradient_checkpointing": True},
+        {"bf16": True},
+        {"label_smoothing_factor": 0.1},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_what_the_trainer_does_besides_changes_nothing_of_it(settings, folder):
+    write_inputs(folder)
+    steps = expected(folder, 1)
+    seen = []
+    HOSTS["trainer"](folder, seen.append, None, save_strategy="no", **settings)
+    assert seen == [one for step in steps for one in step]
+
+
 def expected_prompts(num_ranks):
     """The prompts of each step's micro-batches, each prompt twice: those of a uniform draw by our sampler."""
     settings = load_config("host/ds_config.json").data_efficiency
