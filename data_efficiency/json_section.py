@@ -35,6 +35,8 @@ class Written:
 AUTO = "auto"
 """What a key says whose value follows from something else."""
 GIVEN = object()
+FOUND = object()
+"""Marks a key that may be left out, or "auto": something else than the file says it."""
 V = TypeVar("V")
 Given = Annotated[V, GIVEN]
 """A field that is no key: whoever reads the object has its value."""

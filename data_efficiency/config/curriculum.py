@@ -92,7 +92,7 @@ class PacedKeys:
     min_difficulty: NotNegative
     """Difficulty at the start."""
     max_difficulty: Positive
-    """Difficulty at the end; for percentile also the denominator. Of a length, "auto" is that of the rows."""
+    """Difficulty at the end; for percentile also the denominator."""
     schedule_type: str
     """fixed_linear, fixed_root, fixed_discrete, custom, or a kind that was registered."""
     schedule_config: Section
@@ -119,6 +119,8 @@ class PacedKeys:
 class MetricKeys(PacedKeys):
     """`data_efficiency.data_sampling.curriculum_learning.curriculum_metrics.<name>`."""
 
+    max_difficulty: Positive
+    """Difficulty at the end; for percentile also the denominator. Of a length, "auto" is that of the rows."""
     index_path: str | None = None
     """Folder of the difficulty index (schedule_based metrics)."""
     index_to_sample_path: str | None = None

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NoReturn, Self
+from typing import Annotated, Any, Literal, NoReturn, Self
 
 from data_efficiency.accounting import LearningRate
 from data_efficiency.json_section import (
     AUTO,
+    FOUND,
+    AtLeast,
     ConfigError,
     Faults,
     Given,
@@ -24,20 +26,21 @@ LengthUnit = Literal["tokens", "percent"]
 class RandomLTDConfig:
     """Random layerwise token dropping: which layers drop, how they are called, the kept length."""
 
-    total_layer_num: Positive
-    """Layers of the model; checked against it. Not given, or "auto": as many as it has."""
-    random_ltd_layer_num: Positive
-    """Layers that drop tokens; must be the length of random_ltd_layer_id. Not given, or "auto": that."""
-    random_ltd_layer_id: tuple[int, ...]
-    """Which layers drop tokens, counted from 0 in the model's order. Not given, or "auto": all but the first
-    and the last."""
-    model_mask_name: str | None
-    """Keyword under which a layer receives its attention mask, or null. Not given, or "auto": as the layer's
-    `forward` calls it."""
-    model_type: Literal["decoder", "encoder"] = "decoder"
-    """What the layers make; nothing here depends on it."""
-    hidden_state_order: Literal["batch_seq_dim", "seq_batch_dim"] = "batch_seq_dim"
-    """Order of the first two axes, for layers without a preset; a wrong one is refused at the first step."""
+    total_layer_num: Annotated[int, AtLeast(1), FOUND]
+    """Layers of the model; checked against it. "auto": as many as it has."""
+    random_ltd_layer_num: Annotated[int, AtLeast(1), FOUND]
+    """Layers that drop tokens; must be the length of random_ltd_layer_id. "auto": that."""
+    random_ltd_layer_id: Annotated[tuple[int, ...], FOUND]
+    """Which layers drop tokens, counted from 0 in the model's order. "auto": all but the first and the last."""
+    model_mask_name: Annotated[str | None, FOUND]
+    """Keyword under which a layer receives its attention mask, or null. "auto": as its `forward` calls it."""
+    model_type: Annotated[Literal["decoder", "encoder"], FOUND] = "decoder"
+    """What the layers make; nothing here depends on it. "auto": decoder."""
+    hidden_state_order: Annotated[Literal["batch_seq_dim", "seq_batch_dim"], FOUND] = (
+        "batch_seq_dim"
+    )
+    """Order of the first two axes, for layers without a preset; a wrong one is refused at the first step.
+    "auto": batch_seq_dim."""
     schedule: Given[Schedule]
     seed: Given[int]
     kept_length_unit: Given[LengthUnit] = "tokens"

@@ -51,6 +51,27 @@ def train(training, model, num_micro_batches, *, read_ahead=0):
     return seen
 
 
+def test_lines_of_python_are_the_file_and_the_model_says_the_rest():
+    lines = DataEfficiencyConfig.of(
+        Curriculum("seqlen", start=8, steps=4),
+        RandomLTD(start=4, steps=6, step_size=4),
+        num_epochs=3,
+    )
+    by_lines, by_file = (hosted(config, model=make_model()) for config in (lines, None))
+    assert by_lines.router.settings == by_file.router.settings
+    assert by_lines.sampler.config.length_plans == by_file.sampler.config.length_plans
+    trained = []
+    for training in (by_lines, by_file):
+        model = make_model()
+        training.convert(model)
+        trained.append((train(training, model, 4), training.figures()))
+    assert trained[0] == trained[1]
+    converted = make_model()
+    hosted(model=converted)
+    with pytest.raises(ConfigError, match="was converted with other random_ltd settings"):
+        hosted(DataEfficiencyConfig.of(RandomLTD(start=8, steps=6)), model=converted)
+
+
 def test_a_pass_has_as_many_samples_as_the_dataset_filled_up_to_a_whole_step():
     training = hosted()
     assert len(training) == 2 * 6
