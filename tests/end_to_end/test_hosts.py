@@ -213,5 +213,5 @@ def test_ten_lines_are_added_at_most():
         for title in titles[: titles.index("DeepSpeed, or DDP without writing it")]
         for number, block in enumerate(host_runs.blocks(title))
     }
-    assert len(counts) == 7
+    assert len(counts) == 8
     assert all(0 < count <= 10 for count in counts.values()), counts
