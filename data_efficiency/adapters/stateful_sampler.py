@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, Sampler, get_worker_info
 
-from data_efficiency.config import load_config
+from data_efficiency.config import DataEfficiencyConfig, load_config
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.sampler import CurriculumSampler
 
@@ -44,14 +44,7 @@ class StatefulCurriculumSampler(Sampler[int]):
         custom_schedules: Mapping[str, Callable[[int], int]] | None = None,
     ) -> None:
         settings = load_config(config).data_efficiency
-        plans: list[Any] = [*settings.length_plans, *settings.open_length_plans]
-        other = [plan.name for plan in plans]
-        other += [] if settings.random_ltd is None else ["random_ltd"]
-        if other:
-            raise ConfigError(
-                f"{', '.join(other)} change what a forward sees, and a sampler only chooses samples: switch "
-                "them off, or train by one of the adapters of whole trainers"
-            )
+        refuse_more_than_samples(settings)
         self.sampler = CurriculumSampler(
             dataset,
             settings,
@@ -116,6 +109,18 @@ class StatefulCurriculumSampler(Sampler[int]):
             )
         self.sampler.load_state_dict(saved["sampler"])
         self._before, self._num_taken = self.sampler.state, int(saved["num_taken"])
+
+
+def refuse_more_than_samples(settings: DataEfficiencyConfig) -> None:
+    """Raise ConfigError if a section switches on more than a choice of samples."""
+    plans: list[Any] = [*settings.length_plans, *settings.open_length_plans]
+    other = [plan.name for plan in plans]
+    other += [] if settings.random_ltd is None else ["random_ltd"]
+    if other:
+        raise ConfigError(
+            f"{', '.join(other)} change what a forward sees, and a sampler only chooses samples: switch "
+            "them off, or train by one of the adapters of whole trainers"
+        )
 
 
 class CurriculumStream(IterableDataset[Any]):

@@ -154,24 +154,29 @@ def run_trainer(folder, see, resume, **settings):
     return names["model"]
 
 
-def run_sft(folder, see, resume, **settings):
-    """The SFTTrainer of trl; returns the model."""
+def make_tokenizer():
+    """One whose words are w0, w1, ..."""
     from tokenizers import Tokenizer  # noqa: PLC0415
     from tokenizers.models import WordLevel  # noqa: PLC0415
     from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
-    from trl import SFTConfig  # noqa: PLC0415
 
     words = {f"w{number}": number for number in range(NUM_SAMPLES)}
     words |= {"<end>": NUM_SAMPLES, "<pad>": NUM_SAMPLES + 1}
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(words, unk_token="<pad>")),
         eos_token="<end>",
         pad_token="<pad>",
     )
+
+
+def run_sft(folder, see, resume, **settings):
+    """The SFTTrainer of trl; returns the model."""
+    from trl import SFTConfig  # noqa: PLC0415
+
     own = {"bf16": False, "max_length": SEQ_LENGTH}
     arguments = SFTConfig(**trainer_settings(folder, resume) | own | settings)
     names = {"model": make_model(see), "arguments": arguments, "dataset": rows()}
-    exec(blocks("Hugging Face's Trainer")[1], names | {"tokenizer": tokenizer})
+    exec(blocks("Hugging Face's Trainer")[1], names | {"tokenizer": make_tokenizer()})
     return names["model"]
 
 
@@ -206,13 +211,45 @@ def run_accelerate(folder, see, resume):
     return model
 
 
-def run_stateful(folder, see, resume):
-    """A loop with torchdata's loader, which sees samples alone; returns a model that has learned nothing."""
+def choose_samples_alone():
+    """Take what changes lengths or drops tokens out of ds_config.json."""
     content = json.loads(Path("ds_config.json").read_text())
     content["data_efficiency"].pop("data_routing", None)
     learning = content["data_efficiency"]["data_sampling"]["curriculum_learning"]
     learning["curriculum_metrics"].pop("seqlen_truncate", None)
     Path("ds_config.json").write_text(json.dumps(content))
+
+
+def run_grpo(folder, see, resume, **settings):
+    """The GRPOTrainer of trl, two completions a prompt; sees prompts alone; returns the model."""
+    from datasets import Dataset  # noqa: PLC0415
+    from trl import GRPOConfig  # noqa: PLC0415
+
+    choose_samples_alone()
+
+    def reward(prompts, completions, **others):
+        numbers = [int(prompt[1:]) for prompt in prompts]
+        for first in range(0, len(numbers), MICRO_BATCH_SIZE):
+            see((numbers[first : first + MICRO_BATCH_SIZE], SEQ_LENGTH, None))
+        return [float(len(completion)) for completion in completions]
+
+    own = {"num_generations": 2, "max_completion_length": 4, "bf16": False}
+    arguments = GRPOConfig(**trainer_settings(folder, resume) | own | settings)
+    prompts = [f"w{number}" for number in range(NUM_SAMPLES)]
+    names = {
+        "model": GPT2LMHeadModel(make_model(None).config),
+        "arguments": arguments,
+        "dataset": Dataset.from_dict({"prompt": prompts}),
+        "tokenizer": make_tokenizer(),
+        "reward": reward,
+    }
+    exec(blocks("Hugging Face's Trainer")[2], names)
+    return names["trainer"]
+
+
+def run_stateful(folder, see, resume):
+    """A loop with torchdata's loader, which sees samples alone; returns a model that has learned nothing."""
+    choose_samples_alone()
     num_left = ACCUMULATION * (NUM_STEPS - (KILLED_AFTER if resume else 0))
 
     def train_on(batch):
@@ -321,9 +358,11 @@ def run_composer(folder, see, resume):
 
 APART = {"composer": run_composer}
 """Hosts in an environment of their own."""
+GROUPS = {"grpo": run_grpo}
+"""Hosts that draw each prompt several times."""
 ALONE = {"stateful": run_stateful}
 """Hosts whose processes know nothing of each other, and whose forwards are not looked at."""
-IDENTITIES = {"sft": {"type": "Dataset", "num_samples": NUM_SAMPLES}}
+IDENTITIES = dict.fromkeys(("sft", "grpo"), {"type": "Dataset", "num_samples": NUM_SAMPLES})
 """Where the host's dataset has no identity of its own."""
 
 
@@ -342,7 +381,8 @@ def main(host, folder, num_steps, resume):
         if is_killed and num_steps and num_forwards == num_steps * ACCUMULATION + 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    model = (HOSTS | APART | ALONE)[host](folder, see, resume)
+    made = (HOSTS | APART | GROUPS | ALONE)[host](folder, see, resume)
+    model = getattr(made, "model", made)
     digest = hashlib.sha256()
     for tensor in model.state_dict().values():
         digest.update(tensor.numpy().tobytes())

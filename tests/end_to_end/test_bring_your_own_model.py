@@ -17,6 +17,7 @@ from tests.end_to_end.host_runs import IDENTITY, NUM_SAMPLES, blocks
 from tests.end_to_end.tiny_runs import ROOT, curriculum_section, random_ltd_section
 
 PLAIN = blocks("Plain PyTorch")[0]
+LINES = blocks("The configuration")[0]
 ENGINE = blocks("DeepSpeed, or DDP without writing it")[0]
 
 
@@ -127,6 +128,19 @@ def test_deepspeed(folder):
     assert done.returncode == 0, done.stderr
     found = json.loads((folder / "seen.json").read_text())
     assert [tuple(one) for one in found] == whole_run()
+
+
+def test_lines_of_python_go_where_the_file_goes(folder):
+    names = {}
+    exec(LINES.replace("start=64", "start=8").replace("start=128", "start=16"), names)
+    seen = []
+    here = {"dataset": Texts(16 + 12), "model": make_model(seen), "rank": 0, "num_ranks": 1}
+    here |= {"place": folder / "place.json", "config": names["config"]}
+    here["optimizer"] = torch.optim.SGD(here["model"].parameters(), lr=0.1)
+    with pytest.raises(Stopped):
+        exec(PLAIN.replace('load_config("ds_config.json")', "load_config(config)"), here)
+    assert [length for _, length, _ in seen[:2]] == [8, 8]
+    assert all(len(kept[0][0]) < 32 for _, _, kept in seen if kept is not None)
 
 
 if __name__ == "__main__":

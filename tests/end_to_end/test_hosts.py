@@ -10,10 +10,12 @@ import pytest
 import torch
 
 import data_efficiency
+from data_efficiency import CurriculumSampler, load_config
 from tests.end_to_end import host_runs
 from tests.end_to_end.host_runs import (
     ACCUMULATION,
     APART,
+    GROUPS,
     HOSTS,
     IDENTITIES,
     KILLED_AFTER,
@@ -135,6 +137,50 @@ def test_killed_and_resumed_on_processes(host, num_ranks, folder):
     assert len(weights) == 1
 
 
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"torch_compile": True, "torch_compile_backend": "aot_eager"},
+        {"gradient_checkpointing": True},
+        {"bf16": True},
+        {"label_smoothing_factor": 0.1},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_what_the_trainer_does_besides_changes_nothing_of_it(settings, folder):
+    write_inputs(folder)
+    steps = expected(folder, 1)
+    seen = []
+    HOSTS["trainer"](folder, seen.append, None, save_strategy="no", **settings)
+    assert seen == [one for step in steps for one in step]
+
+
+def expected_prompts(num_ranks):
+    """The prompts of each step's micro-batches, each prompt twice: those of a uniform draw by our sampler."""
+    settings = load_config("host/ds_config.json").data_efficiency
+    num_prompts = ACCUMULATION * num_ranks
+    sampler = CurriculumSampler(Texts(), settings, micro_batch_size=num_prompts)
+    drawn = [sampler.next_global_batch().samples.tolist() for _ in range(NUM_STEPS)]
+    return [[[prompt] * MICRO_BATCH_SIZE for prompt in prompts] for prompts in drawn]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize("host", GROUPS)
+def test_groups_of_prompts_killed_and_resumed(host, num_ranks, folder, monkeypatch):
+    write_inputs(folder / "host", IDENTITIES[host])
+    monkeypatch.setattr(Texts, "identity", IDENTITIES[host])
+    steps = expected_prompts(num_ranks)
+    assert run_in_processes(host, folder / "host", num_ranks, KILLED_AFTER)
+    found = seen_steps(folder / "host", num_ranks)[:KILLED_AFTER]
+    assert [[samples for samples, _, _ in step] for step in found] == steps[:KILLED_AFTER]
+    run_in_processes(host, folder / "host", num_ranks, resume="resume")
+    found = seen_steps(folder / "host", num_ranks)
+    assert [[samples for samples, _, _ in step] for step in found] == steps[SAVE_STEPS:]
+
+
 @pytest.mark.parametrize("num_ranks", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_a_loader_with_a_state_killed_and_resumed(num_ranks, folder):
     write_inputs(folder)
@@ -167,5 +213,5 @@ def test_ten_lines_are_added_at_most():
         for title in titles[: titles.index("DeepSpeed, or DDP without writing it")]
         for number, block in enumerate(host_runs.blocks(title))
     }
-    assert len(counts) == 6
+    assert len(counts) == 8
     assert all(0 < count <= 10 for count in counts.values()), counts
