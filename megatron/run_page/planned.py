@@ -89,6 +89,8 @@ def plan_of(start: Record, may_read: Callable[[Path], bool]) -> Planned:
         return _plan(start, training, _shape(start, model), may_read)
     except NoPlanError:
         raise
+    except KeyError as error:
+        raise NoPlanError(f"no plan can be made of its log, which does not tell {error}") from error
     except Exception as error:
         raise NoPlanError(f"no plan can be made of its log ({error})") from error
 

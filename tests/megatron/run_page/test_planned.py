@@ -124,3 +124,10 @@ def test_a_long_plan_is_drawn_from_few_steps_with_all_changes():
 def test_a_start_that_says_too_little_has_no_plan_and_says_why(damage, message):
     with pytest.raises(NoPlanError, match=message):
         plan_of(start_of() | damage, nowhere)
+
+
+def test_what_a_log_does_not_tell_is_named():
+    start = start_of()
+    del start["global_batch_size"]
+    with pytest.raises(NoPlanError, match="which does not tell 'global_batch_size'"):
+        plan_of(start, nowhere)
