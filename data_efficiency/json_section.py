@@ -7,8 +7,9 @@ that says what the key means. `Section.read` fills them; `docs/config.md` is mad
 import difflib
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,11 @@ class Written:
     key: str
 
 
+AUTO = "auto"
+"""What a key says whose value follows from something else."""
 GIVEN = object()
+FOUND = object()
+"""Marks a key that may be left out, or "auto": something else than the file says it."""
 V = TypeVar("V")
 Given = Annotated[V, GIVEN]
 """A field that is no key: whoever reads the object has its value."""
@@ -46,13 +51,48 @@ def written_key(name: str, hint: Any) -> str:
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be meant; the message names the key, its value and the rule."""
+    """A configuration that cannot be meant; the message names the keys, their values and the rules.
+
+    Attributes:
+        missing: path of each key that is needed and not there -> what to say where it is the only one.
+        others: one sentence for each other fault.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        missing: Mapping[str, str] | None = None,
+        others: Sequence[str] = (),
+    ) -> None:
+        self.missing = dict(missing or {})
+        self.others = (*others, *([] if message is None else [message]))
+        told = list(self.missing.values())
+        if len(told) > 1:
+            told = [f"{', '.join(self.missing)} are missing"]
+        super().__init__("; ".join([*told, *self.others]))
 
 
-def refuse_missing(paths: Sequence[str]) -> None:
-    """Raise ConfigError with all keys that are missing; one alone is told by whoever reads it."""
-    if len(paths) > 1:
-        raise ConfigError(f"{', '.join(paths)} are missing")
+class Faults:
+    """All that is wrong in several places, told in one error."""
+
+    def __init__(self) -> None:
+        self._missing: dict[str, str] = {}
+        self._others: dict[str, None] = {}
+
+    def ask(self, read: Callable[[], V]) -> V | None:
+        """What `read` gives; None where it raises a ConfigError, which is kept."""
+        try:
+            return read()
+        except ConfigError as error:
+            self._missing |= error.missing
+            self._others |= dict.fromkeys(error.others)
+            return None
+
+    def refuse(self) -> None:
+        """Raise ConfigError with all that was kept, if anything was."""
+        if self._missing or self._others:
+            raise ConfigError(missing=self._missing, others=list(self._others))
 
 
 def refuse_unknown(key: str, known: Iterable[str], place: str) -> None:
@@ -82,46 +122,55 @@ def _is_huge(value: object) -> bool:
 
 
 class Section:
-    """A JSON object with its dotted path; `close` complains about keys that were never taken."""
+    """A JSON object with its dotted path; `close` complains about keys that were never taken.
 
-    def __init__(self, content: object, path: str, names: Mapping[str, str] | None = None) -> None:
+    Args:
+        names: key that is asked for -> how the object writes it, where these differ.
+        is_quiet: nothing is logged.
+    """
+
+    def __init__(
+        self,
+        content: object,
+        path: str,
+        names: Mapping[str, str] | None = None,
+        *,
+        is_quiet: bool = False,
+    ) -> None:
         if not isinstance(content, Mapping):
             raise ConfigError(f"{path or 'the file'} must be a JSON object, not {content!r}")
-        self.path = path
+        self.path, self.is_quiet = path, is_quiet
         self._names = names or {}
         self._content = dict(content)
         self._known: set[str] = set()
 
+    @property
+    def content(self) -> Mapping[str, Any]:
+        """The object as it is."""
+        return self._content
+
     def __contains__(self, key: str) -> bool:
         return self._written(key) in self._content
 
-    def read(self, keys: type[Keys], /, **given: Any) -> Keys:
+    def read(self, keys: type[Keys], /, *, needed: Container[str] = (), **given: Any) -> Keys:
         """A dataclass whose fields are keys of this object, but for those that are given.
 
-        Raises:
-            ConfigError: if a field without a default is missing, or has a value of another type.
-        """
-        refuse_missing(self.missing(keys, given))
-        hints = get_type_hints(keys, include_extras=True)
-        values = {
-            field.name: given[field.name]
-            if field.name in given
-            else self._value(field.name, hints[field.name], field.default)
-            for field in fields(keys)  # type: ignore[arg-type]
-        }
-        return keys(**values)
+        Args:
+            needed: fields that have a default and must be there all the same.
 
-    def missing(self, keys: type, given: Iterable[str] = ()) -> list[str]:
-        """Paths of the keys that are not there, of the fields that have no default and are not given."""
+        Raises:
+            ConfigError: with every field that is missing, or has a value of another type.
+        """
         hints = get_type_hints(keys, include_extras=True)
-        needed = [
-            written_key(field.name, hints[field.name])
-            for field in fields(keys)
-            if field.default is MISSING
-            and field.name not in given
-            and hints[field.name] not in (Section, str | None, int | None)
-        ]
-        return [self._at(key) for key in needed if key not in self]
+        faults = Faults()
+        values = {}
+        for field in fields(keys):  # type: ignore[arg-type]
+            name, default = field.name, MISSING if field.name in needed else field.default
+            values[name] = given.get(name)
+            if name not in given:
+                values[name] = faults.ask(partial(self._value, name, hints[name], default))
+        faults.refuse()
+        return keys(**values)
 
     def take(self, key: str, default: Any = MISSING) -> Any:
         """The value under `key`; a missing key without default is an error."""
@@ -131,7 +180,8 @@ class Section:
             return self._content[key]
         if default is MISSING:
             hint = self._nearest_unknown(key)
-            raise ConfigError(f"{self._at(key)} is missing{hint}")
+            path = self._at(key)
+            raise ConfigError(missing={path: f"{path} is missing{hint}"})
         return default
 
     def section(self, key: str, names: Mapping[str, str] | None = None) -> "Section":
@@ -141,7 +191,8 @@ class Section:
             names: key that will be asked for -> how the object writes it, where these differ.
         """
         content = self.take(key, None)
-        return Section({} if content is None else content, self._at(key), names)
+        inner = {} if content is None else content
+        return Section(inner, self._at(key), names, is_quiet=self.is_quiet)
 
     def boolean(self, key: str, default: bool) -> bool:
         """True or false."""
@@ -220,14 +271,15 @@ class Section:
 
     def warn(self, *texts: str) -> None:
         """Log what is done otherwise than it is written here."""
-        for text in texts:
+        for text in () if self.is_quiet else texts:
             logger.warning("%s: %s", self.path, text)
 
     def close(self, also_known: Iterable[str] = ()) -> None:
-        """Raise ConfigError, naming the first key that nobody asked for and the known one nearest to it."""
-        known = self._known | set(also_known)
+        """Raise ConfigError, naming all keys that nobody asked for, each with the known one nearest to it."""
+        known, faults = self._known | set(also_known), Faults()
         for key in self._content:
-            refuse_unknown(key, known, self.path)
+            faults.ask(partial(refuse_unknown, key, known, self.path))
+        faults.refuse()
 
     def _value(self, name: str, hint: Any, default: Any) -> Any:
         """The value of a field."""

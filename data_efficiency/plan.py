@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_efficiency.accounting import Counters, ModelShape, StepShape, layer_tokens, training_flops
-from data_efficiency.config import Config, DataEfficiencyConfig, load_config
+from data_efficiency.config import Config, DataEfficiencyConfig, OpenRandomLTD, load_config
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.json_section import ConfigError
 from data_efficiency.routing.router import Router
@@ -197,7 +197,8 @@ class _Walk:
     def __init__(
         self, config: Config, model: ModelShape, sequence_length: int, data_parallel_size: int
     ) -> None:
-        dropping = config.data_efficiency.random_ltd
+        config = _closed(config, model, sequence_length)
+        dropping = config.data_efficiency.closed_random_ltd
         if dropping is not None and dropping.total_layer_num != model.num_layers:
             raise ConfigError(
                 f"random_ltd.total_layer_num is {dropping.total_layer_num}, but the model has "
@@ -253,6 +254,15 @@ class _Walk:
             finished = self._dropping.schedule.next_change(step - 1)
             changes.append(None if finished is None else finished + 1)
         return min((change for change in changes if change is not None), default=None)
+
+
+def _closed(config: Config, model: ModelShape, sequence_length: int) -> Config:
+    """The configuration with what model and rows say of it."""
+    section = config.data_efficiency.with_length(sequence_length)
+    dropping = section.random_ltd
+    if isinstance(dropping, OpenRandomLTD):
+        dropping = dropping.closed(num_layers=model.num_layers, mask_name=None)
+    return replace(config, data_efficiency=replace(section, random_ltd=dropping))
 
 
 def count_step(shape: StepShape, full_batch: StepShape, model: ModelShape) -> Counters:

@@ -1,18 +1,17 @@
 """Command-line flags, generated from the dataclasses in `config/`, and the run that they and files describe."""
 
 import argparse
-import ast
-import functools
 import inspect
 import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from data_efficiency import ConfigError, load_config
+from data_efficiency.field_docs import field_docs
 from megatron.config import (
     RUN_KINDS,
     AnyRunConfig,
@@ -44,25 +43,6 @@ def flag_name(field_name: str) -> str:
     if field_name == "deepspeed_config":
         return "--deepspeed_config"
     return "--" + field_name.replace("_", "-")
-
-
-@functools.cache
-def field_docs(config_class: type) -> dict[str, str]:
-    """Field name -> the docstring written below the field, as one line; inherited ones too."""
-    docs: dict[str, str] = {}
-    for base in config_class.__bases__:
-        docs |= field_docs(base) if is_dataclass(base) else {}
-    tree = ast.parse(inspect.getsource(config_class)).body[0]
-    assert isinstance(tree, ast.ClassDef)
-    for statement, below in zip(tree.body, tree.body[1:], strict=False):
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(statement.target, ast.Name)
-            and isinstance(below, ast.Expr)
-            and isinstance(below.value, ast.Constant)
-        ):
-            docs[statement.target.id] = " ".join(str(below.value.value).split())
-    return docs
 
 
 def make_parser(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data_efficiency import ConfigError
+from data_efficiency.config import filled_random_ltd
 from megatron.config import AnyRunConfig
 
 SETTINGS_OF_KEYS = {
@@ -91,9 +92,13 @@ def engine_json(
     settings = {**vars(config.model), **vars(config.data)}
     num_layers = num_layers or settings.get("num_layers")
     length = length or settings.get("seq_length")
-    for key, value in _auto_values(content, settings.get("difficulty"), num_layers, length):
+    for key, value in _auto_values(content, settings.get("difficulty"), length):
         if value is not None and value_at(content, key) == "auto":
             put(content, key, value)
+    dropping = value_at(content, DROPPING)
+    if value_at(dropping, "enabled"):
+        filled = filled_random_ltd(dropping, num_layers=num_layers, mask_name=None, length=length)
+        put(content, DROPPING, filled)
     return content
 
 
@@ -131,20 +136,14 @@ def _put_accumulation(content: dict[str, Any], config: AnyRunConfig, num_process
 
 
 def _auto_values(
-    content: Mapping[str, Any], difficulty: str | None, num_layers: int | None, length: int | None
+    content: Mapping[str, Any], difficulty: str | None, length: int | None
 ) -> Iterator[tuple[str, Any]]:
-    """Dotted key -> what "auto" means there; all layers but the first and the last drop tokens."""
+    """Dotted key of a metric -> what "auto" means there."""
     for name, metric in (value_at(content, METRICS) or {}).items():
         if difficulty is not None:
             yield f"{METRICS}.{name}.index_path", f"{difficulty}/{name}"
         if is_length(name, metric):
             yield f"{METRICS}.{name}.max_difficulty", length
-    if num_layers is not None:
-        dropping = list(range(1, num_layers - 1))
-        yield f"{DROPPING}.total_layer_num", num_layers
-        yield f"{DROPPING}.random_ltd_layer_id", dropping
-        yield f"{DROPPING}.random_ltd_layer_num", len(dropping)
-    yield f"{DROPPING}.random_ltd_schedule.max_value", length
 
 
 def is_length(name: str, metric: Mapping[str, Any]) -> bool:

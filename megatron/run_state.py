@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_efficiency import Counters, CurriculumDataLoader, Engine, ModelShape
+from data_efficiency import Counters, CurriculumDataLoader, Engine, ModelShape, StepResult
 from megatron.config import ModelConfig, RunConfig
 from megatron.model.compilation import num_compilations
 from megatron.reporting import WaitingTime
+from megatron.weight_average import WeightAverage
 
 Batch = Mapping[str, torch.Tensor]
 Int64Array = NDArray[np.int64]
@@ -83,6 +84,8 @@ class Run:
     """Seconds of this process that went into something else than steps: start_up, evaluation, checkpoints."""
     compiled_before: int = field(default_factory=num_compilations)
     """Pieces of code that this process had compiled before the run."""
+    average: WeightAverage | None = None
+    """Of the weights, where the settings ask for one."""
     first_weights: str = ""
     """Checksum of the weights that training begins with."""
     waiting: WaitingTime = field(default_factory=WaitingTime)
@@ -107,6 +110,11 @@ class Run:
     def num_layers(self) -> int:
         """Layers of the model."""
         return self.config.model.num_layers
+
+    def follow_weights(self, result: StepResult) -> None:
+        """Take the weights of a finished step into their average, where one is kept."""
+        if self.average is not None and not result.skipped:
+            self.average.update(self.engine)
 
     def loss_sums(self, batch: Batch) -> dict[str, torch.Tensor]:
         """A micro-batch's summed losses by name."""

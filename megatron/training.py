@@ -47,6 +47,8 @@ from megatron.run_state import Run, StopRequest, Task, counter_record, spent_rec
 from megatron.setting_rules import require
 from megatron.stopping import StopSignals, exit_status, fraction_done, stop_reason
 from megatron.validation import losses_record, validate
+from megatron.warming import compiles_each_length, rehearse_shapes
+from megatron.weight_average import WeightAverage
 
 AnyRun = TypeVar("AnyRun", bound=AnyRunConfig)
 
@@ -103,6 +105,8 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
                 logger.write({"kind": "resume", "step": step, "environment": made_by(run)})
         stop = stack.enter_context(StopSignals())
         stack.enter_context(garbage.collecting_by_hand())
+        if compiles_each_length(config.training):
+            rehearse_shapes(run)
         try:
             train(run, logger, stop)
         except NonFiniteError as error:
@@ -182,10 +186,10 @@ def setup_model_and_optimizer(
         model_shape=shape,
         bf16_weights=training.bf16_weights,
     )
-    if training.compile != "none" and training.compile_lengths == "static":
+    if compiles_each_length(training):
         _refuse_many_lengths(engine, config.data.seq_length)
     engine.follow_learning_rate(make_learning_rate(config, shape, num_processes))
-    dropping = engine.data_efficiency_config.random_ltd
+    dropping = engine.data_efficiency_config.closed_random_ltd
     if dropping is not None:
         if dropping.layer_token_lr is not None:
             raise ValueError(
@@ -199,6 +203,9 @@ def setup_model_and_optimizer(
         engine=engine,
         valid_dataset=valid_dataset,
         bytes_of_tokens=None if valid_dataset is None else task.bytes_of_tokens(config),
+        average=None
+        if training.ema_decay is None
+        else WeightAverage(training.ema_decay, training.ema_interval),
         first_weights=first_weights,
     )
 
@@ -241,6 +248,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
             batches, run.loss_sums, run.loss_terms, agree=(stop.received, int(late))
         )
         run.stop_request = StopRequest(signal=result.agreed[0], out_of_time=bool(result.agreed[1]))
+        run.follow_weights(result)
         run.seconds += time.monotonic() - step_started
         run.spent.setdefault("start_up", time.monotonic() - STARTED)
 
@@ -350,7 +358,7 @@ def num_parameters(run: Run) -> int:
 
 
 def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
-    dropping = run.engine.data_efficiency_config.random_ltd
+    dropping = run.engine.data_efficiency_config.closed_random_ltd
     return {
         "kind": "start",
         "settings": asdict(run.config),
@@ -361,6 +369,7 @@ def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
         "global_batch_size": run.engine.train_batch_size(),
         "num_processes": run.engine.ranks.world,
         "losses": run.task.losses,
+        "is_averaged": run.average is not None,
         "train_samples_in_dataset": num_samples,
         "data_efficiency": run.engine.json_config.data_efficiency_json,
         "environment": made_by(run),
@@ -370,8 +379,15 @@ def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
 
 
 def _validate(run: Run, logger: RunLogger | None) -> None:
-    if run.valid_dataset is not None:
-        _log(logger, {**validate(run), "waited": run.waiting.share()})
+    if run.valid_dataset is None:
+        return
+    record = validate(run)
+    if run.average is not None:
+        with run.average.in_place(run.engine):
+            averaged = validate(run, of=" of the average of the weights")
+        known = {"kind", *counter_record(run)}
+        record |= {f"average_{name}": averaged[name] for name in averaged.keys() - known}
+    _log(logger, {**record, "waited": run.waiting.share()})
 
 
 def _log(logger: RunLogger | None, record: Mapping[str, Any]) -> None:

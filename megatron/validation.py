@@ -14,12 +14,15 @@ from megatron.run_state import Run, counter_record
 
 
 @torch.no_grad()
-def validate(run: Run) -> dict[str, Any]:
+def validate(run: Run, *, of: str = "") -> dict[str, Any]:
     """The log's line on the validation split, at full length and without dropping.
 
     The perplexity is that of the first loss. So are the bits per byte, where the bytes are known:
     the summed loss in nats over ln 2 x the bytes of text that its tokens stand for. A control token has a
     loss and no bytes.
+
+    Args:
+        of: what is printed behind "validation", where it is not of the run's own weights.
 
     Raises:
         NonFiniteError: for a loss that is no finite number.
@@ -56,7 +59,8 @@ def validate(run: Run) -> dict[str, Any]:
             "no good"
         )
     perplexity = math.exp(min(means[0], 700.0))
-    says = f"validation at step {run.counters.steps}: {format_losses(record)} | perplexity {perplexity:.2f}"
+    says = f"validation{of} at step {run.counters.steps}: {format_losses(record)}"
+    says += f" | perplexity {perplexity:.2f}"
     more = {"perplexity": perplexity}
     tokens, text_bytes = ranks.sums([int(num_terms[0]), num_bytes])
     if text_bytes:

@@ -42,6 +42,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=("huggingface", "megatron"),
         help="a folder for from_pretrained, or a run of ours with one checkpoint",
     )
+    add("--average", action="store_true", help="the average that a run with --ema-decay kept")
     add_tokenizer_flags(parser, otherwise="else the input's own, where it has one")
     card = parser.add_argument_group("model card (README.md of --to huggingface)")
     card.add_argument("--license", metavar="NAME", help="of the weights, such as apache-2.0")
@@ -66,7 +67,8 @@ def convert(arguments: argparse.Namespace) -> None:
     source, output = arguments.input, arguments.output
     tokenizer = named_tokenizer(arguments) or tokenizer_of(source)
     print(f"Reading {source} ...", flush=True)
-    model = read_any(source, vocab_size=None if tokenizer is None else tokenizer.vocab_size)
+    vocab_size = None if tokenizer is None else tokenizer.vocab_size
+    model = read_any(source, vocab_size=vocab_size, average=arguments.average)
     print("Writing and comparing logits ...", flush=True)
     if arguments.to == "huggingface":
         known = CardFields(

@@ -16,10 +16,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from megatron.command import run_command
 
-from data_efficiency.config import curriculum, data_efficiency, file, random_ltd
-from data_efficiency.json_section import GIVEN, Section, Written
-from data_efficiency.schedule import DiscreteSchedule, RootSchedule
-from megatron.arguments import field_docs, flag_name
+from data_efficiency.config.json_objects import JSON_OBJECTS, json_keys
+from data_efficiency.field_docs import field_docs
+from data_efficiency.json_section import FOUND, Section
+from megatron.arguments import flag_name
 from megatron.config import CONFIG_GROUPS, RUN_KINDS, FilesConfig
 from megatron.migration import MIGRATIONS, OTHER_DEFAULTS, Fate
 
@@ -95,26 +95,6 @@ Unknown keys in these sections are errors that name the nearest key. `METRIC` st
 `data_efficiency.data_routing.random_ltd`.
 """
 
-_SCHEDULE = "METRIC.schedule_config"
-_KEPT_LENGTH = "RANDOM_LTD.random_ltd_schedule"
-JSON_OBJECTS: Sequence[tuple[str, type, Mapping[str, str]]] = (
-    ("", file.Config, {}),
-    ("data_efficiency", data_efficiency.DataEfficiencyKeys, {}),
-    ("data_efficiency.data_sampling", data_efficiency.DataSamplingKeys, {}),
-    ("data_efficiency.data_sampling.curriculum_learning", curriculum.CurriculumKeys, {}),
-    ("METRIC", curriculum.MetricKeys, {}),
-    (_SCHEDULE, RootSchedule, {}),
-    (_SCHEDULE, DiscreteSchedule, {}),
-    ("curriculum_learning", curriculum.LegacyCurriculumKeys, {}),
-    ("data_efficiency.data_routing", data_efficiency.DataRoutingKeys, {}),
-    ("RANDOM_LTD", random_ltd.RandomLTDKeys, {}),
-    ("RANDOM_LTD", random_ltd.RandomLTDConfig, {}),
-    (_KEPT_LENGTH, random_ltd.KeptLengthKeys, {}),
-    (f"{_KEPT_LENGTH}.schedule_config", RootSchedule, random_ltd.KEPT_LENGTH_NAMES),
-    ("RANDOM_LTD.layer_token_lr_schedule", random_ltd.LayerTokenLRKeys, {}),
-)
-"""Where an object stands in the file, the dataclass of its keys, and those that it writes otherwise."""
-
 
 def render_page() -> str:
     """The whole page as Markdown."""
@@ -165,24 +145,15 @@ def json_rows(where: str, keys: type, names: Mapping[str, str]) -> Iterator[tupl
     Raises:
         ValueError: A field has no docstring below it.
     """
-    hints, docs = get_type_hints(keys, include_extras=True), {}
-    for base in reversed(keys.__mro__):
-        docs |= field_docs(base) if dataclasses.is_dataclass(base) else {}
-    for field in dataclasses.fields(keys):
-        rules = getattr(hints[field.name], "__metadata__", ())
-        if GIVEN in rules or (names and field.name not in names):
-            continue
-        if field.name not in docs:
-            raise ValueError(f"{keys.__name__}.{field.name} has no docstring below it: write one")
-        written = next((rule.key for rule in rules if isinstance(rule, Written)), field.name)
-        key = names.get(field.name, written)
-        kind = describe_type(get_args(hints[field.name])[0] if rules else hints[field.name])
-        default = describe_default(field.default)
+    for key in json_keys(keys, names):
+        kind, default = describe_type(key.hint), describe_default(key.default)
         if kind == "switch":
-            kind, default = "`true`, `false`", "`true`" if field.default else "`false`"
+            kind, default = "`true`, `false`", "`true`" if key.default else "`false`"
         elif kind == "object":
             default = ""
-        yield f"`{where}.{key}`" if where else f"`{key}`", kind, default, docs[field.name]
+        elif FOUND in key.rules:
+            default = '"auto"'
+        yield f"`{where}.{key.key}`" if where else f"`{key.key}`", kind, default, key.doc
 
 
 def render_finetuning() -> Iterator[str]:

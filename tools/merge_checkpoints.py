@@ -14,7 +14,7 @@ from typing import get_args
 
 from megatron.command import run_command
 
-from megatron.arguments import command_parser
+from data_efficiency.command.parser import command_parser
 from megatron.conversion.merging import (
     Shape,
     checkpoints_to_merge,

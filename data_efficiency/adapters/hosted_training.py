@@ -6,14 +6,14 @@ one. It may read ahead: positions, counts and state follow the micro-batches tha
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
 from data_efficiency.accounting import Counters, StepShape
 from data_efficiency.adapters.host_settings import HostSettings, refuse_disagreement
-from data_efficiency.config import load_config
+from data_efficiency.config import OpenRandomLTD, RandomLTDConfig, load_config
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.step import StepTotals, reduce_step, shape_of_forward
 from data_efficiency.json_section import ConfigError
@@ -68,6 +68,7 @@ class HostedTraining:
                 f"{len(dataset)} samples are fewer than a global batch ({self.sampler.global_batch_size}), "
                 "and an incomplete one is dropped: there is no step in a pass"
             )
+        self.config = replace(self.config, data_efficiency=self.sampler.config)
         self.loader = CurriculumDataLoader(
             dataset if items is None else items,
             self.sampler,
@@ -151,9 +152,10 @@ class HostedTraining:
                 layers = layer_class or known_layer_class(model)
                 convert_to_random_ltd(model, layers, dropping, interface=interface)
                 self.router = model.random_ltd_scheduler
-            elif self.router.settings != dropping:
+            elif self.router.settings != _of_converted(dropping, self.router.settings):
                 raise ConfigError("the model was converted with other random_ltd settings")
-        self._num_layers = _num_layers(model, layer_class, dropping)
+        settings = None if self.router is None else self.router.settings
+        self._num_layers = _num_layers(model, layer_class, settings)
         self.leave_model()
         begin = torch.compiler.disable(self._begin_forward)
         end = torch.compiler.disable(self._end_forward)
@@ -225,7 +227,8 @@ class HostedTraining:
         if self._num_layers is not None:
             found["layer_tokens"] = self.counters.layer_tokens
         if dropping is not None:
-            found["kept_length"] = totals.kept_length(dropping.random_ltd_layer_num) or 0
+            num_dropping = self.router.settings.random_ltd_layer_num
+            found["kept_length"] = totals.kept_length(num_dropping) or 0
             found["actual_seq_length"] = totals.actual_seq_length(self.num_layers)
         return found | {f"difficulty/{name}": value for name, value in batch.difficulties.items()}
 
@@ -296,10 +299,21 @@ class HostedTraining:
         )
 
 
-def _num_layers(model: torch.nn.Module, layer_class: Any, dropping: Any) -> int | None:
+def _of_converted(
+    dropping: RandomLTDConfig | OpenRandomLTD, settings: RandomLTDConfig
+) -> RandomLTDConfig | OpenRandomLTD:
+    """The settings that a converted model should have, which says what they leave open."""
+    if isinstance(dropping, RandomLTDConfig):
+        return dropping
+    return dropping.closed(num_layers=settings.total_layer_num, mask_name=settings.model_mask_name)
+
+
+def _num_layers(
+    model: torch.nn.Module, layer_class: Any, dropping: RandomLTDConfig | None
+) -> int | None:
     """How many layers the model has; None where nothing tells."""
     if dropping is not None:
-        return int(dropping.total_layer_num)
+        return dropping.total_layer_num
     try:
         layers = layer_class or known_layer_class(model)
     except ValueError:

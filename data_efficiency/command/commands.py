@@ -12,7 +12,7 @@ Data are a corpus of Megatron (its path without .bin and .idx), a file of JSON l
 import logging
 from collections.abc import Sequence
 
-from data_efficiency.command import index_commands, plan_command
+from data_efficiency.command import config_commands, index_commands, plan_command
 from data_efficiency.command.data_flags import FilesAndFolders
 from data_efficiency.command.parser import CommandParser, command_parser
 from data_efficiency.version import __version__
@@ -26,6 +26,7 @@ def make_parser() -> CommandParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     index_commands.add_to(commands, FilesAndFolders())
     plan_command.add_to(commands)
+    config_commands.add_to(commands)
     return parser
 
 

@@ -2,15 +2,23 @@
 
 from data_efficiency.config.curriculum import LengthPlan, Selection
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
-from data_efficiency.config.file import Config, load_config, read_json
-from data_efficiency.config.random_ltd import RandomLTDConfig
+from data_efficiency.config.file import Config, ConfigSource, load_config, read_json
+from data_efficiency.config.random_ltd import OpenRandomLTD, RandomLTDConfig, filled_random_ltd
+from data_efficiency.config.short_form import Curriculum, RandomLTD
+from data_efficiency.config.written import section_of
 
 __all__ = [
     "Config",
+    "ConfigSource",
+    "Curriculum",
     "DataEfficiencyConfig",
     "LengthPlan",
+    "OpenRandomLTD",
+    "RandomLTD",
     "RandomLTDConfig",
     "Selection",
+    "filled_random_ltd",
     "load_config",
     "read_json",
+    "section_of",
 ]

@@ -6,13 +6,21 @@ once, and then go by the same name.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple, NoReturn, Self, cast
 
-from data_efficiency.json_section import ConfigError, NotNegative, Positive, Section
+from data_efficiency.json_section import (
+    AUTO,
+    ConfigError,
+    Faults,
+    NotNegative,
+    Positive,
+    Section,
+)
 from data_efficiency.schedule.protocol import Schedule
-from data_efficiency.schedule.registry import curriculum_kinds, missing_in_schedule, read_schedule
+from data_efficiency.schedule.registry import curriculum_kinds, read_schedule
 
 DifficultyType = Literal["value", "percentile"]
 LengthAction = Literal["truncate", "reshape", "trim_padding", "user"]
@@ -74,7 +82,7 @@ class LengthPlan(PacedMetric):
         return -(-difficulty // self.length_multiple) * self.length_multiple
 
 
-Metrics = tuple[tuple[Selection, ...], tuple[LengthPlan, ...]]
+Metrics = tuple[tuple[Selection, ...], tuple[LengthPlan, ...], tuple["OpenLengthPlan", ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +119,8 @@ class PacedKeys:
 class MetricKeys(PacedKeys):
     """`data_efficiency.data_sampling.curriculum_learning.curriculum_metrics.<name>`."""
 
+    max_difficulty: Positive
+    """Difficulty at the end; for percentile also the denominator. Of a length, "auto" is that of the rows."""
     index_path: str | None = None
     """Folder of the difficulty index (schedule_based metrics)."""
     index_to_sample_path: str | None = None
@@ -189,35 +199,42 @@ class LegacyCurriculumKeys(PacedKeys):
     """What is paced."""
 
 
-def missing_in_curriculum(section: Section) -> list[str]:
-    """Paths of all keys that the metrics need and have not; none where it is off."""
-    named = section.take("curriculum_metrics", None)
-    if not section.boolean("enabled", False) or not isinstance(named, Mapping):
-        return []
-    metrics = [
-        Section(entry, f"{section.path}.curriculum_metrics.{name}") for name, entry in named.items()
-    ]
-    return [
-        path
-        for metric in metrics
-        for path in (*metric.missing(MetricKeys), *missing_in_schedule(metric))
-    ]
-
-
 def read_curriculum(section: Section) -> tuple[CurriculumKeys, Metrics]:
     """The keys of the section, and its selections and length plans; none where it is off."""
-    keys = section.read(CurriculumKeys)
-    section.close()
-    if not keys.enabled:
-        return keys, ((), ())
-    path, named = f"{section.path}.curriculum_metrics", keys.curriculum_metrics
+    faults = Faults()
+    found = faults.ask(lambda: section.read(CurriculumKeys))
+    faults.ask(section.close)
+    path, named = f"{section.path}.curriculum_metrics", section.take("curriculum_metrics", None)
+    if found is not None and not found.enabled:
+        faults.refuse()
+        return found, ((), (), ())
     if not isinstance(named, Mapping) or not named:
-        raise ConfigError(f"{path} must name at least one metric")
-    read = [_read_metric(name, Section(entry, f"{path}.{name}")) for name, entry in named.items()]
-    selections = tuple(selection for selection, _ in read if selection is not None)
-    length_plans = tuple(plan for _, plan in read if plan is not None)
-    names = {plan.action: plan.name for plan in length_plans}
-    if keys.random_rank and not selections:
+        faults.ask(partial(_refuse, f"{path} must name at least one metric"))
+        named = {}
+    read = [faults.ask(partial(_read_metric, name, entry, path)) for name, entry in named.items()]
+    faults.refuse()
+    keys = cast("CurriculumKeys", found)
+    metrics = cast("list[_Metric]", read)
+    selections = tuple(one.selection for one in metrics if one.selection is not None)
+    length_plans = tuple(one.plan for one in metrics if isinstance(one.plan, LengthPlan))
+    open_plans = tuple(one.plan for one in metrics if isinstance(one.plan, OpenLengthPlan))
+    _refuse_contradictions(section, keys, bool(selections), (*length_plans, *open_plans))
+    return keys, (selections, length_plans, open_plans)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(message)
+
+
+def _refuse_contradictions(
+    section: Section,
+    keys: CurriculumKeys,
+    selects: bool,
+    plans: Sequence["LengthPlan | OpenLengthPlan"],
+) -> None:
+    """Raise ConfigError for metrics that do not go together."""
+    path, names = f"{section.path}.curriculum_metrics", {plan.action: plan.name for plan in plans}
+    if keys.random_rank and not selects:
         raise ConfigError(
             f"{section.path}.random_rank is true, but no metric selects samples (schedule_based): there is no "
             "order to replace; remove it, or add such a metric"
@@ -227,7 +244,6 @@ def read_curriculum(section: Section) -> tuple[CurriculumKeys, Metrics]:
             f"{path}: {names['truncate']!r} truncates rows and {names['reshape']!r} reshapes them; "
             "keep one of the two"
         )
-    return keys, (selections, length_plans)
 
 
 def read_legacy_warm_up(section: Section) -> LengthPlan | None:
@@ -243,11 +259,59 @@ def read_legacy_warm_up(section: Section) -> LengthPlan | None:
     return LengthPlan(name="seqlen_truncate", difficulty_type="value", action="truncate", **paced)
 
 
-def _read_metric(name: str, section: Section) -> tuple[Selection | None, LengthPlan | None]:
-    keys = section.read(MetricKeys)
+class _Metric(NamedTuple):
+    """What a metric of the file is."""
+
+    selection: Selection | None
+    plan: "LengthPlan | OpenLengthPlan | None"
+
+
+def _read_metric(name: str, entry: object, path: str, *, is_quiet: bool = False) -> _Metric:
+    section, faults = Section(entry, f"{path}.{name}", is_quiet=is_quiet), Faults()
+    if is_open_length(name, entry):
+        # What is wrong elsewhere is told now; how long the rows are is known later.
+        return OpenLengthPlan.of(name, cast("Mapping[str, Any]", entry), path).metric()
+    keys = faults.ask(lambda: section.read(MetricKeys))
+    if keys is None:
+        quiet = Section(entry, section.path, is_quiet=True)
+        faults.ask(lambda: read_schedule(quiet, curriculum_kinds(), 1, 1))
+        faults.ask(section.close)
+        faults.refuse()
+        raise AssertionError(section.path)
+    action = _action(name, keys)
+    lowest = 1 if action in PUBLISHED_ACTIONS.values() else 0
+    paced = faults.ask(lambda: keys.paced(section, lowest=lowest))
+    faults.ask(lambda: _refuse_unfit(section, name, keys, action))
+    faults.ask(section.close)
+    faults.refuse()
+    assert paced is not None
+    paced |= {"name": name, "difficulty_type": keys.difficulty_type}
     index_path = keys.index_path or keys.index_to_sample_path
+    selection = plan = None
+    if keys.clustering_type == "schedule_based":
+        assert index_path is not None
+        selection = Selection(
+            index_path=index_path,
+            values_path=keys.index_to_metric_path,
+            trust_order=keys.trust_order,
+            shuffle_index=keys.shuffle_index,
+            **paced,
+        )
+    if action is not None:
+        plan = LengthPlan(action=action, length_multiple=keys.length_multiple, **paced)
+    return _Metric(selection, plan)
+
+
+def _action(name: str, keys: MetricKeys) -> LengthAction | None:
+    """What a metric does to the length of rows."""
     selects = keys.clustering_type == "schedule_based"
-    action = keys.sequence_length or PUBLISHED_ACTIONS.get(name) or (None if selects else "user")
+    return keys.sequence_length or PUBLISHED_ACTIONS.get(name) or (None if selects else "user")
+
+
+def _refuse_unfit(
+    section: Section, name: str, keys: MetricKeys, action: LengthAction | None
+) -> None:
+    """Raise ConfigError for keys of a metric that do not go together."""
     near = difflib.get_close_matches(name, PUBLISHED_ACTIONS, n=1, cutoff=0.8)
     if action == "user" and keys.sequence_length is None and near:
         raise ConfigError(
@@ -259,21 +323,59 @@ def _read_metric(name: str, section: Section) -> tuple[Selection | None, LengthP
             f"{section.path}.length_multiple is {keys.length_multiple}, but this metric changes no "
             'length: remove it, or say what it does by "sequence_length"'
         )
-    if selects and index_path is None:
-        raise ConfigError(f"{section.path}.index_path is missing: name the difficulty index folder")
-    paced = keys.paced(section, lowest=1 if action in PUBLISHED_ACTIONS.values() else 0)
-    paced |= {"name": name, "difficulty_type": keys.difficulty_type}
-    section.close()
-    selection = plan = None
-    if selects:
-        assert index_path is not None
-        selection = Selection(
-            index_path=index_path,
-            values_path=keys.index_to_metric_path,
-            trust_order=keys.trust_order,
-            shuffle_index=keys.shuffle_index,
-            **paced,
-        )
-    if action is not None:
-        plan = LengthPlan(action=action, length_multiple=keys.length_multiple, **paced)
-    return selection, plan
+    index_path = keys.index_path or keys.index_to_sample_path
+    if keys.clustering_type == "schedule_based" and index_path is None:
+        path = f"{section.path}.index_path"
+        raise ConfigError(missing={path: f"{path} is missing: name the difficulty index folder"})
+
+
+def is_open_length(name: str, entry: object) -> bool:
+    """Whether a metric of the file paces lengths up to "auto", the length of the rows."""
+    if not isinstance(entry, Mapping) or entry.get("max_difficulty") != AUTO:
+        return False
+    action = entry.get("sequence_length") or PUBLISHED_ACTIONS.get(name)
+    return action in PUBLISHED_ACTIONS.values()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenLengthPlan:
+    """A metric of the file that paces lengths up to "auto", before it is known how long the rows are."""
+
+    name: str
+    action: LengthAction
+    content: Mapping[str, Any]
+    """Its keys as they are written."""
+    path: str
+    """Of all metrics in the file."""
+
+    @classmethod
+    def of(cls, name: str, content: Mapping[str, Any], path: str) -> Self:
+        """The metric `name` of the file.
+
+        Raises:
+            ConfigError: for whatever is wrong with it but its maximum.
+        """
+        lowest = content.get("min_difficulty")
+        trial = lowest if type(lowest) is int and lowest > 0 else 1
+        tried = _read_metric(name, {**content, "max_difficulty": trial}, path, is_quiet=True)
+        assert isinstance(tried.plan, LengthPlan)
+        if tried.selection is not None:
+            raise ConfigError(
+                f"{path}.{name}.max_difficulty is {AUTO!r}, but the metric selects samples: give a number"
+            )
+        return cls(name=name, action=tried.plan.action, content=content, path=path)
+
+    def metric(self) -> _Metric:
+        """As what `_read_metric` gives."""
+        return _Metric(None, self)
+
+    def closed(self, length: int) -> LengthPlan:
+        """The plan for rows of a length.
+
+        Raises:
+            ConfigError: if it starts above that.
+        """
+        entry = {**self.content, "max_difficulty": length}
+        plan = _read_metric(self.name, entry, self.path).plan
+        assert isinstance(plan, LengthPlan)
+        return plan

@@ -8,26 +8,28 @@ new.
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from data_efficiency.config.curriculum import (
     LengthPlan,
+    OpenLengthPlan,
     PacedMetric,
     Selection,
-    missing_in_curriculum,
     read_curriculum,
 )
 from data_efficiency.config.random_ltd import (
+    OpenRandomLTD,
     RandomLTDConfig,
-    missing_in_random_ltd,
     read_random_ltd,
 )
+from data_efficiency.config.short_form import Curriculum, RandomLTD, section_of_parts
 from data_efficiency.json_section import (
     ConfigError,
+    Faults,
     NotNegative,
     Positive,
     Section,
-    refuse_missing,
 )
 from data_efficiency.schedule.custom import CustomSchedule
 from data_efficiency.schedule.protocol import Schedule
@@ -53,12 +55,66 @@ class DataEfficiencyConfig:
     """Empty: rows stay as they are read."""
     sequence_axes: Mapping[str, tuple[int, ...]] | None = None
     """Entry of a batch -> its axes along the sequence; None: names tell."""
+    open_length_plans: tuple[OpenLengthPlan, ...] = ()
+    """Those that go up to the rows' length, before that is known: `with_length` says it."""
     metric_names: tuple[str, ...] = ()
     """As the file lists them; a metric may be a selection, a length plan, or both."""
     data_cluster_path: str | None = None
     """Folder where the clusters of several selections are kept; None: beside their index."""
-    random_ltd: RandomLTDConfig | None = None
-    """None: no token is dropped."""
+    random_ltd: RandomLTDConfig | OpenRandomLTD | None = None
+    """None: no token is dropped. Open: the model or the rows' length say the rest."""
+
+    @classmethod
+    def of(cls, *parts: Curriculum | RandomLTD, **settings: Any) -> "DataEfficiencyConfig":
+        """The configuration of some parts: as many metrics as you like, and random-LTD.
+
+        Args:
+            settings: `seed`, and keys of `data_sampling` in the JSON file, such as `num_workers`.
+
+        Raises:
+            ConfigError: with all that is wrong.
+
+        Example:
+            >>> config = DataEfficiencyConfig.of(Curriculum("seqlen", start=64, steps=9), seed=1)
+            >>> config.with_length(1024).schedules["seqlen_truncate"].describe()
+            'from 64 to 1024 in 9 steps'
+        """
+        return read_data_efficiency(Section(section_of_parts(parts, **settings), "data_efficiency"))
+
+    @property
+    def closed_random_ltd(self) -> RandomLTDConfig | None:
+        """`random_ltd` where nothing is open.
+
+        Raises:
+            ConfigError: naming what is.
+        """
+        if isinstance(self.random_ltd, OpenRandomLTD):
+            self.random_ltd.refuse()
+        return self.random_ltd
+
+    @property
+    def needs_length(self) -> bool:
+        """Whether something goes up to the rows' length."""
+        dropping = self.random_ltd
+        return bool(self.open_length_plans) or (
+            isinstance(dropping, OpenRandomLTD) and dropping.needs_length
+        )
+
+    def with_length(self, length: int) -> "DataEfficiencyConfig":
+        """The same for rows of a length, in tokens.
+
+        Raises:
+            ConfigError: if something starts above it.
+        """
+        dropping = self.random_ltd
+        if isinstance(dropping, OpenRandomLTD):
+            dropping = dropping.closed(length=length)
+        plans = {plan.name: plan for plan in self.length_plans}
+        plans |= {plan.name: plan.closed(length) for plan in self.open_length_plans}
+        in_order = sorted(plans.values(), key=lambda plan: self.metric_names.index(plan.name))
+        return replace(
+            self, length_plans=tuple(in_order), open_length_plans=(), random_ltd=dropping
+        )
 
     @property
     def schedules(self) -> dict[str, Schedule]:
@@ -138,43 +194,58 @@ class DataRoutingKeys:
 
 
 def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
-    """The parsed section."""
-    keys = section.read(DataEfficiencyKeys)
-    sampling = keys.data_sampling.read(DataSamplingKeys)
-    routing = keys.data_routing.read(DataRoutingKeys)
-    refuse_missing(
-        [
-            *missing_in_curriculum(sampling.curriculum_learning),
-            *missing_in_random_ltd(routing.random_ltd),
-        ]
+    """The parsed section.
+
+    Raises:
+        ConfigError: with all that is missing or wrong in it.
+    """
+    faults = Faults()
+    sampling_section, routing_section = (
+        section.section("data_sampling"),
+        section.section("data_routing"),
     )
-    curriculum, (selections, length_plans) = read_curriculum(sampling.curriculum_learning)
-    dropping = read_random_ltd(routing.random_ltd, keys.seed)
-    has_curriculum = bool(selections or length_plans)
+    curriculum_section = sampling_section.section("curriculum_learning")
+    keys = faults.ask(lambda: section.read(DataEfficiencyKeys))
+    sampling = faults.ask(lambda: sampling_section.read(DataSamplingKeys))
+    faults.ask(lambda: routing_section.read(DataRoutingKeys))
+    curriculum = faults.ask(lambda: read_curriculum(curriculum_section))
+    seed = 0 if keys is None else keys.seed
+    dropping = faults.ask(lambda: read_random_ltd(routing_section.section("random_ltd"), seed))
+    if sampling is not None:
+        faults.ask(partial(_refuse_dynamic_batching, sampling.dynamic_batching))
+    for part in (section, sampling_section, routing_section):
+        faults.ask(part.close)
+    faults.refuse()
+    assert sampling is not None
+    assert curriculum is not None
+    found, (selections, length_plans, open_plans) = curriculum
+    has_curriculum = bool(selections or length_plans or open_plans)
     is_on = has_curriculum or dropping is not None
     _check_switch(section, on=is_on, inner="any technique in it")
-    _check_switch(keys.data_sampling, on=has_curriculum, inner="curriculum_learning")
-    _check_switch(keys.data_routing, on=dropping is not None, inner="random_ltd")
-    if sampling.dynamic_batching.boolean("enabled", False):
-        raise ConfigError(
-            f"{sampling.dynamic_batching.path}.enabled is true: batches of varying size cannot be "
-            "composed with the curriculum sampler; remove the section"
-        )
-    for part in (section, keys.data_sampling, keys.data_routing):
-        part.close()
+    _check_switch(sampling_section, on=has_curriculum, inner="curriculum_learning")
+    _check_switch(routing_section, on=dropping is not None, inner="random_ltd")
     return DataEfficiencyConfig(
-        seed=keys.seed,
+        seed=seed,
         num_epochs=sampling.num_epochs,
         num_workers=sampling.num_workers,
         pin_memory=sampling.pin_memory,
         selections=selections,
-        random_rank=curriculum.random_rank and has_curriculum,
+        random_rank=found.random_rank and has_curriculum,
         length_plans=length_plans,
-        metric_names=tuple(curriculum.curriculum_metrics) if has_curriculum else (),
-        sequence_axes=curriculum.axes(sampling.curriculum_learning.path),
-        data_cluster_path=curriculum.data_cluster_path,
+        open_length_plans=open_plans,
+        metric_names=tuple(found.curriculum_metrics) if has_curriculum else (),
+        sequence_axes=found.axes(curriculum_section.path),
+        data_cluster_path=found.data_cluster_path,
         random_ltd=dropping,
     )
+
+
+def _refuse_dynamic_batching(section: Section) -> None:
+    if section.boolean("enabled", False):
+        raise ConfigError(
+            f"{section.path}.enabled is true: batches of varying size cannot be composed with the "
+            "curriculum sampler; remove the section"
+        )
 
 
 def _check_switch(section: Section, *, on: bool, inner: str) -> None:

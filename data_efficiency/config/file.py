@@ -14,8 +14,9 @@ from typing import Any
 from data_efficiency.config.curriculum import read_legacy_warm_up
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig, read_data_efficiency
 from data_efficiency.config.deepspeed_sections import DEEPSPEED_SECTIONS
+from data_efficiency.config.written import section_of
 from data_efficiency.files import read_json_object
-from data_efficiency.json_section import ConfigError, Given, Section
+from data_efficiency.json_section import ConfigError, Faults, Given, Section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,42 +64,60 @@ class Config:
         return micro, steps
 
 
-def load_config(source: str | Path | Mapping[str, Any] | Config | DataEfficiencyConfig) -> Config:
-    """The parsed configuration of a JSON file's path or of an already read JSON object.
+ConfigSource = str | Path | Mapping[str, Any] | Config | DataEfficiencyConfig
+"""The path of a JSON file, its content (whose `data_efficiency` may be parsed already), or what is parsed."""
 
-    Args:
-        source: also what is parsed already: all of it, or our section.
+
+def load_config(source: ConfigSource) -> Config:
+    """The parsed configuration: of a JSON file's path or content, or what is parsed already.
 
     Raises:
-        ConfigError: with the key's path, its value and the rule, for anything not understood.
+        ConfigError: with all that is missing or not understood: each key's path, its value and the rule.
         FileNotFoundError: if the file does not exist.
     """
     if isinstance(source, Config):
         return source
     if isinstance(source, DataEfficiencyConfig):
-        return Config(data_efficiency=source)
-    section = Section(read_json(source), "")
+        return Config(data_efficiency=source, data_efficiency_json=section_of(source))
+    content = read_json(source)
+    ready = content.get("data_efficiency")
+    if isinstance(ready, DataEfficiencyConfig):
+        content["data_efficiency"] = section_of(ready)
+    else:
+        ready = None
+    section, faults = Section(content, ""), Faults()
     engine_sections = {name: section.take(name) for name in DEEPSPEED_SECTIONS if name in section}
     raw = section.take("data_efficiency", None) or {}
-    data_efficiency = read_data_efficiency(section.section("data_efficiency"))
+    data_efficiency = ready or faults.ask(
+        lambda: read_data_efficiency(section.section("data_efficiency"))
+    )
     legacy = section.take("curriculum_learning", None)
-    warm_up = read_legacy_warm_up(section.section("curriculum_learning"))
+    warm_up = faults.ask(lambda: read_legacy_warm_up(section.section("curriculum_learning")))
+    found = faults.ask(
+        lambda: section.read(
+            Config, data_efficiency=data_efficiency, data_efficiency_json=raw, engine_sections={}
+        )
+    )
+    faults.ask(lambda: section.close(also_known=DEEPSPEED_SECTIONS))
+    faults.refuse()
+    assert found is not None
+    assert data_efficiency is not None
     if warm_up is not None:
-        if data_efficiency.schedules:
+        if data_efficiency.metric_names:
             raise ConfigError(
                 "curriculum_learning at the top level and in data_efficiency.data_sampling are both "
                 "enabled: keep the second, where the warm-up is the metric seqlen_truncate"
             )
-        data_efficiency = replace(data_efficiency, length_plans=(warm_up,))
+        data_efficiency = replace(
+            data_efficiency, length_plans=(warm_up,), metric_names=(warm_up.name,)
+        )
         raw = {**raw, "curriculum_learning": legacy}
-    config = section.read(
-        Config,
+    return replace(
+        found,
         data_efficiency=data_efficiency,
         data_efficiency_json=json.loads(json.dumps(raw)),
         engine_sections=engine_sections,
     )
-    section.close(also_known=DEEPSPEED_SECTIONS)
-    return config
 
 
 def read_json(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,17 @@
 """`initialize`: model, data and JSON in; an engine and its curriculum-aware loader out."""
 
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
 from data_efficiency.accounting import ModelShape
-from data_efficiency.config import Config, load_config
+from data_efficiency.config import ConfigSource, load_config
 from data_efficiency.engine.ranks import start_ranks
 from data_efficiency.engine.torch_engine import TorchEngine
 from data_efficiency.json_section import ConfigError
+from data_efficiency.sampling.row_length import closed_by_rows
 
 
 def initialize(  # noqa: PLR0913 - the published signature
@@ -24,9 +25,9 @@ def initialize(  # noqa: PLR0913 - the published signature
     mpu: Any = None,
     dist_init_required: bool | None = None,
     collate_fn: Callable[[list[Any]], Any] | None = None,
-    config: str | Path | Mapping[str, Any] | Config | None = None,
+    config: ConfigSource | None = None,
     mesh_param: Any = None,
-    config_params: str | Path | Mapping[str, Any] | None = None,
+    config_params: ConfigSource | None = None,
     *,
     engine: Literal["torch", "deepspeed"] | None = None,
     model_shape: ModelShape | None = None,
@@ -44,7 +45,7 @@ def initialize(  # noqa: PLR0913 - the published signature
         distributed_port, dist_init_required: not used: launchers set it, an existing group is taken.
         mpu, mesh_param: refused: only data parallelism is supported.
         collate_fn: items of the dataset -> batch; PyTorch's default if None.
-        config, config_params: path of the JSON file, or its content; the second is the older name.
+        config, config_params: whatever `load_config` takes; the second is the older name.
         engine: "torch" or "deepspeed"; None: the second if `args.deepspeed` is true.
         model_shape: for layer tokens and FLOPs; without it no FLOPs, and random-LTD's layers, or one.
         bf16_weights: with bf16, bfloat16 weights and residual stream beside float32 masters, as DeepSpeed has.
@@ -56,13 +57,18 @@ def initialize(  # noqa: PLR0913 - the published signature
         raise ValueError("model is None: initialize needs the module to train")
     if mpu is not None or mesh_param is not None:
         raise ValueError("mpu and mesh_param are refused: only data parallelism is supported")
-    source = _first_given(config, config_params, getattr(args, "deepspeed_config", None))
+    source = load_config(
+        _first_given(config, config_params, getattr(args, "deepspeed_config", None))
+    )
+    if training_data is not None:
+        section = closed_by_rows(source.data_efficiency, training_data)
+        source = replace(source, data_efficiency=section)
     if engine is None:
         engine = "deepspeed" if getattr(args, "deepspeed", False) else "torch"
     more = {"bf16_weights": bf16_weights} if engine == "torch" else {}
     made: Any = _maker(engine)(
         module=model,
-        config=load_config(source),
+        config=source,
         ranks=start_ranks(always_join=engine == "deepspeed"),
         optimizer=optimizer,
         parameters=model_parameters,

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from data_efficiency.accounting import Counters, LearningRate, ModelShape, StepShape
-from data_efficiency.config import Config, DataEfficiencyConfig
+from data_efficiency.config import Config, DataEfficiencyConfig, RandomLTDConfig
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.step import StepResult
 from data_efficiency.engine.whole_tensor import WholeTensor
@@ -18,6 +18,9 @@ Named = Mapping[str, Any]
 
 class TokenRouter(Protocol):
     """What an engine asks of a token router."""
+
+    settings: RandomLTDConfig
+    """Closed by the model."""
 
     def set_position(self, step: int, first_row: int, num_samples: int | None = None) -> None:
         """Say which step, and which sample of the global batch, the next forward starts at."""
@@ -58,6 +61,15 @@ class Engine(Protocol):
         agree: Sequence[int] = (),
     ) -> StepResult:
         """Train on one global batch; see `EngineBase.train_step`."""
+
+    def rehearse(
+        self,
+        micro_batches: Sequence[Any],
+        loss_sums: Callable[[Any], torch.Tensor | Named],
+        num_terms: Callable[[Any], int | Named],
+        step: int,
+    ) -> None:
+        """Go forward and backward as in `step`, and leave nothing of it."""
 
     def follow_learning_rate(self, rate: LearningRate) -> None:
         """Set each step's rate by a function of the counters from now on."""

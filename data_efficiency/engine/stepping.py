@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from data_efficiency.accounting import Counters, LearningRate, ModelShape, StepShape
-from data_efficiency.config import Config, DataEfficiencyConfig
+from data_efficiency.config import Config, DataEfficiencyConfig, RandomLTDConfig
 from data_efficiency.engine.protocol import Named, TokenRouter
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.step import (
@@ -88,8 +88,9 @@ class Stepping:
 
     @property
     def data_efficiency_config(self) -> DataEfficiencyConfig:
-        """Our section of the JSON file, parsed."""
-        return self.json_config.data_efficiency
+        """Our section of the JSON file, parsed; closed by the model once it is converted."""
+        section, router = self.json_config.data_efficiency, self.random_ltd_scheduler
+        return section if router is None else replace(section, random_ltd=router.settings)
 
     @property
     def num_layers(self) -> int:
@@ -97,7 +98,7 @@ class Stepping:
         if self.model_shape is not None:
             return self.model_shape.num_layers
         dropping = self.data_efficiency_config.random_ltd
-        return 1 if dropping is None else dropping.total_layer_num
+        return dropping.total_layer_num if isinstance(dropping, RandomLTDConfig) else 1
 
     def random_ltd_enabled(self) -> bool:
         """Whether the JSON switches token dropping on."""
@@ -185,10 +186,33 @@ class Stepping:
             agreed=totals.agreed,
         )
 
+    def rehearse(
+        self,
+        micro_batches: Sequence[Any],
+        loss_sums: Callable[[Any], torch.Tensor | Named],
+        num_terms: Callable[[Any], int | Named],
+        step: int,
+    ) -> None:
+        """Go forward and backward as in `train_step`, as if `step` >= 1 were next, and leave nothing of it.
+
+        What is compiled at its first use is so before the clock starts. All processes must call it.
+        """
+        counters = self.counters
+        own_terms, terms = self._terms(micro_batches, num_terms)
+        try:
+            self.counters = replace(counters, steps=step - 1)
+            self.micro_steps = self.counters.steps * self._accumulation
+            self.module.train()
+            for number, (batch, own) in enumerate(zip(micro_batches, own_terms, strict=True)):
+                self._micro_batch(number, batch, own, terms, loss_sums, None)
+        finally:
+            self.counters = counters
+            self._give_up_step()
+
     @property
     def _num_dropping(self) -> int:
         dropping = self.data_efficiency_config.random_ltd
-        return 0 if dropping is None else dropping.random_ltd_layer_num
+        return dropping.random_ltd_layer_num if isinstance(dropping, RandomLTDConfig) else 0
 
     def _begin_step(self) -> float:
         """Go to training at the step's rate, which is returned (of the first parameter group)."""

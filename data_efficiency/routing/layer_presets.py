@@ -1,5 +1,6 @@
 """Layer classes we know, and what the JSON says of others."""
 
+import inspect
 from collections import Counter
 from dataclasses import replace
 
@@ -97,6 +98,28 @@ def known_layer_class(model: nn.Module) -> type[nn.Module]:
     )
 
 
+def mask_name_of(layer_class: type[nn.Module]) -> str | None:
+    """How the `forward` of a class calls its mask; None where it has none, or arguments have known meanings.
+
+    Raises:
+        ValueError: if it takes several.
+    """
+    if preset_of(layer_class) is not None or _is_of_transformers(layer_class):
+        return None
+    names = [name for name in inspect.signature(layer_class.forward).parameters if "mask" in name]
+    if len(names) > 1:
+        raise ValueError(
+            f"{layer_class.__name__}.forward takes {', '.join(names)}: say which is the attention mask "
+            "(mask_name=, in the JSON file model_mask_name), or give convert_to_random_ltd a LayerInterface"
+        )
+    return names[0] if names else None
+
+
+def _is_of_transformers(layer_class: type) -> bool:
+    packages = {ancestor.__module__.split(".")[0] for ancestor in layer_class.__mro__}
+    return bool(packages & {"transformers", "transformers_modules"})
+
+
 def interface_of(layer_class: type, settings: RandomLTDConfig) -> LayerInterface:
     """The preset of the class or of a class it derives from; else what the JSON says.
 
@@ -106,8 +129,7 @@ def interface_of(layer_class: type, settings: RandomLTDConfig) -> LayerInterface
     preset = preset_of(layer_class)
     if preset is not None:
         return replace(preset, proved=True)
-    packages = {ancestor.__module__.split(".")[0] for ancestor in layer_class.__mro__}
-    usual = packages & {"transformers", "transformers_modules"}
+    usual = _is_of_transformers(layer_class)
     base = replace(_BY_POSITION, complete=False) if usual else LayerInterface()
     mask = settings.model_mask_name
     return replace(

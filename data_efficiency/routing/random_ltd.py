@@ -8,19 +8,18 @@ Large-scale Transformers" (2022). Differs: layers stay the modules they are and 
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import update_wrapper
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from data_efficiency.config import Config, DataEfficiencyConfig, RandomLTDConfig, load_config
+from data_efficiency.config import ConfigSource, OpenRandomLTD, RandomLTDConfig, load_config
 from data_efficiency.routing.dropping_layer import LayerForward, PassingForward
 from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
-from data_efficiency.routing.layer_presets import interface_of, is_as_shipped
+from data_efficiency.routing.layer_presets import interface_of, is_as_shipped, mask_name_of
 from data_efficiency.routing.proof import uncompiled
 from data_efficiency.routing.router import Router
 from data_efficiency.token_names import rows_and_length
@@ -28,7 +27,7 @@ from data_efficiency.token_names import rows_and_length
 logger = logging.getLogger(__name__)
 
 ModelOrEngine = TypeVar("ModelOrEngine")
-AnyConfig = RandomLTDConfig | DataEfficiencyConfig | Config | Mapping[str, Any] | str | Path
+AnyConfig = RandomLTDConfig | OpenRandomLTD | ConfigSource
 
 
 def convert_to_random_ltd(
@@ -47,8 +46,8 @@ def convert_to_random_ltd(
 
     Args:
         model_or_engine: a module, a wrapper with the module as attribute `module`, or an engine.
-        config: random-LTD settings, the parsed configuration, the JSON object or its path. An
-            engine has its own.
+        config: random-LTD settings, or whatever `load_config` takes; what it leaves open the model says.
+            An engine has its own.
         interface: how the layers are called, for a class that is not among the presets and has more
             than one mask or any table of positions.
 
@@ -56,7 +55,7 @@ def convert_to_random_ltd(
         ValueError: if the layers do not fit the settings, random-LTD is not in the settings, the
             model is converted already, or it runs in a way that dropping would silently break.
     """
-    settings = _settings(model_or_engine, config)
+    open_or_closed = _settings(model_or_engine, config)
     root: Any = model_or_engine
     while isinstance(getattr(root, "module", None), nn.Module):
         _refuse_wrapper(root)
@@ -65,6 +64,7 @@ def convert_to_random_ltd(
         raise TypeError(f"a {type(model_or_engine).__name__} is neither a module nor has one")
     _refuse_wrapper(root)
     layers = list(_outermost_instances(root, layer_class))
+    settings = _closed(open_or_closed, layers, layer_class, interface)
     _check_layers(layers, layer_class, settings)
     _refuse_attention_kernels(layers)
     _refuse_mixers(root, layers, settings)
@@ -134,7 +134,36 @@ def _refuse_attention_kernels(layers: list[nn.Module]) -> None:
             )
 
 
-def _settings(model_or_engine: object, config: AnyConfig | None) -> RandomLTDConfig:
+def _closed(
+    settings: RandomLTDConfig | OpenRandomLTD,
+    layers: Sequence[nn.Module],
+    layer_class: type[nn.Module],
+    interface: LayerInterface | None,
+) -> RandomLTDConfig:
+    """The settings with what the layers say of them.
+
+    Raises:
+        ConfigError: if something stays open.
+    """
+    if isinstance(settings, RandomLTDConfig):
+        return settings
+    if not layers:
+        raise ValueError(f"the model has no layer of class {layer_class.__name__}")
+    is_described = interface is not None
+    mask = None if is_described else mask_name_of(layer_class)
+    found = settings.closed(num_layers=len(layers), mask_name=mask)
+    if isinstance(found, OpenRandomLTD):
+        found.refuse()
+    logger.info(
+        "random-LTD in the layers %s of %d, kept length %s",
+        list(found.random_ltd_layer_id),
+        found.total_layer_num,
+        found.schedule.describe(),
+    )
+    return found
+
+
+def _settings(model_or_engine: object, config: AnyConfig | None) -> RandomLTDConfig | OpenRandomLTD:
     found: Any = config
     if found is None:
         found = getattr(model_or_engine, "data_efficiency_config", None)
@@ -142,16 +171,12 @@ def _settings(model_or_engine: object, config: AnyConfig | None) -> RandomLTDCon
             raise ValueError(
                 f"config is missing: a bare {type(model_or_engine).__name__} has none of its own"
             )
-    if isinstance(found, str | Path | Mapping):
-        found = load_config(found)
-    if isinstance(found, Config):
-        found = found.data_efficiency
-    if isinstance(found, DataEfficiencyConfig):
-        found = found.random_ltd
-        if found is None:
-            raise ValueError("data_efficiency.data_routing.random_ltd is missing or not enabled")
-    settings: RandomLTDConfig = found
-    return settings
+    if isinstance(found, RandomLTDConfig | OpenRandomLTD):
+        return found
+    dropping = load_config(found).data_efficiency.random_ltd
+    if dropping is None:
+        raise ValueError("data_efficiency.data_routing.random_ltd is missing or not enabled")
+    return dropping
 
 
 def _outermost_instances(module: nn.Module, layer_class: type[nn.Module]) -> Iterator[nn.Module]:

@@ -25,6 +25,7 @@ from data_efficiency.sampling.blend import BlendedClusters, blend_of
 from data_efficiency.sampling.clusters import Clusters, describe_pool
 from data_efficiency.sampling.draw import choose_by_size, draw_places
 from data_efficiency.sampling.random_rank import random_rank
+from data_efficiency.sampling.row_length import closed_by_rows
 from data_efficiency.sampling.selection_index import open_index
 
 Int64Array = NDArray[np.int64]
@@ -105,7 +106,7 @@ class CurriculumSampler:
         data_parallel_size: int = 1,
         drop_last: bool = False,
     ) -> None:
-        config = config or DataEfficiencyConfig()
+        config = closed_by_rows(config or DataEfficiencyConfig(), dataset)
         if not 0 <= data_parallel_rank < data_parallel_size:
             raise ValueError(
                 f"data_parallel_rank is {data_parallel_rank}: must be at least 0 and below "
@@ -118,7 +119,7 @@ class CurriculumSampler:
         self.first_row = data_parallel_rank * self.rows_per_rank
         self.global_batch_size = data_parallel_size * self.rows_per_rank
         self.config = config
-        """With the custom schedules, once they are set."""
+        """Closed by the length of the rows, and with the custom schedules, once they are set."""
         self.seed = config.seed
         num_samples = _num_samples(dataset)
         self.dataset_identity = describe_dataset(dataset)
@@ -138,7 +139,8 @@ class CurriculumSampler:
         """Steps of one pass over as many samples as the dataset has."""
         if not drop_last and num_samples % self.global_batch_size:
             self.steps_per_pass += 1
-        self._num_samples = num_samples
+        self.num_samples = num_samples
+        """Of the dataset."""
         folder = config.data_cluster_path
         self._cluster_folder = None if folder is None else Path(folder)
         self._indexes = {
@@ -215,7 +217,7 @@ class CurriculumSampler:
         samples: Int64Array = self._clusters.samples_at(places)
         if not self.config.random_rank:
             return samples
-        sizes = (self._num_samples,) if self._blend is None else self._blend.sizes
+        sizes = (self.num_samples,) if self._blend is None else self._blend.sizes
         return random_rank(samples, self.seed, sizes)
 
     def set_custom_schedules(self, functions: Mapping[str, Callable[[int], int]]) -> None:
@@ -299,7 +301,7 @@ class CurriculumSampler:
 
     def _make_clusters(self) -> Any:
         pools = self._pools()
-        clusters = Clusters(self._num_samples, pools, self._cluster_folder)
+        clusters = Clusters(self.num_samples, pools, self._cluster_folder)
         if self._blend is None:
             return clusters
         return BlendedClusters(clusters, self._blend, is_in_order=not pools)

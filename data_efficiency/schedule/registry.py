@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 
-from data_efficiency.json_section import Section
+from data_efficiency.json_section import Faults, Section
 from data_efficiency.schedule.custom import CustomSchedule
 from data_efficiency.schedule.discrete import DiscreteSchedule
 from data_efficiency.schedule.protocol import Schedule
@@ -18,12 +18,6 @@ _CURRICULUM_KINDS: Kinds = {
     "custom": CustomSchedule,
 }
 _KEPT_LENGTH_KINDS: Kinds = {"fixed_linear": RootSchedule, "constant": RootSchedule}
-_NEEDED = {
-    "fixed_linear": ("total_curriculum_step", "difficulty_step"),
-    "fixed_root": ("total_curriculum_step", "difficulty_step", "root_degree"),
-    "fixed_discrete": ("difficulty", "max_step"),
-}
-"""Keys of `schedule_config` by kind."""
 _registered: dict[str, type[Schedule]] = {}
 
 
@@ -66,15 +60,29 @@ def read_schedule(
         names: key of a kind -> how `schedule_config` writes it, where it is written otherwise.
     """
     kind = section.choice("schedule_type", tuple(kinds))
-    details = section.section("schedule_config", names)
-    schedule = kinds[kind].from_section(kind, low, high, details)
-    details.close()
+    details, faults = section.section("schedule_config", names), Faults()
+    schedule = faults.ask(lambda: kinds[kind].from_section(kind, low, high, details))
+    faults.ask(details.close)
+    faults.refuse()
+    assert schedule is not None
     details.warn(*schedule.corrections)
     return schedule
 
 
-def missing_in_schedule(section: Section, names: Mapping[str, str] | None = None) -> list[str]:
-    """Paths of the keys that a section's `schedule_config` needs and has not."""
-    details = section.section("schedule_config", names)
-    needed = _NEEDED.get(str(section.take("schedule_type", None)), ())
-    return [f"{details.path}.{(names or {}).get(key, key)}" for key in needed if key not in details]
+def kind_of(schedule: Schedule) -> tuple[str, tuple[str, ...]]:
+    """How a JSON file names the kind of a schedule, and the fields that follow from that name.
+
+    Raises:
+        ValueError: for a class that was not registered.
+    """
+    if isinstance(schedule, RootSchedule):
+        is_linear = schedule.root_degree == 1
+        return ("fixed_linear", ("root_degree",)) if is_linear else ("fixed_root", ())
+    if isinstance(schedule, CustomSchedule):
+        return "custom", ("function",)
+    for kind, kind_class in curriculum_kinds().items():
+        if type(schedule) is kind_class:
+            return kind, ()
+    raise ValueError(
+        f"{type(schedule).__name__} has no name in the JSON file: register_schedule gives it one"
+    )

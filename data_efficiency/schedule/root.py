@@ -47,14 +47,13 @@ class RootSchedule(Schedule):
     @classmethod
     def from_section(cls, kind: str, low: int, high: int, section: Section) -> Self:
         """As `Schedule.from_section`, with the keys that the kind leaves open."""
-        fixed = _FIXED_BY_KIND.get(kind) or {
-            "root_degree": section.integer("root_degree", at_least=1)
-        }
+        fixed = _FIXED_BY_KIND.get(kind, {})
         if kind == "constant" and low != high:
             raise ConfigError(
                 f"{section.path} is constant, but the values go from {low} to {high}: give one"
             )
-        return section.read(cls, min_difficulty=low, max_difficulty=high, **fixed)
+        bounds = {"min_difficulty": low, "max_difficulty": high}
+        return section.read(cls, needed=("root_degree",), **bounds, **fixed)
 
     def difficulty(self, step: int) -> int:
         """The accepted difficulty at `step` >= 0."""

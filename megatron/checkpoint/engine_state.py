@@ -3,11 +3,12 @@
 Every process calls each function; process 0 writes, and says which checkpoint all of them read.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from data_efficiency import Engine
+from data_efficiency.engine.whole_tensor import WholeTensor
 from megatron.checkpoint.files import (
     checkpoint_folder,
     find_checkpoint,
@@ -21,7 +22,14 @@ _NOTHING_THERE, _NOTHING_WHOLE = -1, -2
 _NUM_TENSORS = "num_optimizer_tensors"
 
 
-def save_engine(engine: Engine, run: Path, state: Mapping[str, Any], *, keep_last: int) -> None:
+def save_engine(
+    engine: Engine,
+    run: Path,
+    state: Mapping[str, Any],
+    *,
+    keep_last: int,
+    average: Iterable[WholeTensor] = (),
+) -> None:
     """Write a checkpoint of the present step.
 
     Args:
@@ -29,6 +37,7 @@ def save_engine(engine: Engine, run: Path, state: Mapping[str, Any], *, keep_las
         run: folder of the run's checkpoints.
         state: the run's own, plain JSON data; "engine" is added.
         keep_last: as in `save_checkpoint`.
+        average: of the weights, which process 0 holds; none where there is none.
     """
     weights, optimizer_state = engine.whole_weights(), engine.whole_optimizer_state()
     if not engine.ranks.is_first:
@@ -44,6 +53,7 @@ def save_engine(engine: Engine, run: Path, state: Mapping[str, Any], *, keep_las
             "engine": {**engine.progress_state(), _NUM_TENSORS: len(optimizer_state)},
         },
         keep_last=keep_last,
+        average=average,
     )
 
 

@@ -2,8 +2,9 @@
 
     <run>/global_step100/model.safetensors       weights by their plain names
     <run>/global_step100/optimizer.safetensors   optimizer tensors, `<weight>.<name of the state>`
+    <run>/global_step100/average.safetensors     running average of the weights, where the run keeps one
     <run>/global_step100/state.json              counters, position in the data, settings
-    <run>/global_step100/manifest.json           sizes and checksums of the three
+    <run>/global_step100/manifest.json           sizes and checksums of them
     <run>/latest                                 the text global_step100, replaced last
     <run>/.run.lock                              held by the process that saves there
 
@@ -34,6 +35,7 @@ _PREFIX = "global_step"
 _SET_ASIDE = ".damaged"
 _LOCK_FILE = ".run.lock"
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_AVERAGE = "average.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,7 @@ def save_checkpoint(
     optimizer_state: Iterable[WholeTensor],
     state: Mapping[str, Any],
     keep_last: int,
+    average: Iterable[WholeTensor] = (),
 ) -> Path:
     """The folder of the new checkpoint, complete and on disk.
 
@@ -76,6 +79,7 @@ def save_checkpoint(
         run: folder of the run; nobody else may be saving there.
         weights: by their plain names.
         optimizer_state: by `<weight>.<name of the state>`.
+        average: of the weights, by their plain names, where the run keeps one.
         keep_last: this many checkpoints up to this step are kept, older ones removed; 0 keeps all.
 
     Raises:
@@ -93,6 +97,9 @@ def save_checkpoint(
                 _OPTIMIZER: write_tensor_file(folder / _OPTIMIZER, optimizer_state),
                 _STATE: _write_json(folder / _STATE, state),
             }
+            averages = list(average)
+            if averages:
+                entries[_AVERAGE] = write_tensor_file(folder / _AVERAGE, averages)
             result_folder.write_manifest(
                 folder, {"format": FORMAT, "version": VERSION, "step": step, "files": entries}
             )
@@ -221,6 +228,12 @@ def read_tensors(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, t
 def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     """The weights of a checkpoint by their plain names, on the host, mapped from the file."""
     return _read_tensor_file(checkpoint / _MODEL)
+
+
+def read_average(checkpoint: Path) -> dict[str, torch.Tensor] | None:
+    """The average of the weights by their plain names, on the host; None where the run kept none."""
+    path = checkpoint / _AVERAGE
+    return _read_tensor_file(path) if path.is_file() else None
 
 
 def _read_tensor_file(path: Path) -> dict[str, torch.Tensor]:

@@ -47,7 +47,7 @@ def guarded_record(
     clock: str,
 ) -> dict[str, Any]:
     """The record of a run, plain JSON data."""
-    dropping = data_efficiency.random_ltd
+    dropping = data_efficiency.closed_random_ltd
     record = {
         "data": {
             "identity": _without(dataset_identity, _NAMED_APART),

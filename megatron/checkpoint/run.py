@@ -9,7 +9,7 @@ from typing import Any
 
 from data_efficiency import LearningRate, Ranks
 from megatron.checkpoint.engine_state import agreed_checkpoint, load_engine, save_engine
-from megatron.checkpoint.files import has_checkpoints, held, read_state
+from megatron.checkpoint.files import has_checkpoints, held, read_average, read_state
 from megatron.checkpoint.guard import (
     differences,
     guarded_record,
@@ -28,7 +28,13 @@ def save(run: Run) -> None:
         return
     if run.is_first_process:
         run.before_save()
-    save_engine(run.engine, Path(checkpoint.save), _state(run), keep_last=checkpoint.keep_last)
+    save_engine(
+        run.engine,
+        Path(checkpoint.save),
+        _state(run),
+        keep_last=checkpoint.keep_last,
+        average=() if run.average is None else run.average.whole(),
+    )
 
 
 @contextlib.contextmanager
@@ -110,9 +116,20 @@ def resume(run: Run) -> bool:
     _check_model(run, checkpoint, state)
     progress = _check_settings(run, state)
     load_engine(run.engine, checkpoint, progress)
+    _resume_average(run, checkpoint, state)
     run.seconds = state["seconds"]
     run.say(f"continuing from {checkpoint}")
     return True
+
+
+def _resume_average(run: Run, checkpoint: Path, state: Mapping[str, Any]) -> None:
+    if run.average is None:
+        return
+    saved = read_average(checkpoint)
+    if saved is None:
+        run.say("the checkpoint holds no average of the weights: it begins here")
+    else:
+        run.average.load(run.engine, saved, state["average_updates"])
 
 
 def _state(run: Run) -> dict[str, Any]:
@@ -122,6 +139,7 @@ def _state(run: Run) -> dict[str, Any]:
     return {
         "seconds": run.seconds,
         "architecture": _architecture(run),
+        **({} if run.average is None else {"average_updates": run.average.num_updates}),
         "model": asdict(config.model),
         "settings": asdict(config),
         "learning_rate": asdict(_learning_rate(run)),

@@ -60,6 +60,11 @@ class TrainingConfig(StepConfig):
     """Samples of linear warm-up; must be in the unit of the decay."""
     lr_warmup_tokens: Annotated[int, NOT_NEGATIVE] = 0
     """Tokens of linear warm-up; must be in the unit of the decay."""
+    ema_decay: Annotated[float | None, SHARE_BELOW_ONE] = None
+    """Keep an exponential moving average of the weights, of which a step leaves this much to the next (0.999): evaluated and saved
+    beside them, for a constant rate in the place of a decay."""
+    ema_interval: Annotated[int, POSITIVE] = 1
+    """Steps between updates of the average, each of which stands for all of them."""
     adam_beta1: Annotated[float, SHARE_BELOW_ONE] = 0.9
     """Decay of the gradient's running mean."""
     adam_beta2: Annotated[float, SHARE_BELOW_ONE] = 0.999

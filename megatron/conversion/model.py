@@ -13,8 +13,8 @@ import torch
 
 from data_efficiency.engine.whole_tensor import whole_tensors
 from data_efficiency.files import result_folder
-from megatron.checkpoint.files import read_state, read_weights, save_checkpoint
-from megatron.checkpoint.model import checkpoint_in
+from megatron.checkpoint.files import read_average, read_state, read_weights, save_checkpoint
+from megatron.checkpoint.model import checkpoint_in, identity_of_checkpoint
 from megatron.config import ModelConfig
 from megatron.conversion import hugging_face_folder
 from megatron.conversion.bert import (
@@ -76,17 +76,20 @@ class Converted(NamedTuple):
     """Of the logits, in float32; None where there was nothing to compare with."""
 
 
-def read_any(folder: Path, *, vocab_size: int | None = None) -> Model:
+def read_any(folder: Path, *, vocab_size: int | None = None, average: bool = False) -> Model:
     """The model in a folder: a checkpoint of ours, of Hugging Face or of Megatron-DeepSpeed.
 
     Args:
         folder: a run, a step's folder, or a Hugging Face folder.
         vocab_size: entries of the tokenizer's vocabulary, for checkpoints that do not say it.
+        average: take the running average of the weights that a run of ours kept.
 
     Raises:
-        FileNotFoundError: if the folder holds none of them.
+        FileNotFoundError: if the folder holds none of them, or no average.
         ValueError: if a file was changed, or our model has no setting for what is in it.
     """
+    if average:
+        return _read_average(folder)
     if (folder / "config.json").is_file():
         fields = hugging_face_folder.read_config(folder)
         bert = fields["model_type"] in BERT_FAMILIES
@@ -105,6 +108,21 @@ def read_any(folder: Path, *, vocab_size: int | None = None) -> Model:
         )
     config = ModelConfig(**read_state(checkpoint)["model"])
     return Model(config, read_weights(checkpoint), source_of(folder))
+
+
+def _read_average(folder: Path) -> Model:
+    checkpoint = checkpoint_in(folder)
+    weights = None
+    if checkpoint is not None:
+        config = ModelConfig(**read_state(checkpoint)["model"])
+        weights = read_average(checkpoint)
+    if checkpoint is None or weights is None:
+        raise FileNotFoundError(
+            f"{checkpoint or folder} holds no average of the weights: train with --ema-decay, or average its "
+            "checkpoints with tools/merge_checkpoints.py"
+        )
+    step = identity_of_checkpoint(checkpoint)["step"]
+    return Model(config, weights, source_of(folder), step)
 
 
 def save_as_hugging_face(

@@ -163,7 +163,7 @@ def _techniques(log: RunLog) -> Iterator[str]:
         for plan in config.length_plans:
             pace = f": length {plan.schedule.describe()}" if plan.follows_schedule else ""
             yield f"- lengths, `{plan.name}` ({plan.action}){pace}"
-        dropping = config.random_ltd
+        dropping = config.closed_random_ltd
         if dropping is not None:
             yield (
                 f"- random-LTD in {dropping.random_ltd_layer_num} of {dropping.total_layer_num} layers: "

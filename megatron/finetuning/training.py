@@ -155,7 +155,7 @@ def make_engine(model: BertClassifier, config: GlueRunConfig) -> Engine:
         engine="deepspeed" if training.deepspeed else "torch",
         model_shape=shape,
     )[0]
-    dropping = engine.data_efficiency_config.random_ltd
+    dropping = engine.data_efficiency_config.closed_random_ltd
     if dropping is not None:
         if dropping.layer_token_lr is not None:
             raise ConfigError(

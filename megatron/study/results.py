@@ -143,7 +143,11 @@ def _result(
         if point["step"] and (value := point.get(main.field, point.get(main.curve))) is not None
     ]
     waits = [point["waited"] for point in log.valid if point.get("waited") is not None]
-    others = {one.name: last[one.field] for one in known if one != main and not one.is_derived}
+    others = {
+        one.name: last[one.field]
+        for one in known
+        if one != main and not one.is_derived and one.field in last
+    }
     return RunResult(
         arm=arm,
         seed=_seed(log.start),
@@ -173,6 +177,15 @@ def logged_measures(start: Record) -> list[LoggedMeasure]:
         for name in names
     }
     found = [LoggedMeasure(name=name, field=field, curve=field) for name, field in fields.items()]
+    if start.get("is_averaged"):
+        found += [
+            LoggedMeasure(
+                name=f"{one.name} of the average",
+                field=f"average_{one.field}",
+                curve=f"average_{one.curve}",
+            )
+            for one in found
+        ]
     perplexity = {"field": "perplexity", "curve": "perplexity", "unit": "", "is_derived": True}
     return [*found, LoggedMeasure(name="validation perplexity", **perplexity)]  # type: ignore[arg-type]
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_efficiency.accounting import ModelShape
-from data_efficiency.config import load_config
+from data_efficiency.config import Curriculum, DataEfficiencyConfig, RandomLTD, load_config
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.json_section import ConfigError
 from data_efficiency.plan import plan_run, planned_totals
@@ -242,3 +242,20 @@ def test_a_function_of_the_user_is_asked_step_by_step():
     assert lengths_of(plan(content, num_steps=4)) == [5, 4, 5, 4]
     assert totals(content, num_steps=4).corpus_tokens == 2 * 16 * 9
     assert totals(content, effective_tokens=16 * 9 + 1).steps == 3
+
+
+def test_model_and_length_of_a_plan_close_what_is_open():
+    parts = Curriculum("seqlen", start=8, steps=12), RandomLTD(start=8, steps=16, step_size=8)
+    content = config() | {"data_efficiency": DataEfficiencyConfig.of(*parts)}
+    made = plan(content)
+    section = made.config.data_efficiency
+    assert section.random_ltd.total_layer_num == MODEL.num_layers
+    assert lengths_of(made)[-1] == LENGTH
+    layers = {"total_layer_num": MODEL.num_layers, "model_mask_name": None}
+    chosen = list(range(1, MODEL.num_layers - 1))
+    layers |= {"random_ltd_layer_id": chosen, "random_ltd_layer_num": len(chosen)}
+    dropping = random_ltd(4, 8, LENGTH, 16, 8) | layers
+    written = plan(
+        config({"seqlen_truncate": json_sections.length_metric(8, LENGTH, steps=12)}, dropping)
+    )
+    assert made.stretches == written.stretches

@@ -10,7 +10,7 @@ from torch import nn
 
 from data_efficiency import DifficultyIndex, load_config
 from megatron.arguments import parse_run_config
-from tests.end_to_end.tiny_runs import NUM_LAYERS, ROOT, SEQ_LENGTH, random_ltd_section
+from tests.end_to_end.tiny_runs import NUM_LAYERS, ROOT, SEQ_LENGTH
 
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -40,7 +40,7 @@ class Model(nn.Module):
 
 def make_dataset():
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(0, 20, (64, SEQ_LENGTH + 1), generator=generator)
+    rows = torch.randint(0, 20, (128, SEQ_LENGTH + 1), generator=generator)
     return [
         {"tokens": row[:-1], "labels": row[1:], "attention_mask": (row[:-1] > 3).long()}
         for row in rows
@@ -49,26 +49,26 @@ def make_dataset():
 
 @pytest.fixture
 def names(tmp_path, monkeypatch):
-    """What the examples take for granted, in a folder with their ds_config.json."""
+    """What the examples take for granted, in a folder of their own."""
     monkeypatch.chdir(tmp_path)
-    config = {
-        "train_batch_size": 8,
-        "optimizer": {"type": "AdamW", "params": {"lr": 0.01}},
-        "data_efficiency": {
-            "data_sampling": {"num_epochs": 2},
-            "data_routing": {"random_ltd": random_ltd_section()},
-        },
-    }
-    (tmp_path / "ds_config.json").write_text(json.dumps(config))
     return {"model": Model(), "dataset": make_dataset(), "MyTransformerLayer": Layer}
 
 
 def test_training(names):
-    exec(EXAMPLES[0], names)
-    assert names["engine"].global_steps == 16
+    exec(EXAMPLES[1].replace("num_threads=8", "num_threads=1"), names)
+    small = {'_size": 64': '_size": 8', "start=128": "start=16", "epochs=3": "epochs=2"}
+    script = EXAMPLES[0]
+    for large, less in small.items():
+        assert large in script
+        script = script.replace(large, less)
+    exec(script, names)
+    settings = names["engine"].random_ltd_scheduler.settings
+    assert settings.random_ltd_layer_id == tuple(range(1, NUM_LAYERS - 1))
+    assert settings.schedule.max_difficulty == SEQ_LENGTH
+    assert names["engine"].global_steps == 32
     weights = torch.load("model.pt", weights_only=True)
     assert list(weights) == list(Model().state_dict())
-    assert names["place"]["loader"]["step"] == 16
+    assert names["place"]["loader"]["step"] == 32
 
 
 def test_the_loop_is_fifteen_lines():

@@ -4,8 +4,8 @@ from dataclasses import fields
 import pytest
 
 from data_efficiency import ConfigError, load_config
+from data_efficiency.field_docs import field_docs
 from megatron.arguments import (
-    field_docs,
     flag_name,
     make_parser,
     parse_run_config,

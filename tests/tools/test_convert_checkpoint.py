@@ -1,8 +1,12 @@
 import json
+from dataclasses import asdict
 
 import pytest
+import torch
 from huggingface_hub import constants
 
+from data_efficiency.engine.whole_tensor import whole_tensors
+from megatron.checkpoint.files import read_weights, save_checkpoint
 from tests.megatron.conversion.test_deepspeed import write_checkpoint
 from tests.megatron.small_models import GPT2, make_gpt, make_tokenizer, save_run
 from tools.convert_checkpoint import main
@@ -57,6 +61,26 @@ def test_a_hugging_face_folder_has_a_card_and_goes_to_the_hub(tmp_path, capsys, 
     card = (output / "README.md").read_text()
     assert "license: mit" in card
     assert "# small\n" in card
+
+
+def test_the_average_of_a_run_is_a_model_too(tmp_path, refused):
+    """Here the average is another model, so that a mix-up shows."""
+    raw, average = make_gpt(GPT2), make_gpt(GPT2, seed=1)
+    run, output = save_run(tmp_path / "run", raw, make_tokenizer()), tmp_path / "average"
+    said = refused(main, arguments(run, output, "megatron", "--average"))
+    assert "no average of the weights: train with --ema-decay" in said
+    save_checkpoint(
+        run,
+        7,
+        weights=whole_tensors(raw.state_dict()),
+        optimizer_state=[],
+        average=whole_tensors(average.state_dict()),
+        state={"model": asdict(GPT2)},
+        keep_last=0,
+    )
+    assert main(arguments(run, output, "megatron", "--average")) == 0
+    found = read_weights(output / "global_step7")
+    assert all(torch.equal(found[name], value) for name, value in average.state_dict().items())
 
 
 def test_a_folder_of_megatron_deepspeed_keeps_its_step(tmp_path):

@@ -5,6 +5,7 @@ import torch
 
 from data_efficiency.adapters.host_settings import HostSettings
 from data_efficiency.adapters.hosted_training import HostedTraining
+from data_efficiency.config import Curriculum, DataEfficiencyConfig, RandomLTD
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.json_section import ConfigError
 from tests.data_efficiency.adapters.small_run import (
@@ -48,6 +49,27 @@ def train(training, model, num_micro_batches, *, read_ahead=0):
         if len(seen) == num_micro_batches:
             break
     return seen
+
+
+def test_lines_of_python_are_the_file_and_the_model_says_the_rest():
+    lines = DataEfficiencyConfig.of(
+        Curriculum("seqlen", start=8, steps=4),
+        RandomLTD(start=4, steps=6, step_size=4),
+        num_epochs=3,
+    )
+    by_lines, by_file = (hosted(config, model=make_model()) for config in (lines, None))
+    assert by_lines.router.settings == by_file.router.settings
+    assert by_lines.sampler.config.length_plans == by_file.sampler.config.length_plans
+    trained = []
+    for training in (by_lines, by_file):
+        model = make_model()
+        training.convert(model)
+        trained.append((train(training, model, 4), training.figures()))
+    assert trained[0] == trained[1]
+    converted = make_model()
+    hosted(model=converted)
+    with pytest.raises(ConfigError, match="was converted with other random_ltd settings"):
+        hosted(DataEfficiencyConfig.of(RandomLTD(start=8, steps=6)), model=converted)
 
 
 def test_a_pass_has_as_many_samples_as_the_dataset_filled_up_to_a_whole_step():
@@ -161,6 +183,21 @@ def test_a_converted_model_must_have_the_same_settings():
         hosted(other, model=model)
     with pytest.raises(ConfigError, match="the configuration has no random_ltd"):
         hosted(configuration(dropping=False), model=model)
+
+
+def test_a_configuration_in_python_is_closed_by_rows_and_layers():
+    model = make_model()
+    parts = (Curriculum("seqlen", start=8, steps=4), RandomLTD(start=4, steps=6, step_size=4))
+    training = hosted(DataEfficiencyConfig.of(*parts, num_epochs=3), model=model)
+    by_file_model = make_model()
+    by_file = hosted(model=by_file_model)
+    assert train(training, model, 12) == train(by_file, by_file_model, 12)
+    assert training.figures() == by_file.figures()
+    # Another training of the model is told that it is converted as this section says.
+    hosted(DataEfficiencyConfig.of(*parts, num_epochs=3), model=model)
+    other = DataEfficiencyConfig.of(parts[0], RandomLTD(start=8, steps=6, step_size=4))
+    with pytest.raises(ConfigError, match="converted with other random_ltd settings"):
+        hosted(other, model=model)
 
 
 def test_only_the_last_training_follows_a_model():

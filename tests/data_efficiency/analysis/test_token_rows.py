@@ -2,8 +2,10 @@ import copy
 
 import numpy as np
 import pytest
+import torch
 
-from data_efficiency import DifficultyIndex, MetricSettings, analyze
+from data_efficiency import DifficultyIndex, MetricSettings, ReferenceModel, analyze
+from data_efficiency.analysis.named_metrics import METRICS
 from data_efficiency.analysis.token_rows import TokenRows, column_of, token_rows
 from tests.data_efficiency.small_corpus import word_tokenizer
 
@@ -80,6 +82,27 @@ def test_metrics_of_a_dataset_and_of_a_stream_are_those_of_its_rows(tmp_path, to
     streamed = DifficultyIndex.open(tmp_path / "b" / "vocab_rarity")
     assert streamed.values.tolist() == rarity.values.tolist()
     streamed.check_dataset(dataset)
+
+
+def load_model(device):
+    """Every token of the vocabulary is as probable as any other."""
+    return ReferenceModel(
+        logits=lambda tokens: torch.zeros(*tokens.shape, 4), vocab_size=4, max_length=None
+    )
+
+
+def test_every_metric_works_on_a_dataset(tmp_path, tokenizer, datasets):
+    dataset = datasets.Dataset.from_dict({"content": [text * 3 for text in TEXTS if text]})
+    settings = MetricSettings(
+        tokenizer=tokenizer, load_model=load_model, model_identity={"model": "uniform"}
+    )
+    results = {name: analyze(dataset, name, tmp_path, settings) for name in METRICS}
+    loss = results.pop("reference_loss").values
+    assert loss == pytest.approx(np.full(3, np.log(4)))
+    assert results.pop("total_vocab_freq").value.sum() == sum(results["seqlen"].values)
+    for name, index in results.items():
+        index.check_dataset(dataset)
+        assert index.num_distinct_values > 1, name
 
 
 def test_rows_of_another_dataset_are_not_taken(tmp_path, tokenizer, datasets):

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from data_efficiency.config import load_config
+from data_efficiency.config import DataEfficiencyConfig, RandomLTD, load_config
 from data_efficiency.json_section import ConfigError
 from data_efficiency.schedule import RootSchedule
 from tests.json_sections import random_ltd
@@ -207,9 +207,55 @@ def test_all_missing_keys_are_named_at_once():
     assert [path.rpartition(".")[2] for path in missing] == [
         *("min_difficulty", "max_difficulty", "clustering_type", "difficulty_type"),
         *("total_curriculum_step", "difficulty_step", "root_degree"),
-        *("total_layer_num", "random_ltd_layer_num", "random_ltd_layer_id"),
-        *("model_type", "hidden_state_order", "min_value", "require_steps", "seq_per_step"),
+        *("min_value", "require_steps", "seq_per_step"),
     ]
+
+
+def test_all_that_is_wrong_is_told_at_once():
+    content = copy.deepcopy(PUBLISHED)
+    section = content["data_efficiency"]
+    metrics = section["data_sampling"]["curriculum_learning"]["curriculum_metrics"]
+    del metrics["voc"]["difficulty_type"]
+    metrics["voc"]["schedule_config"] = {"root_degree": 0, "total_curriculum_steps": 5}
+    metrics["seqlen_truncate"] |= {"min_difficulty": "few", "multiple": 8}
+    section["data_sampling"]["num_epochs"] = -1
+    dropping = section["data_routing"]["random_ltd"]
+    dropping["random_ltd_schedule"]["min_value"] = 0
+    dropping["always_keeps"] = [0]
+    section["sed"] = 1
+    content |= {"train_batch_size": "many", "optimiser": {}}
+    with pytest.raises(ConfigError) as error:
+        load_config(content)
+    told = str(error.value)
+    voc = "curriculum_metrics.voc"
+    for part in (
+        f"{voc}.difficulty_type, ",
+        f"{voc}.schedule_config.total_curriculum_step, ",
+        f"{voc}.schedule_config.difficulty_step are missing",
+        f"{voc}.schedule_config.root_degree is 0",
+        f"{voc}.schedule_config.total_curriculum_steps is not a known key",
+        "seqlen_truncate.min_difficulty is 'few'",
+        "seqlen_truncate.multiple is not a known key",
+        "num_epochs is -1",
+        "random_ltd_schedule.min_value is 0",
+        "random_ltd.always_keeps is not a known key",
+        "data_efficiency.sed is not a known key",
+        "train_batch_size is 'many'",
+        "optimiser is not a known key",
+    ):
+        assert told.count(part) == 1, part
+
+
+def test_what_is_parsed_goes_wherever_a_file_goes(tmp_path):
+    section = DataEfficiencyConfig.of(RandomLTD(start=8, end=16, steps=3, layers=[1]), seed=5)
+    assert load_config(section).data_efficiency is section
+    whole = load_config({"train_batch_size": 4, "data_efficiency": section})
+    assert whole.data_efficiency is section
+    assert whole.train_batch_size == 4
+    assert load_config(whole) is whole
+    written = {"data_efficiency": whole.data_efficiency_json}
+    (tmp_path / "c.json").write_text(json.dumps(written))
+    assert load_config(tmp_path / "c.json").data_efficiency == section
 
 
 def test_files_that_cannot_be_read(tmp_path):

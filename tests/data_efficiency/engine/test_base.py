@@ -9,6 +9,8 @@ from data_efficiency.engine.ranks import Ranks
 
 
 class Router:
+    settings = None
+
     def __init__(self):
         self.calls = []
 

@@ -7,6 +7,7 @@ from torch import nn
 from data_efficiency.engine import initialize
 from data_efficiency.engine.whole_tensor import gather_all
 from data_efficiency.json_section import ConfigError
+from tests.data_efficiency.small_models import dropping
 
 ADAM = {"type": "AdamW", "params": {"lr": 0.01, "weight_decay": 0.1}}
 
@@ -116,6 +117,8 @@ def test_a_resumed_scheduler_goes_on_where_it_stood():
 
 
 class Position:
+    settings = dropping()
+
     def __init__(self):
         self.calls = []
 

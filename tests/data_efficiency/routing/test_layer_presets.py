@@ -5,7 +5,7 @@ from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from data_efficiency.routing.layer_interface import LayerInterface
-from data_efficiency.routing.layer_presets import interface_of, known_layer_class
+from data_efficiency.routing.layer_presets import interface_of, known_layer_class, mask_name_of
 from data_efficiency.routing.random_ltd import convert_to_random_ltd, save_without_random_ltd
 from data_efficiency.schedule import CustomSchedule
 from tests.data_efficiency.routing.reference_loop import drop_in_a_loop, loss_and_gradients
@@ -348,3 +348,24 @@ def test_a_model_of_two_lengths_is_converted_in_parts():
     tower.random_ltd_scheduler.set_position(0, 0)
     model(**inputs)
     assert tower.random_ltd_scheduler.last_shape().sequence_length == 17
+
+
+def test_the_mask_is_found_by_the_name_of_an_argument():
+    class Plain(torch.nn.Module):
+        def forward(self, hidden):
+            return hidden
+
+    class Masked(torch.nn.Module):
+        def forward(self, hidden, key_padding_mask=None):
+            return hidden
+
+    class Twice(torch.nn.Module):
+        def forward(self, hidden, src_mask=None, src_key_padding_mask=None):
+            return hidden
+
+    assert mask_name_of(Plain) is None
+    assert mask_name_of(Masked) == "key_padding_mask"
+    # Of these the names are known already.
+    assert mask_name_of(GPT2Block) is None
+    with pytest.raises(ValueError, match="takes src_mask, src_key_padding_mask: say which"):
+        mask_name_of(Twice)

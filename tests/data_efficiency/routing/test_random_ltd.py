@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from data_efficiency.config import DataEfficiencyConfig
+from data_efficiency.config import DataEfficiencyConfig, RandomLTD
+from data_efficiency.json_section import ConfigError
 from data_efficiency.routing.random_ltd import (
     convert_to_random_ltd,
     remove_random_ltd_state_dict,
@@ -252,6 +253,29 @@ def test_configuration_in_every_form(tmp_path):
         model = Stack([Layer()])
         assert convert_to_random_ltd(model, Layer, config) is model
         assert run(model, torch.ones(ROWS, LENGTH, 2)).sum() == (LENGTH + KEPT) * ROWS * 2
+
+
+def test_the_model_says_what_a_line_of_python_leaves_open():
+    line = RandomLTD(start=KEPT, end=KEPT, steps=1, step_size=1)
+    model = convert_to_random_ltd(make_model(), Block, DataEfficiencyConfig.of(line, seed=11))
+    settings = model.random_ltd_scheduler.settings
+    assert (settings.total_layer_num, settings.random_ltd_layer_id) == (4, (1, 2))
+    assert settings.model_mask_name == "attention_mask"
+    tokens, labels = batch()
+    known = converted(model_mask_name="attention_mask")
+    for one in (model, known):
+        one.random_ltd_scheduler.set_position(2, 0)
+    assert torch.equal(model(tokens, labels=labels), known(tokens, labels=labels))
+
+
+def test_what_the_model_does_not_say_is_named():
+    config = DataEfficiencyConfig.of(RandomLTD(start=4, steps=1))
+    with pytest.raises(
+        ConfigError, match="max_value is 'auto': the rows' length is not known here"
+    ):
+        convert_to_random_ltd(make_model(), Block, config)
+    with pytest.raises(ValueError, match="the model has no layer of class Dropout"):
+        convert_to_random_ltd(make_model(), nn.Dropout, config.with_length(16))
 
 
 def test_an_engine_brings_its_configuration_and_gets_the_router():

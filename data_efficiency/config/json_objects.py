@@ -1,0 +1,74 @@
+"""Where the objects of the JSON file stand, and the dataclasses of their keys: pages and schema are made of it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+from data_efficiency.config import curriculum, data_efficiency, file, random_ltd
+from data_efficiency.field_docs import field_docs
+from data_efficiency.json_section import GIVEN, written_key
+from data_efficiency.schedule import DiscreteSchedule, RootSchedule
+
+_SCHEDULE = "METRIC.schedule_config"
+_KEPT_LENGTH = "RANDOM_LTD.random_ltd_schedule"
+PREFIXES = {
+    "METRIC": "data_efficiency.data_sampling.curriculum_learning.curriculum_metrics.*",
+    "RANDOM_LTD": "data_efficiency.data_routing.random_ltd",
+}
+"""What the first words of places stand for."""
+JSON_OBJECTS: Sequence[tuple[str, type, Mapping[str, str]]] = (
+    ("", file.Config, {}),
+    ("data_efficiency", data_efficiency.DataEfficiencyKeys, {}),
+    ("data_efficiency.data_sampling", data_efficiency.DataSamplingKeys, {}),
+    ("data_efficiency.data_sampling.curriculum_learning", curriculum.CurriculumKeys, {}),
+    ("METRIC", curriculum.MetricKeys, {}),
+    (_SCHEDULE, RootSchedule, {}),
+    (_SCHEDULE, DiscreteSchedule, {}),
+    ("curriculum_learning", curriculum.LegacyCurriculumKeys, {}),
+    ("data_efficiency.data_routing", data_efficiency.DataRoutingKeys, {}),
+    ("RANDOM_LTD", random_ltd.RandomLTDKeys, {}),
+    ("RANDOM_LTD", random_ltd.RandomLTDConfig, {}),
+    (_KEPT_LENGTH, random_ltd.KeptLengthKeys, {}),
+    (f"{_KEPT_LENGTH}.schedule_config", RootSchedule, random_ltd.KEPT_LENGTH_NAMES),
+    ("RANDOM_LTD.layer_token_lr_schedule", random_ltd.LayerTokenLRKeys, {}),
+)
+"""Where an object stands in the file, the dataclass of its keys, and those that it writes otherwise."""
+
+
+class JsonKey(NamedTuple):
+    """A key of an object."""
+
+    key: str
+    hint: Any
+    """Type of its value, without the rules."""
+    rules: tuple[Any, ...]
+    default: Any
+    """`MISSING` where there is none."""
+    doc: str
+
+
+def json_keys(keys: type, names: Mapping[str, str]) -> Iterator[JsonKey]:
+    """The fields of a dataclass that are keys; with `names`, those alone.
+
+    Raises:
+        ValueError: if a field has no docstring below it.
+    """
+    hints = get_type_hints(keys, include_extras=True)
+    docs: dict[str, str] = {}
+    for base in reversed(keys.__mro__):
+        docs |= field_docs(base) if is_dataclass(base) else {}
+    for field in fields(keys):
+        hint = hints[field.name]
+        rules = getattr(hint, "__metadata__", ())
+        if GIVEN in rules or (names and field.name not in names):
+            continue
+        if field.name not in docs:
+            raise ValueError(f"{keys.__name__}.{field.name} has no docstring below it: write one")
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        yield JsonKey(
+            key=names.get(field.name, written_key(field.name, hint)),
+            hint=get_args(hint)[0] if rules else hint,
+            rules=rules,
+            default=default,
+            doc=docs[field.name],
+        )

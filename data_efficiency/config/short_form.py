@@ -1,0 +1,198 @@
+"""The usual configurations in a line of Python each; the JSON file is what they stand for.
+
+DataEfficiencyConfig.of(
+Curriculum("seqlen", start=64, steps=1000),
+Curriculum("vocab_rarity", index="difficulty/vocab_rarity", start=1, steps=1000),
+RandomLTD(start=128, steps=400),
+)
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from data_efficiency.json_section import AUTO, ConfigError
+
+LENGTH_METRICS = {
+    "seqlen": "seqlen_truncate",
+    "seqlen_truncate": "seqlen_truncate",
+    "seqlen_reshape": "seqlen_reshape",
+}
+"""Names that pace the length of rows -> how the JSON file calls them."""
+
+
+def _refuse(owner: object, **numbers: int | None) -> None:
+    """Raise ConfigError, naming all numbers that are not whole and positive, in the order they are given."""
+    wrong = [
+        f"{name} is {number!r}: must be a whole number, at least 1"
+        for name, number in numbers.items()
+        if number is not None and (type(number) is not int or number < 1)
+    ]
+    if wrong:
+        raise ConfigError(f"{type(owner).__name__}: {'; '.join(wrong)}")
+    start, end = numbers["start"], numbers.get("end")
+    if end is not None and start is not None and start > end:
+        raise ConfigError(f"{type(owner).__name__}: start is {start}: above end ({end})")
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """One metric of a curriculum: which samples may be drawn, or how long rows are.
+
+    `seqlen` (or `seqlen_truncate`, `seqlen_reshape`) without an index paces the length of rows, from `start`
+    tokens to `end`. Any other metric, with the folder of its index, lets the easiest samples in first, from
+    `start` percent of them to `end`; or up to a difficulty, where `by` is "value".
+
+    Raises:
+        ConfigError: for numbers that cannot be, a length without and a metric with no index.
+    """
+
+    metric: str
+    start: int
+    """Length, percentile or value at the first step."""
+    steps: int
+    """Steps from there to `end`."""
+    end: int | None = None
+    """Not given: the length of the rows, or 100 percent."""
+    index: str | os.PathLike[str] | None = None
+    """Folder of the difficulty index."""
+    by: Literal["percentile", "value"] | None = None
+    """Not given: "percentile" with an index; lengths are values."""
+    root: int | None = None
+    """Degree of the root that the growth follows; 1 is linear. Not given: 1 for lengths, else 2."""
+    step_size: int | None = None
+    """Multiples that are reached. Not given: 8 for lengths, else 1."""
+
+    def __post_init__(self) -> None:
+        _refuse(
+            self,
+            start=self.start,
+            steps=self.steps,
+            end=self.end,
+            root=self.root,
+            step_size=self.step_size,
+        )
+        if self.index is None and not self.is_length:
+            raise ConfigError(
+                f"Curriculum({self.metric!r}) has no index: name the folder of its difficulty index (index=), "
+                f"or pace a length: {', '.join(LENGTH_METRICS)}"
+            )
+        if self.is_length and self.by is not None:
+            raise ConfigError(f"Curriculum({self.metric!r}): by belongs to a metric with an index")
+        if self.by == "value" and self.end is None:
+            raise ConfigError(f"Curriculum({self.metric!r}) goes by value: give end=, the largest")
+
+    @property
+    def is_length(self) -> bool:
+        """Whether rows are cut, and samples are not chosen."""
+        return self.index is None and self.metric in LENGTH_METRICS
+
+    @property
+    def name(self) -> str:
+        """How the JSON file calls the metric."""
+        return LENGTH_METRICS[self.metric] if self.is_length else self.metric
+
+    def section(self) -> dict[str, Any]:
+        """The keys of the metric in the JSON file."""
+        root = self.root or (1 if self.is_length else 2)
+        pace = {
+            "total_curriculum_step": self.steps,
+            "difficulty_step": self.step_size or (8 if self.is_length else 1),
+        }
+        paced = {
+            "min_difficulty": self.start,
+            "schedule_type": "fixed_linear" if root == 1 else "fixed_root",
+            "schedule_config": pace if root == 1 else {**pace, "root_degree": root},
+        }
+        if self.is_length:
+            return paced | {
+                "difficulty_type": "value",
+                "clustering_type": "single_cluster",
+                "max_difficulty": self.end or AUTO,
+            }
+        assert self.index is not None
+        return paced | {
+            "difficulty_type": self.by or "percentile",
+            "clustering_type": "schedule_based",
+            "max_difficulty": self.end or 100,
+            "index_path": os.fspath(self.index),
+        }
+
+
+@dataclass(frozen=True)
+class RandomLTD:
+    """Random layerwise token dropping: the middle layers see `start` tokens of a row at first, `end` at last.
+
+    Raises:
+        ConfigError: for numbers that cannot be.
+    """
+
+    start: int
+    """Kept tokens at the first step."""
+    steps: int
+    """Steps from there to `end`."""
+    end: int | None = None
+    """Not given: the length of the rows."""
+    layers: Sequence[int] | None = None
+    """Which layers drop tokens, from 0. Not given: all but the first and the last."""
+    step_size: int = 16
+    """Kept lengths are multiples of this."""
+    always_keep: Sequence[int] = ()
+    """Positions that no layer drops, such as [0] for a class token."""
+    mask_name: str | None = None
+    """Keyword of a layer's mask, for a class without a preset. Not given: as its `forward` calls it."""
+    order: Literal["batch_seq_dim", "seq_batch_dim"] | None = None
+    """Order of the axes, for a class without a preset. Not given: batch first."""
+
+    def __post_init__(self) -> None:
+        _refuse(self, start=self.start, steps=self.steps, end=self.end, step_size=self.step_size)
+
+    def section(self) -> dict[str, Any]:
+        """The keys of `random_ltd` in the JSON file."""
+        named: dict[str, Any] = {
+            "random_ltd_layer_id": None if self.layers is None else list(self.layers),
+            "model_mask_name": self.mask_name,
+            "hidden_state_order": self.order,
+        }
+        return {
+            "enabled": True,
+            **{key: value for key, value in named.items() if value is not None},
+            "always_keep": list(self.always_keep),
+            "random_ltd_schedule": {
+                "min_value": self.start,
+                "max_value": self.end or AUTO,
+                "schedule_type": "fixed_linear",
+                "schedule_config": {"require_steps": self.steps, "seq_per_step": self.step_size},
+            },
+        }
+
+
+def section_of_parts(parts: Iterable[Curriculum | RandomLTD], **settings: Any) -> dict[str, Any]:
+    """The `data_efficiency` section that the parts stand for.
+
+    Args:
+        settings: `seed`, and keys of `data_sampling`.
+
+    Raises:
+        ConfigError: for something else, or a part that is there twice.
+    """
+    metrics: dict[str, Any] = {}
+    dropping: dict[str, Any] | None = None
+    for part in parts:
+        if isinstance(part, Curriculum) and part.name not in metrics:
+            metrics[part.name] = part.section()
+        elif isinstance(part, RandomLTD) and dropping is None:
+            dropping = part.section()
+        else:
+            is_part = isinstance(part, Curriculum | RandomLTD)
+            raise ConfigError(
+                f"{part!r} is {'there twice' if is_part else 'no part'}: give each once"
+            )
+    seed = {"seed": settings.pop("seed")} if "seed" in settings else {}
+    curriculum = {"enabled": True, "curriculum_metrics": metrics} if metrics else {}
+    return {
+        **seed,
+        "data_sampling": {**settings, "curriculum_learning": curriculum},
+        "data_routing": {} if dropping is None else {"random_ltd": dropping},
+    }

@@ -1,0 +1,138 @@
+"""A parsed configuration as the `data_efficiency` section that it is parsed from."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+from data_efficiency.config.curriculum import LengthPlan, PacedMetric, Selection
+from data_efficiency.config.data_efficiency import DataEfficiencyConfig
+from data_efficiency.config.random_ltd import KEPT_LENGTH_NAMES, OpenRandomLTD, RandomLTDConfig
+from data_efficiency.json_section import GIVEN, written_key
+from data_efficiency.schedule.protocol import Schedule
+from data_efficiency.schedule.registry import kind_of
+
+
+def section_of(config: DataEfficiencyConfig) -> dict[str, Any]:
+    """The section, plain JSON data: parsed again, it is the same configuration.
+
+    A custom schedule's function is not in it, and must be set again.
+    """
+    is_curriculum = bool(config.metric_names or config.schedules)
+    metrics = {name: _metric(config, name) for name in dict.fromkeys(_names(config))}
+    curriculum: dict[str, Any] = {"enabled": is_curriculum}
+    if is_curriculum:
+        curriculum["curriculum_metrics"] = metrics
+        curriculum["random_rank"] = config.random_rank
+    if config.data_cluster_path is not None:
+        curriculum["data_cluster_path"] = config.data_cluster_path
+    if config.sequence_axes is not None:
+        curriculum["sequence_axes"] = {
+            name: list(axes) for name, axes in config.sequence_axes.items()
+        }
+    dropping = config.random_ltd
+    return {
+        "enabled": is_curriculum or dropping is not None,
+        "seed": config.seed,
+        "data_sampling": {
+            "enabled": is_curriculum,
+            "num_epochs": config.num_epochs,
+            "num_workers": config.num_workers,
+            "pin_memory": config.pin_memory,
+            "curriculum_learning": curriculum,
+        },
+        "data_routing": {
+            "enabled": dropping is not None,
+            "random_ltd": {"enabled": False} if dropping is None else _random_ltd(dropping),
+        },
+    }
+
+
+def _names(config: DataEfficiencyConfig) -> list[str]:
+    open_ones = [plan.name for plan in config.open_length_plans]
+    return [*config.metric_names, *config.schedules, *open_ones]
+
+
+def _metric(config: DataEfficiencyConfig, name: str) -> dict[str, Any]:
+    for open_plan in config.open_length_plans:
+        if open_plan.name == name:
+            return dict(open_plan.content)
+    selection = next((one for one in config.selections if one.name == name), None)
+    plan = next((one for one in config.length_plans if one.name == name), None)
+    paced = selection or plan
+    assert paced is not None
+    written = _paced(paced) | {
+        "clustering_type": "single_cluster" if selection is None else "schedule_based"
+    }
+    return written | _selecting(selection) | _lengthening(plan)
+
+
+def _paced(metric: PacedMetric) -> dict[str, Any]:
+    return {
+        "difficulty_type": metric.difficulty_type,
+        "min_difficulty": metric.min_difficulty,
+        "max_difficulty": metric.max_difficulty,
+        **_schedule(metric.schedule),
+    }
+
+
+def _selecting(selection: Selection | None) -> dict[str, Any]:
+    if selection is None:
+        return {}
+    written = {"index_path": selection.index_path}
+    optional = {
+        "index_to_metric_path": selection.values_path,
+        "shuffle_index": selection.shuffle_index,
+        "trust_order": selection.trust_order or None,
+    }
+    return written | {key: value for key, value in optional.items() if value is not None}
+
+
+def _lengthening(plan: LengthPlan | None) -> dict[str, Any]:
+    if plan is None:
+        return {}
+    multiple = {} if plan.length_multiple == 1 else {"length_multiple": plan.length_multiple}
+    return {"sequence_length": plan.action, **multiple}
+
+
+def _schedule(schedule: Schedule, names: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """`schedule_type` and `schedule_config`."""
+    kind, left_out = kind_of(schedule)
+    hints = get_type_hints(type(schedule), include_extras=True)
+    details = {}
+    for field in fields(schedule):
+        rules = getattr(hints[field.name], "__metadata__", ())
+        if GIVEN in rules or field.name in left_out:
+            continue
+        key = written_key(field.name, hints[field.name])
+        value = getattr(schedule, field.name)
+        details[(names or {}).get(key, key)] = list(value) if isinstance(value, tuple) else value
+    return {"schedule_type": kind, "schedule_config": details}
+
+
+def _random_ltd(dropping: RandomLTDConfig | OpenRandomLTD) -> dict[str, Any]:
+    if isinstance(dropping, OpenRandomLTD):
+        return {**dropping.content, "enabled": True}
+    schedule: Any = dropping.schedule
+    written: dict[str, Any] = {
+        "enabled": True,
+        "total_layer_num": dropping.total_layer_num,
+        "random_ltd_layer_num": dropping.random_ltd_layer_num,
+        "random_ltd_layer_id": list(dropping.random_ltd_layer_id),
+        "model_mask_name": dropping.model_mask_name,
+        "model_type": dropping.model_type,
+        "hidden_state_order": dropping.hidden_state_order,
+        "always_keep": list(dropping.always_keep),
+        "random_ltd_schedule": {
+            "min_value": getattr(schedule, "min_difficulty", 1),
+            "max_value": getattr(schedule, "max_difficulty", 1),
+            "unit": dropping.kept_length_unit,
+            **_schedule(schedule, KEPT_LENGTH_NAMES),
+        },
+    }
+    if dropping.layer_token_lr is not None:
+        written["layer_token_lr_schedule"] = {
+            "enabled": True,
+            "total_layer_tokens": dropping.layer_token_lr.decay,
+            "warmup_layer_tokens": dropping.layer_token_lr.warmup,
+        }
+    return written

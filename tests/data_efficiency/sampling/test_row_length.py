@@ -1,0 +1,55 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from data_efficiency import ConfigError, Curriculum, CurriculumSampler, DataEfficiencyConfig
+from data_efficiency.sampling.row_length import closed_by_rows, row_length
+
+ROW = {"labels": [1], "input_ids": [1, 2, 3]}
+
+
+class Told(list):
+    sequence_length = 17
+
+
+@pytest.mark.parametrize(
+    ("dataset", "length"),
+    [
+        (Told(), 17),
+        ([ROW] * 40, 3),
+        ([{"tokens": torch.zeros(5)}], 5),
+        ([(torch.zeros(4), torch.zeros(1))] * 3, 4),
+        ([torch.zeros(6)] * 3, 6),
+    ],
+)
+def test_a_length_that_all_rows_have(dataset, length):
+    assert row_length(dataset) == length
+
+
+@pytest.mark.parametrize(
+    ("dataset", "found"),
+    [
+        ([ROW, {"input_ids": [1]}], "different lengths"),
+        ([{"pixel_values": [1]}], "no tokens"),
+        ([7], "no tokens"),
+        ([torch.zeros(2, 2)], "no tokens"),
+        ([], "no tokens"),
+    ],
+)
+def test_rows_of_no_one_length(dataset, found):
+    with pytest.raises(ConfigError, match=f"the rows of the list have {found}: say up to which"):
+        row_length(dataset)
+
+
+def test_the_sampler_closes_what_goes_up_to_the_rows():
+    config = DataEfficiencyConfig.of(Curriculum("seqlen", start=8, steps=4))
+    sampler = CurriculumSampler(Told([ROW] * 8), config, micro_batch_size=2)
+    (plan,) = sampler.config.length_plans
+    assert plan.max_difficulty == 17
+    assert not sampler.config.needs_length
+
+
+def test_nothing_is_read_where_nothing_is_open():
+    config = DataEfficiencyConfig.of(Curriculum("seqlen", start=8, end=16, steps=4))
+    assert closed_by_rows(config, SimpleNamespace()) is config
