@@ -105,6 +105,11 @@ def test_the_rate_moves_and_lengths_do(alone):
 
 
 @pytest.mark.parametrize("engine", SHARDED)
+def test_a_rehearsal_leaves_nothing_on_any_engine(pair, engine):
+    assert read(pair, engine, "rehearsed", 2) == read(pair, engine, "truncate", 2)[:-1]
+
+
+@pytest.mark.parametrize("engine", SHARDED)
 def test_deepspeeds_calls_have_one_rate_and_one_count_on_all_ranks(alone, pair, engine):
     """Lengths differ by rank; the rate follows the layer tokens of all."""
     first, second = (read(pair, engine, "published", 2, rank) for rank in (0, 1))

@@ -135,8 +135,8 @@ def make_engine(mode, micro, name, **sections):
     return convert_to_random_ltd(engine, Layer), loader
 
 
-def train(engine, loader):
-    """The user's loop: what each step came to."""
+def train(engine, loader, rehearse=False):
+    """The user's loop: what each step came to; each may be rehearsed, twice."""
 
     def losses(batch):
         scores = engine(batch["input_ids"], attention_mask=batch["attention_mask"])
@@ -150,6 +150,9 @@ def train(engine, loader):
 
     steps = []
     for batches in loader.steps():
+        if rehearse:
+            engine.rehearse(batches, losses, terms, engine.counters.steps + 1)
+            engine.rehearse(batches, losses, terms, engine.counters.steps + 1)
         step = engine.train_step(batches, losses, terms)
         steps.append(
             {
@@ -220,6 +223,8 @@ def main():
             steps.append({"weights": torch.cat(weights).tolist()})
             write(folder, engine, name, mode, micro, steps)
         if micro == 2:
+            steps = train(*make_engine("truncate", micro, name), rehearse=True)
+            write(folder, engine, name, "rehearsed", micro, steps)
             engine, loader = make_engine("trim_padding", micro, name)
             write(folder, engine, name, "published", micro, published_rates(engine, loader))
             found = {}
