@@ -74,6 +74,8 @@ def test_steps_end_a_run_before_its_tokens_do():
     start = start_of("--train-iters", "3", "--train-tokens", "100000")
     assert plan_of(start, nowhere).last_step == 3
     assert plan_of(start_of("--train-samples", "33", "--train-iters", "9"), nowhere).last_step == 5
+    start = start_of("--train-samples", "33", "--train-iters", "9", "--train-tokens", "100000")
+    assert plan_of(start, nowhere).last_step == 5
 
 
 def test_planned_and_logged_totals_beside_each_other():
