@@ -1,6 +1,6 @@
 """The plan beside a run: what its configuration says of each step, to be seen beside what its log says."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,8 @@ def plan_of(start: Record, may_read: Callable[[Path], bool]) -> Planned:
         return _plan(start, training, _shape(start, model), may_read)
     except NoPlanError:
         raise
+    except KeyError as error:
+        raise NoPlanError(f"no plan can be made of its log, which does not tell {error}") from error
     except Exception as error:
         raise NoPlanError(f"no plan can be made of its log ({error})") from error
 
@@ -120,37 +122,31 @@ def _plan(
         raise NoPlanError(
             f"the pool follows from {unread[0]}, which this page may not read: give its folder by --data"
         )
-    by_samples = _whole_steps(start, training)
+    ends = [*_ends_by_steps(start, training)]
     tokens = training.get("train_tokens")
+    if tokens is not None:
+        whole = -(-tokens // (start["sequence_length"] * start["global_batch_size"]))
+        ends.append(SHORTEST_SHARE * whole)
     plan = plan_run(
         config,
         model=shape,
         sequence_length=start["sequence_length"],
-        num_steps=by_samples if tokens is None else SHORTEST_SHARE * by_samples,
+        num_steps=min(ends),
         num_samples=start["train_samples_in_dataset"] if unread or not selections else None,
     )
     if tokens is None:
-        return Planned(plan, by_samples)
+        return Planned(plan, plan.num_steps)
     counter = training.get("token_counter", "effective")
-    field, factor = (
-        ("layer_tokens", shape.num_layers)
-        if counter == "effective"
-        else (
-            f"{counter}_tokens",
-            1,
-        )
-    )
-    last = min(plan.num_steps, plan.step_that_fills(field, tokens * factor))
-    steps = training.get("train_iters")
-    return Planned(plan, last if steps is None else min(last, steps))
+    if counter == "effective":
+        last = plan.step_that_fills("layer_tokens", tokens * shape.num_layers)
+    else:
+        last = plan.step_that_fills(f"{counter}_tokens", tokens)
+    return Planned(plan, min(plan.num_steps, last))
 
 
-def _whole_steps(start: Record, training: Mapping[str, Any]) -> int:
-    """Steps of whole samples that use up the budget nearest to its end."""
-    batch = start["global_batch_size"]
-    ends = [training.get("train_iters")]
+def _ends_by_steps(start: Record, training: Mapping[str, Any]) -> Iterator[int]:
+    """The steps at which budgets of steps and of samples are used up."""
+    if training.get("train_iters") is not None:
+        yield training["train_iters"]
     if training.get("train_samples") is not None:
-        ends.append(-(-training["train_samples"] // batch))
-    if training.get("train_tokens") is not None:
-        ends.append(-(-training["train_tokens"] // (start["sequence_length"] * batch)))
-    return min(end for end in ends if end is not None)
+        yield -(-training["train_samples"] // start["global_batch_size"])

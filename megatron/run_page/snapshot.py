@@ -131,7 +131,7 @@ class Runs:
         measure = _measure(start)
         train = train_columns(log.records("train"))
         valid = valid_columns(log.records("valid"), (measure.field, measure.curve))
-        last = (log.records("train") or [{}])[-1]
+        last = (log.records("train") or log.records("valid") or [{}])[-1]
         return {
             "name": found.name,
             "arm": found.arm,

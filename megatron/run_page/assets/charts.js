@@ -51,7 +51,7 @@ function chartIn(container, key, title, unit) {
   return figure.querySelector(".chart");
 }
 
-/** Remove the charts of a container that are not among the keys. */
+/** Remove the charts of a container that are not among the keys, and set the others in their order. */
 function keepCharts(container, keys) {
   for (const figure of [...container.children]) {
     if (!keys.has(figure.dataset.key)) {
@@ -59,6 +59,9 @@ function keepCharts(container, keys) {
       figure.remove();
     }
   }
+  const places = [...keys];
+  const inOrder = [...container.children].sort((a, b) => places.indexOf(a.dataset.key) - places.indexOf(b.dataset.key));
+  if (inOrder.some((figure, place) => figure !== container.children[place])) container.append(...inOrder);
 }
 
 function layoutOf(xTitle, more) {
@@ -145,6 +148,7 @@ function drawLosses(container, view) {
       if (runs.length) traces.push(...lossTraces(arm, runs, chart, view.axis));
       shown.push(...runs);
     }
+    if (!traces.length) continue;
     drawn.add(key);
     const range = lossRange(shown, chart);
     Plotly.react(chartIn(container, key, title, unit), traces,
@@ -192,4 +196,5 @@ function drawPacing(container, view) {
       layoutOf("step", { uirevision: "pacing", yaxis: { rangemode: "tozero" } }), PLOT_OPTIONS);
   }
   keepCharts(container, drawn);
+  container.closest("section").hidden = !drawn.size;
 }

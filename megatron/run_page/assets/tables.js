@@ -50,7 +50,19 @@ function drawRuns(container, view) {
     ];
     return row(cells);
   }));
-  container.replaceChildren(table(titles, rows));
+  const made = table(titles, rows);
+  container.replaceChildren(made);
+  withoutEmptyColumns(made);
+}
+
+/** Remove the columns in which no row says anything. */
+function withoutEmptyColumns(made) {
+  const rows = [...made.rows];
+  for (let place = made.tHead.rows[0].cells.length - 1; place > 0; place--) {
+    if (made.tBodies[0].rows.length && rows.slice(1).every((one) => !one.cells[place].textContent)) {
+      rows.forEach((one) => one.cells[place].remove());
+    }
+  }
 }
 
 function planCell({ name, planned, logged }) {
@@ -60,13 +72,14 @@ function planCell({ name, planned, logged }) {
 }
 
 function drawPlan(container, view) {
-  const rows = [], problems = [];
+  const rows = [], problems = new Map();
   const titles = new Map();
   const planned = view.arms.flatMap((arm) => arm.runs.slice(0, 1).map((run) => [arm, run]));
   for (const [, run] of planned) for (const one of run.plan.beside || []) titles.set(one.name, true);
   for (const [arm, run] of planned) {
     if (run.plan.problem) {
-      problems.push(element("p", { class: "problem" }, `${run.name}: ${run.plan.problem}`));
+      if (!problems.has(run.plan.problem)) problems.set(run.plan.problem, []);
+      problems.get(run.plan.problem).push(run.name);
       continue;
     }
     const found = new Map((run.plan.beside || []).map((one) => [one.name, planCell(one)]));
@@ -77,5 +90,6 @@ function drawPlan(container, view) {
     ]));
   }
   const head = ["run", "step", ...titles.keys()];
-  container.replaceChildren(...(rows.length ? [table(head, rows)] : []), ...problems);
+  const told = [...problems].map(([problem, names]) => element("p", { class: "problem" }, `${names.join(", ")}: ${problem}`));
+  container.replaceChildren(...(rows.length ? [table(head, rows)] : []), ...told);
 }

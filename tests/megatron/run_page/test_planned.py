@@ -74,6 +74,8 @@ def test_steps_end_a_run_before_its_tokens_do():
     start = start_of("--train-iters", "3", "--train-tokens", "100000")
     assert plan_of(start, nowhere).last_step == 3
     assert plan_of(start_of("--train-samples", "33", "--train-iters", "9"), nowhere).last_step == 5
+    start = start_of("--train-samples", "33", "--train-iters", "9", "--train-tokens", "100000")
+    assert plan_of(start, nowhere).last_step == 5
 
 
 def test_planned_and_logged_totals_beside_each_other():
@@ -124,3 +126,10 @@ def test_a_long_plan_is_drawn_from_few_steps_with_all_changes():
 def test_a_start_that_says_too_little_has_no_plan_and_says_why(damage, message):
     with pytest.raises(NoPlanError, match=message):
         plan_of(start_of() | damage, nowhere)
+
+
+def test_what_a_log_does_not_tell_is_named():
+    start = start_of()
+    del start["global_batch_size"]
+    with pytest.raises(NoPlanError, match="which does not tell 'global_batch_size'"):
+        plan_of(start, nowhere)

@@ -196,6 +196,7 @@ def test_a_classification_is_judged_by_its_own_measure(tmp_path):
     [run] = Runs([tmp_path]).snapshot()["runs"]
     assert run["measure"]["name"] == "accuracy"
     assert run["valid"]["value"] == [0.5, 0.75]
+    assert run["last"] == {"step": 2}
 
 
 def test_only_what_lies_in_what_was_given_may_be_read(tmp_path):
