@@ -8,10 +8,11 @@ DEMO_BERT_DIR ?= runs/quickstart_bert
 EVAL_LIMIT ?= 100
 EVAL_TASKS ?= local_lambada_openai,local_piqa,local_arc_easy,local_copa
 VIT_VENV ?= .venv-vit
+COMPOSER_VENV ?= .venv-composer
 MEGATRON_CORE := $(VENV)/megatron-core
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-bert demo-eval test test-full test-gpu vit-test check format lint types docs docs-site notebooks clean
+.PHONY: help demo demo-bert demo-eval test test-full test-gpu vit-test composer-test check format lint types docs docs-site notebooks clean
 
 help:
 	@echo "make demo       corpus, tokens, difficulty index, four trainings, one table and one picture;"
@@ -22,6 +23,7 @@ help:
 	@echo "make test-full  all matrices, all kills, all recipes"
 	@echo "make test-gpu   the tests that need a GPU"
 	@echo "make vit-test   the timm tests, in an environment of their own ($(VIT_VENV))"
+	@echo "make composer-test  the tests with MosaicML's Composer, in an environment of their own ($(COMPOSER_VENV))"
 	@echo "make check      what CI runs: format, lint, types, make test, docs are current"
 	@echo "make format     rewrite files as the formatter wants them"
 	@echo "make docs       regenerate docs/config.md and docs/migration.md"
@@ -87,6 +89,16 @@ $(VIT_VENV)/installed: $(VIT)/requirements.txt
 vit-test: $(VIT_VENV)/installed
 	@OMP_NUM_THREADS=1 $(VIT_VENV)/bin/python -m pytest -m vit \
 		tests/data_efficiency/routing/test_timm.py tests/$(VIT)/test_timm_models.py
+
+# Composer wants an older torch.
+$(COMPOSER_VENV)/installed: tests/data_efficiency/adapters/composer_requirements.txt
+	@$(PYTHON) -m venv $(COMPOSER_VENV)
+	@$(COMPOSER_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+composer-test: $(COMPOSER_VENV)/installed
+	@OMP_NUM_THREADS=1 $(COMPOSER_VENV)/bin/python -m pytest -m composer \
+		tests/data_efficiency/adapters/test_composer_plugin.py tests/end_to_end/test_hosts.py
 
 format: $(VENV)/installed-dev
 	@$(BIN)/ruff format .

@@ -47,6 +47,7 @@ from megatron.run_state import Run, StopRequest, Task, counter_record, spent_rec
 from megatron.setting_rules import require
 from megatron.stopping import StopSignals, exit_status, fraction_done, stop_reason
 from megatron.validation import losses_record, validate
+from megatron.warming import compiles_each_length, rehearse_shapes
 from megatron.weight_average import WeightAverage
 
 AnyRun = TypeVar("AnyRun", bound=AnyRunConfig)
@@ -104,6 +105,8 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
                 logger.write({"kind": "resume", "step": step, "environment": made_by(run)})
         stop = stack.enter_context(StopSignals())
         stack.enter_context(garbage.collecting_by_hand())
+        if compiles_each_length(config.training):
+            rehearse_shapes(run)
         try:
             train(run, logger, stop)
         except NonFiniteError as error:
@@ -183,7 +186,7 @@ def setup_model_and_optimizer(
         model_shape=shape,
         bf16_weights=training.bf16_weights,
     )
-    if training.compile != "none" and training.compile_lengths == "static":
+    if compiles_each_length(training):
         _refuse_many_lengths(engine, config.data.seq_length)
     engine.follow_learning_rate(make_learning_rate(config, shape, num_processes))
     dropping = engine.data_efficiency_config.closed_random_ltd

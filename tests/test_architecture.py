@@ -70,6 +70,7 @@ LEVELS = {
     "megatron.study": 4,
     "megatron.training": 4,
     "megatron.validation": 4,
+    "megatron.warming": 4,
     "megatron.weight_average": 4,
     "pretrain_gpt": 5,
     "pretrain_bert": 5,
@@ -160,6 +161,7 @@ OUTSIDE_PACKAGES = {
     ),
     "lightning": ("data_efficiency.adapters.lightning_plugin", "tests.end_to_end"),
     "trl": ("tests.end_to_end",),
+    "composer": ("data_efficiency.adapters.composer_plugin", "tests.end_to_end"),
     "torchdata": ("tests.end_to_end",),
     "mlflow": ("megatron.reporting.trackers",),
     "matplotlib": (

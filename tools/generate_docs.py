@@ -59,6 +59,9 @@ Made by `tools/generate_docs.py` from `megatron/migration/tables.py`, which the 
   folder) of a GPT without pipeline and tensor parallelism and makes a run of the same step; `--to huggingface` makes a folder for
   `from_pretrained`. Give `--vocab-file` and `--merge-file`, or `--tokenizer-file`, so that the tokenizer comes along. A converted
   checkpoint is a model to evaluate, finetune or export: optimizer and place in the data are not taken over.
+- **A launch script** becomes a run file: `python tools/migrate.py old.sh [ARGUMENT ...] > run.toml`, with `--set NAME=VALUE` for its environment. bash reads
+  the script, and nothing is started or written. What became of each flag stands above the settings, and what has no place here is
+  told. A JSON file that the script would write first is named: give it by `--deepspeed_config`.
 - **Scripts.** `examples_deepspeed/data_efficiency/` has those of the tutorial under their names; a run is a run file instead of
   27 positional arguments.
 """

@@ -44,7 +44,8 @@ class StatefulCurriculumSampler(Sampler[int]):
         custom_schedules: Mapping[str, Callable[[int], int]] | None = None,
     ) -> None:
         settings = load_config(config).data_efficiency
-        other = [metric.name for metric in settings.length_plans]
+        plans: list[Any] = [*settings.length_plans, *settings.open_length_plans]
+        other = [plan.name for plan in plans]
         other += [] if settings.random_ltd is None else ["random_ltd"]
         if other:
             raise ConfigError(

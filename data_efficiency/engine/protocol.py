@@ -62,6 +62,15 @@ class Engine(Protocol):
     ) -> StepResult:
         """Train on one global batch; see `EngineBase.train_step`."""
 
+    def rehearse(
+        self,
+        micro_batches: Sequence[Any],
+        loss_sums: Callable[[Any], torch.Tensor | Named],
+        num_terms: Callable[[Any], int | Named],
+        step: int,
+    ) -> None:
+        """Go forward and backward as in `step`, and leave nothing of it."""
+
     def follow_learning_rate(self, rate: LearningRate) -> None:
         """Set each step's rate by a function of the counters from now on."""
 

@@ -186,6 +186,29 @@ class Stepping:
             agreed=totals.agreed,
         )
 
+    def rehearse(
+        self,
+        micro_batches: Sequence[Any],
+        loss_sums: Callable[[Any], torch.Tensor | Named],
+        num_terms: Callable[[Any], int | Named],
+        step: int,
+    ) -> None:
+        """Go forward and backward as in `train_step`, as if `step` >= 1 were next, and leave nothing of it.
+
+        What is compiled at its first use is so before the clock starts. All processes must call it.
+        """
+        counters = self.counters
+        own_terms, terms = self._terms(micro_batches, num_terms)
+        try:
+            self.counters = replace(counters, steps=step - 1)
+            self.micro_steps = self.counters.steps * self._accumulation
+            self.module.train()
+            for number, (batch, own) in enumerate(zip(micro_batches, own_terms, strict=True)):
+                self._micro_batch(number, batch, own, terms, loss_sums, None)
+        finally:
+            self.counters = counters
+            self._give_up_step()
+
     @property
     def _num_dropping(self) -> int:
         dropping = self.data_efficiency_config.random_ltd

@@ -139,7 +139,8 @@ class CurriculumSampler:
         """Steps of one pass over as many samples as the dataset has."""
         if not drop_last and num_samples % self.global_batch_size:
             self.steps_per_pass += 1
-        self._num_samples = num_samples
+        self.num_samples = num_samples
+        """Of the dataset."""
         folder = config.data_cluster_path
         self._cluster_folder = None if folder is None else Path(folder)
         self._indexes = {
@@ -216,7 +217,7 @@ class CurriculumSampler:
         samples: Int64Array = self._clusters.samples_at(places)
         if not self.config.random_rank:
             return samples
-        sizes = (self._num_samples,) if self._blend is None else self._blend.sizes
+        sizes = (self.num_samples,) if self._blend is None else self._blend.sizes
         return random_rank(samples, self.seed, sizes)
 
     def set_custom_schedules(self, functions: Mapping[str, Callable[[int], int]]) -> None:
@@ -300,7 +301,7 @@ class CurriculumSampler:
 
     def _make_clusters(self) -> Any:
         pools = self._pools()
-        clusters = Clusters(self._num_samples, pools, self._cluster_folder)
+        clusters = Clusters(self.num_samples, pools, self._cluster_folder)
         if self._blend is None:
             return clusters
         return BlendedClusters(clusters, self._blend, is_in_order=not pools)

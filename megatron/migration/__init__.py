@@ -1,5 +1,6 @@
 """Command lines of Megatron-DeepSpeed: what each of its flags becomes here."""
 
+from megatron.migration.launch_script import started_by, training_command
 from megatron.migration.tables import (
     ANALYSIS,
     EVALUATION,
@@ -10,7 +11,12 @@ from megatron.migration.tables import (
     Fate,
     Migration,
 )
-from megatron.migration.words import own_words, pretraining_words
+from megatron.migration.words import (
+    Translation,
+    own_words,
+    pretraining_translation,
+    pretraining_words,
+)
 
 __all__ = [
     "ANALYSIS",
@@ -21,6 +27,10 @@ __all__ = [
     "PREPROCESSING",
     "PRETRAINING",
     "Migration",
+    "Translation",
     "own_words",
+    "pretraining_translation",
     "pretraining_words",
+    "started_by",
+    "training_command",
 ]

@@ -3,7 +3,7 @@
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,6 +29,17 @@ _OF_A_GPT = replace(
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Translation:
+    """A command line in our words."""
+
+    words: list[str]
+    told: list[str]
+    """What became of flags that are theirs, a sentence each."""
+    problems: list[str]
+    """Flags that nothing here is like, with the reason and what to do instead."""
+
+
 def pretraining_words(words: Sequence[str], *, is_bert: bool) -> list[str]:
     """A command line of a pretraining script in our words; errors as `own_words`.
 
@@ -37,9 +48,24 @@ def pretraining_words(words: Sequence[str], *, is_bert: bool) -> list[str]:
     of --save.
     """
     found = own_words(words, PRETRAINING if is_bert else _OF_A_GPT)
+    more = _meant_too(words, found)
+    if more:
+        logger.warning("as in Megatron-DeepSpeed: %s", " ".join(more))
+    return [*found, *more]
+
+
+def pretraining_translation(words: Sequence[str], *, is_bert: bool) -> Translation:
+    """The same of a command line of Megatron-DeepSpeed, with what has no place here told and left out."""
+    found = translated(words, PRETRAINING if is_bert else _OF_A_GPT)
+    more = _meant_too(words, found.words)
+    return replace(found, words=[*found.words, *more])
+
+
+def _meant_too(words: Sequence[str], found: Sequence[str]) -> list[str]:
+    """What a command line of theirs means beside what it says, in our words."""
     given = dict(_flags_and_values(found))
-    if found == list(words) or "--config" in given:
-        return found
+    if list(found) == list(words) or "--config" in given:
+        return []
     added = {flag: value for flag, value in OTHER_DEFAULTS.items() if flag not in given}
     if "--vocab-size" not in given and (num_entries := _vocabulary(given)):
         added["--vocab-size"] = str(num_entries)
@@ -47,10 +73,7 @@ def pretraining_words(words: Sequence[str], *, is_bert: bool) -> list[str]:
     same_folder = "--save" in given and given.get("--load") == given["--save"]
     if not same_folder or {*may_miss, "--exit-on-missing-checkpoint"} & {*words}:
         may_miss = []
-    more = [word for pair in added.items() for word in pair] + may_miss
-    if more:
-        logger.warning("as in Megatron-DeepSpeed: %s", " ".join(more))
-    return [*found, *more]
+    return [word for pair in added.items() for word in pair] + may_miss
 
 
 def _flags_and_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -76,6 +99,19 @@ def own_words(words: Sequence[str], migration: Migration) -> list[str]:
     Raises:
         ValueError: for flags that nothing here is like: each with the reason and what to do instead.
     """
+    found = translated(words, migration)
+    if found.problems:
+        raise ValueError(
+            "flags that have no place here (docs/migration.md says which have): "
+            + " | ".join(found.problems)
+        )
+    if found.told:
+        logger.warning("flags of Megatron-DeepSpeed: %s", " | ".join(found.told))
+    return found.words
+
+
+def translated(words: Sequence[str], migration: Migration) -> Translation:
+    """A command line in our words, with what became of each flag that is theirs."""
     fates = dict(migration.fates())
     found: list[str] = []
     told: list[str] = []
@@ -99,14 +135,7 @@ def own_words(words: Sequence[str], migration: Migration) -> list[str]:
             told.append(f"{flag}: {fate.reason}")
         else:
             problems.append(f"{' '.join([flag, *values])}: {fate.reason}; instead: {fate.instead}")
-    if problems:
-        raise ValueError(
-            "flags that have no place here (docs/migration.md says which have): "
-            + " | ".join(problems)
-        )
-    if told:
-        logger.warning("flags of Megatron-DeepSpeed: %s", " | ".join(told))
-    return found
+    return Translation(words=found, told=told, problems=problems)
 
 
 def _take_values(rest: list[str], num_values: int | None) -> list[str]:

@@ -45,9 +45,17 @@ def column(records: Records, name: str) -> list[float | None]:
 
 
 def _number(value: Any) -> float | None:
-    if type(value) not in (int, float) or not -(2**63) <= value < 2**63:
-        return None
-    return float(value) if isinstance(value, float) else int(value)
+    return value if is_number(value) else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number of 64 bits, as a picture can show it.
+
+    Example:
+        >>> [is_number(value) for value in (1, 2.5, float("nan"), 10**30, True, "1", None)]
+        [True, True, False, False, False, False, False]
+    """
+    return type(value) in (int, float) and -(2**63) <= value < 2**63
 
 
 def train_columns(records: Records, most: int = MOST_ROWS) -> Columns:

@@ -10,7 +10,7 @@ import numpy as np
 from data_efficiency import ModelShape, RunPlan, load_config, plan_run
 from megatron.config import ModelConfig
 from megatron.reporting.run_log import Record
-from megatron.run_page.columns import Columns
+from megatron.run_page.columns import Columns, is_number
 from megatron.run_page.log_tail import setting
 from megatron.run_state import model_shape
 
@@ -68,7 +68,7 @@ class Planned:
         return [
             {"name": title, "planned": getattr(total, counter), "logged": record[counter]}
             for counter, title in COMPARED.items()
-            if type(record.get(counter)) in (int, float)
+            if is_number(record.get(counter))
         ]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron.reporting.run_log import LOG_FILE
-from megatron.run_page.columns import AXES, Columns, train_columns, valid_columns
+from megatron.run_page.columns import AXES, Columns, is_number, train_columns, valid_columns
 from megatron.run_page.found_runs import FoundRun, find_runs
 from megatron.run_page.log_tail import LogTail, setting
 from megatron.run_page.planned import NoPlanError, Planned, plan_of
@@ -140,7 +140,7 @@ class Runs:
             "measure": {"name": measure.name, "unit": measure.unit},
             "train": _short(train),
             "valid": _short(valid),
-            "last": {name: last[name] for name in _LAST_FIELDS if _is_number(last.get(name))},
+            "last": {name: last[name] for name in _LAST_FIELDS if is_number(last.get(name))},
             "last_valid": valid["value"][-1] if valid["value"] else None,
             "facts": _facts(start),
             "plan": self._plan_part(watched, last),
@@ -226,18 +226,14 @@ def _band(runs: Sequence[Json], chart: str, value: str, axis: str) -> Columns | 
 def _facts(start: Mapping[str, Any]) -> Json:
     """What the run is, as far as its log says it."""
     names = ("num_parameters", "num_layers", "sequence_length", "global_batch_size")
-    found = {name: start[name] for name in names if _is_number(start.get(name))}
+    found = {name: start[name] for name in names if is_number(start.get(name))}
     samples = start.get("train_samples_in_dataset")
-    if _is_number(samples):
+    if is_number(samples):
         found["num_samples"] = samples
     rate = setting(start, "training").get("lr")
-    if _is_number(rate):
+    if is_number(rate):
         found["lr"] = rate
     return found
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _short(columns: Columns) -> Columns:

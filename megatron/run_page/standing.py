@@ -6,6 +6,7 @@ from typing import Any, Literal
 from data_efficiency import files
 from megatron.reporting.progress_line import fraction_used
 from megatron.reporting.run_log import Record
+from megatron.run_page.columns import is_number
 from megatron.run_page.log_tail import LogTail, setting
 
 State = Literal["waiting", "training", "silent", "stopped", "failed", "finished"]
@@ -28,10 +29,10 @@ def standing(log: LogTail, now: float) -> dict[str, Any]:
     train = log.records("train")
     last = train[-1] if train else {}
     state = _state(log, train, now)
-    fraction = fraction_used(setting(log.start, "training"), log.end or last)
+    fraction = _fraction(log, log.end or last)
     seconds = last.get("seconds")
     left = None
-    if state == "training" and fraction and isinstance(seconds, (int, float)):
+    if state == "training" and fraction and seconds is not None and is_number(seconds):
         left = seconds * (1 - fraction) / fraction
     return {
         "state": state,
@@ -42,6 +43,15 @@ def standing(log: LogTail, now: float) -> dict[str, Any]:
         "resumes": log.resumes,
         "num_damaged": log.num_damaged,
     }
+
+
+def _fraction(log: LogTail, record: Record) -> float | None:
+    """Part of the budget; None as well where the log has something else than numbers there."""
+    try:
+        fraction = fraction_used(setting(log.start, "training"), record)
+    except (TypeError, OverflowError):
+        return None
+    return fraction if is_number(fraction) else None
 
 
 def _state(log: LogTail, train: list[Record], now: float) -> State:
@@ -66,7 +76,7 @@ def _job(log: LogTail) -> Mapping[str, Any]:
 def _patience(train: list[Record]) -> float:
     """Seconds without a line from which on a run is called silent."""
     recent = train[-NUM_RECENT:]
-    times = [one["seconds"] for one in recent if isinstance(one.get("seconds"), (int, float))]
+    times = [one["seconds"] for one in recent if is_number(one.get("seconds"))]
     usual = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
     # Start-up, evaluation and checkpoints are no steps: they take their own time.
     return max(LEAST_SILENCE_SECONDS, SILENT_AFTER_LINES * usual)

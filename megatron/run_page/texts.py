@@ -40,10 +40,13 @@ def written_texts(records: Sequence[Record]) -> list[dict[str, Any]]:
     if len(records) > MOST_WRITINGS:
         places = np.linspace(0, len(records) - 1, MOST_WRITINGS).round().astype(int)
         records = [records[place] for place in places.tolist()]
-    return [
-        {"step": record["step"], "texts": [*filter(None, map(_text, record.get("texts") or ()))]}
-        for record in records
-    ]
+    return [{"step": record["step"], "texts": _texts(record.get("texts"))} for record in records]
+
+
+def _texts(found: Any) -> list[dict[str, str]]:
+    if not isinstance(found, Sequence) or isinstance(found, str):
+        return []
+    return [text for text in map(_text, found) if text is not None]
 
 
 def _text(found: Any) -> dict[str, str] | None:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from data_efficiency import DifficultyIndex
@@ -67,6 +66,8 @@ class Texts(torch.utils.data.Dataset):
 
 def rows():
     """The same samples as a Hugging Face dataset."""
+    from datasets import Dataset  # noqa: PLC0415 - not in every host's environment
+
     tokens = [[sample] * SEQ_LENGTH for sample in range(NUM_SAMPLES)]
     return Dataset.from_dict({"input_ids": tokens, "labels": tokens})
 
@@ -91,8 +92,11 @@ def write_inputs(folder, identity=None, **batch):
     (folder / "ds_config.json").write_text(json.dumps(content))
 
 
-def make_model(see):
-    """A small GPT-2; `see` is given the samples, length and kept tokens of each training forward."""
+def make_model(see, of=lambda model: model):
+    """A small GPT-2; `see` is given the samples, length and kept tokens of each training forward.
+
+    What is converted is what `of` gives of it.
+    """
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=NUM_SAMPLES + 2,
@@ -110,7 +114,7 @@ def make_model(see):
 
     def write_down(module, _, keywords, __):
         if module.training:
-            tokens, kept = keywords["input_ids"], module.random_ltd_scheduler.positions
+            tokens, kept = keywords["input_ids"], of(module).random_ltd_scheduler.positions
             for name in ("labels", "attention_mask"):
                 if name in keywords:
                     assert keywords[name].shape == tokens.shape
@@ -276,6 +280,47 @@ HOSTS = {
     "accelerate": run_accelerate,
     "lightning": run_lightning,
 }
+
+
+def run_composer(folder, see, resume):
+    """Composer's Trainer; returns the model."""
+    from composer.models import ComposerModel  # noqa: PLC0415
+
+    class Model(ComposerModel):
+        def __init__(self):
+            super().__init__()
+            self.net = make_model(see, of=lambda _: model)
+
+        def forward(self, batch):
+            return self.net(**batch)
+
+        def loss(self, outputs, batch):
+            return outputs.loss
+
+    model = Model()
+    saved = folder / "checkpoints"
+    names = {
+        "model": model,
+        "dataset": Texts(),
+        "settings": {
+            "optimizers": torch.optim.AdamW(model.parameters(), lr=0.01),
+            "max_duration": f"{NUM_STEPS}ba",
+            "device": "cpu",
+            "save_folder": str(saved),
+            "save_filename": "{batch}.pt",
+            "save_interval": f"{SAVE_STEPS}ba",
+            "save_overwrite": True,
+            "load_path": str(saved / f"{SAVE_STEPS}.pt") if resume else None,
+            "progress_bar": False,
+            "loggers": [],
+        },
+    }
+    exec(blocks("Composer")[0], names)
+    return model.net
+
+
+APART = {"composer": run_composer}
+"""Hosts in an environment of their own."""
 ALONE = {"stateful": run_stateful}
 """Hosts whose processes know nothing of each other, and whose forwards are not looked at."""
 IDENTITIES = {"sft": {"type": "Dataset", "num_samples": NUM_SAMPLES}}
@@ -297,7 +342,7 @@ def main(host, folder, num_steps, resume):
         if is_killed and num_steps and num_forwards == num_steps * ACCUMULATION + 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    model = (HOSTS | ALONE)[host](folder, see, resume)
+    model = (HOSTS | APART | ALONE)[host](folder, see, resume)
     digest = hashlib.sha256()
     for tensor in model.state_dict().values():
         digest.update(tensor.numpy().tobytes())

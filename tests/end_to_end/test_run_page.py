@@ -186,6 +186,7 @@ def test_the_page_grows_with_the_run_and_bears_a_kill_and_a_resume(run_folder, t
 
 
 @pytest.mark.browser
+@pytest.mark.full
 def test_a_server_that_has_ended_is_told(run_folder, tmp_path):
     command = [sys.executable, "tools/watch.py", str(run_folder), "--port", "0"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -200,7 +201,14 @@ def test_a_server_that_has_ended_is_told(run_folder, tmp_path):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("width", "dark"), [(1400, False), (1000, True), (390, False)])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [
+        (1400, False),
+        pytest.param(1000, True, marks=pytest.mark.full),
+        pytest.param(390, False, marks=pytest.mark.full),
+    ],
+)
 def test_a_file_shows_everything_and_takes_odd_names_for_names(
     run_folder, workspace, tmp_path, width, dark
 ):
@@ -210,6 +218,10 @@ def test_a_file_shows_everything_and_takes_odd_names_for_names(
             folder = study / arm / f"seed{seed}"
             folder.mkdir(parents=True)
             shutil.copy(run_folder / "log.jsonl", folder)
+    # Beside them a run that has not begun, and a log that says next to nothing.
+    for name, text in (("waits", ""), ("odd", '{"kind": "start"}\n{"kind": "valid", "step": 2}\n')):
+        (study / name).mkdir()
+        (study / name / "log.jsonl").write_text(text)
     snapshot = snapshot_of(study, workspace)
     (tmp_path / "page.html").write_text(static_page(ODD_NAME, snapshot, "today"))
     with browser(tmp_path, width=width, dark=dark) as driver:
@@ -226,6 +238,7 @@ def test_a_file_shows_everything_and_takes_odd_names_for_names(
         assert driver.execute_script(counts) == [0, 9]
         wait_for(driver, CHARTS_IN_CARDS)
         wait_for(driver, FITS)
+        assert {*states(driver)} == {"finished", "waiting", "training"}
         # An arm is hidden by its name, and comes back.
         traces = "document.querySelector('#losses .chart').data.length"
         both = driver.execute_script(f"return {traces}")

@@ -185,6 +185,21 @@ def test_a_converted_model_must_have_the_same_settings():
         hosted(configuration(dropping=False), model=model)
 
 
+def test_a_configuration_in_python_is_closed_by_rows_and_layers():
+    model = make_model()
+    parts = (Curriculum("seqlen", start=8, steps=4), RandomLTD(start=4, steps=6, step_size=4))
+    training = hosted(DataEfficiencyConfig.of(*parts, num_epochs=3), model=model)
+    by_file_model = make_model()
+    by_file = hosted(model=by_file_model)
+    assert train(training, model, 12) == train(by_file, by_file_model, 12)
+    assert training.figures() == by_file.figures()
+    # Another training of the model is told that it is converted as this section says.
+    hosted(DataEfficiencyConfig.of(*parts, num_epochs=3), model=model)
+    other = DataEfficiencyConfig.of(parts[0], RandomLTD(start=8, steps=6, step_size=4))
+    with pytest.raises(ConfigError, match="converted with other random_ltd settings"):
+        hosted(other, model=model)
+
+
 def test_only_the_last_training_follows_a_model():
     model = make_model()
     first = hosted(model=model)

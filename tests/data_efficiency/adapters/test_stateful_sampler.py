@@ -4,6 +4,7 @@ import pytest
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from data_efficiency.adapters.stateful_sampler import CurriculumStream, StatefulCurriculumSampler
+from data_efficiency.config import Curriculum, DataEfficiencyConfig
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.sampler import CurriculumSampler
 from tests.data_efficiency.adapters.small_run import NUM_SAMPLES, Rows, configuration
@@ -75,6 +76,9 @@ def test_a_step_that_is_not_filled_may_be_left_out():
 def test_more_than_a_choice_of_samples_is_refused():
     with pytest.raises(ConfigError, match="seqlen_truncate, random_ltd change what a forward sees"):
         StatefulCurriculumSampler(Rows(), configuration(), rows_per_step=4)
+    warm_up = DataEfficiencyConfig.of(Curriculum("seqlen", start=8, steps=4))
+    with pytest.raises(ConfigError, match="seqlen_truncate change"):
+        StatefulCurriculumSampler(Rows(), warm_up, rows_per_step=4)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

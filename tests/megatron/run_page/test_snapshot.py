@@ -2,6 +2,8 @@ import json
 import shutil
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from megatron.run_page.snapshot import LOOK_FOR_RUNS_SECONDS, Runs
 from tests.megatron.study.made_up_runs import four_runs, write_made_up_run
@@ -101,6 +103,79 @@ def test_logs_of_other_forms_show_what_they_have(tmp_path, start):
     [run] = Runs([tmp_path]).snapshot()["runs"]
     assert run["train"]["loss"] == [4.0, 4.0, 4.0, None]
     assert run["last"]["step"] == 4
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+START_KEYS = (
+    *("settings", "losses", "measures", "num_layers", "sequence_length", "global_batch_size"),
+    *("train_samples_in_dataset", "data_efficiency", "num_parameters"),
+)
+GROUPS = st.fixed_dictionaries(
+    {},
+    optional={
+        "architecture": ODD,
+        "model": st.dictionaries(st.sampled_from(["num_layers", "hidden_size"]), ODD) | ODD,
+        "training": st.dictionaries(
+            st.sampled_from(
+                ["train_iters", "train_tokens", "token_counter", "lr", "micro_batch_size"]
+            ),
+            ODD,
+        )
+        | ODD,
+        "data": ODD,
+    },
+)
+METRICS = st.dictionaries(st.text(max_size=3), ODD | st.fixed_dictionaries({"index_path": ODD}))
+SECTION = st.fixed_dictionaries(
+    {
+        "data_sampling": st.fixed_dictionaries(
+            {"curriculum_learning": st.fixed_dictionaries({"curriculum_metrics": METRICS})}
+        )
+    }
+)
+RECORD = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from(["train", "valid", "sample", "end", "resume", "other"]),
+        "step": st.integers(-3, 9),
+    },
+    optional=dict.fromkeys(
+        (
+            *("loss", "seconds", "texts", "difficulties", "reason", "corpus_tokens", "flops"),
+            *("pool_size", "kept_length", "layer_tokens", "consumed_samples"),
+        ),
+        ODD,
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    start=st.dictionaries(st.sampled_from(START_KEYS), ODD),
+    groups=GROUPS | st.none(),
+    section=SECTION | st.none(),
+    records=st.lists(RECORD, max_size=8),
+)
+def test_no_log_whatever_it_says_keeps_others_from_being_shown(
+    tmp_path_factory, start, groups, section, records
+):
+    folder = tmp_path_factory.mktemp("runs")
+    own = {"settings": groups} if groups is not None else {}
+    own |= {"data_efficiency": section} if section is not None else {}
+    for seed, lines in ((1, [{"kind": "start"} | start | own, *records]), (2, records)):
+        run = folder / f"seed{seed}"
+        run.mkdir()
+        (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    runs = Runs([folder])
+    for _ in range(2):
+        found = runs.snapshot()
+        json.dumps(found, allow_nan=False)
+        assert [run["name"] for run in found["runs"]] == ["seed1", "seed2"]
 
 
 def test_a_run_without_a_line_is_shown_as_waiting(tmp_path):

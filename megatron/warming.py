@@ -1,0 +1,70 @@
+"""What is compiled for a run's shapes, compiled before its first step.
+
+Where each length has code of its own, a run would otherwise stop to compile whenever its curriculum comes to a
+new one, in the middle of what is timed.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from data_efficiency import RunPlan, plan_run
+from megatron.config import TrainingConfig
+from megatron.recipes import planned_cost
+from megatron.run_state import Run
+
+
+def compiles_each_length(training: TrainingConfig) -> bool:
+    """Whether each length has code of its own."""
+    return training.compile != "none" and training.compile_lengths == "static"
+
+
+def steps_to_rehearse(plan: RunPlan, next_step: int) -> Iterator[int]:
+    """A step of each shape that needs code of its own, of those still to come.
+
+    Rows and length make one, and whether tokens are dropped; how many are kept does not.
+    """
+    known = set()
+    for stretch in plan.stretches:
+        last, shape = stretch.first_step + stretch.num_steps - 1, stretch.shape
+        if last < next_step:
+            continue
+        drops = (
+            shape.num_dropping_layers > 0 and shape.dropped_sequence_length < shape.sequence_length
+        )
+        key = shape.num_rows, shape.sequence_length, drops
+        if key not in known:
+            known.add(key)
+            yield max(stretch.first_step, next_step)
+
+
+def rehearse_shapes(run: Run) -> None:
+    """Train on a batch of each shape, and evaluate one, leaving nothing but compiled code; all processes must call it."""
+    engine, loader, config = run.engine, run.loader, run.config
+    size = engine.ranks.data_parallel_size
+    plan = plan_run(
+        engine.json_config,
+        model=run.task.make_shape(config.model),
+        sequence_length=config.data.seq_length,
+        num_steps=max(planned_cost(config, size).steps, run.counters.steps + 1),
+        num_samples=loader.sampler.num_samples,
+        data_parallel_size=size,
+    )
+    place = loader.state_dict()
+    for step in steps_to_rehearse(plan, run.counters.steps + 1):
+        loader.load_state_dict(loader.sampler.state_at(step - 1))
+        engine.rehearse(next(loader.steps()), run.loss_sums, run.loss_terms, step)
+    loader.load_state_dict(place)
+    if config.training.evaluate and run.valid_dataset is not None:
+        engine.eval()
+        rows = np.arange(min(config.training.micro_batch_size, len(run.valid_dataset)))
+        arrays = run.valid_dataset.get_batch(rows)
+        with torch.no_grad():
+            run.loss_sums(
+                {
+                    name: torch.from_numpy(one).to(engine.ranks.device)
+                    for name, one in arrays.items()
+                }
+            )
+    run.say(f"compiled {run.num_compilations} pieces of code for the lengths to come")
