@@ -71,7 +71,9 @@ def length_curriculum(path, step):
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-def test_each_length_of_a_curriculum_is_compiled_once_and_before_the_first_step(prefix, tmp_path, monkeypatch, capsys):
+def test_each_length_of_a_curriculum_is_compiled_once_and_before_the_first_step(
+    prefix, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(training, "compile_model", partial(compile_model, backend="eager"))
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
