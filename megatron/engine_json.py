@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data_efficiency import ConfigError
-from data_efficiency.config import filled_random_ltd
+from data_efficiency.config import filled_random_ltd, paces_length
 from megatron.config import AnyRunConfig
 
 SETTINGS_OF_KEYS = {
@@ -142,16 +142,8 @@ def _auto_values(
     for name, metric in (value_at(content, METRICS) or {}).items():
         if difficulty is not None:
             yield f"{METRICS}.{name}.index_path", f"{difficulty}/{name}"
-        if is_length(name, metric):
+        if paces_length(name, metric):
             yield f"{METRICS}.{name}.max_difficulty", length
-
-
-def is_length(name: str, metric: Mapping[str, Any]) -> bool:
-    """Whether a metric of the file paces the length of rows."""
-    return name in ("seqlen_truncate", "seqlen_reshape") or metric.get("sequence_length") in (
-        "truncate",
-        "reshape",
-    )
 
 
 def _put_outer_switches(content: dict[str, Any]) -> None:

@@ -111,6 +111,15 @@ def test_quick_start_and_continuous_integration_are_in_the_makefile() -> None:
     assert re.search(r"^check:.*\btest\b", makefile, flags=re.MULTILINE)
 
 
+def test_the_citation_is_whole() -> None:
+    yaml = pytest.importorskip("yaml")
+    found = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(found)
+    assert [paper["identifiers"][0]["value"] for paper in found["references"]] == [
+        *("arXiv:2212.03597", "arXiv:2211.11586"),
+    ]
+
+
 def test_missing_test_is_caught() -> None:
     files = ["megatron/data/__init__.py", "megatron/data/a.py", "tools/b.py"]
     assert list(sources_without_test([*files, "tests/tools/test_b.py"])) == [

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from data_efficiency.analysis.text_tokenizer import TOKENIZER_FILE, TextTokenizer
 from data_efficiency.files import file_lock, write_file
 from data_efficiency.files.result_folder import (
+    MANIFEST_FILE,
     file_entry,
     new_folder,
     read_manifest,
@@ -102,7 +103,8 @@ def token_rows(
         dataset_class: class of the dataset that will be trained on. Not given: that of this one.
 
     Raises:
-        FileExistsError: if the folder holds rows that are, or may be, others.
+        FileExistsError: if the folder holds rows that are, or may be, others; with `overwrite`, if there are
+            results beside it, which were made of them.
         ValueError: if no column is known, or one does not hold what it should, naming the row.
     """
     target = Path(folder)
@@ -119,23 +121,43 @@ def token_rows(
         }
     )
     with file_lock(target.with_name(f".{target.name}.lock"), wait=True):
-        if target.exists() and not overwrite:
-            return _same_rows(target, source)
+        if target.exists():
+            if source is not None and _source_of(target, overwrite) == source:
+                return TokenRows(target)
+            _refuse_other_rows(target, source, overwrite)
         _write(target, dataset, column, reads_text, source, dataset_class)
         remove_leftovers(target)
     return TokenRows(target)
 
 
-def _same_rows(target: Path, source: Mapping[str, Any] | None) -> TokenRows:
-    """The rows that are there, if they are of this source."""
-    found = TokenRows(target)
-    if source is None or found.manifest["made_from"] != source:
-        what = "may be" if source is None or found.manifest["made_from"] is None else "are"
-        raise FileExistsError(
-            f"{target} holds tokens that {what} of another dataset, column or tokenizer: save elsewhere, "
-            "overwrite them, or open them as TokenRows if they are meant"
-        )
-    return found
+def _source_of(target: Path, overwrite: bool) -> Any:
+    """What rows the folder holds; None where that is not known, or they are damaged and replaced anyway."""
+    try:
+        return TokenRows(target).manifest["made_from"]
+    except (ValueError, OSError):
+        if overwrite:
+            return None
+        raise
+
+
+def _refuse_other_rows(target: Path, source: Mapping[str, Any] | None, overwrite: bool) -> None:
+    """Raise FileExistsError unless the rows of the folder may be replaced: nothing else is made of them."""
+    results = sorted(
+        file.parent.name
+        for file in target.parent.glob(f"*/{MANIFEST_FILE}")
+        if file.parent != target
+    )
+    if overwrite and not results:
+        return
+    what = "may be" if source is None or _source_of(target, overwrite) is None else "are"
+    remedy = (
+        f"{', '.join(results)} beside it were made of them: remove {target.parent}, or save elsewhere"
+        if overwrite
+        else "save elsewhere, overwrite them, or open them as TokenRows if they are meant"
+    )
+    raise FileExistsError(
+        f"{target} holds tokens that {what} of another dataset, column or tokenizer: {remedy}"
+    )
 
 
 def _write(

@@ -60,7 +60,7 @@ class FilesAndFolders:
     def add_flags(self, parser: Any, *, is_required: bool) -> None:
         """As `NamedData.add_flags`."""
         add = parser.add_argument_group("data").add_argument
-        text = "Megatron corpus (path without .bin and .idx), JSON lines, or a folder of datasets"
+        text = "Megatron corpus (path without .bin and .idx), JSON lines, or a folder that datasets saved or loads"
         if is_required:
             add("data", metavar="DATA", help=text)
         else:
@@ -95,18 +95,21 @@ class FilesAndFolders:
         """
         if arguments.data is None:
             return None
-        path = Path(arguments.data)
+        path, made_from = Path(arguments.data), dict[str, Any]()
         if getattr(arguments, "reads", None) == "items":
-            return saved_dataset(path, arguments.split)
+            return folder_dataset(path, arguments.split)
         if readable_path(path, "idx").is_file():
             return self._corpus(arguments)
         if save is None:
             raise ValueError("rows are named by --save, the folder that their tokens are kept in")
         if path.is_file() and path.name.endswith(JSON_ENDINGS):
-            made_from = {"sha256": sha256_of_file(path)}
+            made_from["sha256"] = sha256_of_file(path)
             return self._rows(arguments, json_rows(path), made_from, save)
         if path.is_dir():
-            return self._rows(arguments, saved_dataset(path, arguments.split), None, save)
+            dataset = folder_dataset(path, arguments.split)
+            if not is_saved(path):
+                made_from["files"] = _files_of(path)
+            return self._rows(arguments, dataset, made_from or None, save)
         if path.exists():
             raise ValueError(f"{path}: JSON lines end with {', '.join(JSON_ENDINGS)}")
         raise FileNotFoundError(
@@ -180,8 +183,20 @@ def json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
             yield row
 
 
-def saved_dataset(folder: Path, split: str | None) -> Any:
-    """The dataset that `save_to_disk` of `datasets` has written into a folder.
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` of `datasets` has written a folder."""
+    names = ("dataset_dict.json", "dataset_info.json", "state.json")
+    return any((folder / name).is_file() for name in names)
+
+
+def _files_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file below a folder."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): sha256_of_file(file) for file in files}
+
+
+def folder_dataset(folder: Path, split: str | None) -> Any:
+    """The dataset of a folder: what `datasets` has saved, or a stream of files that it loads (Parquet, JSON, ...).
 
     Args:
         split: of several datasets, which; None: train.
@@ -190,18 +205,21 @@ def saved_dataset(folder: Path, split: str | None) -> Any:
         ModuleNotFoundError: if datasets is not installed.
         ValueError: if it is another folder, or has no such dataset.
     """
-    names = ("dataset_dict.json", "dataset_info.json", "state.json")
-    if not any((folder / name).is_file() for name in names):
-        raise ValueError(f"{folder} is no folder that `save_to_disk` of datasets has written")
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder of datasets")
     try:
-        from datasets import DatasetDict, load_from_disk  # noqa: PLC0415 - an extra
+        import datasets  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "folders of datasets need it: pip install 'data-efficiency[datasets]'"
         ) from error
     with reading(folder):
-        found: Any = load_from_disk(str(folder))
-    if not isinstance(found, DatasetDict):
+        found: Any = (
+            datasets.load_from_disk(str(folder))
+            if is_saved(folder)
+            else datasets.load_dataset(str(folder), streaming=True)
+        )
+    if not isinstance(found, datasets.DatasetDict | datasets.IterableDatasetDict):
         if split is not None:
             raise ValueError(f"--split is {split}: {folder} holds one dataset")
         return found

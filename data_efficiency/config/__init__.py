@@ -1,6 +1,6 @@
 """The JSON file in DeepSpeed's form <-> frozen dataclasses; their field docs document the keys."""
 
-from data_efficiency.config.curriculum import LengthPlan, Selection
+from data_efficiency.config.curriculum import LengthPlan, Selection, paces_length
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
 from data_efficiency.config.file import Config, ConfigSource, load_config, read_json
 from data_efficiency.config.random_ltd import OpenRandomLTD, RandomLTDConfig, filled_random_ltd
@@ -19,6 +19,7 @@ __all__ = [
     "Selection",
     "filled_random_ltd",
     "load_config",
+    "paces_length",
     "read_json",
     "section_of",
 ]

@@ -268,9 +268,10 @@ class _Metric(NamedTuple):
 
 def _read_metric(name: str, entry: object, path: str, *, is_quiet: bool = False) -> _Metric:
     section, faults = Section(entry, f"{path}.{name}", is_quiet=is_quiet), Faults()
-    if is_open_length(name, entry):
+    is_open = isinstance(entry, Mapping) and entry.get("max_difficulty") == AUTO
+    if is_open and paces_length(name, cast("Mapping[str, Any]", entry)):
         # What is wrong elsewhere is told now; how long the rows are is known later.
-        return OpenLengthPlan.of(name, cast("Mapping[str, Any]", entry), path).metric()
+        return _Metric(None, OpenLengthPlan.of(name, cast("Mapping[str, Any]", entry), path))
     keys = faults.ask(lambda: section.read(MetricKeys))
     if keys is None:
         quiet = Section(entry, section.path, is_quiet=True)
@@ -329,10 +330,13 @@ def _refuse_unfit(
         raise ConfigError(missing={path: f"{path} is missing: name the difficulty index folder"})
 
 
-def is_open_length(name: str, entry: object) -> bool:
-    """Whether a metric of the file paces lengths up to "auto", the length of the rows."""
-    if not isinstance(entry, Mapping) or entry.get("max_difficulty") != AUTO:
-        return False
+def paces_length(name: str, entry: Mapping[str, Any]) -> bool:
+    """Whether a metric of the file paces the length of rows.
+
+    Example:
+        >>> paces_length("seqlen_truncate", {}), paces_length("mine", {"sequence_length": "user"})
+        (True, False)
+    """
     action = entry.get("sequence_length") or PUBLISHED_ACTIONS.get(name)
     return action in PUBLISHED_ACTIONS.values()
 
@@ -364,10 +368,6 @@ class OpenLengthPlan:
                 f"{path}.{name}.max_difficulty is {AUTO!r}, but the metric selects samples: give a number"
             )
         return cls(name=name, action=tried.plan.action, content=content, path=path)
-
-    def metric(self) -> _Metric:
-        """As what `_read_metric` gives."""
-        return _Metric(None, self)
 
     def closed(self, length: int) -> LengthPlan:
         """The plan for rows of a length.

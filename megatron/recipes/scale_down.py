@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
+from data_efficiency.config import paces_length
 from megatron.config import RunConfig
-from megatron.engine_json import is_length, put, value_at
+from megatron.engine_json import put, value_at
 from megatron.recipes.run_file import Layer
 
 NUM_STEPS = 20
@@ -69,7 +70,7 @@ def _numbers(
     for name, metric in (value_at(config.data_efficiency, metrics) or {}).items():
         yield f"{metrics}.{name}.schedule_config.total_curriculum_step", steps
         yield f"{metrics}.{name}.length_multiple", lengths
-        if is_length(name, metric):
+        if paces_length(name, metric):
             for key in ("min_difficulty", "max_difficulty", "schedule_config.difficulty_step"):
                 yield f"{metrics}.{name}.{key}", lengths
     schedule = "data_routing.random_ltd.random_ltd_schedule"

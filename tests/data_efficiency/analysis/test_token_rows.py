@@ -121,6 +121,26 @@ def test_rows_of_another_dataset_are_not_taken(tmp_path, tokenizer, datasets):
     assert rows_of(found)[0] == [1, 2, 2]
 
 
+def test_rows_that_results_were_made_of_are_not_replaced_by_others(tmp_path, tokenizer, datasets):
+    settings = MetricSettings(tokenizer=tokenizer)
+    first, other = (datasets.Dataset.from_dict({"text": texts}) for texts in (TEXTS, TEXTS[::-1]))
+    analyze(first, "seqlen", tmp_path / "d", settings)
+    with pytest.raises(FileExistsError, match="seqlen beside it were made of them: remove"):
+        analyze(other, "vocab_rarity", tmp_path / "d", settings, overwrite=True)
+    again = analyze(first, "seqlen", tmp_path / "d", settings, overwrite=True)
+    assert again.values.tolist() == LENGTHS
+
+
+def test_damaged_rows_are_replaced_where_that_is_asked_for(tmp_path):
+    rows, source = [{"input_ids": [1, 2, 3]}], {"name": "a"}
+    found = token_rows(rows, tmp_path / "t", made_from=source)
+    (found.folder / "tokens.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="truncated or changed"):
+        token_rows(rows, tmp_path / "t", made_from=source)
+    whole = token_rows(rows, tmp_path / "t", made_from=source, overwrite=True)
+    assert rows_of(whole) == [[1, 2, 3]]
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from data_efficiency.command.data_flags import FilesAndFolders, json_rows, saved_dataset
+from data_efficiency.command.data_flags import FilesAndFolders, folder_dataset, json_rows
 from data_efficiency.command.parser import command_parser
 from tests.data_efficiency.small_corpus import word_tokenizer, write_corpus
 
@@ -63,7 +63,7 @@ def test_each_kind_of_data_is_told_by_its_path(folder):
         (["texts.jsonl", "--seq-length", 3], "--seq-length belongs to a corpus"),
         (["none"], "no such corpus .*, file of JSON lines, or folder of datasets"),
         (["tokenizer.txt"], "JSON lines end with .jsonl, "),
-        (["empty"], "is no folder that `save_to_disk` of datasets has written"),
+        (["empty"], "doesn't contain any data files"),
         (["one", "--split", "train"], "holds one dataset"),
         (["saved", "--split", "x"], "--split is x: .* holds train, later"),
     ],
@@ -73,6 +73,25 @@ def test_data_that_are_not_there_or_not_named_right(folder, words, message):
     (folder / "tokenizer.txt").touch()
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         opened(folder, folder / words[0], *words[1:])
+
+
+def test_shards_are_read_in_the_order_of_their_names(folder):
+    datasets = pytest.importorskip("datasets")
+    shards = folder / "shards"
+    shards.mkdir()
+    for number, text in enumerate(TEXTS):
+        shard = datasets.Dataset.from_dict({"text": [text]})
+        shard.to_parquet(shards / f"train-0000{number}.parquet")
+    words = [shards, "--tokenizer", folder]
+    found = opened(folder, *words)
+    assert rows_of(found) == [[1, 2], [1, 1, 2, 1], [3]]
+    assert found.identity == {"type": "Dataset", "num_samples": 3}
+    stamp = (found.folder / "manifest.json").stat().st_mtime_ns
+    assert opened(folder, *words).manifest == found.manifest
+    assert (found.folder / "manifest.json").stat().st_mtime_ns == stamp
+    (shards / "train-00001.parquet").unlink()
+    with pytest.raises(FileExistsError, match="tokens that are of another dataset"):
+        opened(folder, *words)
 
 
 def test_lines_of_json(tmp_path):
@@ -87,4 +106,4 @@ def test_lines_of_json(tmp_path):
 def test_without_datasets(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'data-efficiency\[datasets\]'"):
-        saved_dataset(folder / "one", None)
+        folder_dataset(folder / "one", None)
