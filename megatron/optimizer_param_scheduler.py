@@ -2,7 +2,7 @@
 
 from data_efficiency import Clock, LearningRate, ModelShape, load_config
 from data_efficiency.plan import planned_totals
-from megatron.config import RunConfig
+from megatron.config import RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
 from megatron.setting_rules import require
 
@@ -31,14 +31,6 @@ def make_learning_rate(
     if in_steps and warmups["iters"] and not warmups["tokens"]:
         warmups["tokens"] = _tokens_of_first_steps(run, model, data_parallel_size)
         warmups["iters"] = 0
-    anneals = {name: getattr(config, f"lr_wsd_decay_{name}") for name in _UNITS}
-    for other, value in anneals.items():
-        require(
-            other == unit or value is None,
-            f"lr_wsd_decay_{other}",
-            value,
-            f"the learning rate decays by {unit}; give --lr-wsd-decay-{unit}",
-        )
     for other, value in warmups.items():
         require(
             other == unit or value == 0,
@@ -53,15 +45,6 @@ def make_learning_rate(
         warmup,
         f"must be at least 0 and below the decay's end ({decay})",
     )
-    anneal = 0
-    if config.lr_decay_style == "WSD":
-        anneal = anneals[unit] or max(1, decay // 10)
-        require(
-            warmup + anneal <= decay,
-            f"lr_wsd_decay_{unit}",
-            anneal,
-            f"with the warm-up ({warmup}) must be at most the decay's end ({decay})",
-        )
     shares = {
         "iters": 1,
         "samples": config.batch_size,
@@ -80,9 +63,31 @@ def make_learning_rate(
         warmup=warmup,
         decay=decay,
         share=shares[unit],
-        anneal=anneal,
+        anneal=_annealing(config, unit, warmup, decay),
         anneal_style=config.lr_wsd_decay_style,
     )
+
+
+def _annealing(config: TrainingConfig, unit: str, warmup: int, decay: int) -> int:
+    """How long before the decay's end WSD's rate begins to fall; 0 for other shapes."""
+    given = {name: getattr(config, f"lr_wsd_decay_{name}") for name in _UNITS}
+    for other, value in given.items():
+        require(
+            other == unit or value is None,
+            f"lr_wsd_decay_{other}",
+            value,
+            f"the learning rate decays by {unit}; give --lr-wsd-decay-{unit}",
+        )
+    if config.lr_decay_style != "WSD":
+        return 0
+    anneal: int = given[unit] or max(1, decay // 10)
+    require(
+        warmup + anneal <= decay,
+        f"lr_wsd_decay_{unit}",
+        anneal,
+        f"with the warm-up ({warmup}) must be at most the decay's end ({decay})",
+    )
+    return anneal
 
 
 def _tokens_of_first_steps(run: RunConfig, model: ModelShape, data_parallel_size: int) -> int:
