@@ -11,7 +11,6 @@ quantised to a number of distinct ones; `order` then still is that of the exact 
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from data_efficiency.dataset_identity import (
+    describe_dataset,
+    fingerprint_of,
+    refuse_other_dataset,
+)
 from data_efficiency.differences import differing_fields
 from data_efficiency.files.reading import reading
 from data_efficiency.files.result_folder import (
@@ -32,38 +36,6 @@ from data_efficiency.files.result_folder import (
 
 FORMAT = "difficulty index"
 VERSION = 1
-
-
-def describe_dataset(dataset: Any) -> dict[str, Any]:
-    """What a dataset says it is: its `identity`, or else its class name and length.
-
-    Raises:
-        ValueError: if `identity` holds something JSON cannot express.
-    """
-    identity = getattr(dataset, "identity", None)
-    if identity is None:
-        return {"type": type(dataset).__name__, "num_samples": len(dataset)}
-    try:
-        return json.loads(json.dumps(identity, sort_keys=True))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"the identity of {type(dataset).__name__} is not plain JSON data ({error}); "
-            "use only dicts with string keys, lists, strings, numbers, booleans and None"
-        ) from error
-
-
-def fingerprint_of(identity: Mapping[str, Any]) -> str:
-    """SHA-256 (64 hex digits) of a dataset's identity, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def refuse_other_dataset(result: str, differences: list[str]) -> None:
-    """Raise ValueError, naming a result, if its dataset differs from the one at hand."""
-    if differences:
-        raise ValueError(
-            f"{result} was made from another dataset ({'; '.join(differences)}); "
-            "analyze this dataset or name its own result"
-        )
 
 
 def _smallest_integer(low: int, high: int) -> str:

@@ -19,6 +19,7 @@ LEVELS = {
     "data_efficiency.config": 0,
     "data_efficiency.schedule": 0,
     "data_efficiency.difficulty_index": 0,
+    "data_efficiency.dataset_identity": 0,
     "data_efficiency.deepspeed_format": 0,
     "data_efficiency.accounting": 0,
     "data_efficiency.field_docs": 0,

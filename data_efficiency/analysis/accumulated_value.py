@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from data_efficiency.dataset_identity import describe_dataset, fingerprint_of, refuse_other_dataset
 from data_efficiency.differences import differing_fields
-from data_efficiency.difficulty_index import describe_dataset, fingerprint_of, refuse_other_dataset
 from data_efficiency.files.result_folder import (
     new_folder,
     read_manifest,

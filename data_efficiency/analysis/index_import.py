@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from data_efficiency.analysis.outside_scores import mean_over_samples, read_scores
+from data_efficiency.dataset_identity import describe_dataset
 from data_efficiency.deepspeed_format import own_difficulties
-from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset
+from data_efficiency.difficulty_index import DifficultyIndex
 
 
 class Imported(NamedTuple):

@@ -26,7 +26,8 @@ from data_efficiency.analysis.executors import (
 from data_efficiency.analysis.metrics import Metric
 from data_efficiency.analysis.shards import ShardFolder, ShardTask
 from data_efficiency.analysis.user_functions import source_fingerprint
-from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
+from data_efficiency.dataset_identity import describe_dataset, fingerprint_of
+from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.files.lock import file_lock, refuse_other_locks
 from data_efficiency.files.result_folder import remove_leftovers
 from data_efficiency.progress import Progress

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_efficiency.analysis.text_tokenizer import TOKENIZER_FILE, TextTokenizer
+from data_efficiency.dataset_identity import order_of_view
 from data_efficiency.files import file_lock, write_file
 from data_efficiency.files.result_folder import (
     MANIFEST_FILE,
@@ -189,7 +190,11 @@ def _write(
             "format": FORMAT,
             "version": VERSION,
             "made_from": source,
-            "dataset": {"type": _OWN_NAMES.get(name, name), "num_samples": len(lengths) - 1},
+            "dataset": {
+                "type": _OWN_NAMES.get(name, name),
+                "num_samples": len(lengths) - 1,
+                **order_of_view(dataset),
+            },
             "vocab_size": largest + 1 if tokenizer is None else tokenizer.vocab_size,
             "files": files,
         }

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_efficiency.config import DataEfficiencyConfig
+from data_efficiency.dataset_identity import describe_dataset, fingerprint_of
 from data_efficiency.differences import differing_fields
-from data_efficiency.difficulty_index import describe_dataset, fingerprint_of
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.admission import MetricPool
 from data_efficiency.sampling.blend import BlendedClusters, blend_of

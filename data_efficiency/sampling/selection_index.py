@@ -3,8 +3,9 @@
 from typing import Any
 
 from data_efficiency.config import Selection
+from data_efficiency.dataset_identity import describe_dataset
 from data_efficiency.deepspeed_format import is_index, own_difficulties
-from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset
+from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.json_section import ConfigError
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset, fingerprint_of
+from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.files.result_folder import write_manifest
 
 IDENTITY = {"files": {"corpus.bin": {"num_bytes": 10}}, "sequence_length": 8, "split": "train"}
@@ -279,12 +279,3 @@ def test_check_dataset_names_the_fields_that_differ(index):
         index.check_dataset(changed)
     with pytest.raises(ValueError, match="expected None, found 'list'"):
         index.check_dataset([1, 2, 3, 4])
-
-
-def test_description_and_fingerprint():
-    assert describe_dataset([5, 6]) == {"type": "list", "num_samples": 2}
-    assert describe_dataset(Dataset(split=("train", 1)))["split"] == ["train", 1]
-    assert fingerprint_of({"a": 1, "b": 2}) == fingerprint_of({"b": 2, "a": 1})
-    assert fingerprint_of({"a": 1}) != fingerprint_of({"a": 2})
-    with pytest.raises(ValueError, match="identity of Dataset is not plain JSON data"):
-        describe_dataset(Dataset(split=object()))

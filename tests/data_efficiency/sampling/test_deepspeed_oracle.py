@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from data_efficiency.config import load_config
-from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset
+from data_efficiency.dataset_identity import describe_dataset
+from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.sampling.sampler import CurriculumSampler
 from tests.json_sections import curriculum_config, length_metric
 from tests.processes import run_python

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_efficiency.config import load_config
-from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset
+from data_efficiency.dataset_identity import describe_dataset
+from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.random_rank import random_rank
 from data_efficiency.sampling.sampler import CurriculumSampler

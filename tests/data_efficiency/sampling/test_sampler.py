@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from data_efficiency.config import DataEfficiencyConfig, load_config
-from data_efficiency.difficulty_index import DifficultyIndex, describe_dataset
+from data_efficiency.dataset_identity import describe_dataset
+from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.schedule import CustomSchedule

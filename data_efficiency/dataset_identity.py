@@ -1,0 +1,57 @@
+"""Which dataset is it? What difficulty indexes, shards and checkpoints must agree on with the dataset at hand."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def describe_dataset(dataset: Any) -> dict[str, Any]:
+    """What a dataset says it is: its `identity`, or else its class name, length and `order_of_view`.
+
+    Raises:
+        ValueError: if `identity` holds something JSON cannot express.
+    """
+    identity = getattr(dataset, "identity", None)
+    if identity is None:
+        kind = type(dataset).__name__
+        return {"type": kind, "num_samples": len(dataset), **order_of_view(dataset)}
+    try:
+        return json.loads(json.dumps(identity, sort_keys=True))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the identity of {type(dataset).__name__} is not plain JSON data ({error}); "
+            "use only dicts with string keys, lists, strings, numbers, booleans and None"
+        ) from error
+
+
+def order_of_view(dataset: Any) -> dict[str, str]:
+    """`order` -> SHA-256 of which rows a dataset takes of another, in their order; nothing where it is no view.
+
+    Views are a `datasets.Dataset` after `shuffle`, `select`, `sort`, `filter`, ..., and torch's `Subset`.
+    """
+    rows = getattr(dataset, "indices", None)  # torch's
+    table = getattr(dataset, "_indices", None)  # of `datasets`: an Arrow table of one column
+    if table is not None:
+        rows = table.column(0).to_numpy()
+    if rows is None or callable(rows):
+        return {}
+    return {"order": hashlib.sha256(np.asarray(rows, "<i8").tobytes()).hexdigest()}
+
+
+def fingerprint_of(identity: Mapping[str, Any]) -> str:
+    """SHA-256 (64 hex digits) of a dataset's identity, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def refuse_other_dataset(result: str, differences: list[str]) -> None:
+    """Raise ValueError, naming a result, if its dataset differs from the one at hand."""
+    if differences:
+        is_reordered = any(one.startswith("order: ") for one in differences)
+        raise ValueError(
+            f"{result} was made from another dataset ({'; '.join(differences)}); "
+            "analyze this dataset or name its own result"
+            + ("; rows in one order are told by flatten_indices() on either" * is_reordered)
+        )
