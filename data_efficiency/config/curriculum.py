@@ -324,8 +324,15 @@ def _refuse_unfit(
             f"{section.path}.length_multiple is {keys.length_multiple}, but this metric changes no "
             'length: remove it, or say what it does by "sequence_length"'
         )
+    selects = keys.clustering_type == "schedule_based"
+    cuts_by_name = keys.sequence_length is None and name in PUBLISHED_ACTIONS
+    if selects and cuts_by_name and keys.difficulty_type == "percentile":
+        raise ConfigError(
+            f"{section.path}.difficulty_type is 'percentile', but a metric of this name cuts rows to its difficulty "
+            "too, which is a length then: give it another name, such as seqlen, or go by value"
+        )
     index_path = keys.index_path or keys.index_to_sample_path
-    if keys.clustering_type == "schedule_based" and index_path is None:
+    if selects and index_path is None:
         path = f"{section.path}.index_path"
         raise ConfigError(missing={path: f"{path} is missing: name the difficulty index folder"})
 

@@ -18,6 +18,18 @@ def test_what_a_metric_that_selects_nothing_is_for():
         load_config(curriculum_config({"seqlen_truncated": length_metric(**keys)}))
 
 
+def test_a_percentile_is_no_length():
+    keys = {"clustering_type": "schedule_based", "index_path": "difficulty/seqlen"}
+    with pytest.raises(ConfigError, match="give it another name, such as seqlen, or go by value"):
+        load_config(
+            curriculum_config(
+                {"seqlen_truncate": length_metric(**keys, difficulty_type="percentile")}
+            )
+        )
+    by_value = load_config(curriculum_config({"seqlen_truncate": length_metric(**keys)}))
+    assert len(by_value.data_efficiency.selections) == len(by_value.data_efficiency.length_plans)
+
+
 def declaring(axes):
     content = curriculum_config({"seqlen_truncate": length_metric()})
     learning = content["data_efficiency"]["data_sampling"]["curriculum_learning"]
