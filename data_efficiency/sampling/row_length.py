@@ -10,6 +10,7 @@ from data_efficiency.json_section import ConfigError
 from data_efficiency.token_names import TOKEN_NAMES
 
 _PROBES = 16
+_ROWS_AT_ONCE = 10_000
 
 
 def closed_by_rows(config: DataEfficiencyConfig, dataset: Any) -> DataEfficiencyConfig:
@@ -22,7 +23,9 @@ def closed_by_rows(config: DataEfficiencyConfig, dataset: Any) -> DataEfficiency
 
 
 def row_length(dataset: Any) -> int:
-    """Tokens of a row: the dataset's `sequence_length`, or those of rows all over it.
+    """Tokens of a row: the dataset's `sequence_length`, or those of its rows.
+
+    All rows are looked at where that costs little, in lists and columns of a `datasets.Dataset`; else some, all over it.
 
     Raises:
         ConfigError: if these are not tokens, or not equally long.
@@ -34,8 +37,11 @@ def row_length(dataset: Any) -> int:
     known = getattr(dataset, "sequence_length", None)
     if isinstance(known, int):
         return known
-    places = np.unique(np.linspace(0, len(dataset) - 1, _PROBES).astype(int)).tolist()
-    lengths = {_length_of(dataset[place]) for place in places} if len(dataset) else set()
+    lengths = _lengths_of_column(dataset)
+    if lengths is None:
+        places = np.unique(np.linspace(0, len(dataset) - 1, _PROBES).astype(int)).tolist()
+        items = dataset if isinstance(dataset, list) else (dataset[place] for place in places)
+        lengths = {_length_of(item) for item in items} if len(dataset) else set()
     length = max((one for one in lengths if one is not None), default=None)
     if length is None or len(lengths) > 1:
         found = "no tokens" if length is None else "different lengths"
@@ -44,6 +50,34 @@ def row_length(dataset: Any) -> int:
             '(end=, in the JSON file max_difficulty and max_value) instead of "auto"'
         )
     return length
+
+
+def _lengths_of_column(dataset: Any) -> set[int | None] | None:
+    """The lengths that rows of a `datasets.Dataset` have; None where it is another, or makes its items itself."""
+    shape = getattr(dataset, "format", None)
+    if not isinstance(shape, Mapping) or shape.get("type") == "custom":
+        return None
+    name = next((name for name in TOKEN_NAMES if name in shape.get("columns", ())), None)
+    if name is None or not hasattr(dataset, "with_format"):
+        return None
+    # Rows of a view are gathered one by one: the whole table tells sooner, where it has one length.
+    lengths = _value_lengths(dataset.data.column(name).chunks)
+    if lengths is None or len(lengths) == 1:
+        return lengths
+    chosen: set[int | None] = set()
+    rows = dataset.with_format("arrow").select_columns(name)
+    for table in rows.iter(batch_size=_ROWS_AT_ONCE):
+        chosen |= _value_lengths(table.column(0).chunks) or set()
+        if len(chosen) > 1:
+            break
+    return chosen
+
+
+def _value_lengths(chunks: Any) -> set[int | None] | None:
+    """The lengths of the lists in Arrow arrays; None where they hold something else."""
+    if not all(hasattr(chunk, "value_lengths") for chunk in chunks):
+        return None
+    return {length for chunk in chunks for length in chunk.value_lengths().unique().to_pylist()}
 
 
 def _length_of(item: Any) -> int | None:

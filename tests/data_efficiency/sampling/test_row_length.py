@@ -42,6 +42,25 @@ def test_rows_of_no_one_length(dataset, found):
         row_length(dataset)
 
 
+@pytest.mark.parametrize("place", [0, 1, 777, 998])
+def test_one_row_of_another_length_is_found(place):
+    datasets = pytest.importorskip("datasets")
+    rows = [[1, 2, 3]] * 999
+    rows[place] = [1, 2, 3, 4]
+    stored = datasets.Dataset.from_dict({"n": range(999), "input_ids": rows})
+    for dataset in ([{"input_ids": row} for row in rows], stored, stored.shuffle(seed=1)):
+        with pytest.raises(ConfigError, match="have different lengths"):
+            row_length(dataset)
+    others = [number for number in range(999) if number != place]
+    assert (
+        row_length(stored.select(others))
+        == row_length(stored.select(others).with_format("torch"))
+        == 3
+    )
+    longer = stored.with_transform(lambda batch: {"input_ids": [[0] * 9 for _ in batch["n"]]})
+    assert row_length(longer) == 9
+
+
 def test_the_sampler_closes_what_goes_up_to_the_rows():
     config = DataEfficiencyConfig.of(Curriculum("seqlen", start=8, steps=4))
     sampler = CurriculumSampler(Told([ROW] * 8), config, micro_batch_size=2)
