@@ -50,6 +50,19 @@ def written_key(name: str, hint: Any) -> str:
     return next((rule.key for rule in rules if isinstance(rule, Written)), name)
 
 
+def own_copy(content: Any) -> Any:
+    """JSON data whose objects and lists nobody else holds.
+
+    Example:
+        >>> inner = [1]
+        >>> own_copy({"a": inner})["a"] is inner
+        False
+    """
+    if isinstance(content, Mapping):
+        return {key: own_copy(value) for key, value in content.items()}
+    return [own_copy(value) for value in content] if isinstance(content, list) else content
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be meant; the message names the keys, their values and the rules.
 

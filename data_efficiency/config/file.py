@@ -16,7 +16,7 @@ from data_efficiency.config.data_efficiency import DataEfficiencyConfig, read_da
 from data_efficiency.config.deepspeed_sections import DEEPSPEED_SECTIONS
 from data_efficiency.config.written import section_of
 from data_efficiency.files import read_json_object
-from data_efficiency.json_section import ConfigError, Faults, Given, Section
+from data_efficiency.json_section import ConfigError, Faults, Given, Section, own_copy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,8 @@ def load_config(source: ConfigSource) -> Config:
 def read_json(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     """A fresh copy of the JSON object, which nobody else holds."""
     if isinstance(source, Mapping):
-        return dict(source)
+        copied: dict[str, Any] = own_copy(source)
+        return copied
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"configuration file {path} does not exist")

@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 from data_efficiency.config.curriculum import LengthPlan, PacedMetric, Selection
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
 from data_efficiency.config.random_ltd import KEPT_LENGTH_NAMES, OpenRandomLTD, RandomLTDConfig
-from data_efficiency.json_section import GIVEN, written_key
+from data_efficiency.json_section import GIVEN, own_copy, written_key
 from data_efficiency.schedule.protocol import Schedule
 from data_efficiency.schedule.registry import kind_of
 
@@ -55,7 +55,7 @@ def _names(config: DataEfficiencyConfig) -> list[str]:
 def _metric(config: DataEfficiencyConfig, name: str) -> dict[str, Any]:
     for open_plan in config.open_length_plans:
         if open_plan.name == name:
-            return dict(open_plan.content)
+            return dict(own_copy(open_plan.content))
     selection = next((one for one in config.selections if one.name == name), None)
     plan = next((one for one in config.length_plans if one.name == name), None)
     paced = selection or plan
@@ -111,7 +111,7 @@ def _schedule(schedule: Schedule, names: Mapping[str, str] | None = None) -> dic
 
 def _random_ltd(dropping: RandomLTDConfig | OpenRandomLTD) -> dict[str, Any]:
     if isinstance(dropping, OpenRandomLTD):
-        return {**dropping.content, "enabled": True}
+        return {**own_copy(dropping.content), "enabled": True}
     schedule: Any = dropping.schedule
     written: dict[str, Any] = {
         "enabled": True,

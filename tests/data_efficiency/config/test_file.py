@@ -4,7 +4,13 @@ import logging
 
 import pytest
 
-from data_efficiency.config import DataEfficiencyConfig, RandomLTD, load_config
+from data_efficiency.config import (
+    Curriculum,
+    DataEfficiencyConfig,
+    RandomLTD,
+    load_config,
+    section_of,
+)
 from data_efficiency.json_section import ConfigError
 from data_efficiency.schedule import RootSchedule
 from tests.json_sections import random_ltd
@@ -268,3 +274,20 @@ def test_files_that_cannot_be_read(tmp_path):
     path.write_text("[]")
     with pytest.raises(ConfigError, match="must hold a JSON object"):
         load_config(path)
+
+
+def test_what_is_parsed_is_nobody_elses():
+    parts = (Curriculum("seqlen", start=8, steps=4), RandomLTD(start=8, steps=4, layers=[1]))
+    parsed = DataEfficiencyConfig.of(*parts)
+    content = {"optimizer": {"params": {"lr": 1}}, "data_efficiency": section_of(parsed)}
+    config = load_config(content)
+    before = load_config(config)
+    content["optimizer"]["params"]["lr"] = 2
+    for section in (content["data_efficiency"], section_of(config.data_efficiency)):
+        kept = section["data_routing"]["random_ltd"]["random_ltd_schedule"]
+        metrics = section["data_sampling"]["curriculum_learning"]["curriculum_metrics"]
+        kept["min_value"], metrics["seqlen_truncate"]["schedule_config"]["difficulty_step"] = 1, 2
+    assert config.engine_sections == {"optimizer": {"params": {"lr": 1}}}
+    assert config.data_efficiency.with_length(64) == parsed.with_length(64)
+    assert config.data_efficiency == parsed
+    assert before is config
