@@ -206,24 +206,23 @@ def _rows(
 ) -> Iterator[NDArray[np.int64]]:
     """The tokens of each row."""
     place = 0
-    names: tuple[str, ...] | None = None
+    name: str | None = None
     for batch in _batches(dataset, _ROWS_A_BATCH):
-        if names is None:
-            names = (column_of(batch, column), *({MASK_COLUMN} & set(batch)))
-        values = list(batch[names[0]])
+        name = name or column_of(batch, column)
+        nothing = [None] * max(map(len, batch.values()))
+        values, masks = list(batch.get(name, nothing)), batch.get(MASK_COLUMN, nothing)
         if values and isinstance(values[0], str):
             if tokenizer is None:
                 raise ValueError(
-                    f"column {names[0]!r} holds text: name the tokenizer (--tokenizer), a tokenizer.json"
+                    f"column {name!r} holds text: name the tokenizer (--tokenizer), a tokenizer.json"
                 )
             wrong = [place + i for i, value in enumerate(values) if not isinstance(value, str)]
             if wrong:
-                raise ValueError(f"column {names[0]!r} of row {wrong[0]} holds no text")
+                raise ValueError(f"column {name!r} of row {wrong[0]} holds no text")
             yield from tokenizer.encode(values)
         else:
-            masks = batch[MASK_COLUMN] if len(names) > 1 else [None] * len(values)
             for number, (value, mask) in enumerate(zip(values, masks, strict=True), start=place):
-                yield _checked(value, mask, names[0], number)
+                yield _checked(value, mask, name, number)
         place += len(values)
 
 
@@ -285,4 +284,5 @@ def _batches(dataset: Any, size: int) -> Iterator[Mapping[str, Sequence[Any]]]:
                 f"the items of a {type(dataset).__name__} are of type {type(rows[0]).__name__}: they must be "
                 'mappings such as {"text": ...} or {"input_ids": ...}'
             )
-        yield {name: [row.get(name) for row in rows] for name in rows[0]}
+        names = dict.fromkeys(name for row in rows for name in row)
+        yield {name: [row.get(name) for row in rows] for name in names}

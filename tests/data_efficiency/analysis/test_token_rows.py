@@ -67,6 +67,13 @@ def test_tokens_that_are_attended_to(tmp_path, datasets):
         assert (found.vocab_size, found.tokenizer) == (8, None)
 
 
+@pytest.mark.parametrize("num_before", [1, 1500])
+def test_a_mask_that_only_later_rows_have(tmp_path, num_before):
+    later = {"input_ids": [0, 0, 7], "attention_mask": [0, 0, 1]}
+    found = token_rows([{"input_ids": [5, 6]}] * num_before + [later] * 2, tmp_path / "t")
+    assert rows_of(found) == [[5, 6]] * num_before + [[7]] * 2
+
+
 def test_metrics_of_a_dataset_and_of_a_stream_are_those_of_its_rows(tmp_path, tokenizer, datasets):
     dataset = datasets.Dataset.from_dict({"text": TEXTS})
     settings = MetricSettings(tokenizer=tokenizer)
@@ -148,6 +155,7 @@ def test_damaged_rows_are_replaced_where_that_is_asked_for(tmp_path):
         ([{"input_ids": [1]}, {"input_ids": [-1]}], "of row 1 holds -1: no token is negative"),
         ([{"input_ids": [[1]]}], "of row 0 is a list: must be text, or a list of tokens"),
         ([{"input_ids": [1]}, {"x": 1}], "of row 1 is a NoneType"),
+        ([{"input_ids": [1]}] * 1000 + [{"x": 1}], "of row 1000 is a NoneType"),
         ([{"input_ids": [1, 2], "attention_mask": [1]}], "of row 0 has another length"),
         ([{"messages": []}], "Name it .*; there are messages"),
         ([[1, 2]], "they must be mappings"),
