@@ -109,11 +109,14 @@ class DataEfficiencyConfig:
         dropping = self.random_ltd
         if isinstance(dropping, OpenRandomLTD):
             dropping = dropping.closed(length=length)
-        plans = {plan.name: plan for plan in self.length_plans}
-        plans |= {plan.name: plan.closed(length) for plan in self.open_length_plans}
-        in_order = sorted(plans.values(), key=lambda plan: self.metric_names.index(plan.name))
+        closed = (plan.closed(length) for plan in self.open_length_plans)
+        plans = {plan.name: plan for plan in (*self.length_plans, *closed)}
+        in_order = dict.fromkeys([*(name for name in self.metric_names if name in plans), *plans])
         return replace(
-            self, length_plans=tuple(in_order), open_length_plans=(), random_ltd=dropping
+            self,
+            length_plans=tuple(plans[name] for name in in_order),
+            open_length_plans=(),
+            random_ltd=dropping,
         )
 
     @property

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from data_efficiency.config import load_config
+from data_efficiency.config import Curriculum, DataEfficiencyConfig, load_config
 from data_efficiency.schedule import CustomSchedule
 from tests.data_efficiency.config.test_file import LTD, METRICS, changed
 
@@ -37,3 +37,9 @@ def test_a_function_by_name_reaches_selection_and_length_plan():
     for metric in (*followed.selections, *followed.length_plans):
         assert metric.schedule.difficulty(3) == 10
     assert settings.schedules == {"voc": CustomSchedule()}
+
+
+def test_plans_that_the_file_does_not_name_are_closed_too():
+    parsed = DataEfficiencyConfig.of(Curriculum("seqlen", start=8, end=16, steps=4))
+    bare = DataEfficiencyConfig(length_plans=parsed.length_plans)
+    assert bare.with_length(32) == bare
