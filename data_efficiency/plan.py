@@ -138,8 +138,11 @@ def plan_run(
 
     Raises:
         ConfigError: for a configuration that is not understood or does not fit the model.
-        ValueError: if the pools do not follow from what is given.
+        ValueError: if the pools do not follow from what is given, or there is no step or sample.
     """
+    for name, number in (("num_steps", num_steps), ("num_samples", num_samples)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} is {number}: must be at least 1")
     walk = _Walk(load_config(config), model, sequence_length, data_parallel_size)
     stretches: list[Stretch] = []
     for stretch in walk.stretches(num_steps):

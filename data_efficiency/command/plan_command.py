@@ -1,6 +1,7 @@
 """The command `plan`: what a configuration will do before a single step is run."""
 
 import dataclasses
+import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -152,13 +153,17 @@ def read_decay_end(text: str | None) -> DecayEnd | None:
     """Where the learning rate is at its minimum, of text like "3e9=effective"."""
     if text is None:
         return None
-    amount, _, unit = text.partition("=")
+    number, _, unit = text.partition("=")
+    try:
+        amount = float(number)
+    except ValueError:
+        amount = math.nan
     for known in UNITS:
-        if unit == known:
-            return DecayEnd(amount=float(amount), unit=known)
+        if unit == known and 0 < amount < math.inf:
+            return DecayEnd(amount=amount, unit=known)
     raise ValueError(
-        f"--lr-decay is {text!r}: must be AMOUNT=UNIT with a unit steps, samples, corpus, loss or "
-        "effective"
+        f"--lr-decay is {text!r}: must be AMOUNT=UNIT with an amount above 0 and a unit steps, samples, "
+        "corpus, loss or effective"
     )
 
 

@@ -230,6 +230,12 @@ def test_exactly_one_end():
         totals(config(), num_steps=3, effective_tokens=4)
 
 
+@pytest.mark.parametrize("name", ["num_steps", "num_samples"])
+def test_no_step_or_sample(name):
+    with pytest.raises(ValueError, match=f"{name} is 0: must be at least 1"):
+        plan(config(), **{"num_steps": 4, name: 0})
+
+
 def test_a_function_of_the_user_is_asked_step_by_step():
     own = length_metric(schedule_type="custom", schedule_config={})
     content = load_config(config({"seqlen_truncate": own}))

@@ -53,5 +53,6 @@ def test_where_the_learning_rate_ends():
     found = read_decay_end("3e9=effective")
     assert found is not None
     assert (found.amount, found.unit) == (3e9, "effective")
-    with pytest.raises(ValueError, match="--lr-decay is '5=miles': must be AMOUNT=UNIT"):
-        read_decay_end("5=miles")
+    for wrong in ("5=miles", "many=steps", "nan=steps", "0=steps", "-1=steps", "inf=loss", "5", ""):
+        with pytest.raises(ValueError, match=f"--lr-decay is {wrong!r}: must be AMOUNT=UNIT"):
+            read_decay_end(wrong)
