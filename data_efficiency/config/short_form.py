@@ -147,6 +147,13 @@ class RandomLTD:
 
     def __post_init__(self) -> None:
         _refuse(self, start=self.start, steps=self.steps, end=self.end, step_size=self.step_size)
+        given: dict[str, Any] = {"layers": self.layers, "always_keep": self.always_keep}
+        for name, numbers in given.items():
+            is_list = hasattr(numbers, "__iter__") and not isinstance(numbers, str)
+            if numbers is not None and not is_list:
+                raise ConfigError(
+                    f"RandomLTD: {name} is {numbers!r}: must be a list, such as [1, 2]"
+                )
 
     def section(self) -> dict[str, Any]:
         """The keys of `random_ltd` in the JSON file."""
@@ -177,6 +184,10 @@ def section_of_parts(parts: Iterable[Curriculum | RandomLTD], **settings: Any) -
     Raises:
         ConfigError: for something else, or a part that is there twice.
     """
+    if "curriculum_learning" in settings:
+        raise ConfigError(
+            "curriculum_learning is what Curriculum(...) stands for: give those, or the whole section as a dict"
+        )
     metrics: dict[str, Any] = {}
     dropping: dict[str, Any] | None = None
     for part in parts:

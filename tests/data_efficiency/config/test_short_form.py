@@ -78,3 +78,16 @@ def test_a_path_of_an_index(tmp_path):
 def test_what_cannot_be_meant(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_what_cannot_be_said_beside_parts():
+    with pytest.raises(
+        ConfigError, match=r"curriculum_learning is what Curriculum\(...\) stands for"
+    ):
+        DataEfficiencyConfig.of(curriculum_learning={"enabled": True})
+
+
+@pytest.mark.parametrize("wrong", [{"layers": 3}, {"layers": "auto"}, {"always_keep": 0}])
+def test_layers_and_positions_are_lists(wrong):
+    with pytest.raises(ConfigError, match="must be a list, such as"):
+        RandomLTD(start=8, steps=4, **wrong)
