@@ -85,6 +85,7 @@ class MapReduce:
                 bounds,
                 {
                     "dataset_fingerprint": fingerprint_of(self.identity),
+                    "content": getattr(reader.dataset, "content_checksum", None),
                     "metric": metric.name,
                     "kind": metric.kind,
                     "dtype": numpy_dtype(metric.dtype).name,

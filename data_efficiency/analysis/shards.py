@@ -72,6 +72,7 @@ class ShardFolder:
         names = {
             "samples": "other samples",
             "dataset_fingerprint": "another dataset",
+            "content": "other rows",
             "parameters": "other parameters",
             "function": "another function (its source changed)",
         }

@@ -4,6 +4,7 @@ A sample's number is its place in the dataset, or in the stream. The folder serv
 worker process, memory-mapped, and holds the tokenizer where texts were read.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from os import PathLike
@@ -46,6 +47,7 @@ class TokenRows:
         offsets: where each row starts in them, and the end, int64 [N + 1].
         vocab_size: of the tokenizer, or else one more than the largest token.
         sequence_length: tokens of the longest row.
+        content_checksum: SHA-256 (64 hex digits) of tokens and offsets.
         identity: as `describe_dataset` gives it for the dataset that was read.
         tokenizer: that of the texts; None where the dataset had tokens.
 
@@ -60,6 +62,8 @@ class TokenRows:
         self.offsets = np.load(self.folder / "offsets.npy", mmap_mode="r", allow_pickle=False)
         self.vocab_size = int(self.manifest["vocab_size"])
         self.sequence_length = int(np.diff(self.offsets).max())
+        files = [self.manifest["files"][name]["sha256"] for name in ("tokens.bin", "offsets.npy")]
+        self.content_checksum = hashlib.sha256("".join(files).encode()).hexdigest()
         self.identity: Mapping[str, Any] = self.manifest["dataset"]
         file = self.folder / TOKENIZER_FILE
         self.tokenizer = TextTokenizer(file) if file.is_file() else None

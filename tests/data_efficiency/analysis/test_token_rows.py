@@ -5,6 +5,10 @@ import pytest
 import torch
 
 from data_efficiency import DifficultyIndex, MetricSettings, ReferenceModel, analyze
+from data_efficiency.analysis.dataset_reader import TokenSpanReader
+from data_efficiency.analysis.executors import InProcessExecutor
+from data_efficiency.analysis.map_reduce import AnalysisError, MapReduce
+from data_efficiency.analysis.metrics import seqlen
 from data_efficiency.analysis.named_metrics import METRICS
 from data_efficiency.analysis.token_rows import TokenRows, column_of, token_rows
 from tests.data_efficiency.small_corpus import word_tokenizer
@@ -136,6 +140,19 @@ def test_rows_that_results_were_made_of_are_not_replaced_by_others(tmp_path, tok
         analyze(other, "vocab_rarity", tmp_path / "d", settings, overwrite=True)
     again = analyze(first, "seqlen", tmp_path / "d", settings, overwrite=True)
     assert again.values.tolist() == LENGTHS
+
+
+def test_shards_of_other_rows_are_not_put_together_with_those_of_these(tmp_path):
+    def job(length):
+        rows = token_rows([{"input_ids": [1] * length}] * 8, tmp_path / "tokens", overwrite=True)
+        return MapReduce(TokenSpanReader(rows), [seqlen()], tmp_path, num_shards=2)
+
+    job(3).run_map(InProcessExecutor(), 0, 2)
+    job(5).run_map(InProcessExecutor(), 1, 2)
+    with pytest.raises(AnalysisError, match=r"shard 0 \(samples 0..3\) was made from other rows"):
+        job(5).run_reduce()
+    job(5).run_map(InProcessExecutor(), 0, 2)
+    assert job(5).run_reduce()["seqlen"].values.tolist() == [5] * 8
 
 
 def test_damaged_rows_are_replaced_where_that_is_asked_for(tmp_path):
