@@ -12,12 +12,13 @@ COMPOSER_VENV ?= .venv-composer
 MEGATRON_CORE := $(VENV)/megatron-core
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-bert demo-eval test test-full test-gpu vit-test composer-test check format lint types docs docs-site notebooks clean
+.PHONY: help demo demo-bert watch demo-eval test test-full test-gpu vit-test composer-test check format lint types docs docs-site notebooks clean
 
 help:
-	@echo "make demo       corpus, tokens, difficulty index, four trainings, one table and one picture;"
+	@echo "make demo       corpus, tokens, difficulty index, five trainings, one table and one picture;"
 	@echo "                SEEDS=1,2,3,4,5 gives bands, CORPUS=my.jsonl takes your own text"
 	@echo "make demo-bert  the same with BERT"
+	@echo "make watch      the demo's runs, live in a browser; RUNS names others"
 	@echo "make demo-eval  the demo's models on LAMBADA, PIQA, ... and one table; EVAL_DATA names the files"
 	@echo "make test       the tests of every push (8 minutes at most on 2 cores)"
 	@echo "make test-full  all matrices, all kills, all recipes"
@@ -53,6 +54,9 @@ demo: $(VENV)/installed-trainer $(VENV)/installed-report $(VENV)/installed-watch
 demo-bert: $(VENV)/installed-trainer $(VENV)/installed-report $(VENV)/installed-sentences
 	@$(BIN)/python tools/study.py run examples_deepspeed/data_efficiency/bert/$(QUICKSTART) \
 		--output "$(DEMO_BERT_DIR)" $(STUDY_FLAGS)
+
+watch: $(VENV)/installed-trainer $(VENV)/installed-watch
+	@$(BIN)/python tools/watch.py $(or $(RUNS),"$(DEMO_DIR)")
 
 # docs/evaluation.md says where the files of EVAL_DATA come from.
 demo-eval: $(VENV)/installed-trainer $(VENV)/installed-report $(VENV)/installed-eval

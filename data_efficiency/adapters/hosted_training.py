@@ -4,6 +4,7 @@ A host asks for micro-batches, calls the model once for each, in their order, an
 one. It may read ahead: positions, counts and state follow the micro-batches that are done, not those read.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
@@ -53,6 +54,7 @@ class HostedTraining:
         items: Any = None,
     ) -> None:
         self.config, self.settings, self.ranks = load_config(config), settings, ranks
+        _refuse_processes_apart(settings, ranks)
         refuse_disagreement(self.config, settings, ranks.data_parallel_size)
         self.sampler = CurriculumSampler(
             dataset,
@@ -306,6 +308,17 @@ def _of_converted(
     if isinstance(dropping, RandomLTDConfig):
         return dropping
     return dropping.closed(num_layers=settings.total_layer_num, mask_name=settings.model_mask_name)
+
+
+def _refuse_processes_apart(settings: HostSettings, ranks: Ranks) -> None:
+    """Raise ConfigError if the launcher has started processes that the host does not know of."""
+    launched = int(os.environ.get("WORLD_SIZE") or ranks.world)
+    if launched != ranks.world:
+        raise ConfigError(
+            f"the launcher has started {launched} processes (WORLD_SIZE), and {settings.host} knows of "
+            f"{ranks.world}: each would train alone, on the same samples; tell {settings.host} of them (without GPUs "
+            "Accelerate wants Accelerator(cpu=True) or ACCELERATE_USE_CPU=1), or start one"
+        )
 
 
 def _num_layers(

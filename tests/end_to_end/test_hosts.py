@@ -64,6 +64,7 @@ def expected(folder, num_ranks):
 def run_in_processes(host, folder, num_ranks, num_steps=0, resume="afresh", **environment):
     """Exit code of a host's run in processes of its own, killed after so many steps."""
     launch = TORCHRUN if num_ranks > 1 else ()
+    environment["ACCELERATE_USE_CPU"] = "1"
     if host == "composer" and launch:
         # As its own launcher does.
         environment["NODE_RANK"] = "0"

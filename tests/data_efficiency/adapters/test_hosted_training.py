@@ -29,7 +29,7 @@ def hosted(config=None, *, rank=0, world=1, model=None, **settings):
             gradient_accumulation_steps=2,
             **settings,
         ),
-        ranks=Ranks(data_parallel_rank=rank, data_parallel_size=world),
+        ranks=Ranks(world=world, data_parallel_rank=rank, data_parallel_size=world),
     )
     training.convert(make_model() if model is None else model)
     return training
@@ -198,6 +198,13 @@ def test_a_configuration_in_python_is_closed_by_rows_and_layers():
     other = DataEfficiencyConfig.of(parts[0], RandomLTD(start=8, steps=6, step_size=4))
     with pytest.raises(ConfigError, match="converted with other random_ltd settings"):
         hosted(other, model=model)
+
+
+def test_processes_that_the_host_does_not_know_of_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    hosted(rank=1, world=2)
+    with pytest.raises(ConfigError, match="has started 2 processes .* the host knows of 1"):
+        hosted()
 
 
 def test_only_the_last_training_follows_a_model():
