@@ -7,6 +7,11 @@ from typing import Any
 
 import numpy as np
 
+_SAME_ROWS = (
+    "; one of the two is a view (shuffle, select, filter, ...): if it has the other's rows in their order, take its "
+    "flatten_indices()"
+)
+
 
 def describe_dataset(dataset: Any) -> dict[str, Any]:
     """What a dataset says it is: its `identity`, or else its class name, length and `order_of_view`.
@@ -52,6 +57,5 @@ def refuse_other_dataset(result: str, differences: list[str]) -> None:
         is_reordered = any(one.startswith("order: ") for one in differences)
         raise ValueError(
             f"{result} was made from another dataset ({'; '.join(differences)}); "
-            "analyze this dataset or name its own result"
-            + ("; rows in one order are told by flatten_indices() on either" * is_reordered)
+            "analyze this dataset or name its own result" + (_SAME_ROWS if is_reordered else "")
         )

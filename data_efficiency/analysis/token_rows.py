@@ -5,7 +5,7 @@ worker process, memory-mapped, and holds the tokenizer where texts were read.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -110,8 +110,9 @@ def token_rows(
     Raises:
         FileExistsError: if the folder holds rows that are, or may be, others; with `overwrite`, if there are
             results beside it, which were made of them.
-        ValueError: if no column is known, or one does not hold what it should, naming the row.
+        ValueError: if a stream shuffles, no column is known, or one does not hold what it should, naming the row.
     """
+    _refuse_shuffling(dataset)
     target = Path(folder)
     reads_text = None if tokenizer is None else TextTokenizer(tokenizer)
     if made_from is None and (fingerprint := getattr(dataset, "_fingerprint", None)) is not None:
@@ -133,6 +134,18 @@ def token_rows(
         _write(target, dataset, column, reads_text, source, dataset_class)
         remove_leftovers(target)
     return TokenRows(target)
+
+
+def _refuse_shuffling(dataset: Any) -> None:
+    """Raise ValueError if a stream of `datasets` shuffles: its rows have other places where they are kept."""
+    part = getattr(dataset, "_ex_iterable", None)
+    while part is not None:
+        if "Shuffled" in type(part).__name__:
+            raise ValueError(
+                "the stream shuffles, and a sample's number is its place in the dataset that is trained on: "
+                "analyze it before shuffle(), or what it was kept as; training draws in an order of its own"
+            )
+        part = getattr(part, "ex_iterable", None)
 
 
 def _source_of(target: Path, overwrite: bool) -> Any:
@@ -214,7 +227,8 @@ def _rows(
     for batch in _batches(dataset, _ROWS_A_BATCH):
         name = name or column_of(batch, column)
         nothing = [None] * max(map(len, batch.values()))
-        values, masks = list(batch.get(name, nothing)), batch.get(MASK_COLUMN, nothing)
+        values = list(batch.get(name, nothing))
+        masks = batch.get(mask_column_of(batch, name), nothing)
         if values and isinstance(values[0], str):
             if tokenizer is None:
                 raise ValueError(
@@ -249,6 +263,20 @@ def column_of(columns: Iterable[str], column: str | None) -> str:
     raise ValueError(
         f"which column holds the tokens or the text? Name it (--column); there are {', '.join(there)}"
     )
+
+
+def mask_column_of(columns: Container[str], column: str) -> str:
+    """The column that says which tokens of another are attended to; it may not be there.
+
+    Example:
+        >>> mask_column_of(["input_ids", "attention_mask"], "decoder_input_ids")
+        'decoder_attention_mask'
+    """
+    own = column.replace("input_ids", MASK_COLUMN)
+    if own != column:
+        return own
+    belongs_to_other = column not in TOKEN_COLUMNS and "input_ids" in columns
+    return f"{column}_{MASK_COLUMN}" if belongs_to_other else MASK_COLUMN
 
 
 def _checked(value: Any, mask: Any, column: str, number: int) -> NDArray[np.int64]:

@@ -78,6 +78,22 @@ def test_a_mask_that_only_later_rows_have(tmp_path, num_before):
     assert rows_of(found) == [[5, 6]] * num_before + [[7]] * 2
 
 
+def test_a_mask_is_that_of_its_column(tmp_path):
+    row = {"input_ids": [1, 0], "attention_mask": [1, 0], "decoder_input_ids": [5, 6], "y": [7, 8]}
+    row["decoder_attention_mask"] = [0, 1]
+    for column, tokens in (("input_ids", [1]), ("decoder_input_ids", [6]), ("y", [7, 8])):
+        assert rows_of(token_rows([row], tmp_path / column, column=column)) == [tokens]
+    alone = {"ids": [7, 8], "attention_mask": [1, 0]}
+    assert rows_of(token_rows([alone], tmp_path / "ids", column="ids")) == [[7]]
+
+
+def test_a_stream_that_shuffles_has_no_numbers(tmp_path, datasets):
+    stream = datasets.Dataset.from_dict({"input_ids": [[1], [2], [3]]}).to_iterable_dataset()
+    shuffling = stream.shuffle(seed=1).map(lambda row: row).take(2)
+    with pytest.raises(ValueError, match=r"analyze it before shuffle\(\)"):
+        token_rows(shuffling, tmp_path / "t")
+
+
 def test_metrics_of_a_dataset_and_of_a_stream_are_those_of_its_rows(tmp_path, tokenizer, datasets):
     dataset = datasets.Dataset.from_dict({"text": TEXTS})
     settings = MetricSettings(tokenizer=tokenizer)
