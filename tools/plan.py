@@ -27,6 +27,8 @@ from megatron.finetuning.plan import format_finetuning_plan
 from megatron.recipes import SHIPPED, counted_shape, planned_cost, read_run_file
 from megatron.run_state import model_shape
 
+GUIDE = "docs/which_technique.md"
+
 
 def plan_of_json(words: Sequence[str]) -> None:
     """Show the plan of a JSON file and flags; the model's flags are those of pretraining."""
@@ -83,6 +85,7 @@ def carry_out(words: Sequence[str]) -> None:
         plan_of_json(rest)
     else:
         plan_of_run(found.config, rest)
+    print(f"\nwhat pays, as far as it was measured: {GUIDE}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

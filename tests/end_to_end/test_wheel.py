@@ -81,8 +81,10 @@ def environment(wheel, tmp_path_factory):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
+    # Beside a clone, pip would take the clone's own metadata for an installed package.
+    flags = ["--no-deps", "--no-index", "--ignore-installed"]
     subprocess.run(
-        [*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True, capture_output=True
+        [*pip, "install", *flags, str(wheel)], check=True, capture_output=True, cwd=folder
     )
     (packages,) = folder.glob("lib/python*/site-packages")
     # A path in a .pth file is added as it is: the .pth files in it, such as a clone's, are not read.

@@ -38,7 +38,7 @@ def test_table_saving_and_warnings(path, capsys):
     assert first[1:3] == ["35", "6"]
     assert lines[4] == ""
     assert lines[5].split() == ["20", "steps", "this", "plan", "baseline", "saved"]
-    assert lines[-1].startswith("warning: the learning rate outruns the curriculum")
+    assert lines[-3].startswith("warning: the learning rate outruns the curriculum")
 
 
 def test_indexes_from_the_command_line(path, tmp_path, capsys):
@@ -88,7 +88,7 @@ def test_a_run_file_is_planned_as_a_study_plans_it(tmp_path, capsys):
     steps, corpus, layers, flops = row.split(" | ")[4:8]
     flags = ["--config", str(tmp_path / "base.toml"), "--num-samples", "100", "--rows", "2"]
     assert plan.main([*flags, "--lr", "1e-4"]) == 0
-    *table, last = capsys.readouterr().out.splitlines()
+    *table, last, _, _ = capsys.readouterr().out.splitlines()
     assert last == (
         f"whole run: {steps} steps, {corpus} corpus tokens, {layers} layer tokens, {flops} FLOPs"
     )
@@ -104,3 +104,9 @@ def test_a_shipped_recipe_needs_no_data_to_be_planned(capsys, refused):
     assert "is of a" not in refused(plan.main, ["--config", "gpt_cl_ltd_300"])
     glue = ["--config", str(GLUE), "--task", "x"]
     assert "nothing can be planned" in refused(plan.main, glue)
+
+
+def test_what_was_measured_to_pay_is_where_the_plan_says(path, capsys):
+    assert plan.main([str(path), *RUN_FLAGS, "--num-samples", "950"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(plan.GUIDE)
+    assert (Path(plan.__file__).parents[1] / plan.GUIDE).is_file()

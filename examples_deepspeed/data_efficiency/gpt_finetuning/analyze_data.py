@@ -14,7 +14,7 @@ from megatron.command import run_command
 from data_efficiency import analyze
 from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import split_blocks
 from megatron.arguments import parse_run_config
-from megatron.engine_json import METRICS, engine_json, is_length, value_at
+from megatron.engine_json import METRICS, engine_json, value_at
 from megatron.finetuning.section import planned_json
 
 
@@ -24,9 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         __doc__ or "", argv, architecture="gpt_finetuning", json_of=planned_json
     )
     metrics = value_at(engine_json(config), METRICS) or {}
-    folders = [
-        Path(each["index_path"]) for name, each in metrics.items() if not is_length(name, each)
-    ]
+    folders = [Path(one["index_path"]) for one in metrics.values() if one.get("index_path")]
     if not folders:
         raise ValueError("the run file has no metric that selects samples: nothing to analyze")
     blocks = split_blocks(config)["train"]

@@ -25,11 +25,19 @@ def study(request, tmp_path):
 
 def test_four_arms_differ_in_their_techniques_alone(study):
     jobs = jobs_of(study)
+    best = [job.config for job in jobs if job.arm.name == "baseline_batch4"]
+    jobs = [job for job in jobs if job.arm.name != "baseline_batch4"]
     assert [job.arm.name for job in jobs] == ARMS
     configs = [job.config for job in jobs]
     assert [bool(c.training.data_efficiency_curriculum_learning) for c in configs] == [0, 1, 0, 1]
     assert [bool(c.training.random_ltd) for c in configs] == [0, 0, 1, 1]
     first = configs[0]
+    for other in best:  # evaluated on the same rows, as often a budget
+        ours, its = first.training, other.training
+        assert 2 * its.global_batch_size == ours.global_batch_size
+        assert its.eval_iters * its.global_batch_size == ours.eval_iters * ours.global_batch_size
+        assert other.model == first.model
+        assert (its.train_tokens, its.lr) == (ours.train_tokens, ours.lr)
     assert all((c.model, c.data) == (first.model, first.data) for c in configs)
     assert len({(c.training.train_tokens, c.training.seed, c.training.lr) for c in configs}) == 1
     assert configs[3].data_efficiency == {
