@@ -68,33 +68,48 @@ def test_pages_follow_from_the_results(path, tmp_path, monkeypatch):
     assert np.abs(pictures[0] - pictures[1]).mean() < 0.01
 
 
-def test_the_page_over_all_says_what_the_report_says():
-    """The table of docs/evidence.md, figure by figure."""
+MAIN_ARMS = ("baseline", "baseline_batch4", "curriculum", "random_ltd", "curriculum_random_ltd")
+
+
+@pytest.mark.parametrize(
+    ("budget", "arms"), [(1.0, (*MAIN_ARMS, "random_rank")), (0.25, MAIN_ARMS)]
+)
+def test_the_page_over_all_says_what_the_report_says(budget, arms):
+    """The tables of docs/evidence.md, figure by figure."""
     report = json.loads((FOLDER / "gpt_cpu" / "results" / "report.json").read_text())
-    rows = {row["arm"]: row for row in report["rows"] if row["budget"] == 0.25}
+    found = figures_of(FOLDER.parent / "docs" / "evidence.md", f"At {budget:g} of the budget")
+    assert list(found.values()) == [figures(report, arm, budget) for arm in arms]
+
+
+def figures_of(page, heading):
+    """First cell -> the other cells with figures, of the table below a heading."""
+    section = page.read_text().partition(f"### {heading}")[2].partition("\n#")[0]
+    found = {}
+    for line in [line for line in section.splitlines() if line.startswith("|")][2:]:
+        name, *cells = [cell.strip(" *").replace("*", "") for cell in line.split("|")[1:-1]]
+        found[name] = [cell for cell in cells if cell not in ("", "1")]
+    return found
+
+
+def figures(report, arm, budget):
+    """What the page says of an arm: loss, bits per byte, differences, and the worth in baseline's tokens."""
+    (row,) = [one for one in report["rows"] if (one["arm"], one["budget"]) == (arm, budget)]
     beside = {
-        (one["arm"], one["beside"]): one for one in report["comparisons"] if one["budget"] == 0.25
+        one["beside"]: one
+        for one in report["comparisons"]
+        if (one["arm"], one["budget"]) == (arm, budget)
     }
-    table = tables_of(FOLDER.parent / "docs" / "evidence.md")[2:]
-    names = (
-        *("baseline", "baseline_batch4", "curriculum", "random_ltd"),
-        "curriculum_random_ltd",
-    )
-    for line, arm in zip(table, names, strict=True):
-        cells = [cell.strip(" *") for cell in line.split("|")[1:-1]]
-        value = rows[arm]["value"]
-        wanted = [f"{value['mean']:.3f} ± {half_width(value):.3f}"]
-        wanted.append(f"{value['mean'] * 0.47674:.3f}")
-        for base in ("baseline", "baseline_batch4"):
-            one = beside.get((arm, base))
-            if one is not None:
-                difference = one["difference"]
-                found = f"{difference['mean']:+.3f} ± {half_width(difference):.3f}"
-                wanted.append(f"{found}, {one['verdict']}")
-        if arm != "baseline":
-            factor = beside[arm, "baseline"]["saving_factors"]["effective_tokens"]["factor"]
-            wanted.append(f"{factor:.2f}x")
-        assert [cell.replace("*", "") for cell in cells[1:] if cell not in ("", "1")] == wanted
+    value = row["value"]
+    wanted = [f"{value['mean']:.3f} ± {half_width(value):.3f}", f"{value['mean'] * 0.47674:.3f}"]
+    for base in ("baseline", "baseline_batch4"):
+        if base in beside:
+            difference = beside[base]["difference"]
+            width = half_width(difference)
+            wanted.append(f"{difference['mean']:+.3f} ± {width:.3f}, {beside[base]['verdict']}")
+    if arm != "baseline":
+        saving = beside["baseline"]["saving_factors"]["effective_tokens"]
+        wanted.append(f"{saving['factor']:.2f}x")
+    return wanted
 
 
 def half_width(found):
