@@ -36,7 +36,8 @@ def hidden_differences(
 
     Args:
         expected: the settings of every run, by groups.
-        may_differ: arm -> further fields (beginnings of dotted names) in which it may differ.
+        may_differ: arm -> further fields (beginnings of dotted names) in which it may differ, from the baseline and
+            from seed to seed.
         defaults: what a setting is that a run does not name: it is older than the setting.
     """
     found: dict[str, list[str]] = defaultdict(list)
@@ -51,9 +52,8 @@ def hidden_differences(
     first: dict[tuple[str, float], RunResult] = {}
     for one in results:
         sibling = first.setdefault((one.arm, one.budget), one)
-        found[one.arm] += _sentences(
-            _facts(sibling), _facts(one), [*FREE, "weights"], "another seed's"
-        )
+        allowed = [*FREE, "weights", *may_differ.get(one.arm, ())]
+        found[one.arm] += _sentences(_facts(sibling), _facts(one), allowed, "another seed's")
     return {arm: sorted({*sentences}) for arm, sentences in found.items() if sentences}
 
 

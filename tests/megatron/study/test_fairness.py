@@ -61,6 +61,8 @@ def test_seeds_of_one_arm_run_on_one_machine():
         a_result("baseline", 2, 4.0, environment={"device": "b"}),
     ]
     assert found(*seeds) == {"baseline": ["environment.device is 'b', another seed's 'toy'"]}
+    assert found(*seeds, may_differ={"a": ["environment.device"]}) != {}
+    assert found(*seeds, may_differ={"baseline": ["environment.device"]}) == {}
 
 
 def test_where_nothing_is_declared_all_is_told():
