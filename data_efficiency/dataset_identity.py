@@ -35,15 +35,21 @@ def describe_dataset(dataset: Any) -> dict[str, Any]:
 def order_of_view(dataset: Any) -> dict[str, str]:
     """`order` -> SHA-256 of which rows a dataset takes of another, in their order; nothing where it is no view.
 
-    Views are a `datasets.Dataset` after `shuffle`, `select`, `sort`, `filter`, ..., and torch's `Subset`.
+    Views are a `datasets.Dataset` after `shuffle`, `select`, `sort`, `filter`, ..., and torch's `Subset`. One that
+    takes the first rows as they come has the rows of what it was made of.
     """
-    rows = getattr(dataset, "indices", None)  # torch's
-    table = getattr(dataset, "_indices", None)  # of `datasets`: an Arrow table of one column
-    if table is not None:
-        rows = table.column(0).to_numpy()
-    if rows is None or callable(rows):
+    classes = {(one.__module__, one.__name__) for one in type(dataset).__mro__}
+    taken: Any = None
+    if ("torch.utils.data.dataset", "Subset") in classes:
+        taken = dataset.indices
+    elif ("datasets.arrow_dataset", "Dataset") in classes and dataset._indices is not None:
+        taken = dataset._indices.column(0).to_numpy()  # an Arrow table of one column
+    if taken is None:
         return {}
-    return {"order": hashlib.sha256(np.asarray(rows, "<i8").tobytes()).hexdigest()}
+    rows = np.asarray(taken, "<i8")
+    if np.array_equal(rows, np.arange(len(rows))):
+        return {}
+    return {"order": hashlib.sha256(rows.tobytes()).hexdigest()}
 
 
 def fingerprint_of(identity: Mapping[str, Any]) -> str:

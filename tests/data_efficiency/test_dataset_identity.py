@@ -48,3 +48,14 @@ def test_an_index_is_not_taken_for_the_rows_in_another_order(tmp_path):
     for dataset, name in [*((view, "rows") for view in views), (rows.shuffle(seed=2), "shuffled")]:
         with pytest.raises(ValueError, match=r"order: expected .*flatten_indices\(\)"):
             sampler_of(dataset, name)
+
+
+def test_what_takes_all_rows_as_they_come_is_no_view_and_a_tensor_is_none():
+    """trl's SFTTrainer filters its rows and keeps all of them."""
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"input_ids": [[1], [2], [3]]})
+    assert describe_dataset(rows.filter(lambda row: True)) == describe_dataset(rows)
+    assert describe_dataset(rows.filter(lambda row: row["input_ids"] != [2])) != (
+        describe_dataset(rows.select(range(2)))
+    )
+    assert describe_dataset(torch.arange(3)) == {"type": "Tensor", "num_samples": 3}
