@@ -20,9 +20,8 @@ import os, sys, time
 from pathlib import Path
 from data_efficiency.files.lock import file_lock
 with file_lock(Path(sys.argv[1])):
-    worker = os.fork()
-    if worker:
-        print(worker, flush=True)
+    if not os.fork():
+        print(os.getpid(), flush=True)  # the worker itself, which has let go of the lock by then
     time.sleep(60)
 """
 
