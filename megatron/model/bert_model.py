@@ -6,9 +6,10 @@ from torch.nn import functional
 
 from data_efficiency import IGNORED_LABEL
 from megatron.config import ModelConfig
+from megatron.model.gelu import gelu
 from megatron.model.language_model import LanguageModel, check_ids, initialize_weights
 from megatron.model.output_loss import linear_cross_entropy_sum
-from megatron.model.transformer import gelu, make_norm
+from megatron.model.transformer import make_norm
 from megatron.setting_rules import require
 
 

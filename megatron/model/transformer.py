@@ -1,7 +1,5 @@
 """The transformer layer and its parts."""
 
-from typing import Literal
-
 import torch
 from torch import nn
 from torch.nn import functional
@@ -9,6 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from megatron.config import ModelConfig
 from megatron.model.attention import SelfAttention
+from megatron.model.gelu import gelu
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
@@ -16,14 +15,6 @@ def make_norm(config: ModelConfig) -> nn.Module:
     if config.normalization == "rmsnorm":
         return nn.RMSNorm(config.hidden_size, eps=config.layernorm_epsilon)
     return nn.LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
-
-
-def gelu(inputs: torch.Tensor, kind: Literal["tanh", "exact"]) -> torch.Tensor:
-    """GELU of each element.
-
-    Source: Gaussian Error Linear Units (Hendrycks and Gimpel, 2016), section 2.
-    """
-    return functional.gelu(inputs, approximate="none" if kind == "exact" else "tanh")
 
 
 class FeedForward(nn.Module):
