@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from megatron.config import ModelConfig
 from megatron.model.attention import SelfAttention
-from megatron.model.gelu import gelu
+from megatron.model.gelu import gelu_of_linear
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
@@ -31,12 +31,11 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Shape as `hidden_states`, [batch, sequence, hidden]."""
-        inner = self.dense_h_to_4h(hidden_states)
         if self.swiglu:
-            gate, up = inner.chunk(2, dim=-1)
+            gate, up = self.dense_h_to_4h(hidden_states).chunk(2, dim=-1)
             inner = functional.silu(gate) * up
         else:
-            inner = gelu(inner, self.gelu)
+            inner = gelu_of_linear(self.dense_h_to_4h, hidden_states, self.gelu)
         output: torch.Tensor = self.dense_4h_to_h(inner)
         return output
 
