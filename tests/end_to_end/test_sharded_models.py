@@ -25,13 +25,14 @@ MODERN = {
 }
 MODELS = {"learned": {}, "modern": MODERN, "bert": {}}
 PRECISIONS = {"fp32": {}, "bf16": {"bf16": True}, "recomputed": {"recompute_activations": True}}
-RUNS = [(model, "fp32") for model in MODELS] + [("modern", "bf16"), ("modern", "recomputed")]
+QUICK = [("modern", "fp32"), ("bert", "fp32")]
+RUNS = [*QUICK, ("learned", "fp32"), ("modern", "bf16"), ("modern", "recomputed")]
 COUNTERS = ("corpus_tokens", "loss_tokens", "layer_tokens", "flops", "consumed_samples")
 
 
 @pytest.fixture(scope="module")
 def trained(workspace, bert_workspace, write_config, tmp_path_factory):
-    """(processes, stage) -> the folder of all runs on so many processes; stage 0: all weights on each."""
+    """(processes, stage, run) -> the folder of it and others on so many processes; stage 0: all weights on each."""
     base, done = tmp_path_factory.mktemp("sharded_models"), {}
     bert_config = bert_runs.write_config(
         bert_workspace / "sharded.json", bert_runs.composed_metrics(bert_workspace)
@@ -44,19 +45,21 @@ def trained(workspace, bert_workspace, write_config, tmp_path_factory):
         saving = {"save": folder, "train_iters": NUM_STEPS, "micro_batch_size": 2}
         return bert_runs.bert_flags(bert_workspace, bert_config, **saving, **settings)
 
-    def train(size, stage):
-        if (size, stage) in done:
-            return done[size, stage]
-        folder = base / f"{size}_{stage}"
+    def train(size, stage, run):
+        chosen = QUICK if run in QUICK else RUNS[len(QUICK) :]
+        key = size, stage, len(chosen)
+        if key in done:
+            return done[key]
+        folder = base / "_".join(map(str, key))
         runs = []
-        for model, precision in RUNS:
+        for model, precision in chosen:
             script = bert_runs.SCRIPT if model == "bert" else "pretrain_gpt.py"
             save = folder / f"{model}_{precision}"
             save.mkdir(parents=True)
             runs.append([script, flags(model, precision, size, stage, save), free_port()])
         (folder / "runs.json").write_text(json.dumps(runs))
         finish(start([str(folder / "runs.json")], size, "tests/end_to_end/many_runs.py"))
-        done[size, stage] = folder
+        done[key] = folder
         return folder
 
     return train
@@ -81,10 +84,13 @@ def gap_of_gradients(folder, expected, run):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize(("model", "precision"), RUNS)
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [*QUICK, *(pytest.param(*run, marks=pytest.mark.full) for run in RUNS[len(QUICK) :])],
+)
 def test_it_trains_as_one_process(trained, size, stage, model, precision):
     run = f"{model}_{precision}"
-    found, expected = trained(size, stage), trained(1, 0)
+    found, expected = (trained(*way, (model, precision)) for way in ((size, stage), (1, 0)))
     assert gap_of_losses(found, expected, run) <= (1e-3 if precision == "bf16" else 2e-6)
     assert gap_of_gradients(found, expected, run) <= (1e-3 if precision == "bf16" else 1e-6)
     left, right = (
@@ -99,5 +105,5 @@ def test_it_trains_as_one_process(trained, size, stage, model, precision):
 
 
 def test_a_checkpoint_names_the_users_class(trained):
-    checkpoint = trained(2, 3) / "bert_fp32" / f"global_step{NUM_STEPS}"
+    checkpoint = trained(2, 3, ("bert", "fp32")) / "bert_fp32" / f"global_step{NUM_STEPS}"
     assert json.loads((checkpoint / "state.json").read_text())["architecture"] == "BertModel"

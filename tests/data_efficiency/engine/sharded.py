@@ -22,7 +22,8 @@ from data_efficiency.engine.whole_tensor import gather_all
 from data_efficiency.routing.layer_presets import is_as_shipped, known_layer_class
 from tests.data_efficiency.small_models import DROPPING, NUM_LAYERS, Block, SmallModel
 
-ROWS, LENGTH, VOCABULARY, STEPS = 8, 24, 64, 6
+ROWS, LENGTH, VOCABULARY = 8, 24, 64
+MICRO, STEPS = 2, 5
 
 
 class Recomputed(SmallModel):
@@ -106,7 +107,7 @@ def settings(way, **sections):
     }
     content = {
         "train_batch_size": ROWS,
-        "train_micro_batch_size_per_gpu": 1,
+        "train_micro_batch_size_per_gpu": MICRO,
         "gradient_clipping": 0.5,
         "data_efficiency": {"seed": 3, "data_routing": {"random_ltd": dropping}},
     }
@@ -134,10 +135,10 @@ def rows_of(step):
 
 
 def batches(engine, step):
-    """This process's micro-batches of a step, one row each."""
+    """This process's micro-batches of a step."""
     rows, size = rows_of(step), ROWS // engine.ranks.data_parallel_size
     first = size * engine.ranks.data_parallel_rank
-    return rows[first : first + size].split(1)
+    return rows[first : first + size].split(MICRO)
 
 
 def take_step(engine, step):
