@@ -315,7 +315,7 @@ def test_a_declared_class_is_not_proved_but_named(caplog):
 def test_alike_layers_are_proved_once_and_others_each(monkeypatch):
     proved = []
     prove = "data_efficiency.routing.proof.prove"
-    monkeypatch.setattr(prove, lambda dropping, *_: proved.append(dropping.number))
+    monkeypatch.setattr(prove, lambda dropping, *_: proved.append(dropping.layer_id))
 
     class Numbered(Plain):
         count = 0
