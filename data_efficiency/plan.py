@@ -166,26 +166,35 @@ def planned_totals(
     sequence_length: int,
     num_steps: int | None = None,
     effective_tokens: int | None = None,
+    corpus_tokens: int | None = None,
+    loss_tokens: int | None = None,
     data_parallel_size: int = 1,
 ) -> Counters:
-    """Totals of a run that ends after `num_steps`, or at the step that fills `effective_tokens`.
+    """Totals of a run that ends after `num_steps`, or at the step that fills a budget of tokens.
 
     Args:
         effective_tokens: budget of layer tokens divided by layers.
+        corpus_tokens, loss_tokens: budget of tokens of another counter.
 
     Raises:
         ConfigError: for a configuration that is not understood or does not fit the model.
-        ValueError: unless exactly one of the two ends is given.
+        ValueError: unless exactly one of the ends is given.
     """
-    if (num_steps is None) == (effective_tokens is None):
-        raise ValueError("give num_steps or effective_tokens, one of them")
+    budgets = {
+        "layer_tokens": effective_tokens and effective_tokens * model.num_layers,
+        "corpus_tokens": corpus_tokens,
+        "loss_tokens": loss_tokens,
+    }
+    ends = {name: amount for name, amount in budgets.items() if amount is not None}
+    if len(ends) + (num_steps is not None) != 1:
+        raise ValueError("give num_steps or a budget of tokens, one of them")
     walk = _Walk(load_config(config), model, sequence_length, data_parallel_size)
     total = Counters()
     for stretch in walk.stretches(num_steps):
         steps = stretch.num_steps
-        if effective_tokens is not None:
-            missing = max(0, effective_tokens * model.num_layers - total.layer_tokens)
-            steps = min(steps, -(-missing // stretch.counts.layer_tokens))
+        for name, amount in ends.items():
+            missing = max(0, amount - getattr(total, name))
+            steps = min(steps, -(-missing // getattr(stretch.counts, name)))
         total = total.plus(_times(stretch.counts, steps))
         if steps < stretch.num_steps:
             break

@@ -37,6 +37,10 @@ class KeptDraw:
         """Whether every layer processes all tokens of all rows."""
         return self.positions is None and not self.rows
 
+    def rows_of(self, layer: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The rows that a layer processes, and what its changes of them are multiplied by; None: all, and 1."""
+        return (self.rows[layer], self.row_scale[layer]) if self.rows else (None, None)
+
     def agrees_with(self, other: "KeptDraw") -> bool:
         """Whether both draws keep the same tokens and rows."""
         if self.is_whole or other.is_whole:

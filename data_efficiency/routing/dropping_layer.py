@@ -35,6 +35,11 @@ class LayerForward:
     be recomputed together.
     """
 
+    is_first = True
+    """Whether the sequence is cut before the layer, if it drops tokens."""
+    is_last = True
+    """Whether it is whole again behind it."""
+
     def __init__(
         self,
         layer: nn.Module,
@@ -52,8 +57,10 @@ class LayerForward:
         self.layer_id = layer_id
         self.span = span
         self.skips_rows = skips_rows
-        self.is_first = span is None or span.first == layer_id
-        self.is_last = span is None or span.last == layer_id
+        self.rows: torch.Tensor | None = None
+        self.row_scale: torch.Tensor | None = None
+        """Those of the present forward's draw. Here, where code compiled once serves every layer: out of a list of
+        the draw's, each layer's number would be a constant, with code of its own."""
         self.was_called = False
         """Whether the present forward of the model has called the layer."""
         self.proved_forms: set[Any] = set()
@@ -74,7 +81,10 @@ class LayerForward:
         return self.span is not None or self.skips_rows
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the layer returns, its hidden states as long as those it was given."""
+        """What the layer returns; its hidden states are as long as those it was given, but within a span."""
+        return self._forward(args, kwargs)
+
+    def _forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self.layer.training:
             return self.original(*args, **kwargs)
         if not args or not isinstance(args[0], torch.Tensor):
@@ -264,10 +274,10 @@ class LayerForward:
 
     def _call(self, draw: KeptDraw | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the layer itself returns, the rows that skip it unchanged."""
-        rows = (
-            draw.rows[self.layer_id] if draw is not None and self.skips_rows and draw.rows else None
-        )
-        if rows is None or draw is None:
+        rows, scale = self.rows, self.row_scale
+        if not self.router.in_forward:  # recomputed
+            rows, scale = (None, None) if draw is None else draw.rows_of(self.layer_id)
+        if rows is None:
             return self.original(*args, **kwargs)
         axis = self.interface.batch_axis
         others, keywords = self.choose_rows(args, kwargs, rows)
@@ -276,7 +286,6 @@ class LayerForward:
         passing, kept = take_rows(args[0], rows, axis)
         result = self.original(kept, *others, **keywords)
         hidden = self.hidden_states_in(result, kept)
-        scale = draw.row_scale[self.layer_id]
         if scale is not None:
             hidden = scaled_change(kept, hidden, scale)
         whole = put_rows_back(passing, hidden, rows, axis)
@@ -329,11 +338,41 @@ class LayerForward:
         return first
 
 
-class PassingForward(LayerForward):
-    """A layer's `forward` that drops nothing and only passes on which forward it belongs to.
+class FirstOfSpan(LayerForward):
+    """The first layer of a span of several.
 
-    Code of its own, so that compiled code of the dropping layers need not tell the two apart.
+    Code of its own, as of the classes below: so compiled code need not tell them apart, nor be compiled again for it.
     """
+
+    is_last = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As `LayerForward`."""
+        return self._forward(args, kwargs)
+
+
+class WithinSpan(LayerForward):
+    """A layer of a span that is neither its first nor its last."""
+
+    is_first = is_last = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As `LayerForward`."""
+        return self._forward(args, kwargs)
+
+
+class LastOfSpan(LayerForward):
+    """The last layer of a span of several."""
+
+    is_first = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As `LayerForward`."""
+        return self._forward(args, kwargs)
+
+
+class PassingForward(LayerForward):
+    """A layer's `forward` that drops nothing and only passes on which forward it belongs to."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the layer returns."""
@@ -344,6 +383,15 @@ class PassingForward(LayerForward):
         result = self.original(*args, **kwargs)
         self._remember(draw, args[0], result)
         return result
+
+
+def forward_class(layer_id: int, span: Span | None, *, skips_rows: bool) -> type[LayerForward]:
+    """What stands around a layer of such routes."""
+    if span is None:
+        return LayerForward if skips_rows else PassingForward
+    is_first, is_last = layer_id == span.first, layer_id == span.last
+    kinds = (LayerForward, FirstOfSpan, WithinSpan, LastOfSpan)
+    return next(kind for kind in kinds if (kind.is_first, kind.is_last) == (is_first, is_last))
 
 
 def _with_hidden_states(result: Any, hidden: torch.Tensor, name: str, kept_size: int) -> Any:

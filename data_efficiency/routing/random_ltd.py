@@ -25,7 +25,7 @@ from data_efficiency.config import (
     RoutingConfig,
     load_config,
 )
-from data_efficiency.routing.dropping_layer import LayerForward, PassingForward
+from data_efficiency.routing.dropping_layer import LayerForward, forward_class
 from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
 from data_efficiency.routing.layer_presets import interface_of, is_as_shipped, mask_name_of
 from data_efficiency.routing.proof import uncompiled
@@ -88,7 +88,7 @@ def convert_to_random_ltd(
     spans = {layer: span for span in router.spans for layer in range(span.first, span.last + 1)}
     for layer_id, layer in enumerate(layers):
         span, skips = spans.get(layer_id), layer_id in routing.skipped_layers
-        kind = PassingForward if span is None and not skips else LayerForward
+        kind = forward_class(layer_id, span, skips_rows=skips)
         layer.forward = kind(layer, interface, router, layer_id, span=span, skips_rows=skips)
     if not interface.proved:
         root.forward = _ForwardThatProves(root, router)

@@ -135,7 +135,7 @@ class Router(PublishedRouterNames):
         self._labels = labels
         self.shape_is_final = False
         self.in_forward = self.is_dropping = True
-        self.draw = KeptDraw(num_rows=num_rows)
+        self._hold(KeptDraw(num_rows=num_rows))
         self.proof_is_due = any(layer.needs_proof(1) for layer in self.layers)
         self.shape_is_told = bool(sequence_length)
         if self.shape_is_told:
@@ -202,7 +202,7 @@ class Router(PublishedRouterNames):
 
     def keep_everything(self) -> None:
         """Begins a forward that drops nothing."""
-        self.draw = KeptDraw()
+        self._hold(KeptDraw())
         self.in_forward, self.is_dropping = True, False
 
     def state_dict(self) -> dict[str, Any]:
@@ -231,7 +231,7 @@ class Router(PublishedRouterNames):
             positions is not None
             and any(layer.needs_proof(sequence_length) for layer in self.layers)
         ) or (bool(kept_rows) and any(layer.needs_proof_for_rows() for layer in self.layers))
-        self.draw = KeptDraw(
+        draw = KeptDraw(
             positions=positions,
             token_scale=token_scale,
             rows=kept_rows,
@@ -241,6 +241,13 @@ class Router(PublishedRouterNames):
             place=(step, first_row),
             sizes=np.empty((num_rows, sequence_length, 0)),
         )
+        self._hold(draw)
+
+    def _hold(self, draw: KeptDraw) -> None:
+        """Go on with a draw; what each layer reads of it for itself is given to it."""
+        self.draw = draw
+        for layer in self.layers:
+            layer.rows, layer.row_scale = draw.rows_of(layer.layer_id)
 
     def _draw_positions(
         self, step: int, rows: range, sequence_length: int, device: torch.device

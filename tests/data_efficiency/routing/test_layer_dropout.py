@@ -400,6 +400,18 @@ def test_layers_that_the_model_does_not_have_are_refused():
         converted(layer_id=(1, 4))
 
 
+@pytest.mark.parametrize("part", ["layers", "model"])
+def test_a_part_in_evaluation_mode_skips_nothing_though_the_other_trains(part):
+    model, (tokens, _) = converted(), batch()
+    for step in (0, 1):
+        model.random_ltd_scheduler.set_position(step, 0)
+        if step:
+            for module in model.layers if part == "layers" else [model]:
+                module.training = False
+        output = model(tokens)
+    assert torch.equal(output, SmallModel().double()(tokens))
+
+
 def test_a_copy_skips_the_same_rows():
     model = converted()
     twin = copy.deepcopy(model)
