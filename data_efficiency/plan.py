@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from data_efficiency.accounting import Counters, ModelShape, StepShape, layer_tokens, training_flops
 from data_efficiency.config import Config, DataEfficiencyConfig, OpenRandomLTD, load_config
 from data_efficiency.difficulty_index import DifficultyIndex
-from data_efficiency.json_section import ConfigError
-from data_efficiency.routing.router import Router
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.sampling.selection_index import open_index
 from data_efficiency.sampling.sequence_length import shape_after
@@ -168,26 +166,35 @@ def planned_totals(
     sequence_length: int,
     num_steps: int | None = None,
     effective_tokens: int | None = None,
+    corpus_tokens: int | None = None,
+    loss_tokens: int | None = None,
     data_parallel_size: int = 1,
 ) -> Counters:
-    """Totals of a run that ends after `num_steps`, or at the step that fills `effective_tokens`.
+    """Totals of a run that ends after `num_steps`, or at the step that fills a budget of tokens.
 
     Args:
         effective_tokens: budget of layer tokens divided by layers.
+        corpus_tokens, loss_tokens: budget of tokens of another counter.
 
     Raises:
         ConfigError: for a configuration that is not understood or does not fit the model.
-        ValueError: unless exactly one of the two ends is given.
+        ValueError: unless exactly one of the ends is given.
     """
-    if (num_steps is None) == (effective_tokens is None):
-        raise ValueError("give num_steps or effective_tokens, one of them")
+    budgets = {
+        "layer_tokens": effective_tokens and effective_tokens * model.num_layers,
+        "corpus_tokens": corpus_tokens,
+        "loss_tokens": loss_tokens,
+    }
+    ends = {name: amount for name, amount in budgets.items() if amount is not None}
+    if len(ends) + (num_steps is not None) != 1:
+        raise ValueError("give num_steps or a budget of tokens, one of them")
     walk = _Walk(load_config(config), model, sequence_length, data_parallel_size)
     total = Counters()
     for stretch in walk.stretches(num_steps):
         steps = stretch.num_steps
-        if effective_tokens is not None:
-            missing = max(0, effective_tokens * model.num_layers - total.layer_tokens)
-            steps = min(steps, -(-missing // stretch.counts.layer_tokens))
+        for name, amount in ends.items():
+            missing = max(0, amount - getattr(total, name))
+            steps = min(steps, -(-missing // getattr(stretch.counts, name)))
         total = total.plus(_times(stretch.counts, steps))
         if steps < stretch.num_steps:
             break
@@ -201,16 +208,10 @@ class _Walk:
         self, config: Config, model: ModelShape, sequence_length: int, data_parallel_size: int
     ) -> None:
         config = _closed(config, model, sequence_length)
-        dropping = config.data_efficiency.closed_random_ltd
-        if dropping is not None and dropping.total_layer_num != model.num_layers:
-            raise ConfigError(
-                f"random_ltd.total_layer_num is {dropping.total_layer_num}, but the model has "
-                f"{model.num_layers} layers"
-            )
-        self.config, self._model, self._dropping = config, model, dropping
+        self.config, self._model = config, model
+        self._routing = config.data_efficiency.routing(model.num_layers)
         plans = config.data_efficiency.length_plans
         self._plans = [plan for plan in plans if plan.follows_schedule]
-        self._router = None if dropping is None else Router(dropping)
         self._micro_batch_size, accumulation = config.batch_sizes(data_parallel_size)
         self._num_micro_batches = accumulation * data_parallel_size
         self.full_batch = StepShape(
@@ -239,22 +240,18 @@ class _Walk:
         rows, length = shape_after(
             self._plans, accepted, self._micro_batch_size, self.full_batch.sequence_length
         )
-        # Token dropping goes by the steps finished, the curriculum by the step at hand.
-        kept = None if self._router is None else self._router.kept_length(step - 1, length)
-        return StepShape(
-            num_rows=rows * self._num_micro_batches,
-            sequence_length=length,
-            num_dropping_layers=0
-            if self._dropping is None
-            else self._dropping.random_ltd_layer_num,
-            kept_length=length if kept is None else min(length, kept),
-        )
+        num_rows = rows * self._num_micro_batches
+        if self._routing is None:
+            return StepShape(num_rows=num_rows, sequence_length=length, kept_length=length)
+        # Routes go by the steps finished, the curriculum by the step at hand.
+        self._routing.refuse_part_of_a_group(step - 1, rows)
+        return self._routing.shape(step - 1, num_rows, length)
 
     def _next_change(self, step: int) -> int | None:
         """The first step after `step` whose shape can be another one."""
         changes = [plan.schedule.next_change(step) for plan in self._plans]
-        if self._dropping is not None:
-            finished = self._dropping.schedule.next_change(step - 1)
+        if self._routing is not None:
+            finished = self._routing.next_change(step - 1)
             changes.append(None if finished is None else finished + 1)
         return min((change for change in changes if change is not None), default=None)
 

@@ -27,6 +27,7 @@ def plan_warnings(plan: RunPlan, decay_end: DecayEnd | None = None) -> list[str]
         *_about_pools(plan),
         *_about_the_curriculum(plan),
         *_about_token_dropping(plan),
+        *_about_layer_dropout(plan),
         *_about_the_learning_rate(plan, decay_end),
     ]
 
@@ -95,6 +96,22 @@ def _about_token_dropping(plan: RunPlan) -> list[str]:
         ]
     if all(shape.dropped_sequence_length == shape.sequence_length for shape in shapes):
         return ["random-LTD drops nothing: it never keeps fewer positions than rows have"]
+    return []
+
+
+def _about_layer_dropout(plan: RunPlan) -> list[str]:
+    """Rows that still skip layers at the end, or never do."""
+    if plan.config.data_efficiency.layer_dropout is None:
+        return []
+    if plan.stretches[-1].shape.skipped:
+        return [
+            f"layer dropout never ends: at the last step ({plan.num_steps}) rows still skip layers; let the last "
+            "part of training have all of them"
+        ]
+    if not any(stretch.shape.skipped for stretch in plan.stretches):
+        return [
+            "layer dropout skips nothing: what it keeps of a group of rows is always rounded to all"
+        ]
     return []
 
 

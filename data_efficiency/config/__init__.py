@@ -3,8 +3,10 @@
 from data_efficiency.config.curriculum import LengthPlan, Selection, paces_length
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
 from data_efficiency.config.file import Config, ConfigSource, load_config, read_json
+from data_efficiency.config.layer_dropout import LayerDropoutConfig
 from data_efficiency.config.random_ltd import OpenRandomLTD, RandomLTDConfig, filled_random_ltd
-from data_efficiency.config.short_form import Curriculum, RandomLTD
+from data_efficiency.config.routing import RoutingConfig
+from data_efficiency.config.short_form import Curriculum, LayerDropout, RandomLTD
 from data_efficiency.config.written import section_of
 
 __all__ = [
@@ -12,10 +14,13 @@ __all__ = [
     "ConfigSource",
     "Curriculum",
     "DataEfficiencyConfig",
+    "LayerDropout",
+    "LayerDropoutConfig",
     "LengthPlan",
     "OpenRandomLTD",
     "RandomLTD",
     "RandomLTDConfig",
+    "RoutingConfig",
     "Selection",
     "filled_random_ltd",
     "load_config",

@@ -18,12 +18,10 @@ from data_efficiency.config.curriculum import (
     Selection,
     read_curriculum,
 )
-from data_efficiency.config.random_ltd import (
-    OpenRandomLTD,
-    RandomLTDConfig,
-    read_random_ltd,
-)
-from data_efficiency.config.short_form import Curriculum, RandomLTD, section_of_parts
+from data_efficiency.config.layer_dropout import LayerDropoutConfig
+from data_efficiency.config.random_ltd import OpenRandomLTD, RandomLTDConfig
+from data_efficiency.config.routing import ROUTES, DataRoutingKeys, RoutingConfig
+from data_efficiency.config.short_form import Part, section_of_parts
 from data_efficiency.json_section import (
     ConfigError,
     Faults,
@@ -63,13 +61,18 @@ class DataEfficiencyConfig:
     """Folder where the clusters of several selections are kept; None: beside their index."""
     random_ltd: RandomLTDConfig | OpenRandomLTD | None = None
     """None: no token is dropped. Open: the model or the rows' length say the rest."""
+    layer_dropout: LayerDropoutConfig | None = None
+    """None: no row skips a layer."""
+    full_from_step: int | None = None
+    """Steps finished from which on nothing is dropped or skipped; None: what the routes' schedules say."""
 
     @classmethod
-    def of(cls, *parts: Curriculum | RandomLTD, **settings: Any) -> "DataEfficiencyConfig":
-        """The configuration of some parts: as many metrics as you like, and random-LTD.
+    def of(cls, *parts: Part, **settings: Any) -> "DataEfficiencyConfig":
+        """The configuration of some parts: as many metrics as you like, and each route once.
 
         Args:
-            settings: `seed`, and keys of `data_sampling` in the JSON file, such as `num_workers`.
+            settings: `seed`, `full_from_step`, and keys of `data_sampling` in the JSON file, such as
+                `num_workers`.
 
         Raises:
             ConfigError: with all that is wrong.
@@ -91,6 +94,32 @@ class DataEfficiencyConfig:
         if isinstance(self.random_ltd, OpenRandomLTD):
             self.random_ltd.refuse()
         return self.random_ltd
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """Names of the kinds of routing that are on, as the JSON file calls them."""
+        return tuple(name for name in ROUTES if getattr(self, name) is not None)
+
+    def routing(self, num_layers: int) -> RoutingConfig | None:
+        """All routes together, for a model of so many layers; None if none is on.
+
+        Raises:
+            ConfigError: naming what is open, or does not go with the model.
+        """
+        if not self.routes:
+            return None
+        routing = RoutingConfig(
+            num_layers=num_layers,
+            random_ltd=self.closed_random_ltd,
+            layer_dropout=self.layer_dropout,
+            full_from_step=self.full_from_step,
+        )
+        routing.refuse_layers()
+        return routing
+
+    def with_routing(self, routing: RoutingConfig) -> "DataEfficiencyConfig":
+        """The same with the routes as a model has closed them."""
+        return replace(self, **{name: getattr(routing, name) for name in ROUTES})
 
     @property
     def needs_length(self) -> bool:
@@ -161,11 +190,11 @@ class DataEfficiencyKeys:
     enabled: bool = False
     """Must agree with the switches inside; alone it has no effect."""
     seed: NotNegative = 1234
-    """Seed of sampling and token dropping."""
+    """Seed of sampling and routing."""
     data_sampling: Section
     """Curriculum and loader, see below."""
     data_routing: Section
-    """Token dropping, see below."""
+    """Token dropping and other routes, see below."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,16 +215,6 @@ class DataSamplingKeys:
     """Metrics, see below."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataRoutingKeys:
-    """`data_efficiency.data_routing`."""
-
-    enabled: bool = False
-    """Must agree with random_ltd.enabled; alone it has no effect."""
-    random_ltd: Section
-    """Random layerwise token dropping, see below."""
-
-
 def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     """The parsed section.
 
@@ -210,23 +229,30 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     curriculum_section = sampling_section.section("curriculum_learning")
     keys = faults.ask(lambda: section.read(DataEfficiencyKeys))
     sampling = faults.ask(lambda: sampling_section.read(DataSamplingKeys))
-    faults.ask(lambda: routing_section.read(DataRoutingKeys))
+    routing = faults.ask(lambda: routing_section.read(DataRoutingKeys))
     curriculum = faults.ask(lambda: read_curriculum(curriculum_section))
     seed = 0 if keys is None else keys.seed
-    dropping = faults.ask(lambda: read_random_ltd(routing_section.section("random_ltd"), seed))
+    routes = {
+        name: faults.ask(partial(route.read, routing_section.section(name), seed))
+        for name, route in ROUTES.items()
+    }
     if sampling is not None:
         faults.ask(partial(_refuse_dynamic_batching, sampling.dynamic_batching))
     for part in (section, sampling_section, routing_section):
         faults.ask(part.close)
     faults.refuse()
     assert sampling is not None
+    assert routing is not None
     assert curriculum is not None
     found, (selections, length_plans, open_plans) = curriculum
     has_curriculum = bool(selections or length_plans or open_plans)
-    is_on = has_curriculum or dropping is not None
+    routes_on = [name for name, route in routes.items() if route is not None]
+    is_on = has_curriculum or bool(routes_on)
     _check_switch(section, on=is_on, inner="any technique in it")
     _check_switch(sampling_section, on=has_curriculum, inner="curriculum_learning")
-    _check_switch(routing_section, on=dropping is not None, inner="random_ltd")
+    _check_switch(
+        routing_section, on=bool(routes_on), inner=" and ".join(routes_on) or "random_ltd"
+    )
     return DataEfficiencyConfig(
         seed=seed,
         num_epochs=sampling.num_epochs,
@@ -239,7 +265,8 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
         metric_names=tuple(found.curriculum_metrics) if has_curriculum else (),
         sequence_axes=found.axes(curriculum_section.path),
         data_cluster_path=found.data_cluster_path,
-        random_ltd=dropping,
+        full_from_step=routing.full_from_step,
+        **routes,
     )
 
 

@@ -15,14 +15,18 @@ from data_efficiency.config.deepspeed_sections import DEEPSPEED_SECTIONS
 from data_efficiency.config.json_objects import JSON_OBJECTS, PREFIXES, JsonKey, json_keys
 from data_efficiency.config.random_ltd import KEPT_LENGTH_NAMES
 from data_efficiency.json_section import AUTO, FOUND, AtLeast, Section
-from data_efficiency.schedule.registry import curriculum_kinds, kept_length_kinds
+from data_efficiency.schedule.registry import (
+    curriculum_kinds,
+    kept_length_kinds,
+    kept_rows_kinds,
+)
 
 _MAY_BE_AUTO = {
     "METRIC": ("max_difficulty",),
     "RANDOM_LTD.random_ltd_schedule": ("max_value",),
 }
 """Place of an object -> its keys that may be "auto", but not left out."""
-_SWITCHED = ("RANDOM_LTD", "curriculum_learning")
+_SWITCHED = ("RANDOM_LTD", "LAYER_DROPOUT", "curriculum_learning")
 """Objects whose keys are needed only where they are enabled."""
 _SCALARS: dict[Any, dict[str, Any]] = {
     bool: {"type": "boolean"},
@@ -51,6 +55,9 @@ def config_schema() -> dict[str, Any]:
     _add_schedules(
         _object_at(root, "RANDOM_LTD.random_ltd_schedule"), kept_length_kinds(), KEPT_LENGTH_NAMES
     )
+    _add_schedules(_object_at(root, "LAYER_DROPOUT.keep_schedule"), kept_rows_kinds(), {})
+    spans = _object_at(root, "RANDOM_LTD")["properties"]["random_ltd_layer_id"]["anyOf"]
+    spans.append({"type": "array", "items": spans[0]})
     legacy = _object_at(root, "curriculum_learning")
     legacy["properties"] |= {
         name: _object_at(root, "METRIC")["properties"][name]

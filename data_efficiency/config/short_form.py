@@ -4,14 +4,16 @@ DataEfficiencyConfig.of(
 Curriculum("seqlen", start=64, steps=1000),
 Curriculum("vocab_rarity", index="difficulty/vocab_rarity", start=1, steps=1000),
 RandomLTD(start=128, steps=400),
+LayerDropout(start=60, steps=1000),
 )
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from data_efficiency.config.random_ltd import TokenScale
 from data_efficiency.json_section import AUTO, ConfigError
 
 LENGTH_METRICS = {
@@ -134,8 +136,9 @@ class RandomLTD:
     """Steps from there to `end`."""
     end: int | None = None
     """Not given: the length of the rows."""
-    layers: Sequence[int] | None = None
-    """Which layers drop tokens, from 0. Not given: all but the first and the last."""
+    layers: Sequence[int] | Sequence[Sequence[int]] | None = None
+    """Which layers drop tokens, from 0. Not given: all but the first and the last. A list of lists names spans,
+    whose layers keep one subset."""
     step_size: int = 16
     """Kept lengths are multiples of this."""
     always_keep: Sequence[int] = ()
@@ -144,6 +147,10 @@ class RandomLTD:
     """Keyword of a layer's mask, for a class without a preset. Not given: as its `forward` calls it."""
     order: Literal["batch_seq_dim", "seq_batch_dim"] | None = None
     """Order of the axes, for a class without a preset. Not given: batch first."""
+    always_keep_labelled: bool = False
+    """Whether positions with a label in the loss are kept before others."""
+    residual_scale: TokenScale = "none"
+    """What a dropping layer's change of a kept token is multiplied by."""
 
     def __post_init__(self) -> None:
         _refuse(self, start=self.start, steps=self.steps, end=self.end, step_size=self.step_size)
@@ -158,14 +165,20 @@ class RandomLTD:
     def section(self) -> dict[str, Any]:
         """The keys of `random_ltd` in the JSON file."""
         named: dict[str, Any] = {
-            "random_ltd_layer_id": None if self.layers is None else list(self.layers),
             "model_mask_name": self.mask_name,
             "hidden_state_order": self.order,
         }
+        if self.layers is not None:
+            spans: list[Any] = list(self.layers)
+            named["random_ltd_layer_id"] = [
+                one if isinstance(one, int) else list(one) for one in spans
+            ]
         return {
             "enabled": True,
             **{key: value for key, value in named.items() if value is not None},
             "always_keep": list(self.always_keep),
+            "always_keep_labelled": self.always_keep_labelled,
+            "residual_scale": self.residual_scale,
             "random_ltd_schedule": {
                 "min_value": self.start,
                 "max_value": self.end or AUTO,
@@ -175,11 +188,58 @@ class RandomLTD:
         }
 
 
-def section_of_parts(parts: Iterable[Curriculum | RandomLTD], **settings: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class LayerDropout:
+    """Layer dropout: rows skip layers, in the deepest one all but `start` percent of them at first, `end` at last.
+
+    Raises:
+        ConfigError: for numbers that cannot be.
+    """
+
+    start: int
+    """Percent of the rows that the deepest layer keeps at the first step."""
+    steps: int
+    """Steps from there to `end`."""
+    end: int = 100
+    """Percent at last; as `start`: always so many."""
+    rows_per_group: int = 8
+    """Of so many rows equally many are kept; a micro-batch is a whole number of groups."""
+    layers: Sequence[int] = ()
+    """Which layers rows may skip, from 0. Not given: all."""
+    depth: Literal["linear", "uniform"] = "linear"
+    """Whether the share of rows that skip rises from 0 in the first layer, or is the same in each."""
+    residual_scale: Literal["inverse_keep", "none"] = "inverse_keep"
+    """What a layer's change of a kept row is multiplied by."""
+
+    def __post_init__(self) -> None:
+        _refuse(self, start=self.start, steps=self.steps, end=self.end)
+
+    def section(self) -> dict[str, Any]:
+        """The keys of `layer_dropout` in the JSON file."""
+        schedule: dict[str, Any] = {"schedule_type": "constant"}
+        if self.end > self.start:
+            pace = {"total_curriculum_step": self.steps, "difficulty_step": 1}
+            schedule = {"schedule_type": "fixed_linear", "schedule_config": pace}
+        return {
+            "enabled": True,
+            "rows_per_group": self.rows_per_group,
+            "layer_id": list(self.layers),
+            "depth": self.depth,
+            "residual_scale": self.residual_scale,
+            "keep_schedule": {"min_value": self.start, "max_value": self.end, **schedule},
+        }
+
+
+Part = Curriculum | RandomLTD | LayerDropout
+ROUTE_PARTS: Mapping[type, str] = {RandomLTD: "random_ltd", LayerDropout: "layer_dropout"}
+"""Part -> its section of `data_routing`."""
+
+
+def section_of_parts(parts: Iterable[Part], **settings: Any) -> dict[str, Any]:
     """The `data_efficiency` section that the parts stand for.
 
     Args:
-        settings: `seed`, and keys of `data_sampling`.
+        settings: `seed`, `full_from_step`, and keys of `data_sampling`.
 
     Raises:
         ConfigError: for something else, or a part that is there twice.
@@ -189,21 +249,21 @@ def section_of_parts(parts: Iterable[Curriculum | RandomLTD], **settings: Any) -
             "curriculum_learning is what Curriculum(...) stands for: give those, or the whole section as a dict"
         )
     metrics: dict[str, Any] = {}
-    dropping: dict[str, Any] | None = None
+    routing: dict[str, Any] = {}
     for part in parts:
-        if isinstance(part, Curriculum) and part.name not in metrics:
-            metrics[part.name] = part.section()
-        elif isinstance(part, RandomLTD) and dropping is None:
-            dropping = part.section()
-        else:
-            is_part = isinstance(part, Curriculum | RandomLTD)
+        place = metrics if isinstance(part, Curriculum) else routing
+        name = part.name if isinstance(part, Curriculum) else ROUTE_PARTS.get(type(part))
+        if name is None or name in place:
             raise ConfigError(
-                f"{part!r} is {'there twice' if is_part else 'no part'}: give each once"
+                f"{part!r} is {'no part' if name is None else 'there twice'}: give each once"
             )
+        place[name] = part.section()
     seed = {"seed": settings.pop("seed")} if "seed" in settings else {}
+    if "full_from_step" in settings:
+        routing["full_from_step"] = settings.pop("full_from_step")
     curriculum = {"enabled": True, "curriculum_metrics": metrics} if metrics else {}
     return {
         **seed,
         "data_sampling": {**settings, "curriculum_learning": curriculum},
-        "data_routing": {} if dropping is None else {"random_ltd": dropping},
+        "data_routing": routing,
     }

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 from data_efficiency import DataEfficiencyConfig
+from data_efficiency.config import RandomLTDConfig
 from data_efficiency.differences import differing_leaves
 from data_efficiency.sampling.sampler import SamplerIdentity
 from megatron.config import GUARDED_SETTINGS, ModelConfig, RunConfig
@@ -19,6 +20,8 @@ Record = Mapping[str, Any]
 
 SHAPE_NEUTRAL_FIELDS = ("attention_dropout", "hidden_dropout", "recompute_activations")
 _MASKING_FIELDS = ("mask_prob", "mask_whole_words")
+_NEW_FIELDS = {"spans": (), "always_keep_labelled": False, "residual_scale": "none"}
+"""Fields of random-LTD that came after the first checkpoints -> what they then were."""
 _NAMED_APART = ("split", "sequence_length", "tokenizer")
 """Fields of a dataset's identity that have names of their own in a record."""
 
@@ -47,7 +50,7 @@ def guarded_record(
     clock: str,
 ) -> dict[str, Any]:
     """The record of a run, plain JSON data."""
-    dropping = data_efficiency.closed_random_ltd
+    dropping, dropout = data_efficiency.closed_random_ltd, data_efficiency.layer_dropout
     record = {
         "data": {
             "identity": _without(dataset_identity, _NAMED_APART),
@@ -61,7 +64,11 @@ def guarded_record(
         "seed": config.training.seed,
         "difficulty_index": sampler_identity.index_checksums,
         "curriculum": _curriculum(data_efficiency),
-        "random_ltd": None if dropping is None else _plain(dropping, leave_out=("seed",)),
+        "random_ltd": None
+        if dropping is None
+        else _plain(dropping, leave_out=("seed", *_at_their_defaults(dropping))),
+        "layer_dropout": None if dropout is None else _plain(dropout, leave_out=("seed",)),
+        "full_from_step": data_efficiency.full_from_step,
         "clock": {"steps": "iters", "samples": "samples"}.get(clock, f"tokens ({clock})"),
     }
     assert set(record) == set(GUARDED_SETTINGS)
@@ -124,6 +131,11 @@ def _curriculum(settings: DataEfficiencyConfig) -> dict[str, Any]:
             "length_multiple": 1 if plan is None else plan.length_multiple,
         }
     return record
+
+
+def _at_their_defaults(dropping: RandomLTDConfig) -> list[str]:
+    """Fields that older checkpoints do not have, where they change nothing."""
+    return [name for name, default in _NEW_FIELDS.items() if getattr(dropping, name) == default]
 
 
 def _without(identity: Any, names: Collection[str]) -> Any:
