@@ -23,6 +23,8 @@ from data_efficiency.config import Config, DataEfficiencyConfig, OpenRandomLTD, 
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.json_section import ConfigError
 from data_efficiency.routing.router import Router
+from data_efficiency.sampling.drawn_clusters import order_without_index
+from data_efficiency.sampling.played_order import PlayedOrder
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.sampling.selection_index import open_index
 from data_efficiency.sampling.sequence_length import shape_after
@@ -56,6 +58,8 @@ class RunPlan:
     """A global batch as it is read."""
     stretches: tuple[Stretch, ...]
     """The steps one after the other, by their shapes."""
+    played: PlayedOrder | None = None
+    """The order in which sorted samples are played, as without a blend."""
     pools: tuple[Int64Array, Int64Array]
     """int64 [changes] each: the steps at which the pool changes, from 1 on, and its sizes from there."""
 
@@ -74,9 +78,13 @@ class RunPlan:
         return int(sizes[np.searchsorted(steps, step, side="right") - 1])
 
     def difficulties(self, step: int) -> dict[str, int]:
-        """What each metric's schedule accepts at a step."""
-        schedules = self.config.data_efficiency.schedules
-        return {name: schedule.difficulty(step) for name, schedule in schedules.items()}
+        """What each metric's schedule accepts at a step, as `GlobalBatch.difficulties`."""
+        settings = self.config.data_efficiency
+        found = {name: schedule.difficulty(step) for name, schedule in settings.schedules.items()}
+        if self.played is not None:
+            drawn = np.array([(step - 1) * self.full_batch.num_rows], np.int64)
+            found[settings.selections[0].name] = self.played.percent_at(drawn)
+        return found
 
     def counters(self, step: int) -> Counters:
         """Totals up to the end of `step` >= 0, exact."""
@@ -150,13 +158,14 @@ def plan_run(
             before = stretches.pop()
             stretch = replace(before, num_steps=before.num_steps + stretch.num_steps)
         stretches.append(stretch)
-    num_samples, pools = _pools(walk.config.data_efficiency, num_samples, num_steps)
+    num_samples, pools, played = _pools(walk.config.data_efficiency, num_samples, num_steps)
     return RunPlan(
         config=walk.config,
         model=model,
         num_samples=num_samples,
         full_batch=walk.full_batch,
         stretches=tuple(stretches),
+        played=played,
         pools=pools,
     )
 
@@ -288,8 +297,8 @@ def _times(counters: Counters, number: int) -> Counters:
 
 def _pools(
     settings: DataEfficiencyConfig, num_samples: int | None, num_steps: int
-) -> tuple[int, tuple[Int64Array, Int64Array]]:
-    """Samples of the dataset; the steps at which the pool changes, and its sizes."""
+) -> tuple[int, tuple[Int64Array, Int64Array], PlayedOrder | None]:
+    """Samples of the dataset; the steps at which the pool changes, and its sizes; the order."""
     selections = settings.selections
     if num_samples is None:
         if not selections:
@@ -298,11 +307,18 @@ def _pools(
             )
         dataset = _IndexedSamples(open_index(selections[0]))
         sampler = CurriculumSampler(dataset, settings, micro_batch_size=1)
-        return len(dataset), sampler.pool_growth(num_steps)
+        return len(dataset), sampler.pool_growth(num_steps), sampler.played_order
+    whole = np.ones(1, np.int64), np.array([num_samples], np.int64)
     if not selections:
-        return num_samples, (np.ones(1, np.int64), np.array([num_samples], np.int64))
+        return num_samples, whole, None
+    if settings.order is not None:
+        return num_samples, whole, order_without_index(settings, num_samples)
     selection = selections[0]
-    if len(selections) > 1 or selection.difficulty_type == "value":
+    if (
+        len(selections) > 1
+        or selection.difficulty_type == "value"
+        or selection.window_size is not None
+    ):
         names = ", ".join(selection.name for selection in selections)
         raise ValueError(
             f"which samples {names} select is known from their indexes: leave num_samples out to "
@@ -312,7 +328,7 @@ def _pools(
     steps, highest = rises.T
     per_part = num_samples // selection.max_difficulty
     sizes = np.where(highest >= selection.max_difficulty, num_samples, per_part * highest)
-    return num_samples, (steps, sizes)
+    return num_samples, (steps, sizes), None
 
 
 class _IndexedSamples:

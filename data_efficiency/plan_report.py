@@ -86,14 +86,14 @@ def plot_plan(plan: RunPlan, path: str | Path) -> None:
     stretches = [plan.stretch_at(step) for step in steps.tolist()]
     whole = plan.full_batch.sequence_length
     difficulties = [plan.difficulties(step) for step in steps.tolist()]
-    last = difficulties[-1]
+    highest = {name: max(each[name] for each in difficulties) for name in difficulties[-1]}
     _draw(
         panels[0],
-        "Difficulty accepted, % of its last value",
+        "Difficulty, % of its largest value",
         steps,
         {
-            name: [100 * accepted[name] / max(1, last[name]) for accepted in difficulties]
-            for name in last
+            name: [100 * each[name] / max(1, largest) for each in difficulties]
+            for name, largest in highest.items()
         },
     )
     pools = np.array([plan.pool_size(step) for step in steps.tolist()])

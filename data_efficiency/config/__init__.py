@@ -3,6 +3,7 @@
 from data_efficiency.config.curriculum import LengthPlan, Selection, paces_length
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
 from data_efficiency.config.file import Config, ConfigSource, load_config, read_json
+from data_efficiency.config.order import Order
 from data_efficiency.config.random_ltd import OpenRandomLTD, RandomLTDConfig, filled_random_ltd
 from data_efficiency.config.short_form import Curriculum, RandomLTD
 from data_efficiency.config.written import section_of
@@ -14,6 +15,7 @@ __all__ = [
     "DataEfficiencyConfig",
     "LengthPlan",
     "OpenRandomLTD",
+    "Order",
     "RandomLTD",
     "RandomLTDConfig",
     "Selection",

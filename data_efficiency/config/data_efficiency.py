@@ -18,6 +18,7 @@ from data_efficiency.config.curriculum import (
     Selection,
     read_curriculum,
 )
+from data_efficiency.config.order import Order
 from data_efficiency.config.random_ltd import (
     OpenRandomLTD,
     RandomLTDConfig,
@@ -49,8 +50,10 @@ class DataEfficiencyConfig:
     pin_memory: bool = False
     selections: tuple[Selection, ...] = ()
     """Empty: samples are drawn uniformly."""
+    order: Order | None = None
+    """In which order samples are played, where the selections sort them."""
     random_rank: bool = False
-    """The selections' pacing over a random order of the samples."""
+    """The selections' pacing and order over a random order of the samples."""
     length_plans: tuple[LengthPlan, ...] = ()
     """Empty: rows stay as they are read."""
     sequence_axes: Mapping[str, tuple[int, ...]] | None = None
@@ -69,7 +72,7 @@ class DataEfficiencyConfig:
         """The configuration of some parts: as many metrics as you like, and random-LTD.
 
         Args:
-            settings: `seed`, and keys of `data_sampling` in the JSON file, such as `num_workers`.
+            settings: `seed`, `random_rank`, and keys of `data_sampling` in the JSON file, such as `num_workers`.
 
         Raises:
             ConfigError: with all that is wrong.
@@ -221,8 +224,8 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     faults.refuse()
     assert sampling is not None
     assert curriculum is not None
-    found, (selections, length_plans, open_plans) = curriculum
-    has_curriculum = bool(selections or length_plans or open_plans)
+    found, metrics = curriculum
+    has_curriculum = bool(metrics.selections or metrics.length_plans or metrics.open_plans)
     is_on = has_curriculum or dropping is not None
     _check_switch(section, on=is_on, inner="any technique in it")
     _check_switch(sampling_section, on=has_curriculum, inner="curriculum_learning")
@@ -232,10 +235,11 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
         num_epochs=sampling.num_epochs,
         num_workers=sampling.num_workers,
         pin_memory=sampling.pin_memory,
-        selections=selections,
+        selections=metrics.selections,
+        order=metrics.order,
         random_rank=found.random_rank and has_curriculum,
-        length_plans=length_plans,
-        open_length_plans=open_plans,
+        length_plans=metrics.length_plans,
+        open_length_plans=metrics.open_plans,
         metric_names=tuple(found.curriculum_metrics) if has_curriculum else (),
         sequence_axes=found.axes(curriculum_section.path),
         data_cluster_path=found.data_cluster_path,

@@ -4,7 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, NamedTuple, get_args, get_type_hints
 
-from data_efficiency.config import curriculum, data_efficiency, file, random_ltd
+from data_efficiency.config import (
+    curriculum,
+    data_efficiency,
+    file,
+    legacy_warm_up,
+    order,
+    random_ltd,
+)
 from data_efficiency.field_docs import field_docs
 from data_efficiency.json_section import GIVEN, written_key
 from data_efficiency.schedule import DiscreteSchedule, RootSchedule
@@ -21,10 +28,11 @@ JSON_OBJECTS: Sequence[tuple[str, type, Mapping[str, str]]] = (
     ("data_efficiency", data_efficiency.DataEfficiencyKeys, {}),
     ("data_efficiency.data_sampling", data_efficiency.DataSamplingKeys, {}),
     ("data_efficiency.data_sampling.curriculum_learning", curriculum.CurriculumKeys, {}),
+    ("data_efficiency.data_sampling.curriculum_learning.order", order.Order, {}),
     ("METRIC", curriculum.MetricKeys, {}),
     (_SCHEDULE, RootSchedule, {}),
     (_SCHEDULE, DiscreteSchedule, {}),
-    ("curriculum_learning", curriculum.LegacyCurriculumKeys, {}),
+    ("curriculum_learning", legacy_warm_up.LegacyCurriculumKeys, {}),
     ("data_efficiency.data_routing", data_efficiency.DataRoutingKeys, {}),
     ("RANDOM_LTD", random_ltd.RandomLTDKeys, {}),
     ("RANDOM_LTD", random_ltd.RandomLTDConfig, {}),

@@ -6,6 +6,7 @@ from typing import Any, get_type_hints
 
 from data_efficiency.config.curriculum import LengthPlan, PacedMetric, Selection
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
+from data_efficiency.config.order import SORTED
 from data_efficiency.config.random_ltd import KEPT_LENGTH_NAMES, OpenRandomLTD, RandomLTDConfig
 from data_efficiency.json_section import GIVEN, own_copy, written_key
 from data_efficiency.schedule.protocol import Schedule
@@ -23,6 +24,8 @@ def section_of(config: DataEfficiencyConfig) -> dict[str, Any]:
     if is_curriculum:
         curriculum["curriculum_metrics"] = metrics
         curriculum["random_rank"] = config.random_rank
+    if config.order is not None:
+        curriculum["order"] = config.order.section()
     if config.data_cluster_path is not None:
         curriculum["data_cluster_path"] = config.data_cluster_path
     if config.sequence_axes is not None:
@@ -60,6 +63,8 @@ def _metric(config: DataEfficiencyConfig, name: str) -> dict[str, Any]:
     plan = next((one for one in config.length_plans if one.name == name), None)
     paced = selection or plan
     assert paced is not None
+    if selection is not None and selection.sorts:
+        return {"clustering_type": SORTED} | _selecting(selection)
     written = _paced(paced) | {
         "clustering_type": "single_cluster" if selection is None else "schedule_based"
     }
@@ -83,6 +88,8 @@ def _selecting(selection: Selection | None) -> dict[str, Any]:
         "index_to_metric_path": selection.values_path,
         "shuffle_index": selection.shuffle_index,
         "trust_order": selection.trust_order or None,
+        "window_size": selection.window_size,
+        "num_bands": selection.num_bands,
     }
     return written | {key: value for key, value in optional.items() if value is not None}
 

@@ -11,6 +11,7 @@ A worked example: weights 0.75 and 0.25 give the parts 0 0 1 0, and again 0 0 1 
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_efficiency.sampling.clusters import Clusters
+from data_efficiency.sampling.draw import ClusterChoice, shuffled_passes
 
 Int64Array = NDArray[np.int64]
 
@@ -34,6 +36,16 @@ class Blend:
     def ends(self) -> Int64Array:
         """int64 [parts]: the number after each part's last sample."""
         return np.cumsum(self.sizes)
+
+    def choose_parts(
+        self,
+        _generator: np.random.Generator,
+        _starts: Int64Array,
+        positions: Int64Array,
+        num_rows: int,
+    ) -> Int64Array:
+        """The part that each row is drawn from, where every part is a cluster."""
+        return next_parts(self.weights, positions, num_rows)
 
 
 def blend_of(dataset: Any) -> Blend | None:
@@ -106,12 +118,6 @@ class BlendedClusters:
         self.parts: Int64Array = np.zeros(0, np.int64)
         """int64 [clusters]: the part of each."""
 
-    @property
-    def admission_steps(self) -> Int64Array:
-        """int64 [clusters]: the step that admits each, as far as the clusters are split."""
-        num_parts = np.diff(self._num_after)  # [clusters of the whole dataset]
-        return np.repeat(self._clusters.admission_steps[: self._num_split], num_parts)
-
     def boundaries(self, step: int) -> Int64Array:
         """As `Clusters.boundaries`.
 
@@ -122,7 +128,8 @@ class BlendedClusters:
         for first, last in pairwise(starts[self._num_split :].tolist()):
             self._split(first, last)
         count = self._num_after[len(starts) - 1]
-        missing = set(range(len(self._blend.sizes))) - set(self.parts[:count].tolist())
+        drawn_from = self.parts[self.num_retired(step) : count]
+        missing = set(range(len(self._blend.sizes))) - set(drawn_from.tolist())
         if missing:
             raise ValueError(
                 f"no sample of part {min(missing)} of the blend is admitted at step {step}, so it "
@@ -130,19 +137,34 @@ class BlendedClusters:
             )
         return self._starts[: count + 1]
 
+    def change_steps(self, until_step: int) -> Int64Array:
+        """As `Clusters.change_steps`."""
+        return self._clusters.change_steps(until_step)
+
+    def num_retired(self, step: int) -> int:
+        """As `Clusters.num_retired`."""
+        return self._num_after[self._clusters.num_retired(step)]
+
     def samples_at(self, places: Int64Array) -> Int64Array:
         """The sample numbers at some places of the order, int64 like `places`."""
         return places if self._order is None else self._order[places].astype(np.int64)
 
-    def choose(
+    def chooser(self, step: int) -> ClusterChoice:
+        """What chooses the clusters of a step's rows: parts by weight, clusters within them by size."""
+        return partial(self._choose, self.num_retired(step))
+
+    arrange = staticmethod(shuffled_passes)
+
+    def _choose(
         self,
+        num_retired: int,
         generator: np.random.Generator,
         starts: Int64Array,
         positions: Int64Array,
         num_rows: int,
     ) -> Int64Array:
-        """The cluster that each row is drawn from: parts by weight, clusters within them by size."""
         sizes, parts = np.diff(starts), self.parts[: len(starts) - 1]
+        sizes[:num_retired] = 0
         num_parts = len(self._blend.sizes)
         drawn = np.bincount(parts, positions, num_parts).astype(np.int64)
         chosen = next_parts(self._blend.weights, drawn, num_rows)

@@ -1,7 +1,7 @@
 import pytest
 
 from data_efficiency.plan_report import format_plan, plot_plan
-from tests.data_efficiency.test_plan import config, length_metric, plan
+from tests.data_efficiency.test_plan import config, length_metric, plan, sorted_config
 from tests.json_sections import metric, random_ltd
 
 
@@ -24,7 +24,14 @@ def test_more_rows_than_steps_show_each_step_once():
     assert lines[4] == ""
 
 
-@pytest.mark.parametrize("content", [config(), config({"voc": metric()}, random_ltd())])
+@pytest.mark.parametrize(
+    "content",
+    [
+        config(),
+        sorted_config(order={"kind": "descending"}),
+        config({"voc": metric()}, random_ltd()),
+    ],
+)
 def test_picture_is_written(content, tmp_path):
     pytest.importorskip("matplotlib")
     plot_plan(plan(content), tmp_path / "plan.png")

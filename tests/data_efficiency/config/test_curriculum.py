@@ -6,7 +6,7 @@ import pytest
 from data_efficiency.config import load_config
 from data_efficiency.json_section import ConfigError
 from data_efficiency.schedule import CustomSchedule, DiscreteSchedule
-from tests.data_efficiency.config.test_file import LEGACY, METRICS, changed
+from tests.data_efficiency.config.test_file import METRICS, changed
 from tests.json_sections import curriculum_config, length_metric
 
 
@@ -43,18 +43,6 @@ def test_entries_with_a_sequence_are_declared():
     for wrong in ({}, [1], {"a": "1"}, {"a": []}, {"a": [True]}, {"a": None}):
         with pytest.raises(ConfigError, match="sequence_axes is .* must be an object of entries"):
             load_config(declaring(wrong))
-
-
-def test_the_legacy_section_is_the_truncating_metric():
-    legacy = load_config({"curriculum_learning": LEGACY, "train_batch_size": 4})
-    (plan,) = legacy.data_efficiency.length_plans
-    modern = LEGACY | {"difficulty_type": "value", "clustering_type": "single_cluster"}
-    del modern["curriculum_type"], modern["enabled"]
-    in_place = curriculum_config({"seqlen_truncate": modern})
-    assert (plan,) == load_config(in_place).data_efficiency.length_plans
-    assert legacy.data_efficiency_json == {"curriculum_learning": LEGACY}
-    off = load_config({"curriculum_learning": LEGACY | {"enabled": False}})
-    assert off.data_efficiency.schedules == {}
 
 
 def test_a_metric_may_select_samples_and_cut_rows():

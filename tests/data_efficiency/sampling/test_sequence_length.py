@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 from data_efficiency import IGNORED_LABEL
 from data_efficiency.config import LengthPlan
 from data_efficiency.config.curriculum import CurriculumKeys
+from data_efficiency.json_section import Section
 from data_efficiency.sampling.sequence_length import (
     apply_actions,
     reshape,
@@ -154,7 +155,7 @@ def test_what_names_do_not_tell_is_refused_or_declared(batch, message, declared)
             truncate(batch, length)
     if declared is None:
         return
-    axes = CurriculumKeys(sequence_axes=declared).axes("")
+    axes = CurriculumKeys(order=Section({}, ""), sequence_axes=declared).axes("")
     before, after = arrays_of(batch), arrays_of(truncate(batch, CUT, axes))
     for name, array in before.items():
         size = list(array.shape)
