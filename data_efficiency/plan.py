@@ -24,6 +24,7 @@ from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.json_section import ConfigError
 from data_efficiency.routing.router import Router
 from data_efficiency.sampling.drawn_clusters import order_without_index
+from data_efficiency.sampling.mix_course import MixCourse
 from data_efficiency.sampling.played_order import PlayedOrder
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.sampling.selection_index import open_index
@@ -85,6 +86,13 @@ class RunPlan:
             drawn = np.array([(step - 1) * self.full_batch.num_rows], np.int64)
             found[settings.selections[0].name] = self.played.percent_at(drawn)
         return found
+
+    def part_shares(self, step: int) -> tuple[float, ...]:
+        """In which proportions a step draws from the parts of a blend; nothing where no mix says it."""
+        mix = self.config.data_efficiency.mix
+        if mix is None:
+            return ()
+        return tuple(MixCourse(mix).weights_at((step - 1) * self.full_batch.num_rows).tolist())
 
     def counters(self, step: int) -> Counters:
         """Totals up to the end of `step` >= 0, exact."""

@@ -29,13 +29,15 @@ def format_plan(plan: RunPlan, num_rows: int = 20) -> str:
         num_rows: steps to show, the first and the last among them.
     """
     titles = ["pool", "% of data", "length", "kept", "tokens", "FLOPs", "all tokens"]
-    rows = [["step", *plan.difficulties(1), *titles]]
+    parts = [f"part {number} %" for number in range(len(plan.part_shares(1)))]
+    rows = [["step", *plan.difficulties(1), *parts, *titles]]
     for step in _spread_steps(plan, num_rows):
         stretch, pool = plan.stretch_at(step), plan.pool_size(step)
         rows.append(
             [
                 str(step),
                 *map(str, plan.difficulties(step).values()),
+                *(f"{100 * share:.1f}" for share in plan.part_shares(step)),
                 format_count(pool),
                 f"{100 * pool / plan.num_samples:.1f}",
                 str(stretch.shape.sequence_length),
@@ -97,7 +99,15 @@ def plot_plan(plan: RunPlan, path: str | Path) -> None:
         },
     )
     pools = np.array([plan.pool_size(step) for step in steps.tolist()])
-    _draw(panels[1], "Pool, % of the samples", steps, {"": 100 * pools / plan.num_samples})
+    shares = np.array([plan.part_shares(step) for step in steps.tolist()])  # [steps, parts]
+    drawn = {f"part {number}": 100 * share for number, share in enumerate(shares.T)}
+    title = "Pool, % of the samples" + (", and drawn from each part, %" if drawn else "")
+    _draw(
+        panels[1],
+        title,
+        steps,
+        {"pool" if drawn else "": 100 * pools / plan.num_samples, **drawn},
+    )
     lengths = {"length": [stretch.shape.sequence_length for stretch in stretches]}
     if plan.config.data_efficiency.random_ltd:
         lengths["kept"] = [stretch.shape.dropped_sequence_length for stretch in stretches]

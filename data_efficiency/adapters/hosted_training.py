@@ -232,6 +232,8 @@ class HostedTraining:
             num_dropping = self.router.settings.random_ltd_layer_num
             found["kept_length"] = totals.kept_length(num_dropping) or 0
             found["actual_seq_length"] = totals.actual_seq_length(self.num_layers)
+        epochs = enumerate(batch.part_epochs or ())
+        found |= {f"part_epochs/{number}": passes for number, passes in epochs}
         return found | {f"difficulty/{name}": value for name, value in batch.difficulties.items()}
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from data_efficiency.config.curriculum import LengthPlan, Selection, paces_length
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
 from data_efficiency.config.file import Config, ConfigSource, load_config, read_json
+from data_efficiency.config.mix import Mix, normalised
 from data_efficiency.config.order import Order
 from data_efficiency.config.random_ltd import OpenRandomLTD, RandomLTDConfig, filled_random_ltd
 from data_efficiency.config.short_form import Curriculum, RandomLTD
@@ -14,6 +15,7 @@ __all__ = [
     "Curriculum",
     "DataEfficiencyConfig",
     "LengthPlan",
+    "Mix",
     "OpenRandomLTD",
     "Order",
     "RandomLTD",
@@ -21,6 +23,7 @@ __all__ = [
     "Selection",
     "filled_random_ltd",
     "load_config",
+    "normalised",
     "paces_length",
     "read_json",
     "section_of",

@@ -18,6 +18,7 @@ from data_efficiency.config.curriculum import (
     Selection,
     read_curriculum,
 )
+from data_efficiency.config.mix import Mix, read_mix
 from data_efficiency.config.order import Order
 from data_efficiency.config.random_ltd import (
     OpenRandomLTD,
@@ -54,6 +55,8 @@ class DataEfficiencyConfig:
     """In which order samples are played, where the selections sort them."""
     random_rank: bool = False
     """The selections' pacing and order over a random order of the samples."""
+    mix: Mix | None = None
+    """Weights of a blend's parts, as the run goes on; None: those of the dataset."""
     length_plans: tuple[LengthPlan, ...] = ()
     """Empty: rows stay as they are read."""
     sequence_axes: Mapping[str, tuple[int, ...]] | None = None
@@ -98,9 +101,11 @@ class DataEfficiencyConfig:
     @property
     def needs_length(self) -> bool:
         """Whether something goes up to the rows' length."""
-        dropping = self.random_ltd
-        return bool(self.open_length_plans) or (
-            isinstance(dropping, OpenRandomLTD) and dropping.needs_length
+        dropping, mix = self.random_ltd, self.mix
+        return (
+            bool(self.open_length_plans)
+            or (isinstance(dropping, OpenRandomLTD) and dropping.needs_length)
+            or (mix is not None and mix.unit == "tokens")
         )
 
     def with_length(self, length: int) -> "DataEfficiencyConfig":
@@ -119,6 +124,7 @@ class DataEfficiencyConfig:
             self,
             length_plans=tuple(plans[name] for name in in_order),
             open_length_plans=(),
+            mix=None if self.mix is None else self.mix.in_samples(length),
             random_ltd=dropping,
         )
 
@@ -185,6 +191,8 @@ class DataSamplingKeys:
     """Batches in page-locked memory, for copies to a GPU."""
     dynamic_batching: Section
     """Refused when enabled: it cannot be composed with the curriculum sampler."""
+    mix: Section
+    """Weights of a blend's parts as functions of the tokens drawn, see below. Not given: the dataset's weights."""
     curriculum_learning: Section
     """Metrics, see below."""
 
@@ -219,6 +227,9 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     dropping = faults.ask(lambda: read_random_ltd(routing_section.section("random_ltd"), seed))
     if sampling is not None:
         faults.ask(partial(_refuse_dynamic_batching, sampling.dynamic_batching))
+    mix = None
+    if sampling is not None and "mix" in sampling_section:
+        mix = faults.ask(partial(read_mix, sampling.mix))
     for part in (section, sampling_section, routing_section):
         faults.ask(part.close)
     faults.refuse()
@@ -226,9 +237,10 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     assert curriculum is not None
     found, metrics = curriculum
     has_curriculum = bool(metrics.selections or metrics.length_plans or metrics.open_plans)
-    is_on = has_curriculum or dropping is not None
+    samples = has_curriculum or mix is not None
+    is_on = samples or dropping is not None
     _check_switch(section, on=is_on, inner="any technique in it")
-    _check_switch(sampling_section, on=has_curriculum, inner="curriculum_learning")
+    _check_switch(sampling_section, on=samples, inner="curriculum_learning")
     _check_switch(routing_section, on=dropping is not None, inner="random_ltd")
     return DataEfficiencyConfig(
         seed=seed,
@@ -238,6 +250,7 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
         selections=metrics.selections,
         order=metrics.order,
         random_rank=found.random_rank and has_curriculum,
+        mix=mix,
         length_plans=metrics.length_plans,
         open_length_plans=metrics.open_plans,
         metric_names=tuple(found.curriculum_metrics) if has_curriculum else (),

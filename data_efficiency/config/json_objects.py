@@ -9,6 +9,7 @@ from data_efficiency.config import (
     data_efficiency,
     file,
     legacy_warm_up,
+    mix,
     order,
     random_ltd,
 )
@@ -27,6 +28,7 @@ JSON_OBJECTS: Sequence[tuple[str, type, Mapping[str, str]]] = (
     ("", file.Config, {}),
     ("data_efficiency", data_efficiency.DataEfficiencyKeys, {}),
     ("data_efficiency.data_sampling", data_efficiency.DataSamplingKeys, {}),
+    ("data_efficiency.data_sampling.mix", mix.MixKeys, {}),
     ("data_efficiency.data_sampling.curriculum_learning", curriculum.CurriculumKeys, {}),
     ("data_efficiency.data_sampling.curriculum_learning.order", order.Order, {}),
     ("METRIC", curriculum.MetricKeys, {}),

@@ -33,14 +33,16 @@ def section_of(config: DataEfficiencyConfig) -> dict[str, Any]:
             name: list(axes) for name, axes in config.sequence_axes.items()
         }
     dropping = config.random_ltd
+    samples = is_curriculum or config.mix is not None
     return {
-        "enabled": is_curriculum or dropping is not None,
+        "enabled": samples or dropping is not None,
         "seed": config.seed,
         "data_sampling": {
-            "enabled": is_curriculum,
+            "enabled": samples,
             "num_epochs": config.num_epochs,
             "num_workers": config.num_workers,
             "pin_memory": config.pin_memory,
+            **({} if config.mix is None else {"mix": config.mix.section()}),
             "curriculum_learning": curriculum,
         },
         "data_routing": {

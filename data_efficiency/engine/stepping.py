@@ -106,7 +106,7 @@ class Stepping:
 
     def curriculum_learning_enabled(self) -> bool:
         """Whether the JSON switches curriculum sampling on."""
-        return bool(self.data_efficiency_config.schedules)
+        return bool(self.data_efficiency_config.schedules or self.data_efficiency_config.mix)
 
     def follow_learning_rate(self, rate: LearningRate) -> None:
         """Set each step's rate by a function of the counters of finished steps from now on.

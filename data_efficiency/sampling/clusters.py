@@ -75,6 +75,11 @@ class Clusters:
             arrays = self._prepared(folder or self._pools[0].index.path.parent / "clusters")
             self._order, self.admission_steps, self.starts = arrays
 
+    @property
+    def parts(self) -> Int64Array:
+        """int64 [clusters so far]: the part of a blend that each belongs to; the one there is."""
+        return np.zeros(len(self.admission_steps), np.int64)
+
     def boundaries(self, step: int) -> Int64Array:
         """Where the clusters admitted at `step` start in the order, and where the last one ends.
 

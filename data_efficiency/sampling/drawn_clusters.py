@@ -22,6 +22,10 @@ Int64Array = NDArray[np.int64]
 class DrawnClusters(Protocol):
     """What the sampler asks of clusters; `Clusters` says what the members mean."""
 
+    @property
+    def parts(self) -> Int64Array:
+        """int64 [clusters so far]: the part of a blend that each belongs to."""
+
     def boundaries(self, step: int, /) -> Int64Array:
         """Where the clusters admitted at `step` start, and where the last one ends."""
 
@@ -82,7 +86,8 @@ def _played(
         )
     draws = list(sizes)
     if order.pass_samples is not None:
-        draws = [max(1, round(weight * order.pass_samples)) for weight in blend.weights]
+        targets = blend.course.targets(order.pass_samples).tolist()
+        draws = [max(1, round(target)) for target in targets]
     ranking = sorted_by(pools, sizes, folder)
     return PlayedOrder(ranking, order, sizes, draws, blend.choose_parts)
 

@@ -40,6 +40,7 @@ class PlayedOrder:
         choose: ClusterChoice,
     ) -> None:
         self._ranking, self._choose = ranking, choose
+        self.parts: Int64Array = np.arange(len(part_sizes))
         self._starts = np.append(0, np.cumsum(part_sizes)).astype(np.int64)
         self._pass_draws = np.array(pass_draws, np.int64)
         groups = [None] * len(part_sizes) if ranking.groups is None else [*ranking.groups]

@@ -47,6 +47,8 @@ class GlobalBatch:
     """What each metric's schedule accepts at this step; of the first that sorts, the rank that is played, in percent."""
     pool_size: int
     """Samples that could have been drawn."""
+    part_epochs: tuple[float, ...] | None = None
+    """How often each part of a blend was passed through at the end of the step; None without a blend."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +69,8 @@ class SamplerIdentity:
     """Fingerprint of the dataset."""
     metrics: Mapping[str, Mapping[str, Any]]
     """Selecting metric -> what the samples that it accepts depend on, plain JSON data."""
-    part_weights: list[float] | None
-    """Of a blend's parts; None without a blend."""
+    part_weights: list[float] | dict[str, Any] | None
+    """Of a blend's parts, or the mix that they follow; None without a blend."""
 
     @property
     def index_checksums(self) -> dict[str, str]:
@@ -149,7 +151,7 @@ class CurriculumSampler:
             selection.name: open_index(selection, dataset) for selection in config.selections
         }
         self._schedules = config.schedules
-        self._blend = blend_of(dataset)
+        self._blend = blend_of(dataset, config.mix)
         self._clusters = self._make_clusters()
         self.state = SamplerState()
         self._has_drawn = False
@@ -221,6 +223,7 @@ class CurriculumSampler:
             visits=draw.visits,
             difficulties=difficulties,
             pool_size=pool_size,
+            part_epochs=self._part_epochs(draw.positions),
         )
 
     @property
@@ -234,6 +237,13 @@ class CurriculumSampler:
         if played is None:
             return {}
         return {self.config.selections[0].name: played.percent_at(self.state.positions)}
+
+    def _part_epochs(self, positions: Int64Array) -> tuple[float, ...] | None:
+        if self._blend is None:
+            return None
+        sizes = np.array(self._blend.sizes)
+        drawn = np.bincount(self._clusters.parts[: len(positions)], positions, len(sizes))
+        return tuple((drawn / sizes).tolist())
 
     def _samples_at(self, places: Int64Array) -> Int64Array:
         samples: Int64Array = self._clusters.samples_at(places)
@@ -283,7 +293,7 @@ class CurriculumSampler:
             metrics={
                 pool.metric.name: {**describe_pool(pool), **control} for pool in self._pools()
             },
-            part_weights=None if self._blend is None else list(self._blend.weights),
+            part_weights=None if self._blend is None else self._blend.identity(),
         )
 
     def differences(self, saved: Mapping[str, Any]) -> list[str]:

@@ -24,10 +24,21 @@ def test_more_rows_than_steps_show_each_step_once():
     assert lines[4] == ""
 
 
+MIX = {"weights": [[3, 1], [1, 3]], "at_tokens": [0, 320 * 32], "between": "linear"}
+
+
+def test_a_mix_has_a_column_for_each_part():
+    lines = format_plan(plan(config(mix=MIX)), num_rows=3).splitlines()
+    assert lines[0].split()[1:7] == ["part", "0", "%", "part", "1", "%"]
+    shares = [line.split()[1:3] for line in lines[1:4]]
+    assert shares == [["75.0", "25.0"], ["52.5", "47.5"], ["27.5", "72.5"]]
+
+
 @pytest.mark.parametrize(
     "content",
     [
         config(),
+        config(mix=MIX),
         sorted_config(order={"kind": "descending"}),
         config({"voc": metric()}, random_ltd()),
     ],

@@ -44,7 +44,7 @@ def paths(tmp_path_factory):
     return folder
 
 
-def sampler(paths, order, *, bands=None, control=False, dataset=None, rows=16, **ranks):
+def sampler(paths, order, *, bands=None, control=False, dataset=None, rows=16, mix=None, **ranks):
     metrics = {"rarity": sorting_metric(paths / "rarity")}
     if bands is not None:
         for name, count in zip(("rarity", "length"), bands, strict=True):
@@ -53,6 +53,8 @@ def sampler(paths, order, *, bands=None, control=False, dataset=None, rows=16, *
     content = curriculum_config(metrics)
     learning = content["data_efficiency"]["data_sampling"]["curriculum_learning"]
     learning |= {"order": order, "random_rank": control}
+    if mix is not None:
+        content["data_efficiency"]["data_sampling"]["mix"] = mix
     config = load_config(content).data_efficiency
     return CurriculumSampler(dataset or range(NUM_SAMPLES), config, micro_batch_size=rows, **ranks)
 
@@ -217,6 +219,28 @@ def test_weights_other_than_sizes_keep_buckets_together_over_a_pass(paths):
         samples = played.next_global_batch().samples
         assert (samples < PARTS[0]).sum() == 24
         assert (ranks[samples] == number).mean() > 0.95
+
+
+@pytest.mark.parametrize("between", ["constant", "linear"])
+def test_parts_stay_together_while_their_weights_change(paths, between):
+    """Over a pass every part goes through all of its buckets, whatever its weight is when."""
+    dataset = Parts(range(NUM_SAMPLES))
+    dataset.part_weights = (2.0, 1.0)
+    mix = {"weights": [[2, 1], [1, 4]], "at_samples": [0, 480], "between": between}
+    played = sampler(paths, {"num_buckets": 10, "pass_samples": 960}, dataset=dataset, mix=mix)
+    found = drawn(played, 60)
+    ranks, start = np.empty(NUM_SAMPLES, int), 0
+    for number, size in enumerate(PARTS):
+        one = np.argsort(RARITY[start : start + size], kind="stable")
+        ranks[start + one] = np.arange(size) * 10 // size
+        of_part = ranks[found[(found >= start) & (found < start + size)]]
+        assert (np.diff(of_part) >= 0).all()
+        counts = np.bincount(of_part, minlength=10)
+        assert np.ptp(counts) <= 1
+        first, last = ((2 / 3, 1 / 5), (1 / 3, 4 / 5))[number]
+        share = (first if between == "constant" else (first + last) / 2) / 2 + last / 2
+        assert abs(counts.sum() - 960 * share) <= 1
+        start += size
 
 
 def test_the_place_in_the_order_is_told(paths):
