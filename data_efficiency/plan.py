@@ -28,7 +28,7 @@ from data_efficiency.sampling.mix_course import MixCourse
 from data_efficiency.sampling.played_order import PlayedOrder
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.sampling.selection_index import open_index
-from data_efficiency.sampling.sequence_length import shape_after
+from data_efficiency.sampling.sequence_length import shape_after, windows_of
 from data_efficiency.schedule import growth
 
 Int64Array = NDArray[np.int64]
@@ -257,6 +257,8 @@ class _Walk:
             self._plans, accepted, self._micro_batch_size, self.full_batch.sequence_length
         )
         # Token dropping goes by the steps finished, the curriculum by the step at hand.
+        windows = windows_of(self._plans, accepted)
+        window = min(windows.values(), default=length)
         kept = None if self._router is None else self._router.kept_length(step - 1, length)
         return StepShape(
             num_rows=rows * self._num_micro_batches,
@@ -265,6 +267,8 @@ class _Walk:
             if self._dropping is None
             else self._dropping.random_ltd_layer_num,
             kept_length=length if kept is None else min(length, kept),
+            attention_window=window if window < length else None,
+            window_slides="sliding_window" in windows and window < length,
         )
 
     def _next_change(self, step: int) -> int | None:

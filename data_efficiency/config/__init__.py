@@ -1,6 +1,6 @@
 """The JSON file in DeepSpeed's form <-> frozen dataclasses; their field docs document the keys."""
 
-from data_efficiency.config.curriculum import LengthPlan, Selection, paces_length
+from data_efficiency.config.curriculum import WINDOWS, LengthPlan, Selection, paces_length
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
 from data_efficiency.config.file import Config, ConfigSource, load_config, read_json
 from data_efficiency.config.mix import Mix, normalised
@@ -10,6 +10,7 @@ from data_efficiency.config.short_form import Curriculum, RandomLTD
 from data_efficiency.config.written import section_of
 
 __all__ = [
+    "WINDOWS",
     "Config",
     "ConfigSource",
     "Curriculum",

@@ -24,11 +24,18 @@ from data_efficiency.schedule.protocol import Schedule
 from data_efficiency.schedule.registry import curriculum_kinds, read_schedule
 
 DifficultyType = Literal["value", "percentile"]
-LengthAction = Literal["truncate", "reshape", "trim_padding", "user"]
-PUBLISHED_ACTIONS: Mapping[str, LengthAction] = {
+LengthAction = Literal[
+    "truncate", "reshape", "attention_window", "sliding_window", "trim_padding", "user"
+]
+WINDOWS: Sequence[LengthAction] = ("attention_window", "sliding_window")
+"""What leaves the rows as they are, and is an argument of the model's forward."""
+ACTIONS_BY_NAME: Mapping[str, LengthAction] = {
     "seqlen_truncate": "truncate",
     "seqlen_reshape": "reshape",
+    "attention_window": "attention_window",
+    "sliding_window": "sliding_window",
 }
+"""Name of a metric -> what it does where nothing else is said; these follow their schedule."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +78,10 @@ class LengthPlan(PacedMetric):
     @property
     def follows_schedule(self) -> bool:
         """Whether the difficulty is a length; otherwise the content of the batches decides."""
-        return self.action in PUBLISHED_ACTIONS.values()
+        return self.action in ACTIONS_BY_NAME.values()
 
     def length_at(self, difficulty: int) -> int | None:
-        """Positions of a row that a difficulty means; None where it does not decide.
+        """Positions of a row, or of its window, that a difficulty means; None where it does not decide.
 
         Raises:
             ValueError: for a length below 1.
@@ -157,10 +164,13 @@ class MetricKeys(PacedKeys):
     each. Not given: it sorts exactly, and is the last one."""
     sequence_length: LengthAction | None = None
     """What the metric does to the length. truncate: rows are cut to the difficulty. reshape: the rows
-    of a micro-batch, end to end, are cut into rows of the difficulty. trim_padding: rows are cut to
+    of a micro-batch, end to end, are cut into rows of the difficulty. attention_window: rows stay as they are, and
+    attention looks no further than a block of as many positions; the blocks lie side by side. sliding_window: no
+    further than as many positions, the token's own among them. Both are arguments of the model's forward.
+    trim_padding: rows are cut to
     the longest one without its padding. user: your own post-process function does,
-    which must be set before the first batch. Default by the published names seqlen_truncate and
-    seqlen_reshape; else user for a metric that selects no samples."""
+    which must be set before the first batch. Default by the names seqlen_truncate,
+    seqlen_reshape, attention_window and sliding_window; else user for a metric that selects no samples."""
     length_multiple: Positive = 1
     """The length is rounded up to a multiple of this, 8 for example."""
     difficulty_type: DifficultyType
@@ -265,6 +275,11 @@ def _refuse_contradictions(
             f"{section.path}.random_rank is true, but no metric selects samples (schedule_based): there is no "
             "order to replace; remove it, or add such a metric"
         )
+    if all(action in names for action in WINDOWS):
+        raise ConfigError(
+            f"{path}: {names['attention_window']!r} and {names['sliding_window']!r} both limit what attention "
+            "looks at; keep one of the two"
+        )
     if "truncate" in names and "reshape" in names:
         raise ConfigError(
             f"{path}: {names['truncate']!r} truncates rows and {names['reshape']!r} reshapes them; "
@@ -294,7 +309,7 @@ def _read_metric(name: str, entry: object, path: str, *, is_quiet: bool = False)
         faults.refuse()
         raise AssertionError(section.path)
     action = _action(name, keys)
-    lowest = 1 if action in PUBLISHED_ACTIONS.values() else 0
+    lowest = 1 if action in ACTIONS_BY_NAME.values() else 0
     paced = faults.ask(lambda: keys.paced(section, lowest=lowest))
     faults.ask(lambda: _refuse_unfit(section, name, keys, action))
     faults.ask(section.close)
@@ -323,14 +338,14 @@ def _read_metric(name: str, entry: object, path: str, *, is_quiet: bool = False)
 def _action(name: str, keys: MetricKeys) -> LengthAction | None:
     """What a metric does to the length of rows."""
     selects = keys.clustering_type != "single_cluster"
-    return keys.sequence_length or PUBLISHED_ACTIONS.get(name) or (None if selects else "user")
+    return keys.sequence_length or ACTIONS_BY_NAME.get(name) or (None if selects else "user")
 
 
 def _refuse_unfit(
     section: Section, name: str, keys: MetricKeys, action: LengthAction | None
 ) -> None:
     """Raise ConfigError for keys of a metric that do not go together."""
-    near = difflib.get_close_matches(name, PUBLISHED_ACTIONS, n=1, cutoff=0.8)
+    near = difflib.get_close_matches(name, ACTIONS_BY_NAME, n=1, cutoff=0.8)
     if action == "user" and keys.sequence_length is None and near:
         raise ConfigError(
             f"{section.path} selects no samples (single_cluster) and its name is not {near[0]!r}: if that is "
@@ -349,7 +364,7 @@ def _refuse_unfit(
                 f"{wanted}, not {kind}: remove it"
             )
     selects = kind != "single_cluster"
-    cuts_by_name = keys.sequence_length is None and name in PUBLISHED_ACTIONS
+    cuts_by_name = keys.sequence_length is None and name in ACTIONS_BY_NAME
     if kind == SORTED and action is not None:
         raise ConfigError(
             f"{section.path} sorts samples and would change the length of rows too ({action}): give the "
@@ -373,8 +388,8 @@ def paces_length(name: str, entry: Mapping[str, Any]) -> bool:
         >>> paces_length("seqlen_truncate", {}), paces_length("mine", {"sequence_length": "user"})
         (True, False)
     """
-    action = entry.get("sequence_length") or PUBLISHED_ACTIONS.get(name)
-    return action in PUBLISHED_ACTIONS.values()
+    action = entry.get("sequence_length") or ACTIONS_BY_NAME.get(name)
+    return action in ACTIONS_BY_NAME.values()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ new.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -238,6 +238,7 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     found, metrics = curriculum
     has_curriculum = bool(metrics.selections or metrics.length_plans or metrics.open_plans)
     samples = has_curriculum or mix is not None
+    _refuse_sliding_beside(dropping, (*metrics.length_plans, *metrics.open_plans))
     is_on = samples or dropping is not None
     _check_switch(section, on=is_on, inner="any technique in it")
     _check_switch(sampling_section, on=samples, inner="curriculum_learning")
@@ -265,6 +266,15 @@ def _refuse_dynamic_batching(section: Section) -> None:
         raise ConfigError(
             f"{section.path}.enabled is true: batches of varying size cannot be composed with the "
             "curriculum sampler; remove the section"
+        )
+
+
+def _refuse_sliding_beside(dropping: object, plans: Sequence[LengthPlan | OpenLengthPlan]) -> None:
+    sliding = [plan.name for plan in plans if plan.action == "sliding_window"]
+    if dropping is not None and sliding:
+        raise ConfigError(
+            f"metric {sliding[0]!r} slides a window over the tokens of a row, and random_ltd drops some of them: "
+            "windows that are blocks (attention_window) go with it; use those, or disable random_ltd"
         )
 
 

@@ -19,6 +19,8 @@ LENGTH_METRICS = {
     "seqlen": "seqlen_truncate",
     "seqlen_truncate": "seqlen_truncate",
     "seqlen_reshape": "seqlen_reshape",
+    "attention_window": "attention_window",
+    "sliding_window": "sliding_window",
 }
 """Names that pace the length of rows -> how the JSON file calls them."""
 
@@ -42,7 +44,7 @@ class Curriculum:
     """One metric of a curriculum: which samples may be drawn, or how long rows are.
 
     `seqlen` (or `seqlen_truncate`, `seqlen_reshape`) without an index paces the length of rows, from `start`
-    tokens to `end`. Any other metric, with the folder of its index, lets the easiest samples in first, from
+    tokens to `end`, and `attention_window` or `sliding_window` how far attention looks. Any other metric, with the folder of its index, lets the easiest samples in first, from
     `start` percent of them to `end`; or up to a difficulty, where `by` is "value". With an `order` it paces nothing:
     all samples are sorted by it, and played so.
 

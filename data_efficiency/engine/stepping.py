@@ -19,12 +19,13 @@ from data_efficiency.engine.step import (
     mean_losses,
     named,
     reduce_step,
+    refuse_ignored_windows,
     refuse_non_finite,
     shape_of_forward,
 )
 from data_efficiency.json_section import ConfigError, Section
 from data_efficiency.sampling.loader import CurriculumDataLoader
-from data_efficiency.sampling.sequence_length import map_tensors
+from data_efficiency.sampling.sequence_length import map_tensors, windows_of
 
 
 class Stepping:
@@ -384,6 +385,10 @@ class Stepping:
     def _note_forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Remember rows and length of a training forward."""
         self._shapes.append(shape_of_forward(self.random_ltd_scheduler, args, kwargs))
+        loader = self.training_dataloader
+        if loader is not None and loader.plan is not None:
+            plans, accepted = loader.sampler.config.length_plans, loader.plan.batch.difficulties
+            refuse_ignored_windows(windows_of(plans, accepted), self.module, kwargs)
 
     def _refuse_idle(self) -> None:
         """Raise ConfigError if something is switched on in the JSON and nobody carries it out."""
