@@ -339,6 +339,7 @@ def step_record(run: Run, result: StepResult) -> dict[str, Any]:
         "actual_seq_length": result.actual_seq_length,
         "difficulties": dict(plan.batch.difficulties),
         "pool_size": plan.batch.pool_size,
+        **({} if plan.batch.part_epochs is None else {"part_epochs": plan.batch.part_epochs}),
     }
 
 

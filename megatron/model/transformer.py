@@ -7,6 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from megatron.config import ModelConfig
 from megatron.model.attention import SelfAttention
+from megatron.model.attention_window import Window
 from megatron.model.gelu import gelu_of_linear
 
 
@@ -68,12 +69,17 @@ class TransformerLayer(nn.Module):
         attention_mask: torch.Tensor | None = None,
         rotary_cos: torch.Tensor | None = None,
         rotary_sin: torch.Tensor | None = None,
+        window: Window | None = None,
+        window_positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The new hidden states, [batch, sequence, hidden]; arguments as in `SelfAttention`.
 
         Recomputation happens in here, so that what is attached around the layer stands outside it.
         """
-        arguments = (hidden_states, attention_mask, rotary_cos, rotary_sin)
+        arguments = (
+            *(hidden_states, attention_mask, rotary_cos, rotary_sin),
+            *(window, window_positions),
+        )
         if self.recompute_activations and self.training and torch.is_grad_enabled():
             recomputed: torch.Tensor = checkpoint(self._compute, *arguments, use_reentrant=False)
             return recomputed
@@ -85,12 +91,16 @@ class TransformerLayer(nn.Module):
         attention_mask: torch.Tensor | None,
         rotary_cos: torch.Tensor | None,
         rotary_sin: torch.Tensor | None,
+        window: Window | None,
+        window_positions: torch.Tensor | None,
     ) -> torch.Tensor:
         attention = self.self_attention(
             self.input_layernorm(hidden_states) if self.normalizes_before else hidden_states,
             attention_mask=attention_mask,
             rotary_cos=rotary_cos,
             rotary_sin=rotary_sin,
+            window=window,
+            window_positions=window_positions,
         )
         hidden_states = hidden_states + self._drop(attention)
         normalized = self.post_attention_layernorm(hidden_states)
