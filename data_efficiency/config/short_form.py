@@ -56,7 +56,7 @@ class Curriculum:
 
     metric: str
     start: int | None = None
-    """Length, percentile or value at the first step; nothing with an `order`."""
+    """Length, percentile or value at the first step. Not given: percentile 1; nothing with an `order`."""
     steps: int | None = None
     """Steps from there to `end`; nothing with an `order`."""
     end: int | None = None
@@ -80,11 +80,12 @@ class Curriculum:
         if self.order is not None:
             self._refuse_beside_order()
             return
-        for name in ("start", "steps"):
-            if getattr(self, name) is None:
-                raise ConfigError(
-                    f"Curriculum({self.metric!r}) has no {name}: give start= and steps=, or an order="
-                )
+        missing = [name for name in self._needed if getattr(self, name) is None]
+        if missing:
+            raise ConfigError(
+                f"Curriculum({self.metric!r}) has no {' and no '.join(missing)}: give "
+                f"{' and '.join(f'{name}=' for name in self._needed)}, or an order="
+            )
         _refuse(
             self,
             start=self.start,
@@ -113,6 +114,11 @@ class Curriculum:
             raise ConfigError(f"Curriculum({self.metric!r}) has an order: {wrong}")
 
     @property
+    def _needed(self) -> tuple[str, ...]:
+        """What a paced metric cannot do without; percentiles begin with the first."""
+        return ("start", "steps") if self.is_length or self.by == "value" else ("steps",)
+
+    @property
     def is_length(self) -> bool:
         """Whether rows are cut, and samples are not chosen."""
         return self.index is None and self.metric in LENGTH_METRICS
@@ -134,7 +140,7 @@ class Curriculum:
             "difficulty_step": self.step_size or (8 if self.is_length else 1),
         }
         paced = {
-            "min_difficulty": self.start,
+            "min_difficulty": self.start or 1,
             "schedule_type": "fixed_linear" if root == 1 else "fixed_root",
             "schedule_config": pace if root == 1 else {**pace, "root_degree": root},
         }

@@ -97,7 +97,8 @@ def test_the_same_in_python():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Curriculum("a", index="i"), r"has no start: give start= and steps=, or an order="),
+        (lambda: Curriculum("a", index="i"), r"has no steps: give steps=, or an order="),
+        (lambda: Curriculum("seqlen"), "has no start and no steps: give start= and steps=, or"),
         (lambda: Curriculum("a", index="i", order="saw", start=3), "start belongs to a metric"),
         (lambda: Curriculum("a", order="saw"), "it needs index="),
         (
