@@ -64,6 +64,18 @@ def test_a_resume_goes_on_with_the_window_of_its_step(workspace, tmp_path):
     assert parts == whole
 
 
+@pytest.mark.parametrize("flags", [{"fsdp": 3}, {"recompute_activations": True}])
+def test_sharded_and_recomputed_it_is_the_same(workspace, tmp_path, flags):
+    config = write_windows(tmp_path / "windows.json")
+    assert run(workspace, config, tmp_path / "plain", train_iters=6) == 0
+    assert run(workspace, config, tmp_path / "other", train_iters=6, **flags) == 0
+    plain, other = (
+        [line["loss"] for line in log_lines(tmp_path / name) if line["kind"] == "train"]
+        for name in ("plain", "other")
+    )
+    assert other == pytest.approx(plain, rel=1e-5)
+
+
 def test_a_model_that_has_no_windows_is_refused(tmp_path, capsys):
     bert = write_workspace(tmp_path / "bert", num_documents=40)
     config = write_windows(tmp_path / "windows.json", dropping=False)
