@@ -250,7 +250,11 @@ def _settings(arguments: Namespace, data: NamedData) -> MetricSettings:
     if arguments.model is not None:
         load, identity = data.reference_model(Path(arguments.model))
         model = {"load_model": load, "model_identity": identity}
+    examples = None
+    if arguments.metric == "readability":
+        examples = data.examples(arguments, Path(arguments.save) / arguments.metric)
     return MetricSettings(
+        decode=None if examples is None else examples.decode,
         vocab_size=arguments.vocab_size,
         device=arguments.device,
         model_dtype=arguments.model_dtype,
