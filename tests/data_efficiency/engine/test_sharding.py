@@ -150,6 +150,18 @@ def test_derived_classes_are_called_as_the_users(several, size, way):
     assert found["read_again"]
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("way", WAYS)
+def test_each_process_holds_its_part_alone(several, size, way):
+    for found in several(size, way):
+        held = found["bytes"]
+        assert held["optimizer"] == 2 * held["weights"]
+        # Rows that do not divide evenly make the first processes' parts a little larger.
+        assert held["weights"] == pytest.approx(
+            held["whole"] / (1 if way == "whole" else size), rel=0.1
+        )
+
+
 def test_every_case_is_looked_at(alone):
     assert {*EXACT, "bf16", "bf16_weights", "fp16"} == set(CASES)
 
