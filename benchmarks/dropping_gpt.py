@@ -1,13 +1,16 @@
-"""A GPT whose layers but the first and last drop tokens: its sizes, its operations, and what switches it on."""
+"""A GPT whose layers but the first and last are routed: its sizes, its operations, and what switches it on."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from data_efficiency import StepShape, training_flops
+from data_efficiency import training_flops
+from data_efficiency.config import load_config
 from megatron.config import ModelConfig
 from megatron.run_state import model_shape
 
 KEPT_PERCENT = (25, 50, 75)
+Route = Literal["random_ltd", "span", "layer_dropout"]
+"""What the layers but the first and last do: each drops tokens of its own, all drop the same, or rows skip them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,21 +35,37 @@ class Size:
             max_position_embeddings=self.sequence_length,
         )
 
-    def flops(self, percent: int) -> int:
-        """Operations of a step when 10 of 12 layers keep so many percent of the tokens."""
-        rows = StepShape(
-            num_rows=self.num_rows,
-            sequence_length=self.sequence_length,
-            num_dropping_layers=self.num_layers - 2,
-            kept_length=self.sequence_length * percent // 100,
-        )
+    def flops(self, percent: int, route: Route = "random_ltd") -> int:
+        """Operations of a step when the routed layers keep so many percent of the tokens, or rows."""
+        settings = route_settings(self.num_layers, percent, route, self.num_rows)
+        routing = load_config(settings).data_efficiency.routing(self.num_layers)
+        assert routing is not None
+        rows = routing.shape(0, self.num_rows, self.sequence_length)
         # A causal query looks at half the keys on average: half of 12 x length^2 x hidden size a layer.
         squares = (self.num_layers - rows.num_dropping_layers) * rows.sequence_length**2
         squares += rows.num_dropping_layers * rows.dropped_sequence_length**2
-        return (
-            training_flops(rows, model_shape(self.config()))
-            - 6 * self.num_rows * self.hidden_size * squares
-        )
+        squares *= self.num_rows
+        squares -= sum(one * length**2 for length, one in rows.skipped_by_length.items())
+        return training_flops(rows, model_shape(self.config())) - 6 * self.hidden_size * squares
+
+
+def route_settings(num_layers: int, percent: int, route: Route, num_rows: int) -> dict[str, Any]:
+    """The configuration by which all layers but the first and last keep so many percent of the tokens, or rows."""
+    layers = [*range(1, num_layers - 1)]
+    if route == "layer_dropout":
+        section = {
+            "enabled": True,
+            "rows_per_group": num_rows,
+            "layer_id": layers,
+            "depth": "uniform",
+            "keep_schedule": {"schedule_type": "constant", "min_value": percent},
+        }
+        return {"data_efficiency": {"data_routing": {"layer_dropout": section}}}
+    settings = dropping_settings(num_layers, percent)
+    if route == "span":
+        routing = settings["data_efficiency"]["data_routing"]
+        routing["random_ltd"]["random_ltd_layer_id"] = [layers]
+    return settings
 
 
 def dropping_settings(num_layers: int, percent: int) -> dict[str, Any]:

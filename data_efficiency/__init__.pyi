@@ -13,6 +13,8 @@ from .analysis.named_metrics import analyze as analyze
 from .analysis.reference_loss import ReferenceModel as ReferenceModel
 from .config import Curriculum as Curriculum
 from .config import DataEfficiencyConfig as DataEfficiencyConfig
+from .config import LayerDropout as LayerDropout
+from .config import Order as Order
 from .config import RandomLTD as RandomLTD
 from .config import load_config as load_config
 from .difficulty_index import DifficultyIndex as DifficultyIndex

@@ -9,7 +9,8 @@ Three token counts are kept apart, since curricula and token dropping change eac
 
 Effective tokens are layer tokens divided by layers. A worked example: 2 rows of 8 tokens through 4
 layers, the middle 2 of which keep 3 tokens of each row: 16 corpus tokens, 2 x (2 x 8 + 2 x 3) = 44
-layer tokens, 11 effective tokens; the layer-averaged length is floor(22 / 4) = 5.
+layer tokens, 11 effective tokens; the layer-averaged length is floor(22 / 4) = 5. If moreover 1 of the 2 rows
+skips the last layer, these are 8 layer tokens fewer: 36.
 """
 
 import math
@@ -40,6 +41,17 @@ class ModelShape:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SkippedRows:
+    """Rows that skip layers, of the rows that a forward pass saw."""
+
+    num_layers: int
+    """That so many rows skip, each."""
+    num_rows: int
+    drops_tokens: bool
+    """Whether these layers drop tokens of the other rows, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepShape:
     """Rows and lengths that one forward pass saw."""
 
@@ -47,9 +59,33 @@ class StepShape:
     sequence_length: int
     num_dropping_layers: int = 0
     kept_length: int | None = None
-    """None: nothing was dropped."""
+    """None: no token was dropped."""
+    skipped: tuple[SkippedRows, ...] = ()
+    """Empty: every row went through every layer."""
     num_labels: int | None = None
     """Positions of all rows whose label is in the loss; None: all positions."""
+    attention_window: int | None = None
+    """Positions of the window that attention is limited to; None: it is not."""
+    window_slides: bool = False
+    """Whether each token has a window of its own, which ends with it; else windows are blocks side by side."""
+
+    @property
+    def attended_pairs(self) -> int:
+        """Pairs of a query and a key of one row whose scores a layer computes, but for causality.
+
+        Of causal attention it is twice the pairs that may look at each other, less those of a token with itself.
+
+        Example:
+            >>> rows = StepShape(num_rows=1, sequence_length=5)
+            >>> windows = replace(rows, attention_window=2)
+            >>> rows.attended_pairs, windows.attended_pairs, replace(windows, window_slides=True).attended_pairs
+            (25, 9, 13)
+        """
+        length = self.sequence_length
+        window = min(self.attention_window or length, length)
+        if self.window_slides:
+            return 2 * (length * window - window * (window - 1) // 2) - length
+        return length // window * window**2 + (length % window) ** 2
 
     @property
     def dropped_sequence_length(self) -> int:
@@ -57,6 +93,15 @@ class StepShape:
         if self.kept_length is None:
             return self.sequence_length
         return min(self.kept_length, self.sequence_length)
+
+    @property
+    def skipped_by_length(self) -> dict[int, int]:
+        """Length of a row in a layer -> rows of such a length that all layers skip together."""
+        found: dict[int, int] = {}
+        for part in self.skipped:
+            length = self.dropped_sequence_length if part.drops_tokens else self.sequence_length
+            found[length] = found.get(length, 0) + part.num_layers * part.num_rows
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +224,8 @@ def layer_tokens(shape: StepShape, num_layers: int) -> int:
     full_layers = num_layers - shape.num_dropping_layers
     in_row = full_layers * shape.sequence_length
     in_row += shape.num_dropping_layers * shape.dropped_sequence_length
-    return shape.num_rows * in_row
+    skipped = sum(length * rows for length, rows in shape.skipped_by_length.items())
+    return shape.num_rows * in_row - skipped
 
 
 def actual_seq_length(shape: StepShape, num_layers: int) -> int:
@@ -188,22 +234,27 @@ def actual_seq_length(shape: StepShape, num_layers: int) -> int:
     Source: the `actual_seq_length` of the published training loop,
     floor((length * (layers - dropping layers) + kept * dropping layers) / layers).
     """
-    return layer_tokens(replace(shape, num_rows=1), num_layers) // num_layers
+    return layer_tokens(shape, num_layers) // (num_layers * shape.num_rows)
 
 
 def training_flops(shape: StepShape, model: ModelShape) -> int:
     """Floating-point operations of the model's forward and backward pass over some rows.
 
     Multiplications and additions of the matrix products only, the backward pass counted as twice
-    the forward pass, attention as the full square of the length, recomputation not counted, nor what is
-    computed once a row (BERT's pooler).
+    the forward pass, attention as the full square of the length, or of each window of it, recomputation not
+    counted, nor what is computed once a row (BERT's pooler). The tokens that a dropping layer keeps are taken to
+    lie evenly in the windows.
 
     Source: the model FLOPs of Narayanan et al. 2021 (arXiv 2104.04473), section 5.1.
     """
     full_layers = model.num_layers - shape.num_dropping_layers
-    forward = full_layers * _layer_flops(shape.sequence_length, model)
-    forward += shape.num_dropping_layers * _layer_flops(shape.dropped_sequence_length, model)
-    return 3 * (shape.num_rows * forward + _output_flops(shape, model))
+    length, kept, pairs = shape.sequence_length, shape.dropped_sequence_length, shape.attended_pairs
+    forward = full_layers * _layer_flops(length, pairs, model)
+    forward += shape.num_dropping_layers * _layer_flops(kept, pairs * kept**2 // length**2, model)
+    forward *= shape.num_rows
+    for seen, rows in shape.skipped_by_length.items():
+        forward -= rows * _layer_flops(seen, pairs * seen**2 // length**2, model)
+    return 3 * (forward + _output_flops(shape, model))
 
 
 def _output_flops(shape: StepShape, model: ModelShape) -> int:
@@ -216,9 +267,9 @@ def _output_flops(shape: StepShape, model: ModelShape) -> int:
     return 2 * num_positions * model.hidden_size * (model.vocab_size + model.hidden_size)
 
 
-def _layer_flops(length: int, model: ModelShape) -> int:
-    """Operations of one layer's forward pass over one row of `length` positions."""
+def _layer_flops(length: int, pairs: int, model: ModelShape) -> int:
+    """Operations of one layer's forward pass over one row of `length` positions, `pairs` of which meet."""
     projections = model.hidden_size * (2 * model.query_size + 2 * model.key_value_size)
     feed_forward = model.num_ffn_matrices * model.hidden_size * model.ffn_size
-    attention = 2 * length * model.query_size
-    return 2 * length * (projections + feed_forward + attention)
+    attention = 2 * pairs * model.query_size
+    return 2 * (length * (projections + feed_forward) + attention)

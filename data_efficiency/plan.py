@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from data_efficiency.accounting import Counters, ModelShape, StepShape, layer_tokens, training_flops
 from data_efficiency.config import Config, DataEfficiencyConfig, OpenRandomLTD, load_config
 from data_efficiency.difficulty_index import DifficultyIndex
-from data_efficiency.json_section import ConfigError
-from data_efficiency.routing.router import Router
+from data_efficiency.sampling.drawn_clusters import order_without_index
+from data_efficiency.sampling.mix_course import MixCourse
+from data_efficiency.sampling.played_order import PlayedOrder
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.sampling.selection_index import open_index
-from data_efficiency.sampling.sequence_length import shape_after
+from data_efficiency.sampling.sequence_length import shape_after, windows_of
 from data_efficiency.schedule import growth
 
 Int64Array = NDArray[np.int64]
@@ -56,6 +57,8 @@ class RunPlan:
     """A global batch as it is read."""
     stretches: tuple[Stretch, ...]
     """The steps one after the other, by their shapes."""
+    played: PlayedOrder | None = None
+    """The order in which sorted samples are played, as without a blend."""
     pools: tuple[Int64Array, Int64Array]
     """int64 [changes] each: the steps at which the pool changes, from 1 on, and its sizes from there."""
 
@@ -74,9 +77,20 @@ class RunPlan:
         return int(sizes[np.searchsorted(steps, step, side="right") - 1])
 
     def difficulties(self, step: int) -> dict[str, int]:
-        """What each metric's schedule accepts at a step."""
-        schedules = self.config.data_efficiency.schedules
-        return {name: schedule.difficulty(step) for name, schedule in schedules.items()}
+        """What each metric's schedule accepts at a step, as `GlobalBatch.difficulties`."""
+        settings = self.config.data_efficiency
+        found = {name: schedule.difficulty(step) for name, schedule in settings.schedules.items()}
+        if self.played is not None:
+            drawn = np.array([(step - 1) * self.full_batch.num_rows], np.int64)
+            found[settings.selections[0].name] = self.played.percent_at(drawn)
+        return found
+
+    def part_shares(self, step: int) -> tuple[float, ...]:
+        """In which proportions a step draws from the parts of a blend; nothing where no mix says it."""
+        mix = self.config.data_efficiency.mix
+        if mix is None:
+            return ()
+        return tuple(MixCourse(mix).weights_at((step - 1) * self.full_batch.num_rows).tolist())
 
     def counters(self, step: int) -> Counters:
         """Totals up to the end of `step` >= 0, exact."""
@@ -150,13 +164,14 @@ def plan_run(
             before = stretches.pop()
             stretch = replace(before, num_steps=before.num_steps + stretch.num_steps)
         stretches.append(stretch)
-    num_samples, pools = _pools(walk.config.data_efficiency, num_samples, num_steps)
+    num_samples, pools, played = _pools(walk.config.data_efficiency, num_samples, num_steps)
     return RunPlan(
         config=walk.config,
         model=model,
         num_samples=num_samples,
         full_batch=walk.full_batch,
         stretches=tuple(stretches),
+        played=played,
         pools=pools,
     )
 
@@ -168,26 +183,35 @@ def planned_totals(
     sequence_length: int,
     num_steps: int | None = None,
     effective_tokens: int | None = None,
+    corpus_tokens: int | None = None,
+    loss_tokens: int | None = None,
     data_parallel_size: int = 1,
 ) -> Counters:
-    """Totals of a run that ends after `num_steps`, or at the step that fills `effective_tokens`.
+    """Totals of a run that ends after `num_steps`, or at the step that fills a budget of tokens.
 
     Args:
         effective_tokens: budget of layer tokens divided by layers.
+        corpus_tokens, loss_tokens: budget of tokens of another counter.
 
     Raises:
         ConfigError: for a configuration that is not understood or does not fit the model.
-        ValueError: unless exactly one of the two ends is given.
+        ValueError: unless exactly one of the ends is given.
     """
-    if (num_steps is None) == (effective_tokens is None):
-        raise ValueError("give num_steps or effective_tokens, one of them")
+    budgets = {
+        "layer_tokens": effective_tokens and effective_tokens * model.num_layers,
+        "corpus_tokens": corpus_tokens,
+        "loss_tokens": loss_tokens,
+    }
+    ends = {name: amount for name, amount in budgets.items() if amount is not None}
+    if len(ends) + (num_steps is not None) != 1:
+        raise ValueError("give num_steps or a budget of tokens, one of them")
     walk = _Walk(load_config(config), model, sequence_length, data_parallel_size)
     total = Counters()
     for stretch in walk.stretches(num_steps):
         steps = stretch.num_steps
-        if effective_tokens is not None:
-            missing = max(0, effective_tokens * model.num_layers - total.layer_tokens)
-            steps = min(steps, -(-missing // stretch.counts.layer_tokens))
+        for name, amount in ends.items():
+            missing = max(0, amount - getattr(total, name))
+            steps = min(steps, -(-missing // getattr(stretch.counts, name)))
         total = total.plus(_times(stretch.counts, steps))
         if steps < stretch.num_steps:
             break
@@ -201,16 +225,10 @@ class _Walk:
         self, config: Config, model: ModelShape, sequence_length: int, data_parallel_size: int
     ) -> None:
         config = _closed(config, model, sequence_length)
-        dropping = config.data_efficiency.closed_random_ltd
-        if dropping is not None and dropping.total_layer_num != model.num_layers:
-            raise ConfigError(
-                f"random_ltd.total_layer_num is {dropping.total_layer_num}, but the model has "
-                f"{model.num_layers} layers"
-            )
-        self.config, self._model, self._dropping = config, model, dropping
+        self.config, self._model = config, model
+        self._routing = config.data_efficiency.routing(model.num_layers)
         plans = config.data_efficiency.length_plans
         self._plans = [plan for plan in plans if plan.follows_schedule]
-        self._router = None if dropping is None else Router(dropping)
         self._micro_batch_size, accumulation = config.batch_sizes(data_parallel_size)
         self._num_micro_batches = accumulation * data_parallel_size
         self.full_batch = StepShape(
@@ -239,22 +257,25 @@ class _Walk:
         rows, length = shape_after(
             self._plans, accepted, self._micro_batch_size, self.full_batch.sequence_length
         )
-        # Token dropping goes by the steps finished, the curriculum by the step at hand.
-        kept = None if self._router is None else self._router.kept_length(step - 1, length)
-        return StepShape(
-            num_rows=rows * self._num_micro_batches,
-            sequence_length=length,
-            num_dropping_layers=0
-            if self._dropping is None
-            else self._dropping.random_ltd_layer_num,
-            kept_length=length if kept is None else min(length, kept),
+        windows = windows_of(self._plans, accepted)
+        window = min(windows.values(), default=length)
+        num_rows = rows * self._num_micro_batches
+        shape = StepShape(num_rows=num_rows, sequence_length=length, kept_length=length)
+        if self._routing is not None:
+            # Routes go by the steps finished, the curriculum by the step at hand.
+            self._routing.refuse_part_of_a_group(step - 1, rows)
+            shape = self._routing.shape(step - 1, num_rows, length)
+        return replace(
+            shape,
+            attention_window=window if window < length else None,
+            window_slides="sliding_window" in windows and window < length,
         )
 
     def _next_change(self, step: int) -> int | None:
         """The first step after `step` whose shape can be another one."""
         changes = [plan.schedule.next_change(step) for plan in self._plans]
-        if self._dropping is not None:
-            finished = self._dropping.schedule.next_change(step - 1)
+        if self._routing is not None:
+            finished = self._routing.next_change(step - 1)
             changes.append(None if finished is None else finished + 1)
         return min((change for change in changes if change is not None), default=None)
 
@@ -288,8 +309,8 @@ def _times(counters: Counters, number: int) -> Counters:
 
 def _pools(
     settings: DataEfficiencyConfig, num_samples: int | None, num_steps: int
-) -> tuple[int, tuple[Int64Array, Int64Array]]:
-    """Samples of the dataset; the steps at which the pool changes, and its sizes."""
+) -> tuple[int, tuple[Int64Array, Int64Array], PlayedOrder | None]:
+    """Samples of the dataset; the steps at which the pool changes, and its sizes; the order."""
     selections = settings.selections
     if num_samples is None:
         if not selections:
@@ -298,11 +319,18 @@ def _pools(
             )
         dataset = _IndexedSamples(open_index(selections[0]))
         sampler = CurriculumSampler(dataset, settings, micro_batch_size=1)
-        return len(dataset), sampler.pool_growth(num_steps)
+        return len(dataset), sampler.pool_growth(num_steps), sampler.played_order
+    whole = np.ones(1, np.int64), np.array([num_samples], np.int64)
     if not selections:
-        return num_samples, (np.ones(1, np.int64), np.array([num_samples], np.int64))
+        return num_samples, whole, None
+    if settings.order is not None:
+        return num_samples, whole, order_without_index(settings, num_samples)
     selection = selections[0]
-    if len(selections) > 1 or selection.difficulty_type == "value":
+    if (
+        len(selections) > 1
+        or selection.difficulty_type == "value"
+        or selection.window_size is not None
+    ):
         names = ", ".join(selection.name for selection in selections)
         raise ValueError(
             f"which samples {names} select is known from their indexes: leave num_samples out to "
@@ -312,7 +340,7 @@ def _pools(
     steps, highest = rises.T
     per_part = num_samples // selection.max_difficulty
     sizes = np.where(highest >= selection.max_difficulty, num_samples, per_part * highest)
-    return num_samples, (steps, sizes)
+    return num_samples, (steps, sizes), None
 
 
 class _IndexedSamples:

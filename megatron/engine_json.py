@@ -162,11 +162,11 @@ def _auto_values(
 def _put_outer_switches(content: dict[str, Any]) -> None:
     """Write the three outer `enabled`, which repeat the inner ones, where they are not written."""
     curriculum = value_at(content, f"{_SAMPLING}.curriculum_learning.enabled")
-    dropping = value_at(content, f"{DROPPING}.enabled")
     section = content["data_efficiency"]
-    section.setdefault("enabled", curriculum or dropping)
+    routes = [value_at(route, "enabled") is True for route in section["data_routing"].values()]
+    section.setdefault("enabled", curriculum or any(routes))
     section["data_sampling"].setdefault("enabled", curriculum)
-    section["data_routing"].setdefault("enabled", dropping)
+    section["data_routing"].setdefault("enabled", any(routes))
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -199,12 +199,12 @@ def setup_model_and_optimizer(
         _refuse_many_lengths(engine, config.data.seq_length)
     engine.follow_learning_rate(make_learning_rate(config, shape, num_processes))
     dropping = engine.data_efficiency_config.closed_random_ltd
-    if dropping is not None:
-        if dropping.layer_token_lr is not None:
-            raise ValueError(
-                "layer_token_lr_schedule is enabled: here the learning rate follows layer tokens by "
-                "--train-tokens with --token-counter effective"
-            )
+    if dropping is not None and dropping.layer_token_lr is not None:
+        raise ValueError(
+            "layer_token_lr_schedule is enabled: here the learning rate follows layer tokens by "
+            "--train-tokens with --token-counter effective"
+        )
+    if engine.data_efficiency_config.routes:
         convert_to_random_ltd(engine, task.layer_class)
     return Run(
         config=config,
@@ -339,6 +339,7 @@ def step_record(run: Run, result: StepResult) -> dict[str, Any]:
         "actual_seq_length": result.actual_seq_length,
         "difficulties": dict(plan.batch.difficulties),
         "pool_size": plan.batch.pool_size,
+        **({} if plan.batch.part_epochs is None else {"part_epochs": plan.batch.part_epochs}),
     }
 
 

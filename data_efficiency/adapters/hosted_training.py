@@ -14,15 +14,21 @@ import torch
 
 from data_efficiency.accounting import Counters, StepShape
 from data_efficiency.adapters.host_settings import HostSettings, refuse_disagreement
-from data_efficiency.config import OpenRandomLTD, RandomLTDConfig, load_config
+from data_efficiency.config import DataEfficiencyConfig, OpenRandomLTD, RoutingConfig, load_config
 from data_efficiency.engine.ranks import Ranks
-from data_efficiency.engine.step import StepTotals, reduce_step, shape_of_forward
+from data_efficiency.engine.step import (
+    StepTotals,
+    reduce_step,
+    refuse_ignored_windows,
+    shape_of_forward,
+)
 from data_efficiency.json_section import ConfigError
 from data_efficiency.routing.layer_interface import LayerInterface
 from data_efficiency.routing.layer_presets import known_layer_class
 from data_efficiency.routing.random_ltd import convert_to_random_ltd
 from data_efficiency.sampling.loader import CurriculumDataLoader, MicroBatchPlan, PostProcess
 from data_efficiency.sampling.sampler import CurriculumSampler, GlobalBatch
+from data_efficiency.sampling.sequence_length import windows_of
 
 
 class HostedTraining:
@@ -145,17 +151,21 @@ class HostedTraining:
         Raises:
             ValueError: as `convert_to_random_ltd`, or if the model was converted with other settings.
         """
-        dropping = self.config.data_efficiency.random_ltd
+        section = self.config.data_efficiency
         self.router = getattr(model, "random_ltd_scheduler", None)
-        if dropping is None and self.router is not None:
-            raise ConfigError("the model drops tokens, and the configuration has no random_ltd")
-        if dropping is not None:
+        if not section.routes and self.router is not None:
+            raise ConfigError(
+                "the model drops tokens or rows, and the configuration has no random_ltd or other route"
+            )
+        if section.routes:
             if self.router is None:
                 layers = layer_class or known_layer_class(model)
-                convert_to_random_ltd(model, layers, dropping, interface=interface)
+                convert_to_random_ltd(model, layers, section, interface=interface)
                 self.router = model.random_ltd_scheduler
-            elif self.router.settings != _of_converted(dropping, self.router.settings):
-                raise ConfigError("the model was converted with other random_ltd settings")
+            elif self.router.settings != _of_converted(section, self.router.settings):
+                raise ConfigError(
+                    f"the model was converted with other {' and '.join(section.routes)} settings"
+                )
         settings = None if self.router is None else self.router.settings
         self._num_layers = _num_layers(model, layer_class, settings)
         self.leave_model()
@@ -218,7 +228,7 @@ class HostedTraining:
         if self._last is None:
             return {}
         batch, totals = self._last
-        dropping = self.config.data_efficiency.random_ltd
+        routing = None if self.router is None else self.router.settings
         found: dict[str, float] = {
             "consumed_samples": self.counters.consumed_samples,
             "corpus_tokens": self.counters.corpus_tokens,
@@ -228,10 +238,13 @@ class HostedTraining:
         }
         if self._num_layers is not None:
             found["layer_tokens"] = self.counters.layer_tokens
-        if dropping is not None:
-            num_dropping = self.router.settings.random_ltd_layer_num
+        if routing is not None and routing.random_ltd is not None:
+            num_dropping = routing.random_ltd.random_ltd_layer_num
             found["kept_length"] = totals.kept_length(num_dropping) or 0
+        if routing is not None:
             found["actual_seq_length"] = totals.actual_seq_length(self.num_layers)
+        epochs = enumerate(batch.part_epochs or ())
+        found |= {f"part_epochs/{number}": passes for number, passes in epochs}
         return found | {f"difficulty/{name}": value for name, value in batch.difficulties.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -287,6 +300,10 @@ class HostedTraining:
         if not module.training:
             return
         self._shape = shape_of_forward(self.router, args, kwargs)
+        windows = windows_of(
+            self.config.data_efficiency.length_plans, self._present().batch.difficulties
+        )
+        refuse_ignored_windows(windows, module, kwargs)
         if self.counts_in_forward and self.is_last_of_step:
             self._totals = self._reduce(self._shape)
 
@@ -301,13 +318,14 @@ class HostedTraining:
         )
 
 
-def _of_converted(
-    dropping: RandomLTDConfig | OpenRandomLTD, settings: RandomLTDConfig
-) -> RandomLTDConfig | OpenRandomLTD:
-    """The settings that a converted model should have, which says what they leave open."""
-    if isinstance(dropping, RandomLTDConfig):
-        return dropping
-    return dropping.closed(num_layers=settings.total_layer_num, mask_name=settings.model_mask_name)
+def _of_converted(section: DataEfficiencyConfig, settings: RoutingConfig) -> RoutingConfig | None:
+    """The routes that a converted model should have, which says what they leave open."""
+    if isinstance(section.random_ltd, OpenRandomLTD):
+        own = settings.random_ltd
+        mask = None if own is None else own.model_mask_name
+        closed = section.random_ltd.closed(num_layers=settings.num_layers, mask_name=mask)
+        section = replace(section, random_ltd=closed)
+    return section.routing(settings.num_layers)
 
 
 def _refuse_processes_apart(settings: HostSettings, ranks: Ranks) -> None:
@@ -322,11 +340,11 @@ def _refuse_processes_apart(settings: HostSettings, ranks: Ranks) -> None:
 
 
 def _num_layers(
-    model: torch.nn.Module, layer_class: Any, dropping: RandomLTDConfig | None
+    model: torch.nn.Module, layer_class: Any, routing: RoutingConfig | None
 ) -> int | None:
     """How many layers the model has; None where nothing tells."""
-    if dropping is not None:
-        return dropping.total_layer_num
+    if routing is not None:
+        return routing.num_layers
     try:
         layers = layer_class or known_layer_class(model)
     except ValueError:

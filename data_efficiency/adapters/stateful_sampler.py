@@ -115,7 +115,7 @@ def refuse_more_than_samples(settings: DataEfficiencyConfig) -> None:
     """Raise ConfigError if a section switches on more than a choice of samples."""
     plans: list[Any] = [*settings.length_plans, *settings.open_length_plans]
     other = [plan.name for plan in plans]
-    other += [] if settings.random_ltd is None else ["random_ltd"]
+    other += settings.routes
     if other:
         raise ConfigError(
             f"{', '.join(other)} change what a forward sees, and a sampler only chooses samples: switch "

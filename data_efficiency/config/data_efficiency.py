@@ -6,7 +6,7 @@ new.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -18,12 +18,12 @@ from data_efficiency.config.curriculum import (
     Selection,
     read_curriculum,
 )
-from data_efficiency.config.random_ltd import (
-    OpenRandomLTD,
-    RandomLTDConfig,
-    read_random_ltd,
-)
-from data_efficiency.config.short_form import Curriculum, RandomLTD, section_of_parts
+from data_efficiency.config.layer_dropout import LayerDropoutConfig
+from data_efficiency.config.mix import Mix, read_mix
+from data_efficiency.config.order import Order
+from data_efficiency.config.random_ltd import OpenRandomLTD, RandomLTDConfig
+from data_efficiency.config.routing import ROUTES, DataRoutingKeys, RoutingConfig
+from data_efficiency.config.short_form import Part, section_of_parts
 from data_efficiency.json_section import (
     ConfigError,
     Faults,
@@ -49,8 +49,12 @@ class DataEfficiencyConfig:
     pin_memory: bool = False
     selections: tuple[Selection, ...] = ()
     """Empty: samples are drawn uniformly."""
+    order: Order | None = None
+    """In which order samples are played, where the selections sort them."""
     random_rank: bool = False
-    """The selections' pacing over a random order of the samples."""
+    """The selections' pacing and order over a random order of the samples."""
+    mix: Mix | None = None
+    """Weights of a blend's parts, as the run goes on; None: those of the dataset."""
     length_plans: tuple[LengthPlan, ...] = ()
     """Empty: rows stay as they are read."""
     sequence_axes: Mapping[str, tuple[int, ...]] | None = None
@@ -63,13 +67,18 @@ class DataEfficiencyConfig:
     """Folder where the clusters of several selections are kept; None: beside their index."""
     random_ltd: RandomLTDConfig | OpenRandomLTD | None = None
     """None: no token is dropped. Open: the model or the rows' length say the rest."""
+    layer_dropout: LayerDropoutConfig | None = None
+    """None: no row skips a layer."""
+    full_from_step: int | None = None
+    """Steps finished from which on nothing is dropped or skipped; None: what the routes' schedules say."""
 
     @classmethod
-    def of(cls, *parts: Curriculum | RandomLTD, **settings: Any) -> "DataEfficiencyConfig":
-        """The configuration of some parts: as many metrics as you like, and random-LTD.
+    def of(cls, *parts: Part, **settings: Any) -> "DataEfficiencyConfig":
+        """The configuration of some parts: as many metrics as you like, and each route once.
 
         Args:
-            settings: `seed`, and keys of `data_sampling` in the JSON file, such as `num_workers`.
+            settings: `seed`, `full_from_step`, `random_rank`, and keys of `data_sampling` in the JSON file, such
+                as `num_workers`.
 
         Raises:
             ConfigError: with all that is wrong.
@@ -93,11 +102,39 @@ class DataEfficiencyConfig:
         return self.random_ltd
 
     @property
+    def routes(self) -> tuple[str, ...]:
+        """Names of the kinds of routing that are on, as the JSON file calls them."""
+        return tuple(name for name in ROUTES if getattr(self, name) is not None)
+
+    def routing(self, num_layers: int) -> RoutingConfig | None:
+        """All routes together, for a model of so many layers; None if none is on.
+
+        Raises:
+            ConfigError: naming what is open, or does not go with the model.
+        """
+        if not self.routes:
+            return None
+        routing = RoutingConfig(
+            num_layers=num_layers,
+            random_ltd=self.closed_random_ltd,
+            layer_dropout=self.layer_dropout,
+            full_from_step=self.full_from_step,
+        )
+        routing.refuse_layers()
+        return routing
+
+    def with_routing(self, routing: RoutingConfig) -> "DataEfficiencyConfig":
+        """The same with the routes as a model has closed them."""
+        return replace(self, **{name: getattr(routing, name) for name in ROUTES})
+
+    @property
     def needs_length(self) -> bool:
         """Whether something goes up to the rows' length."""
-        dropping = self.random_ltd
-        return bool(self.open_length_plans) or (
-            isinstance(dropping, OpenRandomLTD) and dropping.needs_length
+        dropping, mix = self.random_ltd, self.mix
+        return (
+            bool(self.open_length_plans)
+            or (isinstance(dropping, OpenRandomLTD) and dropping.needs_length)
+            or (mix is not None and mix.unit == "tokens")
         )
 
     def with_length(self, length: int) -> "DataEfficiencyConfig":
@@ -116,6 +153,7 @@ class DataEfficiencyConfig:
             self,
             length_plans=tuple(plans[name] for name in in_order),
             open_length_plans=(),
+            mix=None if self.mix is None else self.mix.in_samples(length),
             random_ltd=dropping,
         )
 
@@ -161,11 +199,11 @@ class DataEfficiencyKeys:
     enabled: bool = False
     """Must agree with the switches inside; alone it has no effect."""
     seed: NotNegative = 1234
-    """Seed of sampling and token dropping."""
+    """Seed of sampling and routing."""
     data_sampling: Section
     """Curriculum and loader, see below."""
     data_routing: Section
-    """Token dropping, see below."""
+    """Token dropping and other routes, see below."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,18 +220,10 @@ class DataSamplingKeys:
     """Batches in page-locked memory, for copies to a GPU."""
     dynamic_batching: Section
     """Refused when enabled: it cannot be composed with the curriculum sampler."""
+    mix: Section
+    """Weights of a blend's parts as functions of the tokens drawn, see below. Not given: the dataset's weights."""
     curriculum_learning: Section
     """Metrics, see below."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataRoutingKeys:
-    """`data_efficiency.data_routing`."""
-
-    enabled: bool = False
-    """Must agree with random_ltd.enabled; alone it has no effect."""
-    random_ltd: Section
-    """Random layerwise token dropping, see below."""
 
 
 def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
@@ -210,36 +240,51 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     curriculum_section = sampling_section.section("curriculum_learning")
     keys = faults.ask(lambda: section.read(DataEfficiencyKeys))
     sampling = faults.ask(lambda: sampling_section.read(DataSamplingKeys))
-    faults.ask(lambda: routing_section.read(DataRoutingKeys))
+    routing = faults.ask(lambda: routing_section.read(DataRoutingKeys))
     curriculum = faults.ask(lambda: read_curriculum(curriculum_section))
     seed = 0 if keys is None else keys.seed
-    dropping = faults.ask(lambda: read_random_ltd(routing_section.section("random_ltd"), seed))
+    routes = {
+        name: faults.ask(partial(route.read, routing_section.section(name), seed))
+        for name, route in ROUTES.items()
+    }
     if sampling is not None:
         faults.ask(partial(_refuse_dynamic_batching, sampling.dynamic_batching))
+    mix = None
+    if sampling is not None and "mix" in sampling_section:
+        mix = faults.ask(partial(read_mix, sampling.mix))
     for part in (section, sampling_section, routing_section):
         faults.ask(part.close)
     faults.refuse()
     assert sampling is not None
+    assert routing is not None
     assert curriculum is not None
-    found, (selections, length_plans, open_plans) = curriculum
-    has_curriculum = bool(selections or length_plans or open_plans)
-    is_on = has_curriculum or dropping is not None
+    found, metrics = curriculum
+    has_curriculum = bool(metrics.selections or metrics.length_plans or metrics.open_plans)
+    samples = has_curriculum or mix is not None
+    _refuse_sliding_beside(routes["random_ltd"], (*metrics.length_plans, *metrics.open_plans))
+    routes_on = [name for name, route in routes.items() if route is not None]
+    is_on = samples or bool(routes_on)
     _check_switch(section, on=is_on, inner="any technique in it")
-    _check_switch(sampling_section, on=has_curriculum, inner="curriculum_learning")
-    _check_switch(routing_section, on=dropping is not None, inner="random_ltd")
+    _check_switch(sampling_section, on=samples, inner="curriculum_learning")
+    _check_switch(
+        routing_section, on=bool(routes_on), inner=" and ".join(routes_on) or "random_ltd"
+    )
     return DataEfficiencyConfig(
         seed=seed,
         num_epochs=sampling.num_epochs,
         num_workers=sampling.num_workers,
         pin_memory=sampling.pin_memory,
-        selections=selections,
+        selections=metrics.selections,
+        order=metrics.order,
         random_rank=found.random_rank and has_curriculum,
-        length_plans=length_plans,
-        open_length_plans=open_plans,
+        mix=mix,
+        length_plans=metrics.length_plans,
+        open_length_plans=metrics.open_plans,
         metric_names=tuple(found.curriculum_metrics) if has_curriculum else (),
         sequence_axes=found.axes(curriculum_section.path),
         data_cluster_path=found.data_cluster_path,
-        random_ltd=dropping,
+        full_from_step=routing.full_from_step,
+        **routes,
     )
 
 
@@ -248,6 +293,15 @@ def _refuse_dynamic_batching(section: Section) -> None:
         raise ConfigError(
             f"{section.path}.enabled is true: batches of varying size cannot be composed with the "
             "curriculum sampler; remove the section"
+        )
+
+
+def _refuse_sliding_beside(dropping: object, plans: Sequence[LengthPlan | OpenLengthPlan]) -> None:
+    sliding = [plan.name for plan in plans if plan.action == "sliding_window"]
+    if dropping is not None and sliding:
+        raise ConfigError(
+            f"metric {sliding[0]!r} slides a window over the tokens of a row, and random_ltd drops some of them: "
+            "windows that are blocks (attention_window) go with it; use those, or disable random_ltd"
         )
 
 

@@ -11,9 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data_efficiency.config.curriculum import read_legacy_warm_up
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig, read_data_efficiency
 from data_efficiency.config.deepspeed_sections import DEEPSPEED_SECTIONS
+from data_efficiency.config.layer_dropout import (
+    layer_dropout_of_progressive,
+    read_layer_dropout,
+)
+from data_efficiency.config.legacy_warm_up import read_legacy_warm_up
 from data_efficiency.config.written import section_of
 from data_efficiency.files import read_json_object
 from data_efficiency.json_section import ConfigError, Faults, Given, Section, own_copy
@@ -91,6 +95,7 @@ def load_config(source: ConfigSource) -> Config:
     data_efficiency = ready or faults.ask(
         lambda: read_data_efficiency(section.section("data_efficiency"))
     )
+    data_efficiency, raw = _with_progressive_layer_drop(section, faults, data_efficiency, raw)
     legacy = section.take("curriculum_learning", None)
     warm_up = faults.ask(lambda: read_legacy_warm_up(section.section("curriculum_learning")))
     found = faults.ask(
@@ -118,6 +123,29 @@ def load_config(source: ConfigSource) -> Config:
         data_efficiency_json=json.loads(json.dumps(raw)),
         engine_sections=engine_sections,
     )
+
+
+def _with_progressive_layer_drop(
+    section: Section,
+    faults: Faults,
+    data_efficiency: DataEfficiencyConfig | None,
+    raw: dict[str, Any],
+) -> tuple[DataEfficiencyConfig | None, dict[str, Any]]:
+    """Our section, parsed and as it is written, with what `progressive_layer_drop` stands for in it."""
+    written = faults.ask(
+        lambda: layer_dropout_of_progressive(section.section("progressive_layer_drop"))
+    )
+    if written is None or data_efficiency is None:
+        return data_efficiency, raw
+    if data_efficiency.layer_dropout is not None:
+        raise ConfigError(
+            "progressive_layer_drop and data_efficiency.data_routing.layer_dropout are both enabled: keep the "
+            "second"
+        )
+    dropout = read_layer_dropout(Section(written, "progressive_layer_drop"), data_efficiency.seed)
+    routing = {**(raw.get("data_routing") or {}), "layer_dropout": written}
+    raw = {**raw, "data_routing": routing}
+    return replace(data_efficiency, layer_dropout=dropout), raw
 
 
 def read_json(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:

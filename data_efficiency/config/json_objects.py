@@ -4,33 +4,56 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, NamedTuple, get_args, get_type_hints
 
-from data_efficiency.config import curriculum, data_efficiency, file, random_ltd
+from data_efficiency.config import (
+    curriculum,
+    data_efficiency,
+    file,
+    layer_dropout,
+    legacy_warm_up,
+    mix,
+    order,
+    random_ltd,
+    routing,
+)
 from data_efficiency.field_docs import field_docs
 from data_efficiency.json_section import GIVEN, written_key
 from data_efficiency.schedule import DiscreteSchedule, RootSchedule
+from data_efficiency.schedule.exponential import ExponentialFall
 
 _SCHEDULE = "METRIC.schedule_config"
 _KEPT_LENGTH = "RANDOM_LTD.random_ltd_schedule"
+_KEPT_ROWS = "LAYER_DROPOUT.keep_schedule"
 PREFIXES = {
     "METRIC": "data_efficiency.data_sampling.curriculum_learning.curriculum_metrics.*",
     "RANDOM_LTD": "data_efficiency.data_routing.random_ltd",
+    "LAYER_DROPOUT": "data_efficiency.data_routing.layer_dropout",
 }
 """What the first words of places stand for."""
+KEPT_ROWS_NAMES = {name: name for name in ("total_curriculum_step", "difficulty_step")}
+"""Keys of a linear schedule of kept rows, as they are written."""
 JSON_OBJECTS: Sequence[tuple[str, type, Mapping[str, str]]] = (
     ("", file.Config, {}),
     ("data_efficiency", data_efficiency.DataEfficiencyKeys, {}),
     ("data_efficiency.data_sampling", data_efficiency.DataSamplingKeys, {}),
+    ("data_efficiency.data_sampling.mix", mix.MixKeys, {}),
     ("data_efficiency.data_sampling.curriculum_learning", curriculum.CurriculumKeys, {}),
+    ("data_efficiency.data_sampling.curriculum_learning.order", order.Order, {}),
     ("METRIC", curriculum.MetricKeys, {}),
     (_SCHEDULE, RootSchedule, {}),
     (_SCHEDULE, DiscreteSchedule, {}),
-    ("curriculum_learning", curriculum.LegacyCurriculumKeys, {}),
-    ("data_efficiency.data_routing", data_efficiency.DataRoutingKeys, {}),
+    ("curriculum_learning", legacy_warm_up.LegacyCurriculumKeys, {}),
+    ("progressive_layer_drop", layer_dropout.ProgressiveLayerDropKeys, {}),
+    ("data_efficiency.data_routing", routing.DataRoutingKeys, {}),
     ("RANDOM_LTD", random_ltd.RandomLTDKeys, {}),
     ("RANDOM_LTD", random_ltd.RandomLTDConfig, {}),
     (_KEPT_LENGTH, random_ltd.KeptLengthKeys, {}),
     (f"{_KEPT_LENGTH}.schedule_config", RootSchedule, random_ltd.KEPT_LENGTH_NAMES),
     ("RANDOM_LTD.layer_token_lr_schedule", random_ltd.LayerTokenLRKeys, {}),
+    ("LAYER_DROPOUT", layer_dropout.LayerDropoutKeys, {}),
+    ("LAYER_DROPOUT", layer_dropout.LayerDropoutConfig, {}),
+    (_KEPT_ROWS, layer_dropout.KeepScheduleKeys, {}),
+    (f"{_KEPT_ROWS}.schedule_config", RootSchedule, KEPT_ROWS_NAMES),
+    (f"{_KEPT_ROWS}.schedule_config", ExponentialFall, {}),
 )
 """Where an object stands in the file, the dataclass of its keys, and those that it writes otherwise."""
 

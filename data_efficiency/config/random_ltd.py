@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NoReturn, Self
 
 from data_efficiency.accounting import LearningRate
+from data_efficiency.config.spans import layers_in, read_spans
 from data_efficiency.json_section import (
     AUTO,
     FOUND,
@@ -20,6 +21,7 @@ from data_efficiency.schedule.protocol import Schedule
 from data_efficiency.schedule.registry import kept_length_kinds, read_schedule
 
 LengthUnit = Literal["tokens", "percent"]
+TokenScale = Literal["none", "inverse_keep", "length_ratio"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,10 @@ class RandomLTDConfig:
     random_ltd_layer_num: Annotated[int, AtLeast(1), FOUND]
     """Layers that drop tokens; must be the length of random_ltd_layer_id. "auto": that."""
     random_ltd_layer_id: Annotated[tuple[int, ...], FOUND]
-    """Which layers drop tokens, counted from 0 in the model's order. "auto": all but the first and the last."""
+    """Which layers drop tokens, counted from 0 in the model's order. "auto": all but the first and the last.
+    A list of lists names spans: the layers of each, one after the other, keep one subset of the tokens."""
+    spans: Given[tuple[tuple[int, ...], ...]] = ()
+    """The layers of each subset, where `random_ltd_layer_id` is a list of lists; empty: each layer alone."""
     model_mask_name: Annotated[str | None, FOUND]
     """Keyword under which a layer receives its attention mask, or null. "auto": as its `forward` calls it."""
     model_type: Annotated[Literal["decoder", "encoder"], FOUND] = "decoder"
@@ -46,9 +51,43 @@ class RandomLTDConfig:
     kept_length_unit: Given[LengthUnit] = "tokens"
     """Unit of the schedule; percent is of the sequence's present length, rounded down."""
     always_keep: tuple[int, ...] = ()
-    """Positions that no layer drops, such as [0] for a class token."""
+    """Positions that no layer drops, such as [0] for a class token or [0, 1, 2, 3] for the first tokens."""
+    always_keep_labelled: bool = False
+    """Positions with a label in the loss, such as masked tokens, are kept before all others, as far as the
+    kept length goes. The model must be given its `labels`."""
+    residual_scale: TokenScale = "none"
+    """What a dropping layer's change of a kept token is multiplied by: none (1), inverse_keep (1 / the chance that
+    a subset keeps this token), length_ratio (length / kept length)."""
     layer_token_lr: Given[LearningRate | None] = None
     """None: the learning rate does not follow layer tokens."""
+
+    @property
+    def subsets(self) -> tuple[tuple[int, ...], ...]:
+        """The layers of each subset of tokens: those of the spans, or each layer alone."""
+        return self.spans or tuple((layer,) for layer in self.random_ltd_layer_id)
+
+    def kept_length(self, step: int, sequence_length: int | None = None) -> int:
+        """Tokens that a dropping layer sees at `step`; a shorter sequence is kept whole.
+
+        Args:
+            step: optimizer steps finished, from 0.
+            sequence_length: needed where the schedule is in percent of it.
+
+        Raises:
+            ValueError: if the schedule gives less than 1 or less than the positions always kept, or
+                is in percent and no length is given.
+        """
+        value = self.schedule.difficulty(step)
+        if self.kept_length_unit == "percent":
+            if sequence_length is None:
+                raise ValueError("the random-LTD schedule is in percent: sequence_length is needed")
+            value = max(1, value * sequence_length // 100)
+        least = max(1, len(self.always_keep))
+        if value < least:
+            raise ValueError(
+                f"the random-LTD schedule gives {value} tokens at step {step}: at least {least}"
+            )
+        return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +177,7 @@ def filled_random_ltd(
     known = {
         "total_layer_num": AUTO if num_layers is None else num_layers,
         "random_ltd_layer_id": chosen,
-        "random_ltd_layer_num": len(chosen) if isinstance(chosen, list) else AUTO,
+        "random_ltd_layer_num": len(layers_in(chosen)) if isinstance(chosen, list) else AUTO,
         "model_mask_name": mask_name,
         "model_type": "decoder",
         "hidden_state_order": "batch_seq_dim",
@@ -185,9 +224,8 @@ class OpenRandomLTD:
             ConfigError: for whatever is wrong with what it says.
         """
         chosen = content.get("random_ltd_layer_id")
-        highest = (
-            max((i for i in chosen if type(i) is int), default=0) if isinstance(chosen, list) else 1
-        )
+        named = layers_in(chosen) if isinstance(chosen, list) else [1]
+        highest = max((i for i in named if type(i) is int), default=0)
         schedule = content.get("random_ltd_schedule")
         lowest = schedule.get("min_value") if isinstance(schedule, Mapping) else None
         trial = filled_random_ltd(
@@ -248,14 +286,19 @@ def _read_closed(
     content: Mapping[str, Any], seed: int, path: str, *, is_quiet: bool = False
 ) -> RandomLTDConfig:
     """The section, which says everything."""
-    section, faults = Section(content, path, is_quiet=is_quiet), Faults()
+    faults = Faults()
+    spans = faults.ask(lambda: read_spans(content.get("random_ltd_layer_id"), path)) or ()
+    chosen = content.get("random_ltd_layer_id")
+    if isinstance(chosen, list):
+        content = {**content, "random_ltd_layer_id": layers_in(chosen)}
+    section = Section(content, path, is_quiet=is_quiet)
     keys = faults.ask(lambda: section.read(RandomLTDKeys))
     schedules = Section(content.get("random_ltd_schedule") or {}, f"{path}.random_ltd_schedule")
     schedules.is_quiet = is_quiet
     kept = faults.ask(lambda: _kept_length(schedules))
     schedule, unit = kept or (None, "tokens")
     lr = None if keys is None else faults.ask(lambda: _layer_token_lr(keys.layer_token_lr_schedule))
-    given: dict[str, Any] = {"schedule": schedule, "seed": seed}
+    given: dict[str, Any] = {"schedule": schedule, "seed": seed, "spans": spans}
     given |= {"kept_length_unit": unit, "layer_token_lr": lr}
     config = faults.ask(lambda: section.read(RandomLTDConfig, **given))
     faults.ask(section.close)

@@ -1,12 +1,15 @@
 """A parsed configuration as the `data_efficiency` section that it is parsed from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, get_type_hints
 
 from data_efficiency.config.curriculum import LengthPlan, PacedMetric, Selection
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
+from data_efficiency.config.layer_dropout import LayerDropoutConfig
+from data_efficiency.config.order import SORTED
 from data_efficiency.config.random_ltd import KEPT_LENGTH_NAMES, OpenRandomLTD, RandomLTDConfig
+from data_efficiency.config.routing import ROUTES
 from data_efficiency.json_section import GIVEN, own_copy, written_key
 from data_efficiency.schedule.protocol import Schedule
 from data_efficiency.schedule.registry import kind_of
@@ -23,27 +26,35 @@ def section_of(config: DataEfficiencyConfig) -> dict[str, Any]:
     if is_curriculum:
         curriculum["curriculum_metrics"] = metrics
         curriculum["random_rank"] = config.random_rank
+    if config.order is not None:
+        curriculum["order"] = config.order.section()
     if config.data_cluster_path is not None:
         curriculum["data_cluster_path"] = config.data_cluster_path
     if config.sequence_axes is not None:
         curriculum["sequence_axes"] = {
             name: list(axes) for name, axes in config.sequence_axes.items()
         }
-    dropping = config.random_ltd
+    routes: dict[str, Any] = {
+        name: _ROUTE_WRITERS[name](getattr(config, name))
+        if name in config.routes
+        else {"enabled": False}
+        for name in ROUTES
+    }
+    if config.full_from_step is not None:
+        routes["full_from_step"] = config.full_from_step
+    samples = is_curriculum or config.mix is not None
     return {
-        "enabled": is_curriculum or dropping is not None,
+        "enabled": samples or bool(config.routes),
         "seed": config.seed,
         "data_sampling": {
-            "enabled": is_curriculum,
+            "enabled": samples,
             "num_epochs": config.num_epochs,
             "num_workers": config.num_workers,
             "pin_memory": config.pin_memory,
+            **({} if config.mix is None else {"mix": config.mix.section()}),
             "curriculum_learning": curriculum,
         },
-        "data_routing": {
-            "enabled": dropping is not None,
-            "random_ltd": {"enabled": False} if dropping is None else _random_ltd(dropping),
-        },
+        "data_routing": {"enabled": bool(config.routes), **routes},
     }
 
 
@@ -60,6 +71,8 @@ def _metric(config: DataEfficiencyConfig, name: str) -> dict[str, Any]:
     plan = next((one for one in config.length_plans if one.name == name), None)
     paced = selection or plan
     assert paced is not None
+    if selection is not None and selection.sorts:
+        return {"clustering_type": SORTED} | _selecting(selection)
     written = _paced(paced) | {
         "clustering_type": "single_cluster" if selection is None else "schedule_based"
     }
@@ -83,6 +96,8 @@ def _selecting(selection: Selection | None) -> dict[str, Any]:
         "index_to_metric_path": selection.values_path,
         "shuffle_index": selection.shuffle_index,
         "trust_order": selection.trust_order or None,
+        "window_size": selection.window_size,
+        "num_bands": selection.num_bands,
     }
     return written | {key: value for key, value in optional.items() if value is not None}
 
@@ -117,11 +132,14 @@ def _random_ltd(dropping: RandomLTDConfig | OpenRandomLTD) -> dict[str, Any]:
         "enabled": True,
         "total_layer_num": dropping.total_layer_num,
         "random_ltd_layer_num": dropping.random_ltd_layer_num,
-        "random_ltd_layer_id": list(dropping.random_ltd_layer_id),
+        "random_ltd_layer_id": [list(span) for span in dropping.spans]
+        or list(dropping.random_ltd_layer_id),
         "model_mask_name": dropping.model_mask_name,
         "model_type": dropping.model_type,
         "hidden_state_order": dropping.hidden_state_order,
         "always_keep": list(dropping.always_keep),
+        "always_keep_labelled": dropping.always_keep_labelled,
+        "residual_scale": dropping.residual_scale,
         "random_ltd_schedule": {
             "min_value": getattr(schedule, "min_difficulty", 1),
             "max_value": getattr(schedule, "max_difficulty", 1),
@@ -136,3 +154,25 @@ def _random_ltd(dropping: RandomLTDConfig | OpenRandomLTD) -> dict[str, Any]:
             "warmup_layer_tokens": dropping.layer_token_lr.warmup,
         }
     return written
+
+
+def _layer_dropout(dropout: LayerDropoutConfig) -> dict[str, Any]:
+    schedule: Any = dropout.schedule
+    return {
+        "enabled": True,
+        "rows_per_group": dropout.rows_per_group,
+        "layer_id": list(dropout.layer_id),
+        "depth": dropout.depth,
+        "residual_scale": dropout.residual_scale,
+        "keep_schedule": {
+            "min_value": getattr(schedule, "min_difficulty", 1),
+            "max_value": getattr(schedule, "max_difficulty", 100),
+            **_schedule(schedule),
+        },
+    }
+
+
+_ROUTE_WRITERS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+    "random_ltd": _random_ltd,
+    "layer_dropout": _layer_dropout,
+}

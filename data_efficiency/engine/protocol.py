@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from data_efficiency.accounting import Counters, LearningRate, ModelShape, StepShape
-from data_efficiency.config import Config, DataEfficiencyConfig, RandomLTDConfig
+from data_efficiency.config import Config, DataEfficiencyConfig, RoutingConfig
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.step import StepResult
 from data_efficiency.engine.whole_tensor import WholeTensor
@@ -19,14 +19,14 @@ Named = Mapping[str, Any]
 class TokenRouter(Protocol):
     """What an engine asks of a token router."""
 
-    settings: RandomLTDConfig
+    settings: RoutingConfig
     """Closed by the model."""
 
     def set_position(self, step: int, first_row: int, num_samples: int | None = None) -> None:
         """Say which step, and which sample of the global batch, the next forward starts at."""
 
     def last_shape(self) -> StepShape | None:
-        """Rows, length and kept length of the last training forward, as the layers saw them."""
+        """Rows and lengths of the last training forward, as the layers saw them."""
 
 
 class Engine(Protocol):
@@ -87,7 +87,7 @@ class Engine(Protocol):
         """Go to training, or evaluation."""
 
     def eval(self) -> Any:
-        """Go to evaluation: no token is dropped, nothing is counted."""
+        """Go to evaluation: nothing is dropped or skipped, nothing is counted."""
 
     def progress_state(self) -> dict[str, Any]:
         """Counters, the loader's position and schedules, as plain JSON data."""

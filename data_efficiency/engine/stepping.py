@@ -19,12 +19,13 @@ from data_efficiency.engine.step import (
     mean_losses,
     named,
     reduce_step,
+    refuse_ignored_windows,
     refuse_non_finite,
     shape_of_forward,
 )
 from data_efficiency.json_section import ConfigError, Section
 from data_efficiency.sampling.loader import CurriculumDataLoader
-from data_efficiency.sampling.sequence_length import map_tensors
+from data_efficiency.sampling.sequence_length import map_tensors, windows_of
 
 
 class Stepping:
@@ -90,13 +91,15 @@ class Stepping:
     def data_efficiency_config(self) -> DataEfficiencyConfig:
         """Our section of the JSON file, parsed; closed by the model once it is converted."""
         section, router = self.json_config.data_efficiency, self.random_ltd_scheduler
-        return section if router is None else replace(section, random_ltd=router.settings)
+        return section if router is None else section.with_routing(router.settings)
 
     @property
     def num_layers(self) -> int:
-        """Layers of the model, for counting; 1 where neither its shape nor random-LTD's settings tell."""
+        """Layers of the model, for counting; 1 where neither its shape nor its routes tell."""
         if self.model_shape is not None:
             return self.model_shape.num_layers
+        if self.random_ltd_scheduler is not None:
+            return self.random_ltd_scheduler.settings.num_layers
         dropping = self.data_efficiency_config.random_ltd
         return dropping.total_layer_num if isinstance(dropping, RandomLTDConfig) else 1
 
@@ -104,9 +107,13 @@ class Stepping:
         """Whether the JSON switches token dropping on."""
         return self.data_efficiency_config.random_ltd is not None
 
+    def routing_enabled(self) -> bool:
+        """Whether the JSON switches any route on: token dropping or layer dropout."""
+        return bool(self.data_efficiency_config.routes)
+
     def curriculum_learning_enabled(self) -> bool:
         """Whether the JSON switches curriculum sampling on."""
-        return bool(self.data_efficiency_config.schedules)
+        return bool(self.data_efficiency_config.schedules or self.data_efficiency_config.mix)
 
     def follow_learning_rate(self, rate: LearningRate) -> None:
         """Set each step's rate by a function of the counters of finished steps from now on.
@@ -384,12 +391,17 @@ class Stepping:
     def _note_forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Remember rows and length of a training forward."""
         self._shapes.append(shape_of_forward(self.random_ltd_scheduler, args, kwargs))
+        loader = self.training_dataloader
+        if loader is not None and loader.plan is not None:
+            plans, accepted = loader.sampler.config.length_plans, loader.plan.batch.difficulties
+            refuse_ignored_windows(windows_of(plans, accepted), self.module, kwargs)
 
     def _refuse_idle(self) -> None:
         """Raise ConfigError if something is switched on in the JSON and nobody carries it out."""
-        if self.random_ltd_enabled() and self.random_ltd_scheduler is None:
+        if self.routing_enabled() and self.random_ltd_scheduler is None:
+            routes = " and ".join(self.data_efficiency_config.routes)
             raise ConfigError(
-                "data_routing.random_ltd is enabled, but no layer drops tokens: call "
+                f"data_routing.{routes} is enabled, but no layer drops tokens or rows: call "
                 "convert_to_random_ltd(engine, LayerClass) before the first step, or disable it"
             )
         if not self.curriculum_learning_enabled():

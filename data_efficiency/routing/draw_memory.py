@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from weakref import ReferenceType
 
 import numpy as np
 import torch
@@ -10,21 +11,40 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 @dataclass(frozen=True, eq=False)
 class KeptDraw:
-    """The kept positions of one forward pass of the model."""
+    """The kept positions and rows of one forward pass of the model."""
 
     positions: torch.Tensor | None = None
-    """int64 [num_layers, num_rows, kept_length]; None: nothing is dropped."""
+    """int64 [num_subsets, num_rows, kept_length]; None: no token is dropped."""
     num_rows: int = 0
     sequence_length: int = 0
     place: tuple[int, int] | None = None
     """Step and number of the first row, which the subsets are a function of."""
     sizes: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0)))
     """[num_rows, sequence_length, 0]: as sizes of an array, compiled code does not take the two for constants."""
+    token_scale: torch.Tensor | None = None
+    """[num_subsets, num_rows or 1, kept_length or 1, 1]: what the layers' changes of kept tokens are multiplied by;
+    None: 1."""
+    rows: tuple[torch.Tensor | None, ...] = ()
+    """For each layer of the model the rows that it processes, int64 [kept rows] from 0, ascending; None: all.
+    Empty: no row skips a layer."""
+    row_scale: tuple[torch.Tensor | None, ...] = ()
+    """For each layer a scalar, what its changes of kept rows are multiplied by; None: 1."""
+    passing: dict[int, ReferenceType[torch.Tensor]] = field(default_factory=dict)
+    """Number of a subset -> hidden states at the beginning of its span, while the forward's graph lives."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every layer processes all tokens of all rows."""
+        return self.positions is None and not self.rows
+
+    def rows_of(self, layer: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The rows that a layer processes, and what its changes of them are multiplied by; None: all, and 1."""
+        return (self.rows[layer], self.row_scale[layer]) if self.rows else (None, None)
 
     def agrees_with(self, other: "KeptDraw") -> bool:
-        """Whether both draws keep the same tokens."""
-        if self.positions is None or other.positions is None:
-            return self.positions is other.positions
+        """Whether both draws keep the same tokens and rows."""
+        if self.is_whole or other.is_whole:
+            return self.is_whole and other.is_whole
         mine = (self.place, self.num_rows, self.sequence_length)
         return mine == (other.place, other.num_rows, other.sequence_length)
 

@@ -1,40 +1,72 @@
-"""What stands around each layer: it runs on the kept tokens only, the others pass by."""
+"""What stands around each layer: it runs on the kept tokens and rows only, the others pass by."""
 
 import inspect
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from data_efficiency.routing.draw_memory import KeptDraw
+from data_efficiency.routing.kept_only import KeptOnly
 from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
 from data_efficiency.routing.proof import form_of
 from data_efficiency.routing.router import Router
-from data_efficiency.routing.token_ops import put_back, take_kept
+from data_efficiency.routing.span import Span
+from data_efficiency.routing.token_ops import (
+    put_back,
+    put_rows_back,
+    scaled_change,
+    take_kept,
+    take_rows,
+)
 
 
 class LayerForward:
-    """A layer's `forward` with random-LTD around it.
+    """A layer's `forward` with its routes around it.
 
     Args:
-        number: place among the layers that drop; None for a layer that only passes on which forward
-            its hidden states belong to, so that several layers can be recomputed together.
+        layer_id: number among the model's layers, from 0.
+        span: the layers that it shares its subset of tokens with; None: it drops no tokens.
+        skips_rows: whether rows may skip it.
+
+    A layer with neither only passes on which forward its hidden states belong to, so that several layers can
+    be recomputed together.
     """
 
+    is_first = True
+    """Whether the sequence is cut before the layer, if it drops tokens."""
+    is_last = True
+    """Whether it is whole again behind it."""
+
     def __init__(
-        self, layer: nn.Module, interface: LayerInterface, router: Router, number: int | None
+        self,
+        layer: nn.Module,
+        interface: LayerInterface,
+        router: Router,
+        layer_id: int,
+        *,
+        span: Span | None = None,
+        skips_rows: bool = False,
     ) -> None:
         self.layer = layer
         self.original = layer.forward
         self.interface = interface
         self.router = router
-        self.number = number
+        self.layer_id = layer_id
+        self.span = span
+        self.skips_rows = skips_rows
+        self.rows: torch.Tensor | None = None
+        self.row_scale: torch.Tensor | None = None
+        """Those of the present forward's draw. Here, where code compiled once serves every layer: out of a list of
+        the draw's, each layer's number would be a constant, with code of its own."""
         self.was_called = False
         """Whether the present forward of the model has called the layer."""
         self.proved_forms: set[Any] = set()
         self.proved_length = 0
         """Tokens of the longest sequence that each of these forms of calls is proved for."""
+        self.forms_proved_for_rows: set[Any] = set()
         router.layers.append(self)
         parameters = list(inspect.signature(layer.forward).parameters.values())
         self.names = tuple(
@@ -43,25 +75,37 @@ class LayerForward:
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         )
 
+    @property
+    def is_routed(self) -> bool:
+        """Whether the layer may see less than all tokens of all rows."""
+        return self.span is not None or self.skips_rows
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the layer returns, its hidden states as long as those it was given."""
+        """What the layer returns; its hidden states are as long as those it was given, but within a span."""
+        return self._forward(args, kwargs)
+
+    def _forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self.layer.training:
             return self.original(*args, **kwargs)
         if not args or not isinstance(args[0], torch.Tensor):
             return self._without_hidden_states(args, kwargs)
         self._note_call()
         draw = self._draw(args[0])
-        if draw is None or draw.positions is None or self.number is None:
-            result = self.original(*args, **kwargs)
+        if draw is None or draw.positions is None or self.span is None:
+            result = self._call(draw, args, kwargs)
         else:
-            result = self._drop(draw.positions[self.number], args, kwargs)
+            result = self._drop(draw, draw.positions[self.span.number], args, kwargs)
         self._remember(draw, args[0], result)
         return result
 
     def needs_proof(self, length: int) -> bool:
         """Whether the layer is to drop tokens of sequences so long, and is not proved for them."""
-        drops_unproved = self.number is not None and not self.interface.proved
+        drops_unproved = self.span is not None and not self.interface.proved
         return drops_unproved and self.proved_length < length
+
+    def needs_proof_for_rows(self) -> bool:
+        """Whether rows are to skip the layer, and no call of it is proved for that."""
+        return self.skips_rows and not self.interface.proved and not self.forms_proved_for_rows
 
     def _note_call(self) -> None:
         """Raise ValueError if the layer was called before in this forward of the model."""
@@ -80,7 +124,7 @@ class LayerForward:
             self.router.remember(draw, hidden_states, _first(result))
 
     def _without_hidden_states(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.number is None:
+        if not self.is_routed:
             return self.original(*args, **kwargs)
         raise TypeError(
             f"{type(self.layer).__name__} was called without its hidden states as first positional "
@@ -94,7 +138,7 @@ class LayerForward:
             recall = torch.compiler.disable(router.recall)
             recalled: KeptDraw | None = recall(
                 hidden_states,
-                needed=self.number is not None,
+                needed=self.is_routed,
                 compiled=torch.compiler.is_compiling(),
             )
             return recalled
@@ -107,10 +151,10 @@ class LayerForward:
             # The compiler takes the draw's integers for constants: compared with them, the lengths of the
             # tensors would be constants too, and each would be compiled for. Sizes stay symbols.
             if router.shape_is_told and len(shape) == 3:
-                drawn = draw.sizes.shape
+                num_rows, length = draw.sizes.shape[0], self._length_given(draw)
                 if (
-                    drawn[0] == shape[interface.batch_axis]
-                    and drawn[1] == shape[interface.sequence_axis]
+                    num_rows == shape[interface.batch_axis]
+                    and length == shape[interface.sequence_axis]
                 ):
                     router.shape_is_final = True
                     return draw
@@ -121,32 +165,63 @@ class LayerForward:
         """The draw of this forward, made again if it does not fit hidden states of `shape`."""
         router, interface, name = self.router, self.interface, type(self.layer).__name__
         if len(shape) != 3:
-            if self.number is None:
+            if not self.is_routed:
                 return None
             raise ValueError(
                 f"{name} got hidden states of shape {shape}: must be three axes, batch, sequence and "
                 "hidden; random-LTD can drop no tokens of other layers"
             )
         seen = (shape[interface.batch_axis], shape[interface.sequence_axis])
-        if seen != (router.draw.num_rows, router.draw.sequence_length):
-            if self.number is None and router.shape_is_final:
+        draw = router.draw
+        if seen != (draw.num_rows, self._length_given(draw)):
+            if not self.is_routed and router.shape_is_final:
                 return None
             router.correct_shape(*seen, device, name)
         return router.draw
+
+    def _length_given(self, draw: KeptDraw) -> int:
+        """Tokens of the hidden states that the layer is called with."""
+        if self.is_first or draw.positions is None:
+            return draw.sizes.shape[1]
+        return draw.positions.shape[2]
 
     def shorten(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], positions: torch.Tensor
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments beside the hidden states as the tokens at `positions` need them.
 
+        Args:
+            args: the hidden states, of all tokens, first.
+
         Raises:
             ValueError, TypeError: as `LayerInterface.shorten`, naming the layer's class.
         """
         length = args[0].shape[self.interface.sequence_axis]
+        return self._changed(
+            args,
+            kwargs,
+            lambda name, value: self.interface.shorten(name, value, positions, length, self.layer),
+        )
 
-        def short(name: str, value: Any) -> Any:
-            return self.interface.shorten(name, value, positions, length, self.layer)
+    def choose_rows(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], rows: torch.Tensor
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments beside the hidden states as these rows need them.
 
+        Raises:
+            ValueError: as `LayerInterface.choose_rows`, naming the layer's class.
+        """
+        num_rows = args[0].shape[self.interface.batch_axis]
+        return self._changed(
+            args,
+            kwargs,
+            lambda name, value: self.interface.choose_rows(name, value, rows, num_rows, self.layer),
+        )
+
+    def _changed(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], short: Callable[[str, Any], Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments beside the hidden states, each as `short` makes it."""
         given = [*zip(self._names_of(args), args, strict=True)][1:]
         try:
             for name, value in (*given, *kwargs.items()):
@@ -164,31 +239,83 @@ class LayerForward:
             : len(args)
         ]
 
-    def _drop(self, positions: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        axis = self.interface.sequence_axis
+    def _drop(
+        self,
+        draw: KeptDraw,
+        positions: torch.Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """What the layer returns for the kept tokens; behind the last layer of a span, of all tokens."""
+        assert self.span is not None
+        axis, span = self.interface.sequence_axis, self.span
+        kept, passing = args[0], args[0]
+        if self.is_first:
+            passing, kept = take_kept(args[0], positions, axis)
+            span.enter(draw, passing, in_forward=self.router.in_forward)
+        else:
+            # For its shape: of all tokens, as the other arguments are.
+            shape = list(kept.shape)
+            shape[axis] = draw.sizes.shape[1]
+            args = (kept.new_empty(1).expand(shape), *args[1:])
         others, keywords = self.shorten(args, kwargs, positions)
         if not self.interface.proved:
             self._prove(args, kwargs)
-        passing, kept = take_kept(args[0], positions, axis)
+        result = self._call(draw, (kept, *others), keywords)
+        hidden = self.hidden_states_in(result, kept)
+        if draw.token_scale is not None:
+            scale = draw.token_scale[span.number]
+            hidden = scaled_change(kept, hidden, scale if axis == 1 else scale.transpose(0, 1))
+        if self.is_last:
+            if not self.is_first:
+                passing = span.leave(draw)
+            hidden = put_back(passing, hidden, positions, axis)
+        return _with_hidden_states(result, hidden, type(self.layer).__name__, kept.shape[axis])
+
+    def _call(self, draw: KeptDraw | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the layer itself returns, the rows that skip it unchanged."""
+        rows, scale = self.rows, self.row_scale
+        if not self.router.in_forward:  # recomputed
+            rows, scale = (None, None) if draw is None else draw.rows_of(self.layer_id)
+        if rows is None:
+            return self.original(*args, **kwargs)
+        axis = self.interface.batch_axis
+        others, keywords = self.choose_rows(args, kwargs, rows)
+        if not self.interface.proved:
+            self._prove_rows(args, kwargs)
+        passing, kept = take_rows(args[0], rows, axis)
         result = self.original(kept, *others, **keywords)
-        merged = put_back(passing, self.hidden_states_in(result, kept), positions, axis)
-        if not isinstance(result, tuple | list):
-            return merged
-        rest = self._without_kept_only(result[1:], kept.shape[axis])
-        parts = (merged, *rest)
-        return type(result)(*parts) if hasattr(result, "_fields") else type(result)(parts)
+        hidden = self.hidden_states_in(result, kept)
+        if scale is not None:
+            hidden = scaled_change(kept, hidden, scale)
+        whole = put_rows_back(passing, hidden, rows, axis)
+        return _with_hidden_states(result, whole, type(self.layer).__name__, kept.shape[axis])
 
     def _prove(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Have it proved that the layer may drop tokens, where that is not known for such a call."""
         router = self.router
         if not router.in_forward:  # recomputed
             return
-        form = form_of(((*zip(self._names_of(args), args, strict=True),), kwargs))
+        form = self._form_of(args, kwargs)
         if router.proof_is_due or form not in self.proved_forms:
             prove = router.proofs.prove
             if torch.compiler.is_compiling():
                 prove = torch.compiler.disable(prove)
             prove(self, form, args, kwargs)
+
+    def _prove_rows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Have it proved that rows may skip the layer, where that is not known for such a call."""
+        if not self.router.in_forward:  # recomputed
+            return
+        form = self._form_of(args, kwargs)
+        if self.router.proof_is_due or form not in self.forms_proved_for_rows:
+            prove = self.router.proofs.prove_rows
+            if torch.compiler.is_compiling():
+                prove = torch.compiler.disable(prove)
+            prove(self, form, args, kwargs)
+
+    def _form_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return form_of(((*zip(self._names_of(args), args, strict=True),), kwargs))
 
     def hidden_states_in(self, result: Any, given: torch.Tensor) -> torch.Tensor:
         """The hidden states in what the layer returned for those `given`.
@@ -210,21 +337,42 @@ class LayerForward:
             )
         return first
 
-    def _without_kept_only(self, results: Any, kept_length: int) -> Any:
-        """The results beside the hidden states; what goes with the kept tokens only must not be used."""
-        if not any(kept_length in tensor.shape for tensor in tensors_in(results)):
-            return results
-        unusable = KeptOnly(type(self.layer).__name__)
-        return tree_map_only(
-            torch.Tensor, lambda t: unusable if kept_length in t.shape else t, results
-        )
+
+class FirstOfSpan(LayerForward):
+    """The first layer of a span of several.
+
+    Code of its own, as of the classes below: so compiled code need not tell them apart, nor be compiled again for it.
+    """
+
+    is_last = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As `LayerForward`."""
+        return self._forward(args, kwargs)
+
+
+class WithinSpan(LayerForward):
+    """A layer of a span that is neither its first nor its last."""
+
+    is_first = is_last = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As `LayerForward`."""
+        return self._forward(args, kwargs)
+
+
+class LastOfSpan(LayerForward):
+    """The last layer of a span of several."""
+
+    is_first = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As `LayerForward`."""
+        return self._forward(args, kwargs)
 
 
 class PassingForward(LayerForward):
-    """A layer's `forward` that drops nothing and only passes on which forward it belongs to.
-
-    Code of its own, so that compiled code of the dropping layers need not tell the two apart.
-    """
+    """A layer's `forward` that drops nothing and only passes on which forward it belongs to."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the layer returns."""
@@ -237,28 +385,30 @@ class PassingForward(LayerForward):
         return result
 
 
-class KeptOnly:
-    """Stands for attention weights and the like of a dropping layer: an error as soon as it is used."""
+def forward_class(layer_id: int, span: Span | None, *, skips_rows: bool) -> type[LayerForward]:
+    """What stands around a layer of such routes."""
+    if span is None:
+        return LayerForward if skips_rows else PassingForward
+    is_first, is_last = layer_id == span.first, layer_id == span.last
+    kinds = (LayerForward, FirstOfSpan, WithinSpan, LastOfSpan)
+    return next(kind for kind in kinds if (kind.is_first, kind.is_last) == (is_first, is_last))
 
-    def __init__(self, name: str) -> None:
-        self._name = name
 
-    def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("__"):  # asked by Python itself, as in a copy
-            raise AttributeError(attribute)
-        self._refuse()
+def _with_hidden_states(result: Any, hidden: torch.Tensor, name: str, kept_size: int) -> Any:
+    """What a layer returned with other hidden states; what goes with the kept part only must not be used.
 
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        next(one for one in tree_leaves((args, kwargs)) if isinstance(one, KeptOnly))._refuse()
-
-    def _refuse(self, *_: Any) -> NoReturn:
-        raise ValueError(
-            f"{self._name} returned, beside the hidden states, a tensor that goes with the kept tokens "
-            "only: do not use attention weights or caches in training with random-LTD"
-        )
-
-    __add__ = __radd__ = __mul__ = __rmul__ = __getitem__ = __iter__ = __len__ = __bool__ = _refuse
+    Args:
+        name: of the layer's class.
+        kept_size: kept tokens or rows.
+    """
+    if not isinstance(result, tuple | list):
+        return hidden
+    rest = result[1:]
+    if any(kept_size in tensor.shape for tensor in tensors_in(rest)):
+        unusable = KeptOnly(name)
+        rest = tree_map_only(torch.Tensor, lambda t: unusable if kept_size in t.shape else t, rest)
+    parts = (hidden, *rest)
+    return type(result)(*parts) if hasattr(result, "_fields") else type(result)(parts)
 
 
 def _first(result: Any) -> Any:

@@ -33,7 +33,10 @@ class LayerInterface:
     """Name of a cache of earlier keys and values -> where the layer holds its own number in it, as
     dotted attributes. Layers that drop get no cache; one that holds keys is refused."""
     untouched: tuple[str, ...] = ()
-    """Tensors without an axis of this sequence, passed on as they are."""
+    """Tensors without an axis of this sequence, passed on as they are where tokens are dropped. Where rows skip
+    the layer, those that begin with the batch are cut to the other rows."""
+    without_rows: tuple[str, ...] = ()
+    """Those of them that have no batch axis, passed on as they are in any case."""
     complete: bool = False
     """Whether every tensor a layer takes is described. If not, an undescribed one is refused only if
     it has an axis as long as the sequence."""
@@ -71,9 +74,7 @@ class LayerInterface:
         if value is None or name in self.untouched:
             return value
         if self.is_cache(name, value):
-            path = self.caches.get(name)
-            number = _own_number(layer) if path is None else attrgetter(path)(layer)
-            return _refuse_filled_cache(name, value, number)
+            return self._refuse_filled(name, value, layer)
         if name in self.token_tables:
             if isinstance(value, tuple):
                 return tuple(
@@ -86,6 +87,51 @@ class LayerInterface:
             self._refuse_undescribed(name, value, sequence_length)
             return value
         return _gather(name, value, positions, axes, sequence_length, name not in self.token_tables)
+
+    def choose_rows(
+        self,
+        name: str,
+        value: Any,
+        rows: torch.Tensor,
+        num_rows: int,
+        layer: nn.Module | None = None,
+    ) -> Any:
+        """The argument as the rows need it that do not skip the layer.
+
+        Args:
+            name: of the argument.
+            value: what the caller gave; what is the same for all rows comes back as it is.
+            rows: the rows that the layer processes, int64 [kept rows].
+            num_rows: rows of the batch.
+            layer: whose argument it is; needed for caches.
+
+        Raises:
+            ValueError: for a described tensor whose first axis is not the batch, a cache that is not empty,
+                and a tensor that is not described and may have a batch axis.
+        """
+        if value is None or name in self.without_rows:
+            return value
+        if self.is_cache(name, value):
+            return self._refuse_filled(name, value, layer)
+        if name in self.token_tables and isinstance(value, tuple):
+            return tuple(self.choose_rows(name, one, rows, num_rows, layer) for one in value)
+        described = (*self.token_tables, *self.masks, *self.cross_masks, *self.untouched)
+        if name not in described:
+            self._refuse_undescribed(name, value, num_rows, "rows of the batch")
+            return value
+        if not isinstance(value, torch.Tensor) or value.dim() == 0 or value.shape[0] == 1:
+            return value
+        if value.shape[0] != num_rows:
+            raise ValueError(
+                f"argument {name} has shape {tuple(value.shape)}: the first axis must be the batch of "
+                f"{num_rows} rows, or 1"
+            )
+        return value.index_select(0, rows)
+
+    def _refuse_filled(self, name: str, value: Any, layer: nn.Module | None) -> None:
+        path = self.caches.get(name)
+        number = _own_number(layer) if path is None else attrgetter(path)(layer)
+        _refuse_filled_cache(name, value, number)
 
     def is_cache(self, name: str, value: Any) -> bool:
         """Whether an argument is described as a cache, or looks like one of Hugging Face's."""
@@ -108,12 +154,14 @@ class LayerInterface:
             )
         return axes[:-1] if name in self.cross_masks else axes
 
-    def _refuse_undescribed(self, name: str, value: Any, sequence_length: int) -> None:
+    def _refuse_undescribed(
+        self, name: str, value: Any, size: int, what: str = "tokens of the sequence"
+    ) -> None:
         for tensor in tensors_in(value):
-            if sequence_length in tensor.shape or (self.complete and tensor.dim() > 0):
+            if size in tensor.shape or (self.complete and tensor.dim() > 0):
                 raise ValueError(
                     f"argument {name} holds a tensor of shape {tuple(tensor.shape)}, but nothing says "
-                    f"whether it goes with the {sequence_length} tokens of the sequence: name a mask in "
+                    f"whether it goes with the {size} {what}: name a mask in "
                     "model_mask_name, or give convert_to_random_ltd a LayerInterface of the layer"
                 )
 
@@ -149,7 +197,7 @@ def _gather(
 
 
 def _refuse_filled_cache(name: str, cache: Any, number: int | None) -> None:
-    """None in place of an empty cache."""
+    """None in place of an empty cache; ValueError for another."""
     if hasattr(cache, "get_seq_length"):
         length = int(cache.get_seq_length(number))
     elif isinstance(cache, tuple | list):

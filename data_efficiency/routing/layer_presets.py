@@ -14,6 +14,7 @@ _BY_POSITION = LayerInterface(
     cross_masks=("encoder_attention_mask",),
     token_tables={"position_ids": 1, "position_embeddings": 1},
     untouched=("encoder_hidden_states", "cache_position"),
+    without_rows=("cache_position",),
     complete=True,
 )
 _HUGGING_FACE = (
@@ -51,7 +52,9 @@ _HUGGING_FACE = (
 
 PRESETS: dict[str, LayerInterface] = {
     "megatron.model.transformer.TransformerLayer": LayerInterface(
-        masks=("attention_mask",), token_tables={"rotary_cos": 1, "rotary_sin": 1}, complete=True
+        masks=("attention_mask",),
+        token_tables={"rotary_cos": 1, "rotary_sin": 1, "window_positions": 1},
+        complete=True,
     ),
     "timm.models.vision_transformer.Block": LayerInterface(masks=("attn_mask",), complete=True),
 } | {
@@ -120,8 +123,11 @@ def _is_of_transformers(layer_class: type) -> bool:
     return bool(packages & {"transformers", "transformers_modules"})
 
 
-def interface_of(layer_class: type, settings: RandomLTDConfig) -> LayerInterface:
+def interface_of(layer_class: type, settings: RandomLTDConfig | None) -> LayerInterface:
     """The preset of the class or of a class it derives from; else what the JSON says.
+
+    Args:
+        settings: None where no token is dropped; then a mask is what the class calls so.
 
     For other classes of transformers, arguments mean what they do there; whether that is all of it, the
     proof at the first forward tells.
@@ -131,9 +137,10 @@ def interface_of(layer_class: type, settings: RandomLTDConfig) -> LayerInterface
         return replace(preset, proved=True)
     usual = _is_of_transformers(layer_class)
     base = replace(_BY_POSITION, complete=False) if usual else LayerInterface()
-    mask = settings.model_mask_name
+    mask = mask_name_of(layer_class) if settings is None else settings.model_mask_name
+    is_batch_first = settings is None or settings.hidden_state_order == "batch_seq_dim"
     return replace(
         base,
-        sequence_axis=1 if settings.hidden_state_order == "batch_seq_dim" else 0,
+        sequence_axis=1 if is_batch_first else 0,
         masks=base.masks if mask is None or mask in base.masks else (*base.masks, mask),
     )

@@ -1,9 +1,11 @@
-"""The proof that a layer may drop tokens, made when it first does so.
+"""The proof that a layer may drop tokens, or rows skip it, made when that first happens.
 
 A layer may drop tokens if its output on the kept tokens alone is what it gives for them within the whole
 sequence when nobody may look at the dropped ones. The second side comes from the layer's own code, run on
 all tokens while every softmax over keys leaves the dropped ones out. Whatever mixes tokens in another way,
 or asks how far apart two tokens are without being told their positions, makes the two sides differ.
+
+Rows may skip a layer if it gives the other rows the same without them.
 
 Both sides run in float32 on a copy with random weights: what a fresh model holds at zero, such as a table
 of relative positions or a scale of the layer's update, would hide a difference. So nothing of the model
@@ -18,11 +20,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from data_efficiency.routing.layer_copy import are_alike, copy_with_random_weights
 from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
+from data_efficiency.routing.only_kept import OnlyKept
 from data_efficiency.routing.token_ops import gather_tokens
 
 TOLERANCE = 1e-4
@@ -40,14 +42,20 @@ class Droppable(Protocol):
     layer: nn.Module
     original: Callable[..., Any]
     interface: LayerInterface
-    number: int | None
+    layer_id: int
     proved_forms: set[Any]
     proved_length: int
+    forms_proved_for_rows: set[Any]
 
     def shorten(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], positions: torch.Tensor
     ) -> Arguments:
         """The arguments beside the hidden states as the tokens at `positions` need them."""
+
+    def choose_rows(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], rows: torch.Tensor
+    ) -> Arguments:
+        """The arguments beside the hidden states as these rows need them."""
 
     def hidden_states_in(self, result: Any, given: torch.Tensor) -> torch.Tensor:
         """The hidden states in what the layer returned for those `given`."""
@@ -56,10 +64,10 @@ class Droppable(Protocol):
 class Proofs:
     """What is proved of a model's layers: each kind of layer once for a form of calls and a length."""
 
-    def __init__(self, layer_ids: tuple[int, ...], always_keep: tuple[int, ...]) -> None:
-        self._layer_ids = layer_ids
+    def __init__(self, always_keep: tuple[int, ...]) -> None:
         self._always_keep = always_keep
         self._proved: list[tuple[Droppable, Any, int]] = []
+        self._proved_for_rows: list[tuple[Droppable, Any]] = []
 
     def prove(
         self, dropping: Droppable, form: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -72,16 +80,30 @@ class Proofs:
         if form in dropping.proved_forms:
             return
         if not any(
-            form == other_form and length <= other_length and self._are_alike(other, dropping)
+            form == other_form and length <= other_length and _are_alike(other, dropping)
             for other, other_form, other_length in self._proved
         ):
             prove(dropping, args, kwargs, self._always_keep)
             self._proved.append((dropping, form, length))
         dropping.proved_forms.add(form)
 
-    def _are_alike(self, first: Droppable, second: Droppable) -> bool:
-        numbers = [self._layer_ids[one.number] for one in (first, second) if one.number is not None]
-        return are_alike(first.layer, second.layer, numbers[1] - numbers[0])
+    def prove_rows(
+        self, skipped: Droppable, form: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Raise ValueError unless rows may skip the layer in calls of this form."""
+        if form in skipped.forms_proved_for_rows:
+            return
+        if not any(
+            form == other_form and _are_alike(other, skipped)
+            for other, other_form in self._proved_for_rows
+        ):
+            prove_rows(skipped, args, kwargs)
+            self._proved_for_rows.append((skipped, form))
+        skipped.forms_proved_for_rows.add(form)
+
+
+def _are_alike(first: Droppable, second: Droppable) -> bool:
+    return are_alike(first.layer, second.layer, second.layer_id - first.layer_id)
 
 
 def form_of(value: Any) -> Any:
@@ -136,13 +158,30 @@ def _difference(
     kept = torch.zeros(num_rows, length, dtype=torch.bool, device=hidden.device)
     kept.scatter_(1, positions, True)
     short = _shortened(dropping, arguments, positions)
-    sides = []
-    for what, mode, (args, kwargs) in (
-        (f"{length} tokens", _OnlyKept(kept), arguments),
-        (f"{positions.shape[1]} of {length} tokens", _OnlyKept(None), short),
-    ):
+    sides = _outputs(
+        dropping,
+        (f"{length} tokens", OnlyKept(kept), arguments),
+        (f"{positions.shape[1]} of {length} tokens", OnlyKept(None), short),
+    )
+    if isinstance(sides, str):
+        return sides
+    whole = gather_tokens(sides[0], positions, axis, 1 - axis)
+    gap = _gap(whole, sides[1], short[0][0])
+    if gap is None:
+        return None
+    return (
+        f"its output at the {positions.shape[1]} kept of {length} tokens is not what the whole layer gives "
+        f"when nobody looks at the dropped ones ({gap}): it mixes tokens other than by a softmax over keys, "
+        "or makes positions or masks itself"
+    )
+
+
+def _outputs(layer: Droppable, *calls: tuple[str, OnlyKept, Arguments]) -> list[torch.Tensor] | str:
+    """The hidden states that each call gives, in float32; what went wrong, if something did."""
+    found = []
+    for what, mode, (args, kwargs) in calls:
         # A new copy for each side: layers may change themselves in a call.
-        forward = copy_with_random_weights(dropping.layer, dropping.original, hidden.device)
+        forward = copy_with_random_weights(layer.layer, layer.original, args[0].device)
         if forward is None:
             return "its forward was replaced by a function that is no method of it"
         try:
@@ -150,17 +189,50 @@ def _difference(
                 result = forward(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - whatever a foreign layer raises
             return f"called with {what} it raised {type(error).__name__}: {_one_line(error)}"
-        sides.append(dropping.hidden_states_in(result, args[0]).float())
-    whole = gather_tokens(sides[0], positions, axis, 1 - axis)
-    gap = (whole - sides[1]).abs().max().item()
-    size = (whole - short[0][0]).abs().max().item()
+        found.append(layer.hidden_states_in(result, args[0]).float())
+    return found
+
+
+def _gap(whole: torch.Tensor, part: torch.Tensor, given: torch.Tensor) -> str | None:
+    """How far apart two outputs are for the same hidden states; None: no farther than rounding explains."""
+    gap = (whole - part).abs().max().item()
+    size = (whole - given).abs().max().item()
     if gap <= TOLERANCE * size or gap == 0:
         return None
-    return (
-        f"its output at the {positions.shape[1]} kept of {length} tokens is not what the whole layer gives "
-        f"when nobody looks at the dropped ones (difference {gap:.1e}, the layer's own change {size:.1e}): "
-        "it mixes tokens other than by a softmax over keys, or makes positions or masks itself"
-    )
+    return f"difference {gap:.1e}, the layer's own change {size:.1e}"
+
+
+def prove_rows(skipped: Droppable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise ValueError naming the layer's class unless rows may skip the layer in such calls.
+
+    A row may skip a layer if the others' output is the same with and without it. Arguments are as of `prove`.
+    """
+    axis = skipped.interface.batch_axis
+    num_rows = args[0].shape[axis]
+    rows = torch.arange(0, num_rows, 2, device=args[0].device)
+    with _undisturbed(args[0].device):
+        arguments = _first_rows(args, kwargs, axis, num_rows)
+        others, keywords = skipped.choose_rows(*arguments, rows)
+        given = arguments[0][0].index_select(axis, rows)
+        sides = _outputs(
+            skipped,
+            (f"{num_rows} rows", OnlyKept(None), arguments),
+            (f"{len(rows)} of {num_rows} rows", OnlyKept(None), ((given, *others), keywords)),
+        )
+        problem = sides if isinstance(sides, str) else None
+        if not isinstance(sides, str):
+            gap = _gap(sides[0].index_select(axis, rows), sides[1], given)
+            problem = (
+                None
+                if gap is None
+                else (f"its output for a row depends on the other rows of the batch ({gap})")
+            )
+    if problem is not None:
+        raise ValueError(
+            f"rows may not skip {type(skipped.layer).__name__}: {problem}. Leave such layers out of "
+            "layer_dropout.layer_id, describe how they are called in a LayerInterface, or, if you have tested that "
+            "it is right for the class, say so with LayerInterface(proved=True)"
+        )
 
 
 def _with_a_length_of_its_own(dropping: Droppable, arguments: Arguments) -> Arguments:
@@ -260,86 +332,3 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
             for matmul, precision in zip(matmuls, precisions, strict=True):
                 matmul.fp32_precision = precision
             random.setstate(state)
-
-
-_MOST_SCORES = 1 << 22
-"""Scores of attention that are held at once: so few stay in a processor's cache."""
-_RANDOM = {
-    *("bernoulli", "bernoulli_", "rand", "rand_like", "uniform", "uniform_", "exponential_"),
-    *("normal", "normal_", "randn", "randn_like"),
-}
-
-
-class _OnlyKept(TorchDispatchMode):
-    """Every softmax over keys leaves the dropped ones out, and nothing is random.
-
-    Args:
-        kept: which keys are kept, bool [rows, sequence]; None: all.
-    """
-
-    def __init__(self, kept: torch.Tensor | None) -> None:
-        super().__init__()
-        self.kept = kept
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        name = func.overloadpacket.__name__
-        if name in ("_softmax", "_safe_softmax", "_log_softmax"):
-            scores, axis = self._without_dropped(args[0], args[1] % max(1, args[0].dim())), args[1]
-            result = func(scores, axis, *args[2:], **kwargs)
-            # A dropped query may be left without any key.
-            return (
-                result if scores is args[0] or name == "_log_softmax" else result.nan_to_num_(0.0)
-            )
-        if "scaled_dot_product" in name and not name.endswith("_backward"):
-            return self._attention(func, args, kwargs)
-        if name == "native_dropout":
-            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
-        result = func(*args, **kwargs)
-        if name in _RANDOM:
-            # Any constant is as good as noise; of dropout, what the kept values are divided by.
-            result.fill_(args[1] if name.startswith("bernoulli") and len(args) > 1 else 1)
-        return result
-
-    def _attention(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A fused kernel's result by plain operators, for a part of the queries at a time."""
-        names = [argument.name for argument in func._schema.arguments]
-        given = dict(zip(names, args, strict=False)) | kwargs
-        query, key, value = (given[name] for name in ("query", "key", "value"))
-        groups = query.shape[-3] // key.shape[-3]
-        key, value = (tensor.repeat_interleave(groups, -3) for tensor in (key, value))
-        mask, scale = given.get("attn_mask", given.get("attn_bias")), given.get("scale")
-        query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
-        keys = torch.arange(key.shape[-2], device=key.device)
-        parts = []
-        for first in range(0, query.shape[-2], size := max(1, _MOST_SCORES // key[..., 0].numel())):
-            scores = query[..., first : first + size, :] @ key.transpose(-1, -2)
-            if given.get("is_causal"):
-                queries = first + torch.arange(scores.shape[-2], device=key.device)
-                scores.masked_fill_(queries[:, None] < keys, float("-inf"))
-            if mask is not None:
-                part = mask if mask.shape[-2] == 1 else mask[..., first : first + size, :]
-                is_bool = part.dtype == torch.bool
-                scores = scores.masked_fill(~part, float("-inf")) if is_bool else scores + part
-            scores = self._without_dropped(scores, scores.dim() - 1)
-            parts.append(scores.softmax(-1).nan_to_num_(0.0) @ value)
-        context = torch.cat(parts, -2)
-        returns, tensor = func._schema.returns, torch._C.TensorType.get()
-        if len(returns) == 1:
-            return context
-        return tuple(context if part.type.isSubtypeOf(tensor) else 0 for part in returns)
-
-    def _without_dropped(self, scores: torch.Tensor, axis: int) -> torch.Tensor:
-        """The scores, -inf at dropped keys if `axis` goes over the sequence and perhaps a sink behind it."""
-        if self.kept is None or scores.dim() < 3 or axis == 0:
-            return scores
-        (num_rows, length), size = self.kept.shape, scores.shape[axis]
-        if size - length not in (0, 1) or scores.shape[0] % num_rows:
-            return scores
-        kept = nn.functional.pad(self.kept, (0, size - length), value=True)
-        kept = kept.repeat_interleave(scores.shape[0] // num_rows, 0)
-        shape = [scores.shape[0]] + [1] * (scores.dim() - 1)
-        shape[axis] = size
-        return scores.masked_fill(~kept.view(shape), float("-inf"))

@@ -16,8 +16,16 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from data_efficiency.config import ConfigSource, OpenRandomLTD, RandomLTDConfig, load_config
-from data_efficiency.routing.dropping_layer import LayerForward, PassingForward
+from data_efficiency.config import (
+    ConfigSource,
+    DataEfficiencyConfig,
+    LayerDropoutConfig,
+    OpenRandomLTD,
+    RandomLTDConfig,
+    RoutingConfig,
+    load_config,
+)
+from data_efficiency.routing.dropping_layer import LayerForward, forward_class
 from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
 from data_efficiency.routing.layer_presets import interface_of, is_as_shipped, mask_name_of
 from data_efficiency.routing.proof import uncompiled
@@ -27,7 +35,7 @@ from data_efficiency.token_names import rows_and_length
 logger = logging.getLogger(__name__)
 
 ModelOrEngine = TypeVar("ModelOrEngine")
-AnyConfig = RandomLTDConfig | OpenRandomLTD | ConfigSource
+AnyConfig = RandomLTDConfig | OpenRandomLTD | LayerDropoutConfig | ConfigSource
 
 
 def convert_to_random_ltd(
@@ -37,7 +45,9 @@ def convert_to_random_ltd(
     *,
     interface: LayerInterface | None = None,
 ) -> ModelOrEngine:
-    """The same model or engine, its chosen layers now dropping tokens in training.
+    """The same model or engine, its layers now on the routes of the configuration in training.
+
+    That is random-LTD, alone or in spans, and layer dropout: whatever `data_routing` switches on.
 
     Layers are numbered from 0 in the order of `named_modules()` among the instances of `layer_class`;
     an instance inside another one belongs to the outer one. The router is set as attribute
@@ -46,16 +56,16 @@ def convert_to_random_ltd(
 
     Args:
         model_or_engine: a module, a wrapper with the module as attribute `module`, or an engine.
-        config: random-LTD settings, or whatever `load_config` takes; what it leaves open the model says.
+        config: settings of a route, or whatever `load_config` takes; what it leaves open the model says.
             An engine has its own.
         interface: how the layers are called, for a class that is not among the presets and has more
             than one mask or any table of positions.
 
     Raises:
-        ValueError: if the layers do not fit the settings, random-LTD is not in the settings, the
+        ValueError: if the layers do not fit the settings, no route is in the settings, the
             model is converted already, or it runs in a way that dropping would silently break.
     """
-    open_or_closed = _settings(model_or_engine, config)
+    settings = _settings(model_or_engine, config)
     root: Any = model_or_engine
     while isinstance(getattr(root, "module", None), nn.Module):
         _refuse_wrapper(root)
@@ -64,21 +74,22 @@ def convert_to_random_ltd(
         raise TypeError(f"a {type(model_or_engine).__name__} is neither a module nor has one")
     _refuse_wrapper(root)
     layers = list(_outermost_instances(root, layer_class))
-    settings = _closed(open_or_closed, layers, layer_class, interface)
-    _check_layers(layers, layer_class, settings)
+    routing = _closed(settings, layers, layer_class, interface)
+    _check_layers(layers, layer_class, routing)
     _refuse_attention_kernels(layers)
-    _refuse_mixers(root, layers, settings)
+    _refuse_mixers(root, layers, routing)
     if interface is None:
-        interface = interface_of(layer_class, settings)
+        interface = interface_of(layer_class, routing.random_ltd)
         interface = replace(interface, proved=interface.proved and all(map(is_as_shipped, layers)))
     elif interface.proved:
         logger.warning("%s drops tokens unproved: its interface says proved", layer_class.__name__)
-    router = Router(settings)
-    _follow_layer_tokens(model_or_engine, settings)
-    numbers = {layer: number for number, layer in enumerate(sorted(settings.random_ltd_layer_id))}
+    router = Router(routing)
+    _follow_layer_tokens(model_or_engine, routing.random_ltd)
+    spans = {layer: span for span in router.spans for layer in range(span.first, span.last + 1)}
     for layer_id, layer in enumerate(layers):
-        kind = LayerForward if layer_id in numbers else PassingForward
-        layer.forward = kind(layer, interface, router, numbers.get(layer_id))
+        span, skips = spans.get(layer_id), layer_id in routing.skipped_layers
+        kind = forward_class(layer_id, span, skips_rows=skips)
+        layer.forward = kind(layer, interface, router, layer_id, span=span, skips_rows=skips)
     if not interface.proved:
         root.forward = _ForwardThatProves(root, router)
     root.register_forward_pre_hook(_BeginForward(router), prepend=True, with_kwargs=True)
@@ -89,9 +100,9 @@ def convert_to_random_ltd(
     return model_or_engine
 
 
-def _follow_layer_tokens(model_or_engine: Any, settings: RandomLTDConfig) -> None:
+def _follow_layer_tokens(model_or_engine: Any, settings: RandomLTDConfig | None) -> None:
     """Let an engine's learning rate follow layer tokens, where the settings ask for it."""
-    if settings.layer_token_lr is None:
+    if settings is None or settings.layer_token_lr is None:
         return
     if not hasattr(model_or_engine, "follow_learning_rate"):
         raise ValueError(
@@ -135,35 +146,44 @@ def _refuse_attention_kernels(layers: list[nn.Module]) -> None:
 
 
 def _closed(
-    settings: RandomLTDConfig | OpenRandomLTD,
+    settings: DataEfficiencyConfig,
     layers: Sequence[nn.Module],
     layer_class: type[nn.Module],
     interface: LayerInterface | None,
-) -> RandomLTDConfig:
-    """The settings with what the layers say of them.
+) -> RoutingConfig:
+    """The routes, with what the layers say of them.
 
     Raises:
-        ConfigError: if something stays open.
+        ConfigError: if something stays open, or does not go with the layers.
     """
-    if isinstance(settings, RandomLTDConfig):
-        return settings
     if not layers:
         raise ValueError(f"the model has no layer of class {layer_class.__name__}")
-    is_described = interface is not None
-    mask = None if is_described else mask_name_of(layer_class)
-    found = settings.closed(num_layers=len(layers), mask_name=mask)
+    found = settings.random_ltd
     if isinstance(found, OpenRandomLTD):
-        found.refuse()
-    logger.info(
-        "random-LTD in the layers %s of %d, kept length %s",
-        list(found.random_ltd_layer_id),
-        found.total_layer_num,
-        found.schedule.describe(),
-    )
-    return found
+        is_described = interface is not None
+        mask = None if is_described else mask_name_of(layer_class)
+        found = found.closed(num_layers=len(layers), mask_name=mask)
+    if isinstance(found, RandomLTDConfig):
+        _check_random_ltd(layers, layer_class, found)
+        logger.info(
+            "random-LTD in the layers %s of %d, kept length %s",
+            list(map(list, found.spans)) or list(found.random_ltd_layer_id),
+            found.total_layer_num,
+            found.schedule.describe(),
+        )
+    routing = replace(settings, random_ltd=found).routing(len(layers))
+    assert routing is not None
+    if routing.layer_dropout is not None:
+        logger.info(
+            "layer dropout in %d layers, percent of rows kept in the last: %s",
+            len(routing.skipped_layers),
+            routing.layer_dropout.schedule.describe(),
+        )
+    return routing
 
 
-def _settings(model_or_engine: object, config: AnyConfig | None) -> RandomLTDConfig | OpenRandomLTD:
+def _settings(model_or_engine: object, config: AnyConfig | None) -> DataEfficiencyConfig:
+    """The section that names at least one route."""
     found: Any = config
     if found is None:
         found = getattr(model_or_engine, "data_efficiency_config", None)
@@ -172,11 +192,15 @@ def _settings(model_or_engine: object, config: AnyConfig | None) -> RandomLTDCon
                 f"config is missing: a bare {type(model_or_engine).__name__} has none of its own"
             )
     if isinstance(found, RandomLTDConfig | OpenRandomLTD):
-        return found
-    dropping = load_config(found).data_efficiency.random_ltd
-    if dropping is None:
-        raise ValueError("data_efficiency.data_routing.random_ltd is missing or not enabled")
-    return dropping
+        return DataEfficiencyConfig(random_ltd=found)
+    if isinstance(found, LayerDropoutConfig):
+        return DataEfficiencyConfig(layer_dropout=found)
+    section = load_config(found).data_efficiency
+    if not section.routes:
+        raise ValueError(
+            "data_efficiency.data_routing.random_ltd is missing or not enabled, and so is every other route"
+        )
+    return section
 
 
 def _outermost_instances(module: nn.Module, layer_class: type[nn.Module]) -> Iterator[nn.Module]:
@@ -195,16 +219,29 @@ def _outermost_instances(module: nn.Module, layer_class: type[nn.Module]) -> Ite
 
 
 def _check_layers(
-    layers: list[nn.Module], layer_class: type[nn.Module], settings: RandomLTDConfig
+    layers: list[nn.Module], layer_class: type[nn.Module], routing: RoutingConfig
 ) -> None:
-    name = layer_class.__name__
-    ids = settings.random_ltd_layer_id
     if any(isinstance(layer.forward, LayerForward) for layer in layers):
         raise ValueError("the model is converted to random-LTD already: convert it once")
+    mask = None if routing.random_ltd is None else routing.random_ltd.model_mask_name
+    parameters = inspect.signature(layer_class.forward).parameters
+    takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
+    if mask is not None and mask not in parameters and not takes_any:
+        raise ValueError(
+            f"model_mask_name is {mask!r}, but {layer_class.__name__}.forward has no such argument; it takes "
+            f"{', '.join(list(parameters)[1:])}"
+        )
+
+
+def _check_random_ltd(
+    layers: Sequence[nn.Module], layer_class: type[nn.Module], settings: RandomLTDConfig
+) -> None:
+    """Raise ValueError for numbers of layers that cannot be, or that the model does not have."""
+    ids = settings.random_ltd_layer_id
     if len(layers) != settings.total_layer_num:
         raise ValueError(
             f"total_layer_num is {settings.total_layer_num}, but the model has {len(layers)} layers "
-            f"of class {name}"
+            f"of class {layer_class.__name__}"
         )
     if len(set(ids)) != len(ids):
         raise ValueError(f"random_ltd_layer_id is {list(ids)}: names a layer twice")
@@ -217,27 +254,27 @@ def _check_layers(
         raise ValueError(
             f"random_ltd_layer_id is {list(ids)}: each must be at least 0 and below {len(layers)}"
         )
-    mask = settings.model_mask_name
-    parameters = inspect.signature(layer_class.forward).parameters
-    takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
-    if mask is not None and mask not in parameters and not takes_any:
+    if settings.spans and sorted(layer for span in settings.spans for layer in span) != sorted(ids):
         raise ValueError(
-            f"model_mask_name is {mask!r}, but {name}.forward has no such argument; it takes "
-            f"{', '.join(list(parameters)[1:])}"
+            f"random_ltd_layer_id is {list(ids)}, but the spans are {settings.spans}: must be the same layers"
         )
 
 
-def _refuse_mixers(root: nn.Module, layers: list[nn.Module], settings: RandomLTDConfig) -> None:
+def _refuse_mixers(root: nn.Module, layers: list[nn.Module], routing: RoutingConfig) -> None:
     """Raise ValueError for layers that no interface makes right."""
     places = Counter(id(module) for _, module in root.named_modules(remove_duplicate=False))
-    for layer_id in settings.random_ltd_layer_id:
+    dropping = () if routing.random_ltd is None else routing.random_ltd.random_ltd_layer_id
+    for layer_id in sorted({*dropping, *routing.skipped_layers}):
         layer = layers[layer_id]
-        name, advice = type(layer).__name__, "leave it out of random_ltd_layer_id"
+        key = "random_ltd_layer_id" if layer_id in dropping else "layer_dropout.layer_id"
+        name, advice = type(layer).__name__, f"leave it out of {key}"
         if places[id(layer)] > 1:
             raise ValueError(
                 f"{name} {layer_id} stands at {places[id(layer)]} places of the model: random-LTD needs a "
                 "layer of its own for each call; " + advice
             )
+        if layer_id not in dropping:
+            continue
         for part in layer.modules():
             window: Any = getattr(part, "kernel_size", 1)
             mixes = isinstance(part, nn.modules.conv._ConvNd) and max(window) > 1
@@ -292,8 +329,20 @@ class _BeginForward:
                 "only; ask for them after eval()"
             )
         tensor = next(tensors_in((args, kwargs)), None)
+        labels = None
+        if self.router.needs_labels:
+            labels = torch.compiler.disable(_labels_in)(module, args, kwargs)
         begin = torch.compiler.disable(self.router.begin_forward)
-        begin(*rows_and_length(args, kwargs), None if tensor is None else tensor.device)
+        begin(*rows_and_length(args, kwargs), None if tensor is None else tensor.device, labels)
+
+
+def _labels_in(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> torch.Tensor | None:
+    """What a model's forward is given as `labels`, by name or by its place; None where it is not."""
+    named = zip(inspect.signature(module.forward).parameters, args, strict=False)
+    labels = {**dict(named), **kwargs}.get("labels")
+    return labels if isinstance(labels, torch.Tensor) else None
 
 
 def remove_random_ltd_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:

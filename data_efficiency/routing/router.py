@@ -1,4 +1,4 @@
-"""The one place that knows which tokens the present forward pass keeps."""
+"""The one place that knows which tokens and rows the present forward pass keeps."""
 
 import sys
 from collections.abc import Mapping
@@ -7,23 +7,30 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_efficiency.accounting import StepShape
+from data_efficiency.accounting import IGNORED_LABEL, StepShape
 from data_efficiency.compat import PublishedRouterNames
-from data_efficiency.config import RandomLTDConfig
+from data_efficiency.config import RoutingConfig
 from data_efficiency.routing.draw_memory import DrawMemory, KeptDraw
 from data_efficiency.routing.proof import Proofs
-from data_efficiency.routing.token_ops import sample_kept_positions
+from data_efficiency.routing.span import Span
+from data_efficiency.routing.token_ops import (
+    chance_of_keeping,
+    sample_kept_positions,
+    sample_kept_rows,
+    widest,
+)
 
 
 class Router(PublishedRouterNames):
-    """Draws the subsets of all dropping layers once in a training forward.
+    """Draws the subsets of all layers once in a training forward.
 
     Engines and callbacks call `set_position` before each training forward; hooks at the model call
     `begin_forward` and `end_forward`; layers read `draw`.
     """
 
-    def __init__(self, settings: RandomLTDConfig) -> None:
+    def __init__(self, settings: RoutingConfig) -> None:
         self.settings = settings
+        """Closed by the model."""
         self.draw = KeptDraw()
         """The last forward's."""
         self.in_forward = False
@@ -36,41 +43,34 @@ class Router(PublishedRouterNames):
         """Whether a layer has seen the shape that was drawn for."""
         self.proof_is_due = False
         """Whether the last training forward may drop in sequences longer than its layers are proved for."""
-        self.proofs = Proofs(tuple(sorted(settings.random_ltd_layer_id)), settings.always_keep)
+        dropping = settings.random_ltd
+        self.proofs = Proofs(() if dropping is None else dropping.always_keep)
+        subsets = () if dropping is None else dropping.subsets
+        self.spans = tuple(Span(number, layers) for number, layers in enumerate(subsets))
         self.layers: list[Any] = []
         """What stands around each layer."""
         self.memory = DrawMemory()
         self._place: tuple[int, int, int | None] | None = None
         self._drawing_place: tuple[int, int, int | None] | None = None
         self._step = 0
+        self._labels: torch.Tensor | None = None
 
     @property
     def positions(self) -> torch.Tensor | None:
-        """int64 [num_layers, num_rows, kept_length] of the last forward; None: nothing dropped."""
+        """int64 [num_subsets, num_rows, kept_length] of the last forward; None: no token dropped."""
         return self.draw.positions
 
     def kept_length(self, step: int, sequence_length: int | None = None) -> int:
-        """Tokens that a dropping layer sees at `step`; a shorter sequence is kept whole.
+        """Tokens that a dropping layer sees at `step`, as `RandomLTDConfig.kept_length`.
 
-        Args:
-            step: optimizer steps finished, from 0.
-            sequence_length: needed where the schedule is in percent of it.
-
-        Raises:
-            ValueError: if the schedule gives less than 1 or less than the positions always kept, or
-                is in percent and no length is given.
+        The sequence length, where it is given, at a step that keeps everything.
         """
-        value = self.settings.schedule.difficulty(step)
-        if self.settings.kept_length_unit == "percent":
+        dropping = self.settings.random_ltd
+        if dropping is None or self.settings.is_full(step):
             if sequence_length is None:
-                raise ValueError("the random-LTD schedule is in percent: sequence_length is needed")
-            value = max(1, value * sequence_length // 100)
-        least = max(1, len(self.settings.always_keep))
-        if value < least:
-            raise ValueError(
-                f"the random-LTD schedule gives {value} tokens at step {step}: at least {least}"
-            )
-        return value
+                raise ValueError("every token is kept: sequence_length is needed")
+            return sequence_length
+        return dropping.kept_length(step, sequence_length)
 
     def set_position(self, step: int, first_row: int, num_samples: int | None = None) -> None:
         """Says where the next training forward stands; to be called before each of them.
@@ -93,14 +93,25 @@ class Router(PublishedRouterNames):
         """Published name: the kept length of the step that `set_position` named last."""
         return self.kept_length(self._step, self.draw.sequence_length or None)
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the subsets follow the labels that the model is given."""
+        dropping = self.settings.random_ltd
+        return dropping is not None and dropping.always_keep_labelled
+
     def begin_forward(
-        self, num_rows: int, sequence_length: int, device: torch.device | None
+        self,
+        num_rows: int,
+        sequence_length: int,
+        device: torch.device | None,
+        labels: torch.Tensor | None = None,
     ) -> None:
         """Draws the subsets of a training forward, if there is anything to drop.
 
         Args:
             num_rows: as far as the model's arguments tell.
             sequence_length: likewise; 0 where they do not. The first layer may correct both.
+            labels: [num_rows, sequence_length], where `needs_labels`.
 
         Raises:
             RuntimeError: if `set_position` was not called since the last training forward.
@@ -119,9 +130,12 @@ class Router(PublishedRouterNames):
         self.memory.forget_the_gone()
         for layer in self.layers:
             layer.was_called = False
+        for span in self.spans:
+            span.close()
+        self._labels = labels
         self.shape_is_final = False
         self.in_forward = self.is_dropping = True
-        self.draw = KeptDraw(num_rows=num_rows)
+        self._hold(KeptDraw(num_rows=num_rows))
         self.proof_is_due = any(layer.needs_proof(1) for layer in self.layers)
         self.shape_is_told = bool(sequence_length)
         if self.shape_is_told:
@@ -188,7 +202,7 @@ class Router(PublishedRouterNames):
 
     def keep_everything(self) -> None:
         """Begins a forward that drops nothing."""
-        self.draw = KeptDraw()
+        self._hold(KeptDraw())
         self.in_forward, self.is_dropping = True, False
 
     def state_dict(self) -> dict[str, Any]:
@@ -199,50 +213,148 @@ class Router(PublishedRouterNames):
         """Take what `state_dict` gave: there is nothing to take."""
 
     def last_shape(self) -> StepShape | None:
-        """Rows, length and kept length of the last training forward; None if its length is not known."""
-        if not self.is_dropping or not self.draw.sequence_length:
+        """What the layers saw in the last training forward; None if its length is not known."""
+        draw = self.draw
+        if not self.is_dropping or not draw.sequence_length or draw.place is None:
             return None
-        positions = self.draw.positions
-        return StepShape(
-            num_rows=self.draw.num_rows,
-            sequence_length=self.draw.sequence_length,
-            num_dropping_layers=self.settings.random_ltd_layer_num,
-            kept_length=None if positions is None else positions.shape[2],
-        )
+        return self.settings.shape(draw.place[0], draw.num_rows, draw.sequence_length)
 
     def _draw(self, num_rows: int, sequence_length: int, device: torch.device | None) -> None:
         assert self._drawing_place is not None
         step, first_sample, num_samples = self._drawing_place
-        kept = self.kept_length(step, sequence_length)
+        device = torch.device("cpu") if device is None else device
         first_row = first_sample if num_samples is None else first_sample * num_rows // num_samples
-        positions = None
-        if kept < sequence_length:
-            self._check_always_kept(sequence_length)
-            positions = sample_kept_positions(
-                seed=self.settings.seed,
-                step=step,
-                rows=range(first_row, first_row + num_rows),
-                num_layers=self.settings.random_ltd_layer_num,
-                sequence_length=sequence_length,
-                kept_length=kept,
-                device=torch.device("cpu") if device is None else device,
-                always_kept=self.settings.always_keep,
-            )
-            # Code compiled once serves every kept length; nothing to do where no compiler is loaded.
-            if "torch._dynamo" in sys.modules:
-                sys.modules["torch._dynamo"].maybe_mark_dynamic(positions, 2)
-        self.proof_is_due = kept < sequence_length and any(
-            layer.needs_proof(sequence_length) for layer in self.layers
+        rows = range(first_row, first_row + num_rows)
+        positions, token_scale = self._draw_positions(step, rows, sequence_length, device)
+        kept_rows, row_scale = self._draw_rows(step, rows, device)
+        self.proof_is_due = (
+            positions is not None
+            and any(layer.needs_proof(sequence_length) for layer in self.layers)
+        ) or (bool(kept_rows) and any(layer.needs_proof_for_rows() for layer in self.layers))
+        draw = KeptDraw(
+            positions=positions,
+            token_scale=token_scale,
+            rows=kept_rows,
+            row_scale=row_scale,
+            num_rows=num_rows,
+            sequence_length=sequence_length,
+            place=(step, first_row),
+            sizes=np.empty((num_rows, sequence_length, 0)),
         )
-        sizes = np.empty((num_rows, sequence_length, 0))
-        self.draw = KeptDraw(positions, num_rows, sequence_length, (step, first_row), sizes)
+        self._hold(draw)
 
-    def _check_always_kept(self, sequence_length: int) -> None:
-        if max(self.settings.always_keep, default=0) >= sequence_length:
+    def _hold(self, draw: KeptDraw) -> None:
+        """Go on with a draw; what each layer reads of it for itself is given to it."""
+        self.draw = draw
+        for layer in self.layers:
+            layer.rows, layer.row_scale = draw.rows_of(layer.layer_id)
+
+    def _draw_positions(
+        self, step: int, rows: range, sequence_length: int, device: torch.device
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The kept positions, and what changes of their tokens are multiplied by; None: all, and 1."""
+        dropping = self.settings.random_ltd
+        kept = self.settings.kept_length(step, sequence_length)
+        if dropping is None or kept is None:
+            return None, None
+        self._check_always_kept(dropping.always_keep, sequence_length)
+        preferred = self._labelled(len(rows), sequence_length, device)
+        positions = sample_kept_positions(
+            seed=dropping.seed,
+            step=step,
+            rows=rows,
+            num_layers=len(self.spans),
+            sequence_length=sequence_length,
+            kept_length=kept,
+            device=device,
+            always_kept=dropping.always_keep,
+            preferred=preferred,
+        )
+        _mark_dynamic(positions, 2)
+        if dropping.residual_scale == "none":
+            return positions, None
+        if dropping.residual_scale == "length_ratio":
+            ratio, shape = sequence_length / kept, (len(self.spans), 1, 1, 1)
+            return positions, torch.full(shape, ratio, device=device, dtype=widest(device))
+        chance = chance_of_keeping(
+            kept_length=kept,
+            sequence_length=sequence_length,
+            always_kept=dropping.always_keep,
+            preferred=preferred,
+            device=device,
+        )
+        scale = 1 / chance.expand(len(self.spans), len(rows), -1).gather(2, positions)
+        _mark_dynamic(scale, 2)
+        return positions, scale.unsqueeze(-1)
+
+    def _draw_rows(
+        self, step: int, rows: range, device: torch.device
+    ) -> tuple[tuple[torch.Tensor | None, ...], tuple[torch.Tensor | None, ...]]:
+        """For each layer the rows that do not skip it, and what their changes are multiplied by."""
+        dropout, kept = self.settings.layer_dropout, self.settings.kept_rows(step)
+        if dropout is None or not kept:
+            return (), ()
+        size, num_groups = dropout.rows_per_group, self.settings.num_groups(len(rows))
+        first_group = self._first_group(rows, size)
+        chosen = sample_kept_rows(
+            seed=dropout.seed,
+            step=step,
+            groups=range(first_group, first_group + num_groups),
+            rows_per_group=size,
+            kept=kept,
+            device=device,
+        )
+        skips = [number < size for number in kept]
+        for one in chosen:
+            _mark_dynamic(one, 0)
+        is_scaled = dropout.residual_scale == "inverse_keep"
+        return (
+            tuple(one if skip else None for one, skip in zip(chosen, skips, strict=True)),
+            tuple(
+                torch.full((), size / number, device=device, dtype=widest(device))
+                if skip and is_scaled
+                else None
+                for number, skip in zip(kept, skips, strict=True)
+            ),
+        )
+
+    def _first_group(self, rows: range, size: int) -> int:
+        """Number in the global batch of the forward's first group of rows."""
+        if rows.start % size:
             raise ValueError(
-                f"always_keep is {list(self.settings.always_keep)}, but the sequence has "
+                f"layer_dropout.rows_per_group is {size}, but this forward begins with row {rows.start} of the global "
+                "batch: must begin with a group; change rows_per_group or the micro-batch"
+            )
+        return rows.start // size
+
+    def _labelled(
+        self, num_rows: int, sequence_length: int, device: torch.device
+    ) -> torch.Tensor | None:
+        """Which positions have a label in the loss, bool [num_rows, sequence_length]; None where that is no matter."""
+        if not self.needs_labels:
+            return None
+        labels = self._labels
+        if labels is None or tuple(labels.shape) != (num_rows, sequence_length):
+            found = "none" if labels is None else f"some of shape {tuple(labels.shape)}"
+            raise ValueError(
+                f"always_keep_labelled is true, and the model was given as labels {found}: needs one for each of "
+                f"{num_rows} x {sequence_length} positions; give the model its labels, or switch it off"
+            )
+        return (labels != IGNORED_LABEL).to(device)
+
+    @staticmethod
+    def _check_always_kept(always_keep: tuple[int, ...], sequence_length: int) -> None:
+        if max(always_keep, default=0) >= sequence_length:
+            raise ValueError(
+                f"always_keep is {list(always_keep)}, but the sequence has "
                 f"{sequence_length} tokens: each must be below that"
             )
+
+
+def _mark_dynamic(tensor: torch.Tensor, axis: int) -> None:
+    """Let code compiled once serve every size; nothing to do where no compiler is loaded."""
+    if "torch._dynamo" in sys.modules:
+        sys.modules["torch._dynamo"].maybe_mark_dynamic(tensor, axis)
 
 
 def _is_a_share(length: int, told: int) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import is_dataclass
 from data_efficiency.json_section import Faults, Section
 from data_efficiency.schedule.custom import CustomSchedule
 from data_efficiency.schedule.discrete import DiscreteSchedule
+from data_efficiency.schedule.exponential import ExponentialFall
 from data_efficiency.schedule.protocol import Schedule
 from data_efficiency.schedule.root import RootSchedule
 
@@ -18,6 +19,7 @@ _CURRICULUM_KINDS: Kinds = {
     "custom": CustomSchedule,
 }
 _KEPT_LENGTH_KINDS: Kinds = {"fixed_linear": RootSchedule, "constant": RootSchedule}
+_KEPT_ROWS_KINDS: Kinds = {**_KEPT_LENGTH_KINDS, "exponential": ExponentialFall}
 _registered: dict[str, type[Schedule]] = {}
 
 
@@ -31,8 +33,13 @@ def kept_length_kinds() -> Kinds:
     return {**_KEPT_LENGTH_KINDS, **_registered}
 
 
+def kept_rows_kinds() -> Kinds:
+    """What the share of rows kept in layer dropout may name as its `schedule_type`."""
+    return {**_KEPT_ROWS_KINDS, **_registered}
+
+
 def register_schedule(kind: str, schedule_class: type[Schedule]) -> None:
-    """Let `schedule_type` name a kind of your own, for metrics and for kept lengths.
+    """Let `schedule_type` name a kind of your own, for metrics, kept lengths and kept rows.
 
     Register it in every process, before the JSON file is read. A checkpoint compares the dataclass's
     fields.
@@ -40,7 +47,7 @@ def register_schedule(kind: str, schedule_class: type[Schedule]) -> None:
     Raises:
         ValueError: if the name is taken, or the class is no dataclass that inherits from `Schedule`.
     """
-    if kind in {**curriculum_kinds(), **kept_length_kinds()}:
+    if kind in {**curriculum_kinds(), **kept_rows_kinds()}:
         raise ValueError(f"schedule_type {kind!r} is taken: register another name")
     if not (is_dataclass(schedule_class) and issubclass(schedule_class, Schedule)):
         raise ValueError(
@@ -80,7 +87,7 @@ def kind_of(schedule: Schedule) -> tuple[str, tuple[str, ...]]:
         return ("fixed_linear", ("root_degree",)) if is_linear else ("fixed_root", ())
     if isinstance(schedule, CustomSchedule):
         return "custom", ("function",)
-    for kind, kind_class in curriculum_kinds().items():
+    for kind, kind_class in {**curriculum_kinds(), **kept_rows_kinds()}.items():
         if type(schedule) is kind_class:
             return kind, ()
     raise ValueError(

@@ -37,6 +37,7 @@ NAVIGATION = {
         "docs/bring_your_own_model",
         "docs/notebooks/curriculum_in_trainer",
         "docs/random_ltd",
+        "docs/routes",
         "docs/finetuning",
         "docs/glue",
     ],

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 from data_efficiency import DataEfficiencyConfig
+from data_efficiency.config import RandomLTDConfig, Selection
 from data_efficiency.differences import differing_leaves
 from data_efficiency.sampling.sampler import SamplerIdentity
 from megatron.config import GUARDED_SETTINGS, ModelConfig, RunConfig
@@ -19,6 +20,8 @@ Record = Mapping[str, Any]
 
 SHAPE_NEUTRAL_FIELDS = ("attention_dropout", "hidden_dropout", "recompute_activations")
 _MASKING_FIELDS = ("mask_prob", "mask_whole_words")
+_NEW_FIELDS = {"spans": (), "always_keep_labelled": False, "residual_scale": "none"}
+"""Fields of random-LTD that came after the first checkpoints -> what they then were."""
 _NAMED_APART = ("split", "sequence_length", "tokenizer")
 """Fields of a dataset's identity that have names of their own in a record."""
 
@@ -47,7 +50,7 @@ def guarded_record(
     clock: str,
 ) -> dict[str, Any]:
     """The record of a run, plain JSON data."""
-    dropping = data_efficiency.closed_random_ltd
+    dropping, dropout = data_efficiency.closed_random_ltd, data_efficiency.layer_dropout
     record = {
         "data": {
             "identity": _without(dataset_identity, _NAMED_APART),
@@ -61,7 +64,11 @@ def guarded_record(
         "seed": config.training.seed,
         "difficulty_index": sampler_identity.index_checksums,
         "curriculum": _curriculum(data_efficiency),
-        "random_ltd": None if dropping is None else _plain(dropping, leave_out=("seed",)),
+        "random_ltd": None
+        if dropping is None
+        else _plain(dropping, leave_out=("seed", *_at_their_defaults(dropping))),
+        "layer_dropout": None if dropout is None else _plain(dropout, leave_out=("seed",)),
+        "full_from_step": data_efficiency.full_from_step,
         "clock": {"steps": "iters", "samples": "samples"}.get(clock, f"tokens ({clock})"),
     }
     assert set(record) == set(GUARDED_SETTINGS)
@@ -116,14 +123,39 @@ def _curriculum(settings: DataEfficiencyConfig) -> dict[str, Any]:
         record[name] = {
             "kind": "MetricConfig",
             "difficulty_type": metric.difficulty_type,
-            "clustering_type": "schedule_based" if name in selections else "single_cluster",
+            "clustering_type": _clustering_type(selections.get(name)),
             "min_difficulty": metric.min_difficulty,
             "max_difficulty": metric.max_difficulty,
             "schedule": _plain(metric.schedule),
             "sequence_length": None if plan is None else plan.action,
             "length_multiple": 1 if plan is None else plan.length_multiple,
+            **_only_where_used(settings, selections.get(name)),
         }
     return record
+
+
+def _at_their_defaults(dropping: RandomLTDConfig) -> list[str]:
+    """Fields that older checkpoints do not have, where they change nothing."""
+    return [name for name, default in _NEW_FIELDS.items() if getattr(dropping, name) == default]
+
+
+def _clustering_type(selection: Selection | None) -> str:
+    if selection is None:
+        return "single_cluster"
+    return "sorted" if selection.sorts else "schedule_based"
+
+
+def _only_where_used(settings: DataEfficiencyConfig, selection: Selection | None) -> dict[str, Any]:
+    """What the first checkpoints did not have, so that theirs still fit."""
+    if selection is None:
+        return {}
+    found = {
+        "window_size": selection.window_size,
+        "num_bands": selection.num_bands,
+        "order": None if settings.order is None else _plain(settings.order),
+        "random_rank": settings.random_rank or None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _without(identity: Any, names: Collection[str]) -> Any:

@@ -16,6 +16,8 @@ GuardedSetting = Literal[
     "difficulty_index",
     "curriculum",
     "random_ltd",
+    "layer_dropout",
+    "full_from_step",
     "clock",
 ]
 GUARDED_SETTINGS: tuple[GuardedSetting, ...] = get_args(GuardedSetting)

@@ -88,7 +88,7 @@ def _header(fields: CardFields, pipeline: str, log: RunLog | None) -> str:
     if log is not None:
         config = _data_efficiency(log)
         tags += ["curriculum-learning"] if config and config.schedules else []
-        tags += ["random-ltd"] if config and config.random_ltd else []
+        tags += [route.replace("_", "-") for route in config.routes] if config else []
     metadata = card_metadata(
         license=fields.license,
         languages=fields.languages,
@@ -151,14 +151,21 @@ def _techniques(log: RunLog) -> Iterator[str]:
     config = _data_efficiency(log)
     if config is None:
         yield "Its settings are those of another version; the run file below has them."
-    elif not config.schedules and config.random_ltd is None:
-        yield "No curriculum and no token dropping: a baseline."
+    elif not config.schedules and not config.routes:
+        yield "No curriculum and no token dropping or other route: a baseline."
     else:
         order = "over a random order" if config.random_rank else "easiest samples first"
-        for selection in config.selections:
+        if config.order is not None:
+            names = ", inside by ".join(f"`{one.name}`" for one in config.selections)
+            chance = " over a random order" if config.random_rank else ""
+            yield f"- samples sorted by {names}, played {config.order.describe()}{chance}"
+        for selection in () if config.order else config.selections:
+            window = (
+                "" if selection.window_size is None else f", a window of {selection.window_size}"
+            )
             yield (
                 f"- curriculum `{selection.name}`, {order}: {selection.difficulty_type} "
-                f"{selection.schedule.describe()}"
+                f"{selection.schedule.describe()}{window}"
             )
         for plan in config.length_plans:
             pace = f": length {plan.schedule.describe()}" if plan.follows_schedule else ""
@@ -168,7 +175,19 @@ def _techniques(log: RunLog) -> Iterator[str]:
             yield (
                 f"- random-LTD in {dropping.random_ltd_layer_num} of {dropping.total_layer_num} layers: "
                 f"{dropping.kept_length_unit} kept {dropping.schedule.describe()}"
+                + (
+                    f", in spans {[list(span) for span in dropping.spans]}"
+                    if dropping.spans
+                    else ""
+                )
             )
+        if config.layer_dropout is not None:
+            yield (
+                "- layer dropout: percent of the rows that the last layer keeps "
+                f"{config.layer_dropout.schedule.describe()}"
+            )
+        if config.full_from_step is not None:
+            yield f"- nothing dropped or skipped from step {config.full_from_step} on"
     yield ""
 
 

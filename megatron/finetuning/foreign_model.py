@@ -65,7 +65,7 @@ def set_up_run(
         engine="deepspeed" if training.deepspeed else "torch",
         model_shape=task.size.shape,
     )[0]
-    if engine.random_ltd_enabled():
+    if engine.data_efficiency_config.routes:
         convert_to_random_ltd(engine, layer_class)
     rate = learning_rate_of(training, task.size, task.budget)
     return FinetuningRun(config, task, engine, rate, first_weights)

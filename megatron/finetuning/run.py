@@ -333,7 +333,7 @@ class FinetuningRun:
     def _kept_length(self) -> int:
         """Positions of a whole row that a dropping layer saw in the last step."""
         router, length = self.engine.random_ltd_scheduler, self.task.size.length
-        if router is None:
+        if router is None or router.settings.random_ltd is None:
             return length
         return min(length, router.kept_length(max(0, self.counters.steps - 1), length))
 

@@ -156,12 +156,12 @@ def make_engine(model: BertClassifier, config: GlueRunConfig) -> Engine:
         model_shape=shape,
     )[0]
     dropping = engine.data_efficiency_config.closed_random_ltd
-    if dropping is not None:
-        if dropping.layer_token_lr is not None:
-            raise ConfigError(
-                "layer_token_lr_schedule is enabled, but finetuning's learning rate follows steps: "
-                "disable it"
-            )
+    if dropping is not None and dropping.layer_token_lr is not None:
+        raise ConfigError(
+            "layer_token_lr_schedule is enabled, but finetuning's learning rate follows steps: "
+            "disable it"
+        )
+    if engine.data_efficiency_config.routes:
         convert_to_random_ltd(engine, TransformerLayer)
     return engine
 

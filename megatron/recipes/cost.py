@@ -38,7 +38,7 @@ def planned_cost(config: AnyRunConfig, num_processes: int = PUBLISHED_PROCESSES)
     training = config.training
     ends: dict[str, int] = {"num_steps": config.num_whole_steps}
     if training.train_tokens is not None:
-        ends = {"effective_tokens": training.train_tokens}
+        ends = {f"{training.token_counter}_tokens": training.train_tokens}
     totals = planned_totals(
         load_config(engine_json(config)),
         model=shape,

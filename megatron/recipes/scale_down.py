@@ -77,6 +77,9 @@ def _numbers(
     for key in ("min_value", "max_value", "schedule_config.seq_per_step"):
         yield f"{schedule}.{key}", lengths
     yield f"{schedule}.schedule_config.require_steps", steps
+    skipping = "data_routing.layer_dropout.keep_schedule.schedule_config"
+    yield f"{skipping}.total_curriculum_step", steps
+    yield "data_routing.full_from_step", steps
 
 
 def _scaled(value: int, share: Fraction) -> int:

@@ -3,13 +3,13 @@ import torch
 from torch import nn
 
 from data_efficiency.accounting import Counters
-from data_efficiency.config import load_config
+from data_efficiency.config import RoutingConfig, load_config
 from data_efficiency.engine.base import EngineBase, make_loader
 from data_efficiency.engine.ranks import Ranks
 
 
 class Router:
-    settings = None
+    settings = RoutingConfig(num_layers=1)
 
     def __init__(self):
         self.calls = []

@@ -17,7 +17,7 @@ import data_efficiency
 from data_efficiency import NonFiniteError, convert_to_random_ltd, leave_ranks
 
 ROWS, LENGTH, VOCABULARY, STEPS = 16, 12, 32, 6
-MODES = ("truncate", "reshape", "trim_padding", "none")
+MODES = ("truncate", "reshape", "trim_padding", "none", "routes")
 
 
 class Layer(nn.Module):
@@ -113,7 +113,22 @@ def settings(mode, micro, stage):
         },
     }
     sampling = content["data_efficiency"]["data_sampling"] = {"num_epochs": 1}
-    if mode != "none":
+    if mode == "routes":
+        routing = content["data_efficiency"]["data_routing"]
+        routing["random_ltd"] |= {
+            "random_ltd_layer_num": 3,
+            "random_ltd_layer_id": [[0, 1], [2]],
+            "residual_scale": "inverse_keep",
+            "always_keep": [0],
+        }
+        routing["layer_dropout"] = {
+            "enabled": True,
+            "rows_per_group": 2,
+            "depth": "uniform",
+            "keep_schedule": {"min_value": 50, "schedule_type": "constant"},
+        }
+        routing["full_from_step"] = STEPS - 1
+    elif mode != "none":
         sampling["curriculum_learning"] = {"enabled": True, "curriculum_metrics": {"shape": plan}}
     if stage is not None:
         content |= {"zero_optimization": {"stage": stage}, "zero_allow_untested_optimizer": True}
@@ -216,7 +231,8 @@ def main():
     """Every engine in every mode."""
     folder, micro = Path(sys.argv[1]), int(sys.argv[2])
     for name in sys.argv[3:]:
-        for mode in MODES:
+        # A row alone is no group of rows.
+        for mode in MODES[: len(MODES) - (micro == 1)]:
             engine, loader = make_engine(mode, micro, name)
             steps = train(engine, loader)
             weights = [tensor.gather().flatten() for tensor in engine.whole_weights()]

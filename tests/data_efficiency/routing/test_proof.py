@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2Model
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from data_efficiency.routing.layer_interface import LayerInterface
-from data_efficiency.routing.proof import _OnlyKept
+from data_efficiency.routing.only_kept import OnlyKept
 from data_efficiency.routing.random_ltd import convert_to_random_ltd
 from data_efficiency.schedule import CustomSchedule
 from tests.data_efficiency.routing.masked_reference import drop_by_masking
@@ -315,7 +315,7 @@ def test_a_declared_class_is_not_proved_but_named(caplog):
 def test_alike_layers_are_proved_once_and_others_each(monkeypatch):
     proved = []
     prove = "data_efficiency.routing.proof.prove"
-    monkeypatch.setattr(prove, lambda dropping, *_: proved.append(dropping.number))
+    monkeypatch.setattr(prove, lambda dropping, *_: proved.append(dropping.layer_id))
 
     class Numbered(Plain):
         count = 0
@@ -468,6 +468,6 @@ def test_attention_by_plain_operators_is_that_of_the_kernels(given, num_heads):
     attend = partial(
         functional.scaled_dot_product_attention, query, key, value, enable_gqa=num_heads < 4
     )
-    with torch.no_grad(), _OnlyKept(None):
+    with torch.no_grad(), OnlyKept(None):
         found = attend(**given)
     torch.testing.assert_close(found, attend(**given | {"dropout_p": 0.0}), rtol=1e-4, atol=1e-5)

@@ -258,7 +258,7 @@ def test_configuration_in_every_form(tmp_path):
 def test_the_model_says_what_a_line_of_python_leaves_open():
     line = RandomLTD(start=KEPT, end=KEPT, steps=1, step_size=1)
     model = convert_to_random_ltd(make_model(), Block, DataEfficiencyConfig.of(line, seed=11))
-    settings = model.random_ltd_scheduler.settings
+    settings = model.random_ltd_scheduler.settings.random_ltd
     assert (settings.total_layer_num, settings.random_ltd_layer_id) == (4, (1, 2))
     assert settings.model_mask_name == "attention_mask"
     tokens, labels = batch()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from data_efficiency.accounting import layer_tokens
+from data_efficiency.config import RoutingConfig
 from data_efficiency.routing.router import Router
 from data_efficiency.routing.token_ops import sample_kept_positions
 from data_efficiency.schedule import CustomSchedule, RootSchedule
@@ -18,7 +19,7 @@ SETTINGS = dropping(total_layer_num=3, random_ltd_layer_id=(0, 1), schedule=LINE
 
 
 def make_router(**changes) -> Router:
-    return Router(replace(SETTINGS, **changes))
+    return Router(RoutingConfig(num_layers=3, random_ltd=replace(SETTINGS, **changes)))
 
 
 def forward(router, num_rows, sequence_length, place=(0, 0)):

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -33,3 +34,17 @@ def test_operations_of_bert_are_those_of_its_layers_and_its_masked_tokens():
     num_tokens = 10**6 * 1024 * 512
     assert cost.corpus_tokens == num_tokens
     assert cost.flops == pytest.approx(num_tokens * (per_token + 0.15 * per_masked_token), rel=1e-9)
+
+
+@pytest.mark.parametrize("counter", ["effective", "corpus", "loss"])
+def test_a_budget_is_of_the_tokens_that_are_counted(counter):
+    config = read("gpt_cl_ltd_300b")
+    training = replace(config.training, token_counter=counter, train_tokens=10**10)
+    cost = planned_cost(replace(config, training=training))
+    filled = {
+        "effective": cost.layer_tokens // config.model.num_layers,
+        "corpus": cost.corpus_tokens,
+        "loss": cost.loss_tokens,
+    }[counter]
+    one_step = config.training.batch_size * config.data.seq_length
+    assert 10**10 <= filled < 10**10 + one_step
