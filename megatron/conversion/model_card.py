@@ -151,7 +151,7 @@ def _techniques(log: RunLog) -> Iterator[str]:
     config = _data_efficiency(log)
     if config is None:
         yield "Its settings are those of another version; the run file below has them."
-    elif not config.schedules and not config.routes:
+    elif not config.schedules and not config.routes and config.mix is None:
         yield "No curriculum and no token dropping or other route: a baseline."
     else:
         order = "over a random order" if config.random_rank else "easiest samples first"
@@ -167,6 +167,12 @@ def _techniques(log: RunLog) -> Iterator[str]:
                 f"- curriculum `{selection.name}`, {order}: {selection.difficulty_type} "
                 f"{selection.schedule.describe()}{window}"
             )
+        if config.mix is not None:
+            points = ", ".join(
+                f"{[round(weight, 3) for weight in weights]} from {point:g} {config.mix.unit} on"
+                for weights, point in zip(config.mix.weights, config.mix.points, strict=True)
+            )
+            yield f"- sources weighted {points}{', linear between' if config.mix.is_linear else ''}"
         for plan in config.length_plans:
             pace = f": length {plan.schedule.describe()}" if plan.follows_schedule else ""
             yield f"- lengths, `{plan.name}` ({plan.action}){pace}"
