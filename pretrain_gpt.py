@@ -7,7 +7,7 @@ from megatron.command import run_command
 import numpy as np
 import torch
 
-from data_efficiency import IGNORED_LABEL, Engine
+from data_efficiency import Engine, num_loss_positions
 from megatron.arguments import parse_run_config
 from megatron.config import RunConfig
 from megatron.data.blended_dataset import Dataset, open_dataset, open_validation
@@ -36,12 +36,13 @@ def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset | None]:
 
 def forward_step(engine: Engine, batch: Batch) -> tuple[torch.Tensor]:
     """The summed loss of a micro-batch."""
-    return (engine(batch["tokens"], labels=batch["labels"]),)
+    weights = {"label_weights": batch["label_weights"]} if "label_weights" in batch else {}
+    return (engine(batch["tokens"], labels=batch["labels"], **weights),)
 
 
 def count_loss_terms(batch: Batch) -> tuple[int]:
     """Positions of a micro-batch whose label is in the loss."""
-    return (int((batch["labels"] != IGNORED_LABEL).sum()),)
+    return (num_loss_positions(batch["labels"]),)
 
 
 def bytes_of_tokens(config: RunConfig) -> Int64Array | None:

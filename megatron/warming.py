@@ -33,7 +33,8 @@ def steps_to_rehearse(plan: RunPlan, next_step: int) -> Iterator[int]:
         drops = (
             shape.num_dropping_layers > 0 and shape.dropped_sequence_length < shape.sequence_length
         )
-        key = shape.num_rows, shape.sequence_length, drops, bool(shape.skipped)
+        kinds = drops, bool(shape.skipped), shape.tokens_per_position
+        key = shape.num_rows, shape.sequence_length, *kinds
         if key not in known:
             known.add(key)
             yield max(stretch.first_step, next_step)

@@ -6,7 +6,13 @@ from data_efficiency.config.file import Config, ConfigSource, load_config, read_
 from data_efficiency.config.layer_dropout import LayerDropoutConfig
 from data_efficiency.config.random_ltd import OpenRandomLTD, RandomLTDConfig, filled_random_ltd
 from data_efficiency.config.routing import RoutingConfig
-from data_efficiency.config.short_form import Curriculum, LayerDropout, RandomLTD
+from data_efficiency.config.short_form import (
+    Curriculum,
+    LayerDropout,
+    RandomLTD,
+    TokenSuperposition,
+)
+from data_efficiency.config.superposition import SuperpositionConfig
 from data_efficiency.config.written import section_of
 
 __all__ = [
@@ -22,6 +28,8 @@ __all__ = [
     "RandomLTDConfig",
     "RoutingConfig",
     "Selection",
+    "SuperpositionConfig",
+    "TokenSuperposition",
     "filled_random_ltd",
     "load_config",
     "paces_length",

@@ -333,7 +333,8 @@ class _BeginForward:
         if self.router.needs_labels:
             labels = torch.compiler.disable(_labels_in)(module, args, kwargs)
         begin = torch.compiler.disable(self.router.begin_forward)
-        begin(*rows_and_length(args, kwargs), None if tensor is None else tensor.device, labels)
+        told = rows_and_length(args, kwargs, has_bags=self.router.gets_bags)
+        begin(*told, None if tensor is None else tensor.device, labels)
 
 
 def _labels_in(
