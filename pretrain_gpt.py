@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from data_efficiency import Engine, num_loss_positions
+from data_efficiency.config import WINDOWS
 from megatron.arguments import parse_run_config
 from megatron.config import RunConfig
 from megatron.data.blended_dataset import Dataset, open_dataset, open_validation
@@ -36,8 +37,8 @@ def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset | None]:
 
 def forward_step(engine: Engine, batch: Batch) -> tuple[torch.Tensor]:
     """The summed loss of a micro-batch."""
-    weights = {"label_weights": batch["label_weights"]} if "label_weights" in batch else {}
-    return (engine(batch["tokens"], labels=batch["labels"], **weights),)
+    others = {name: batch[name] for name in (*WINDOWS, "label_weights") if name in batch}
+    return (engine(batch["tokens"], labels=batch["labels"], **others),)
 
 
 def count_loss_terms(batch: Batch) -> tuple[int]:

@@ -52,6 +52,10 @@ TARGETS = {
     ),
     "resume_steps": Target(100, False, "a restart goes on at once, at any step"),
     "cached_start_seconds": Target(3, False, "a restart does not prepare anything again"),
+    "order_cached_start_seconds": Target(3, False, "as with a pool that grows"),
+    "order_step_ratio": Target(
+        2, False, "playing an order costs about what drawing from a pool does"
+    ),
     "cached_start_anonymous_mb": Target(300, False, "every rank of a machine pays this memory"),
 }
 
@@ -119,9 +123,11 @@ def write_indexes(folder: Path, num_samples: int) -> None:
         )
 
 
-def make_sampler(folder: Path, num_samples: int, described: Mapping[str, Any]) -> CurriculumSampler:
-    """Our sampler over the indexes in a folder."""
-    learning = {
+def make_sampler(
+    folder: Path, num_samples: int, described: Mapping[str, Any], **learning: Any
+) -> CurriculumSampler:
+    """Our sampler over the indexes in a folder; `learning` are more keys of the curriculum."""
+    learning |= {
         "enabled": True,
         "curriculum_metrics": {
             name: metric | {"index_path": str(folder / name)} for name, metric in described.items()
@@ -291,6 +297,37 @@ def start_from_cache(folder: Path, sizes: Sizes) -> dict[str, float]:
     }
 
 
+def play_orders(folder: Path, sizes: Sizes) -> dict[str, float]:
+    """Start and steps of orders over one metric and two, in turns with those of the pool that grows."""
+    num_samples = sizes.huge_samples
+    write_indexes(folder, num_samples)
+    by_one = {"rarity": {"clustering_type": "sorted"}}
+    by_two = {"rarity": {"clustering_type": "sorted", "num_bands": 10}, "length": by_one["rarity"]}
+    folded = {"order": {"kind": "folded", "num_folds": 4, "num_buckets": 1000}}
+    described = metrics(sizes.num_steps)
+    prepared = cpu_seconds(lambda: make_sampler(folder, num_samples, by_two))
+    make_sampler(folder, num_samples, described)
+    start = time.monotonic()
+    order = make_sampler(folder, num_samples, by_two)
+    order.next_global_batch()
+    seconds = time.monotonic() - start
+    samplers = [
+        make_sampler(folder, num_samples, described),
+        make_sampler(folder, num_samples, by_one, **folded),
+        order,
+    ]
+    times = np.zeros((len(samplers), sizes.num_steps))
+    for step in tqdm(range(sizes.num_steps), desc="playing orders", disable=None):
+        for number, sampler in enumerate(samplers):
+            times[number, step] = cpu_seconds(sampler.next_global_batch)
+    pool, *orders = np.median(times, axis=1)
+    return {
+        "order_prepare_seconds": prepared,
+        "order_cached_start_seconds": seconds,
+        "order_step_ratio": max(orders) / pool,
+    }
+
+
 def missed(figures: Mapping[str, float]) -> list[str]:
     """One text for each target that a figure misses."""
     return [
@@ -313,7 +350,7 @@ def main() -> int:
     sizes = SMALL if arguments.small else Sizes()
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
-        for part in (scale, start_from_cache, compare):
+        for part in (scale, start_from_cache, play_orders, compare):
             print(f"{part.__name__.replace('_', ' ')} ...", file=sys.stderr)
             folder = Path(temporary) / part.__name__
             folder.mkdir()

@@ -14,6 +14,7 @@ from .analysis.reference_loss import ReferenceModel as ReferenceModel
 from .config import Curriculum as Curriculum
 from .config import DataEfficiencyConfig as DataEfficiencyConfig
 from .config import LayerDropout as LayerDropout
+from .config import Order as Order
 from .config import RandomLTD as RandomLTD
 from .config import TokenSuperposition as TokenSuperposition
 from .config import load_config as load_config

@@ -66,6 +66,28 @@ class StepShape:
     """Tokens that were read for a position: more than 1 in the bags of token superposition."""
     num_labels: int | None = None
     """Positions of all rows whose label is in the loss; None: all positions."""
+    attention_window: int | None = None
+    """Positions of the window that attention is limited to; None: it is not."""
+    window_slides: bool = False
+    """Whether each token has a window of its own, which ends with it; else windows are blocks side by side."""
+
+    @property
+    def attended_pairs(self) -> int:
+        """Pairs of a query and a key of one row whose scores a layer computes, but for causality.
+
+        Of causal attention it is twice the pairs that may look at each other, less those of a token with itself.
+
+        Example:
+            >>> rows = StepShape(num_rows=1, sequence_length=5)
+            >>> windows = replace(rows, attention_window=2)
+            >>> rows.attended_pairs, windows.attended_pairs, replace(windows, window_slides=True).attended_pairs
+            (25, 9, 13)
+        """
+        length = self.sequence_length
+        window = min(self.attention_window or length, length)
+        if self.window_slides:
+            return 2 * (length * window - window * (window - 1) // 2) - length
+        return length // window * window**2 + (length % window) ** 2
 
     @property
     def dropped_sequence_length(self) -> int:
@@ -221,17 +243,19 @@ def training_flops(shape: StepShape, model: ModelShape) -> int:
     """Floating-point operations of the model's forward and backward pass over some rows.
 
     Multiplications and additions of the matrix products only, the backward pass counted as twice
-    the forward pass, attention as the full square of the length, recomputation not counted, nor what is
-    computed once a row (BERT's pooler).
+    the forward pass, attention as the full square of the length, or of each window of it, recomputation not
+    counted, nor what is computed once a row (BERT's pooler). The tokens that a dropping layer keeps are taken to
+    lie evenly in the windows.
 
     Source: the model FLOPs of Narayanan et al. 2021 (arXiv 2104.04473), section 5.1.
     """
     full_layers = model.num_layers - shape.num_dropping_layers
-    forward = full_layers * _layer_flops(shape.sequence_length, model)
-    forward += shape.num_dropping_layers * _layer_flops(shape.dropped_sequence_length, model)
+    length, kept, pairs = shape.sequence_length, shape.dropped_sequence_length, shape.attended_pairs
+    forward = full_layers * _layer_flops(length, pairs, model)
+    forward += shape.num_dropping_layers * _layer_flops(kept, pairs * kept**2 // length**2, model)
     forward *= shape.num_rows
-    for length, rows in shape.skipped_by_length.items():
-        forward -= rows * _layer_flops(length, model)
+    for seen, rows in shape.skipped_by_length.items():
+        forward -= rows * _layer_flops(seen, pairs * seen**2 // length**2, model)
     return 3 * (forward + _output_flops(shape, model))
 
 
@@ -245,9 +269,9 @@ def _output_flops(shape: StepShape, model: ModelShape) -> int:
     return 2 * num_positions * model.hidden_size * (model.vocab_size + model.hidden_size)
 
 
-def _layer_flops(length: int, model: ModelShape) -> int:
-    """Operations of one layer's forward pass over one row of `length` positions."""
+def _layer_flops(length: int, pairs: int, model: ModelShape) -> int:
+    """Operations of one layer's forward pass over one row of `length` positions, `pairs` of which meet."""
     projections = model.hidden_size * (2 * model.query_size + 2 * model.key_value_size)
     feed_forward = model.num_ffn_matrices * model.hidden_size * model.ffn_size
-    attention = 2 * length * model.query_size
-    return 2 * length * (projections + feed_forward + attention)
+    attention = 2 * pairs * model.query_size
+    return 2 * (length * (projections + feed_forward) + attention)

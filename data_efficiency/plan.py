@@ -21,9 +21,12 @@ from numpy.typing import NDArray
 from data_efficiency.accounting import Counters, ModelShape, StepShape, layer_tokens, training_flops
 from data_efficiency.config import Config, DataEfficiencyConfig, OpenRandomLTD, load_config
 from data_efficiency.difficulty_index import DifficultyIndex
+from data_efficiency.sampling.drawn_clusters import order_without_index
+from data_efficiency.sampling.mix_course import MixCourse
+from data_efficiency.sampling.played_order import PlayedOrder
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.sampling.selection_index import open_index
-from data_efficiency.sampling.sequence_length import shape_after
+from data_efficiency.sampling.sequence_length import shape_after, windows_of
 from data_efficiency.schedule import growth
 
 Int64Array = NDArray[np.int64]
@@ -54,6 +57,8 @@ class RunPlan:
     """A global batch as it is read."""
     stretches: tuple[Stretch, ...]
     """The steps one after the other, by their shapes."""
+    played: PlayedOrder | None = None
+    """The order in which sorted samples are played, as without a blend."""
     pools: tuple[Int64Array, Int64Array]
     """int64 [changes] each: the steps at which the pool changes, from 1 on, and its sizes from there."""
 
@@ -72,9 +77,20 @@ class RunPlan:
         return int(sizes[np.searchsorted(steps, step, side="right") - 1])
 
     def difficulties(self, step: int) -> dict[str, int]:
-        """What each metric's schedule accepts at a step."""
-        schedules = self.config.data_efficiency.schedules
-        return {name: schedule.difficulty(step) for name, schedule in schedules.items()}
+        """What each metric's schedule accepts at a step, as `GlobalBatch.difficulties`."""
+        settings = self.config.data_efficiency
+        found = {name: schedule.difficulty(step) for name, schedule in settings.schedules.items()}
+        if self.played is not None:
+            drawn = np.array([(step - 1) * self.full_batch.num_rows], np.int64)
+            found[settings.selections[0].name] = self.played.percent_at(drawn)
+        return found
+
+    def part_shares(self, step: int) -> tuple[float, ...]:
+        """In which proportions a step draws from the parts of a blend; nothing where no mix says it."""
+        mix = self.config.data_efficiency.mix
+        if mix is None:
+            return ()
+        return tuple(MixCourse(mix).weights_at((step - 1) * self.full_batch.num_rows).tolist())
 
     def counters(self, step: int) -> Counters:
         """Totals up to the end of `step` >= 0, exact."""
@@ -148,13 +164,14 @@ def plan_run(
             before = stretches.pop()
             stretch = replace(before, num_steps=before.num_steps + stretch.num_steps)
         stretches.append(stretch)
-    num_samples, pools = _pools(walk.config.data_efficiency, num_samples, num_steps)
+    num_samples, pools, played = _pools(walk.config.data_efficiency, num_samples, num_steps)
     return RunPlan(
         config=walk.config,
         model=model,
         num_samples=num_samples,
         full_batch=walk.full_batch,
         stretches=tuple(stretches),
+        played=played,
         pools=pools,
     )
 
@@ -241,17 +258,22 @@ class _Walk:
         rows, length = shape_after(
             self._plans, accepted, self._micro_batch_size, self.full_batch.sequence_length
         )
+        windows = windows_of(self._plans, accepted)
+        window = min(windows.values(), default=length)
         num_rows = rows * self._num_micro_batches
-        # Routes go by the steps finished, the curriculum by the step at hand.
-        if self._routing is None:
-            shape = StepShape(num_rows=num_rows, sequence_length=length, kept_length=length)
-        else:
+        shape = StepShape(num_rows=num_rows, sequence_length=length, kept_length=length)
+        if self._routing is not None:
+            # Routes go by the steps finished, the curriculum by the step at hand.
             self._routing.refuse_part_of_a_group(step - 1, rows)
             shape = self._routing.shape(step - 1, num_rows, length)
-        if self._superposition is None:
-            return shape
-        tokens = self._superposition.tokens_per_position(step - 1)
-        return replace(shape, tokens_per_position=tokens)
+        return replace(
+            shape,
+            attention_window=window if window < length else None,
+            window_slides="sliding_window" in windows and window < length,
+            tokens_per_position=1
+            if self._superposition is None
+            else self._superposition.tokens_per_position(step - 1),
+        )
 
     def _samples_per_row(self, step: int) -> int:
         return 1 if self._superposition is None else self._superposition.samples_per_row(step - 1)
@@ -298,8 +320,8 @@ def _times(counters: Counters, number: int) -> Counters:
 
 def _pools(
     settings: DataEfficiencyConfig, num_samples: int | None, num_steps: int
-) -> tuple[int, tuple[Int64Array, Int64Array]]:
-    """Samples of the dataset; the steps at which the pool changes, and its sizes."""
+) -> tuple[int, tuple[Int64Array, Int64Array], PlayedOrder | None]:
+    """Samples of the dataset; the steps at which the pool changes, and its sizes; the order."""
     selections = settings.selections
     if num_samples is None:
         if not selections:
@@ -308,11 +330,18 @@ def _pools(
             )
         dataset = _IndexedSamples(open_index(selections[0]))
         sampler = CurriculumSampler(dataset, settings, micro_batch_size=1)
-        return len(dataset), sampler.pool_growth(num_steps)
+        return len(dataset), sampler.pool_growth(num_steps), sampler.played_order
+    whole = np.ones(1, np.int64), np.array([num_samples], np.int64)
     if not selections:
-        return num_samples, (np.ones(1, np.int64), np.array([num_samples], np.int64))
+        return num_samples, whole, None
+    if settings.order is not None:
+        return num_samples, whole, order_without_index(settings, num_samples)
     selection = selections[0]
-    if len(selections) > 1 or selection.difficulty_type == "value":
+    if (
+        len(selections) > 1
+        or selection.difficulty_type == "value"
+        or selection.window_size is not None
+    ):
         names = ", ".join(selection.name for selection in selections)
         raise ValueError(
             f"which samples {names} select is known from their indexes: leave num_samples out to "
@@ -322,7 +351,7 @@ def _pools(
     steps, highest = rises.T
     per_part = num_samples // selection.max_difficulty
     sizes = np.where(highest >= selection.max_difficulty, num_samples, per_part * highest)
-    return num_samples, (steps, sizes)
+    return num_samples, (steps, sizes), None
 
 
 class _IndexedSamples:

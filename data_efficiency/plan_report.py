@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from data_efficiency.accounting import StepShape
 from data_efficiency.picture import BASELINE_COLOUR, COLOURS, GREY, new_figure, tidy_axes
 from data_efficiency.plan import RunPlan
 from data_efficiency.short_numbers import format_count
@@ -28,17 +29,21 @@ def format_plan(plan: RunPlan, num_rows: int = 20) -> str:
     Args:
         num_rows: steps to show, the first and the last among them.
     """
-    titles = ["pool", "% of data", "length", "kept", "tokens", "FLOPs", "all tokens"]
-    rows = [["step", *plan.difficulties(1), *titles]]
+    window = ["window"] if _has_window(plan) else []
+    titles = ["pool", "% of data", "length", *window, "kept", "tokens", "FLOPs", "all tokens"]
+    parts = [f"part {number} %" for number in range(len(plan.part_shares(1)))]
+    rows = [["step", *plan.difficulties(1), *parts, *titles]]
     for step in _spread_steps(plan, num_rows):
         stretch, pool = plan.stretch_at(step), plan.pool_size(step)
         rows.append(
             [
                 str(step),
                 *map(str, plan.difficulties(step).values()),
+                *(f"{100 * share:.1f}" for share in plan.part_shares(step)),
                 format_count(pool),
                 f"{100 * pool / plan.num_samples:.1f}",
                 str(stretch.shape.sequence_length),
+                *(str(_window(stretch.shape)) for _ in window),
                 str(stretch.shape.dropped_sequence_length),
                 format_count(stretch.counts.corpus_tokens),
                 format_count(stretch.counts.flops),
@@ -46,6 +51,15 @@ def format_plan(plan: RunPlan, num_rows: int = 20) -> str:
             ]
         )
     return "\n".join([*_aligned(rows), "", *_saving(plan)])
+
+
+def _has_window(plan: RunPlan) -> bool:
+    return any(stretch.shape.attention_window is not None for stretch in plan.stretches)
+
+
+def _window(shape: StepShape) -> int:
+    """Positions that attention looks at."""
+    return shape.attention_window or shape.sequence_length
 
 
 def _spread_steps(plan: RunPlan, number: int) -> list[int]:
@@ -86,19 +100,29 @@ def plot_plan(plan: RunPlan, path: str | Path) -> None:
     stretches = [plan.stretch_at(step) for step in steps.tolist()]
     whole = plan.full_batch.sequence_length
     difficulties = [plan.difficulties(step) for step in steps.tolist()]
-    last = difficulties[-1]
+    highest = {name: max(each[name] for each in difficulties) for name in difficulties[-1]}
     _draw(
         panels[0],
-        "Difficulty accepted, % of its last value",
+        "Difficulty, % of its largest value",
         steps,
         {
-            name: [100 * accepted[name] / max(1, last[name]) for accepted in difficulties]
-            for name in last
+            name: [100 * each[name] / max(1, largest) for each in difficulties]
+            for name, largest in highest.items()
         },
     )
     pools = np.array([plan.pool_size(step) for step in steps.tolist()])
-    _draw(panels[1], "Pool, % of the samples", steps, {"": 100 * pools / plan.num_samples})
+    shares = np.array([plan.part_shares(step) for step in steps.tolist()])  # [steps, parts]
+    drawn = {f"part {number}": 100 * share for number, share in enumerate(shares.T)}
+    title = "Pool, % of the samples" + (", and drawn from each part, %" if drawn else "")
+    _draw(
+        panels[1],
+        title,
+        steps,
+        {"pool" if drawn else "": 100 * pools / plan.num_samples, **drawn},
+    )
     lengths = {"length": [stretch.shape.sequence_length for stretch in stretches]}
+    if _has_window(plan):
+        lengths["window"] = [_window(stretch.shape) for stretch in stretches]
     if plan.config.data_efficiency.random_ltd:
         lengths["kept"] = [stretch.shape.dropped_sequence_length for stretch in stretches]
     _draw(panels[2], "Positions of a row", steps, lengths, whole)

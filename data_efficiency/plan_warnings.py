@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from data_efficiency.accounting import TokenCounter
+from data_efficiency.config import Selection
 from data_efficiency.plan import RunPlan
 
 
@@ -25,6 +26,7 @@ def plan_warnings(plan: RunPlan, decay_end: DecayEnd | None = None) -> list[str]
     """
     return [
         *_about_pools(plan),
+        *_about_the_order(plan),
         *_about_the_curriculum(plan),
         *_about_token_dropping(plan),
         *_about_layer_dropout(plan),
@@ -57,12 +59,29 @@ def _about_pools(plan: RunPlan) -> list[str]:
     return found
 
 
+def _about_the_order(plan: RunPlan) -> list[str]:
+    """An order that the run does not come to the end of."""
+    order = plan.config.data_efficiency.order
+    if order is None:
+        return []
+    wanted = plan.num_steps * plan.full_batch.num_rows
+    in_pass = order.pass_samples or plan.num_samples
+    if wanted >= in_pass:
+        return []
+    return [
+        f"the order is longer than training: a pass through it draws {in_pass} samples, and {plan.num_steps} steps "
+        f"draw {wanted}; what comes last is never trained on: say pass_samples {wanted} in its order"
+    ]
+
+
 def _about_the_curriculum(plan: RunPlan) -> list[str]:
     """Schedules that do not come to their end, and selections or lengths that cannot be as written."""
     settings, found = plan.config.data_efficiency, []
     metrics = {metric.name: metric for metric in (*settings.selections, *settings.length_plans)}
     for name, last in plan.difficulties(plan.num_steps).items():
         metric = metrics[name]
+        if isinstance(metric, Selection) and metric.sorts:
+            continue
         if last < metric.max_difficulty and metric.schedule.ends:
             found.append(
                 f"curriculum longer than training: {name} is at {last} of "

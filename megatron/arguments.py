@@ -207,6 +207,7 @@ def _add_flag(group: Any, field: Field[Any], hint: Any, doc: str, default: Any) 
         settings["action"] = argparse.BooleanOptionalAction
     elif get_origin(kind) is Literal:
         settings["choices"] = get_args(kind)
+        settings["type"] = type(settings["choices"][0])
     elif get_origin(kind) is tuple:
         settings["nargs"] = "+"
         [part, *_] = get_args(kind)

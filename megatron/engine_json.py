@@ -81,6 +81,8 @@ def engine_json(
     training = config.training
     sections = merged(config.engine, config.deepspeed if training.deepspeed else {})
     content: dict[str, Any] = copied({"data_efficiency": config.data_efficiency, **sections})
+    if training.fsdp:
+        _put_stage(content, training.fsdp)
     for precision in ("fp16", "bf16"):
         if not getattr(training, precision):
             content.pop(precision, None)
@@ -119,6 +121,17 @@ def _values(content: dict[str, Any], config: AnyRunConfig) -> Iterator[tuple[str
             value = curriculum and (not is_older_section or bool(value_at(content, METRICS)))
         if value or name not in ("fp16", "bf16"):
             yield key, False if value is None else value
+
+
+def _put_stage(content: dict[str, Any], stage: int) -> None:
+    """Write the stage of sharding that a flag says."""
+    written = value_at(content, "zero_optimization.stage")
+    if written not in (None, "auto", stage):
+        raise ConfigError(
+            f"zero_optimization.stage is {written!r}, but --fsdp is {stage}: make them equal, leave out the flag, or "
+            'write "auto" in the file'
+        )
+    put(content, "zero_optimization.stage", stage)
 
 
 def _put_accumulation(content: dict[str, Any], config: AnyRunConfig, num_processes: int) -> None:

@@ -67,6 +67,17 @@ class StopRequest:
     out_of_time: bool = False
 
 
+class Saving(Protocol):
+    """A checkpoint that is being written."""
+
+    @property
+    def is_written(self) -> bool:
+        """Whether this process has nothing left to write of it."""
+
+    def finish(self, *, keep_last: int) -> Any:
+        """Complete it, and remove all but so many; all processes must call it."""
+
+
 @dataclass(kw_only=True)
 class Run:
     """A run in progress: what the loop works with. What is counted stands in the engine."""
@@ -92,6 +103,8 @@ class Run:
     """How much this process had to wait for a core."""
     stop_request: StopRequest = field(default_factory=StopRequest)
     """What all processes agreed on at the end of the last step."""
+    saving: Saving | None = None
+    """The checkpoint that is being written while training goes on."""
     before_save: Callable[[], None] = field(default=lambda: None)
     """Raises BlockingIOError if the folder that is saved to has become another run's."""
 
@@ -105,6 +118,11 @@ class Run:
         """What the training samples come from."""
         assert self.engine.training_dataloader is not None
         return self.engine.training_dataloader
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether this process is at work on a checkpoint in the background."""
+        return self.saving is not None and not self.saving.is_written
 
     @property
     def num_layers(self) -> int:

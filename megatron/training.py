@@ -33,7 +33,15 @@ from data_efficiency.engine.ranks import naming_lost_processes
 from data_efficiency.engine.watch import watching_processes
 from megatron import garbage
 from megatron.checkpoint.files import has_checkpoints
-from megatron.checkpoint.run import guarded_facts, held_folder, made_by, resume, save
+from megatron.checkpoint.run import (
+    finish_save,
+    guarded_facts,
+    held_folder,
+    made_by,
+    resume,
+    save,
+    save_when_due,
+)
 from megatron.config import RUN_KINDS, AnyRunConfig, CheckpointConfig, RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
 from megatron.evaluation.samples import Samples
@@ -110,6 +118,7 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
         try:
             train(run, logger, stop)
         except NonFiniteError as error:
+            finish_save(run)
             raise NonFiniteError(f"{error}; {_way_back(config.checkpoint)}") from error
     return exit_status(run)
 
@@ -245,7 +254,10 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
             break
         late = limit is not None and time.monotonic() - started >= 60 * limit
         result = run.engine.train_step(
-            batches, run.loss_sums, run.loss_terms, agree=(stop.received, int(late))
+            batches,
+            run.loss_sums,
+            run.loss_terms,
+            agree=(stop.received, int(late), int(run.is_writing)),
         )
         run.stop_request = StopRequest(signal=result.agreed[0], out_of_time=bool(result.agreed[1]))
         run.follow_weights(result)
@@ -265,11 +277,9 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
         if samples is not None and step % config.logging.sample_interval == 0:
             with run.timed("evaluation"):
                 _log(logger, samples.record(run))
-        interval = config.save_interval
-        if interval is not None and step % interval == 0:
-            with run.timed("checkpoints"):
-                save(run)
-            last_saved = step
+        with run.timed("checkpoints"):
+            if save_when_due(run, all_have_written=not result.agreed[2]):
+                last_saved = step
         last_time += time.monotonic() - paused
 
     run.say(f"stopped after step {run.counters.steps}: {reason}")
@@ -279,8 +289,9 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
             _validate(run, logger)
     if finished and samples is not None and run.counters.steps % config.logging.sample_interval:
         _log(logger, samples.record(run))
-    if last_saved != run.counters.steps:
-        with run.timed("checkpoints"):
+    with run.timed("checkpoints"):
+        finish_save(run)
+        if last_saved != run.counters.steps:
             save(run)
     _log(logger, {"kind": "end", "reason": reason, **counter_record(run), **spent_record(run)})
 
@@ -328,6 +339,7 @@ def step_record(run: Run, result: StepResult) -> dict[str, Any]:
         "actual_seq_length": result.actual_seq_length,
         "difficulties": dict(plan.batch.difficulties),
         "pool_size": plan.batch.pool_size,
+        **({} if plan.batch.part_epochs is None else {"part_epochs": plan.batch.part_epochs}),
     }
 
 

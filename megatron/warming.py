@@ -23,7 +23,7 @@ def compiles_each_length(training: TrainingConfig) -> bool:
 def steps_to_rehearse(plan: RunPlan, next_step: int) -> Iterator[int]:
     """A step of each shape that needs code of its own, of those still to come.
 
-    Rows and length make one, and whether tokens are dropped or rows skip layers; how many does not.
+    Rows, length and window make one, and whether tokens are dropped or rows skip layers; how many does not.
     """
     known = set()
     for stretch in plan.stretches:
@@ -33,8 +33,9 @@ def steps_to_rehearse(plan: RunPlan, next_step: int) -> Iterator[int]:
         drops = (
             shape.num_dropping_layers > 0 and shape.dropped_sequence_length < shape.sequence_length
         )
+        window = shape.attention_window, shape.window_slides
         kinds = drops, bool(shape.skipped), shape.tokens_per_position
-        key = shape.num_rows, shape.sequence_length, *kinds
+        key = shape.num_rows, shape.sequence_length, *kinds, *window
         if key not in known:
             known.add(key)
             yield max(stretch.first_step, next_step)

@@ -55,3 +55,8 @@ def length_metric(least=8, most=64, *, steps=12, step_size=8, **changes):
         "schedule_type": "fixed_linear",
         "schedule_config": {"total_curriculum_step": steps, "difficulty_step": step_size},
     } | changes
+
+
+def sorting_metric(index_path="nowhere", **changes):
+    """A metric that sorts all samples."""
+    return {"index_path": str(index_path), "clustering_type": "sorted"} | changes

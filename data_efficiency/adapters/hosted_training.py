@@ -16,13 +16,19 @@ from data_efficiency.accounting import Counters, StepShape
 from data_efficiency.adapters.host_settings import HostSettings, refuse_disagreement
 from data_efficiency.config import DataEfficiencyConfig, OpenRandomLTD, RoutingConfig, load_config
 from data_efficiency.engine.ranks import Ranks
-from data_efficiency.engine.step import StepTotals, reduce_step, shape_of_forward
+from data_efficiency.engine.step import (
+    StepTotals,
+    reduce_step,
+    refuse_ignored_windows,
+    shape_of_forward,
+)
 from data_efficiency.json_section import ConfigError
 from data_efficiency.routing.layer_interface import LayerInterface
 from data_efficiency.routing.layer_presets import known_layer_class
 from data_efficiency.routing.random_ltd import convert_to_random_ltd
 from data_efficiency.sampling.loader import CurriculumDataLoader, MicroBatchPlan, PostProcess
 from data_efficiency.sampling.sampler import CurriculumSampler, GlobalBatch
+from data_efficiency.sampling.sequence_length import windows_of
 
 
 class HostedTraining:
@@ -242,6 +248,8 @@ class HostedTraining:
             found["kept_length"] = totals.kept_length(num_dropping) or 0
         if routing is not None:
             found["actual_seq_length"] = totals.actual_seq_length(self.num_layers)
+        epochs = enumerate(batch.part_epochs or ())
+        found |= {f"part_epochs/{number}": passes for number, passes in epochs}
         return found | {f"difficulty/{name}": value for name, value in batch.difficulties.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -297,6 +305,10 @@ class HostedTraining:
         if not module.training:
             return
         self._shape = shape_of_forward(self.router, args, kwargs)
+        windows = windows_of(
+            self.config.data_efficiency.length_plans, self._present().batch.difficulties
+        )
+        refuse_ignored_windows(windows, module, kwargs)
         if self.counts_in_forward and self.is_last_of_step:
             self._totals = self._reduce(self._shape)
 

@@ -1,9 +1,11 @@
 """The JSON file in DeepSpeed's form <-> frozen dataclasses; their field docs document the keys."""
 
-from data_efficiency.config.curriculum import LengthPlan, Selection, paces_length
+from data_efficiency.config.curriculum import WINDOWS, LengthPlan, Selection, paces_length
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
 from data_efficiency.config.file import Config, ConfigSource, load_config, read_json
 from data_efficiency.config.layer_dropout import LayerDropoutConfig
+from data_efficiency.config.mix import Mix, normalised
+from data_efficiency.config.order import Order
 from data_efficiency.config.random_ltd import OpenRandomLTD, RandomLTDConfig, filled_random_ltd
 from data_efficiency.config.routing import RoutingConfig
 from data_efficiency.config.short_form import (
@@ -16,6 +18,7 @@ from data_efficiency.config.superposition import SuperpositionConfig
 from data_efficiency.config.written import section_of
 
 __all__ = [
+    "WINDOWS",
     "Config",
     "ConfigSource",
     "Curriculum",
@@ -23,7 +26,9 @@ __all__ = [
     "LayerDropout",
     "LayerDropoutConfig",
     "LengthPlan",
+    "Mix",
     "OpenRandomLTD",
+    "Order",
     "RandomLTD",
     "RandomLTDConfig",
     "RoutingConfig",
@@ -32,6 +37,7 @@ __all__ = [
     "TokenSuperposition",
     "filled_random_ltd",
     "load_config",
+    "normalised",
     "paces_length",
     "read_json",
     "section_of",

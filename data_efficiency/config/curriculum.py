@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, NoReturn, Self, cast
 
+from data_efficiency.config.order import SORTED, Order, read_order, with_pacing
 from data_efficiency.json_section import (
     AUTO,
     ConfigError,
@@ -23,11 +24,18 @@ from data_efficiency.schedule.protocol import Schedule
 from data_efficiency.schedule.registry import curriculum_kinds, read_schedule
 
 DifficultyType = Literal["value", "percentile"]
-LengthAction = Literal["truncate", "reshape", "trim_padding", "user"]
-PUBLISHED_ACTIONS: Mapping[str, LengthAction] = {
+LengthAction = Literal[
+    "truncate", "reshape", "attention_window", "sliding_window", "trim_padding", "user"
+]
+WINDOWS: Sequence[LengthAction] = ("attention_window", "sliding_window")
+"""What leaves the rows as they are, and is an argument of the model's forward."""
+ACTIONS_BY_NAME: Mapping[str, LengthAction] = {
     "seqlen_truncate": "truncate",
     "seqlen_reshape": "reshape",
+    "attention_window": "attention_window",
+    "sliding_window": "sliding_window",
 }
+"""Name of a metric -> what it does where nothing else is said; these follow their schedule."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +59,12 @@ class Selection(PacedMetric):
     """DeepSpeed's `index_to_metric` without ending; not read beside an index of ours."""
     trust_order: bool = False
     shuffle_index: str | None = None
+    window_size: int | None = None
+    """Samples that lie this far or farther below the highest difficulty so far are retired; None: none is."""
+    sorts: bool = False
+    """Whether it admits all samples, and sorts them for the configuration's `order`."""
+    num_bands: int | None = None
+    """Of a metric that sorts: bands of equally many samples that it tells apart; None: it sorts exactly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +78,10 @@ class LengthPlan(PacedMetric):
     @property
     def follows_schedule(self) -> bool:
         """Whether the difficulty is a length; otherwise the content of the batches decides."""
-        return self.action in PUBLISHED_ACTIONS.values()
+        return self.action in ACTIONS_BY_NAME.values()
 
     def length_at(self, difficulty: int) -> int | None:
-        """Positions of a row that a difficulty means; None where it does not decide.
+        """Positions of a row, or of its window, that a difficulty means; None where it does not decide.
 
         Raises:
             ValueError: for a length below 1.
@@ -82,7 +96,14 @@ class LengthPlan(PacedMetric):
         return -(-difficulty // self.length_multiple) * self.length_multiple
 
 
-Metrics = tuple[tuple[Selection, ...], tuple[LengthPlan, ...], tuple["OpenLengthPlan", ...]]
+class Metrics(NamedTuple):
+    """What the metrics of a file are."""
+
+    selections: tuple[Selection, ...] = ()
+    length_plans: tuple[LengthPlan, ...] = ()
+    open_plans: tuple["OpenLengthPlan", ...] = ()
+    order: Order | None = None
+    """None: no metric sorts the samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,14 +153,24 @@ class MetricKeys(PacedKeys):
     here. It does not say which dataset was analyzed, and Megatron-DeepSpeed shuffled before."""
     shuffle_index: str | None = None
     """Instead of trust_order: a `.npy` file, which sample of the training data each analyzed one is."""
-    clustering_type: Literal["single_cluster", "schedule_based"]
-    """schedule_based: the metric selects samples. single_cluster: it only drives the sequence length."""
+    clustering_type: Literal["single_cluster", "schedule_based", "sorted"]
+    """schedule_based: the metric selects samples. single_cluster: it only drives the sequence length. sorted: it
+    sorts all samples, see `order`; keys of the difficulty and its schedule are left out."""
+    window_size: int | None = None
+    """schedule_based: difficulties that the pool reaches down from the highest so far, in the unit of `difficulty_type`;
+    samples further down are retired. Not given: none is."""
+    num_bands: int | None = None
+    """sorted: the metric tells this many bands of equally many samples apart, and the next metric sorts inside
+    each. Not given: it sorts exactly, and is the last one."""
     sequence_length: LengthAction | None = None
     """What the metric does to the length. truncate: rows are cut to the difficulty. reshape: the rows
-    of a micro-batch, end to end, are cut into rows of the difficulty. trim_padding: rows are cut to
+    of a micro-batch, end to end, are cut into rows of the difficulty. attention_window: rows stay as they are, and
+    attention looks no further than a block of as many positions; the blocks lie side by side. sliding_window: no
+    further than as many positions, the token's own among them. Both are arguments of the model's forward.
+    trim_padding: rows are cut to
     the longest one without its padding. user: your own post-process function does,
-    which must be set before the first batch. Default by the published names seqlen_truncate and
-    seqlen_reshape; else user for a metric that selects no samples."""
+    which must be set before the first batch. Default by the names seqlen_truncate,
+    seqlen_reshape, attention_window and sliding_window; else user for a metric that selects no samples."""
     length_multiple: Positive = 1
     """The length is rounded up to a multiple of this, 8 for example."""
     difficulty_type: DifficultyType
@@ -159,6 +190,8 @@ class CurriculumKeys:
     random_rank: bool = False
     """The control: the same pacing over a random order of the samples (of each part of a blend), drawn from
     the seed. What a curriculum gains beside it, it gains by its order."""
+    order: Section
+    """In which order sorted samples are played, see below."""
     curriculum_metrics: Any = None
     """Metric name -> the keys of METRIC; the pool is the intersection of the metrics that select
     samples."""
@@ -188,26 +221,15 @@ class CurriculumKeys:
         return axes
 
 
-@dataclass(frozen=True, kw_only=True)
-class LegacyCurriculumKeys(PacedKeys):
-    """`curriculum_learning` at the top level."""
-
-    enabled: bool = False
-    """The switch of DeepSpeed's older section for sequence-length warm-up, removed there in 0.19.8;
-    read as the metric seqlen_truncate."""
-    curriculum_type: Literal["seqlen"]
-    """What is paced."""
-
-
 def read_curriculum(section: Section) -> tuple[CurriculumKeys, Metrics]:
-    """The keys of the section, and its selections and length plans; none where it is off."""
+    """The keys of the section, and what its metrics are; nothing where it is off."""
     faults = Faults()
     found = faults.ask(lambda: section.read(CurriculumKeys))
     faults.ask(section.close)
     path, named = f"{section.path}.curriculum_metrics", section.take("curriculum_metrics", None)
     if found is not None and not found.enabled:
         faults.refuse()
-        return found, ((), (), ())
+        return found, Metrics()
     if not isinstance(named, Mapping) or not named:
         faults.ask(partial(_refuse, f"{path} must name at least one metric"))
         named = {}
@@ -218,8 +240,10 @@ def read_curriculum(section: Section) -> tuple[CurriculumKeys, Metrics]:
     selections = tuple(one.selection for one in metrics if one.selection is not None)
     length_plans = tuple(one.plan for one in metrics if isinstance(one.plan, LengthPlan))
     open_plans = tuple(one.plan for one in metrics if isinstance(one.plan, OpenLengthPlan))
-    _refuse_contradictions(section, keys, bool(selections), (*length_plans, *open_plans))
-    return keys, (selections, length_plans, open_plans)
+    bands = {one.name: one.num_bands for one in selections if one.sorts}
+    order = read_order(keys.order, bands, is_on="order" in section)
+    _refuse_contradictions(section, keys, selections, (*length_plans, *open_plans))
+    return keys, Metrics(selections, length_plans, open_plans, order)
 
 
 def _refuse(message: str) -> NoReturn:
@@ -229,34 +253,38 @@ def _refuse(message: str) -> NoReturn:
 def _refuse_contradictions(
     section: Section,
     keys: CurriculumKeys,
-    selects: bool,
+    selections: Sequence[Selection],
     plans: Sequence["LengthPlan | OpenLengthPlan"],
 ) -> None:
     """Raise ConfigError for metrics that do not go together."""
     path, names = f"{section.path}.curriculum_metrics", {plan.action: plan.name for plan in plans}
-    if keys.random_rank and not selects:
+    thresholds = [one for one in selections if not one.sorts]
+    if thresholds and len(thresholds) < len(selections):
+        sorting = next(one.name for one in selections if one.sorts)
+        raise ConfigError(
+            f"{path}: {thresholds[0].name!r} admits samples by a schedule and {sorting!r} sorts them all; "
+            "keep one of the two"
+        )
+    if len(thresholds) > 1 and any(one.window_size for one in thresholds):
+        raise ConfigError(
+            f"{path}: window_size retires samples of a pool that one metric selects, but "
+            f"{' and '.join(repr(one.name) for one in thresholds)} select; keep one of them"
+        )
+    if keys.random_rank and not selections:
         raise ConfigError(
             f"{section.path}.random_rank is true, but no metric selects samples (schedule_based): there is no "
             "order to replace; remove it, or add such a metric"
+        )
+    if all(action in names for action in WINDOWS):
+        raise ConfigError(
+            f"{path}: {names['attention_window']!r} and {names['sliding_window']!r} both limit what attention "
+            "looks at; keep one of the two"
         )
     if "truncate" in names and "reshape" in names:
         raise ConfigError(
             f"{path}: {names['truncate']!r} truncates rows and {names['reshape']!r} reshapes them; "
             "keep one of the two"
         )
-
-
-def read_legacy_warm_up(section: Section) -> LengthPlan | None:
-    """The length plan that a top-level `curriculum_learning` section means; None where it is off.
-
-    Source: DeepSpeed's sequence-length warm-up, removed in 0.19.8. Differs: the loader truncates,
-    so that the model need not know `curriculum_seqlen`.
-    """
-    if not section.boolean("enabled", False):
-        return None
-    paced = section.read(LegacyCurriculumKeys).paced(section, lowest=1)
-    section.close()
-    return LengthPlan(name="seqlen_truncate", difficulty_type="value", action="truncate", **paced)
 
 
 class _Metric(NamedTuple):
@@ -267,6 +295,7 @@ class _Metric(NamedTuple):
 
 
 def _read_metric(name: str, entry: object, path: str, *, is_quiet: bool = False) -> _Metric:
+    entry = with_pacing(entry, f"{path}.{name}")
     section, faults = Section(entry, f"{path}.{name}", is_quiet=is_quiet), Faults()
     is_open = isinstance(entry, Mapping) and entry.get("max_difficulty") == AUTO
     if is_open and paces_length(name, cast("Mapping[str, Any]", entry)):
@@ -280,7 +309,7 @@ def _read_metric(name: str, entry: object, path: str, *, is_quiet: bool = False)
         faults.refuse()
         raise AssertionError(section.path)
     action = _action(name, keys)
-    lowest = 1 if action in PUBLISHED_ACTIONS.values() else 0
+    lowest = 1 if action in ACTIONS_BY_NAME.values() else 0
     paced = faults.ask(lambda: keys.paced(section, lowest=lowest))
     faults.ask(lambda: _refuse_unfit(section, name, keys, action))
     faults.ask(section.close)
@@ -289,13 +318,16 @@ def _read_metric(name: str, entry: object, path: str, *, is_quiet: bool = False)
     paced |= {"name": name, "difficulty_type": keys.difficulty_type}
     index_path = keys.index_path or keys.index_to_sample_path
     selection = plan = None
-    if keys.clustering_type == "schedule_based":
+    if keys.clustering_type != "single_cluster":
         assert index_path is not None
         selection = Selection(
             index_path=index_path,
             values_path=keys.index_to_metric_path,
             trust_order=keys.trust_order,
             shuffle_index=keys.shuffle_index,
+            window_size=keys.window_size,
+            sorts=keys.clustering_type == SORTED,
+            num_bands=keys.num_bands,
             **paced,
         )
     if action is not None:
@@ -305,15 +337,15 @@ def _read_metric(name: str, entry: object, path: str, *, is_quiet: bool = False)
 
 def _action(name: str, keys: MetricKeys) -> LengthAction | None:
     """What a metric does to the length of rows."""
-    selects = keys.clustering_type == "schedule_based"
-    return keys.sequence_length or PUBLISHED_ACTIONS.get(name) or (None if selects else "user")
+    selects = keys.clustering_type != "single_cluster"
+    return keys.sequence_length or ACTIONS_BY_NAME.get(name) or (None if selects else "user")
 
 
 def _refuse_unfit(
     section: Section, name: str, keys: MetricKeys, action: LengthAction | None
 ) -> None:
     """Raise ConfigError for keys of a metric that do not go together."""
-    near = difflib.get_close_matches(name, PUBLISHED_ACTIONS, n=1, cutoff=0.8)
+    near = difflib.get_close_matches(name, ACTIONS_BY_NAME, n=1, cutoff=0.8)
     if action == "user" and keys.sequence_length is None and near:
         raise ConfigError(
             f"{section.path} selects no samples (single_cluster) and its name is not {near[0]!r}: if that is "
@@ -324,8 +356,20 @@ def _refuse_unfit(
             f"{section.path}.length_multiple is {keys.length_multiple}, but this metric changes no "
             'length: remove it, or say what it does by "sequence_length"'
         )
-    selects = keys.clustering_type == "schedule_based"
-    cuts_by_name = keys.sequence_length is None and name in PUBLISHED_ACTIONS
+    kind = keys.clustering_type
+    for key, wanted in (("window_size", "schedule_based"), ("num_bands", SORTED)):
+        if getattr(keys, key) is not None and kind != wanted:
+            raise ConfigError(
+                f"{section.path}.{key} is {getattr(keys, key)}, but belongs to a metric whose clustering_type is "
+                f"{wanted}, not {kind}: remove it"
+            )
+    selects = kind != "single_cluster"
+    cuts_by_name = keys.sequence_length is None and name in ACTIONS_BY_NAME
+    if kind == SORTED and action is not None:
+        raise ConfigError(
+            f"{section.path} sorts samples and would change the length of rows too ({action}): give the "
+            "metric that sorts another name, and no sequence_length"
+        )
     if selects and cuts_by_name and keys.difficulty_type == "percentile":
         raise ConfigError(
             f"{section.path}.difficulty_type is 'percentile', but a metric of this name cuts rows to its difficulty "
@@ -344,8 +388,8 @@ def paces_length(name: str, entry: Mapping[str, Any]) -> bool:
         >>> paces_length("seqlen_truncate", {}), paces_length("mine", {"sequence_length": "user"})
         (True, False)
     """
-    action = entry.get("sequence_length") or PUBLISHED_ACTIONS.get(name)
-    return action in PUBLISHED_ACTIONS.values()
+    action = entry.get("sequence_length") or ACTIONS_BY_NAME.get(name)
+    return action in ACTIONS_BY_NAME.values()
 
 
 @dataclass(frozen=True, kw_only=True)

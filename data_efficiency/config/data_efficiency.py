@@ -6,7 +6,7 @@ new.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -19,6 +19,8 @@ from data_efficiency.config.curriculum import (
     read_curriculum,
 )
 from data_efficiency.config.layer_dropout import LayerDropoutConfig
+from data_efficiency.config.mix import Mix, read_mix
+from data_efficiency.config.order import Order
 from data_efficiency.config.random_ltd import OpenRandomLTD, RandomLTDConfig
 from data_efficiency.config.routing import ROUTES, DataRoutingKeys, RoutingConfig
 from data_efficiency.config.short_form import Part, section_of_parts
@@ -48,8 +50,12 @@ class DataEfficiencyConfig:
     pin_memory: bool = False
     selections: tuple[Selection, ...] = ()
     """Empty: samples are drawn uniformly."""
+    order: Order | None = None
+    """In which order samples are played, where the selections sort them."""
     random_rank: bool = False
-    """The selections' pacing over a random order of the samples."""
+    """The selections' pacing and order over a random order of the samples."""
+    mix: Mix | None = None
+    """Weights of a blend's parts, as the run goes on; None: those of the dataset."""
     length_plans: tuple[LengthPlan, ...] = ()
     """Empty: rows stay as they are read."""
     sequence_axes: Mapping[str, tuple[int, ...]] | None = None
@@ -74,8 +80,8 @@ class DataEfficiencyConfig:
         """The configuration of some parts: as many metrics as you like, and each route once.
 
         Args:
-            settings: `seed`, `full_from_step`, and keys of `data_sampling` in the JSON file, such as
-                `num_workers`.
+            settings: `seed`, `full_from_step`, `random_rank`, and keys of `data_sampling` in the JSON file, such
+                as `num_workers`.
 
         Raises:
             ConfigError: with all that is wrong.
@@ -134,9 +140,11 @@ class DataEfficiencyConfig:
     @property
     def needs_length(self) -> bool:
         """Whether something goes up to the rows' length."""
-        dropping = self.random_ltd
-        return bool(self.open_length_plans) or (
-            isinstance(dropping, OpenRandomLTD) and dropping.needs_length
+        dropping, mix = self.random_ltd, self.mix
+        return (
+            bool(self.open_length_plans)
+            or (isinstance(dropping, OpenRandomLTD) and dropping.needs_length)
+            or (mix is not None and mix.unit == "tokens")
         )
 
     def with_length(self, length: int) -> "DataEfficiencyConfig":
@@ -155,6 +163,7 @@ class DataEfficiencyConfig:
             self,
             length_plans=tuple(plans[name] for name in in_order),
             open_length_plans=(),
+            mix=None if self.mix is None else self.mix.in_samples(length),
             random_ltd=dropping,
         )
 
@@ -221,6 +230,8 @@ class DataSamplingKeys:
     """Batches in page-locked memory, for copies to a GPU."""
     dynamic_batching: Section
     """Refused when enabled: it cannot be composed with the curriculum sampler."""
+    mix: Section
+    """Weights of a blend's parts as functions of the tokens drawn, see below. Not given: the dataset's weights."""
     curriculum_learning: Section
     """Metrics, see below."""
 
@@ -248,23 +259,28 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     }
     if sampling is not None:
         faults.ask(partial(_refuse_dynamic_batching, sampling.dynamic_batching))
+    mix = None
+    if sampling is not None and "mix" in sampling_section:
+        mix = faults.ask(partial(read_mix, sampling.mix))
     for part in (section, sampling_section, routing_section):
         faults.ask(part.close)
     faults.refuse()
     assert sampling is not None
     assert routing is not None
     assert curriculum is not None
-    found, (selections, length_plans, open_plans) = curriculum
-    has_curriculum = bool(selections or length_plans or open_plans)
+    found, metrics = curriculum
+    has_curriculum = bool(metrics.selections or metrics.length_plans or metrics.open_plans)
+    samples = has_curriculum or mix is not None
+    _refuse_sliding_beside(routes["random_ltd"], (*metrics.length_plans, *metrics.open_plans))
     routes_on = [name for name, route in routes.items() if route is not None]
-    if "token_superposition" in routes_on and (length_plans or open_plans):
+    if "token_superposition" in routes_on and (metrics.length_plans or metrics.open_plans):
         raise ConfigError(
             "token_superposition and a metric that paces the length of rows are both enabled: bags are of whole "
             "samples; switch one of them off"
         )
-    is_on = has_curriculum or bool(routes_on)
+    is_on = samples or bool(routes_on)
     _check_switch(section, on=is_on, inner="any technique in it")
-    _check_switch(sampling_section, on=has_curriculum, inner="curriculum_learning")
+    _check_switch(sampling_section, on=samples, inner="curriculum_learning")
     _check_switch(
         routing_section, on=bool(routes_on), inner=" and ".join(routes_on) or "random_ltd"
     )
@@ -273,10 +289,12 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
         num_epochs=sampling.num_epochs,
         num_workers=sampling.num_workers,
         pin_memory=sampling.pin_memory,
-        selections=selections,
+        selections=metrics.selections,
+        order=metrics.order,
         random_rank=found.random_rank and has_curriculum,
-        length_plans=length_plans,
-        open_length_plans=open_plans,
+        mix=mix,
+        length_plans=metrics.length_plans,
+        open_length_plans=metrics.open_plans,
         metric_names=tuple(found.curriculum_metrics) if has_curriculum else (),
         sequence_axes=found.axes(curriculum_section.path),
         data_cluster_path=found.data_cluster_path,
@@ -290,6 +308,15 @@ def _refuse_dynamic_batching(section: Section) -> None:
         raise ConfigError(
             f"{section.path}.enabled is true: batches of varying size cannot be composed with the "
             "curriculum sampler; remove the section"
+        )
+
+
+def _refuse_sliding_beside(dropping: object, plans: Sequence[LengthPlan | OpenLengthPlan]) -> None:
+    sliding = [plan.name for plan in plans if plan.action == "sliding_window"]
+    if dropping is not None and sliding:
+        raise ConfigError(
+            f"metric {sliding[0]!r} slides a window over the tokens of a row, and random_ltd drops some of them: "
+            "windows that are blocks (attention_window) go with it; use those, or disable random_ltd"
         )
 
 

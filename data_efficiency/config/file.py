@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data_efficiency.config.curriculum import read_legacy_warm_up
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig, read_data_efficiency
 from data_efficiency.config.deepspeed_sections import DEEPSPEED_SECTIONS
 from data_efficiency.config.layer_dropout import (
     layer_dropout_of_progressive,
     read_layer_dropout,
 )
+from data_efficiency.config.legacy_warm_up import read_legacy_warm_up
 from data_efficiency.config.written import section_of
 from data_efficiency.files import read_json_object
 from data_efficiency.json_section import ConfigError, Faults, Given, Section, own_copy

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from data_efficiency.config.deepspeed_sections import DEEPSPEED_SECTIONS
 from data_efficiency.config.json_objects import JSON_OBJECTS, PREFIXES, JsonKey, json_keys
+from data_efficiency.config.order import SORTED, WHOLE
 from data_efficiency.config.random_ltd import KEPT_LENGTH_NAMES
 from data_efficiency.json_section import AUTO, FOUND, AtLeast, Section
 from data_efficiency.schedule.registry import (
@@ -58,6 +59,7 @@ def config_schema() -> dict[str, Any]:
     _add_schedules(_object_at(root, "LAYER_DROPOUT.keep_schedule"), kept_rows_kinds(), {})
     spans = _object_at(root, "RANDOM_LTD")["properties"]["random_ltd_layer_id"]["anyOf"]
     spans.append({"type": "array", "items": spans[0]})
+    _need_pacing_unless_sorted(_object_at(root, "METRIC"))
     legacy = _object_at(root, "curriculum_learning")
     legacy["properties"] |= {
         name: _object_at(root, "METRIC")["properties"][name]
@@ -68,6 +70,17 @@ def config_schema() -> dict[str, Any]:
         is_on = {"properties": {"enabled": {"const": True}}, "required": ["enabled"]}
         switched |= {"if": is_on, "then": {"required": switched.pop("required")}}
     return root
+
+
+def _need_pacing_unless_sorted(metric: dict[str, Any]) -> None:
+    """Let a metric that sorts leave out what paces the others."""
+    needed = [key for key in metric["required"] if key in WHOLE]
+    metric["required"] = [key for key in metric["required"] if key not in WHOLE]
+    is_sorted = {
+        "properties": {"clustering_type": {"const": SORTED}},
+        "required": ["clustering_type"],
+    }
+    metric["allOf"].append({"if": is_sorted, "else": {"required": needed}})
 
 
 def _new_object() -> dict[str, Any]:

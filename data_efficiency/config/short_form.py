@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from data_efficiency.config.order import SORTED, Order, OrderKind
 from data_efficiency.config.random_ltd import TokenScale
 from data_efficiency.json_section import AUTO, ConfigError
 
@@ -20,6 +21,8 @@ LENGTH_METRICS = {
     "seqlen": "seqlen_truncate",
     "seqlen_truncate": "seqlen_truncate",
     "seqlen_reshape": "seqlen_reshape",
+    "attention_window": "attention_window",
+    "sliding_window": "sliding_window",
 }
 """Names that pace the length of rows -> how the JSON file calls them."""
 
@@ -43,18 +46,19 @@ class Curriculum:
     """One metric of a curriculum: which samples may be drawn, or how long rows are.
 
     `seqlen` (or `seqlen_truncate`, `seqlen_reshape`) without an index paces the length of rows, from `start`
-    tokens to `end`. Any other metric, with the folder of its index, lets the easiest samples in first, from
-    `start` percent of them to `end`; or up to a difficulty, where `by` is "value".
+    tokens to `end`, and `attention_window` or `sliding_window` how far attention looks. Any other metric, with the folder of its index, lets the easiest samples in first, from
+    `start` percent of them to `end`; or up to a difficulty, where `by` is "value". With an `order` it paces nothing:
+    all samples are sorted by it, and played so.
 
     Raises:
         ConfigError: for numbers that cannot be, a length without and a metric with no index.
     """
 
     metric: str
-    start: int
-    """Length, percentile or value at the first step."""
-    steps: int
-    """Steps from there to `end`."""
+    start: int | None = None
+    """Length, percentile or value at the first step. Not given: percentile 1; nothing with an `order`."""
+    steps: int | None = None
+    """Steps from there to `end`; nothing with an `order`."""
     end: int | None = None
     """Not given: the length of the rows, or 100 percent."""
     index: str | os.PathLike[str] | None = None
@@ -65,8 +69,23 @@ class Curriculum:
     """Degree of the root that the growth follows; 1 is linear. Not given: 1 for lengths, else 2."""
     step_size: int | None = None
     """Multiples that are reached. Not given: 8 for lengths, else 1."""
+    window: int | None = None
+    """Difficulties that the pool reaches down from the highest; easier samples are retired. Not given: none is."""
+    order: OrderKind | Order | None = None
+    """The metric sorts all samples, and they are played in this order, instead of being admitted by and by."""
+    bands: int | None = None
+    """With an order: bands that the metric tells apart, inside which the next metric sorts."""
 
     def __post_init__(self) -> None:
+        if self.order is not None:
+            self._refuse_beside_order()
+            return
+        missing = [name for name in self._needed if getattr(self, name) is None]
+        if missing:
+            raise ConfigError(
+                f"Curriculum({self.metric!r}) has no {' and no '.join(missing)}: give "
+                f"{' and '.join(f'{name}=' for name in self._needed)}, or an order="
+            )
         _refuse(
             self,
             start=self.start,
@@ -74,6 +93,7 @@ class Curriculum:
             end=self.end,
             root=self.root,
             step_size=self.step_size,
+            window=self.window,
         )
         if self.index is None and not self.is_length:
             raise ConfigError(
@@ -84,6 +104,19 @@ class Curriculum:
             raise ConfigError(f"Curriculum({self.metric!r}): by belongs to a metric with an index")
         if self.by == "value" and self.end is None:
             raise ConfigError(f"Curriculum({self.metric!r}) goes by value: give end=, the largest")
+
+    def _refuse_beside_order(self) -> None:
+        """Raise ConfigError for what paces a metric that sorts, or if it has no index."""
+        pacing = ("start", "steps", "end", "by", "root", "step_size", "window")
+        given = [name for name in pacing if getattr(self, name) is not None]
+        if given or self.index is None:
+            wrong = f"{given[0]} belongs to a metric that is paced" if given else "it needs index="
+            raise ConfigError(f"Curriculum({self.metric!r}) has an order: {wrong}")
+
+    @property
+    def _needed(self) -> tuple[str, ...]:
+        """What a paced metric cannot do without; percentiles begin with the first."""
+        return ("start", "steps") if self.is_length or self.by == "value" else ("steps",)
 
     @property
     def is_length(self) -> bool:
@@ -97,13 +130,17 @@ class Curriculum:
 
     def section(self) -> dict[str, Any]:
         """The keys of the metric in the JSON file."""
+        bands = {} if self.bands is None else {"num_bands": self.bands}
+        if self.order is not None:
+            assert self.index is not None
+            return {"clustering_type": SORTED, "index_path": os.fspath(self.index), **bands}
         root = self.root or (1 if self.is_length else 2)
         pace = {
             "total_curriculum_step": self.steps,
             "difficulty_step": self.step_size or (8 if self.is_length else 1),
         }
         paced = {
-            "min_difficulty": self.start,
+            "min_difficulty": self.start or 1,
             "schedule_type": "fixed_linear" if root == 1 else "fixed_root",
             "schedule_config": pace if root == 1 else {**pace, "root_degree": root},
         }
@@ -114,7 +151,10 @@ class Curriculum:
                 "max_difficulty": self.end or AUTO,
             }
         assert self.index is not None
+        window = {} if self.window is None else {"window_size": self.window}
         return paced | {
+            **window,
+            **bands,
             "difficulty_type": self.by or "percentile",
             "clustering_type": "schedule_based",
             "max_difficulty": self.end or 100,
@@ -230,6 +270,24 @@ class LayerDropout:
         }
 
 
+def _order_of(part: Curriculum, before: Mapping[str, Any]) -> dict[str, Any]:
+    """The `order` section that a metric which sorts asks for; nothing of another metric.
+
+    Raises:
+        ConfigError: if a metric before asked for another one.
+    """
+    if part.order is None:
+        return {}
+    order = part.order if isinstance(part.order, Order) else Order(kind=part.order)
+    written = order.section()
+    if before.get("order", written) != written:
+        raise ConfigError(
+            f"Curriculum({part.metric!r}) has the order {order.describe()}, and a metric before it another "
+            "one: all samples are played in one order, so give each of them the same"
+        )
+    return {"order": written}
+
+
 @dataclass(frozen=True)
 class TokenSuperposition:
     """Token superposition: in the first `steps` a position of the model stands for `bag_size` tokens.
@@ -278,7 +336,7 @@ def section_of_parts(parts: Iterable[Part], **settings: Any) -> dict[str, Any]:
     """The `data_efficiency` section that the parts stand for.
 
     Args:
-        settings: `seed`, `full_from_step`, and keys of `data_sampling`.
+        settings: `seed`, `full_from_step`, `random_rank`, and keys of `data_sampling`.
 
     Raises:
         ConfigError: for something else, or a part that is there twice.
@@ -288,6 +346,7 @@ def section_of_parts(parts: Iterable[Part], **settings: Any) -> dict[str, Any]:
             "curriculum_learning is what Curriculum(...) stands for: give those, or the whole section as a dict"
         )
     metrics: dict[str, Any] = {}
+    orders: dict[str, Any] = {}
     routing: dict[str, Any] = {}
     for part in parts:
         place = metrics if isinstance(part, Curriculum) else routing
@@ -297,10 +356,14 @@ def section_of_parts(parts: Iterable[Part], **settings: Any) -> dict[str, Any]:
                 f"{part!r} is {'no part' if name is None else 'there twice'}: give each once"
             )
         place[name] = part.section()
+        if isinstance(part, Curriculum):
+            orders |= _order_of(part, orders)
     seed = {"seed": settings.pop("seed")} if "seed" in settings else {}
     if "full_from_step" in settings:
         routing["full_from_step"] = settings.pop("full_from_step")
-    curriculum = {"enabled": True, "curriculum_metrics": metrics} if metrics else {}
+    control = {key: settings.pop(key) for key in ("random_rank",) if key in settings}
+    curriculum: dict[str, Any] = {"curriculum_metrics": metrics, **orders, **control}
+    curriculum = {"enabled": True, **curriculum} if metrics else {}
     return {
         **seed,
         "data_sampling": {**settings, "curriculum_learning": curriculum},

@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 from data_efficiency.config.curriculum import LengthPlan, PacedMetric, Selection
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
 from data_efficiency.config.layer_dropout import LayerDropoutConfig
+from data_efficiency.config.order import SORTED
 from data_efficiency.config.random_ltd import KEPT_LENGTH_NAMES, OpenRandomLTD, RandomLTDConfig
 from data_efficiency.config.routing import ROUTES
 from data_efficiency.json_section import GIVEN, own_copy, written_key
@@ -25,6 +26,8 @@ def section_of(config: DataEfficiencyConfig) -> dict[str, Any]:
     if is_curriculum:
         curriculum["curriculum_metrics"] = metrics
         curriculum["random_rank"] = config.random_rank
+    if config.order is not None:
+        curriculum["order"] = config.order.section()
     if config.data_cluster_path is not None:
         curriculum["data_cluster_path"] = config.data_cluster_path
     if config.sequence_axes is not None:
@@ -39,14 +42,16 @@ def section_of(config: DataEfficiencyConfig) -> dict[str, Any]:
     }
     if config.full_from_step is not None:
         routes["full_from_step"] = config.full_from_step
+    samples = is_curriculum or config.mix is not None
     return {
-        "enabled": is_curriculum or bool(config.routes),
+        "enabled": samples or bool(config.routes),
         "seed": config.seed,
         "data_sampling": {
-            "enabled": is_curriculum,
+            "enabled": samples,
             "num_epochs": config.num_epochs,
             "num_workers": config.num_workers,
             "pin_memory": config.pin_memory,
+            **({} if config.mix is None else {"mix": config.mix.section()}),
             "curriculum_learning": curriculum,
         },
         "data_routing": {"enabled": bool(config.routes), **routes},
@@ -66,6 +71,8 @@ def _metric(config: DataEfficiencyConfig, name: str) -> dict[str, Any]:
     plan = next((one for one in config.length_plans if one.name == name), None)
     paced = selection or plan
     assert paced is not None
+    if selection is not None and selection.sorts:
+        return {"clustering_type": SORTED} | _selecting(selection)
     written = _paced(paced) | {
         "clustering_type": "single_cluster" if selection is None else "schedule_based"
     }
@@ -89,6 +96,8 @@ def _selecting(selection: Selection | None) -> dict[str, Any]:
         "index_to_metric_path": selection.values_path,
         "shuffle_index": selection.shuffle_index,
         "trust_order": selection.trust_order or None,
+        "window_size": selection.window_size,
+        "num_bands": selection.num_bands,
     }
     return written | {key: value for key, value in optional.items() if value is not None}
 

@@ -43,7 +43,8 @@ def initialize(  # noqa: PLR0913 - the published signature
         training_data: map-style dataset that the loader reads; None: no loader is made.
         lr_scheduler: object with `step()`, or a function that makes one of the optimizer.
         distributed_port, dist_init_required: not used: launchers set it, an existing group is taken.
-        mpu, mesh_param: refused: only data parallelism is supported.
+        mpu, mesh_param: refused: only data parallelism is supported (`zero_optimization` spreads what one device
+            cannot hold over the processes).
         collate_fn: items of the dataset -> batch; PyTorch's default if None.
         config, config_params: whatever `load_config` takes; the second is the older name.
         engine: "torch" or "deepspeed"; None: the second if `args.deepspeed` is true.

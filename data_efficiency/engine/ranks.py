@@ -8,7 +8,7 @@ import contextlib
 import datetime
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,11 @@ class Ranks:
     def first_of(self, value: int) -> int:
         """Process 0's value, whatever the others have."""
         return int(self.table([value])[0, 0])
+
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give process 0's values to all, into their tensors of the same shapes."""
+        for tensor in tensors if self.world > 1 else ():
+            torch.distributed.broadcast(tensor.detach(), 0)
 
     def wait(self) -> None:
         """Return once every process is here."""

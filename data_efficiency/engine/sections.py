@@ -15,6 +15,7 @@ HARMLESS = frozenset(
         "zero_allow_untested_optimizer",
     }
 )
+_TAKEN = ("bf16", "fp16", "optimizer", "zero_optimization")
 _ONLY_DATA_PARALLEL = (
     "only data parallelism is supported (ZeRO covers models that one device cannot hold)"
 )
@@ -27,6 +28,42 @@ REFUSED: dict[str, str] = {
 """Sections that neither engine takes, and why."""
 
 
+_ONLY_PACES_ZERO = frozenset(
+    {
+        *("allgather_bucket_size", "allgather_partitions", "contiguous_gradients", "overlap_comm"),
+        *(
+            "ignore_unused_parameters",
+            "reduce_bucket_size",
+            "reduce_scatter",
+            "round_robin_gradients",
+        ),
+        *("stage3_gather_16bit_weights_on_model_save", "stage3_max_live_parameters"),
+        *("stage3_max_reuse_distance", "stage3_param_persistence_threshold"),
+        *("stage3_prefetch_bucket_size", "sub_group_size", "use_multi_rank_bucket_allreduce"),
+    }
+)
+"""Keys of `zero_optimization` that say how DeepSpeed paces its work, and nothing of what comes out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroSettings:
+    """What the PyTorch engine takes from the section `zero_optimization`."""
+
+    stage: int
+    """2 or 3; 0: each process holds everything."""
+    leaf_classes: tuple[str, ...] = ()
+    """Classes of the modules whose weights are gathered together, with or without the names of their modules."""
+    leaf_names: tuple[str, ...] = ()
+    """Names of such modules."""
+    leaf_name_suffixes: tuple[str, ...] = ()
+    """Ends of such names."""
+
+    @property
+    def names_units(self) -> bool:
+        """Whether the units are named, rather than found."""
+        return bool(self.leaf_classes or self.leaf_names or self.leaf_name_suffixes)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TorchSections:
     """What the PyTorch engine takes from the JSON's other sections."""
@@ -35,6 +72,7 @@ class TorchSections:
     loss_scale: LossScale | None
     """Given for float16."""
     optimizer: Mapping[str, Any] | None
+    zero: ZeroSettings
 
 
 def check_torch_sections(sections: Mapping[str, Any]) -> TorchSections:
@@ -45,7 +83,7 @@ def check_torch_sections(sections: Mapping[str, Any]) -> TorchSections:
     """
     refuse_unsupported(sections)
     for name, content in sections.items():
-        if name in HARMLESS or name in ("bf16", "fp16", "optimizer") or is_off(name, content):
+        if name in HARMLESS or name in _TAKEN or is_off(name, content):
             continue
         raise ConfigError(
             f"{name} is {content!r}: the PyTorch engine would ignore it; remove the section, or "
@@ -58,7 +96,52 @@ def check_torch_sections(sections: Mapping[str, Any]) -> TorchSections:
     loss_scale = loss_scale_of(all_sections.section("fp16"))
     if bf16 and loss_scale is not None:
         raise ConfigError("bf16.enabled and fp16.enabled are both true: switch one of them off")
-    return TorchSections(bf16=bf16, loss_scale=loss_scale, optimizer=sections.get("optimizer"))
+    return TorchSections(
+        bf16=bf16,
+        loss_scale=loss_scale,
+        optimizer=sections.get("optimizer"),
+        zero=_zero_settings(all_sections.section("zero_optimization")),
+    )
+
+
+def _zero_settings(section: Section) -> ZeroSettings:
+    """The sharding that the section asks for.
+
+    Raises:
+        ConfigError: for stage 1, and for what only DeepSpeed has, such as offloading.
+    """
+    stage = section.integer("stage", 0, at_least=0)
+    if stage not in (0, 2, 3):
+        raise ConfigError(
+            f"zero_optimization.stage is {stage}: the PyTorch engine (FSDP2) has 2 and 3; take 2, which keeps "
+            'gradients in parts as well, or DeepSpeed\'s engine (engine="deepspeed", --deepspeed)'
+        )
+    if not stage:
+        return ZeroSettings(stage=0)
+    leaves = section.section("leaf_module")
+    named = {key: _names(leaves, key) for key in ("classes", "names", "name_suffixes")}
+    leaves.close()
+    for key, value in section.content.items():
+        if key not in ("stage", "leaf_module") and key not in _ONLY_PACES_ZERO and value:
+            raise ConfigError(
+                f"zero_optimization.{key} is {value!r}: the PyTorch engine (FSDP2) would ignore it; remove it, or "
+                'take DeepSpeed\'s engine (engine="deepspeed", --deepspeed)'
+            )
+    return ZeroSettings(
+        stage=stage,
+        leaf_classes=named["classes"],
+        leaf_names=named["names"],
+        leaf_name_suffixes=named["name_suffixes"],
+    )
+
+
+def _names(section: Section, key: str) -> tuple[str, ...]:
+    """A list of texts, or a single one."""
+    value = section.take(key, [])
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{section.path}.{key} is {value!r}: must be a list of texts")
+    return tuple(names)
 
 
 def refuse_unsupported(sections: Mapping[str, Any]) -> None:

@@ -19,12 +19,13 @@ from data_efficiency.engine.step import (
     mean_losses,
     named,
     reduce_step,
+    refuse_ignored_windows,
     refuse_non_finite,
     shape_of_forward,
 )
 from data_efficiency.json_section import ConfigError, Section
 from data_efficiency.sampling.loader import CurriculumDataLoader
-from data_efficiency.sampling.sequence_length import map_tensors
+from data_efficiency.sampling.sequence_length import map_tensors, windows_of
 
 
 class Stepping:
@@ -112,7 +113,7 @@ class Stepping:
 
     def curriculum_learning_enabled(self) -> bool:
         """Whether the JSON switches curriculum sampling on."""
-        return bool(self.data_efficiency_config.schedules)
+        return bool(self.data_efficiency_config.schedules or self.data_efficiency_config.mix)
 
     def follow_learning_rate(self, rate: LearningRate) -> None:
         """Set each step's rate by a function of the counters of finished steps from now on.
@@ -395,6 +396,10 @@ class Stepping:
         self._shapes.append(
             shape_of_forward(self.random_ltd_scheduler, args, kwargs, self._tokens_per_position)
         )
+        loader = self.training_dataloader
+        if loader is not None and loader.plan is not None:
+            plans, accepted = loader.sampler.config.length_plans, loader.plan.batch.difficulties
+            refuse_ignored_windows(windows_of(plans, accepted), self.module, kwargs)
 
     @property
     def _tokens_per_position(self) -> int:

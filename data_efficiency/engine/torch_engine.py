@@ -1,4 +1,4 @@
-"""The engine on plain PyTorch: one process or several data-parallel ones, any device.
+"""The engine on plain PyTorch: one process or several data-parallel ones, each with all weights or a part.
 
 `train_step` is the step (see `base.py`). For scripts written for DeepSpeed it follows the calls of its
 engine, too: `loss = engine(batch)`, `engine.backward(loss)`, `engine.step()` for every micro-batch; the
@@ -8,7 +8,7 @@ optimizer steps at the end of an accumulation.
 import contextlib
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -18,9 +18,12 @@ from data_efficiency.engine.base import Collate, EngineBase, make_loader
 from data_efficiency.engine.masters import Masters
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.sections import check_torch_sections
-from data_efficiency.engine.whole_tensor import WholeTensor, whole_tensors
+from data_efficiency.engine.whole_tensor import WholeTensor, whole_of, whole_tensors
 from data_efficiency.json_section import ConfigError, Section
 from data_efficiency.routing.random_ltd import save_without_random_ltd
+
+if TYPE_CHECKING:
+    from data_efficiency.engine import sharding
 
 _STEP = "step"
 
@@ -45,21 +48,36 @@ class TorchEngine(EngineBase):
         self._begin(config, ranks)
         self.global_rank, self.dp_world_size = ranks.rank, ranks.data_parallel_size
         self.device = ranks.device
-        self.module = module.to(self.device)
         if bf16_weights and not sections.bf16:
             raise ConfigError("bf16_weights is true, but bf16.enabled is not: switch it on")
-        self._masters = Masters(self.module) if bf16_weights else None
+        chosen = list(parameters) if parameters is not None else None
+        self.module = module
+        self._sharding: sharding.Sharding | None = None
+        self._masters: Masters | None = None
         self._parallel: torch.nn.Module = self.module
-        if ranks.data_parallel_size > 1:
-            self._parallel = DistributedDataParallel(self.module, gradient_as_bucket_view=True)
+        if sections.zero.stage and ranks.data_parallel_size > 1:
+            # Imported here: it takes longer than all the rest, and only who shards needs it.
+            from data_efficiency.engine.sharding import Sharding  # noqa: PLC0415
+
+            self._sharding = Sharding(module, ranks, sections.zero, bf16_weights=bf16_weights)
+            chosen = None if chosen is None else self._sharding.parts_of(chosen)
+        else:
+            module.to(self.device)
+            if bf16_weights:
+                # The masters are made before DistributedDataParallel would share the weights.
+                ranks.share(module.parameters())
+            self._masters = Masters(self.module) if bf16_weights else None
+            if ranks.data_parallel_size > 1:
+                self._parallel = DistributedDataParallel(self.module, gradient_as_bucket_view=True)
         self._autocast = torch.bfloat16 if sections.bf16 else None
         self.loss_scale = sections.loss_scale
         """For float16; None in other precisions."""
         if self.loss_scale is not None:
             self._autocast = torch.float16
-        self.optimizer = _make_optimizer(module, optimizer, parameters, sections.optimizer)
-        if self._masters is not None and self.optimizer is not None:
-            self._masters.put_into(self.optimizer)
+        self.optimizer = _make_optimizer(module, optimizer, chosen, sections.optimizer)
+        owner = self._masters or (self._sharding if self.optimizer is optimizer else None)
+        if owner is not None and self.optimizer is not None:
+            owner.put_into(self.optimizer)
         self.lr_scheduler = lr_scheduler(self.optimizer) if callable(lr_scheduler) else lr_scheduler
         if training_data is not None:
             self.training_dataloader = make_loader(training_data, config, ranks, collate_fn)
@@ -87,6 +105,9 @@ class TorchEngine(EngineBase):
             result = module(*args, **kwargs)
         if training:
             self._note_forward(args, kwargs)
+        else:
+            # Else what is gathered would stay until the next backward pass.
+            self._rest()
         return result
 
     forward = __call__
@@ -153,13 +174,16 @@ class TorchEngine(EngineBase):
             gradients = [p.grad for p in parameters if p.grad is not None]
             torch._foreach_mul_(gradients, 1.0 / self.loss_scale.value)
         limit = self.json_config.gradient_clipping or float("inf")
-        return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        return float(whole_of(torch.nn.utils.clip_grad_norm_(parameters, limit)))
 
     def _give_up_step(self) -> None:
+        if self._sharding is not None:
+            self._sharding.forget_step()
         super()._give_up_step()
         self.module.zero_grad()
 
     def _updated_parameters(self) -> dict[str, torch.Tensor]:
+        self._rest()
         return super()._updated_parameters() if self._masters is None else self._masters.named()
 
     def is_gradient_accumulation_boundary(self) -> bool:
@@ -208,7 +232,7 @@ class TorchEngine(EngineBase):
 
     def whole_weights(self) -> list[WholeTensor]:
         """Weights and buffers by their plain names, in the precision that the optimizer updates."""
-        tensors = save_without_random_ltd(self.module)
+        tensors = self._own_tensors()
         masters = {} if self._masters is None else self._masters.named(every_name=True)
         return whole_tensors({name: masters.get(name, own) for name, own in tensors.items()})
 
@@ -219,7 +243,10 @@ class TorchEngine(EngineBase):
             ValueError: if names or shapes are not those of the module.
         """
         self._check_fit(tensors)
-        self.module.load_state_dict(tensors)
+        own = self._own_tensors()
+        self.module.load_state_dict(
+            {name: self._part_of(tensor, own[name]) for name, tensor in tensors.items()}
+        )
         if self._masters is not None:
             self._masters.load(tensors)
 
@@ -259,13 +286,30 @@ class TorchEngine(EngineBase):
                 continue
             # Unless the optimizer is fused, its step count stays on the host.
             device = parameter.device if tensor.ndim or on_device else torch.device("cpu")
-            self.optimizer.state[parameter][key] = tensor.to(device, copy=True)
+            part = self._part_of(tensor, parameter)
+            self.optimizer.state[parameter][key] = part.to(device, copy=True)
+
+    def _own_tensors(self) -> dict[str, torch.Tensor]:
+        """Weights and buffers by their plain names, as this process holds them."""
+        self._rest()
+        return save_without_random_ltd(self.module)
+
+    def _rest(self) -> None:
+        """Have the module's parameters be what the optimizer updates, where they may be gathered ones."""
+        if self._sharding is not None:
+            self._sharding.rest()
+
+    def _part_of(self, whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """What this process holds of a whole tensor."""
+        if self._sharding is None:
+            return whole
+        return self._sharding.part_of(whole, like)
 
 
 def _make_optimizer(
     module: torch.nn.Module,
     optimizer: Any,
-    parameters: Iterable[Any] | None,
+    chosen: list[Any] | None,
     description: Mapping[str, Any] | None,
 ) -> torch.optim.Optimizer | None:
     """The client's optimizer, or the AdamW that the JSON describes.
@@ -274,7 +318,6 @@ def _make_optimizer(
     """
     if optimizer is not None and description:
         raise ConfigError("an optimizer is given to initialize and in the JSON: remove one of them")
-    chosen = list(parameters) if parameters is not None else None
     if chosen is None:
         chosen = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if optimizer is not None:

@@ -6,6 +6,7 @@ tensor: at any time one of them is whole.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -18,16 +19,28 @@ class WholeTensor:
     shape: tuple[int, ...]
     dtype: torch.dtype
     gather: Callable[[], torch.Tensor]
-    """The tensor, on any device. A collective call: all processes gather the same tensors in the same
-    order; what the others than process 0 get is not said."""
+    """The tensor, on any device and on every process. A collective call: all processes gather the same
+    tensors in the same order."""
 
 
 def whole_tensors(tensors: Mapping[str, torch.Tensor]) -> list[WholeTensor]:
-    """Tensors that are whole already; nothing is copied."""
+    """Tensors that are whole already, or in PyTorch's parts (DTensors); nothing is copied."""
     return [
-        WholeTensor(name=name, shape=tuple(tensor.shape), dtype=tensor.dtype, gather=tensor.detach)
+        WholeTensor(
+            name=name,
+            shape=tuple(tensor.shape),
+            dtype=tensor.dtype,
+            gather=partial(whole_of, tensor.detach()),
+        )
         for name, tensor in tensors.items()
     ]
+
+
+def whole_of(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, or what its parts on all processes come to, by a collective call."""
+    # Only who holds parts has imported what makes them.
+    whole: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole
 
 
 def gather_all(tensors: Iterable[WholeTensor], *, keep: bool = True) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,8 +51,8 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
     if taken and not (target / MANIFEST_FILE).is_file():
         raise FileExistsError(f"{target} is not a finished result and will not be overwritten")
     target.parent.mkdir(parents=True, exist_ok=True)
-    suffix = secrets.token_hex(4)
-    temporary = target.with_name(f".{target.name}.{suffix}.partial")
+    temporary = numbered(target, secrets.randbits(32))
+    suffix = f"{number_of(temporary):08x}"
     temporary.mkdir()
     try:
         yield temporary
@@ -75,6 +75,16 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
         sync_to_disk(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def numbered(target: Path, number: int) -> Path:
+    """The temporary folder of a number that becomes `target`: how other processes of a writer find it."""
+    return target.with_name(f".{target.name}.{number:08x}.partial")
+
+
+def number_of(temporary: Path) -> int:
+    """The number of a temporary folder, 0 <= number < 2^32."""
+    return int(temporary.name.split(".")[-2], 16)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -100,12 +110,18 @@ def write_array(path: Path, array: np.ndarray) -> dict[str, Any]:
 
 
 def read_manifest(
-    folder: Path, format_name: str, version: int, *, remedy: str = "analyze the dataset again"
+    folder: Path,
+    format_name: str,
+    version: int,
+    *,
+    older: Collection[int] = (),
+    remedy: str = "analyze the dataset again",
 ) -> dict[str, Any]:
     """The manifest of a folder, after checking its kind, version and the sizes of its files.
 
     Args:
         format_name: value its field `format` must have, words for the error messages as well.
+        older: versions that are read as well.
         remedy: what to do about a folder that cannot be read, last words of the error messages.
 
     Raises:
@@ -127,7 +143,7 @@ def read_manifest(
     if manifest.pop("sha256", None) not in (None, _checksum(manifest)):
         raise ValueError(f"{file} was changed after it was written: other SHA-256; {remedy}")
     written = manifest.get("version")
-    if written != version:
+    if written != version and written not in older:
         is_newer = isinstance(written, int) and written > version
         raise OtherVersionError(
             f"{folder} is a {format_name} of version {written}, this program reads version "

@@ -52,7 +52,9 @@ _HUGGING_FACE = (
 
 PRESETS: dict[str, LayerInterface] = {
     "megatron.model.transformer.TransformerLayer": LayerInterface(
-        masks=("attention_mask",), token_tables={"rotary_cos": 1, "rotary_sin": 1}, complete=True
+        masks=("attention_mask",),
+        token_tables={"rotary_cos": 1, "rotary_sin": 1, "window_positions": 1},
+        complete=True,
     ),
     "timm.models.vision_transformer.Block": LayerInterface(masks=("attn_mask",), complete=True),
 } | {

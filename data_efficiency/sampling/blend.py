@@ -1,7 +1,7 @@
 """A blend: a dataset of several parts, drawn in given proportions.
 
 A dataset says that it is one by `part_sizes` and `part_weights`; its sample numbers run through the
-parts one after the other. Clusters are split where a part ends, and a batch takes from each part what
+parts one after the other. The weights are those of the configuration's mix, or the dataset's own all the time. Clusters are split where a part ends, and a batch takes from each part what
 brings all that was ever drawn nearest to the weights; within a part every admitted sample is equally
 likely, as without a blend. What was drawn of each part is the sum of its clusters' positions, so there
 is no state of its own.
@@ -11,13 +11,18 @@ A worked example: weights 0.75 and 0.25 give the parts 0 0 1 0, and again 0 0 1 
 
 import math
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_efficiency.config import Mix, normalised
+from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.clusters import Clusters
+from data_efficiency.sampling.draw import ClusterChoice, shuffled_passes
+from data_efficiency.sampling.mix_course import MixCourse
 
 Int64Array = NDArray[np.int64]
 
@@ -27,22 +32,51 @@ class Blend:
     """How large the parts are, and in which proportions they are drawn."""
 
     sizes: tuple[int, ...]
-    weights: tuple[float, ...]
-    """Their sum is 1."""
+    mix: Mix
+    """The weights, by samples drawn."""
+
+    @cached_property
+    def course(self) -> MixCourse:
+        """How much of each part the weights come to."""
+        return MixCourse(self.mix)
 
     @property
     def ends(self) -> Int64Array:
         """int64 [parts]: the number after each part's last sample."""
         return np.cumsum(self.sizes)
 
+    def identity(self) -> list[float] | dict[str, Any]:
+        """What a run and its continuation must agree on: the weights, or the mix where they change."""
+        is_constant = len(self.mix.points) == 1
+        return list(self.mix.weights[0]) if is_constant else self.mix.section()
 
-def blend_of(dataset: Any) -> Blend | None:
+    def choose_parts(
+        self,
+        _generator: np.random.Generator,
+        _starts: Int64Array,
+        positions: Int64Array,
+        num_rows: int,
+    ) -> Int64Array:
+        """The part that each row is drawn from, where every part is a cluster."""
+        return next_parts(self.course, positions, num_rows)
+
+
+def blend_of(dataset: Any, mix: Mix | None = None) -> Blend | None:
     """How a dataset is blended; None where it is not.
+
+    Args:
+        mix: of the configuration, its points in samples; None: the dataset's weights, all the time.
 
     Raises:
         ValueError: if weights are not positive, or sizes are not those of the dataset.
+        ConfigError: if the mix is of other parts, or does not begin with the dataset's weights.
     """
     weights = getattr(dataset, "part_weights", None)
+    if weights is None and mix is not None:
+        raise ConfigError(
+            f"data_sampling.mix weighs the parts of a blend, but the dataset ({type(dataset).__name__}) has no "
+            "part_sizes and part_weights: give a blend, or remove it"
+        )
     if weights is None:
         return None
     sizes = tuple(dataset.part_sizes)
@@ -55,34 +89,50 @@ def blend_of(dataset: Any) -> Blend | None:
             f"part_sizes is {sizes} and part_weights {tuple(weights)} for {len(dataset)} samples: "
             "each part needs a weight above 0, and the sizes must add up"
         )
-    return Blend(sizes=sizes, weights=tuple(weight / sum(weights) for weight in weights))
+    shares = normalised(weights)
+    if mix is not None:
+        _refuse_other_weights(shares, mix)
+    return Blend(sizes=sizes, mix=mix or Mix(weights=(shares,), points=(0.0,)))
 
 
-def next_parts(weights: tuple[float, ...], drawn: Int64Array, num_rows: int) -> Int64Array:
-    """The part that each row is drawn from, so that the totals stay in proportion.
+def _refuse_other_weights(shares: tuple[float, ...], mix: Mix) -> None:
+    first = mix.weights[0]
+    if len(first) != len(shares) or not np.allclose(first, shares):
+        raise ConfigError(
+            f"data_sampling.mix begins with the weights {list(first)}, but those of the dataset's {len(shares)} "
+            f"parts are {list(shares)}: begin the mix with these, or give the dataset (--data-path) the others"
+        )
 
-    The k-th draw of a part, counted from 1, is due at (k - 1/2) / weight; rows take what is due
-    first. So after n draws a part of weight w in m parts has n * w samples, up to (1 + w * m) / 2.
+
+def next_parts(course: MixCourse, drawn: Int64Array, num_rows: int) -> Int64Array:
+    """The part that each row is drawn from, so that the totals stay at what the weights come to.
+
+    The k-th draw of a part, counted from 1, is due when the part's target reaches k - 1/2; rows take what is
+    due first. So after n draws a part of constant weight w in m parts has n * w samples, up to
+    (1 + w * m) / 2.
 
     Args:
-        weights: of the parts, their sum 1.
         drawn: int64 [parts], samples taken from each part before.
 
     Returns:
         int64 [num_rows].
 
     Example:
-        >>> next_parts((0.75, 0.25), np.array([0, 0]), 8).tolist()
+        >>> course = MixCourse(Mix(weights=((0.75, 0.25),), points=(0.0,)))
+        >>> next_parts(course, np.array([0, 0]), 8).tolist()
         [0, 0, 1, 0, 0, 0, 1, 0]
 
     Source: the divisor method of Sainte-Laguë.
     """
-    share = np.array(weights)
-    counts = np.ceil(share * num_rows).astype(np.int64) + len(weights)
-    parts = np.repeat(np.arange(len(weights)), counts)
-    numbers = np.concatenate([np.arange(1, count + 1) for count in counts])
-    due = (drawn[parts] + numbers - 0.5) / share[parts]
-    return parts[np.argsort(due, kind="stable")[:num_rows]]
+    # By then the targets hold as many draws as there are rows, and one half for each part.
+    horizon = int(drawn.sum()) + num_rows + len(drawn)
+    counts = np.maximum(np.floor(course.targets(horizon) + 0.5).astype(np.int64) - drawn, 0)
+    parts = np.repeat(np.arange(len(drawn)), counts)
+    due = [
+        course.reached_at(part, before + np.arange(1, count + 1) - 0.5)
+        for part, (before, count) in enumerate(zip(drawn.tolist(), counts.tolist(), strict=True))
+    ]
+    return parts[np.argsort(np.concatenate(due), kind="stable")[:num_rows]]
 
 
 class BlendedClusters:
@@ -106,12 +156,6 @@ class BlendedClusters:
         self.parts: Int64Array = np.zeros(0, np.int64)
         """int64 [clusters]: the part of each."""
 
-    @property
-    def admission_steps(self) -> Int64Array:
-        """int64 [clusters]: the step that admits each, as far as the clusters are split."""
-        num_parts = np.diff(self._num_after)  # [clusters of the whole dataset]
-        return np.repeat(self._clusters.admission_steps[: self._num_split], num_parts)
-
     def boundaries(self, step: int) -> Int64Array:
         """As `Clusters.boundaries`.
 
@@ -122,7 +166,8 @@ class BlendedClusters:
         for first, last in pairwise(starts[self._num_split :].tolist()):
             self._split(first, last)
         count = self._num_after[len(starts) - 1]
-        missing = set(range(len(self._blend.sizes))) - set(self.parts[:count].tolist())
+        drawn_from = self.parts[self.num_retired(step) : count]
+        missing = set(range(len(self._blend.sizes))) - set(drawn_from.tolist())
         if missing:
             raise ValueError(
                 f"no sample of part {min(missing)} of the blend is admitted at step {step}, so it "
@@ -130,22 +175,37 @@ class BlendedClusters:
             )
         return self._starts[: count + 1]
 
+    def change_steps(self, until_step: int) -> Int64Array:
+        """As `Clusters.change_steps`."""
+        return self._clusters.change_steps(until_step)
+
+    def num_retired(self, step: int) -> int:
+        """As `Clusters.num_retired`."""
+        return self._num_after[self._clusters.num_retired(step)]
+
     def samples_at(self, places: Int64Array) -> Int64Array:
         """The sample numbers at some places of the order, int64 like `places`."""
         return places if self._order is None else self._order[places].astype(np.int64)
 
-    def choose(
+    def chooser(self, step: int) -> ClusterChoice:
+        """What chooses the clusters of a step's rows: parts by weight, clusters within them by size."""
+        return partial(self._choose, self.num_retired(step))
+
+    arrange = staticmethod(shuffled_passes)
+
+    def _choose(
         self,
+        num_retired: int,
         generator: np.random.Generator,
         starts: Int64Array,
         positions: Int64Array,
         num_rows: int,
     ) -> Int64Array:
-        """The cluster that each row is drawn from: parts by weight, clusters within them by size."""
         sizes, parts = np.diff(starts), self.parts[: len(starts) - 1]
+        sizes[:num_retired] = 0
         num_parts = len(self._blend.sizes)
         drawn = np.bincount(parts, positions, num_parts).astype(np.int64)
-        chosen = next_parts(self._blend.weights, drawn, num_rows)
+        chosen = next_parts(self._blend.course, drawn, num_rows)
         by_part = np.argsort(parts, kind="stable")
         ends = np.cumsum(sizes[by_part])
         pools = np.bincount(parts, sizes, num_parts).astype(np.int64)

@@ -12,6 +12,7 @@ admitted at step 10.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from data_efficiency.sampling.admission import (
     explain_empty_pool,
     in_groups,
 )
+from data_efficiency.sampling.draw import ClusterChoice, choose_by_size, shuffled_passes
 from data_efficiency.sampling.prepared_clusters import ClusterArrays, Fill, open_or_prepare
+from data_efficiency.sampling.window import window_of
 
 Int64Array = NDArray[np.int64]
 
@@ -49,6 +52,8 @@ class Clusters:
         self._order: NDArray[Any] | None = None
         self.admission_steps: Int64Array = np.zeros(0, np.int64)
         """int64 [num_clusters]: the step that admits each cluster, increasing."""
+        self._retirement_steps: Int64Array = np.zeros(0, np.int64)
+        """int64 [num_clusters], not decreasing; empty: nothing retires."""
         self.starts: Int64Array = np.zeros(1, np.int64)
         """int64 [num_clusters + 1]: cluster k is order[starts[k]:starts[k + 1]], as far as known."""
         if len(pools) == 1 or self._is_growing:
@@ -58,7 +63,10 @@ class Clusters:
             self.starts = np.array([0, num_samples], np.int64)
         elif len(pools) == 1:
             self._order = self._pools[0].order
-            if not self._is_growing:
+            if self._pools[0].metric.window_size is not None:
+                window = window_of(self._pools[0])
+                self.admission_steps, self._retirement_steps, self.starts = window
+            elif not self._is_growing:
                 self._append(self._growth.advance(None))
         elif self._is_growing:
             # Takes memory only as far as it is filled.
@@ -66,6 +74,11 @@ class Clusters:
         else:
             arrays = self._prepared(folder or self._pools[0].index.path.parent / "clusters")
             self._order, self.admission_steps, self.starts = arrays
+
+    @property
+    def parts(self) -> Int64Array:
+        """int64 [clusters so far]: the part of a blend that each belongs to; the one there is."""
+        return np.zeros(len(self.admission_steps), np.int64)
 
     def boundaries(self, step: int) -> Int64Array:
         """Where the clusters admitted at `step` start in the order, and where the last one ends.
@@ -82,6 +95,22 @@ class Clusters:
         if count == 0:
             raise ValueError(explain_empty_pool(self._pools, step))
         return self.starts[: count + 1]
+
+    def change_steps(self, until_step: int) -> Int64Array:
+        """The steps up to `until_step` at which the pool changes, ascending."""
+        count = len(self.boundaries(until_step)) - 1
+        steps = np.append(self.admission_steps[:count], self._retirement_steps)
+        return np.unique(steps[steps <= until_step])
+
+    def num_retired(self, step: int) -> int:
+        """Clusters, from the first on, that nothing is drawn from any more at `step`."""
+        return int(np.searchsorted(self._retirement_steps, step, side="right"))
+
+    def chooser(self, step: int) -> ClusterChoice:
+        """What chooses the clusters of a step's rows: each sample of the pool is equally likely."""
+        return partial(choose_by_size, num_retired=self.num_retired(step))
+
+    arrange = staticmethod(shuffled_passes)
 
     def samples_at(self, places: Int64Array) -> Int64Array:
         """The sample numbers at some places of the order, int64 like `places`."""
@@ -143,6 +172,9 @@ def describe_pool(pool: MetricPool) -> dict[str, Any]:
         "max_difficulty": metric.max_difficulty,
         "schedule": metric.schedule.identity(),
         "values": pool.index.manifest["files"]["values.npy"]["sha256"],
+        # Left out where they are not used, so that states and folders of before still fit.
+        **({} if metric.window_size is None else {"window_size": metric.window_size}),
+        **({"num_bands": metric.num_bands} if metric.sorts else {}),
     }
 
 

@@ -19,6 +19,15 @@ Int64Array = NDArray[np.int64]
 _DRAW = 1
 
 
+class Arranged(NamedTuple):
+    """Which samples some draws become."""
+
+    places: Int64Array
+    """int64 [rows]: places of the clusters' order."""
+    visits: Int64Array
+    """int64 [rows]: how often the place was drawn before, or its cluster passed through."""
+
+
 class Draw(NamedTuple):
     """What a step takes from the pool."""
 
@@ -33,11 +42,39 @@ class Draw(NamedTuple):
 ClusterChoice = Callable[[np.random.Generator, Int64Array, Int64Array, int], Int64Array]
 
 
+Arrange = Callable[[int, Int64Array, Int64Array, Int64Array], Arranged]
+
+
 def choose_by_size(
-    generator: np.random.Generator, starts: Int64Array, positions: Int64Array, num_rows: int
+    generator: np.random.Generator,
+    starts: Int64Array,
+    positions: Int64Array,
+    num_rows: int,
+    *,
+    num_retired: int = 0,
 ) -> Int64Array:
-    """The cluster that each row is drawn from, int64 [num_rows]: each sample is equally likely."""
-    return np.searchsorted(starts, generator.integers(0, starts[-1], num_rows), "right") - 1
+    """The cluster that each row is drawn from, int64 [num_rows]: each sample is equally likely.
+
+    Args:
+        num_retired: clusters, from the first on, that nothing is drawn from any more.
+    """
+    places = generator.integers(starts[num_retired], starts[-1], num_rows)
+    return np.searchsorted(starts, places, "right") - 1
+
+
+def shuffled_passes(
+    seed: int, starts: Int64Array, cluster: Int64Array, drawn: Int64Array
+) -> Arranged:
+    """The places of some draws in passes through each cluster, each pass in another random order.
+
+    Args:
+        cluster: int64 [rows].
+        drawn: int64 [rows], what was drawn from the row's cluster before.
+    """
+    sizes = np.diff(starts)
+    visits, place_in_pass = np.divmod(drawn, sizes[cluster])
+    keys = hash_numbers(seed, cluster, visits)
+    return Arranged(starts[cluster] + permute(place_in_pass, sizes[cluster], keys), visits)
 
 
 def draw_places(
@@ -47,6 +84,7 @@ def draw_places(
     positions: Int64Array,
     num_rows: int,
     choose: ClusterChoice = choose_by_size,
+    arrange: Arrange = shuffled_passes,
 ) -> Draw:
     """The places that a step draws.
 
@@ -54,18 +92,17 @@ def draw_places(
         starts: int64 [clusters + 1], `Clusters.boundaries` of the step.
         positions: int64 [at most clusters], samples drawn from each before; 0 for the others.
     """
-    sizes = np.diff(starts)  # [clusters]
-    drawn_before = np.zeros(len(sizes), np.int64)
+    num_clusters = len(starts) - 1
+    drawn_before = np.zeros(num_clusters, np.int64)
     drawn_before[: len(positions)] = positions
     generator = np.random.default_rng([seed, _DRAW, step])
     cluster = choose(generator, starts, drawn_before, num_rows)  # [rows], as all that follows
     drawn = drawn_before[cluster] + _occurrence_numbers(cluster)
-    visits, place_in_pass = np.divmod(drawn, sizes[cluster])
-    keys = hash_numbers(seed, cluster, visits)
+    arranged = arrange(seed, starts, cluster, drawn)
     return Draw(
-        places=starts[cluster] + permute(place_in_pass, sizes[cluster], keys),
-        visits=visits,
-        positions=drawn_before + np.bincount(cluster, minlength=len(sizes)),
+        places=arranged.places,
+        visits=arranged.visits,
+        positions=drawn_before + np.bincount(cluster, minlength=num_clusters),
     )
 
 

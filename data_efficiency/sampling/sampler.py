@@ -21,9 +21,11 @@ from data_efficiency.dataset_identity import describe_dataset, fingerprint_of
 from data_efficiency.differences import differing_fields
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.admission import MetricPool
-from data_efficiency.sampling.blend import BlendedClusters, blend_of
-from data_efficiency.sampling.clusters import Clusters, describe_pool
-from data_efficiency.sampling.draw import choose_by_size, draw_places
+from data_efficiency.sampling.blend import blend_of
+from data_efficiency.sampling.clusters import describe_pool
+from data_efficiency.sampling.draw import draw_places
+from data_efficiency.sampling.drawn_clusters import DrawnClusters, make_clusters
+from data_efficiency.sampling.played_order import PlayedOrder
 from data_efficiency.sampling.random_rank import random_rank
 from data_efficiency.sampling.row_length import closed_by_rows
 from data_efficiency.sampling.selection_index import open_index
@@ -42,9 +44,11 @@ class GlobalBatch:
     visits: Int64Array
     """int64 [rows x samples of a row]: how often the sample's cluster was passed through before."""
     difficulties: Mapping[str, int]
-    """What each metric's schedule accepts at this step."""
+    """What each metric's schedule accepts at this step; of the first that sorts, the rank that is played, in percent."""
     pool_size: int
     """Samples that could have been drawn."""
+    part_epochs: tuple[float, ...] | None = None
+    """How often each part of a blend was passed through at the end of the step; None without a blend."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +69,8 @@ class SamplerIdentity:
     """Fingerprint of the dataset."""
     metrics: Mapping[str, Mapping[str, Any]]
     """Selecting metric -> what the samples that it accepts depend on, plain JSON data."""
-    part_weights: list[float] | None
-    """Of a blend's parts; None without a blend."""
+    part_weights: list[float] | dict[str, Any] | None
+    """Of a blend's parts, or the mix that they follow; None without a blend."""
 
     @property
     def index_checksums(self) -> dict[str, str]:
@@ -145,7 +149,7 @@ class CurriculumSampler:
             selection.name: open_index(selection, dataset) for selection in config.selections
         }
         self._schedules = config.schedules
-        self._blend = blend_of(dataset)
+        self._blend = blend_of(dataset, config.mix)
         self._clusters = self._make_clusters()
         self.state = SamplerState()
         self._has_drawn = False
@@ -211,12 +215,14 @@ class CurriculumSampler:
 
     def pool_size(self, step: int) -> int:
         """Samples that may be drawn at `step`, counted from 1."""
-        return int(self._clusters.boundaries(step)[-1])
+        starts = self._clusters.boundaries(step)
+        return int(starts[-1] - starts[self._clusters.num_retired(step)])
 
     def pool_growth(self, until_step: int) -> tuple[Int64Array, Int64Array]:
-        """The steps up to `until_step` >= 1 at which the pool grows, and its sizes from each on."""
-        sizes = self._clusters.boundaries(until_step)[1:]
-        return self._clusters.admission_steps[: len(sizes)], sizes
+        """The steps up to `until_step` >= 1 at which the pool changes, and its sizes from each on."""
+        steps = self._clusters.change_steps(until_step)
+        sizes = [self.pool_size(step) for step in steps.tolist()]
+        return steps, np.array(sizes, np.int64)
 
     def next_global_batch(self) -> GlobalBatch:
         """The next step's samples; the state moves on by one step.
@@ -227,18 +233,45 @@ class CurriculumSampler:
         step = self.state.step + 1
         self._has_drawn = True
         self._check_saved_pool()
-        starts = self._clusters.boundaries(step)
-        num_samples = self.global_batch_size * self.samples_per_row(step)
-        choose = choose_by_size if self._blend is None else self._clusters.choose
-        draw = draw_places(self.seed, step, starts, self.state.positions, num_samples, choose)
+        pool_size = self.pool_size(step)
+        draw = draw_places(
+            self.seed,
+            step,
+            self._clusters.boundaries(step),
+            self.state.positions,
+            self.global_batch_size * self.samples_per_row(step),
+            self._clusters.chooser(step),
+            self._clusters.arrange,
+        )
+        difficulties = self.difficulties(step) | self._played_rank()
         self.state = SamplerState(step=step, positions=draw.positions)
         return GlobalBatch(
             step=step,
             samples=self._samples_at(draw.places),
             visits=draw.visits,
-            difficulties=self.difficulties(step),
-            pool_size=int(starts[-1]),
+            difficulties=difficulties,
+            pool_size=pool_size,
+            part_epochs=self._part_epochs(draw.positions),
         )
+
+    @property
+    def played_order(self) -> PlayedOrder | None:
+        """The order that is played; None where no metric sorts."""
+        return self._clusters if isinstance(self._clusters, PlayedOrder) else None
+
+    def _played_rank(self) -> dict[str, int]:
+        """The first metric that sorts, and how far up the sorted samples the next step is."""
+        played = self.played_order
+        if played is None:
+            return {}
+        return {self.config.selections[0].name: played.percent_at(self.state.positions)}
+
+    def _part_epochs(self, positions: Int64Array) -> tuple[float, ...] | None:
+        if self._blend is None:
+            return None
+        sizes = np.array(self._blend.sizes)
+        drawn = np.bincount(self._clusters.parts[: len(positions)], positions, len(sizes))
+        return tuple((drawn / sizes).tolist())
 
     def _samples_at(self, places: Int64Array) -> Int64Array:
         samples: Int64Array = self._clusters.samples_at(places)
@@ -279,14 +312,16 @@ class CurriculumSampler:
 
     def identity(self) -> SamplerIdentity:
         """What a run and the one that continues it must agree on."""
-        control = {"random_rank": True} if self.config.random_rank else {}
+        control: dict[str, Any] = {"random_rank": True} if self.config.random_rank else {}
+        if self.config.order is not None:
+            control["order"] = asdict(self.config.order)
         return SamplerIdentity(
             seed=self.seed,
             dataset=fingerprint_of(self.dataset_identity),
             metrics={
                 pool.metric.name: {**describe_pool(pool), **control} for pool in self._pools()
             },
-            part_weights=None if self._blend is None else list(self._blend.weights),
+            part_weights=None if self._blend is None else self._blend.identity(),
         )
 
     def differences(self, saved: Mapping[str, Any]) -> list[str]:
@@ -326,12 +361,14 @@ class CurriculumSampler:
             for selection in self.config.selections
         ]
 
-    def _make_clusters(self) -> Any:
-        pools = self._pools()
-        clusters = Clusters(self.num_samples, pools, self._cluster_folder)
-        if self._blend is None:
-            return clusters
-        return BlendedClusters(clusters, self._blend, is_in_order=not pools)
+    def _make_clusters(self) -> DrawnClusters:
+        return make_clusters(
+            self.num_samples,
+            self._pools(),
+            order=self.config.order,
+            blend=self._blend,
+            folder=self._cluster_folder,
+        )
 
 
 def _num_samples(dataset: Any) -> int:

@@ -4,6 +4,7 @@
 - reshape: the rows of a micro-batch are laid end to end, as the documents of a corpus are, and cut
   into rows of the present length. Every token stays, in more and shorter rows.
 - trim_padding: rows are cut to the longest of their micro-batch without its padding.
+- attention_window, sliding_window: rows stay as they are; the window goes to the model beside them.
 
 Names tell which tensors have a sequence, or the JSON's `sequence_axes`; what neither tells is refused.
 
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from data_efficiency.config import LengthPlan
+from data_efficiency.config import WINDOWS, LengthPlan
 from data_efficiency.token_names import (
     MASK_NAMES,
     NOT_TRAINED,
@@ -69,17 +70,43 @@ def apply_actions(
     if trimming:
         batch = trim_padding(batch, max(trimming), declared)
     target = _target_length(plans, difficulties)
-    if target is None:
-        return batch
-    if _reshapes(plans):
-        return reshape(batch, target, declared)
-    return truncate(batch, target, declared)
+    if target is not None:
+        change = reshape if _reshapes(plans) else truncate
+        batch = change(batch, target, declared)
+    windows = windows_of(plans, difficulties)
+    return _with_windows(batch, windows) if windows else batch
 
 
 def _target_length(plans: Sequence[LengthPlan], difficulties: Mapping[str, int]) -> int | None:
     """The shortest length that a plan asks for; None where none does."""
-    lengths = (plan.length_at(difficulties[plan.name]) for plan in plans)
+    cutting = (plan for plan in plans if plan.action not in WINDOWS)
+    lengths = (plan.length_at(difficulties[plan.name]) for plan in cutting)
     return min((length for length in lengths if length is not None), default=None)
+
+
+def windows_of(plans: Sequence[LengthPlan], difficulties: Mapping[str, int]) -> dict[str, int]:
+    """Argument of the model's forward -> positions of the window that limits attention; at most one.
+
+    Raises:
+        ValueError: if a schedule gives a window below 1.
+    """
+    windows: dict[str, int] = {}
+    for plan in plans:
+        if plan.action in WINDOWS:
+            size = plan.length_at(difficulties[plan.name])
+            assert size is not None
+            windows[plan.action] = min(size, windows.get(plan.action, size))
+    return windows
+
+
+def _with_windows(batch: Any, windows: Mapping[str, int]) -> dict[str, Any]:
+    """The entries of a batch, and the windows beside them."""
+    if not isinstance(batch, Mapping):
+        raise ValueError(
+            f"the batch is a {type(batch).__name__}, but {', '.join(windows)} is an argument of the model's forward: "
+            "give batches that are mappings, or remove the metric"
+        )
+    return {**batch, **windows}
 
 
 def _reshapes(plans: Sequence[LengthPlan]) -> bool:

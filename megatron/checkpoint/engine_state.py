@@ -1,6 +1,6 @@
 """An engine's way to disk and back, whatever loop trains with it: pretraining, finetuning, your own.
 
-Every process calls each function; process 0 writes, and says which checkpoint all of them read.
+Every process calls each function: each writes its share, and process 0 says which checkpoint all of them read.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,48 +13,48 @@ from megatron.checkpoint.files import (
     checkpoint_folder,
     find_checkpoint,
     read_tensors,
-    save_checkpoint,
     set_aside,
-    take_part,
 )
+from megatron.checkpoint.saving import Save
 
 _NOTHING_THERE, _NOTHING_WHOLE = -1, -2
 _NUM_TENSORS = "num_optimizer_tensors"
 
 
-def save_engine(
+def begin_save(
     engine: Engine,
     run: Path,
     state: Mapping[str, Any],
     *,
-    keep_last: int,
     average: Iterable[WholeTensor] = (),
-) -> None:
-    """Write a checkpoint of the present step.
+    in_background: bool = False,
+) -> Save:
+    """A checkpoint of the present step on its way; all processes finish it before they begin the next.
 
     Args:
         engine: between two steps.
         run: folder of the run's checkpoints.
         state: the run's own, plain JSON data; "engine" is added.
-        keep_last: as in `save_checkpoint`.
         average: of the weights, which process 0 holds; none where there is none.
+        in_background: as in `Save`.
     """
-    weights, optimizer_state = engine.whole_weights(), engine.whole_optimizer_state()
-    if not engine.ranks.is_first:
-        take_part(weights, optimizer_state)
-        return
-    save_checkpoint(
+    optimizer_state = engine.whole_optimizer_state()
+    progress = {**engine.progress_state(), _NUM_TENSORS: len(optimizer_state)}
+    return Save(
         run,
         engine.counters.steps,
-        weights=weights,
+        weights=engine.whole_weights(),
         optimizer_state=optimizer_state,
-        state={
-            **state,
-            "engine": {**engine.progress_state(), _NUM_TENSORS: len(optimizer_state)},
-        },
-        keep_last=keep_last,
+        state={**state, "engine": progress},
         average=average,
+        ranks=engine.ranks,
+        in_background=in_background,
     )
+
+
+def save_engine(engine: Engine, run: Path, state: Mapping[str, Any], *, keep_last: int) -> None:
+    """Write a checkpoint of the present step; arguments and errors as those of `Save`."""
+    begin_save(engine, run, state).finish(keep_last=keep_last)
 
 
 def load_engine(engine: Engine, checkpoint: Path, progress: Mapping[str, Any]) -> None:

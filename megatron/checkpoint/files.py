@@ -1,4 +1,4 @@
-"""Checkpoints: a folder a step that appears complete or not at all, and a pointer to the latest.
+"""Checkpoints on disk: a folder a step that appears complete or not at all, and a pointer to the latest.
 
     <run>/global_step100/model.safetensors       weights by their plain names
     <run>/global_step100/optimizer.safetensors   optimizer tensors, `<weight>.<name of the state>`
@@ -8,12 +8,12 @@
     <run>/latest                                 the text global_step100, replaced last
     <run>/.run.lock                              held by the process that saves there
 
-Whole tensors, whatever engine, ZeRO stage or number of processes wrote them. Nothing is pickled.
+Where several processes write large tensors, model-00001-of-00004.safetensors and so on, and
+model.safetensors.index.json, which says where each tensor is; the optimizer's likewise. Whole tensors, whatever engine, ZeRO stage or number of processes wrote them. Nothing is pickled.
 Source: the folder and pointer names are DeepSpeed's.
 """
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,18 +24,19 @@ import torch
 from safetensors.torch import load_file
 
 from data_efficiency import files
-from data_efficiency.engine.whole_tensor import WholeTensor
 from data_efficiency.files import result_folder
-from megatron.checkpoint.tensor_file import in_file_order, write_tensor_file
+from megatron.checkpoint.shares import file_names, index_name
 
 FORMAT = "checkpoint"
-VERSION = 1
+VERSION, SHARED_VERSION = 1, 2
+"""Of a checkpoint with one file of a kind, and with several."""
 LATEST_FILE = "latest"
-_PREFIX = "global_step"
+PREFIX = "global_step"
+MODEL, OPTIMIZER = "model", "optimizer"
+"""Kinds of tensors: the beginning of their files' names."""
+STATE_FILE, AVERAGE_FILE = "state.json", "average.safetensors"
 _SET_ASIDE = ".damaged"
 _LOCK_FILE = ".run.lock"
-_MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-_AVERAGE = "average.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class FoundCheckpoint:
 
 def checkpoint_folder(run: Path, step: int) -> Path:
     """Where a run's checkpoint of a step lies, or would."""
-    return run / f"{_PREFIX}{step}"
+    return run / f"{PREFIX}{step}"
 
 
 def held(run: Path) -> contextlib.AbstractContextManager[Callable[[], None]]:
@@ -60,75 +61,14 @@ def held(run: Path) -> contextlib.AbstractContextManager[Callable[[], None]]:
     return files.file_lock(run / _LOCK_FILE)
 
 
-def save_checkpoint(
-    run: Path,
-    step: int,
-    *,
-    weights: Iterable[WholeTensor],
-    optimizer_state: Iterable[WholeTensor],
-    state: Mapping[str, Any],
-    keep_last: int,
-    average: Iterable[WholeTensor] = (),
-) -> Path:
-    """The folder of the new checkpoint, complete and on disk.
-
-    What killed saves left behind is removed first. Memory holds one tensor at a time. The other
-    processes of a run call `take_part`.
-
-    Args:
-        run: folder of the run; nobody else may be saving there.
-        weights: by their plain names.
-        optimizer_state: by `<weight>.<name of the state>`.
-        average: of the weights, by their plain names, where the run keeps one.
-        keep_last: this many checkpoints up to this step are kept, older ones removed; 0 keeps all.
-
-    Raises:
-        OSError: if it cannot be written; what was there before is untouched.
-    """
-    target = checkpoint_folder(run, step)
-    for name in (f"{_PREFIX}*", LATEST_FILE):
-        result_folder.remove_leftovers(run / name)
-    if target.is_dir() and not (target / result_folder.MANIFEST_FILE).is_file():
-        set_aside(target)
-    try:
-        with result_folder.new_folder(target, overwrite=True) as folder:
-            entries = {
-                _MODEL: write_tensor_file(folder / _MODEL, weights),
-                _OPTIMIZER: write_tensor_file(folder / _OPTIMIZER, optimizer_state),
-                _STATE: _write_json(folder / _STATE, state),
-            }
-            averages = list(average)
-            if averages:
-                entries[_AVERAGE] = write_tensor_file(folder / _AVERAGE, averages)
-            result_folder.write_manifest(
-                folder, {"format": FORMAT, "version": VERSION, "step": step, "files": entries}
-            )
-        files.write_file(run / LATEST_FILE, target.name + "\n")
-    except OSError as error:
-        raise OSError(
-            f"checkpoint {target} could not be written ({error.strerror or error}); earlier "
-            f"checkpoints are untouched: make room there, then continue with --load {run}"
-        ) from error
-    if keep_last:
-        for old in [known for known in _steps_on_disk(run) if known <= step][:-keep_last]:
-            result_folder.remove_folder(checkpoint_folder(run, old))
-    return target
-
-
-def take_part(weights: Iterable[WholeTensor], optimizer_state: Iterable[WholeTensor]) -> None:
-    """Do the part in `save_checkpoint` of the processes that do not write."""
-    for tensor in (*in_file_order(weights), *in_file_order(optimizer_state)):
-        tensor.gather()
-
-
 def has_checkpoints(run: Path) -> bool:
     """Whether a folder holds a checkpoint, whole or damaged."""
-    return (run / LATEST_FILE).is_file() or bool(_steps_on_disk(run))
+    return (run / LATEST_FILE).is_file() or bool(steps_on_disk(run))
 
 
 def checkpoints_of(run: Path) -> list[Path]:
     """All checkpoints of a run, unchecked, by their steps."""
-    return [checkpoint_folder(run, step) for step in _steps_on_disk(run)]
+    return [checkpoint_folder(run, step) for step in steps_on_disk(run)]
 
 
 def latest_checkpoint(run: Path) -> Path | None:
@@ -142,7 +82,7 @@ def latest_checkpoint(run: Path) -> Path | None:
     if not pointer.is_file():
         return None
     step, problems = _step_named_by_latest(run)
-    there = ", ".join(f"{_PREFIX}{step}" for step in _steps_on_disk(run)) or "none is there"
+    there = ", ".join(f"{PREFIX}{step}" for step in steps_on_disk(run)) or "none is there"
     if step is None:
         raise ValueError(f"{problems[0]}; write the name of one into it: {there}")
     target = checkpoint_folder(run, step)
@@ -168,7 +108,7 @@ def find_checkpoint(run: Path) -> FoundCheckpoint:
     if not has_checkpoints(run):
         return FoundCheckpoint(step=None)
     named, problems = _step_named_by_latest(run)
-    steps = {*_steps_on_disk(run), *(() if named is None else (named,))}
+    steps = {*steps_on_disk(run), *(() if named is None else (named,))}
     damaged = []
     for step in sorted(steps, key=lambda step: (named is not None and step > named, -step)):
         checkpoint = checkpoint_folder(run, step)
@@ -201,11 +141,34 @@ def verify(checkpoint: Path) -> None:
         FileNotFoundError: if a file is missing.
         ValueError: if a file is truncated or was changed.
     """
-    manifest = result_folder.read_manifest(checkpoint, FORMAT, VERSION, remedy="use another one")
-    for name in (_MODEL, _OPTIMIZER, _STATE):
+    manifest = manifest_of(checkpoint)
+    names = [STATE_FILE, *(name for kind in (MODEL, OPTIMIZER) for name in _needed(manifest, kind))]
+    _refuse_missing(checkpoint, names, manifest)
+    result_folder.verify_checksums(checkpoint, manifest)
+    for kind in (MODEL, OPTIMIZER):
+        _refuse_missing(checkpoint, _tensor_files(checkpoint, kind), manifest)
+
+
+def manifest_of(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's manifest, after checking its version and the sizes of its files.
+
+    Raises:
+        FileNotFoundError, ValueError, result_folder.OtherVersionError: as `result_folder.read_manifest`.
+    """
+    return result_folder.read_manifest(
+        checkpoint, FORMAT, SHARED_VERSION, older=(VERSION,), remedy="use another one"
+    )
+
+
+def _needed(manifest: Mapping[str, Any], kind: str) -> list[str]:
+    """The file that a kind of tensors begins at: its index, or the one that holds them."""
+    return [index_name(kind)] if index_name(kind) in manifest["files"] else file_names(kind, 1)
+
+
+def _refuse_missing(checkpoint: Path, names: Iterable[str], manifest: Mapping[str, Any]) -> None:
+    for name in names:
         if name not in manifest["files"]:
             raise ValueError(f"the manifest of {checkpoint} does not name {name}: it is damaged")
-    result_folder.verify_checksums(checkpoint, manifest)
 
 
 def read_state(checkpoint: Path, *, verified: bool = False) -> dict[str, Any]:
@@ -217,34 +180,46 @@ def read_state(checkpoint: Path, *, verified: bool = False) -> dict[str, Any]:
     """
     if not verified:
         verify(checkpoint)
-    return files.read_json_object(checkpoint / _STATE)
+    return files.read_json_object(checkpoint / STATE_FILE)
 
 
 def read_tensors(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The weights and the optimizer's state of a checkpoint, on the host, mapped from the files."""
-    return read_weights(checkpoint), _read_tensor_file(checkpoint / _OPTIMIZER)
+    """The weights and the optimizer's state of a checkpoint, on the host, mapped from the files.
+
+    Mapped is what costs nothing before it is read: a process that keeps parts reads its own.
+    """
+    return read_weights(checkpoint), _read_kind(checkpoint, OPTIMIZER)
 
 
 def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint by their plain names, on the host, mapped from the file."""
-    return _read_tensor_file(checkpoint / _MODEL)
+    """The weights of a checkpoint by their plain names, on the host, mapped from the files."""
+    return _read_kind(checkpoint, MODEL)
 
 
 def read_average(checkpoint: Path) -> dict[str, torch.Tensor] | None:
     """The average of the weights by their plain names, on the host; None where the run kept none."""
-    path = checkpoint / _AVERAGE
+    path = checkpoint / AVERAGE_FILE
     return _read_tensor_file(path) if path.is_file() else None
+
+
+def _read_kind(checkpoint: Path, kind: str) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    for name in _tensor_files(checkpoint, kind):
+        tensors |= _read_tensor_file(checkpoint / name)
+    return tensors
+
+
+def _tensor_files(checkpoint: Path, kind: str) -> list[str]:
+    """The names of the files that hold a kind of tensors."""
+    index = checkpoint / index_name(kind)
+    if not index.is_file():
+        return file_names(kind, 1)
+    return sorted(set(files.read_json_object(index)["weight_map"].values()))
 
 
 def _read_tensor_file(path: Path) -> dict[str, torch.Tensor]:
     with files.reading(path):
         return load_file(path)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The file's entry in the manifest."""
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    return result_folder.file_entry(path)
 
 
 def _step_named_by_latest(run: Path) -> tuple[int | None, list[str]]:
@@ -254,12 +229,13 @@ def _step_named_by_latest(run: Path) -> tuple[int | None, list[str]]:
         text = pointer.read_bytes().decode(errors="replace").strip()
     except FileNotFoundError:
         return None, [f"{pointer} is missing"]
-    number = text.removeprefix(_PREFIX)
-    if text.startswith(_PREFIX) and number.isascii() and number.isdigit():
+    number = text.removeprefix(PREFIX)
+    if text.startswith(PREFIX) and number.isascii() and number.isdigit():
         return int(number), []
     return None, [f"{pointer} says {text[:40]!r}, which names no checkpoint"]
 
 
-def _steps_on_disk(run: Path) -> list[int]:
-    names = (path.name.removeprefix(_PREFIX) for path in run.glob(f"{_PREFIX}*"))
+def steps_on_disk(run: Path) -> list[int]:
+    """The steps of a run's checkpoints, unchecked, ascending."""
+    names = (path.name.removeprefix(PREFIX) for path in run.glob(f"{PREFIX}*"))
     return sorted(int(name) for name in names if name.isdigit())

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 from data_efficiency import DataEfficiencyConfig
-from data_efficiency.config import RandomLTDConfig
+from data_efficiency.config import RandomLTDConfig, Selection
 from data_efficiency.differences import differing_leaves
 from data_efficiency.sampling.sampler import SamplerIdentity
 from megatron.config import GUARDED_SETTINGS, ModelConfig, RunConfig
@@ -125,12 +125,13 @@ def _curriculum(settings: DataEfficiencyConfig) -> dict[str, Any]:
         record[name] = {
             "kind": "MetricConfig",
             "difficulty_type": metric.difficulty_type,
-            "clustering_type": "schedule_based" if name in selections else "single_cluster",
+            "clustering_type": _clustering_type(selections.get(name)),
             "min_difficulty": metric.min_difficulty,
             "max_difficulty": metric.max_difficulty,
             "schedule": _plain(metric.schedule),
             "sequence_length": None if plan is None else plan.action,
             "length_multiple": 1 if plan is None else plan.length_multiple,
+            **_only_where_used(settings, selections.get(name)),
         }
     return record
 
@@ -138,6 +139,25 @@ def _curriculum(settings: DataEfficiencyConfig) -> dict[str, Any]:
 def _at_their_defaults(dropping: RandomLTDConfig) -> list[str]:
     """Fields that older checkpoints do not have, where they change nothing."""
     return [name for name, default in _NEW_FIELDS.items() if getattr(dropping, name) == default]
+
+
+def _clustering_type(selection: Selection | None) -> str:
+    if selection is None:
+        return "single_cluster"
+    return "sorted" if selection.sorts else "schedule_based"
+
+
+def _only_where_used(settings: DataEfficiencyConfig, selection: Selection | None) -> dict[str, Any]:
+    """What the first checkpoints did not have, so that theirs still fit."""
+    if selection is None:
+        return {}
+    found = {
+        "window_size": selection.window_size,
+        "num_bands": selection.num_bands,
+        "order": None if settings.order is None else _plain(settings.order),
+        "random_rank": settings.random_rank or None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _without(identity: Any, names: Collection[str]) -> Any:

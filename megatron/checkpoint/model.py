@@ -1,5 +1,6 @@
 """A checkpoint of ours as a reference model, to measure how hard samples are."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,14 @@ import torch
 
 from data_efficiency import ReferenceModel, files
 from data_efficiency.files import result_folder
-from megatron.checkpoint.files import FORMAT, VERSION, latest_checkpoint, read_state, read_weights
+from megatron.checkpoint.files import (
+    FORMAT,
+    MODEL,
+    latest_checkpoint,
+    manifest_of,
+    read_state,
+    read_weights,
+)
 from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
 
@@ -21,9 +29,15 @@ def checkpoint_in(folder: Path) -> Path | None:
 
 
 def identity_of_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """SHA-256 of a checkpoint's weights and its step."""
-    manifest = result_folder.read_manifest(checkpoint, FORMAT, VERSION)
-    return {"step": manifest["step"], "sha256": manifest["files"]["model.safetensors"]["sha256"]}
+    """SHA-256 of a checkpoint's weights, of those of their files where there are several, and its step."""
+    manifest = manifest_of(checkpoint)
+    sums = [
+        entry["sha256"]
+        for name, entry in sorted(manifest["files"].items())
+        if name.startswith(f"{MODEL}")
+    ]
+    sha256 = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+    return {"step": manifest["step"], "sha256": sha256}
 
 
 def load_reference_model(device: torch.device, *, checkpoint: Path) -> ReferenceModel:

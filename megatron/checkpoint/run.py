@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_efficiency import LearningRate, Ranks
-from megatron.checkpoint.engine_state import agreed_checkpoint, load_engine, save_engine
+from megatron.checkpoint.engine_state import agreed_checkpoint, begin_save, load_engine
 from megatron.checkpoint.files import has_checkpoints, held, read_average, read_state
 from megatron.checkpoint.guard import (
     differences,
@@ -21,20 +21,49 @@ from megatron.config import CheckpointConfig
 from megatron.run_state import Run
 
 
-def save(run: Run) -> None:
-    """Write a checkpoint where the settings ask for one; all processes must call it."""
+def save(run: Run, *, in_background: bool = False) -> None:
+    """Write a checkpoint where the settings ask for one; all processes must call it.
+
+    Args:
+        in_background: only begin it, and go on; `finish_save` completes it.
+    """
+    finish_save(run)
     checkpoint = run.config.checkpoint
     if checkpoint.save is None:
         return
     if run.is_first_process:
         run.before_save()
-    save_engine(
+    run.saving = begin_save(
         run.engine,
         Path(checkpoint.save),
         _state(run),
-        keep_last=checkpoint.keep_last,
         average=() if run.average is None else run.average.whole(),
+        in_background=in_background,
     )
+    if not in_background:
+        finish_save(run)
+
+
+def save_when_due(run: Run, *, all_have_written: bool) -> bool:
+    """Whether a checkpoint was due after the present step, and is written or begun; all processes must call it.
+
+    Args:
+        all_have_written: whether no process is at work on the one that was begun, which is then completed.
+    """
+    if all_have_written:
+        finish_save(run)
+    interval = run.config.save_interval
+    if interval is None or run.counters.steps % interval:
+        return False
+    save(run, in_background=run.config.checkpoint.async_save)
+    return True
+
+
+def finish_save(run: Run) -> None:
+    """Complete the checkpoint that was begun, if one was; all processes must call it."""
+    saving, run.saving = run.saving, None
+    if saving is not None:
+        saving.finish(keep_last=run.config.checkpoint.keep_last)
 
 
 @contextlib.contextmanager

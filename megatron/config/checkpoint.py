@@ -38,6 +38,9 @@ class CheckpointConfig(Settings):
     """Instead of --save-interval: checkpoints over as many steps as whole samples fill the budget in."""
     keep_last: Annotated[int, NOT_NEGATIVE] = 2
     """Newest checkpoints to keep; 0 keeps all."""
+    async_save: bool = False
+    """Train on while a checkpoint is written: each process copies its share to the host, and a thread writes it.
+    Until all have, some steps later, the one before it is the run's last."""
     load: str | None = None
     """Folder of a run to continue. Not given: with a run file --save, if there is a run in it."""
     allow_missing_checkpoint: bool = False

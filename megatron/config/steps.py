@@ -1,7 +1,7 @@
 """What a step of any training has."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from megatron.setting_rules import NOT_NEGATIVE, POSITIVE, SEED, Settings, require
 
@@ -31,6 +31,10 @@ class StepConfig(Settings):
     """Largest norm of the whole gradient; 0 does not clip."""
     deepspeed: bool = False
     """Train with the DeepSpeed engine (ZeRO and the rest of its JSON file) instead of plain PyTorch."""
+    fsdp: Literal[0, 2, 3] = 0
+    """Spread weights, gradients and optimizer state over the processes with plain PyTorch (FSDP2), as
+    zero_optimization.stage in the JSON file does: 3 gathers each layer for its forward and again for its backward
+    pass, 2 once for both, which takes more memory and less traffic. 0: as the file says."""
     data_efficiency_curriculum_learning: bool | None = None
     """Draw training samples by the curriculum of the `data_efficiency` section. Not given: if `enabled`
     there."""
@@ -50,6 +54,12 @@ class StepConfig(Settings):
             "global_batch_size",
             self.global_batch_size,
             f"must be a multiple of --micro-batch-size ({self.micro_batch_size})",
+        )
+        require(
+            not (self.fsdp and self.deepspeed),
+            "fsdp",
+            self.fsdp,
+            "--deepspeed is given too, whose stage the JSON file says: choose one",
         )
         require(not (self.bf16 and self.fp16), "fp16", self.fp16, "--bf16 is given too: choose one")
 

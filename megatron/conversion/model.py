@@ -13,8 +13,9 @@ import torch
 
 from data_efficiency.engine.whole_tensor import whole_tensors
 from data_efficiency.files import result_folder
-from megatron.checkpoint.files import read_average, read_state, read_weights, save_checkpoint
+from megatron.checkpoint.files import read_average, read_state, read_weights
 from megatron.checkpoint.model import checkpoint_in, identity_of_checkpoint
+from megatron.checkpoint.saving import save_checkpoint
 from megatron.config import ModelConfig
 from megatron.conversion import hugging_face_folder
 from megatron.conversion.bert import (

@@ -155,10 +155,17 @@ def _techniques(log: RunLog) -> Iterator[str]:
         yield "No curriculum and no token dropping or other route: a baseline."
     else:
         order = "over a random order" if config.random_rank else "easiest samples first"
-        for selection in config.selections:
+        if config.order is not None:
+            names = ", inside by ".join(f"`{one.name}`" for one in config.selections)
+            chance = " over a random order" if config.random_rank else ""
+            yield f"- samples sorted by {names}, played {config.order.describe()}{chance}"
+        for selection in () if config.order else config.selections:
+            window = (
+                "" if selection.window_size is None else f", a window of {selection.window_size}"
+            )
             yield (
                 f"- curriculum `{selection.name}`, {order}: {selection.difficulty_type} "
-                f"{selection.schedule.describe()}"
+                f"{selection.schedule.describe()}{window}"
             )
         for plan in config.length_plans:
             pace = f": length {plan.schedule.describe()}" if plan.follows_schedule else ""

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from megatron.config import ModelConfig
+from megatron.model.attention_window import Window, attend_in_window
 from megatron.model.optional_kernels import Attention, attend_automatically
 from megatron.model.rotary import apply_rotary
 
@@ -36,6 +37,8 @@ class SelfAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         rotary_cos: torch.Tensor | None = None,
         rotary_sin: torch.Tensor | None = None,
+        window: Window | None = None,
+        window_positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The attention's result, [batch, sequence, hidden].
 
@@ -45,14 +48,23 @@ class SelfAttention(nn.Module):
                 (third axis) may look at a key (fourth axis); it replaces the causal rule. None:
                 the causal rule, or all tokens where there is none.
             rotary_cos: [batch or 1, sequence, head_size], or None without rotary positions.
+            window: how far causal attention looks; None: as far as it can. It goes with no mask.
+            window_positions: int64 [batch or 1, sequence], the tokens' places in the whole row.
         """
         batch_size, sequence_length, _ = hidden_states.shape
-        context = self.attend(
-            *self.heads(hidden_states, rotary_cos, rotary_sin),
-            attention_mask=attention_mask,
-            dropout=self.dropout if self.training else 0.0,
-            is_causal=self.causal and attention_mask is None,
-        )
+        heads = self.heads(hidden_states, rotary_cos, rotary_sin)
+        dropout = self.dropout if self.training else 0.0
+        if window is None:
+            context = self.attend(
+                *heads,
+                attention_mask=attention_mask,
+                dropout=dropout,
+                is_causal=self.causal and attention_mask is None,
+            )
+        else:
+            context = attend_in_window(
+                self.attend, *heads, window=window, positions=window_positions, dropout=dropout
+            )
         context = context.transpose(1, 2).reshape(batch_size, sequence_length, -1)
         output: torch.Tensor = self.dense(context)
         return output

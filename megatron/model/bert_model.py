@@ -6,9 +6,10 @@ from torch.nn import functional
 
 from data_efficiency import IGNORED_LABEL
 from megatron.config import ModelConfig
+from megatron.model.gelu import gelu_of_linear
 from megatron.model.language_model import LanguageModel, check_ids, initialize_weights
 from megatron.model.output_loss import linear_cross_entropy_sum
-from megatron.model.transformer import gelu, make_norm
+from megatron.model.transformer import make_norm
 from megatron.setting_rules import require
 
 
@@ -156,7 +157,7 @@ class MaskedLMHead(nn.Module):
         )
 
     def _transform(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.layernorm(gelu(self.dense(hidden_states), self.gelu))
+        output: torch.Tensor = self.layernorm(gelu_of_linear(self.dense, hidden_states, self.gelu))
         return output
 
 

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from data_efficiency.routing.bags import label_shares
 from megatron.config import ModelConfig
+from megatron.model.attention_window import make_window
 from megatron.model.language_model import LanguageModel, check_ids, initialize_weights
 from megatron.model.output_loss import bag_correction, linear_cross_entropy_sum
 from megatron.setting_rules import require
@@ -49,6 +50,8 @@ class GPTModel(nn.Module):
         labels: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         label_weights: torch.Tensor | None = None,
+        attention_window: int | None = None,
+        sliding_window: int | None = None,
     ) -> torch.Tensor:
         """Logits [batch, sequence, padded vocabulary]; with labels, the sum of the token losses.
 
@@ -59,13 +62,16 @@ class GPTModel(nn.Module):
             attention_mask: bool [batch or 1, heads or 1, sequence, sequence], True where a query
                 may look at a key; it replaces the causal rule. None: causal attention.
             label_weights: [bag], of bags of labels; None: all alike.
+            attention_window: positions of the blocks, side by side, that causal attention does not look out of;
+                None, or not below the sequence's length: no limit.
+            sliding_window: or, positions that each token looks at, its own and those before it.
 
         Returns:
             With labels a float32 scalar: the sum, not the mean, over all positions with a label.
 
         Raises:
-            ValueError: if the sequence is too long, labels have another shape than tokens, or an
-                id lies outside the vocabulary.
+            ValueError: if the sequence is too long, labels have another shape than tokens, an
+                id lies outside the vocabulary, or a window is below 1 or beside a mask.
         """
         if labels is not None:
             if labels.shape[:2] != tokens.shape[:2] or labels.dim() not in (2, 3):
@@ -74,7 +80,12 @@ class GPTModel(nn.Module):
                     "must be equal"
                 )
             check_ids(labels, self.config.vocab_size, "label")
-        hidden_states = self.language_model(tokens, attention_mask=attention_mask)
+        window = make_window(attention_window, sliding_window, tokens.shape[-1])
+        if window is not None and attention_mask is not None:
+            raise ValueError(
+                "a window limits causal attention, and a mask replaces it: give one of them"
+            )
+        hidden_states = self.language_model(tokens, attention_mask=attention_mask, window=window)
         if labels is None:
             return functional.linear(hidden_states, self.output_weight)
         loss_sum = linear_cross_entropy_sum

@@ -1,12 +1,14 @@
 """The transformer without its output layer: token ids to normalized hidden states."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from megatron.config import ModelConfig
+from megatron.model.attention_window import Window
 from megatron.model.rotary import rotary_tables
 from megatron.model.transformer import TransformerLayer, make_norm
 
@@ -40,6 +42,7 @@ class LanguageModel(nn.Module):
         *,
         attention_mask: torch.Tensor | None = None,
         token_types: torch.Tensor | None = None,
+        window: Window | None = None,
     ) -> torch.Tensor:
         """Hidden states [batch, sequence, hidden] after the last normalization.
 
@@ -48,6 +51,7 @@ class LanguageModel(nn.Module):
                 position is the mean of its tokens' embeddings.
             token_types: int64 [batch, sequence], each below the number of token types; None for
                 type 0 everywhere.
+            window: how far causal attention looks; None: as far as it can.
 
         Raises:
             ValueError: if the sequence is too long or not a batch, or (on a CPU, where looking
@@ -57,7 +61,10 @@ class LanguageModel(nn.Module):
         hidden_states = self.word_embeddings(tokens)
         if tokens.dim() == 3:
             hidden_states = hidden_states.mean(2)
-        tables: dict[str, torch.Tensor] = {}
+        tables: dict[str, Any] = {}
+        if window is not None:
+            places = torch.arange(tokens.shape[1], device=tokens.device)
+            tables |= {"window": window, "window_positions": places.unsqueeze(0)}
         if self.config.use_rotary_position_embeddings:
             tables["rotary_cos"], tables["rotary_sin"] = rotary_tables(
                 tokens.shape[1],

@@ -276,11 +276,11 @@ def _losses_and_gradient(
         [tokens, 1], in the dtype of the sums.
     """
     wide = logits if probabilities is None else probabilities[: len(logits)].copy_(logits)
-    largest, places = wide.max(1, keepdim=True)
-    below_largest = largest - wide.gather(1, targets)
+    # A maximum without its place takes a fifth of the time of one with it, so it is looked for twice.
+    below_largest = wide.amax(1, keepdim=True) - wide.gather(1, targets)
     gradient = torch.softmax(wide, dim=-1, out=wide)
     # The largest probability is 1 / sum(exp(logits - largest)): never too small for its logarithm.
-    token_losses = below_largest - gradient.gather(1, places).log()
+    token_losses = below_largest - gradient.amax(1, keepdim=True).log()
     gradient.scatter_add_(1, targets, gradient.new_full((), -1).expand(targets.shape))
     if probabilities is not None:
         logits.copy_(gradient)

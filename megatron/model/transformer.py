@@ -1,7 +1,5 @@
 """The transformer layer and its parts."""
 
-from typing import Literal
-
 import torch
 from torch import nn
 from torch.nn import functional
@@ -9,6 +7,8 @@ from torch.utils.checkpoint import checkpoint
 
 from megatron.config import ModelConfig
 from megatron.model.attention import SelfAttention
+from megatron.model.attention_window import Window
+from megatron.model.gelu import gelu_of_linear
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
@@ -16,14 +16,6 @@ def make_norm(config: ModelConfig) -> nn.Module:
     if config.normalization == "rmsnorm":
         return nn.RMSNorm(config.hidden_size, eps=config.layernorm_epsilon)
     return nn.LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
-
-
-def gelu(inputs: torch.Tensor, kind: Literal["tanh", "exact"]) -> torch.Tensor:
-    """GELU of each element.
-
-    Source: Gaussian Error Linear Units (Hendrycks and Gimpel, 2016), section 2.
-    """
-    return functional.gelu(inputs, approximate="none" if kind == "exact" else "tanh")
 
 
 class FeedForward(nn.Module):
@@ -40,12 +32,11 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Shape as `hidden_states`, [batch, sequence, hidden]."""
-        inner = self.dense_h_to_4h(hidden_states)
         if self.swiglu:
-            gate, up = inner.chunk(2, dim=-1)
+            gate, up = self.dense_h_to_4h(hidden_states).chunk(2, dim=-1)
             inner = functional.silu(gate) * up
         else:
-            inner = gelu(inner, self.gelu)
+            inner = gelu_of_linear(self.dense_h_to_4h, hidden_states, self.gelu)
         output: torch.Tensor = self.dense_4h_to_h(inner)
         return output
 
@@ -78,12 +69,17 @@ class TransformerLayer(nn.Module):
         attention_mask: torch.Tensor | None = None,
         rotary_cos: torch.Tensor | None = None,
         rotary_sin: torch.Tensor | None = None,
+        window: Window | None = None,
+        window_positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The new hidden states, [batch, sequence, hidden]; arguments as in `SelfAttention`.
 
         Recomputation happens in here, so that what is attached around the layer stands outside it.
         """
-        arguments = (hidden_states, attention_mask, rotary_cos, rotary_sin)
+        arguments = (
+            *(hidden_states, attention_mask, rotary_cos, rotary_sin),
+            *(window, window_positions),
+        )
         if self.recompute_activations and self.training and torch.is_grad_enabled():
             recomputed: torch.Tensor = checkpoint(self._compute, *arguments, use_reentrant=False)
             return recomputed
@@ -95,12 +91,16 @@ class TransformerLayer(nn.Module):
         attention_mask: torch.Tensor | None,
         rotary_cos: torch.Tensor | None,
         rotary_sin: torch.Tensor | None,
+        window: Window | None,
+        window_positions: torch.Tensor | None,
     ) -> torch.Tensor:
         attention = self.self_attention(
             self.input_layernorm(hidden_states) if self.normalizes_before else hidden_states,
             attention_mask=attention_mask,
             rotary_cos=rotary_cos,
             rotary_sin=rotary_sin,
+            window=window,
+            window_positions=window_positions,
         )
         hidden_states = hidden_states + self._drop(attention)
         normalized = self.post_attention_layernorm(hidden_states)

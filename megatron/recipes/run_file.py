@@ -212,9 +212,9 @@ def _typed(run: RunKind, name: str, value: Any, place: str) -> Any:
             return tuple(values)
         rule = f"must be of {', '.join(choices)}" if choices else "must be a list of texts"
     elif get_origin(kind) is Literal:
-        if value in get_args(kind):
+        if value in get_args(kind) and not isinstance(value, bool):
             return value
-        rule = f"must be one of {', '.join(get_args(kind))}"
+        rule = f"must be one of {', '.join(map(str, get_args(kind)))}"
     elif kind in (int, float):
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             if kind is float:

@@ -117,7 +117,10 @@ def _plan(
     )
     selections = config.data_efficiency.selections
     unread = [one.index_path for one in selections if not may_read(Path(one.index_path))]
-    by_index = len(selections) > 1 or any(one.difficulty_type == "value" for one in selections)
+    by_index = config.data_efficiency.order is None and (
+        len(selections) > 1
+        or any(one.difficulty_type == "value" or one.window_size for one in selections)
+    )
     if unread and by_index:
         raise NoPlanError(
             f"the pool follows from {unread[0]}, which this page may not read: give its folder by --data"

@@ -58,10 +58,13 @@ class SmallModel(nn.Module):
     def embed(self, tokens):
         return self.words(tokens) + self.positions.weight[: tokens.shape[1]]
 
+    def run(self, layer, hidden):
+        return layer(hidden)
+
     def forward(self, tokens, labels=None):
         hidden = self.embed(tokens)
         for layer in self.layers:
-            hidden = layer(hidden)
+            hidden = self.run(layer, hidden)
         logits = hidden @ self.words.weight.T
         if labels is None:
             return logits

@@ -1,6 +1,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -205,3 +206,50 @@ def test_within_bounds_and_never_rising_after_the_warm_up(style, warmup, more):
     assert min(values[warmup:]) >= 0.1 - 1e-12
     after = values[max(0, warmup - 1) :]
     assert all(left >= right - 1e-12 for left, right in zip(after, after[1:], strict=False))
+
+
+@given(st.integers(1, 40), st.integers(1, 50), st.booleans())
+def test_attended_pairs_are_those_of_a_brute_force_count(length, window, slides):
+    """Twice the pairs that may look at each other, less those of a token with itself."""
+    shape = StepShape(
+        num_rows=3, sequence_length=length, attention_window=window, window_slides=slides
+    )
+    pairs = [
+        (query, key)
+        for query in range(length)
+        for key in range(query + 1)
+        if (query - key < window if slides else query // window == key // window)
+    ]
+    assert shape.attended_pairs == 2 * len(pairs) - length
+    spared = length**2 - shape.attended_pairs
+    full = training_flops(replace(shape, attention_window=None), GPT)
+    attention = 3 * 3 * GPT.num_layers * 4 * GPT.query_size
+    assert full - training_flops(shape, GPT) == attention * spared
+    if not slides:
+        assert shape.attended_pairs == sum(
+            query // window == key // window for query in range(length) for key in range(length)
+        )
+
+
+def test_kept_tokens_lie_evenly_in_the_windows():
+    """What is counted for a dropping layer is the mean over random subsets, but for the ends of the sum."""
+    length, window, kept = 64, 16, 32
+    generator = np.random.default_rng(0)
+    counts = [
+        np.bincount(generator.permutation(length)[:kept] // window, minlength=4)
+        for _ in range(2000)
+    ]
+    mean = np.mean(np.square(counts).sum(1))
+    shape = StepShape(
+        num_rows=1,
+        sequence_length=length,
+        attention_window=window,
+        num_dropping_layers=1,
+        kept_length=kept,
+    )
+    one_layer = replace(GPT, num_layers=1, vocab_size=0)
+    without = replace(shape, attention_window=None)
+    spared = training_flops(without, one_layer) - training_flops(shape, one_layer)
+    counted = kept**2 - spared // (3 * 4 * GPT.query_size)
+    assert counted == kept**2 * window // length
+    assert counted == pytest.approx(mean, rel=0.06)

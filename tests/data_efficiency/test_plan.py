@@ -12,7 +12,7 @@ from data_efficiency.json_section import ConfigError
 from data_efficiency.plan import plan_run, planned_totals
 from data_efficiency.sampling.sampler import CurriculumSampler
 from tests import json_sections
-from tests.json_sections import metric, random_ltd
+from tests.json_sections import metric, random_ltd, sorting_metric
 
 MODEL = ModelShape(
     num_layers=4,
@@ -131,6 +131,45 @@ def test_pools_of_several_metrics_are_those_of_the_sampler(tmp_path):
 
     sampler = CurriculumSampler(Samples(), made.config.data_efficiency, micro_batch_size=16)
     assert pools_of(made) == [sampler.next_global_batch().pool_size for _ in range(20)]
+
+
+def sorted_config(index="nowhere", order=(), **metric_keys):
+    content = config({"voc": sorting_metric(index, **metric_keys)})
+    learning = content["data_efficiency"]["data_sampling"]["curriculum_learning"]
+    learning["order"] = dict(order)
+    return content
+
+
+@pytest.mark.parametrize("bands", [{}, {"num_bands": 5}])
+def test_an_order_is_planned_as_it_is_played(tmp_path, bands):
+    values = np.random.default_rng(0).integers(0, 50, 950)
+    DifficultyIndex.write(tmp_path / "voc", values, metric="voc", dataset_identity={"n": 1})
+    kind = {"kind": "descending", "pass_samples": 320}
+    made = plan(sorted_config(tmp_path / "voc", kind, **bands), num_samples=None)
+
+    class Samples:
+        identity = {"n": 1}
+
+        def __len__(self):
+            return 950
+
+    sampler = CurriculumSampler(Samples(), made.config.data_efficiency, micro_batch_size=16)
+    batches = [sampler.next_global_batch() for _ in range(20)]
+    assert [made.difficulties(step) for step in steps_of(made)] == [b.difficulties for b in batches]
+    assert pools_of(made) == [950] * 20
+    without = plan(sorted_config(order=kind, **bands))
+    assert [without.difficulties(s) for s in steps_of(made)] == [b.difficulties for b in batches]
+    assert batches[0].difficulties["voc"] > batches[-1].difficulties["voc"] + 70
+
+
+def test_a_pool_that_retires_is_planned_by_its_index(tmp_path):
+    values = np.random.default_rng(0).integers(0, 50, 950)
+    DifficultyIndex.write(tmp_path / "voc", values, metric="voc", dataset_identity={"name": "x"})
+    content = config({"voc": metric(index_path=str(tmp_path / "voc"), window_size=20)})
+    made = plan(content, num_samples=None)
+    assert max(pools_of(made)) == 950 - 80 * 9
+    with pytest.raises(ValueError, match="leave num_samples out"):
+        plan(content)
 
 
 def test_a_schedule_that_goes_down_keeps_its_pool():

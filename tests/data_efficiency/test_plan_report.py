@@ -1,7 +1,7 @@
 import pytest
 
 from data_efficiency.plan_report import format_plan, plot_plan
-from tests.data_efficiency.test_plan import config, length_metric, plan
+from tests.data_efficiency.test_plan import config, length_metric, plan, sorted_config
 from tests.json_sections import metric, random_ltd
 
 
@@ -24,7 +24,25 @@ def test_more_rows_than_steps_show_each_step_once():
     assert lines[4] == ""
 
 
-@pytest.mark.parametrize("content", [config(), config({"voc": metric()}, random_ltd())])
+MIX = {"weights": [[3, 1], [1, 3]], "at_tokens": [0, 320 * 32], "between": "linear"}
+
+
+def test_a_mix_has_a_column_for_each_part():
+    lines = format_plan(plan(config(mix=MIX)), num_rows=3).splitlines()
+    assert lines[0].split()[1:7] == ["part", "0", "%", "part", "1", "%"]
+    shares = [line.split()[1:3] for line in lines[1:4]]
+    assert shares == [["75.0", "25.0"], ["52.5", "47.5"], ["27.5", "72.5"]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        config(),
+        config(mix=MIX),
+        sorted_config(order={"kind": "descending"}),
+        config({"voc": metric()}, random_ltd()),
+    ],
+)
 def test_picture_is_written(content, tmp_path):
     pytest.importorskip("matplotlib")
     plot_plan(plan(content), tmp_path / "plan.png")

@@ -1,7 +1,7 @@
 import pytest
 
 from data_efficiency.plan_warnings import DecayEnd, plan_warnings
-from tests.data_efficiency.test_plan import LENGTH, config, length_metric, plan
+from tests.data_efficiency.test_plan import LENGTH, config, length_metric, plan, sorted_config
 from tests.json_sections import metric, random_ltd
 
 
@@ -44,6 +44,13 @@ def test_data_that_ends_first():
     assert warnings(config(num_epochs=2), num_samples=160) == []
     found = the_warning(config(num_epochs=2), num_samples=159)
     assert "20 steps take 320 samples, but num_epochs (2) x 159 samples are 318" in found
+
+
+def test_an_order_longer_than_training():
+    found = the_warning(sorted_config())
+    assert "a pass through it draws 950 samples, and 20 steps draw 320; what comes last" in found
+    assert "say pass_samples 320" in found
+    assert warnings(sorted_config(order={"pass_samples": 320})) == []
 
 
 def test_curriculum_longer_than_training():

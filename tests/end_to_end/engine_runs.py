@@ -118,11 +118,12 @@ def assert_equal_runs(folder, expected, from_step=1):
             )
 
 
-def start_recorded(flags, folder, num_processes, attempt):
+def start_recorded(flags, folder, num_processes, attempt, **environment):
     """A running training that writes to `folder`/records."""
     records = folder / "records"
     records.mkdir(parents=True, exist_ok=True)
-    return start(flags, num_processes, RECORDING_SCRIPT, RECORDS=str(records), ATTEMPT=str(attempt))
+    own = {"RECORDS": str(records), "ATTEMPT": str(attempt)}
+    return start(flags, num_processes, RECORDING_SCRIPT, **own, **environment)
 
 
 def consumed(folder):

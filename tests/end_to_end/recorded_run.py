@@ -3,7 +3,7 @@
 Started as a command by test_consumed_samples.py. Each process appends a line for each micro-batch to
 `$RECORDS/<attempt>_<rank>.jsonl`: the step and the sample number of each row. The numbers travel with
 the rows, from the reader through workers, truncation and the loader's queue, so what is written was
-really consumed.
+really consumed. `$LEAST_BYTES` is that of checkpoints' files.
 """
 
 import json
@@ -16,6 +16,7 @@ import numpy as np
 
 import pretrain_gpt
 from megatron.arguments import parse_run_config
+from megatron.checkpoint import shares
 from megatron.training import pretrain
 
 
@@ -46,6 +47,7 @@ def forward_step(engine, batch):
 
 def main():
     """Trains as the flags say."""
+    shares.LEAST_BYTES = int(os.environ.get("LEAST_BYTES", shares.LEAST_BYTES))
     task = replace(pretrain_gpt.TASK, make_datasets=make_datasets, forward_step=forward_step)
     pretrain(parse_run_config(""), task)
 

@@ -52,3 +52,36 @@ def test_blended_training_and_resume(workspace, data_path, tmp_path, rows_seen):
     run(workspace, data_path, tmp_path / "parts", train_iters=4)
     run(workspace, data_path, tmp_path / "parts", train_iters=10, load=tmp_path / "parts")
     assert rows_seen[True] == whole.tolist()
+
+
+def test_weights_that_change(workspace, data_path, tmp_path, rows_seen, capsys):
+    """The mix stands in the JSON file; what a run reads follows it, and resumes to the same place."""
+    mix = {"weights": [[0.7, 0.3], [0.25, 0.75]], "at_samples": [0, 40]}
+    content = {"data_efficiency": {"data_sampling": {"mix": mix}}}
+    (tmp_path / "mix.json").write_text(json.dumps(content))
+    flags = {"deepspeed_config": tmp_path / "mix.json"}
+    run(workspace, data_path, tmp_path / "whole", train_iters=10, **flags)
+    whole = np.array(rows_seen[True])
+    assert [np.count_nonzero(part < 100) for part in (whole[:40], whole[40:])] == [28, 10]
+    records = [json.loads(line) for line in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
+    last = [one for one in records if one["kind"] == "train"][-1]
+    num_first = records[0]["train_samples_in_dataset"]
+    assert len(last["part_epochs"]) == 2
+    assert 38 / last["part_epochs"][0] + 42 / last["part_epochs"][1] == pytest.approx(num_first)
+
+    rows_seen[True].clear()
+    run(workspace, data_path, tmp_path / "parts", train_iters=7, **flags)
+    run(workspace, data_path, tmp_path / "parts", train_iters=10, load=tmp_path / "parts", **flags)
+    assert rows_seen[True] == whole.tolist()
+    mix["between"] = "linear"
+    (tmp_path / "mix.json").write_text(json.dumps(content))
+    with pytest.raises(AssertionError):
+        run(
+            workspace,
+            data_path,
+            tmp_path / "parts",
+            train_iters=12,
+            load=tmp_path / "parts",
+            **flags,
+        )
+    assert "data.weights.between is 'linear' here and 'constant' there" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import torch
 
 from data_efficiency.engine.whole_tensor import whole_tensors
-from megatron.checkpoint.files import save_checkpoint
+from megatron.checkpoint.saving import save_checkpoint
 from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
 from megatron.tokenizer import train_bpe

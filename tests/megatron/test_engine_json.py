@@ -27,6 +27,17 @@ def test_accumulation_steps_of_the_file_hold(tmp_path):
         engine_json(config, 1)
 
 
+def test_a_flag_says_the_stage_of_sharding(tmp_path):
+    for written in ({}, {"stage": "auto"}, {"stage": 3, "overlap_comm": True}):
+        words = [*NEEDED, *write_json(tmp_path / "a.json", {"zero_optimization": written})]
+        content = engine_json(parse_run_config("", [*words, "--fsdp", "3"]))
+        assert content["zero_optimization"] == written | {"stage": 3}
+    assert "zero_optimization" not in engine_json(parse_run_config("", NEEDED))
+    words = [*NEEDED, *write_json(tmp_path / "a.json", {"zero_optimization": {"stage": 2}})]
+    with pytest.raises(ConfigError, match="zero_optimization.stage is 2, but --fsdp is 3"):
+        engine_json(parse_run_config("", [*words, "--fsdp", "3"]))
+
+
 def test_the_older_warm_up_section_follows_its_switch(tmp_path):
     older = {
         "enabled": True,

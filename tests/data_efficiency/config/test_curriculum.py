@@ -6,8 +6,8 @@ import pytest
 from data_efficiency.config import load_config
 from data_efficiency.json_section import ConfigError
 from data_efficiency.schedule import CustomSchedule, DiscreteSchedule
-from tests.data_efficiency.config.test_file import LEGACY, METRICS, changed
-from tests.json_sections import curriculum_config, length_metric
+from tests.data_efficiency.config.test_file import METRICS, changed
+from tests.json_sections import curriculum_config, length_metric, random_ltd
 
 
 def test_what_a_metric_that_selects_nothing_is_for():
@@ -43,18 +43,6 @@ def test_entries_with_a_sequence_are_declared():
     for wrong in ({}, [1], {"a": "1"}, {"a": []}, {"a": [True]}, {"a": None}):
         with pytest.raises(ConfigError, match="sequence_axes is .* must be an object of entries"):
             load_config(declaring(wrong))
-
-
-def test_the_legacy_section_is_the_truncating_metric():
-    legacy = load_config({"curriculum_learning": LEGACY, "train_batch_size": 4})
-    (plan,) = legacy.data_efficiency.length_plans
-    modern = LEGACY | {"difficulty_type": "value", "clustering_type": "single_cluster"}
-    del modern["curriculum_type"], modern["enabled"]
-    in_place = curriculum_config({"seqlen_truncate": modern})
-    assert (plan,) == load_config(in_place).data_efficiency.length_plans
-    assert legacy.data_efficiency_json == {"curriculum_learning": LEGACY}
-    off = load_config({"curriculum_learning": LEGACY | {"enabled": False}})
-    assert off.data_efficiency.schedules == {}
 
 
 def test_a_metric_may_select_samples_and_cut_rows():
@@ -108,3 +96,20 @@ def test_discrete_and_custom_schedules():
         "voc"
     ]["schedule_config"]
     assert load_config(custom).data_efficiency.schedules["voc"] == CustomSchedule()
+
+
+def test_windows_by_name_or_by_what_they_do():
+    named = curriculum_config({"attention_window": length_metric(max_difficulty="auto")})
+    config = load_config(named).data_efficiency.with_length(512)
+    assert [(one.action, one.max_difficulty) for one in config.length_plans] == [
+        ("attention_window", 512)
+    ]
+    own = curriculum_config({"ramp": length_metric(sequence_length="sliding_window")})
+    assert load_config(own).data_efficiency.length_plans[0].action == "sliding_window"
+    both = {"attention_window": length_metric(), "sliding_window": length_metric()}
+    with pytest.raises(ConfigError, match="both limit what attention looks at"):
+        load_config(curriculum_config(both))
+    content = curriculum_config({"sliding_window": length_metric()})
+    content["data_efficiency"]["data_routing"] = {"random_ltd": random_ltd()}
+    with pytest.raises(ConfigError, match="slides a window .* and random_ltd drops some"):
+        load_config(content)

@@ -91,3 +91,10 @@ def test_what_cannot_be_said_beside_parts():
 def test_layers_and_positions_are_lists(wrong):
     with pytest.raises(ConfigError, match="must be a list, such as"):
         RandomLTD(start=8, steps=4, **wrong)
+
+
+def test_percentiles_begin_with_the_first_unless_told():
+    left_open, spelled_out = Curriculum("a", index="i", steps=9), Curriculum("a", 1, 9, index="i")
+    assert left_open.section() == spelled_out.section()
+    with pytest.raises(ConfigError, match="has no start: give start= and steps="):
+        Curriculum("a", index="i", steps=9, by="value", end=50)

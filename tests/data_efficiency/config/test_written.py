@@ -14,7 +14,7 @@ from data_efficiency.config import (
 )
 from data_efficiency.schedule import DiscreteSchedule
 from tests.data_efficiency.config.test_file import LEGACY, PUBLISHED
-from tests.json_sections import curriculum_config, length_metric, metric, random_ltd
+from tests.json_sections import curriculum_config, length_metric, metric, random_ltd, sorting_metric
 
 SIZES = st.integers(1, 500)
 LENGTHS = st.builds(
@@ -61,8 +61,21 @@ def test_python_to_json_and_back_is_the_same_configuration(parts, seed):
         assert read_again(closed) == closed
 
 
+SORTED = curriculum_config(
+    {
+        "a": sorting_metric(num_bands=3, trust_order=True),
+        "b": sorting_metric(num_bands=2),
+        "seqlen_truncate": length_metric(),
+    }
+)
+SORTED["data_efficiency"]["data_sampling"]["curriculum_learning"] |= {
+    "order": {"kind": "sequence", "sequence": [5, 0, 1, 2, 3, 4], "pass_samples": 700},
+    "random_rank": True,
+}
 CONTENTS = [
     PUBLISHED,
+    SORTED,
+    curriculum_config({"voc": metric(window_size=30)}),
     {"curriculum_learning": LEGACY},
     {"data_efficiency": {"data_routing": {"random_ltd": random_ltd(always_keep=[0])}}},
     curriculum_config({"voc": metric(trust_order=True), "seqlen_truncate": length_metric()}),

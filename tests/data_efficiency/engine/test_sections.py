@@ -8,8 +8,20 @@ from data_efficiency.json_section import ConfigError
     ("sections", "message"),
     [
         (
-            {"zero_optimization": {"stage": 2}},
-            "zero_optimization is .* would ignore it; .*DeepSpeed's",
+            {"zero_optimization": {"stage": 1}},
+            r"zero_optimization.stage is 1: the PyTorch engine \(FSDP2\) has 2 and 3",
+        ),
+        (
+            {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}},
+            r"zero_optimization.offload_param is .* \(FSDP2\) would ignore it; .*DeepSpeed's",
+        ),
+        (
+            {"zero_optimization": {"stage": 2, "leaf_module": {"class": ["A"]}}},
+            "leaf_module.class is not a known key; the nearest known key is 'classes'",
+        ),
+        (
+            {"zero_optimization": {"stage": 2, "leaf_module": {"names": [1]}}},
+            "leaf_module.names is .*: must be a list of texts",
         ),
         ({"scheduler": {"type": "WarmupLR"}}, "scheduler is"),
         ({"activation_checkpointing": {"profile": True}}, "activation_checkpointing is"),
@@ -50,3 +62,14 @@ def test_sections_that_are_off_or_harmless_are_accepted():
     }
     taken = check_torch_sections(sections)
     assert (taken.bf16, taken.loss_scale, taken.optimizer) == (False, None, None)
+    assert taken.zero.stage == 0
+
+
+def test_the_stage_of_a_published_file_is_taken_with_what_paces_deepspeed():
+    paced = {"stage": 3, "overlap_comm": True, "reduce_bucket_size": 5e8}
+    paced |= {"stage3_max_live_parameters": 1e9, "offload_param": None, "cpu_offload": False}
+    zero = check_torch_sections({"zero_optimization": paced}).zero
+    assert (zero.stage, zero.names_units) == (3, False)
+    leaves = {"classes": "Layer", "names": ["head"]}
+    zero = check_torch_sections({"zero_optimization": {"stage": 2, "leaf_module": leaves}}).zero
+    assert (zero.leaf_classes, zero.leaf_names, zero.names_units) == (("Layer",), ("head",), True)

@@ -1,4 +1,4 @@
-"""The library's step on a user's own model: equal on one process, two, and every ZeRO stage."""
+"""The library's step on a user's own model: equal on one process, two, and every stage of ZeRO and FSDP2."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from filelock import FileLock
 from tests.data_efficiency.engine.two_ranks import MODES, STEPS
 
 ROOT = Path(__file__).resolve().parents[3]
-SHARDED = ("torch", "zero0", "zero1", "zero2", "zero3")
+SHARDED = ("torch", "fsdp2", "fsdp3", "zero0", "zero1", "zero2", "zero3")
 MICRO_BATCH_SIZES = [2, *(pytest.param(size, marks=pytest.mark.full) for size in (8, 1))]
 # Shapes of the other modes depend on how the rows are split into micro-batches.
 SPLIT_FREE = ("truncate", "none", "bags", "routes")

@@ -1,7 +1,7 @@
 """A user's own model, data and loop on one or several processes, by each engine.
 
 Started as a command by test_two_ranks.py: `two_ranks.py FOLDER MICRO ENGINE...`; MICRO is the micro-batch
-size, an engine is "torch" or "zero0" to "zero3". Writes FOLDER/ENGINE.MODE.MICRO.RANK.json, one list of steps each.
+size, an engine is "torch", "fsdp2", "fsdp3", or "zero0" to "zero3". Writes FOLDER/ENGINE.MODE.MICRO.RANK.json, one list of steps each.
 """
 
 import json
@@ -162,13 +162,13 @@ def settings(mode, micro, stage):
 def make_engine(mode, micro, name, **sections):
     """An engine on a fresh model that drops tokens."""
     torch.manual_seed(0)
-    stage = int(name[-1]) if name.startswith("zero") else None
+    stage = None if name == "torch" else int(name[-1])
     engine, _, loader, _ = data_efficiency.initialize(
         model=Model(),
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5),
         training_data=PlainRows() if mode == "bags" else Rows(),
         config=settings(mode, micro, stage) | sections,
-        engine="torch" if stage is None else "deepspeed",
+        engine="deepspeed" if name.startswith("zero") else "torch",
     )
     return convert_to_random_ltd(engine, Layer), loader
 

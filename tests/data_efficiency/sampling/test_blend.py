@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_efficiency.config import DataEfficiencyConfig, Selection
+from data_efficiency.config import DataEfficiencyConfig, Mix, Selection
 from data_efficiency.difficulty_index import DifficultyIndex
+from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.blend import Blend, blend_of, next_parts
+from data_efficiency.sampling.mix_course import MixCourse
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.schedule import CustomSchedule, DiscreteSchedule
 
@@ -24,6 +26,10 @@ class Parts:
         return sum(self.part_sizes)
 
 
+def constant(weights):
+    return MixCourse(Mix(weights=(tuple(weights),), points=(0.0,)))
+
+
 def make_sampler(parts, config=None, **arguments):
     return CurriculumSampler(parts, config, **({"micro_batch_size": 20} | arguments))
 
@@ -38,14 +44,14 @@ def test_totals_stay_in_proportion_however_the_draws_are_split(weights, batches)
     drawn = np.zeros(len(weights), np.int64)
     sequence = []
     for num_rows in batches:
-        parts = next_parts(tuple(share), drawn, num_rows)
+        parts = next_parts(constant(share), drawn, num_rows)
         assert len(parts) == num_rows
         drawn += np.bincount(parts, minlength=len(weights))
         sequence += parts.tolist()
         limit = (1 + share * len(weights)) / 2 + 1e-9
         assert (np.abs(drawn - share * drawn.sum()) <= limit).all()
     zero = np.zeros(len(weights), np.int64)
-    assert next_parts(tuple(share), zero, sum(batches)).tolist() == sequence
+    assert next_parts(constant(share), zero, sum(batches)).tolist() == sequence
 
 
 def test_proportions_are_exact():
@@ -168,5 +174,76 @@ def test_blends_that_make_no_sense(sizes, weights):
 
 
 def test_weights_are_normalized_and_others_are_no_blend():
-    assert blend_of(Parts((3, 4), (1, 3))) == Blend(sizes=(3, 4), weights=(0.25, 0.75))
+    assert blend_of(Parts((3, 4), (1, 3))) == Blend(sizes=(3, 4), mix=constant((0.25, 0.75)).mix)
     assert blend_of([1, 2, 3]) is None
+
+
+class TestAMix:
+    """Three parts whose weights change; the last is left out at first, the first at last."""
+
+    parts = Parts((5000, 300, 800), (3, 1, 0.5))
+    points, weights = (0, 500, 2000), ((3, 1, 0.5), (1, 1, 1), (0, 1, 3))
+
+    def config(self, *, is_linear):
+        return DataEfficiencyConfig(
+            mix=Mix(
+                weights=tuple(tuple(w / sum(one) for w in one) for one in self.weights),
+                points=self.points,
+                is_linear=is_linear,
+            )
+        )
+
+    def shares(self, num_drawn, *, is_linear):
+        """By summing the weights of each single draw."""
+        mix = self.config(is_linear=is_linear).mix
+        at = np.arange(num_drawn) + 0.5
+        if is_linear:
+            columns = [
+                np.interp(at, self.points, column) for column in zip(*mix.weights, strict=True)
+            ]
+        else:
+            point = np.searchsorted(self.points, at, "right") - 1
+            columns = np.array(mix.weights)[point].T
+        return np.sum(columns, axis=1)
+
+    @pytest.mark.parametrize("is_linear", [True, False])
+    def test_shares_are_exact_at_any_step_and_after_any_resume(self, is_linear):
+        config = self.config(is_linear=is_linear)
+        sampler = make_sampler(self.parts, config)
+        drawn = np.zeros(3, int)
+        for step in range(150):
+            if step % 37 == 36:
+                state, ranks = sampler.state_dict(), 1 + step % 2
+                sampler = make_sampler(
+                    self.parts, config, micro_batch_size=20 // ranks, data_parallel_size=ranks
+                )
+                sampler.load_state_dict(state)
+            batch = sampler.next_global_batch()
+            drawn += np.bincount(np.searchsorted((5000, 5300), batch.samples, "right"), minlength=3)
+            assert np.abs(drawn - self.shares(20 * (step + 1), is_linear=is_linear)).max() <= 2
+            np.testing.assert_allclose(batch.part_epochs, drawn / self.parts.part_sizes)
+        straight = make_sampler(self.parts, config)
+        for _ in range(150):
+            last = straight.next_global_batch()
+        np.testing.assert_array_equal(last.samples, batch.samples)
+
+    def test_one_point_is_the_blend_without_a_mix(self):
+        mix = Mix(weights=((0.75, 0.25),), points=(0.0,))
+        parts = Parts((100, 50), (3, 1))
+        constant = make_sampler(parts, DataEfficiencyConfig(mix=mix))
+        assert draw(constant, 20).tolist() == draw(make_sampler(parts), 20).tolist()
+        assert constant.identity() == make_sampler(parts).identity()
+
+    def test_a_state_of_another_mix_is_refused(self):
+        state = make_sampler(self.parts, self.config(is_linear=True)).state_dict()
+        with pytest.raises(ValueError, match="part_weights"):
+            make_sampler(self.parts, self.config(is_linear=False)).load_state_dict(state)
+
+    def test_mixes_of_other_parts_are_refused(self):
+        config = self.config(is_linear=True)
+        with pytest.raises(ConfigError, match=r"mix begins with the weights \[0.66.*data-path"):
+            make_sampler(Parts((10, 10, 10), (1, 1, 1)), config)
+        with pytest.raises(ConfigError, match="of the dataset's 2 parts"):
+            make_sampler(Parts((10, 10), (1, 1)), config)
+        with pytest.raises(ConfigError, match=r"the dataset \(range\) has no part_sizes"):
+            make_sampler(range(10), config)

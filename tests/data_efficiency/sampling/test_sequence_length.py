@@ -11,12 +11,14 @@ from transformers.utils import ModelOutput
 from data_efficiency import IGNORED_LABEL
 from data_efficiency.config import LengthPlan
 from data_efficiency.config.curriculum import CurriculumKeys
+from data_efficiency.json_section import Section
 from data_efficiency.sampling.sequence_length import (
     apply_actions,
     reshape,
     shape_after,
     trim_padding,
     truncate,
+    windows_of,
 )
 from data_efficiency.schedule import CustomSchedule
 from data_efficiency.token_names import arrays_of
@@ -154,7 +156,7 @@ def test_what_names_do_not_tell_is_refused_or_declared(batch, message, declared)
             truncate(batch, length)
     if declared is None:
         return
-    axes = CurriculumKeys(sequence_axes=declared).axes("")
+    axes = CurriculumKeys(order=Section({}, ""), sequence_axes=declared).axes("")
     before, after = arrays_of(batch), arrays_of(truncate(batch, CUT, axes))
     for name, array in before.items():
         size = list(array.shape)
@@ -355,3 +357,33 @@ def test_a_schedule_that_falls_below_one_is_refused():
     metrics = (metric("a", "truncate"),)
     with pytest.raises(ValueError, match="metric 'a' gives a sequence length of 0"):
         apply_actions(torch.zeros(2, 8), metrics, {"a": 0})
+
+
+def window_plans(*actions):
+    return [
+        LengthPlan(
+            name=action,
+            difficulty_type="value",
+            min_difficulty=1,
+            max_difficulty=64,
+            schedule=CustomSchedule(),
+            action=action,
+        )
+        for action in actions
+    ]
+
+
+@pytest.mark.parametrize("kind", ["attention_window", "sliding_window"])
+def test_a_window_goes_beside_the_rows_and_does_not_cut_them(kind):
+    plans = window_plans("truncate", kind)
+    batch = {"tokens": torch.arange(16).view(2, 8)}
+    shaped = apply_actions(batch, plans, {"truncate": 6, kind: 3})
+    assert shaped[kind] == 3
+    torch.testing.assert_close(shaped["tokens"], batch["tokens"][:, :6])
+    assert kind not in batch
+    assert shape_after(plans, {"truncate": 6, kind: 3}, 2, 8) == (2, 6)
+    assert windows_of(plans, {"truncate": 6, kind: 3}) == {kind: 3}
+    with pytest.raises(ValueError, match="the batch is a tuple"):
+        apply_actions((batch["tokens"],) * 2, plans[1:], {kind: 3})
+    with pytest.raises(ValueError, match="gives a sequence length of 0"):
+        windows_of(plans, {"truncate": 6, kind: 0})

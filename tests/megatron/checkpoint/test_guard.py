@@ -98,12 +98,14 @@ IDENTITY = {
 }
 
 
-def record(*, identity=(), metric=(), random_ltd=(), values="f00d", clock="steps", **settings):
+def record(
+    *, identity=(), metric=(), random_ltd=(), learning=(), values="f00d", clock="steps", **settings
+):
     """The record of a run; keyword arguments are what is other than usual."""
     metrics = {"rarity": METRIC | dict(metric)}
     section = {"data_routing": {"random_ltd": RANDOM_LTD | dict(random_ltd)}}
     section["data_sampling"] = {
-        "curriculum_learning": {"enabled": True, "curriculum_metrics": metrics}
+        "curriculum_learning": {"enabled": True, "curriculum_metrics": metrics, **dict(learning)}
     }
     parsed = load_config({"train_batch_size": 8, "data_efficiency": section}).data_efficiency
     groups = {
@@ -143,6 +145,7 @@ def record(*, identity=(), metric=(), random_ltd=(), values="f00d", clock="steps
         ({"metric": {"max_difficulty": 8}}, ["curriculum"] * 2),
         ({"metric": {"schedule_type": "fixed_root", "schedule_config": {
             "total_curriculum_step": 10, "difficulty_step": 1, "root_degree": 2}}}, ["curriculum"]),
+        ({"metric": {"window_size": 3}}, ["curriculum.rarity.window_size"]),
         ({"random_ltd": {"random_ltd_layer_id": [2]}}, ["random_ltd"]),
         ({"random_ltd": {"enabled": False}}, ["random_ltd"]),
         ({"clock": "samples"}, ["clock"]),
@@ -154,6 +157,21 @@ def test_what_is_noticed(change, fields):
     assert len(found) == len(fields)
     for difference, field in zip(found, fields, strict=True):
         assert difference.field.startswith(field)
+
+
+def order_record(order, **learning):
+    metrics = {"rarity": {"clustering_type": "sorted", "index_path": "d/rarity"}}
+    return record(learning={"curriculum_metrics": metrics, "order": order, **learning})
+
+
+def test_an_order_is_noticed():
+    assert differences(order_record({}), order_record({})) == []
+    for one, other in (
+        (order_record({"num_buckets": 5}), order_record({"num_buckets": 6})),
+        (order_record({}), order_record({}, random_rank=True)),
+    ):
+        (difference,) = differences(one, other)
+        assert difference.name == "curriculum"
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from data_efficiency.engine.whole_tensor import whole_tensors
-from megatron.checkpoint.files import save_checkpoint
 from megatron.checkpoint.model import checkpoint_in, identity_of_checkpoint, load_reference_model
+from megatron.checkpoint.saving import save_checkpoint
 from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
 

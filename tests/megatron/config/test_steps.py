@@ -11,6 +11,7 @@ from megatron.config import StepConfig
             r"--global-batch-size is 10: must be a multiple of --micro-batch-size \(4\)",
         ),
         ({"bf16": True, "fp16": True}, "--fp16 is True: --bf16 is given too"),
+        ({"fsdp": 3, "deepspeed": True}, "--fsdp is 3: --deepspeed is given too"),
         ({"micro_batch_size": 0}, "--micro-batch-size is 0"),
     ],
 )

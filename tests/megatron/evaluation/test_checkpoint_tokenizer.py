@@ -1,6 +1,6 @@
 import pytest
 
-from megatron.checkpoint.files import save_checkpoint
+from megatron.checkpoint.saving import save_checkpoint
 from megatron.evaluation.checkpoint_tokenizer import tokenizer_for, tokenizer_of
 from tests.megatron.small_models import GPT2, make_gpt, make_tokenizer, save_run
 

@@ -161,3 +161,15 @@ def test_none_compiles_nothing():
     attach(model)
     train_and_evaluate(model, 1)
     assert not get_compilation_metrics()
+
+
+@pytest.mark.parametrize("kind", ["attention_window", "sliding_window"])
+def test_one_piece_of_code_serves_all_windows(kind):
+    plain, compiled = make_model(), make_model()
+    compile_model(compiled, "layers", backend="eager")
+    before, losses = compilation.num_compilations(), []
+    tokens = torch.arange(LONGEST).repeat(2, 1)
+    for size in (16, 20, 24, 28, 32):
+        losses += [one(tokens, labels=tokens, **{kind: size}).item() for one in (plain, compiled)]
+    assert losses[::2] == pytest.approx(losses[1::2])
+    assert compilation.num_compilations() - before <= 3

@@ -1,0 +1,120 @@
+"""Forward and backward of causal attention within a window, beside attention that is not limited.
+
+    python benchmarks/attention_window.py [--check] [--small]
+
+Heads of 4 rows of 2,048 positions, on the CPU, in float32 and bfloat16. All times are CPU seconds of the process,
+taken in turns in one run; figures are medians of ratios. The last line printed is one JSON object. `--small` only shows that
+everything works: its figures mean nothing.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from megatron.model.attention_window import attend_in_window, make_window
+from megatron.model.optional_kernels import attend_automatically
+
+WINDOW_SHARE = 8
+"""Windows in a row."""
+LIMITS = {
+    "blocks_float32": 0.4,
+    "blocks_bfloat16": 0.4,
+    "sliding_bfloat16": 1.0,
+}
+"""Ratio to attention that is not limited -> at most so much: of the scores, blocks compute 1/8; a window must never
+cost more than none."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured."""
+
+    shape: tuple[int, int, int, int] = (4, 6, 2048, 64)
+    """Rows, heads, positions and channels of a head."""
+    num_repeats: int = 7
+
+
+SMALL = Sizes((1, 2, 64, 8), 1)
+
+
+def heads(sizes: Sizes, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Query, key and value."""
+    torch.manual_seed(0)
+    return [torch.randn(sizes.shape).to(dtype).requires_grad_() for _ in range(3)]
+
+
+def cpu_seconds(attend: Callable[..., torch.Tensor], inputs: list[torch.Tensor]) -> float:
+    """CPU seconds of forward and backward."""
+    start = time.process_time()
+    context = attend(*inputs)
+    torch.autograd.grad(context, inputs, torch.ones_like(context))
+    return time.process_time() - start
+
+
+def full(*inputs: torch.Tensor) -> torch.Tensor:
+    """Causal attention that is not limited."""
+    return attend_automatically(*inputs, attention_mask=None, dropout=0.0, is_causal=True)
+
+
+def windowed(*inputs: torch.Tensor, slides: bool) -> torch.Tensor:
+    """Causal attention within an eighth of the row."""
+    length = inputs[0].shape[2]
+    size = length // WINDOW_SHARE
+    window = make_window(None if slides else size, size if slides else None, length)
+    assert window is not None
+    return attend_in_window(
+        attend_automatically, *inputs, window=window, positions=None, dropout=0.0
+    )
+
+
+def blocks(*inputs: torch.Tensor) -> torch.Tensor:
+    """Blocks side by side."""
+    return windowed(*inputs, slides=False)
+
+
+def sliding(*inputs: torch.Tensor) -> torch.Tensor:
+    """A window of each token's own."""
+    return windowed(*inputs, slides=True)
+
+
+def measure(sizes: Sizes) -> dict[str, float]:
+    """Ratios of CPU seconds to those of attention that is not limited."""
+    figures = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs, contestants = heads(sizes, dtype), (full, blocks, sliding)
+        times = np.array(
+            [
+                [cpu_seconds(attend, inputs) for attend in contestants]
+                for _ in range(sizes.num_repeats + 1)
+            ]
+        )[1:]
+        ratios = np.median(times / times[:, :1], axis=0)
+        name = str(dtype).removeprefix("torch.")
+        figures |= {f"blocks_{name}": ratios[1], f"sliding_{name}": ratios[2]}
+    return {name: round(float(figure), 3) for name, figure in figures.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, prints one JSON line, and checks it where asked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a limit is missed")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, in a second")
+    arguments = parser.parse_args(argv)
+    figures = measure(SMALL if arguments.small else Sizes())
+    missed = [name for name, limit in LIMITS.items() if figures[name] > limit]
+    for name in missed if arguments.check else ():
+        print(f"missed: {name} is {figures[name]}, must be at most {LIMITS[name]}", file=sys.stderr)
+    print(json.dumps(figures))
+    return 1 if missed and arguments.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

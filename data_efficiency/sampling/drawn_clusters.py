@@ -1,0 +1,116 @@
+"""The clusters that a configuration draws from: a growing pool, a blend of parts, or an order."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_efficiency.config import DataEfficiencyConfig, Order
+from data_efficiency.sampling.admission import MetricPool
+from data_efficiency.sampling.blend import Blend, BlendedClusters
+from data_efficiency.sampling.clusters import Clusters
+from data_efficiency.sampling.draw import Arranged, ClusterChoice
+from data_efficiency.sampling.played_order import PlayedOrder
+from data_efficiency.sampling.ranking import Ranking, sorted_by
+
+Int64Array = NDArray[np.int64]
+
+
+class DrawnClusters(Protocol):
+    """What the sampler asks of clusters; `Clusters` says what the members mean."""
+
+    @property
+    def parts(self) -> Int64Array:
+        """int64 [clusters so far]: the part of a blend that each belongs to."""
+
+    def boundaries(self, step: int, /) -> Int64Array:
+        """Where the clusters admitted at `step` start, and where the last one ends."""
+
+    def change_steps(self, until_step: int, /) -> Int64Array:
+        """The steps up to one at which the pool changes, ascending."""
+
+    def num_retired(self, step: int, /) -> int:
+        """Clusters, from the first on, that nothing is drawn from any more."""
+
+    def chooser(self, step: int, /) -> ClusterChoice:
+        """What chooses the clusters of a step's rows."""
+
+    def arrange(
+        self, seed: int, starts: Int64Array, cluster: Int64Array, drawn: Int64Array, /
+    ) -> Arranged:
+        """Which places the draws from clusters become."""
+
+    def samples_at(self, places: Int64Array, /) -> Int64Array:
+        """The sample numbers at some places."""
+
+
+def make_clusters(
+    num_samples: int,
+    pools: Sequence[MetricPool],
+    *,
+    order: Order | None,
+    blend: Blend | None,
+    folder: Path | None,
+) -> DrawnClusters:
+    """The clusters of metrics that select or sort samples; none draws from all samples alike.
+
+    Args:
+        folder: where they are kept if they are prepared; None: beside the first metric's index.
+    """
+    if order is not None:
+        return _played(num_samples, pools, order, blend, folder)
+    clusters = Clusters(num_samples, pools, folder)
+    if blend is None:
+        return clusters
+    return BlendedClusters(clusters, blend, is_in_order=not pools)
+
+
+def _played(
+    num_samples: int,
+    pools: Sequence[MetricPool],
+    order: Order,
+    blend: Blend | None,
+    folder: Path | None,
+) -> PlayedOrder:
+    if blend is None:
+        draws = [order.pass_samples or num_samples]
+        sizes: Sequence[int] = [num_samples]
+        return PlayedOrder(sorted_by(pools, sizes, folder), order, sizes, draws, _only_part)
+    sizes = blend.sizes
+    if not all(sizes):
+        raise ValueError(
+            f"part {sizes.index(0)} of the blend has no sample: leave it out of the blend"
+        )
+    draws = list(sizes)
+    if order.pass_samples is not None:
+        targets = blend.course.targets(order.pass_samples).tolist()
+        draws = [max(1, round(target)) for target in targets]
+    ranking = sorted_by(pools, sizes, folder)
+    return PlayedOrder(ranking, order, sizes, draws, blend.choose_parts)
+
+
+def order_without_index(settings: DataEfficiencyConfig, num_samples: int) -> PlayedOrder:
+    """The order over samples that nobody has sorted yet: where it stands is known, not which samples it plays.
+
+    Groups of bands are taken to be equally large, as they are where the metrics have nothing to do with each other.
+    """
+    order = settings.order
+    assert order is not None
+    groups = None
+    if all(one.num_bands for one in settings.selections):
+        count = math.prod(one.num_bands or 1 for one in settings.selections)
+        edges = np.arange(count + 1, dtype=np.int64) * num_samples // count
+        groups = np.diff(edges)[np.newaxis]
+    ranking = Ranking(np.zeros(0, np.int64), groups)
+    return PlayedOrder(
+        ranking, order, [num_samples], [order.pass_samples or num_samples], _only_part
+    )
+
+
+def _only_part(
+    _generator: np.random.Generator, _starts: Int64Array, _positions: Int64Array, num_rows: int
+) -> Int64Array:
+    return np.zeros(num_rows, np.int64)

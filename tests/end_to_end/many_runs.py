@@ -1,0 +1,61 @@
+"""Several trainings, one after the other in the same processes, with the gradients of their first steps.
+
+Started as a command, by torchrun or alone: `many_runs.py RUNS`, a JSON file with a list of [script, flags, port]. Each
+run's folder gets gradients.safetensors, the whole gradients of its first step in the optimizer's order.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed
+from safetensors.torch import save_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+import pretrain_bert
+import pretrain_gpt
+
+SCRIPTS = {"pretrain_gpt.py": pretrain_gpt.main, "pretrain_bert.py": pretrain_bert.main}
+
+
+def keeping_gradients(folder):
+    """A hook of optimizers that writes the gradients of the first step."""
+    path = Path(folder) / "gradients.safetensors"
+
+    def hook(optimizer, *_):
+        if path.exists():
+            return
+        gradients = {}
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                gradient = weight.grad
+                whole = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+                gradients[str(len(gradients))] = whole.contiguous()
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+            if torch.distributed.get_rank():
+                return
+        save_file(gradients, path)
+
+    return hook
+
+
+def main():
+    """Runs them all; the first that fails ends it."""
+    # Each run makes a process group of its own, which a launcher's store would take for the one before.
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+    for script, flags, port in json.loads(Path(sys.argv[1]).read_text()):
+        os.environ["MASTER_PORT"] = str(port)
+        handle = register_optimizer_step_pre_hook(
+            keeping_gradients(flags[flags.index("--save") + 1])
+        )
+        status = SCRIPTS[script](flags)
+        handle.remove()
+        if status:
+            raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()
