@@ -25,7 +25,8 @@ from data_efficiency.config import (
     RoutingConfig,
     load_config,
 )
-from data_efficiency.routing.dropping_layer import LayerForward, forward_class
+from data_efficiency.routing.dropping_layer import LayerForward
+from data_efficiency.routing.forward_kinds import forward_class
 from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
 from data_efficiency.routing.layer_presets import interface_of, is_as_shipped, mask_name_of
 from data_efficiency.routing.proof import uncompiled
