@@ -192,6 +192,9 @@ def _techniques(log: RunLog) -> Iterator[str]:
                 "- layer dropout: percent of the rows that the last layer keeps "
                 f"{config.layer_dropout.schedule.describe()}"
             )
+        if config.token_superposition is not None:
+            bags = config.token_superposition
+            yield f"- bags of {bags.bag_size} tokens ({bags.bags}) in the first {bags.num_steps} steps"
         if config.full_from_step is not None:
             yield f"- nothing dropped or skipped from step {config.full_from_step} on"
     yield ""
