@@ -9,7 +9,13 @@ from data_efficiency.config.mix import Mix, normalised
 from data_efficiency.config.order import Order
 from data_efficiency.config.random_ltd import OpenRandomLTD, RandomLTDConfig, filled_random_ltd
 from data_efficiency.config.routing import RoutingConfig
-from data_efficiency.config.short_form import Curriculum, LayerDropout, RandomLTD
+from data_efficiency.config.short_form import (
+    Curriculum,
+    LayerDropout,
+    RandomLTD,
+    TokenSuperposition,
+)
+from data_efficiency.config.superposition import SuperpositionConfig
 from data_efficiency.config.written import section_of
 
 __all__ = [
@@ -28,6 +34,8 @@ __all__ = [
     "RandomLTDConfig",
     "RoutingConfig",
     "Selection",
+    "SuperpositionConfig",
+    "TokenSuperposition",
     "filled_random_ltd",
     "load_config",
     "normalised",

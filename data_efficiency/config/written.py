@@ -1,7 +1,7 @@
 """A parsed configuration as the `data_efficiency` section that it is parsed from."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any, get_type_hints
 
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
@@ -175,4 +175,5 @@ def _layer_dropout(dropout: LayerDropoutConfig) -> dict[str, Any]:
 _ROUTE_WRITERS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "random_ltd": _random_ltd,
     "layer_dropout": _layer_dropout,
+    "token_superposition": lambda superposition: {"enabled": True, **asdict(superposition)},
 }

@@ -48,6 +48,7 @@ NAVIGATION = {
         "docs/bert",
         "docs/evaluation",
         "docs/studies",
+        "docs/engines",
         "docs/cluster",
     ],
     "Coming from elsewhere": ["docs/from_deepspeed", "docs/migration"],
