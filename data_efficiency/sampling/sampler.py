@@ -215,7 +215,7 @@ class CurriculumSampler:
         Where an order is played, of a run whose batches were all as large as those of now.
         """
         found = {name: schedule.difficulty(step) for name, schedule in self._schedules.items()}
-        drawn = (step - 1) * self.global_batch_size
+        drawn = self.samples_before(step)
         parts = [drawn] if self._blend is None else self._blend.course.targets(drawn)
         return found | self._played_rank(np.array(parts).astype(np.int64))
 
