@@ -81,7 +81,7 @@ class RunPlan:
         settings = self.config.data_efficiency
         found = {name: schedule.difficulty(step) for name, schedule in settings.schedules.items()}
         if self.played is not None:
-            drawn = np.array([(step - 1) * self.full_batch.num_rows], np.int64)
+            drawn = np.array([self.counters(step - 1).consumed_samples], np.int64)
             found[settings.selections[0].name] = self.played.percent_at(drawn)
         return found
 
@@ -90,7 +90,7 @@ class RunPlan:
         mix = self.config.data_efficiency.mix
         if mix is None:
             return ()
-        return tuple(MixCourse(mix).weights_at((step - 1) * self.full_batch.num_rows).tolist())
+        return tuple(MixCourse(mix).weights_at(self.counters(step - 1).consumed_samples).tolist())
 
     def counters(self, step: int) -> Counters:
         """Totals up to the end of `step` >= 0, exact."""

@@ -50,7 +50,7 @@ class MetricSettings:
     model_dtype: str = "float32"
     """Reference loss: float32 or bfloat16."""
     decode: Callable[[Any], str] | None = None
-    """Readability: the text of some tokens, int64 [n]."""
+    """Readability: the text of some tokens, int64 [n]. None: what the dataset's tokenizer says."""
     reads: Literal["token_spans", "items"] = "token_spans"
     """Own functions: see `Metric`, also for the next two."""
     kind: MetricKind = "single_value_per_sample"
@@ -227,11 +227,13 @@ def _reference_loss(_dataset: Any, _save_path: Path, settings: MetricSettings) -
 
 
 def _readability(dataset: Any, _save_path: Path, settings: MetricSettings) -> Metric:
-    if settings.decode is None:
+    tokenizer = getattr(dataset, "tokenizer", None)
+    decode = settings.decode or getattr(tokenizer, "decode", None)
+    if decode is None:
         raise ValueError(
             "readability needs the tokenizer (--tokenizer-file, where it is not beside the data): what texts tokens are"
         )
-    return readability(settings.decode, _vocab_size(dataset, settings))
+    return readability(decode, _vocab_size(dataset, settings))
 
 
 METRICS: Mapping[str, Callable[[Any, Path, MetricSettings], Metric]] = {

@@ -210,8 +210,14 @@ class CurriculumSampler:
         return steps + (not drop_last and self.samples_before(steps + 1) < num_samples)
 
     def difficulties(self, step: int) -> dict[str, int]:
-        """What each metric's schedule accepts at `step`, counted from 1."""
-        return {name: schedule.difficulty(step) for name, schedule in self._schedules.items()}
+        """What each metric accepts at `step`, counted from 1, as `GlobalBatch.difficulties`.
+
+        Where an order is played, of a run whose batches were all as large as those of now.
+        """
+        found = {name: schedule.difficulty(step) for name, schedule in self._schedules.items()}
+        drawn = self.samples_before(step)
+        parts = [drawn] if self._blend is None else self._blend.course.targets(drawn)
+        return found | self._played_rank(np.array(parts).astype(np.int64))
 
     def pool_size(self, step: int) -> int:
         """Samples that may be drawn at `step`, counted from 1."""
@@ -243,7 +249,7 @@ class CurriculumSampler:
             self._clusters.chooser(step),
             self._clusters.arrange,
         )
-        difficulties = self.difficulties(step) | self._played_rank()
+        difficulties = self.difficulties(step) | self._played_rank(self.state.positions)
         self.state = SamplerState(step=step, positions=draw.positions)
         return GlobalBatch(
             step=step,
@@ -259,12 +265,12 @@ class CurriculumSampler:
         """The order that is played; None where no metric sorts."""
         return self._clusters if isinstance(self._clusters, PlayedOrder) else None
 
-    def _played_rank(self) -> dict[str, int]:
-        """The first metric that sorts, and how far up the sorted samples the next step is."""
+    def _played_rank(self, positions: Int64Array) -> dict[str, int]:
+        """The first metric that sorts, and how far up the sorted samples the next draws are."""
         played = self.played_order
         if played is None:
             return {}
-        return {self.config.selections[0].name: played.percent_at(self.state.positions)}
+        return {self.config.selections[0].name: played.percent_at(positions)}
 
     def _part_epochs(self, positions: Int64Array) -> tuple[float, ...] | None:
         if self._blend is None:
