@@ -50,7 +50,7 @@ def format_plan(plan: RunPlan, num_rows: int = 20) -> str:
                 format_count(plan.counters(step).corpus_tokens),
             ]
         )
-    return "\n".join([*_aligned(rows), "", *_saving(plan)])
+    return "\n".join([*aligned(rows), "", *_saving(plan)])
 
 
 def _has_window(plan: RunPlan) -> bool:
@@ -76,10 +76,10 @@ def _saving(plan: RunPlan) -> list[str]:
     for title, (own, whole) in figures.items():
         saved = f"{100 * (1 - own / whole):.1f}%"
         rows.append([title, format_count(own), format_count(whole), saved])
-    return _aligned(rows)
+    return aligned(rows)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """One line a row, every column as wide as its widest cell; cells stand to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -35,6 +35,13 @@ def model_shape(config: ModelConfig) -> ModelShape:
     )
 
 
+def numbers_outside_layers(config: ModelConfig) -> int:
+    """Numbers in the embeddings, and in an output matrix of its own."""
+    rows = config.padded_vocab_size * (1 + config.untie_embeddings_and_output_weights)
+    rows += 0 if config.use_rotary_position_embeddings else config.max_position_embeddings
+    return (rows + config.num_token_types) * config.hidden_size
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What an entry script brings: a model, its data, and its losses."""

@@ -32,6 +32,7 @@ LEVELS = {
     "data_efficiency.progress": 0,
     "data_efficiency.json_section": 0,
     "data_efficiency.picture": 0,
+    "data_efficiency.plan_memory": 2,
     "data_efficiency.plan_report": 2,
     "data_efficiency.short_numbers": 0,
     "data_efficiency.token_names": 0,

@@ -25,7 +25,7 @@ from megatron.config import RUN_KINDS, GlueRunConfig, ModelConfig, RunConfig
 from megatron.engine_json import engine_json
 from megatron.finetuning.plan import format_finetuning_plan
 from megatron.recipes import SHIPPED, counted_shape, planned_cost, read_run_file
-from megatron.run_state import model_shape
+from megatron.run_state import model_shape, numbers_outside_layers
 
 GUIDE = "docs/which_technique.md"
 
@@ -69,7 +69,12 @@ def plan_of_run(name: str, words: Sequence[str]) -> None:
         num_samples=arguments.num_samples,
         data_parallel_size=arguments.data_parallel_size,
     )
-    plan_command.show(plan, arguments)
+    plan_command.show(
+        plan,
+        arguments,
+        bf16_weights=config.training.bf16_weights,
+        outside=numbers_outside_layers(config.model),
+    )
     print(
         f"\nwhole run: {total.steps:,} steps, {format_count(total.corpus_tokens)} corpus tokens, "
         f"{format_count(total.layer_tokens)} layer tokens, {format_count(total.flops)} FLOPs"

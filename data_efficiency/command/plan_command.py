@@ -11,6 +11,7 @@ from data_efficiency.config import Config, load_config, read_json
 from data_efficiency.files import refuse_writing_over
 from data_efficiency.json_section import ConfigError
 from data_efficiency.plan import RunPlan, plan_run
+from data_efficiency.plan_memory import format_memory, precision_of
 from data_efficiency.plan_report import format_plan, plot_plan
 from data_efficiency.plan_warnings import DecayEnd, plan_warnings
 
@@ -87,6 +88,12 @@ def add_plan_flags(parser: ArgumentParser) -> None:
         metavar="AMOUNT=UNIT",
         help="where the learning rate is at its minimum; units are steps, samples, corpus, loss and "
         "effective (tokens): 3e9=effective",
+    )
+    add(
+        "--device-memory",
+        type=float,
+        metavar="BYTES",
+        help="of one device, as 80e9: show what each way to hold the weights takes of it, and the first that fits",
     )
     add("--rows", type=int, default=20, metavar="N", help="steps in the table")
     add("--picture", metavar="FILE.png", help="write a picture")
@@ -173,10 +180,26 @@ def refuse_picture_over(arguments: Namespace, source: str) -> None:
         refuse_writing_over([arguments.picture], [source])
 
 
-def show(plan: RunPlan, arguments: Namespace) -> None:
-    """Print the plan and its warnings, and draw it."""
+def show(
+    plan: RunPlan, arguments: Namespace, *, bf16_weights: bool = False, outside: int | None = None
+) -> None:
+    """Print the plan, its memory and its warnings, and draw it.
+
+    Args:
+        bf16_weights: as in `initialize`.
+        outside: numbers of weights outside the layers; None: one matrix of the vocabulary.
+    """
     decay_end = read_decay_end(arguments.lr_decay)
     print(format_plan(plan, arguments.rows))
+    if arguments.device_memory is not None:
+        table = format_memory(
+            plan,
+            num_processes=arguments.data_parallel_size,
+            device_bytes=arguments.device_memory,
+            precision=precision_of(plan.config, bf16_weights=bf16_weights),
+            outside=outside,
+        )
+        print(f"\n{table}")
     for sentence in plan_warnings(plan, decay_end):
         print(f"\nwarning: {sentence}")
     if arguments.picture is not None:

@@ -11,14 +11,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from data_efficiency.config.curriculum import (
-    LengthPlan,
-    OpenLengthPlan,
-    PacedMetric,
-    Selection,
-    read_curriculum,
-)
+from data_efficiency.config.curriculum import OpenLengthPlan, read_curriculum
 from data_efficiency.config.layer_dropout import LayerDropoutConfig
+from data_efficiency.config.metrics import LengthPlan, PacedMetric, Selection
 from data_efficiency.config.mix import Mix, read_mix
 from data_efficiency.config.order import Order
 from data_efficiency.config.random_ltd import OpenRandomLTD, RandomLTDConfig

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from typing import Any, get_type_hints
 
-from data_efficiency.config.curriculum import LengthPlan, PacedMetric, Selection
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
 from data_efficiency.config.layer_dropout import LayerDropoutConfig
+from data_efficiency.config.metrics import LengthPlan, PacedMetric, Selection
 from data_efficiency.config.order import SORTED
 from data_efficiency.config.random_ltd import KEPT_LENGTH_NAMES, OpenRandomLTD, RandomLTDConfig
 from data_efficiency.config.routing import ROUTES

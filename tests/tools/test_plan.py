@@ -1,13 +1,22 @@
+import dataclasses
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from data_efficiency import DifficultyIndex
+from data_efficiency.accounting import StepShape
+from data_efficiency.plan_memory import Way, layer_numbers, memory_of
+from megatron.config import ModelConfig
+from megatron.model.gpt_model import GPTModel
+from megatron.model.optional_kernels import choose_attention
+from megatron.run_state import model_shape, numbers_outside_layers
 from tests.data_efficiency.test_plan import config, length_metric
 from tests.json_sections import metric, random_ltd
+from tests.megatron.small_models import MODERN
 from tools import plan, study
 
 GLUE = Path(plan.__file__).parents[1] / "examples_deepspeed/data_efficiency/bert/finetune/glue.toml"
@@ -110,3 +119,80 @@ def test_what_was_measured_to_pay_is_where_the_plan_says(path, capsys):
     assert plan.main([str(path), *RUN_FLAGS, "--num-samples", "950"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith(plan.GUIDE)
     assert (Path(plan.__file__).parents[1] / plan.GUIDE).is_file()
+
+
+def kept_for_backward(config, precision, num_rows, length):
+    """Bytes of all tensors that a GPT's forward pass leaves for its backward pass, weights apart."""
+    torch.manual_seed(0)
+    model = GPTModel(config)
+    choose_attention(model, "sdpa")
+    if precision == "half_weights":
+        model.to(torch.bfloat16)
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    tokens = torch.randint(0, config.vocab_size, (num_rows, length))
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=precision != "fp32"),
+    ):
+        model(tokens, labels=tokens)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "half", "half_weights"])
+@pytest.mark.parametrize("modern", [{}, MODERN])
+@pytest.mark.parametrize("sizes", [(4, 64, 128, 2), (6, 128, 256, 4), (3, 256, 64, 8)])
+def test_planned_activations_are_what_autograd_keeps(sizes, modern, precision):
+    """Within 5 per cent, whether layers are recomputed or not; what is in memory for a moment apart."""
+    num_layers, hidden_size, length, num_rows = sizes
+    for recomputes in (False, True):
+        config = ModelConfig(
+            num_layers=num_layers,
+            hidden_size=hidden_size,
+            num_attention_heads=4,
+            vocab_size=1024,
+            max_position_embeddings=512,
+            recompute_activations=recomputes,
+            **modern,
+        )
+        shape, step = model_shape(config), StepShape(num_rows=num_rows, sequence_length=length)
+        settings = {"precision": precision, "num_processes": 1}
+
+        def planned(layers, shape=shape, step=step, settings=settings, recomputes=recomputes):
+            way = Way(stage=0, recomputes=recomputes)
+            model = dataclasses.replace(shape, num_layers=layers)
+            return memory_of(model, step, way, **settings).activations
+
+        tokens = num_rows * length
+        logits = tokens * 1024 * (8 if precision == "fp32" else 6)
+        moment = logits
+        if recomputes:
+            # Of the layer that is recomputed, which none is at the end of the forward pass.
+            moment += (
+                planned(0)
+                - memory_of(
+                    dataclasses.replace(shape, num_layers=0),
+                    step,
+                    Way(stage=0, recomputes=False),
+                    **settings,
+                ).activations
+            )
+        found = kept_for_backward(config, precision, num_rows, length)
+        assert planned(num_layers) - moment == pytest.approx(found, rel=0.05)
+        weights = sum(weight.numel() for weight in GPTModel(config).parameters())
+        numbers = num_layers * layer_numbers(shape) + numbers_outside_layers(config)
+        assert numbers == pytest.approx(weights, rel=0.02)
+
+
+def test_memory_of_a_recipe(capsys):
+    flags = ["--config", "gpt_cl_ltd_300b", "--num-samples", "1000000", "--rows", "2"]
+    flags += ["--data-parallel-size", "64"]
+    assert plan.main([*flags, "--device-memory", "20e9"]) == 0
+    assert "the first that fits 20G: FSDP2, stage 2, layers recomputed" in capsys.readouterr().out

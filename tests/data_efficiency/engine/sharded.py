@@ -236,6 +236,22 @@ def moved(way):
     }
 
 
+def bytes_held(way):
+    """What this process holds of the weights and, after a step, of the optimizer's state."""
+    engine = make(way, "plain")
+    take_step(engine, 0)
+
+    def local(tensors):
+        return sum((getattr(t, "to_local", lambda t=t: t)()).nbytes for t in tensors)
+
+    states = [value for one in engine.optimizer.state.values() for value in one.values()]
+    return {
+        "weights": local(engine.parameters()),
+        "optimizer": local(value for value in states if value.ndim),
+        "whole": sum(4 * weight.numel() for weight in engine.parameters()),
+    }
+
+
 def looked_at(way):
     """What others see of a model whose classes the sharding derived."""
     engine = initialize(model=Llama(), config=settings(way))[0]
@@ -266,6 +282,7 @@ def main():
         found = {case: train(make(way, case), evaluates=case == "plain") for case in CASES}
         found["given_optimizer"] = given_optimizer(way)
         found["moved"], found["looked_at"] = moved(way), looked_at(way)
+        found["bytes"] = bytes_held(way)
         rank = os.environ.get("RANK", "0")
         (folder / f"{way}.{rank}.json").write_text(json.dumps(found))
     if torch.distributed.is_initialized():

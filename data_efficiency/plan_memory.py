@@ -1,0 +1,223 @@
+"""What training takes of one device's memory, by how the weights are held: known before a step is run.
+
+Counted is what must be there at once at the end of the longest forward pass: weights, gradients, AdamW's two
+averages, what the backward pass needs, the output's logits. Not counted: what a library itself takes, fragments, and
+what operators take for a moment. Source of the shares of a device: ZeRO (Rajbhandari et al., arXiv 1910.02054, section 3).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from data_efficiency.accounting import ModelShape, StepShape
+from data_efficiency.config import Config
+from data_efficiency.json_section import Section
+from data_efficiency.plan import RunPlan
+from data_efficiency.plan_report import aligned
+from data_efficiency.short_numbers import format_count
+
+Precision = Literal["fp32", "half", "half_weights"]
+"""float32; autocast to 16 bits around float32 weights; bfloat16 weights beside float32 ones."""
+_FLOAT, _HALF = 4, 2
+_LOGITS = 2**28
+"""Of the output that are in memory at once; a CPU takes fewer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How the weights are held, and whether layers are recomputed."""
+
+    stage: Literal[0, 2, 3]
+    """0: each process holds all; 2, 3: parts (FSDP2)."""
+    recomputes: bool
+
+    def __str__(self) -> str:
+        held = "all on each (DDP)" if self.stage == 0 else f"FSDP2, stage {self.stage}"
+        return held + (", layers recomputed" if self.recomputes else "")
+
+
+WAYS = tuple(
+    Way(stage=stage, recomputes=recomputes) for stage in (0, 2, 3) for recomputes in (False, True)
+)
+"""From the fastest to the smallest, as far as one can say so: gathering and recomputing take time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes on one device."""
+
+    weights: int
+    """What the optimizer updates, and 16-bit copies that stay."""
+    gathered: int
+    """Of weights in parts, what is whole at once."""
+    gradients: int
+    optimizer: int
+    activations: int
+    """What the backward pass needs, 16-bit copies of weights among it, and logits."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(vars(self).values())
+
+
+def layer_numbers(model: ModelShape) -> int:
+    """Numbers in the matrices of one layer."""
+    attention = 2 * model.hidden_size * (model.query_size + model.key_value_size)
+    return attention + model.num_ffn_matrices * model.hidden_size * model.ffn_size
+
+
+def memory_of(
+    model: ModelShape,
+    shape: StepShape,
+    way: Way,
+    *,
+    precision: Precision,
+    num_processes: int,
+    outside: int | None = None,
+) -> Memory:
+    """What a process needs.
+
+    Args:
+        shape: of one micro-batch.
+        num_processes: data-parallel ones, each with a device.
+        outside: numbers of weights outside the layers; None: one matrix of the vocabulary.
+    """
+    outside = model.vocab_size * model.hidden_size if outside is None else outside
+    own = model.num_layers * layer_numbers(model) + outside
+    parts = num_processes if way.stage else 1
+    share = -(-own // parts)
+    read = _HALF if precision == "half_weights" else _FLOAT
+    gathered = 0
+    if parts > 1:
+        # Stage 3 holds a layer while it gathers the next one.
+        layers = min(2, model.num_layers) if way.stage == 3 else model.num_layers
+        gathered = read * (layers * layer_numbers(model) + outside)
+    copies = _HALF * own if precision == "half_weights" and parts == 1 else 0
+    return Memory(
+        weights=_FLOAT * share + copies,
+        gathered=gathered,
+        gradients=_FLOAT * share,
+        optimizer=2 * _FLOAT * share,
+        activations=_activations(model, shape, way, precision),
+    )
+
+
+def _activations(model: ModelShape, shape: StepShape, way: Way, precision: Precision) -> int:
+    """Bytes that a micro-batch's forward pass leaves for its backward pass.
+
+    A layer with three matrices in its feed-forward part is taken to have RMSNorm and rotary positions.
+    """
+    tokens, kept = (
+        shape.num_rows * length for length in (shape.sequence_length, shape.dropped_sequence_length)
+    )
+    computed = _FLOAT if precision == "fp32" else _HALF
+    stream = _FLOAT if precision != "half_weights" else _HALF
+    hidden, dropping = model.hidden_size, shape.num_dropping_layers
+    in_layers = dropping * kept + (model.num_layers - dropping) * tokens
+    if way.recomputes:
+        # Each layer's input, and one layer at a time as without.
+        once = _token_bytes(model, computed, stream) * tokens
+        total = stream * hidden * in_layers + once
+    else:
+        total = _token_bytes(model, computed, stream) * in_layers
+        if precision == "half":
+            # Autocast's copies of the matrices wait for the backward pass, whoever holds the originals.
+            total += _HALF * model.num_layers * layer_numbers(model)
+    # Behind the layers: the last norm's, and both gradients of the output, which are made in its forward pass.
+    total += tokens * (_norm_bytes(model, stream) + hidden * stream)
+    total += stream * model.vocab_size * hidden
+    logits = min(tokens, max(1, _LOGITS // model.vocab_size)) * model.vocab_size
+    return total + logits * (computed + _FLOAT)
+
+
+def _norm_bytes(model: ModelShape, stream: int) -> int:
+    """Of one token, what a norm keeps: its input, or of RMSNorm both that and the quotient in float32."""
+    return model.hidden_size * (2 * _FLOAT if _is_gated(model) else stream)
+
+
+def _is_gated(model: ModelShape) -> bool:
+    return model.num_ffn_matrices == 3
+
+
+def _token_bytes(model: ModelShape, computed: int, stream: int) -> int:
+    """Of one token in one layer that keeps all that its backward pass needs."""
+    hidden, query, keys = model.hidden_size, model.query_size, model.key_value_size
+    # What the linear maps behind norms and attention read; queries, keys and values, and rotated ones.
+    numbers = 2 * hidden + query + (query + 2 * keys)
+    numbers += query + keys if _is_gated(model) else 0
+    # Before and behind the activation; of a gate both sides and what it gives.
+    numbers += (4 if _is_gated(model) else 2) * model.ffn_size
+    return 2 * _norm_bytes(model, stream) + numbers * computed
+
+
+def precision_of(config: Config, *, bf16_weights: bool = False) -> Precision:
+    """What a configuration trains in.
+
+    Args:
+        bf16_weights: as in `initialize`.
+    """
+    if bf16_weights:
+        return "half_weights"
+    sections = Section(config.engine_sections, "", is_quiet=True)
+    on = [sections.section(name).take("enabled", False) for name in ("bf16", "fp16")]
+    return "half" if any(on) else "fp32"
+
+
+def format_memory(
+    plan: RunPlan,
+    *,
+    num_processes: int,
+    device_bytes: float,
+    precision: Precision,
+    outside: int | None = None,
+) -> str:
+    """A table of all ways, each at the step that takes most, and the first way that fits.
+
+    Args:
+        device_bytes: of one device.
+        outside: as in `memory_of`.
+    """
+    micro, accumulation = plan.config.batch_sizes(num_processes)
+    shapes = [_of_a_micro_batch(one.shape, num_processes * accumulation) for one in plan.stretches]
+    titles = ("weights", "gathered", "gradients", "optimizer", "activations", "total")
+    rows, fitting = [["bytes on one device", *titles]], None
+    for way in WAYS:
+        if way.stage and num_processes == 1:
+            continue
+        found = max(
+            (
+                memory_of(
+                    plan.model,
+                    shape,
+                    way,
+                    precision=precision,
+                    num_processes=num_processes,
+                    outside=outside,
+                )
+                for shape in shapes
+            ),
+            key=lambda memory: memory.total,
+        )
+        rows.append([str(way), *(format_count(getattr(found, title)) for title in titles)])
+        if fitting is None and found.total <= device_bytes:
+            fitting = way
+    return "\n".join([*aligned(rows), _advice(fitting, device_bytes, micro)])
+
+
+def _of_a_micro_batch(shape: StepShape, number: int) -> StepShape:
+    """The shape of the largest of so many micro-batches of a step."""
+    return StepShape(
+        num_rows=math.ceil(shape.num_rows / number),
+        sequence_length=shape.sequence_length,
+        num_dropping_layers=shape.num_dropping_layers,
+        kept_length=shape.kept_length,
+    )
+
+
+def _advice(fitting: Way | None, device_bytes: float, micro: int) -> str:
+    size = format_count(device_bytes)
+    if fitting is not None:
+        return f"the first that fits {size}: {fitting}"
+    smaller = f"a micro-batch below {micro}, " if micro > 1 else ""
+    return f"none fits {size}: take {smaller}more processes, or DeepSpeed with offloading"
