@@ -176,7 +176,7 @@ def plan_run(
     )
 
 
-def planned_totals(
+def planned_totals(  # noqa: PLR0913 - an argument for each end
     config: Any,
     *,
     model: ModelShape,
@@ -185,13 +185,14 @@ def planned_totals(
     effective_tokens: int | None = None,
     corpus_tokens: int | None = None,
     loss_tokens: int | None = None,
+    samples: int | None = None,
     data_parallel_size: int = 1,
 ) -> Counters:
-    """Totals of a run that ends after `num_steps`, or at the step that fills a budget of tokens.
+    """Totals of a run that ends after `num_steps`, or at the step that fills a budget.
 
     Args:
         effective_tokens: budget of layer tokens divided by layers.
-        corpus_tokens, loss_tokens: budget of tokens of another counter.
+        corpus_tokens, loss_tokens, samples: budget of another counter.
 
     Raises:
         ConfigError: for a configuration that is not understood or does not fit the model.
@@ -201,10 +202,11 @@ def planned_totals(
         "layer_tokens": effective_tokens and effective_tokens * model.num_layers,
         "corpus_tokens": corpus_tokens,
         "loss_tokens": loss_tokens,
+        "consumed_samples": samples,
     }
     ends = {name: amount for name, amount in budgets.items() if amount is not None}
     if len(ends) + (num_steps is not None) != 1:
-        raise ValueError("give num_steps or a budget of tokens, one of them")
+        raise ValueError("give num_steps or a budget, one of them")
     walk = _Walk(load_config(config), model, sequence_length, data_parallel_size)
     total = Counters()
     for stretch in walk.stretches(num_steps):

@@ -75,7 +75,8 @@ class TorchEngine(EngineBase):
         if self.loss_scale is not None:
             self._autocast = torch.float16
         self.optimizer = _make_optimizer(module, optimizer, chosen, sections.optimizer)
-        owner = self._masters or (self._sharding if self.optimizer is optimizer else None)
+        # Who makes the optimizer may have listed the weights before they became others.
+        owner = self._masters or self._sharding
         if owner is not None and self.optimizer is not None:
             owner.put_into(self.optimizer)
         self.lr_scheduler = lr_scheduler(self.optimizer) if callable(lr_scheduler) else lr_scheduler

@@ -199,13 +199,16 @@ def train(engine, evaluates=False):
     }
 
 
-def given_optimizer(way):
-    """A training with an optimizer that was made before the engine, of parameters that are listed."""
+def given_optimizer(way, made_by_function):
+    """A training with an optimizer of parameters that were listed before the engine was made."""
     model = small()
     parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=1e-2, fused=True)
+    optimizer = partial(torch.optim.AdamW, parameters, lr=1e-2, fused=True)
     engine = initialize(
-        model=model, optimizer=optimizer, model_parameters=parameters, config=settings(way)
+        model=model,
+        optimizer=(lambda _: optimizer()) if made_by_function else optimizer(),
+        model_parameters=parameters,
+        config=settings(way),
     )[0]
     return train(convert_to_random_ltd(engine, Block))
 
@@ -280,7 +283,8 @@ def main():
     folder = Path(sys.argv[1])
     for way in sys.argv[2:]:
         found = {case: train(make(way, case), evaluates=case == "plain") for case in CASES}
-        found["given_optimizer"] = given_optimizer(way)
+        found["given_optimizer"] = given_optimizer(way, made_by_function=False)
+        found["listed_before"] = given_optimizer(way, made_by_function=True)
         found["moved"], found["looked_at"] = moved(way), looked_at(way)
         found["bytes"] = bytes_held(way)
         rank = os.environ.get("RANK", "0")

@@ -126,8 +126,9 @@ def test_float16_scales_and_skips_as_with_whole_weights(several, size, way):
 @pytest.mark.parametrize("way", WAYS)
 def test_an_optimizer_made_before_updates_the_parts(several, size, way):
     [found, _] = several(size, way)
-    assert found["given_optimizer"]["losses"] == found["plain"]["losses"]
-    assert found["given_optimizer"]["weights"] == found["plain"]["weights"]
+    for case in ("given_optimizer", "listed_before"):
+        assert found[case]["losses"] == found["plain"]["losses"], case
+        assert found[case]["weights"] == found["plain"]["weights"], case
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -48,7 +48,7 @@ def result(folder, name, rank=0):
     return json.loads((folder / f"{name}.{rank}.json").read_text())
 
 
-@pytest.mark.parametrize("engine", ["torch", "zero2"])
+@pytest.mark.parametrize("engine", ["torch", "zero2", "fsdp3"])
 def test_two_processes_are_as_one(folder, engine):
     """With dropped tokens, and a last batch of the epoch whose fill-up makes a whole process idle."""
     run(folder, engine, engine, launch=TWO)
@@ -60,15 +60,21 @@ def test_two_processes_are_as_one(folder, engine):
     assert one["counters"]["loss_tokens"] == 42
 
 
-@pytest.mark.parametrize("launch", [(), pytest.param(TWO, marks=pytest.mark.full)])
-def test_killed_and_resumed_ends_with_the_same_bits(folder, launch):
-    name = f"killed{len(launch)}"
-    whole = "one" if not launch else "two"
+@pytest.mark.parametrize(
+    ("launch", "engine"),
+    [
+        ((), "torch"),
+        *(pytest.param(TWO, kind, marks=pytest.mark.full) for kind in ("torch", "fsdp3")),
+    ],
+)
+def test_killed_and_resumed_ends_with_the_same_bits(folder, launch, engine):
+    name = f"killed{len(launch)}_{engine}"
+    whole = f"two_{engine}" if launch else "one"
     if launch:
-        run(folder, whole, "torch", launch=launch)
-    killed = run(folder, name, "torch", launch=launch, interval=2, kill_at=5)
+        run(folder, whole, engine, launch=launch)
+    killed = run(folder, name, engine, launch=launch, interval=2, kill_at=5)
     assert killed.returncode != 0
-    run(folder, name, "torch", launch=launch, interval=2)
+    run(folder, name, engine, launch=launch, interval=2)
     assert result(folder, name)["losses"] == result(folder, whole)["losses"]
     assert result(folder, name)["scores"] == result(folder, whole)["scores"]
     expected, found = (load_file(folder / f"{key}.weights") for key in (whole, name))

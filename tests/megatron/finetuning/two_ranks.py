@@ -1,6 +1,6 @@
 """Finetunes a small BERT on one or several processes; started as a command by test_two_ranks.py.
 
-`two_ranks.py FOLDER NAME ENGINE SAVE_INTERVAL KILL_AT`: an engine is "torch" or "zero0" to "zero3"; the
+`two_ranks.py FOLDER NAME ENGINE SAVE_INTERVAL KILL_AT`: an engine is "torch", "fsdp2", "fsdp3", or "zero0" to "zero3"; the
 process kills itself after step KILL_AT, if that is not 0. Each writes FOLDER/NAME.RANK.json, the first one FOLDER/NAME.weights.
 """
 
@@ -40,7 +40,7 @@ def main():
     model, tokenizer = read_bert(folder / "run")
     task, examples = read_task(folder / "data", "SST-2")
     sets = {part: (make_rows(found, tokenizer, 32), found) for part, found in examples.items()}
-    zero = {"stage": int(kind[-1])} if kind != "torch" else {}
+    zero = {"stage": int(kind[-1])} if kind.startswith("zero") else {}
     config = glue_config(
         folder / f"{name}.saved",
         section=DROPPING,
@@ -49,7 +49,8 @@ def main():
         epochs=2,
         micro_batch_size=2,
         random_ltd=True,
-        deepspeed=kind != "torch",
+        deepspeed=kind.startswith("zero"),
+        fsdp=int(kind[-1]) if kind.startswith("fsdp") else 0,
     )
     config = ready(config)
     run = make_run(config, make_classifier(config, model, task), task, sets, {})

@@ -186,3 +186,26 @@ def test_bags_of_one_are_plain_tokens():
         model(tokens[..., None], labels=labels[:, :-1])
     with pytest.raises(ValueError, match="must be \\[batch, sequence\\]"):
         model(tokens[0])
+
+
+@pytest.mark.parametrize("window", ["attention_window", "sliding_window"])
+def test_windows_go_by_original_positions_in_a_span_and_in_the_rows_that_are_left(window):
+    """Against a run in which each kept token's window was made into a mask by hand."""
+    kind = "rows" if window == "sliding_window" else "both"
+    model, slow = convert(make_model("rotary"), kind), make_model("rotary")
+    generator = torch.Generator().manual_seed(1)
+    tokens, labels = torch.randint(5, 50, (2, NUM_ROWS, LENGTH), generator=generator)
+    model.random_ltd_scheduler.set_position(2, 4)
+    loss = model(tokens, labels=labels, **{window: 4})
+    loss.backward()
+    by_hand(slow, model.random_ltd_scheduler.draw)
+    places = torch.arange(LENGTH)
+    same = places[:, None] // 4 == places // 4 if window == "attention_window" else None
+    near = places[:, None] - places < 4
+    mask = (near if same is None else same) & (places <= places[:, None])
+    expected = slow(tokens, labels=labels, attention_mask=mask[None, None])
+    torch.testing.assert_close(loss, expected, rtol=1e-8, atol=1e-8)
+    expected.backward()
+    wanted = dict(slow.named_parameters())
+    for weight, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[weight].grad, rtol=1e-6, atol=1e-8)
