@@ -15,11 +15,11 @@ import torch
 from data_efficiency.accounting import Counters, StepShape
 from data_efficiency.adapters.host_settings import HostSettings, refuse_disagreement
 from data_efficiency.config import DataEfficiencyConfig, OpenRandomLTD, RoutingConfig, load_config
+from data_efficiency.engine.carried_out import refuse_ignored_windows
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.step import (
     StepTotals,
     reduce_step,
-    refuse_ignored_windows,
     shape_of_forward,
 )
 from data_efficiency.json_section import ConfigError

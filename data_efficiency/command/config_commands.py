@@ -42,7 +42,7 @@ def migrate(arguments: Namespace) -> None:
     written = read_json(arguments.json)
     config = load_config(written)
     new = {key: value for key, value in written.items() if key != "curriculum_learning"}
-    if "data_efficiency" in written or config.data_efficiency.schedules:
+    if "data_efficiency" in written or config.data_efficiency.has_curriculum:
         new["data_efficiency"] = section_of(config.data_efficiency)
     for note in notes(config, written, new):
         logger.warning("note: %s", note)

@@ -169,6 +169,11 @@ class DataEfficiencyConfig:
         in_order = dict.fromkeys([*self.metric_names, *found])
         return {name: found[name] for name in in_order if name in found}
 
+    @property
+    def has_curriculum(self) -> bool:
+        """Whether anything paces samples or lengths: a metric, closed by the rows or not, or a mix."""
+        return bool(self.schedules or self.open_length_plans or self.mix)
+
     def with_custom_schedules(
         self, functions: Mapping[str, Callable[[int], int]]
     ) -> "DataEfficiencyConfig":

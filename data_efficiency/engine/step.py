@@ -6,13 +6,10 @@ optimizer, losses and counts travel together. All processes then hold the same v
 learning rates, budgets and stops cannot disagree.
 """
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-import torch
 
 from data_efficiency.accounting import (
     Counters,
@@ -23,7 +20,6 @@ from data_efficiency.accounting import (
 )
 from data_efficiency.config import WINDOWS
 from data_efficiency.engine.ranks import Ranks, float_bits, floats_of
-from data_efficiency.json_section import ConfigError
 from data_efficiency.token_names import rows_and_length
 
 MAX_SKIPPED_UPDATES = 10
@@ -173,30 +169,6 @@ def shape_of_forward(
     if window >= shape.sequence_length:
         return shape
     return replace(shape, attention_window=window, window_slides="sliding_window" in windows)
-
-
-def refuse_ignored_windows(
-    windows: Mapping[str, int], module: torch.nn.Module, kwargs: Mapping[str, Any]
-) -> None:
-    """Raise ConfigError unless a training forward was given the windows of its step, and the model knows them.
-
-    Args:
-        windows: what `windows_of` gives.
-        module: the model; one that takes any keyword would swallow a window without a word.
-        kwargs: of the forward.
-    """
-    known = inspect.signature(module.forward).parameters if windows else {}
-    for name, size in windows.items():
-        if name not in known:
-            raise ConfigError(
-                f"the JSON sets an {name}, but {type(module).__name__}.forward has no argument {name}: use a model "
-                "that has it (our GPT), or remove the metric"
-            )
-        if kwargs.get(name) != size:
-            raise ConfigError(
-                f"the step has an {name} of {size}, but the model was given {kwargs.get(name)!r}: pass the batch's "
-                f"entry {name!r} on to the model"
-            )
 
 
 def mean_losses(sums: Sequence[float], num_terms: Sequence[int]) -> list[float]:

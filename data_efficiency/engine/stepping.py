@@ -9,6 +9,7 @@ import torch
 
 from data_efficiency.accounting import Counters, LearningRate, ModelShape, StepShape
 from data_efficiency.config import Config, DataEfficiencyConfig, RandomLTDConfig
+from data_efficiency.engine.carried_out import refuse_idle, refuse_ignored_windows
 from data_efficiency.engine.protocol import Named, TokenRouter
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.step import (
@@ -19,11 +20,10 @@ from data_efficiency.engine.step import (
     mean_losses,
     named,
     reduce_step,
-    refuse_ignored_windows,
     refuse_non_finite,
     shape_of_forward,
 )
-from data_efficiency.json_section import ConfigError, Section
+from data_efficiency.json_section import Section
 from data_efficiency.sampling.loader import CurriculumDataLoader
 from data_efficiency.sampling.sequence_length import map_tensors, windows_of
 
@@ -113,7 +113,7 @@ class Stepping:
 
     def curriculum_learning_enabled(self) -> bool:
         """Whether the JSON switches curriculum sampling on."""
-        return bool(self.data_efficiency_config.schedules or self.data_efficiency_config.mix)
+        return self.data_efficiency_config.has_curriculum
 
     def follow_learning_rate(self, rate: LearningRate) -> None:
         """Set each step's rate by a function of the counters of finished steps from now on.
@@ -383,7 +383,12 @@ class Stepping:
         Raises:
             ConfigError: if the JSON switches something on that this training does not carry out.
         """
-        self._refuse_idle()
+        refuse_idle(
+            self.data_efficiency_config,
+            self.random_ltd_scheduler,
+            self.training_dataloader,
+            self.counters.steps,
+        )
         if self.random_ltd_scheduler is None:
             return
         place_in_step = self.micro_steps % self._accumulation
@@ -407,29 +412,3 @@ class Stepping:
         superposition = self.json_config.data_efficiency.token_superposition
         steps = self.counters.steps
         return 1 if superposition is None else superposition.tokens_per_position(steps)
-
-    def _refuse_idle(self) -> None:
-        """Raise ConfigError if something is switched on in the JSON and nobody carries it out."""
-        if self.routing_enabled() and self.random_ltd_scheduler is None:
-            routes = " and ".join(self.data_efficiency_config.layer_routes)
-            raise ConfigError(
-                f"data_routing.{routes} is enabled, but no layer drops tokens or rows: call "
-                "convert_to_random_ltd(engine, LayerClass) before the first step, or disable it"
-            )
-        superposition = self.data_efficiency_config.token_superposition
-        is_superposed = superposition is not None and superposition.is_on(self.counters.steps)
-        if not (self.curriculum_learning_enabled() or is_superposed):
-            return
-        loader, what = self.training_dataloader, "the curriculum"
-        if is_superposed:
-            what = "token_superposition"
-        if loader is None:
-            raise ConfigError(
-                f"{what} is enabled, but there is no loader that draws by it: give "
-                "training_data to initialize and train on the loader that it returns, or disable it"
-            )
-        if loader.plan is None or loader.plan.batch.step <= self.counters.steps:
-            raise ConfigError(
-                f"{what} is enabled, but step {self.counters.steps + 1} was not read from the "
-                "loader that initialize returned: train on its batches, or disable it"
-            )

@@ -87,7 +87,7 @@ def _header(fields: CardFields, pipeline: str, log: RunLog | None) -> str:
     tags = ["data-efficiency"]
     if log is not None:
         config = _data_efficiency(log)
-        tags += ["curriculum-learning"] if config and config.schedules else []
+        tags += ["curriculum-learning"] if config and config.has_curriculum else []
         tags += [route.replace("_", "-") for route in config.routes] if config else []
     metadata = card_metadata(
         license=fields.license,
@@ -151,7 +151,7 @@ def _techniques(log: RunLog) -> Iterator[str]:
     config = _data_efficiency(log)
     if config is None:
         yield "Its settings are those of another version; the run file below has them."
-    elif not config.schedules and not config.routes and config.mix is None:
+    elif not config.has_curriculum and not config.routes:
         yield "No curriculum and no token dropping or other route: a baseline."
     else:
         yield from _of_the_curriculum(config)

@@ -9,12 +9,14 @@ from torch.nn import functional
 
 from data_efficiency import (
     ConfigError,
+    Curriculum,
     LearningRate,
     ModelShape,
     NonFiniteError,
     convert_to_random_ltd,
     initialize,
 )
+from data_efficiency.config.short_form import section_of_parts
 from data_efficiency.engine.step import MAX_SKIPPED_UPDATES
 from data_efficiency.engine.whole_tensor import gather_all
 
@@ -226,6 +228,8 @@ CURRICULUM = {
 }
 WITH_DROPPING = {"data_routing": {"random_ltd": RANDOM_LTD}}
 WITH_CURRICULUM = {"data_sampling": {"curriculum_learning": CURRICULUM}}
+# How long rows become, only these say.
+OPEN_LENGTHS = section_of_parts([Curriculum("seqlen", start=4, steps=4)])
 LEGACY = {
     "enabled": True,
     "curriculum_type": "seqlen",
@@ -242,6 +246,7 @@ LEGACY = {
         ({"data_efficiency": WITH_DROPPING}, "random_ltd is enabled, but no layer drops tokens"),
         ({"data_efficiency": WITH_CURRICULUM}, "is enabled, but there is no loader"),
         ({"curriculum_learning": LEGACY}, "is enabled, but there is no loader"),
+        ({"data_efficiency": OPEN_LENGTHS}, "is enabled, but there is no loader"),
     ],
 )
 @pytest.mark.parametrize("call", ["train_step", "forward"])
