@@ -7,7 +7,7 @@ from megatron.command import run_command
 import numpy as np
 import torch
 
-from data_efficiency import IGNORED_LABEL, Engine
+from data_efficiency import Engine, num_loss_positions
 from data_efficiency.config import WINDOWS
 from megatron.arguments import parse_run_config
 from megatron.config import RunConfig
@@ -37,13 +37,13 @@ def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset | None]:
 
 def forward_step(engine: Engine, batch: Batch) -> tuple[torch.Tensor]:
     """The summed loss of a micro-batch."""
-    windows = {name: batch[name] for name in WINDOWS if name in batch}
-    return (engine(batch["tokens"], labels=batch["labels"], **windows),)
+    others = {name: batch[name] for name in (*WINDOWS, "label_weights") if name in batch}
+    return (engine(batch["tokens"], labels=batch["labels"], **others),)
 
 
 def count_loss_terms(batch: Batch) -> tuple[int]:
     """Positions of a micro-batch whose label is in the loss."""
-    return (int((batch["labels"] != IGNORED_LABEL).sum()),)
+    return (num_loss_positions(batch["labels"]),)
 
 
 def bytes_of_tokens(config: RunConfig) -> Int64Array | None:

@@ -16,6 +16,7 @@ from .config import DataEfficiencyConfig as DataEfficiencyConfig
 from .config import LayerDropout as LayerDropout
 from .config import Order as Order
 from .config import RandomLTD as RandomLTD
+from .config import TokenSuperposition as TokenSuperposition
 from .config import load_config as load_config
 from .difficulty_index import DifficultyIndex as DifficultyIndex
 from .engine import initialize as initialize
@@ -30,6 +31,9 @@ from .plan import RunPlan as RunPlan
 from .plan import plan_run as plan_run
 from .plan_warnings import DecayEnd as DecayEnd
 from .plan_warnings import plan_warnings as plan_warnings
+from .routing.bags import accept_bags as accept_bags
+from .routing.bags import bag_loss_sum as bag_loss_sum
+from .routing.bags import num_loss_positions as num_loss_positions
 from .routing.layer_interface import LayerInterface as LayerInterface
 from .routing.layer_presets import known_layer_class as known_layer_class
 from .routing.random_ltd import convert_to_random_ltd as convert_to_random_ltd

@@ -3,7 +3,7 @@
 Three token counts are kept apart, since curricula and token dropping change each one differently:
 
 - corpus tokens: input positions given to the model, after any truncation; padding is among them,
-  unless it was trimmed;
+  unless it was trimmed; where a position stands for a bag of tokens, all of them;
 - loss tokens: positions whose label is in the loss: for BERT those that were masked;
 - layer tokens: the sum over layers of the positions that the layer processed, padding among them.
 
@@ -62,6 +62,8 @@ class StepShape:
     """None: no token was dropped."""
     skipped: tuple[SkippedRows, ...] = ()
     """Empty: every row went through every layer."""
+    tokens_per_position: int = 1
+    """Tokens that were read for a position: more than 1 in the bags of token superposition."""
     num_labels: int | None = None
     """Positions of all rows whose label is in the loss; None: all positions."""
     attention_window: int | None = None

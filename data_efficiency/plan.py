@@ -81,7 +81,7 @@ class RunPlan:
         settings = self.config.data_efficiency
         found = {name: schedule.difficulty(step) for name, schedule in settings.schedules.items()}
         if self.played is not None:
-            drawn = np.array([(step - 1) * self.full_batch.num_rows], np.int64)
+            drawn = np.array([self.counters(step - 1).consumed_samples], np.int64)
             found[settings.selections[0].name] = self.played.percent_at(drawn)
         return found
 
@@ -90,7 +90,7 @@ class RunPlan:
         mix = self.config.data_efficiency.mix
         if mix is None:
             return ()
-        return tuple(MixCourse(mix).weights_at((step - 1) * self.full_batch.num_rows).tolist())
+        return tuple(MixCourse(mix).weights_at(self.counters(step - 1).consumed_samples).tolist())
 
     def counters(self, step: int) -> Counters:
         """Totals up to the end of `step` >= 0, exact."""
@@ -176,7 +176,7 @@ def plan_run(
     )
 
 
-def planned_totals(
+def planned_totals(  # noqa: PLR0913 - an argument for each end
     config: Any,
     *,
     model: ModelShape,
@@ -185,13 +185,14 @@ def planned_totals(
     effective_tokens: int | None = None,
     corpus_tokens: int | None = None,
     loss_tokens: int | None = None,
+    samples: int | None = None,
     data_parallel_size: int = 1,
 ) -> Counters:
-    """Totals of a run that ends after `num_steps`, or at the step that fills a budget of tokens.
+    """Totals of a run that ends after `num_steps`, or at the step that fills a budget.
 
     Args:
         effective_tokens: budget of layer tokens divided by layers.
-        corpus_tokens, loss_tokens: budget of tokens of another counter.
+        corpus_tokens, loss_tokens, samples: budget of another counter.
 
     Raises:
         ConfigError: for a configuration that is not understood or does not fit the model.
@@ -201,10 +202,11 @@ def planned_totals(
         "layer_tokens": effective_tokens and effective_tokens * model.num_layers,
         "corpus_tokens": corpus_tokens,
         "loss_tokens": loss_tokens,
+        "consumed_samples": samples,
     }
     ends = {name: amount for name, amount in budgets.items() if amount is not None}
     if len(ends) + (num_steps is not None) != 1:
-        raise ValueError("give num_steps or a budget of tokens, one of them")
+        raise ValueError("give num_steps or a budget, one of them")
     walk = _Walk(load_config(config), model, sequence_length, data_parallel_size)
     total = Counters()
     for stretch in walk.stretches(num_steps):
@@ -227,6 +229,7 @@ class _Walk:
         config = _closed(config, model, sequence_length)
         self.config, self._model = config, model
         self._routing = config.data_efficiency.routing(model.num_layers)
+        self._superposition = config.data_efficiency.token_superposition
         plans = config.data_efficiency.length_plans
         self._plans = [plan for plan in plans if plan.follows_schedule]
         self._micro_batch_size, accumulation = config.batch_sizes(data_parallel_size)
@@ -248,7 +251,7 @@ class _Walk:
                 first_step=step,
                 num_steps=end - step,
                 shape=shape,
-                counts=count_step(shape, self.full_batch, self._model),
+                counts=count_step(shape, self.full_batch, self._model, self._samples_per_row(step)),
             )
             step = following
 
@@ -269,7 +272,13 @@ class _Walk:
             shape,
             attention_window=window if window < length else None,
             window_slides="sliding_window" in windows and window < length,
+            tokens_per_position=1
+            if self._superposition is None
+            else self._superposition.tokens_per_position(step - 1),
         )
+
+    def _samples_per_row(self, step: int) -> int:
+        return 1 if self._superposition is None else self._superposition.samples_per_row(step - 1)
 
     def _next_change(self, step: int) -> int | None:
         """The first step after `step` whose shape can be another one."""
@@ -277,6 +286,8 @@ class _Walk:
         if self._routing is not None:
             finished = self._routing.next_change(step - 1)
             changes.append(None if finished is None else finished + 1)
+        if self._superposition is not None and self._superposition.is_on(step - 1):
+            changes.append(self._superposition.num_steps + 1)
         return min((change for change in changes if change is not None), default=None)
 
 
@@ -289,15 +300,17 @@ def _closed(config: Config, model: ModelShape, sequence_length: int) -> Config:
     return replace(config, data_efficiency=replace(section, random_ltd=dropping))
 
 
-def count_step(shape: StepShape, full_batch: StepShape, model: ModelShape) -> Counters:
-    """What a step of one shape adds, `full_batch` being the shape of its samples as they are read."""
-    corpus_tokens = shape.num_rows * shape.sequence_length
+def count_step(
+    shape: StepShape, full_batch: StepShape, model: ModelShape, samples_per_row: int = 1
+) -> Counters:
+    """What a step of one shape adds, `full_batch` being the shape of plain samples as they are read."""
+    num_positions = shape.num_rows * shape.sequence_length
     return Counters(
         steps=1,
-        consumed_samples=full_batch.num_rows,
-        corpus_tokens=corpus_tokens,
+        consumed_samples=full_batch.num_rows * samples_per_row,
+        corpus_tokens=num_positions * shape.tokens_per_position,
         # However rows are cut, no label of a sample is in the loss twice.
-        loss_tokens=min(corpus_tokens, full_batch.num_rows * full_batch.sequence_length),
+        loss_tokens=min(num_positions, full_batch.num_rows * full_batch.sequence_length),
         layer_tokens=layer_tokens(shape, model.num_layers),
         flops=training_flops(shape, model),
     )

@@ -64,7 +64,7 @@ def _about_the_order(plan: RunPlan) -> list[str]:
     order = plan.config.data_efficiency.order
     if order is None:
         return []
-    wanted = plan.num_steps * plan.full_batch.num_rows
+    wanted = plan.counters(plan.num_steps).consumed_samples
     in_pass = order.pass_samples or plan.num_samples
     if wanted >= in_pass:
         return []

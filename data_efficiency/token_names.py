@@ -34,11 +34,16 @@ Axes = dict[str, tuple[int, ...]]
 """Name of an entry -> its axes along the sequence."""
 
 
-def rows_and_length(args: Iterable[Any], kwargs: Mapping[str, Any]) -> tuple[int, int]:
+def rows_and_length(
+    args: Iterable[Any], kwargs: Mapping[str, Any], *, has_bags: bool = False
+) -> tuple[int, int]:
     """Rows and positions of a row in a model's arguments; 0 for what they do not tell.
 
     A mapping, dataclass or named tuple as first argument is looked into. Without a known name, the first argument
     tells if it is a tensor [batch, sequence] of whole numbers or [batch, sequence, hidden] of fractions.
+
+    Args:
+        has_bags: numbers of tokens have one more axis, of the tokens of a position's bag.
 
     Example:
         >>> import torch
@@ -53,13 +58,13 @@ def rows_and_length(args: Iterable[Any], kwargs: Mapping[str, Any]) -> tuple[int
     arguments = {**looked_into, **kwargs}
     for name in TOKEN_NAMES:
         tensor: Any = arguments.get(name)
-        axis = getattr(tensor, "ndim", 0) - 1 - _is_fraction(tensor)
+        axis = getattr(tensor, "ndim", 0) - 1 - (has_bags or _is_fraction(tensor))
         if axis >= 1:
             return math.prod(tensor.shape[:axis]), tensor.shape[axis]
     tensors = [value for value in (first, *arguments.values()) if getattr(value, "ndim", 0) >= 1]
     if not tensors:
         return 0, 0
-    tells = tensors[0] is first and first.ndim == 2 + _is_fraction(first)
+    tells = tensors[0] is first and first.ndim == 2 + (has_bags or _is_fraction(first))
     return tensors[0].shape[0], tensors[0].shape[1] if tells else 0
 
 

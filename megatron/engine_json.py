@@ -9,7 +9,7 @@ from typing import Any
 
 from data_efficiency import ConfigError
 from data_efficiency.config import filled_random_ltd, paces_length
-from megatron.config import AnyRunConfig
+from megatron.config import AnyRunConfig, RunConfig
 
 SETTINGS_OF_KEYS = {
     "train_batch_size": "global_batch_size",
@@ -25,6 +25,7 @@ SETTINGS_OF_KEYS = {
 """Dotted key of the JSON file -> field of the settings."""
 _SAMPLING, _ROUTING = "data_efficiency.data_sampling", "data_efficiency.data_routing"
 METRICS = f"{_SAMPLING}.curriculum_learning.curriculum_metrics"
+PASS_SAMPLES = f"{_SAMPLING}.curriculum_learning.order.pass_samples"
 DROPPING = f"{_ROUTING}.random_ltd"
 
 
@@ -94,7 +95,10 @@ def engine_json(
     settings = {**vars(config.model), **vars(config.data)}
     num_layers = num_layers or settings.get("num_layers")
     length = length or settings.get("seq_length")
-    for key, value in _auto_values(content, settings.get("difficulty"), length):
+    autos = dict(_auto_values(content, settings.get("difficulty"), length))
+    if isinstance(config, RunConfig):
+        autos[PASS_SAMPLES] = config.num_whole_steps * config.training.batch_size
+    for key, value in autos.items():
         if value is not None and value_at(content, key) == "auto":
             put(content, key, value)
     dropping = value_at(content, DROPPING)

@@ -204,7 +204,7 @@ def setup_model_and_optimizer(
             "layer_token_lr_schedule is enabled: here the learning rate follows layer tokens by "
             "--train-tokens with --token-counter effective"
         )
-    if engine.data_efficiency_config.routes:
+    if engine.data_efficiency_config.layer_routes:
         convert_to_random_ltd(engine, task.layer_class)
     return Run(
         config=config,

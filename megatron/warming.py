@@ -34,7 +34,8 @@ def steps_to_rehearse(plan: RunPlan, next_step: int) -> Iterator[int]:
             shape.num_dropping_layers > 0 and shape.dropped_sequence_length < shape.sequence_length
         )
         window = shape.attention_window, shape.window_slides
-        key = shape.num_rows, shape.sequence_length, drops, bool(shape.skipped), *window
+        kinds = drops, bool(shape.skipped), shape.tokens_per_position
+        key = shape.num_rows, shape.sequence_length, *kinds, *window
         if key not in known:
             known.add(key)
             yield max(stretch.first_step, next_step)

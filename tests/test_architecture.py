@@ -122,6 +122,7 @@ PUBLIC_SUBMODULES = (
     "data_efficiency.plan",
     "data_efficiency.picture",
     "data_efficiency.progress",
+    "data_efficiency.routing.bags",
     "data_efficiency.sampling.sampler",
     "data_efficiency.short_numbers",
 )
@@ -142,6 +143,7 @@ OUTSIDE_PACKAGES = {
         "data_efficiency.sampling.loader",
         "data_efficiency.sampling.loader_workers",
         "data_efficiency.sampling.sequence_length",
+        "data_efficiency.sampling.superposition",
         "data_efficiency.analysis.dataset_reader",
         "data_efficiency.analysis.huggingface_model",
         "data_efficiency.analysis.reference_loss",
@@ -223,6 +225,7 @@ OUTSIDE_PACKAGES = {
     "pyarrow": ("data_efficiency.analysis.outside_scores", "megatron.corpus.parquet_rows"),
     "tqdm": (
         "data_efficiency.progress",
+        "data_efficiency.routing.bags",
         "megatron",
         "tools",
         "benchmarks",

@@ -92,8 +92,8 @@ JSON_INTRODUCTION = """\
 
 Unknown keys in these sections are errors that name the nearest key. `METRIC` stands for
 `data_efficiency.data_sampling.curriculum_learning.curriculum_metrics.<name>`, `RANDOM_LTD` for
-`data_efficiency.data_routing.random_ltd` and `LAYER_DROPOUT` for `data_efficiency.data_routing.layer_dropout`
-([routes.md](routes.md)). All that is missing or wrong is told in one error. A key whose default is "auto" is said by
+`data_efficiency.data_routing.random_ltd`, `LAYER_DROPOUT` and `TOKEN_SUPERPOSITION` for `layer_dropout` and
+`token_superposition` beside it ([routes.md](routes.md)). All that is missing or wrong is told in one error. A key whose default is "auto" is said by
 the model when it is converted; "auto" for the end of a length is the length of the data's rows, where they all have one.
 
 `data-efficiency schema > schema.json` gives editors the same as a JSON schema, and `data-efficiency migrate ds_config.json` prints a file

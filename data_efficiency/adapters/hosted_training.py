@@ -152,6 +152,11 @@ class HostedTraining:
             ValueError: as `convert_to_random_ltd`, or if the model was converted with other settings.
         """
         section = self.config.data_efficiency
+        if section.token_superposition is not None:
+            raise ConfigError(
+                f"token_superposition is enabled, and {self.settings.host} computes its own loss, which knows no bags: "
+                "switch it off, or train by data_efficiency.initialize"
+            )
         self.router = getattr(model, "random_ltd_scheduler", None)
         if not section.routes and self.router is not None:
             raise ConfigError(

@@ -19,6 +19,7 @@ from data_efficiency.analysis.metrics import (
     total_vocab_freq,
     vocab_rarity,
 )
+from data_efficiency.analysis.readability import readability
 from data_efficiency.analysis.reference_loss import LoadModel, MeanTokenLoss
 from data_efficiency.analysis.token_rows import token_rows
 from data_efficiency.analysis.user_functions import import_function
@@ -48,6 +49,8 @@ class MetricSettings:
     """Reference loss: where the model runs."""
     model_dtype: str = "float32"
     """Reference loss: float32 or bfloat16."""
+    decode: Callable[[Any], str] | None = None
+    """Readability: the text of some tokens, int64 [n]. None: what the dataset's tokenizer says."""
     reads: Literal["token_spans", "items"] = "token_spans"
     """Own functions: see `Metric`, also for the next two."""
     kind: MetricKind = "single_value_per_sample"
@@ -223,6 +226,16 @@ def _reference_loss(_dataset: Any, _save_path: Path, settings: MetricSettings) -
     )
 
 
+def _readability(dataset: Any, _save_path: Path, settings: MetricSettings) -> Metric:
+    tokenizer = getattr(dataset, "tokenizer", None)
+    decode = settings.decode or getattr(tokenizer, "decode", None)
+    if decode is None:
+        raise ValueError(
+            "readability needs the tokenizer (--tokenizer-file, where it is not beside the data): what texts tokens are"
+        )
+    return readability(decode, _vocab_size(dataset, settings))
+
+
 METRICS: Mapping[str, Callable[[Any, Path, MetricSettings], Metric]] = {
     "seqlen": lambda dataset, save_path, settings: seqlen(),
     FREQUENCY: lambda dataset, save_path, settings: total_vocab_freq(
@@ -232,5 +245,6 @@ METRICS: Mapping[str, Callable[[Any, Path, MetricSettings], Metric]] = {
     "seqlen_vocab_rarity": _seqlen_vocab_rarity,
     "compression_ratio": lambda dataset, save_path, settings: compression_ratio(),
     "lexical_diversity": lambda dataset, save_path, settings: lexical_diversity(),
+    "readability": _readability,
     "reference_loss": _reference_loss,
 }

@@ -1,4 +1,6 @@
-"""The commands of a difficulty index: analyze (at once, or map and reduce), show, judge, verify, import, export."""
+"""The commands of a difficulty index: analyze (at once, or map and reduce), show, judge, difference, verify, import,
+export.
+"""
 
 import json
 import os
@@ -10,7 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_efficiency.analysis import index_import, judgement, named_metrics, summary
+from data_efficiency.analysis import (
+    index_difference,
+    index_import,
+    judgement,
+    named_metrics,
+    summary,
+)
 from data_efficiency.analysis.executors import sigterm_as_interrupt
 from data_efficiency.analysis.map_reduce import MapReduce, Result, executor_for
 from data_efficiency.analysis.named_metrics import MetricSettings
@@ -68,6 +76,18 @@ def add_to(commands: Any, data: NamedData, *, analyze: str = "analyze") -> None:
         "--beside", nargs="+", default=[], metavar="INDEX", help="indexes to compare it with"
     )
     data.add_flags(parser, is_required=False)
+    parser = add(
+        "difference",
+        subtract,
+        "make an index of how much harder samples are by one than by another",
+    )
+    parser.add_argument(
+        "first", metavar="INDEX", help="as of the losses of a weak or an early model"
+    )
+    parser.add_argument("second", metavar="INDEX", help="as of those of a strong or a late one")
+    parser.add_argument("--metric", required=True, metavar="NAME", help="name of the metric")
+    parser.add_argument("--save", required=True, metavar="DIR", help="the index becomes DIR/NAME")
+    parser.add_argument("--overwrite", action="store_true", help="replace an index that is there")
     parser = add("verify", verify_index, "check checksums, order and permutation")
     parser.add_argument("index", metavar="INDEX", help="folder of a difficulty index")
     parser = add("import", import_, "make an index of others' difficulties")
@@ -160,6 +180,18 @@ def judge(arguments: Namespace, data: NamedData) -> None:
             print(f"  {name} {index.values[sample]}: {_example(examples, sample)}")
 
 
+def subtract(arguments: Namespace, data: NamedData) -> None:
+    """Make an index of the difference of two, and print its summary."""
+    first, second = (DifficultyIndex.open(path) for path in (arguments.first, arguments.second))
+    path = Path(arguments.save) / arguments.metric
+    refuse_writing_over([path], [first.path, second.path])
+    _print_result(
+        index_difference.write_difference(
+            path, first, second, metric=arguments.metric, overwrite=arguments.overwrite
+        )
+    )
+
+
 def verify_index(arguments: Namespace, data: NamedData) -> None:
     """Check an index."""
     DifficultyIndex.open(arguments.index).verify()
@@ -218,7 +250,11 @@ def _settings(arguments: Namespace, data: NamedData) -> MetricSettings:
     if arguments.model is not None:
         load, identity = data.reference_model(Path(arguments.model))
         model = {"load_model": load, "model_identity": identity}
+    examples = None
+    if arguments.metric == "readability":
+        examples = data.examples(arguments, Path(arguments.save) / arguments.metric)
     return MetricSettings(
+        decode=None if examples is None else examples.decode,
         vocab_size=arguments.vocab_size,
         device=arguments.device,
         model_dtype=arguments.model_dtype,

@@ -11,19 +11,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from data_efficiency.config.curriculum import (
-    LengthPlan,
-    OpenLengthPlan,
-    PacedMetric,
-    Selection,
-    read_curriculum,
-)
+from data_efficiency.config.curriculum import OpenLengthPlan, read_curriculum
 from data_efficiency.config.layer_dropout import LayerDropoutConfig
+from data_efficiency.config.metrics import LengthPlan, PacedMetric, Selection
 from data_efficiency.config.mix import Mix, read_mix
 from data_efficiency.config.order import Order
 from data_efficiency.config.random_ltd import OpenRandomLTD, RandomLTDConfig
 from data_efficiency.config.routing import ROUTES, DataRoutingKeys, RoutingConfig
 from data_efficiency.config.short_form import Part, section_of_parts
+from data_efficiency.config.superposition import SuperpositionConfig
 from data_efficiency.json_section import (
     ConfigError,
     Faults,
@@ -69,6 +65,8 @@ class DataEfficiencyConfig:
     """None: no token is dropped. Open: the model or the rows' length say the rest."""
     layer_dropout: LayerDropoutConfig | None = None
     """None: no row skips a layer."""
+    token_superposition: SuperpositionConfig | None = None
+    """None: each position is a token."""
     full_from_step: int | None = None
     """Steps finished from which on nothing is dropped or skipped; None: what the routes' schedules say."""
 
@@ -106,26 +104,33 @@ class DataEfficiencyConfig:
         """Names of the kinds of routing that are on, as the JSON file calls them."""
         return tuple(name for name in ROUTES if getattr(self, name) is not None)
 
+    @property
+    def layer_routes(self) -> tuple[str, ...]:
+        """Those of them that layers take."""
+        return tuple(name for name in self.routes if ROUTES[name].in_layers)
+
     def routing(self, num_layers: int) -> RoutingConfig | None:
-        """All routes together, for a model of so many layers; None if none is on.
+        """All routes through layers together, for a model of so many; None if none is on.
 
         Raises:
             ConfigError: naming what is open, or does not go with the model.
         """
-        if not self.routes:
+        if not self.layer_routes:
             return None
         routing = RoutingConfig(
             num_layers=num_layers,
             random_ltd=self.closed_random_ltd,
             layer_dropout=self.layer_dropout,
             full_from_step=self.full_from_step,
+            token_superposition=self.token_superposition,
         )
         routing.refuse_layers()
         return routing
 
     def with_routing(self, routing: RoutingConfig) -> "DataEfficiencyConfig":
         """The same with the routes as a model has closed them."""
-        return replace(self, **{name: getattr(routing, name) for name in ROUTES})
+        names = (name for name, route in ROUTES.items() if route.in_layers)
+        return replace(self, **{name: getattr(routing, name) for name in names})
 
     @property
     def needs_length(self) -> bool:
@@ -263,6 +268,11 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     samples = has_curriculum or mix is not None
     _refuse_sliding_beside(routes["random_ltd"], (*metrics.length_plans, *metrics.open_plans))
     routes_on = [name for name, route in routes.items() if route is not None]
+    if "token_superposition" in routes_on and (metrics.length_plans or metrics.open_plans):
+        raise ConfigError(
+            "token_superposition and a metric that paces the length of rows are both enabled: bags are of whole "
+            "samples; switch one of them off"
+        )
     is_on = samples or bool(routes_on)
     _check_switch(section, on=is_on, inner="any technique in it")
     _check_switch(sampling_section, on=samples, inner="curriculum_learning")

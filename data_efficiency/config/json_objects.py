@@ -14,6 +14,7 @@ from data_efficiency.config import (
     order,
     random_ltd,
     routing,
+    superposition,
 )
 from data_efficiency.field_docs import field_docs
 from data_efficiency.json_section import GIVEN, written_key
@@ -26,6 +27,7 @@ _KEPT_ROWS = "LAYER_DROPOUT.keep_schedule"
 PREFIXES = {
     "METRIC": "data_efficiency.data_sampling.curriculum_learning.curriculum_metrics.*",
     "RANDOM_LTD": "data_efficiency.data_routing.random_ltd",
+    "TOKEN_SUPERPOSITION": "data_efficiency.data_routing.token_superposition",
     "LAYER_DROPOUT": "data_efficiency.data_routing.layer_dropout",
 }
 """What the first words of places stand for."""
@@ -51,6 +53,8 @@ JSON_OBJECTS: Sequence[tuple[str, type, Mapping[str, str]]] = (
     ("RANDOM_LTD.layer_token_lr_schedule", random_ltd.LayerTokenLRKeys, {}),
     ("LAYER_DROPOUT", layer_dropout.LayerDropoutKeys, {}),
     ("LAYER_DROPOUT", layer_dropout.LayerDropoutConfig, {}),
+    ("TOKEN_SUPERPOSITION", superposition.SuperpositionKeys, {}),
+    ("TOKEN_SUPERPOSITION", superposition.SuperpositionConfig, {}),
     (_KEPT_ROWS, layer_dropout.KeepScheduleKeys, {}),
     (f"{_KEPT_ROWS}.schedule_config", RootSchedule, KEPT_ROWS_NAMES),
     (f"{_KEPT_ROWS}.schedule_config", ExponentialFall, {}),

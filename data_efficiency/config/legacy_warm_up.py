@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from data_efficiency.config.curriculum import LengthPlan, PacedKeys
+from data_efficiency.config.curriculum import PacedKeys
+from data_efficiency.config.metrics import LengthPlan
 from data_efficiency.json_section import Section
 
 

@@ -53,7 +53,8 @@ class Order:
     """Folds or bands, needed for folded, saw and interleaved."""
     pass_samples: int | None = None
     """Samples that a pass draws: the first of the run's that the order is spread over. Fewer than the dataset has leave
-    some of each bucket out, more draw some of each bucket again. Not given: each sample once. In a blend
+    some of each bucket out, more draw some of each bucket again. Not given: each sample once; in a run file "auto"
+    is what whole samples fill the budget with. In a blend
     each part draws its share of them, so that all parts go through their buckets together."""
     sequence: tuple[int, ...] = ()
     """Of a sequence: the groups of metrics that all have `num_bands`, each once. Group number: the first metric's

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from data_efficiency.accounting import SkippedRows, StepShape
 from data_efficiency.config.layer_dropout import LayerDropoutConfig, read_layer_dropout
 from data_efficiency.config.random_ltd import RandomLTDConfig, read_random_ltd
+from data_efficiency.config.superposition import SuperpositionConfig, read_superposition
 from data_efficiency.json_section import ConfigError, Section
 
 
@@ -16,13 +17,16 @@ class Route(NamedTuple):
 
     read: Callable[[Section, int], Any]
     """Section of the JSON file, seed -> the settings; None where it is off."""
+    in_layers: bool = True
+    """Whether layers take it; else rows that are read are changed."""
 
 
 ROUTES: Mapping[str, Route] = {
     "random_ltd": Route(read_random_ltd),
     "layer_dropout": Route(read_layer_dropout),
+    "token_superposition": Route(read_superposition, in_layers=False),
 }
-"""Section of `data_routing`, and field of `DataEfficiencyConfig` and `RoutingConfig` -> what it is."""
+"""Section of `data_routing`, and field of `DataEfficiencyConfig` and, in layers, of `RoutingConfig` -> what it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,8 @@ class DataRoutingKeys:
     """Random layerwise token dropping, also in spans of layers, see below."""
     layer_dropout: Section
     """Rows that skip layers, see below."""
+    token_superposition: Section
+    """Positions that stand for bags of tokens in the first steps, see below."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +55,8 @@ class RoutingConfig:
     random_ltd: RandomLTDConfig | None = None
     layer_dropout: LayerDropoutConfig | None = None
     full_from_step: int | None = None
+    token_superposition: SuperpositionConfig | None = None
+    """For which layers do nothing, but positions are bags of tokens."""
 
     def refuse_layers(self) -> None:
         """Raise ConfigError for routes through layers that the model does not have."""

@@ -27,7 +27,7 @@ _MAY_BE_AUTO = {
     "RANDOM_LTD.random_ltd_schedule": ("max_value",),
 }
 """Place of an object -> its keys that may be "auto", but not left out."""
-_SWITCHED = ("RANDOM_LTD", "LAYER_DROPOUT", "curriculum_learning")
+_SWITCHED = ("RANDOM_LTD", "LAYER_DROPOUT", "TOKEN_SUPERPOSITION", "curriculum_learning")
 """Objects whose keys are needed only where they are enabled."""
 _SCALARS: dict[Any, dict[str, Any]] = {
     bool: {"type": "boolean"},

@@ -288,8 +288,47 @@ def _order_of(part: Curriculum, before: Mapping[str, Any]) -> dict[str, Any]:
     return {"order": written}
 
 
-Part = Curriculum | RandomLTD | LayerDropout
-ROUTE_PARTS: Mapping[type, str] = {RandomLTD: "random_ltd", LayerDropout: "layer_dropout"}
+@dataclass(frozen=True)
+class TokenSuperposition:
+    """Token superposition: in the first `steps` a position of the model stands for `bag_size` tokens.
+
+    Raises:
+        ConfigError: for numbers that cannot be.
+    """
+
+    bag_size: int
+    steps: int
+    bags: Literal["both", "input", "output"] = "both"
+    """Where bags stand in the place of tokens."""
+    label_weights: Literal["uniform", "power_law"] = "uniform"
+    """How the tokens of a bag count in the loss of a position."""
+    power: float = 1.0
+    """Of power_law."""
+    labels_are_next: bool = True
+    """Whether a label is the token behind its position; false: at it, as Hugging Face's models take it."""
+
+    def __post_init__(self) -> None:
+        _refuse(self, start=self.bag_size, steps=self.steps)
+
+    def section(self) -> dict[str, Any]:
+        """The keys of `token_superposition` in the JSON file."""
+        return {
+            "enabled": True,
+            "bag_size": self.bag_size,
+            "num_steps": self.steps,
+            "bags": self.bags,
+            "label_weights": self.label_weights,
+            "power": self.power,
+            "labels_are_next": self.labels_are_next,
+        }
+
+
+Part = Curriculum | RandomLTD | LayerDropout | TokenSuperposition
+ROUTE_PARTS: Mapping[type, str] = {
+    RandomLTD: "random_ltd",
+    LayerDropout: "layer_dropout",
+    TokenSuperposition: "token_superposition",
+}
 """Part -> its section of `data_routing`."""
 
 

@@ -1,12 +1,12 @@
 """A parsed configuration as the `data_efficiency` section that it is parsed from."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any, get_type_hints
 
-from data_efficiency.config.curriculum import LengthPlan, PacedMetric, Selection
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
 from data_efficiency.config.layer_dropout import LayerDropoutConfig
+from data_efficiency.config.metrics import LengthPlan, PacedMetric, Selection
 from data_efficiency.config.order import SORTED
 from data_efficiency.config.random_ltd import KEPT_LENGTH_NAMES, OpenRandomLTD, RandomLTDConfig
 from data_efficiency.config.routing import ROUTES
@@ -175,4 +175,5 @@ def _layer_dropout(dropout: LayerDropoutConfig) -> dict[str, Any]:
 _ROUTE_WRITERS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "random_ltd": _random_ltd,
     "layer_dropout": _layer_dropout,
+    "token_superposition": lambda superposition: {"enabled": True, **asdict(superposition)},
 }

@@ -73,6 +73,8 @@ class StepTotals:
 
     loss_sums: tuple[float, ...]
     num_rows: int
+    num_positions: int
+    """Of all rows, in a layer that drops nothing."""
     added: Counters
     dropping_tokens: int
     """Of the layer tokens, those of the layers that drop."""
@@ -81,7 +83,7 @@ class StepTotals:
     @property
     def sequence_length(self) -> int:
         """Mean over the rows, rounded down."""
-        return self.added.corpus_tokens // max(1, self.num_rows)
+        return self.num_positions // max(1, self.num_rows)
 
     def kept_length(self, num_dropping_layers: int) -> int | None:
         """Mean over the rows in layers that drop, rounded down; None where no layer does."""
@@ -124,6 +126,7 @@ def reduce_step(
     counts = [
         sum(shape.num_rows for shape in shapes),
         sum(shape.num_rows * shape.sequence_length for shape in shapes),
+        sum(shape.num_rows * shape.sequence_length * shape.tokens_per_position for shape in shapes),
         sum(layer_tokens(shape, num_layers) for shape in shapes),
         sum(in_dropping),
         sum(training_flops(shape, model_shape) for shape in shapes) if model_shape else 0,
@@ -131,10 +134,12 @@ def reduce_step(
     # Rows of processes; columns of counts, then wishes, then losses.
     table = ranks.table([*counts, *agree, *map(float_bits, loss_sums)])
     first_loss = len(counts) + len(agree)
-    num_rows, corpus, layer, dropping_tokens, flops = table[:, : len(counts)].sum(axis=0).tolist()
+    summed = table[:, : len(counts)].sum(axis=0).tolist()
+    num_rows, num_positions, corpus, layer, dropping_tokens, flops = summed
     return StepTotals(
         loss_sums=tuple(floats_of(table[:, first_loss:]).sum(axis=0).tolist()),
         num_rows=num_rows,
+        num_positions=num_positions,
         added=Counters(
             steps=1,
             consumed_samples=num_samples,
@@ -148,17 +153,21 @@ def reduce_step(
     )
 
 
-def shape_of_forward(router: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> StepShape:
+def shape_of_forward(
+    router: Any, args: Sequence[Any], kwargs: Mapping[str, Any], tokens_per_position: int = 1
+) -> StepShape:
     """Rows and length of the training forward just done, as the layers saw them if they tell.
 
     Args:
         router: the model's token router; None: no layer drops.
         args, kwargs: of the model's forward.
+        tokens_per_position: of the forward; above 1 tokens come in bags.
     """
     shape: StepShape | None = None if router is None else router.last_shape()
     if shape is None:
-        num_rows, length = rows_and_length(args, kwargs)
+        num_rows, length = rows_and_length(args, kwargs, has_bags=tokens_per_position > 1)
         shape = StepShape(num_rows=num_rows, sequence_length=length)
+    shape = replace(shape, tokens_per_position=tokens_per_position)
     windows = {name: kwargs[name] for name in WINDOWS if kwargs.get(name) is not None}
     window = min(windows.values(), default=shape.sequence_length)
     if window >= shape.sequence_length:

@@ -108,8 +108,8 @@ class Stepping:
         return self.data_efficiency_config.random_ltd is not None
 
     def routing_enabled(self) -> bool:
-        """Whether the JSON switches any route on: token dropping or layer dropout."""
-        return bool(self.data_efficiency_config.routes)
+        """Whether the JSON switches any route through layers on: token dropping or layer dropout."""
+        return bool(self.data_efficiency_config.layer_routes)
 
     def curriculum_learning_enabled(self) -> bool:
         """Whether the JSON switches curriculum sampling on."""
@@ -307,7 +307,10 @@ class Stepping:
             self._shapes,
             num_layers=self.num_layers,
             model_shape=self.model_shape,
-            num_samples=self._micro_batch_size * self._accumulation * self.ranks.data_parallel_size,
+            num_samples=self._micro_batch_size
+            * self._accumulation
+            * self.ranks.data_parallel_size
+            * self._tokens_per_position,
             loss_tokens=loss_tokens,
             loss_sums=loss_sums,
             agree=agree,
@@ -390,30 +393,43 @@ class Stepping:
 
     def _note_forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Remember rows and length of a training forward."""
-        self._shapes.append(shape_of_forward(self.random_ltd_scheduler, args, kwargs))
+        self._shapes.append(
+            shape_of_forward(self.random_ltd_scheduler, args, kwargs, self._tokens_per_position)
+        )
         loader = self.training_dataloader
         if loader is not None and loader.plan is not None:
             plans, accepted = loader.sampler.config.length_plans, loader.plan.batch.difficulties
             refuse_ignored_windows(windows_of(plans, accepted), self.module, kwargs)
 
+    @property
+    def _tokens_per_position(self) -> int:
+        """Tokens that a position stands for in the present step."""
+        superposition = self.json_config.data_efficiency.token_superposition
+        steps = self.counters.steps
+        return 1 if superposition is None else superposition.tokens_per_position(steps)
+
     def _refuse_idle(self) -> None:
         """Raise ConfigError if something is switched on in the JSON and nobody carries it out."""
         if self.routing_enabled() and self.random_ltd_scheduler is None:
-            routes = " and ".join(self.data_efficiency_config.routes)
+            routes = " and ".join(self.data_efficiency_config.layer_routes)
             raise ConfigError(
                 f"data_routing.{routes} is enabled, but no layer drops tokens or rows: call "
                 "convert_to_random_ltd(engine, LayerClass) before the first step, or disable it"
             )
-        if not self.curriculum_learning_enabled():
+        superposition = self.data_efficiency_config.token_superposition
+        is_superposed = superposition is not None and superposition.is_on(self.counters.steps)
+        if not (self.curriculum_learning_enabled() or is_superposed):
             return
-        loader = self.training_dataloader
+        loader, what = self.training_dataloader, "the curriculum"
+        if is_superposed:
+            what = "token_superposition"
         if loader is None:
             raise ConfigError(
-                "the curriculum is enabled, but there is no loader that draws by it: give "
+                f"{what} is enabled, but there is no loader that draws by it: give "
                 "training_data to initialize and train on the loader that it returns, or disable it"
             )
         if loader.plan is None or loader.plan.batch.step <= self.counters.steps:
             raise ConfigError(
-                f"the curriculum is enabled, but step {self.counters.steps + 1} was not read from the "
-                "loader that initialize returned: train on its batches, or disable the curriculum"
+                f"{what} is enabled, but step {self.counters.steps + 1} was not read from the "
+                "loader that initialize returned: train on its batches, or disable it"
             )

@@ -25,7 +25,8 @@ from data_efficiency.config import (
     RoutingConfig,
     load_config,
 )
-from data_efficiency.routing.dropping_layer import LayerForward, forward_class
+from data_efficiency.routing.dropping_layer import LayerForward
+from data_efficiency.routing.forward_kinds import forward_class
 from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
 from data_efficiency.routing.layer_presets import interface_of, is_as_shipped, mask_name_of
 from data_efficiency.routing.proof import uncompiled
@@ -333,7 +334,8 @@ class _BeginForward:
         if self.router.needs_labels:
             labels = torch.compiler.disable(_labels_in)(module, args, kwargs)
         begin = torch.compiler.disable(self.router.begin_forward)
-        begin(*rows_and_length(args, kwargs), None if tensor is None else tensor.device, labels)
+        told = rows_and_length(args, kwargs, has_bags=self.router.gets_bags)
+        begin(*told, None if tensor is None else tensor.device, labels)
 
 
 def _labels_in(

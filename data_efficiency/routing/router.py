@@ -94,6 +94,12 @@ class Router(PublishedRouterNames):
         return self.kept_length(self._step, self.draw.sequence_length or None)
 
     @property
+    def gets_bags(self) -> bool:
+        """Whether the coming forward is given bags of tokens."""
+        superposition = self.settings.token_superposition
+        return superposition is not None and superposition.tokens_per_position(self._step) > 1
+
+    @property
     def needs_labels(self) -> bool:
         """Whether the subsets follow the labels that the model is given."""
         dropping = self.settings.random_ltd

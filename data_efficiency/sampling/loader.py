@@ -18,6 +18,7 @@ from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.loader_workers import batches_of, ignore_signals
 from data_efficiency.sampling.sampler import CurriculumSampler, GlobalBatch, SamplerState
 from data_efficiency.sampling.sequence_length import apply_actions
+from data_efficiency.sampling.superposition import superposed
 
 PostProcess = Callable[[Any, dict[str, Any]], Any]
 
@@ -128,7 +129,15 @@ class CurriculumDataLoader(PublishedLoaderNames):
         self._consumed = self.sampler.state
 
     def _processed(self, batch: Any, plan: MicroBatchPlan) -> Any:
-        config = self.sampler.config
+        config, superposition = self.sampler.config, self.sampler.config.token_superposition
+        if superposition is not None:
+            if self._post_process is not None:
+                raise ConfigError(
+                    "token_superposition is enabled, and a post-process function of your own is set: remove one"
+                )
+            finished = plan.batch.step - 1
+            is_on = superposition.is_on(finished)
+            return superposed(batch, superposition, finished) if is_on else batch
         if self._post_process is None:
             users = [one.name for one in config.length_plans if one.action == "user"]
             if users:
@@ -141,7 +150,7 @@ class CurriculumDataLoader(PublishedLoaderNames):
         state = {
             "current_difficulties": dict(plan.batch.difficulties),
             "curriculum_step": plan.batch.step,
-            "consumed_samples": (plan.batch.step - 1) * self.sampler.global_batch_size,
+            "consumed_samples": self.sampler.samples_before(plan.batch.step),
         }
         return self._post_process(batch, state)
 
@@ -168,7 +177,9 @@ class _PlannedIndices:
                     state_after=state_after,
                 )
                 self._queue.append(plan)
-                yield batch.samples[rows], batch.visits[rows]
+                per_row = sampler.samples_per_row(batch.step)
+                samples = slice(rows.start * per_row, rows.stop * per_row)
+                yield batch.samples[samples], batch.visits[samples]
 
 
 class _BatchReader(Dataset[Any]):

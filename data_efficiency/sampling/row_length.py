@@ -47,7 +47,7 @@ def row_length(dataset: Any) -> int:
         found = "no tokens" if length is None else "different lengths"
         raise ConfigError(
             f"the rows of the {type(dataset).__name__} have {found}: say up to which length a schedule goes "
-            '(end=, in the JSON file max_difficulty and max_value) instead of "auto"'
+            '(end=, in the JSON file max_difficulty and max_value) instead of "auto", and points of a mix by at_samples'
         )
     return length
 

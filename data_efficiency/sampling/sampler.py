@@ -40,9 +40,9 @@ class GlobalBatch:
     step: int
     """Counted from 1."""
     samples: Int64Array
-    """int64 [rows]: sample numbers."""
+    """int64 [rows x samples of a row]: sample numbers."""
     visits: Int64Array
-    """int64 [rows]: how often the sample's cluster was passed through before."""
+    """int64 [rows x samples of a row]: how often the sample's cluster was passed through before."""
     difficulties: Mapping[str, int]
     """What each metric's schedule accepts at this step; of the first that sorts, the rank that is played, in percent."""
     pool_size: int
@@ -131,9 +131,7 @@ class CurriculumSampler:
         if num_samples == 0:
             raise ValueError("the dataset is empty: there is nothing to sample")
         total = num_samples * config.num_epochs
-        self.num_steps = total // self.global_batch_size
-        if not drop_last and total % self.global_batch_size:
-            self.num_steps += 1
+        self.num_steps = self._steps_in(total, drop_last=drop_last)
         if self.num_steps == 0:
             raise ValueError(
                 f"drop_last leaves no batch: {num_samples} samples x num_epochs "
@@ -167,8 +165,13 @@ class CurriculumSampler:
         """This rank's micro-batches from the present state on, as lists of sample numbers.
 
         Raises:
-            ConfigError: if accelerate shards them once more.
+            ConfigError: if accelerate shards them once more, or rows are made of several samples.
         """
+        if self.config.token_superposition is not None:
+            raise ConfigError(
+                "token_superposition is enabled, which a sampler alone cannot carry out: read by "
+                "CurriculumDataLoader, or switch it off"
+            )
         if self.data_parallel_size > 1:
             _refuse_second_sharding(sys._getframe())
         while self.state.step < self.num_steps:
@@ -181,9 +184,40 @@ class CurriculumSampler:
         first = self.first_row + number * self.micro_batch_size
         return slice(first, first + self.micro_batch_size)
 
+    def samples_per_row(self, step: int) -> int:
+        """Samples that become one row at `step`, counted from 1: several under token superposition."""
+        superposition = self.config.token_superposition
+        return 1 if superposition is None else superposition.samples_per_row(step - 1)
+
+    def samples_before(self, step: int) -> int:
+        """Samples of all steps before `step`, counted from 1."""
+        superposition = self.config.token_superposition
+        rows = (step - 1) * self.global_batch_size
+        if superposition is None:
+            return rows
+        long_rows = min(step - 1, superposition.num_steps) * self.global_batch_size
+        return rows + long_rows * (superposition.samples_per_row(0) - 1)
+
+    def _steps_in(self, num_samples: int, *, drop_last: bool) -> int:
+        """Steps that so many samples are enough for; without drop_last the last one may want more."""
+        steps = num_samples // self.global_batch_size
+        superposition = self.config.token_superposition
+        if superposition is not None:
+            long_step = self.global_batch_size * superposition.samples_per_row(0)
+            steps = min(superposition.num_steps, num_samples // long_step)
+            if steps == superposition.num_steps:
+                steps += (num_samples - steps * long_step) // self.global_batch_size
+        return steps + (not drop_last and self.samples_before(steps + 1) < num_samples)
+
     def difficulties(self, step: int) -> dict[str, int]:
-        """What each metric's schedule accepts at `step`, counted from 1."""
-        return {name: schedule.difficulty(step) for name, schedule in self._schedules.items()}
+        """What each metric accepts at `step`, counted from 1, as `GlobalBatch.difficulties`.
+
+        Where an order is played, of a run whose batches were all as large as those of now.
+        """
+        found = {name: schedule.difficulty(step) for name, schedule in self._schedules.items()}
+        drawn = self.samples_before(step)
+        parts = [drawn] if self._blend is None else self._blend.course.targets(drawn)
+        return found | self._played_rank(np.array(parts).astype(np.int64))
 
     def pool_size(self, step: int) -> int:
         """Samples that may be drawn at `step`, counted from 1."""
@@ -211,11 +245,11 @@ class CurriculumSampler:
             step,
             self._clusters.boundaries(step),
             self.state.positions,
-            self.global_batch_size,
+            self.global_batch_size * self.samples_per_row(step),
             self._clusters.chooser(step),
             self._clusters.arrange,
         )
-        difficulties = self.difficulties(step) | self._played_rank()
+        difficulties = self.difficulties(step) | self._played_rank(self.state.positions)
         self.state = SamplerState(step=step, positions=draw.positions)
         return GlobalBatch(
             step=step,
@@ -231,12 +265,12 @@ class CurriculumSampler:
         """The order that is played; None where no metric sorts."""
         return self._clusters if isinstance(self._clusters, PlayedOrder) else None
 
-    def _played_rank(self) -> dict[str, int]:
-        """The first metric that sorts, and how far up the sorted samples the next step is."""
+    def _played_rank(self, positions: Int64Array) -> dict[str, int]:
+        """The first metric that sorts, and how far up the sorted samples the next draws are."""
         played = self.played_order
         if played is None:
             return {}
-        return {self.config.selections[0].name: played.percent_at(self.state.positions)}
+        return {self.config.selections[0].name: played.percent_at(positions)}
 
     def _part_epochs(self, positions: Int64Array) -> tuple[float, ...] | None:
         if self._blend is None:

@@ -41,7 +41,7 @@ NAVIGATION = {
         "docs/finetuning",
         "docs/glue",
     ],
-    "Data": ["docs/analysis", "docs/notebooks/look_at_difficulty"],
+    "Data": ["docs/analysis", "docs/orders", "docs/notebooks/look_at_difficulty"],
     "Pretraining": [
         "docs/watching",
         "docs/checkpoints",

@@ -51,6 +51,7 @@ def guarded_record(
 ) -> dict[str, Any]:
     """The record of a run, plain JSON data."""
     dropping, dropout = data_efficiency.closed_random_ltd, data_efficiency.layer_dropout
+    bags = data_efficiency.token_superposition
     record = {
         "data": {
             "identity": _without(dataset_identity, _NAMED_APART),
@@ -69,6 +70,7 @@ def guarded_record(
         else _plain(dropping, leave_out=("seed", *_at_their_defaults(dropping))),
         "layer_dropout": None if dropout is None else _plain(dropout, leave_out=("seed",)),
         "full_from_step": data_efficiency.full_from_step,
+        "token_superposition": None if bags is None else _plain(bags),
         "clock": {"steps": "iters", "samples": "samples"}.get(clock, f"tokens ({clock})"),
     }
     assert set(record) == set(GUARDED_SETTINGS)

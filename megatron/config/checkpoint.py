@@ -18,6 +18,7 @@ GuardedSetting = Literal[
     "random_ltd",
     "layer_dropout",
     "full_from_step",
+    "token_superposition",
     "clock",
 ]
 GUARDED_SETTINGS: tuple[GuardedSetting, ...] = get_args(GuardedSetting)

@@ -151,44 +151,55 @@ def _techniques(log: RunLog) -> Iterator[str]:
     config = _data_efficiency(log)
     if config is None:
         yield "Its settings are those of another version; the run file below has them."
-    elif not config.schedules and not config.routes:
+    elif not config.schedules and not config.routes and config.mix is None:
         yield "No curriculum and no token dropping or other route: a baseline."
     else:
-        order = "over a random order" if config.random_rank else "easiest samples first"
-        if config.order is not None:
-            names = ", inside by ".join(f"`{one.name}`" for one in config.selections)
-            chance = " over a random order" if config.random_rank else ""
-            yield f"- samples sorted by {names}, played {config.order.describe()}{chance}"
-        for selection in () if config.order else config.selections:
-            window = (
-                "" if selection.window_size is None else f", a window of {selection.window_size}"
-            )
-            yield (
-                f"- curriculum `{selection.name}`, {order}: {selection.difficulty_type} "
-                f"{selection.schedule.describe()}{window}"
-            )
-        for plan in config.length_plans:
-            pace = f": length {plan.schedule.describe()}" if plan.follows_schedule else ""
-            yield f"- lengths, `{plan.name}` ({plan.action}){pace}"
-        dropping = config.closed_random_ltd
-        if dropping is not None:
-            yield (
-                f"- random-LTD in {dropping.random_ltd_layer_num} of {dropping.total_layer_num} layers: "
-                f"{dropping.kept_length_unit} kept {dropping.schedule.describe()}"
-                + (
-                    f", in spans {[list(span) for span in dropping.spans]}"
-                    if dropping.spans
-                    else ""
-                )
-            )
-        if config.layer_dropout is not None:
-            yield (
-                "- layer dropout: percent of the rows that the last layer keeps "
-                f"{config.layer_dropout.schedule.describe()}"
-            )
-        if config.full_from_step is not None:
-            yield f"- nothing dropped or skipped from step {config.full_from_step} on"
+        yield from _of_the_curriculum(config)
+        yield from _of_the_routes(config)
     yield ""
+
+
+def _of_the_curriculum(config: DataEfficiencyConfig) -> Iterator[str]:
+    order = "over a random order" if config.random_rank else "easiest samples first"
+    if config.order is not None:
+        names = ", inside by ".join(f"`{one.name}`" for one in config.selections)
+        chance = " over a random order" if config.random_rank else ""
+        yield f"- samples sorted by {names}, played {config.order.describe()}{chance}"
+    for selection in () if config.order else config.selections:
+        window = "" if selection.window_size is None else f", a window of {selection.window_size}"
+        yield (
+            f"- curriculum `{selection.name}`, {order}: {selection.difficulty_type} "
+            f"{selection.schedule.describe()}{window}"
+        )
+    if config.mix is not None:
+        points = ", ".join(
+            f"{[round(weight, 3) for weight in weights]} from {point:g} {config.mix.unit} on"
+            for weights, point in zip(config.mix.weights, config.mix.points, strict=True)
+        )
+        yield f"- sources weighted {points}{', linear between' if config.mix.is_linear else ''}"
+    for plan in config.length_plans:
+        pace = f": length {plan.schedule.describe()}" if plan.follows_schedule else ""
+        yield f"- lengths, `{plan.name}` ({plan.action}){pace}"
+
+
+def _of_the_routes(config: DataEfficiencyConfig) -> Iterator[str]:
+    dropping = config.closed_random_ltd
+    if dropping is not None:
+        yield (
+            f"- random-LTD in {dropping.random_ltd_layer_num} of {dropping.total_layer_num} layers: "
+            f"{dropping.kept_length_unit} kept {dropping.schedule.describe()}"
+            + (f", in spans {[list(span) for span in dropping.spans]}" if dropping.spans else "")
+        )
+    if config.layer_dropout is not None:
+        yield (
+            "- layer dropout: percent of the rows that the last layer keeps "
+            f"{config.layer_dropout.schedule.describe()}"
+        )
+    if config.token_superposition is not None:
+        bags = config.token_superposition
+        yield f"- bags of {bags.bag_size} tokens ({bags.bags}) in the first {bags.num_steps} steps"
+    if config.full_from_step is not None:
+        yield f"- nothing dropped or skipped from step {config.full_from_step} on"
 
 
 def _costs(log: RunLog, step: int) -> Iterator[str]:

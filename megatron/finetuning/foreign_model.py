@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_efficiency import LearningRate, convert_to_random_ltd, initialize, start_ranks
+from data_efficiency import (
+    ConfigError,
+    LearningRate,
+    convert_to_random_ltd,
+    initialize,
+    start_ranks,
+)
 from data_efficiency.engine.step import mean_losses_over
 from data_efficiency.engine.whole_tensor import gather_all
 from megatron.config import FinetuningConfig
@@ -65,7 +71,9 @@ def set_up_run(
         engine="deepspeed" if training.deepspeed else "torch",
         model_shape=task.size.shape,
     )[0]
-    if engine.data_efficiency_config.routes:
+    if engine.data_efficiency_config.token_superposition is not None:
+        raise ConfigError("token_superposition is enabled: finetuning has none, switch it off")
+    if engine.data_efficiency_config.layer_routes:
         convert_to_random_ltd(engine, layer_class)
     rate = learning_rate_of(training, task.size, task.budget)
     return FinetuningRun(config, task, engine, rate, first_weights)

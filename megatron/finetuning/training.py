@@ -161,7 +161,9 @@ def make_engine(model: BertClassifier, config: GlueRunConfig) -> Engine:
             "layer_token_lr_schedule is enabled, but finetuning's learning rate follows steps: "
             "disable it"
         )
-    if engine.data_efficiency_config.routes:
+    if engine.data_efficiency_config.token_superposition is not None:
+        raise ConfigError("token_superposition is enabled: finetuning has none, switch it off")
+    if engine.data_efficiency_config.layer_routes:
         convert_to_random_ltd(engine, TransformerLayer)
     return engine
 

@@ -94,8 +94,12 @@ def attend_in_window(
 def _blocks_as_rows(rows: Attend, size: int, *heads: torch.Tensor) -> torch.Tensor:
     length = heads[0].shape[2]
     in_blocks = length // size * size
-    blocks = [_rows_of(part[:, :, :in_blocks], size) for part in heads]
-    context = _joined(rows(*blocks), len(heads[0]))
+    if length < 2 * size:
+        # A block and a shorter one: nothing to reshape, which a compiler would do for this number alone.
+        context = rows(*(part[:, :, :size] for part in heads))
+    else:
+        blocks = [_rows_of(part[:, :, :in_blocks], size) for part in heads]
+        context = _joined(rows(*blocks), len(heads[0]))
     if in_blocks == length:
         return context
     rest = rows(*(part[:, :, in_blocks:] for part in heads))

@@ -4,10 +4,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from data_efficiency.routing.bags import label_shares
 from megatron.config import ModelConfig
 from megatron.model.attention_window import make_window
 from megatron.model.language_model import LanguageModel, check_ids, initialize_weights
-from megatron.model.output_loss import linear_cross_entropy_sum
+from megatron.model.output_loss import bag_correction, linear_cross_entropy_sum
 from megatron.setting_rules import require
 
 
@@ -48,30 +49,32 @@ class GPTModel(nn.Module):
         *,
         labels: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        label_weights: torch.Tensor | None = None,
         attention_window: int | None = None,
         sliding_window: int | None = None,
     ) -> torch.Tensor:
         """Logits [batch, sequence, padded vocabulary]; with labels, the sum of the token losses.
 
         Args:
-            tokens: int64 [batch, sequence].
+            tokens: int64 [batch, sequence], or bags of tokens, [batch, sequence, bag].
             labels: int64 [batch, sequence], the id that follows each token; -100 takes a token out
-                of the loss.
+                of the loss. Bags of labels, [batch, sequence, bag]: a position's loss is their weighted mean.
             attention_mask: bool [batch or 1, heads or 1, sequence, sequence], True where a query
                 may look at a key; it replaces the causal rule. None: causal attention.
+            label_weights: [bag], of bags of labels; None: all alike.
             attention_window: positions of the blocks, side by side, that causal attention does not look out of;
                 None, or not below the sequence's length: no limit.
             sliding_window: or, positions that each token looks at, its own and those before it.
 
         Returns:
-            With labels a float32 scalar: the sum, not the mean, over all labels that are not -100.
+            With labels a float32 scalar: the sum, not the mean, over all positions with a label.
 
         Raises:
             ValueError: if the sequence is too long, labels have another shape than tokens, an
                 id lies outside the vocabulary, or a window is below 1 or beside a mask.
         """
         if labels is not None:
-            if labels.shape != tokens.shape:
+            if labels.shape[:2] != tokens.shape[:2] or labels.dim() not in (2, 3):
                 raise ValueError(
                     f"labels have shape {tuple(labels.shape)}, tokens {tuple(tokens.shape)}: "
                     "must be equal"
@@ -89,4 +92,9 @@ class GPTModel(nn.Module):
         if torch.compiler.is_compiling():
             # Its loop over chunks would be compiled anew for each number of tokens.
             loss_sum = torch.compiler.disable(loss_sum)
-        return loss_sum(hidden_states, self.output_weight, labels, compiled=self.compiles_loss)
+        if labels.dim() == 2:
+            return loss_sum(hidden_states, self.output_weight, labels, compiled=self.compiles_loss)
+        shares = label_shares(labels, label_weights)
+        first = labels.gather(2, shares.argmax(2, keepdim=True)).squeeze(2)
+        loss = loss_sum(hidden_states, self.output_weight, first, compiled=self.compiles_loss)
+        return loss + bag_correction(hidden_states, self.output_weight, labels, first, shares)

@@ -47,7 +47,8 @@ class LanguageModel(nn.Module):
         """Hidden states [batch, sequence, hidden] after the last normalization.
 
         Args:
-            tokens: int64 [batch, sequence], each below the vocabulary's size.
+            tokens: int64 [batch, sequence], each below the vocabulary's size; or [batch, sequence, bag], where a
+                position is the mean of its tokens' embeddings.
             token_types: int64 [batch, sequence], each below the number of token types; None for
                 type 0 everywhere.
             window: how far causal attention looks; None: as far as it can.
@@ -58,6 +59,8 @@ class LanguageModel(nn.Module):
         """
         self._check(tokens, token_types)
         hidden_states = self.word_embeddings(tokens)
+        if tokens.dim() == 3:
+            hidden_states = hidden_states.mean(2)
         tables: dict[str, Any] = {}
         if window is not None:
             places = torch.arange(tokens.shape[1], device=tokens.device)
@@ -85,7 +88,7 @@ class LanguageModel(nn.Module):
         return hidden_states
 
     def _check(self, tokens: torch.Tensor, token_types: torch.Tensor | None) -> None:
-        if tokens.dim() != 2:
+        if tokens.dim() != 2 and (tokens.dim() != 3 or self.config.num_token_types):
             raise ValueError(f"tokens have shape {tuple(tokens.shape)}: must be [batch, sequence]")
         longest = self.config.max_position_embeddings
         if tokens.shape[1] > longest:

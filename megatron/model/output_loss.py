@@ -77,6 +77,39 @@ def linear_cross_entropy_sum(
         return torch.stack(losses).sum()
 
 
+def bag_correction(
+    hidden_states: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    first: torch.Tensor,
+    shares: torch.Tensor,
+) -> torch.Tensor:
+    """What the loss of bags of labels has more than that of one label of each.
+
+    The cross entropies of one position share their normalization, so that their mean differs from the first one
+    by logits alone: those of the bag's labels, which no product with the whole weight is needed for.
+
+    Args:
+        hidden_states: [..., hidden].
+        weight: [vocabulary, hidden].
+        labels: int64 [..., bag], -100 for none.
+        first: int64 [...], a label of each bag, -100 where there is none.
+        shares: [..., bag], what each label counts; together 1 or, without a label, 0.
+    """
+    dtype = _sum_dtype(hidden_states.dtype)
+    size = labels.shape[-1]
+    # In the order of labels: [positions, bag], looked up and summed in one.
+    mean = functional.embedding_bag(
+        labels.clamp(min=0).view(-1, size),
+        weight,
+        per_sample_weights=shares.view(-1, size).to(weight.dtype),
+        mode="sum",
+    )
+    counted = (first != IGNORED_LABEL).view(-1, 1)
+    one = functional.embedding(first.clamp(min=0).view(-1), weight) * counted
+    return (hidden_states.flatten(0, -2).to(dtype) * (one - mean).to(dtype)).sum()
+
+
 def _chunk_tokens(weight: torch.Tensor, dtype: torch.dtype) -> int:
     if weight.device.type == "cpu":
         return max(_MIN_CHUNK_TOKENS, _CHUNK_BYTES // (weight.shape[0] * dtype.itemsize))

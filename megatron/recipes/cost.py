@@ -37,6 +37,8 @@ def planned_cost(config: AnyRunConfig, num_processes: int = PUBLISHED_PROCESSES)
     masks_tokens = config.architecture == "bert"
     training = config.training
     ends: dict[str, int] = {"num_steps": config.num_whole_steps}
+    if training.train_samples is not None:
+        ends = {"samples": training.train_samples}
     if training.train_tokens is not None:
         ends = {f"{training.token_counter}_tokens": training.train_tokens}
     totals = planned_totals(

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from data_efficiency import load_config
+from data_efficiency import ConfigError, load_config
+from data_efficiency.analysis.named_metrics import METRICS
 from megatron.config import DataConfig, RunConfig
 from megatron.engine_json import engine_json
 
@@ -11,6 +12,9 @@ def analysis_commands(config: RunConfig) -> list[list[str]]:
     """Arguments of `tools/analyze_data.py run` for each index that a run needs and that is not there.
 
     An index is of the metric that its folder is named after.
+
+    Raises:
+        ConfigError: for one that no metric of ours makes.
     """
     data = config.data
     dataset = ["--data-path", *data.data_path, "--split", data.split]
@@ -24,8 +28,12 @@ def analysis_commands(config: RunConfig) -> list[list[str]]:
                 dataset += [f"--{name.replace('_', '-')}", str(getattr(data, name))]
     section = load_config(engine_json(config)).data_efficiency
     folders = [Path(selection.index_path) for selection in section.selections]
-    return [
-        [*dataset, "--metric", folder.name, "--save", str(folder.parent)]
-        for folder in folders
-        if not (folder / "manifest.json").exists()
-    ]
+    missing = [folder for folder in folders if not (folder / "manifest.json").exists()]
+    for folder in missing:
+        if folder.name not in METRICS:
+            raise ConfigError(
+                f"the index {folder} is not there, and {folder.name} is no metric that is computed here "
+                f"({', '.join(METRICS)}): make it of scores of your own, tools/analyze_data.py import --format scores "
+                f"--metric {folder.name} --save {folder.parent}"
+            )
+    return [[*dataset, "--metric", folder.name, "--save", str(folder.parent)] for folder in missing]

@@ -80,6 +80,7 @@ def _numbers(
     skipping = "data_routing.layer_dropout.keep_schedule.schedule_config"
     yield f"{skipping}.total_curriculum_step", steps
     yield "data_routing.full_from_step", steps
+    yield "data_routing.token_superposition.num_steps", steps
 
 
 def _scaled(value: int, share: Fraction) -> int:

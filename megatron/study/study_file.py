@@ -42,7 +42,8 @@ RUN_AMOUNTS = (
     *("lr_decay_iters", "lr_decay_samples", "lr_decay_tokens"),
     *("lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens"),
     *("lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens"),
-    *("total_curriculum_step", "require_steps", "full_from_step", "eval_interval", "epochs"),
+    *("total_curriculum_step", "require_steps", "full_from_step", "num_steps", "pass_samples"),
+    *("eval_interval", "epochs"),
 )
 """Keys, wherever they stand, that a budget scales: so each run's rate and schedules come to their end."""
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_efficiency import TokenSuperposition
 from data_efficiency.accounting import ModelShape
 from data_efficiency.config import Curriculum, DataEfficiencyConfig, RandomLTD, load_config
 from data_efficiency.difficulty_index import DifficultyIndex
@@ -160,6 +161,20 @@ def test_an_order_is_planned_as_it_is_played(tmp_path, bands):
     without = plan(sorted_config(order=kind, **bands))
     assert [without.difficulties(s) for s in steps_of(made)] == [b.difficulties for b in batches]
     assert batches[0].difficulties["voc"] > batches[-1].difficulties["voc"] + 70
+
+
+def test_an_order_and_a_mix_go_by_the_samples_drawn_also_of_superposed_rows():
+    config = DataEfficiencyConfig.of(
+        Curriculum("voc", index="nowhere", order="ascending"),
+        TokenSuperposition(bag_size=3, steps=4),
+        mix={"weights": [[1, 0], [0, 1]], "at_samples": [0, 1000], "between": "linear"},
+    )
+    made = plan({"train_batch_size": 10, "data_efficiency": config}, num_samples=1000)
+    ranks = [made.difficulties(step)["voc"] for step in (1, 2, 5, 6)]
+    assert ranks == pytest.approx([0, 3, 12, 13], abs=1)
+    assert [made.part_shares(step)[1] for step in (1, 2, 5, 6)] == pytest.approx(
+        [0, 0.03, 0.12, 0.13]
+    )
 
 
 def test_a_pool_that_retires_is_planned_by_its_index(tmp_path):

@@ -14,6 +14,7 @@ from tests.end_to_end.engine_runs import log_lines
 from tests.end_to_end.test_plan import assert_planned_is_logged
 from tests.end_to_end.tiny_runs import SEQ_LENGTH, random_ltd_section, training_flags
 from tests.json_sections import length_metric
+from tests.processes import run_python
 
 
 def write_windows(path, kind="attention_window", *, dropping=True, **metrics):
@@ -26,12 +27,13 @@ def write_windows(path, kind="attention_window", *, dropping=True, **metrics):
     return path
 
 
-def run(workspace, config, folder, *, dropping=True, **flags):
+def flags_of(workspace, config, folder, *, dropping=True, **flags):
     switches = {"data_efficiency_curriculum_learning": True, "random_ltd": dropping or None}
-    arguments = training_flags(
-        workspace, deepspeed_config=config, save=folder, **(switches | flags)
-    )
-    return pretrain_gpt.main(arguments)
+    return training_flags(workspace, deepspeed_config=config, save=folder, **(switches | flags))
+
+
+def run(*arguments, **flags):
+    return pretrain_gpt.main(flags_of(*arguments, **flags))
 
 
 @pytest.mark.parametrize("kind", ["attention_window", "sliding_window"])
@@ -62,6 +64,22 @@ def test_a_resume_goes_on_with_the_window_of_its_step(workspace, tmp_path):
         for name in ("whole", "parts")
     )
     assert parts == whole
+
+
+@pytest.mark.parametrize(
+    "flags", [{"fsdp": 3}, {"deepspeed": True}, {"recompute_activations": True}]
+)
+def test_sharded_and_recomputed_it_is_the_same(workspace, tmp_path, flags):
+    config = write_windows(tmp_path / "windows.json")
+    assert run(workspace, config, tmp_path / "plain", train_iters=6) == 0
+    # In a process of its own: engines leave their process group and its environment behind.
+    other = flags_of(workspace, config, tmp_path / "other", train_iters=6, **flags)
+    run_python("pretrain_gpt.py", *other)
+    plain, other = (
+        [line["loss"] for line in log_lines(tmp_path / name) if line["kind"] == "train"]
+        for name in ("plain", "other")
+    )
+    assert other == pytest.approx(plain, rel=1e-5)
 
 
 def test_a_model_that_has_no_windows_is_refused(tmp_path, capsys):

@@ -55,3 +55,29 @@ def test_plan_and_run_say_the_same(workspace, composed_config, tmp_path, action)
     plan = assert_planned_is_logged(content, tmp_path / "run")
     assert plan.num_samples == 606
     assert {10, 20, 25, 32} == {stretch.shape.sequence_length for stretch in plan.stretches}
+
+
+def test_plan_and_run_say_the_same_of_every_route(workspace, composed_config, tmp_path):
+    """Bags in the first steps, then plain rows; spans, rows that skip layers, and at last neither."""
+    content = read_json(composed_config)
+    content |= {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 4}
+    sampling = content["data_efficiency"]["data_sampling"]
+    del sampling["curriculum_learning"]["curriculum_metrics"]["seqlen_truncate"]
+    routing = content["data_efficiency"]["data_routing"]
+    layers = routing["random_ltd"]["random_ltd_layer_id"]
+    routing["random_ltd"]["random_ltd_layer_id"] = [layers]
+    constant = {"min_value": 50, "schedule_type": "constant"}
+    routing["layer_dropout"] = {"enabled": True, "rows_per_group": 4, "keep_schedule": constant}
+    routing["token_superposition"] = {"enabled": True, "bag_size": 3, "num_steps": 6}
+    routing["full_from_step"] = 15
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(content))
+    assert pretrain_gpt.main(composed_flags(workspace, config, save=tmp_path / "run")) == 0
+    plan = assert_planned_is_logged(content, tmp_path / "run")
+    assert plan.counters(20).consumed_samples == 8 * (20 + 2 * 6)
+    assert {stretch.shape.tokens_per_position for stretch in plan.stretches} == {1, 3}
+    assert [bool(plan.stretch_at(step).shape.skipped) for step in (1, 15, 16)] == [
+        True,
+        True,
+        False,
+    ]

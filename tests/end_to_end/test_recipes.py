@@ -12,6 +12,7 @@ import pytest
 
 import pretrain_bert
 import pretrain_gpt
+from data_efficiency import DifficultyIndex
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 from megatron.recipes import SHIPPED
 from tests.end_to_end import bert_runs
@@ -25,6 +26,7 @@ IN_EVERY_PUSH = ("gpt_cl_voc_reshape_300b", "bert_cl_ltd_524b")
 REPLAYED = [name for name in SHIPPED.recipes if "_cl_" in name][:9] + [
     *IN_EVERY_PUSH,
     "gpt_ltd_150b",
+    "gpt_cl_window_107b",
 ]
 NAMES = [
     pytest.param(name, marks=() if name in IN_EVERY_PUSH else pytest.mark.full)
@@ -46,6 +48,13 @@ def gpt_data(tmp_path_factory):
         *("tools/analyze_data.py", "run", "--data-path", folder / "corpus"),
         *("--split", SPLIT, "--seq-length", SEQ_LENGTH, "--metric", "vocab_rarity"),
         *("--save", folder / "difficulty", "--num-processes", 1),
+    )
+    rarity = DifficultyIndex.open(folder / "difficulty" / "vocab_rarity")
+    DifficultyIndex.write(
+        folder / "difficulty" / "quality",
+        generator.random(rarity.num_samples),
+        metric="quality",
+        dataset_identity=rarity.dataset_identity,
     )
     return folder / "corpus"
 
@@ -116,6 +125,14 @@ def assert_kept_its_shape(name, save):
         lengths = [step["sequence_length"] for step in steps]
         assert lengths[0] < lengths[-1] == SEQ_LENGTH
         assert len(set(lengths)) > 2
+    if "attention_window" in metrics:
+        spent = np.diff([0, *(step["flops"] for step in steps)])
+        assert spent[0] < spent[-1]
+        assert len(set(spent.tolist())) > 2
+    if "order" in section["data_sampling"]["curriculum_learning"]:
+        ranks = [step["difficulties"]["quality"] for step in steps]
+        assert ranks == sorted(ranks)
+        assert (ranks[0], ranks[-1]) == pytest.approx((0, 100), abs=5)
     if any(entry.get("sequence_length") == "trim_padding" for entry in metrics.values()):
         assert min(step["sequence_length"] for step in steps) < SEQ_LENGTH
     if dropping:

@@ -1,17 +1,19 @@
 """The command on a real corpus, from flags to files."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
+from data_efficiency.analysis.readability import RUNS
 from data_efficiency.deepspeed_format import read_difficulties
 from data_efficiency.difficulty_index import DifficultyIndex
 from megatron.data.bert_dataset import BertDataset, BertSettings
 from megatron.data.blended_dataset import open_dataset
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.data.indexed_dataset import IndexedDatasetWriter
-from megatron.tokenizer import train_bpe, train_wordpiece
+from megatron.tokenizer import build_tokenizer, train_bpe, train_wordpiece
 from tests.megatron.corpus.abbreviated_text import text
 from tools import analyze_data, preprocess_data
 
@@ -64,6 +66,22 @@ def test_a_blend_has_one_index_over_its_parts(tmp_path, corpus, flags):
             sequence_length=SEQ_LENGTH,
         )
     )
+
+
+def test_readability_is_that_of_the_texts(tmp_path, corpus, flags):
+    """By two processes, with the tokenizer beside the corpus; words are counted in the decoded text."""
+    save = ["--save", str(tmp_path), "--num-processes", "2"]
+    assert analyze_data.main(["run", *flags, "--metric", "readability", *save]) == 0
+    values = DifficultyIndex.open(tmp_path / "readability").values
+    dataset = GPTDataset(str(corpus / "told"), split="8,1,1", sequence_length=SEQ_LENGTH)
+    tokenizer = build_tokenizer(tokenizer_file=corpus / "tokenizer.json")
+    assert len(set(values.tolist())) > 3
+    for sample in range(0, len(dataset), 7):
+        tokens, starts, lengths = dataset.token_spans(sample, sample + 1)
+        text = tokenizer.decode(tokens[starts[0] : starts[0] + lengths[0]].tolist()).lower()
+        words, syllables, ends = (len(re.findall(pattern, text)) for pattern in RUNS.values())
+        expected = 1.015 * words / max(1, ends) + 84.6 * syllables / max(1, words)
+        assert values[sample] == pytest.approx(expected, rel=1e-6)
 
 
 def test_run_show_verify(tmp_path, corpus, flags, capsys):

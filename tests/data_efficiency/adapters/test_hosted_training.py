@@ -5,7 +5,13 @@ import torch
 
 from data_efficiency.adapters.host_settings import HostSettings
 from data_efficiency.adapters.hosted_training import HostedTraining
-from data_efficiency.config import Curriculum, DataEfficiencyConfig, RandomLTD
+from data_efficiency.config import (
+    Curriculum,
+    DataEfficiencyConfig,
+    LayerDropout,
+    RandomLTD,
+    TokenSuperposition,
+)
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.json_section import ConfigError
 from tests.data_efficiency.adapters.small_run import (
@@ -218,3 +224,28 @@ def test_only_the_last_training_follows_a_model():
 def test_a_dataset_below_one_step_that_is_dropped():
     with pytest.raises(ValueError, match="22 samples are fewer than a global batch"):
         hosted(world=8, dataloader_drop_last=True)
+
+
+def test_every_route_of_layers_is_taken_and_counted():
+    """Spans and layer dropout, by the rows and lengths that the layers really saw."""
+    model, seen = make_model(), []
+    lines = DataEfficiencyConfig.of(
+        RandomLTD(start=4, end=4, steps=1, step_size=4, layers=[[1, 2]]),
+        LayerDropout(start=50, end=50, steps=1, rows_per_group=2, depth="uniform"),
+        num_epochs=3,
+    )
+    training = hosted(lines, model=model)
+    for layer in model.transformer.h:
+        layer.ln_1.register_forward_hook(lambda *call: seen.append(call[-1].shape[:2]))
+    train(training, model, 4)
+    assert set(seen) == {(1, LENGTH), (1, 4)}
+    assert training.counters.layer_tokens == sum(rows * length for rows, length in seen)
+    assert training.figures()["kept_length"] == 4
+    other = DataEfficiencyConfig.of(LayerDropout(start=60, end=60, steps=1, rows_per_group=2))
+    with pytest.raises(ConfigError, match="was converted with other layer_dropout settings"):
+        hosted(other, model=model)
+
+
+def test_bags_are_refused_where_the_host_has_its_own_loss():
+    with pytest.raises(ConfigError, match="the host computes its own loss, which knows no bags"):
+        hosted(DataEfficiencyConfig.of(TokenSuperposition(bag_size=2, steps=3)))

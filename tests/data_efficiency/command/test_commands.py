@@ -63,6 +63,11 @@ def test_a_function_of_one_s_own_reads_items_of_a_saved_dataset(folder, capsys, 
     index.check_dataset(datasets.load_from_disk("saved"))
 
 
+def test_readability_of_rows_by_their_tokenizer(folder, capsys):
+    does(capsys, "analyze texts.jsonl --tokenizer tokenizer.json --metric readability --save d")
+    assert len({*DifficultyIndex.open("d/readability").values.tolist()}) > 1
+
+
 def test_workers_make_what_one_process_makes(folder, capsys):
     data = "texts.jsonl --tokenizer tokenizer.json --metric seqlen --save"
     does(capsys, f"analyze {data} alone")

@@ -1,10 +1,12 @@
 """What a program of its own gives to the shared commands; the commands themselves: test_commands.py."""
 
 import numpy as np
+import pytest
 
 from data_efficiency.command import index_commands
 from data_efficiency.command.data_flags import Examples
 from data_efficiency.command.parser import command_parser
+from data_efficiency.difficulty_index import DifficultyIndex
 
 
 class Rows:
@@ -48,3 +50,21 @@ def test_a_program_names_its_own_data_and_its_own_first_command(tmp_path, capsys
         arguments.action(arguments)
     output = capsys.readouterr().out
     assert output.count('percentile 99: sample 1, difficulty 2\n"<[2, 1]>"') == 1
+
+
+def test_the_difference_of_two_indexes(tmp_path, capsys):
+    parser = command_parser("")
+    index_commands.add_to(parser.add_subparsers(dest="command"), OwnData())
+    for name, values in (("weak", [5, 3]), ("strong", [1, 2])):
+        DifficultyIndex.write(
+            tmp_path / name, np.array(values), metric=name, dataset_identity=Rows.identity
+        )
+    paths = [str(tmp_path / name) for name in ("weak", "strong")]
+    words = ["difference", *paths, "--metric", "gap", "--save", str(tmp_path)]
+    arguments = parser.parse_args(words)
+    arguments.action(arguments)
+    assert str(tmp_path / "gap") in capsys.readouterr().out
+    assert DifficultyIndex.open(tmp_path / "gap").values.tolist() == [4, 1]
+    arguments = parser.parse_args([*words, "--overwrite", "--metric", "weak"])
+    with pytest.raises(ValueError, match="would be written over the input"):
+        arguments.action(arguments)

@@ -7,6 +7,7 @@ from data_efficiency.config import (
     LayerDropout,
     RandomLTD,
     RoutingConfig,
+    TokenSuperposition,
     load_config,
     section_of,
 )
@@ -19,6 +20,7 @@ from tests.json_sections import random_ltd
 PARTS = (
     RandomLTD(start=16, end=64, steps=10, layers=[[1, 2], [4]], residual_scale="inverse_keep"),
     LayerDropout(start=50, steps=20, rows_per_group=4),
+    TokenSuperposition(bag_size=4, steps=7, label_weights="power_law", power=1.5),
 )
 
 

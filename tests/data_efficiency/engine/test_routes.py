@@ -11,7 +11,10 @@ from data_efficiency import (
     LayerDropout,
     ModelShape,
     RandomLTD,
+    TokenSuperposition,
+    bag_loss_sum,
     convert_to_random_ltd,
+    num_loss_positions,
     plan_run,
 )
 from data_efficiency.config import Curriculum, DataEfficiencyConfig
@@ -29,10 +32,14 @@ SHAPE = ModelShape(
 )
 SPAN = RandomLTD(start=4, end=12, steps=6, step_size=4, layers=[[1, 2]])
 SKIP = LayerDropout(start=40, steps=7, rows_per_group=MICRO)
+BAGS = TokenSuperposition(bag_size=2, steps=3)
 CASES = {
     "span": ([SPAN], {}),
     "rows": ([SKIP], {}),
     "both": ([SPAN, SKIP], {}),
+    "bags": ([BAGS], {}),
+    "output bags": ([TokenSuperposition(bag_size=2, steps=3, bags="output")], {}),
+    "bags in layers": ([BAGS, SPAN, SKIP], {"full_from_step": 6}),
     "final": ([SPAN, SKIP], {"full_from_step": 3}),
     "lengths": ([SPAN, SKIP, Curriculum("seqlen", start=8, end=LENGTH, steps=5, step_size=4)], {}),
     "reshaped": (
@@ -42,11 +49,25 @@ CASES = {
 }
 
 
+class Model(SmallModel):
+    """Takes bags of tokens and of labels, too."""
+
+    def embed(self, tokens):
+        words = self.words(tokens)
+        return (words.mean(2) if tokens.dim() == 3 else words) + self.positions.weight[
+            : tokens.shape[1]
+        ]
+
+    def forward(self, tokens, labels=None):
+        logits = super().forward(tokens)
+        return logits if labels is None else bag_loss_sum(logits, labels)
+
+
 class Rows(torch.utils.data.Dataset):
     identity = {"name": "rows"}
 
     def __len__(self):
-        return 64
+        return 128
 
     def __getitem__(self, number):
         generator = torch.Generator().manual_seed(number)
@@ -65,14 +86,16 @@ def config_of(case):
 
 def make_engine(case):
     engine, _, loader, _ = data_efficiency.initialize(
-        model=SmallModel(length=LENGTH),
+        model=Model(length=LENGTH),
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
         training_data=Rows(),
         config=config_of(case),
         engine="torch",
         model_shape=SHAPE,
     )
-    return convert_to_random_ltd(engine, Block), loader
+    if engine.routing_enabled():
+        convert_to_random_ltd(engine, Block)
+    return engine, loader
 
 
 def train(engine, loader, last_step=STEPS):
@@ -82,7 +105,7 @@ def train(engine, loader, last_step=STEPS):
         result = engine.train_step(
             batches,
             lambda batch: engine(batch["tokens"], labels=batch["labels"]),
-            lambda batch: (batch["labels"] != -100).sum(),
+            lambda batch: num_loss_positions(batch["labels"]),
         )
         found.append((result.loss, result.counters))
         if engine.counters.steps == last_step:
@@ -97,7 +120,7 @@ def test_counters_are_what_the_layers_processed_and_the_plan_said(case):
     for layer in engine.module.layers:
         layer.norm.register_forward_hook(lambda *call: seen.append(call[-1].shape[:2]))
     plan = plan_run(
-        config_of(case), model=SHAPE, sequence_length=LENGTH, num_steps=STEPS, num_samples=64
+        config_of(case), model=SHAPE, sequence_length=LENGTH, num_steps=STEPS, num_samples=128
     )
     total = 0
     for step, (_, counters) in enumerate(train(engine, loader), 1):
@@ -110,11 +133,15 @@ def test_counters_are_what_the_layers_processed_and_the_plan_said(case):
                 type(planned)(loss_tokens=counters.loss_tokens - planned.loss_tokens)
             )
         assert planned == counters
-    assert total < plan.baseline.layer_tokens or case == "reshaped"
-    assert len(plan.stretches) > 1
+    long_steps = 3 if case.startswith("bags") else 0
+    assert counters.consumed_samples == 2 * MICRO * (STEPS + long_steps)
+    if long_steps:
+        assert counters.corpus_tokens == 2 * MICRO * LENGTH * (STEPS + long_steps)
+    assert total < plan.baseline.layer_tokens or case in ("reshaped", "bags", "output bags")
+    assert len(plan.stretches) > 1 or case == "output bags"
 
 
-@pytest.mark.parametrize("case", ["both", "final"])
+@pytest.mark.parametrize("case", ["both", "final", "bags in layers"])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(case):
     whole, loader = make_engine(case)
     expected = train(whole, loader)
@@ -143,7 +170,7 @@ def test_a_plan_refuses_rows_that_reshaping_makes_no_whole_groups_of():
     section = DataEfficiencyConfig.of(SKIP, reshape)
     content = config_of("rows") | {"data_efficiency": section}
     with pytest.raises(ConfigError, match="rows_per_group is 4, but a forward has 6 rows"):
-        plan_run(content, model=SHAPE, sequence_length=LENGTH, num_steps=9, num_samples=64)
+        plan_run(content, model=SHAPE, sequence_length=LENGTH, num_steps=9, num_samples=128)
 
 
 def test_rows_that_nobody_lets_skip_are_refused():
@@ -158,10 +185,21 @@ def test_rows_that_nobody_lets_skip_are_refused():
         train(engine, loader)
 
 
+def test_bags_that_nobody_reads_are_refused():
+    engine, _, _, _ = data_efficiency.initialize(
+        model=Model(length=LENGTH),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0),
+        config=config_of("bags"),
+        engine="torch",
+    )
+    with pytest.raises(ConfigError, match="token_superposition is enabled, but there is no loader"):
+        engine(torch.zeros(MICRO, LENGTH, dtype=torch.int64))
+
+
 def test_a_plan_refuses_what_a_run_would():
     content = config_of("rows") | {"train_micro_batch_size_per_gpu": 2}
     with pytest.raises(ConfigError, match="rows_per_group is 4, but a forward has 2 rows"):
-        plan_run(content, model=SHAPE, sequence_length=LENGTH, num_steps=9, num_samples=64)
+        plan_run(content, model=SHAPE, sequence_length=LENGTH, num_steps=9, num_samples=128)
 
 
 def test_the_layers_of_a_model_without_a_shape_are_counted_by_its_routes():

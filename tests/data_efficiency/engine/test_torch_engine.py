@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from data_efficiency.config import RoutingConfig
 from data_efficiency.engine import initialize
 from data_efficiency.engine.whole_tensor import gather_all
 from data_efficiency.json_section import ConfigError
@@ -117,7 +118,7 @@ def test_a_resumed_scheduler_goes_on_where_it_stood():
 
 
 class Position:
-    settings = dropping()
+    settings = RoutingConfig(num_layers=4, random_ltd=dropping())
 
     def __init__(self):
         self.calls = []

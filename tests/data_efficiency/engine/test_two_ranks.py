@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SHARDED = ("torch", "fsdp2", "fsdp3", "zero0", "zero1", "zero2", "zero3")
 MICRO_BATCH_SIZES = [2, *(pytest.param(size, marks=pytest.mark.full) for size in (8, 1))]
 # Shapes of the other modes depend on how the rows are split into micro-batches.
-SPLIT_FREE = ("truncate", "none", "routes")
+SPLIT_FREE = ("truncate", "none", "bags", "routes")
 
 
 def run(folder, num_processes, micro, *engines):
@@ -117,6 +117,14 @@ def test_rows_skip_layers_until_the_last_step(alone):
     kept = [step["lengths"][1] for step in steps[:-1]]
     # Half of the rows skip each layer; three layers see the kept tokens of the others.
     assert added[:-1] == [rows // 2 * (3 * one + length) for one in kept]
+
+
+def test_bags_read_twice_as_much_for_the_same_positions(alone):
+    steps = read(alone, "torch", "bags", 8)[:-1]
+    assert [step["num_terms"]["token"] for step in steps] == [16 * 12] * STEPS
+    read_tokens = [step["counters"]["corpus_tokens"] for step in steps]
+    assert read_tokens == [16 * 12 * number for number in (2, 4, 5, 6, 7, 8)]
+    assert [step["lengths"][0] for step in steps] == [12] * STEPS
 
 
 @pytest.mark.parametrize("engine", SHARDED)

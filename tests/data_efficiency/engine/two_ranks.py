@@ -14,10 +14,16 @@ from torch import nn
 from torch.nn import functional
 
 import data_efficiency
-from data_efficiency import NonFiniteError, convert_to_random_ltd, leave_ranks
+from data_efficiency import (
+    NonFiniteError,
+    bag_loss_sum,
+    convert_to_random_ltd,
+    leave_ranks,
+    num_loss_positions,
+)
 
 ROWS, LENGTH, VOCABULARY, STEPS = 16, 12, 32, 6
-MODES = ("truncate", "reshape", "trim_padding", "none", "routes")
+MODES = ("truncate", "reshape", "trim_padding", "none", "bags", "routes")
 
 
 class Layer(nn.Module):
@@ -47,7 +53,8 @@ class Model(nn.Module):
 
     def forward(self, input_ids, attention_mask):
         places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        hidden = self.tokens(input_ids) + self.positions(places)
+        words = self.tokens(input_ids)
+        hidden = (words.mean(2) if input_ids.dim() == 3 else words) + self.positions(places)
         for layer in self.layers:
             hidden = layer(hidden, mask=attention_mask[:, None, None])
         return self.scores(hidden)
@@ -68,6 +75,19 @@ class Rows(torch.utils.data.Dataset):
         mask = (torch.arange(LENGTH) < used).long()
         # The labels come first: lengths are found by names, not by places.
         return {"labels": labels, "input_ids": ids * mask, "attention_mask": mask}
+
+
+class PlainRows(Rows):
+    """Whole rows, as many as two steps of bags of two and the others need."""
+
+    def __len__(self):
+        return ROWS * (STEPS + 2)
+
+    def __getitem__(self, number):
+        ids = torch.randint(
+            1, VOCABULARY, (LENGTH + 1,), generator=torch.Generator().manual_seed(number)
+        )
+        return {"input_ids": ids[:-1], "labels": ids[1:]}
 
 
 def settings(mode, micro, stage):
@@ -128,6 +148,9 @@ def settings(mode, micro, stage):
             "keep_schedule": {"min_value": 50, "schedule_type": "constant"},
         }
         routing["full_from_step"] = STEPS - 1
+    elif mode == "bags":
+        bags = {"enabled": True, "bag_size": 2, "num_steps": 2, "label_weights": "power_law"}
+        content["data_efficiency"]["data_routing"]["token_superposition"] = bags
     elif mode != "none":
         sampling["curriculum_learning"] = {"enabled": True, "curriculum_metrics": {"shape": plan}}
     if stage is not None:
@@ -143,7 +166,7 @@ def make_engine(mode, micro, name, **sections):
     engine, _, loader, _ = data_efficiency.initialize(
         model=Model(),
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5),
-        training_data=Rows(),
+        training_data=PlainRows() if mode == "bags" else Rows(),
         config=settings(mode, micro, stage) | sections,
         engine="deepspeed" if name.startswith("zero") else "torch",
     )
@@ -154,14 +177,13 @@ def train(engine, loader, rehearse=False):
     """The user's loop: what each step came to; each may be rehearsed, twice."""
 
     def losses(batch):
-        scores = engine(batch["input_ids"], attention_mask=batch["attention_mask"])
-        summed = functional.cross_entropy(
-            scores.flatten(0, 1), batch["labels"].flatten(), reduction="sum"
-        )
+        mask = batch.get("attention_mask", torch.ones(batch["input_ids"].shape[:2]).long())
+        scores = engine(batch["input_ids"], attention_mask=mask)
+        summed = bag_loss_sum(scores, batch["labels"], batch.get("label_weights"))
         return {"token": summed, "size": 0.1 * scores.square().mean((1, 2)).sum()}
 
     def terms(batch):
-        return {"token": (batch["labels"] != -100).sum(), "size": len(batch["labels"])}
+        return {"token": num_loss_positions(batch["labels"]), "size": len(batch["labels"])}
 
     steps = []
     for batches in loader.steps():

@@ -148,3 +148,29 @@ def test_compiled_with_inductor_it_is_the_same(name, kind, whole):
         _, found = loss_and_gradients(compiled, output)
         for weight, gradient in wanted.items():
             torch.testing.assert_close(found[weight], gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["llama", "vit"])
+def test_it_trains_and_its_weights_go_elsewhere(name, kind, tmp_path):
+    model = make_model(name, "sdpa", torch.float32)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(0.3)
+    names = list(model.state_dict())
+    convert(model, name, kind)
+    inputs = batch(model, name)
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-2), []
+    for step in range(20):
+        output = forward_in_whole_groups(model, inputs, step)
+        loss = (output - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    assert list(model.state_dict()) == names
+    model.eval().save_pretrained(tmp_path)
+    other = type(model).from_pretrained(tmp_path, attn_implementation="sdpa").eval()
+    assert not hasattr(other, "random_ltd_scheduler")
+    assert torch.equal(other(**inputs)[0], model(**inputs)[0])

@@ -249,6 +249,8 @@ def test_the_place_in_the_order_is_told(paths):
     assert percents[0] < 2
     assert max(percents[13:17]) > 95
     assert percents[29] < 8
+    again = sampler(paths, ORDERS["saw"])
+    assert [again.difficulties(step)["rarity"] for step in range(1, 61)] == percents
     last = sampler(paths, ORDERS["descending"]).next_global_batch()
     assert last.difficulties["rarity"] > 90
     assert last.pool_size == NUM_SAMPLES

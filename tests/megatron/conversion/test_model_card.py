@@ -1,4 +1,5 @@
 import json
+import shutil
 import tomllib
 
 import pytest
@@ -104,3 +105,25 @@ def test_a_run_file_of_another_version_is_named_not_fatal(run):
 @pytest.mark.parametrize("path", ["/data/me/wiki", r"C:\\data\\wiki", "../wiki", "~/a b/wiki"])
 def test_of_a_path_its_last_part_is_shown(path):
     assert without_folders(f'a = ["0.3", "{path}", "x"]') == 'a = ["0.3", "wiki", "x"]'
+
+
+def test_orders_mixes_and_windows_are_told(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    start, *lines = (folder / "log.jsonl").read_text().splitlines()
+    metric = {"clustering_type": "sorted", "index_path": "d/quality"}
+    learning = {"enabled": True, "order": {"kind": "saw", "num_folds": 3}, "random_rank": True}
+    learning["curriculum_metrics"] = {"rarity": metric | {"num_bands": 2}, "quality": metric}
+    mix = {"weights": [[3, 1], [1, 1]], "at_tokens": [0, 1e9], "between": "linear"}
+    record = json.loads(start)
+    record["data_efficiency"] = {"data_sampling": {"curriculum_learning": learning, "mix": mix}}
+    (folder / "log.jsonl").write_text("\n".join([json.dumps(record), *lines]) + "\n")
+    body = card_of(folder)
+    assert (
+        "samples sorted by `rarity`, inside by `quality`, played saw, 3 folds over a random order"
+        in body
+    )
+    assert (
+        "sources weighted [0.75, 0.25] from 0 tokens on, [0.5, 0.5] from 1e+09 tokens on, linear between"
+        in body
+    )

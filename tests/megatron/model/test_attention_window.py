@@ -10,6 +10,7 @@ from megatron.model.attention_window import make_window
 from megatron.model.transformer import TransformerLayer
 from tests.data_efficiency.routing.reference_loop import drop_in_a_loop
 from tests.data_efficiency.small_models import LENGTH, dropping
+from tests.megatron.model import test_routes
 from tests.megatron.model.test_token_dropping import batch, gradients, make_model
 from tests.megatron.small_models import MODERN
 
@@ -85,6 +86,22 @@ def test_dropped_tokens_leave_blocks_where_they_were(size, recompute, architectu
     found = loss_and_gradients(model, tokens, labels, attention_window=size)
     drop_in_a_loop(slow.layers, model.random_ltd_scheduler.positions.clone())
     mask = mask_of("attention_window", size, LENGTH)
+    assert_same(found, loss_and_gradients(slow, tokens, labels, attention_mask=mask))
+
+
+@pytest.mark.parametrize("kind", test_routes.ROUTES)
+@pytest.mark.parametrize("name", ["learned", "rotary"])
+def test_windows_go_with_every_route(kind, name):
+    """Spans, and rows that skip layers, against a slow loop with a mask."""
+    length, size = test_routes.LENGTH, 5
+    generator = torch.Generator().manual_seed(1)
+    tokens, labels = torch.randint(5, 50, (2, test_routes.NUM_ROWS, length), generator=generator)
+    model, slow = (test_routes.make_model(name) for _ in "ab")
+    test_routes.convert(model, kind)
+    model.random_ltd_scheduler.set_position(2, 4)
+    found = loss_and_gradients(model, tokens, labels, attention_window=size)
+    test_routes.by_hand(slow, model.random_ltd_scheduler.draw)
+    mask = mask_of("attention_window", size, length)
     assert_same(found, loss_and_gradients(slow, tokens, labels, attention_mask=mask))
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data_efficiency import LayerDropout, RandomLTD, convert_to_random_ltd
+from data_efficiency import LayerDropout, RandomLTD, bag_loss_sum, convert_to_random_ltd
 from data_efficiency.config import DataEfficiencyConfig
 from megatron.config import ModelConfig
 from megatron.model.bert_model import BertModel
@@ -151,3 +151,61 @@ def test_masked_tokens_are_kept():
     for row in model.random_ltd_scheduler.positions[0]:
         # Labels stand where the place is no multiple of 3: 8 of 12.
         assert {0, *(place for place in range(LENGTH) if place % 3)} <= set(row.tolist())
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 0.3, 0.2])], ids=["uniform", "power"])
+@pytest.mark.parametrize("name", ["learned", "rotary"])
+def test_bags_of_tokens_and_labels_are_those_of_a_slow_loop(name, weights):
+    model, slow = make_model(name), make_model(name)
+    generator = torch.Generator().manual_seed(1)
+    tokens, labels = torch.randint(5, 50, (2, NUM_ROWS, LENGTH, 3), generator=generator)
+    labels[0, -1, 1:] = labels[1, -1] = -100
+    loss = model(tokens, labels=labels, label_weights=weights)
+    loss.backward()
+    table = slow.language_model.word_embeddings
+    means = torch.stack([table(tokens[..., place]) for place in range(3)]).sum(0) / 3
+    hook = table.register_forward_hook(lambda *call: means)
+    logits = slow(tokens[..., 0])
+    hook.remove()
+    expected = bag_loss_sum(logits, labels, weights)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+    expected.backward()
+    wanted = dict(slow.named_parameters())
+    for weight, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[weight].grad, rtol=1e-5, atol=1e-7)
+
+
+def test_bags_of_one_are_plain_tokens():
+    model = make_model("learned")
+    generator = torch.Generator().manual_seed(1)
+    tokens, labels = torch.randint(5, 50, (2, NUM_ROWS, LENGTH), generator=generator)
+    plain = model(tokens, labels=labels)
+    torch.testing.assert_close(model(tokens[..., None], labels=labels[..., None]), plain)
+    torch.testing.assert_close(model(tokens, labels=labels[..., None].expand(-1, -1, 2)), plain)
+    with pytest.raises(ValueError, match="labels have shape"):
+        model(tokens[..., None], labels=labels[:, :-1])
+    with pytest.raises(ValueError, match="must be \\[batch, sequence\\]"):
+        model(tokens[0])
+
+
+@pytest.mark.parametrize("window", ["attention_window", "sliding_window"])
+def test_windows_go_by_original_positions_in_a_span_and_in_the_rows_that_are_left(window):
+    """Against a run in which each kept token's window was made into a mask by hand."""
+    kind = "rows" if window == "sliding_window" else "both"
+    model, slow = convert(make_model("rotary"), kind), make_model("rotary")
+    generator = torch.Generator().manual_seed(1)
+    tokens, labels = torch.randint(5, 50, (2, NUM_ROWS, LENGTH), generator=generator)
+    model.random_ltd_scheduler.set_position(2, 4)
+    loss = model(tokens, labels=labels, **{window: 4})
+    loss.backward()
+    by_hand(slow, model.random_ltd_scheduler.draw)
+    places = torch.arange(LENGTH)
+    same = places[:, None] // 4 == places // 4 if window == "attention_window" else None
+    near = places[:, None] - places < 4
+    mask = (near if same is None else same) & (places <= places[:, None])
+    expected = slow(tokens, labels=labels, attention_mask=mask[None, None])
+    torch.testing.assert_close(loss, expected, rtol=1e-8, atol=1e-8)
+    expected.backward()
+    wanted = dict(slow.named_parameters())
+    for weight, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[weight].grad, rtol=1e-6, atol=1e-8)

@@ -21,6 +21,13 @@ CASES = {
     "gpt": _cases("300b", "200b", "150b", "reshape"),
     "bert": _cases("1049b", "703b", "524b", "reorder"),
 }
+LATER = (
+    "gpt_cl_buckets_1400b",
+    "gpt_cl_quality_cdma_30b",
+    "gpt_cl_quality_cma_30b",
+    "gpt_cl_window_107b",
+)
+"""Recipes of what was published since."""
 BASE = """\
 architecture = "gpt"
 [model]

@@ -2,7 +2,7 @@ import pytest
 
 from data_efficiency import ConfigError
 from megatron.recipes import SHIPPED
-from tests.megatron.recipes.recipe_files import CASES, NUM_CASES, read
+from tests.megatron.recipes.recipe_files import CASES, LATER, NUM_CASES, read
 
 
 @pytest.mark.parametrize("family", CASES)
@@ -10,8 +10,8 @@ def test_every_row_of_the_published_tables_is_a_recipe(family):
     names = {
         f"{family}_{case}_{tokens}" for case, budgets in CASES[family].items() for tokens in budgets
     }
-    assert {name for name in SHIPPED.recipes if name.startswith(family)} == names
-    assert len(SHIPPED.recipes) == sum(NUM_CASES.values())
+    assert {name for name in SHIPPED.recipes if name.startswith(family)} - {*LATER} == names
+    assert len(SHIPPED.recipes) == sum(NUM_CASES.values()) + len(LATER)
     assert len(names) == NUM_CASES[family]
 
 

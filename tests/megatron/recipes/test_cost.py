@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from megatron.engine_json import merged
 from megatron.recipes import SHIPPED, cost_line, planned_cost
 from megatron.recipes.catalogue import leading_comment, remark
 from megatron.recipes.cost import v100_hours
@@ -48,3 +49,16 @@ def test_a_budget_is_of_the_tokens_that_are_counted(counter):
     }[counter]
     one_step = config.training.batch_size * config.data.seq_length
     assert 10**10 <= filled < 10**10 + one_step
+
+
+def test_a_budget_of_samples_ends_sooner_where_rows_are_made_of_several():
+    config = read("gpt_baseline_300b")
+    batch = config.training.batch_size
+    training = replace(config.training, train_tokens=None, train_samples=100 * batch)
+    plain = replace(config, training=training)
+    bags = {
+        "data_routing": {"token_superposition": {"enabled": True, "bag_size": 4, "num_steps": 9}}
+    }
+    superposed = replace(plain, data_efficiency=merged(config.data_efficiency, bags))
+    assert (planned_cost(plain).steps, planned_cost(superposed).steps) == (100, 73)
+    assert planned_cost(superposed).corpus_tokens == planned_cost(plain).corpus_tokens

@@ -1,3 +1,6 @@
+import pytest
+
+from data_efficiency import ConfigError
 from megatron.recipes import analysis_commands
 from tests.megatron.recipes.recipe_files import read
 
@@ -22,3 +25,14 @@ def test_samples_of_bert_are_those_of_the_training():
     assert (
         "--data-type bert --sample-seed 5 --metric seqlen_vocab_rarity --save difficulty" in words
     )
+
+
+def test_scores_of_others_are_not_computed_here(tmp_path):
+    flags = ("--data-path", "corpus", "--difficulty", str(tmp_path))
+    with pytest.raises(
+        ConfigError, match="quality is no metric that is computed here .*import --format scores"
+    ):
+        analysis_commands(read("gpt_cl_quality_cma_30b", *flags))
+    (tmp_path / "quality").mkdir()
+    (tmp_path / "quality" / "manifest.json").touch()
+    assert analysis_commands(read("gpt_cl_quality_cma_30b", *flags)) == []

@@ -30,7 +30,12 @@ def test_the_shape_is_kept(name):
         effective_tokens=small.training.train_tokens,
     )
     assert totals.steps < 40
-    for metric in (*settings.selections, *settings.length_plans):
+    if settings.order is not None:
+        # A pass through it is as long as the run, whose whole samples fill the budget.
+        assert settings.order.pass_samples == small.num_whole_steps * small.training.batch_size
+        assert before.order.pass_samples == whole.num_whole_steps * whole.training.batch_size
+    paced = [one for one in settings.selections if not one.sorts]
+    for metric in (*paced, *settings.length_plans):
         shares = [
             each.schedules[metric.name].total_curriculum_step / config.num_whole_steps
             for each, config in ((settings, small), (before, whole))

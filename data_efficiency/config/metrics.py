@@ -1,0 +1,79 @@
+"""What a metric of the JSON file is parsed to: a selection of samples, or a plan of the rows' length."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from data_efficiency.schedule.protocol import Schedule
+
+DifficultyType = Literal["value", "percentile"]
+LengthAction = Literal[
+    "truncate", "reshape", "attention_window", "sliding_window", "trim_padding", "user"
+]
+WINDOWS: Sequence[LengthAction] = ("attention_window", "sliding_window")
+"""What leaves the rows as they are, and is an argument of the model's forward."""
+ACTIONS_BY_NAME: Mapping[str, LengthAction] = {
+    "seqlen_truncate": "truncate",
+    "seqlen_reshape": "reshape",
+    "attention_window": "attention_window",
+    "sliding_window": "sliding_window",
+}
+"""Name of a metric -> what it does where nothing else is said; these follow their schedule."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PacedMetric:
+    """What selections and length plans have in common: a name and a difficulty that is paced."""
+
+    name: str
+    difficulty_type: DifficultyType
+    min_difficulty: int
+    max_difficulty: int
+    schedule: Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(PacedMetric):
+    """A metric that decides which samples may be drawn."""
+
+    index_path: str
+    """Folder of the difficulty index, or DeepSpeed's `index_to_sample` without ending."""
+    values_path: str | None = None
+    """DeepSpeed's `index_to_metric` without ending; not read beside an index of ours."""
+    trust_order: bool = False
+    shuffle_index: str | None = None
+    window_size: int | None = None
+    """Samples that lie this far or farther below the highest difficulty so far are retired; None: none is."""
+    sorts: bool = False
+    """Whether it admits all samples, and sorts them for the configuration's `order`."""
+    num_bands: int | None = None
+    """Of a metric that sorts: bands of equally many samples that it tells apart; None: it sorts exactly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthPlan(PacedMetric):
+    """A metric that says what happens to the rows of a batch."""
+
+    action: LengthAction
+    length_multiple: int = 1
+    """Lengths are rounded up to a multiple of this."""
+
+    @property
+    def follows_schedule(self) -> bool:
+        """Whether the difficulty is a length; otherwise the content of the batches decides."""
+        return self.action in ACTIONS_BY_NAME.values()
+
+    def length_at(self, difficulty: int) -> int | None:
+        """Positions of a row, or of its window, that a difficulty means; None where it does not decide.
+
+        Raises:
+            ValueError: for a length below 1.
+        """
+        if not self.follows_schedule:
+            return None
+        if difficulty < 1:
+            raise ValueError(
+                f"the schedule of metric {self.name!r} gives a sequence length of {difficulty}: "
+                "must be at least 1"
+            )
+        return -(-difficulty // self.length_multiple) * self.length_multiple
