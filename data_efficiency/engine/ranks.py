@@ -10,6 +10,7 @@ import gc
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,6 +170,7 @@ def start_ranks(*, always_join: bool = False, timeout_minutes: float = TIMEOUT_M
     if ranks.world > 1:
         torch.distributed.init_process_group(
             backend,
+            store=_store_of_restart(),
             timeout=datetime.timedelta(minutes=timeout_minutes),
             rank=ranks.rank,
             world_size=ranks.world,
@@ -181,6 +183,19 @@ def start_ranks(*, always_join: bool = False, timeout_minutes: float = TIMEOUT_M
             world_size=1,
         )
     return ranks
+
+
+def _store_of_restart() -> Any:
+    """Where processes that torchrun started again find each other; None: where they do so in any case.
+
+    torchrun keeps one store for all attempts, in which the second would find the addresses of the first.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = torch.distributed.TCPStore(host, port, is_master=False)  # type: ignore[attr-defined]
+    return torch.distributed.PrefixStore(f"attempt_{attempt}", store)  # type: ignore[attr-defined]
 
 
 def leave_ranks() -> None:

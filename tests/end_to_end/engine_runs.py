@@ -27,12 +27,12 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(flags, num_processes=1, script="pretrain_gpt.py", **environment):
-    """A running training; more than one process is started by torchrun."""
+def start(flags, num_processes=1, script="pretrain_gpt.py", *, restarts=0, **environment):
+    """A running training; more than one process is started by torchrun, again if one fails."""
     command = [sys.executable]
     if num_processes > 1:
         command += ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
-        command += [f"--master_port={free_port()}"]
+        command += [f"--master_port={free_port()}", f"--max-restarts={restarts}"]
     settings = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [*command, script, *flags],
@@ -118,12 +118,12 @@ def assert_equal_runs(folder, expected, from_step=1):
             )
 
 
-def start_recorded(flags, folder, num_processes, attempt, **environment):
+def start_recorded(flags, folder, num_processes, attempt, *, restarts=0, **environment):
     """A running training that writes to `folder`/records."""
     records = folder / "records"
     records.mkdir(parents=True, exist_ok=True)
     own = {"RECORDS": str(records), "ATTEMPT": str(attempt)}
-    return start(flags, num_processes, RECORDING_SCRIPT, **own, **environment)
+    return start(flags, num_processes, RECORDING_SCRIPT, restarts=restarts, **own, **environment)
 
 
 def consumed(folder):

@@ -22,12 +22,11 @@ SCRIPTS = {"pretrain_gpt.py": pretrain_gpt.main, "pretrain_bert.py": pretrain_be
 
 def keeping_gradients(folder):
     """A hook of optimizers that writes the gradients of the first step."""
-    path = Path(folder) / "gradients.safetensors"
+    gradients = {}
 
     def hook(optimizer, *_):
-        if path.exists():
+        if gradients:
             return
-        gradients = {}
         for group in optimizer.param_groups:
             for weight in group["params"]:
                 gradient = weight.grad
@@ -37,7 +36,7 @@ def keeping_gradients(folder):
             torch.distributed.barrier()
             if torch.distributed.get_rank():
                 return
-        save_file(gradients, path)
+        save_file(gradients, Path(folder) / "gradients.safetensors")
 
     return hook
 

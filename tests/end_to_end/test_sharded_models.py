@@ -24,9 +24,17 @@ MODERN = {
     "untie_embeddings_and_output_weights": True,
 }
 MODELS = {"learned": {}, "modern": MODERN, "bert": {}}
-PRECISIONS = {"fp32": {}, "bf16": {"bf16": True}, "recomputed": {"recompute_activations": True}}
+PRECISIONS = {
+    "fp32": {},
+    "bf16": {"bf16": True},
+    "bf16_weights": {"bf16": True, "bf16_weights": True},
+    "recomputed": {"recompute_activations": True},
+    "muon": {"optimizer": "muon"},
+}
+# Muon's iteration is in bfloat16, too.
+TOLERANCE = {"bf16": 1e-3, "bf16_weights": 1e-3, "muon": 2e-4}
 QUICK = [("modern", "fp32"), ("bert", "fp32")]
-RUNS = [*QUICK, ("learned", "fp32"), ("modern", "bf16"), ("modern", "recomputed")]
+RUNS = [*QUICK, ("learned", "fp32"), *(("modern", one) for one in PRECISIONS if one != "fp32")]
 COUNTERS = ("corpus_tokens", "loss_tokens", "layer_tokens", "flops", "consumed_samples")
 
 
@@ -91,8 +99,8 @@ def gap_of_gradients(folder, expected, run):
 def test_it_trains_as_one_process(trained, size, stage, model, precision):
     run = f"{model}_{precision}"
     found, expected = (trained(*way, (model, precision)) for way in ((size, stage), (1, 0)))
-    assert gap_of_losses(found, expected, run) <= (1e-3 if precision == "bf16" else 2e-6)
-    assert gap_of_gradients(found, expected, run) <= (1e-3 if precision == "bf16" else 1e-6)
+    assert gap_of_losses(found, expected, run) <= TOLERANCE.get(precision, 2e-6)
+    assert gap_of_gradients(found, expected, run) <= (1e-3 if "bf16" in precision else 1e-6)
     left, right = (
         [line for line in log_lines(each / run) if line["kind"] == "train"]
         for each in (found, expected)
