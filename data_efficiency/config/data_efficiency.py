@@ -82,6 +82,7 @@ class DataEfficiencyConfig:
             ConfigError: with all that is wrong.
 
         Example:
+            >>> from data_efficiency import Curriculum
             >>> config = DataEfficiencyConfig.of(Curriculum("seqlen", start=64, steps=9), seed=1)
             >>> config.with_length(1024).schedules["seqlen_truncate"].describe()
             'from 64 to 1024 in 9 steps'

@@ -56,6 +56,13 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "scores").mkdir()
     lines = [json.dumps({"metadata": {"score": number}}) for number in range(NUM_DOCUMENTS)]
     (tmp_path / "scores" / "quality.jsonl").write_text("\n".join(lines))
+    for model, loss in (("weak", 5), ("strong", 3)):
+        DifficultyIndex.write(
+            tmp_path / "difficulty" / model / "reference_loss",
+            np.full(9, loss),
+            metric="reference_loss",
+            dataset_identity={"rows": "the same"},
+        )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

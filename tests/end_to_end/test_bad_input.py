@@ -70,7 +70,7 @@ def test_flag_against_json(workspace, composed_config, tmp_path, failure):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"zero_optimization": {"stage": 1}}, "zero_optimization is .* --deepspeed"),
+        ({"zero_optimization": {"stage": 1}}, "zero_optimization.stage is 1: .* --deepspeed"),
         ({"scheduler": {"type": "WarmupLR"}}, "section 'scheduler': .* set by flags here"),
         ({"optimizer": {"type": "Adam"}}, "section 'optimizer': .* set by flags here"),
         ({"pipeline": {"stages": 2}}, "pipeline is .* only data parallelism"),
@@ -246,7 +246,7 @@ def test_checkpoint_of_a_newer_format(workspace, finished, tmp_path, failure):
     shutil.copytree(finished, run)
     manifest = json.loads((run / "global_step2" / "manifest.json").read_text())
     del manifest["sha256"]
-    result_folder.write_manifest(run / "global_step2", manifest | {"version": 2})
+    result_folder.write_manifest(run / "global_step2", manifest | {"version": 3})
     line = failure(training_flags(workspace, load=run))
     assert "of version 2, this program reads version 1: update it" in line
 

@@ -62,7 +62,7 @@ def test_training(names):
         assert large in script
         script = script.replace(large, less)
     exec(script, names)
-    settings = names["engine"].random_ltd_scheduler.settings
+    settings = names["engine"].random_ltd_scheduler.settings.random_ltd
     assert settings.random_ltd_layer_id == tuple(range(1, NUM_LAYERS - 1))
     assert settings.schedule.max_difficulty == SEQ_LENGTH
     assert names["engine"].global_steps == 32
