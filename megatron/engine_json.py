@@ -165,11 +165,12 @@ def _auto_values(
 
 def _put_outer_switches(content: dict[str, Any]) -> None:
     """Write the three outer `enabled`, which repeat the inner ones, where they are not written."""
-    curriculum = value_at(content, f"{_SAMPLING}.curriculum_learning.enabled")
     section = content["data_efficiency"]
+    curriculum = value_at(content, f"{_SAMPLING}.curriculum_learning.enabled")
+    samples = curriculum or section["data_sampling"].get("mix") is not None
     routes = [value_at(route, "enabled") is True for route in section["data_routing"].values()]
-    section.setdefault("enabled", curriculum or any(routes))
-    section["data_sampling"].setdefault("enabled", curriculum)
+    section.setdefault("enabled", samples or any(routes))
+    section["data_sampling"].setdefault("enabled", samples)
     section["data_routing"].setdefault("enabled", any(routes))
 
 

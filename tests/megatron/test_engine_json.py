@@ -50,6 +50,17 @@ def test_the_older_warm_up_section_follows_its_switch(tmp_path):
     assert list(load_config(engine_json(config)).data_efficiency.schedules) == ["seqlen_truncate"]
 
 
+def test_a_mix_alone_switches_sampling_on(tmp_path, caplog):
+    """The switch was written as off, and then warned of as if the file had said it."""
+    content = {"data_efficiency": {"data_sampling": {"mix": {"weights": [[1]], "at_samples": [0]}}}}
+    config = parse_run_config("", [*NEEDED, *write_json(tmp_path / "a.json", content)])
+    made = engine_json(config, 1)
+    assert made["data_efficiency"]["data_sampling"]["enabled"] is True
+    assert made["data_efficiency"]["enabled"] is True
+    assert load_config(made).data_efficiency.mix is not None
+    assert "only the inner switch counts" not in caplog.text
+
+
 def test_sections_are_laid_over_each_other():
     content = merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 4}, "d": {"e": 5}})
     assert content == {"a": {"b": 4, "c": 2}, "d": {"e": 5}}
