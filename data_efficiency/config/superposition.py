@@ -26,7 +26,7 @@ class SuperpositionConfig:
     """Of power_law."""
     labels_are_next: bool = True
     """Whether a label is the token behind its position. false: the token at the position itself, as Hugging Face's
-    models take it."""
+    models take it; the loader then gives the next one, in every step."""
 
     def is_on(self, step: int) -> bool:
         """Whether `step` sees bags; steps finished, from 0."""
