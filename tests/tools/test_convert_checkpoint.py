@@ -6,7 +6,8 @@ import torch
 from huggingface_hub import constants
 
 from data_efficiency.engine.whole_tensor import whole_tensors
-from megatron.checkpoint.files import read_weights, save_checkpoint
+from megatron.checkpoint.files import read_weights
+from megatron.checkpoint.saving import save_checkpoint
 from tests.megatron.conversion.test_deepspeed import write_checkpoint
 from tests.megatron.small_models import GPT2, make_gpt, make_tokenizer, save_run
 from tools.convert_checkpoint import main
