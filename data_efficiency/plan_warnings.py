@@ -37,20 +37,23 @@ def plan_warnings(plan: RunPlan, decay_end: DecayEnd | None = None) -> list[str]
 def _about_pools(plan: RunPlan) -> list[str]:
     """Batches that cannot do without repeating samples, and data that ends before the steps do."""
     found = []
-    steps, sizes = plan.pools
+    steps = np.union1d(plan.pools[0], [stretch.first_step for stretch in plan.stretches])
+    sizes = np.array([plan.pool_size(step) for step in steps.tolist()])
+    # Rows of bags are of several samples each.
+    drawn = np.array([plan.stretch_at(step).counts.consumed_samples for step in steps.tolist()])
     ends = np.append(steps[1:], plan.num_steps + 1)
-    too_small = np.flatnonzero(sizes < plan.full_batch.num_rows)
+    too_small = np.flatnonzero(sizes < drawn)
     if sizes[0] == 0:
         found.append("no sample can be drawn at step 1, so training would not start; start higher")
     elif len(too_small):
         found.append(
             f"pool too small for a batch: {(ends - steps)[too_small].sum()} of the first "
-            f"{ends[too_small[-1]] - 1} steps draw {plan.full_batch.num_rows} samples from as few as "
+            f"{ends[too_small[-1]] - 1} steps draw {drawn[too_small].max()} samples from as few as "
             f"{sizes[too_small].min()}, so samples repeat within a batch; start at a higher "
             "difficulty"
         )
     passes = plan.config.data_efficiency.num_epochs
-    wanted = plan.num_steps * plan.full_batch.num_rows
+    wanted = plan.counters(plan.num_steps).consumed_samples
     if wanted > passes * plan.num_samples:
         found.append(
             f"the data ends first: {plan.num_steps} steps take {wanted} samples, but num_epochs "

@@ -27,6 +27,7 @@ _SAMPLING, _ROUTING = "data_efficiency.data_sampling", "data_efficiency.data_rou
 METRICS = f"{_SAMPLING}.curriculum_learning.curriculum_metrics"
 PASS_SAMPLES = f"{_SAMPLING}.curriculum_learning.order.pass_samples"
 DROPPING = f"{_ROUTING}.random_ltd"
+BAGS = f"{_ROUTING}.token_superposition"
 
 
 def settings_of(content: Mapping[str, Any], place: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -97,7 +98,7 @@ def engine_json(
     length = length or settings.get("seq_length")
     autos = dict(_auto_values(content, settings.get("difficulty"), length))
     if isinstance(config, RunConfig):
-        autos[PASS_SAMPLES] = config.num_whole_steps * config.training.batch_size
+        autos[PASS_SAMPLES] = _samples_of(config, value_at(content, BAGS) or {})
     for key, value in autos.items():
         if value is not None and value_at(content, key) == "auto":
             put(content, key, value)
@@ -152,6 +153,23 @@ def _put_accumulation(content: dict[str, Any], config: AnyRunConfig, num_process
     content["gradient_accumulation_steps"] = steps
 
 
+def _samples_of(config: RunConfig, bags: Mapping[str, Any]) -> int:
+    """The samples that whole rows fill the budget with, of which a row of bags takes several."""
+    training, steps = config.training, config.num_whole_steps
+    size, num_steps = bags.get("bag_size"), bags.get("num_steps")
+    drawn = steps * training.batch_size
+    if bags.get("enabled") is not True or bags.get("bags") == "output":
+        return drawn
+    if type(size) is not int or type(num_steps) is not int:
+        return drawn
+    longer = drawn + min(steps, num_steps) * (size - 1) * training.batch_size
+    budgets = [] if training.train_samples is None else [training.train_samples]
+    if training.train_tokens is not None and training.token_counter == "corpus":
+        budgets.append(-(-training.train_tokens // config.data.seq_length))
+    # A budget of samples or corpus tokens is used up sooner, by rows of bags.
+    return min([longer, *budgets])
+
+
 def _auto_values(
     content: Mapping[str, Any], difficulty: str | None, length: int | None
 ) -> Iterator[tuple[str, Any]]:
@@ -165,11 +183,12 @@ def _auto_values(
 
 def _put_outer_switches(content: dict[str, Any]) -> None:
     """Write the three outer `enabled`, which repeat the inner ones, where they are not written."""
-    curriculum = value_at(content, f"{_SAMPLING}.curriculum_learning.enabled")
     section = content["data_efficiency"]
+    curriculum = value_at(content, f"{_SAMPLING}.curriculum_learning.enabled")
+    samples = curriculum or section["data_sampling"].get("mix") is not None
     routes = [value_at(route, "enabled") is True for route in section["data_routing"].values()]
-    section.setdefault("enabled", curriculum or any(routes))
-    section["data_sampling"].setdefault("enabled", curriculum)
+    section.setdefault("enabled", samples or any(routes))
+    section["data_sampling"].setdefault("enabled", samples)
     section["data_routing"].setdefault("enabled", any(routes))
 
 

@@ -204,6 +204,12 @@ def setup_model_and_optimizer(
             "layer_token_lr_schedule is enabled: here the learning rate follows layer tokens by "
             "--train-tokens with --token-counter effective"
         )
+    bags = engine.data_efficiency_config.token_superposition
+    if bags is not None and not bags.labels_are_next:
+        raise ValueError(
+            "token_superposition.labels_are_next is false, but labels of this trainer's samples are the next tokens: "
+            "remove it"
+        )
     if engine.data_efficiency_config.layer_routes:
         convert_to_random_ltd(engine, task.layer_class)
     return Run(

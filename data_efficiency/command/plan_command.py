@@ -189,13 +189,15 @@ def show(
         bf16_weights: as in `initialize`.
         outside: numbers of weights outside the layers; None: one matrix of the vocabulary.
     """
-    decay_end = read_decay_end(arguments.lr_decay)
+    decay_end, device = read_decay_end(arguments.lr_decay), arguments.device_memory
+    if device is not None and not 0 < device < math.inf:
+        raise ValueError(f"--device-memory is {device:g}: must be a number of bytes above 0")
     print(format_plan(plan, arguments.rows))
-    if arguments.device_memory is not None:
+    if device is not None:
         table = format_memory(
             plan,
             num_processes=arguments.data_parallel_size,
-            device_bytes=arguments.device_memory,
+            device_bytes=device,
             precision=precision_of(plan.config, bf16_weights=bf16_weights),
             outside=outside,
         )

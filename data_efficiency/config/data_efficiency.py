@@ -261,7 +261,7 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     if sampling is not None:
         faults.ask(partial(_refuse_dynamic_batching, sampling.dynamic_batching))
     mix = None
-    if sampling is not None and "mix" in sampling_section:
+    if sampling is not None and sampling_section.content.get("mix") is not None:
         mix = faults.ask(partial(read_mix, sampling.mix))
     for part in (section, sampling_section, routing_section):
         faults.ask(part.close)
@@ -274,6 +274,10 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     samples = has_curriculum or mix is not None
     _refuse_sliding_beside(routes["random_ltd"], (*metrics.length_plans, *metrics.open_plans))
     routes_on = [name for name, route in routes.items() if route is not None]
+    if routing.full_from_step is not None and not any(ROUTES[name].in_layers for name in routes_on):
+        routing_section.warn(
+            f"full_from_step is {routing.full_from_step}, but no route through layers is on: it changes nothing"
+        )
     if "token_superposition" in routes_on and (metrics.length_plans or metrics.open_plans):
         raise ConfigError(
             "token_superposition and a metric that paces the length of rows are both enabled: bags are of whole "

@@ -84,11 +84,25 @@ class RoutingConfig:
         return self.full_from_step is not None and step >= self.full_from_step
 
     def kept_length(self, step: int, sequence_length: int | None = None) -> int | None:
-        """As `RandomLTDConfig.kept_length`; None where no layer drops tokens at `step`."""
+        """As `RandomLTDConfig.kept_length`; None where no layer drops tokens at `step`.
+
+        Raises:
+            ConfigError: if tokens are dropped from rows that do not reach up to the positions always kept.
+        """
         if self.random_ltd is None or self.is_full(step):
             return None
         kept = self.random_ltd.kept_length(step, sequence_length)
-        return kept if sequence_length is None or kept < sequence_length else None
+        if sequence_length is None:
+            return kept
+        if kept >= sequence_length:
+            return None
+        always_keep = self.random_ltd.always_keep
+        if max(always_keep, default=0) >= sequence_length:
+            raise ConfigError(
+                f"always_keep is {list(always_keep)}, but the sequence has "
+                f"{sequence_length} tokens: each must be below that"
+            )
+        return kept
 
     def kept_rows(self, step: int) -> tuple[int, ...]:
         """Rows of a group that each layer processes; empty where none is skipped at `step`."""

@@ -36,9 +36,19 @@ def _refuse(owner: object, **numbers: int | None) -> None:
     ]
     if wrong:
         raise ConfigError(f"{type(owner).__name__}: {'; '.join(wrong)}")
-    start, end = numbers["start"], numbers.get("end")
+    start, end = numbers.get("start"), numbers.get("end")
     if end is not None and start is not None and start > end:
         raise ConfigError(f"{type(owner).__name__}: start is {start}: above end ({end})")
+
+
+def _refuse_no_list(owner: object, **lists: Any) -> None:
+    """Raise ConfigError for a list that is something else."""
+    for name, numbers in lists.items():
+        is_list = hasattr(numbers, "__iter__") and not isinstance(numbers, str)
+        if numbers is not None and not is_list:
+            raise ConfigError(
+                f"{type(owner).__name__}: {name} is {numbers!r}: must be a list, such as [1, 2]"
+            )
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,10 @@ class Curriculum:
             "total_curriculum_step": self.steps,
             "difficulty_step": self.step_size or (8 if self.is_length else 1),
         }
+        window = {} if self.window is None else {"window_size": self.window}
         paced = {
+            **window,
+            **bands,
             "min_difficulty": self.start or 1,
             "schedule_type": "fixed_linear" if root == 1 else "fixed_root",
             "schedule_config": pace if root == 1 else {**pace, "root_degree": root},
@@ -151,10 +164,7 @@ class Curriculum:
                 "max_difficulty": self.end or AUTO,
             }
         assert self.index is not None
-        window = {} if self.window is None else {"window_size": self.window}
         return paced | {
-            **window,
-            **bands,
             "difficulty_type": self.by or "percentile",
             "clustering_type": "schedule_based",
             "max_difficulty": self.end or 100,
@@ -194,13 +204,7 @@ class RandomLTD:
 
     def __post_init__(self) -> None:
         _refuse(self, start=self.start, steps=self.steps, end=self.end, step_size=self.step_size)
-        given: dict[str, Any] = {"layers": self.layers, "always_keep": self.always_keep}
-        for name, numbers in given.items():
-            is_list = hasattr(numbers, "__iter__") and not isinstance(numbers, str)
-            if numbers is not None and not is_list:
-                raise ConfigError(
-                    f"RandomLTD: {name} is {numbers!r}: must be a list, such as [1, 2]"
-                )
+        _refuse_no_list(self, layers=self.layers, always_keep=self.always_keep)
 
     def section(self) -> dict[str, Any]:
         """The keys of `random_ltd` in the JSON file."""
@@ -253,6 +257,7 @@ class LayerDropout:
 
     def __post_init__(self) -> None:
         _refuse(self, start=self.start, steps=self.steps, end=self.end)
+        _refuse_no_list(self, layers=self.layers)
 
     def section(self) -> dict[str, Any]:
         """The keys of `layer_dropout` in the JSON file."""
@@ -308,7 +313,7 @@ class TokenSuperposition:
     """Whether a label is the token behind its position; false: at it, as Hugging Face's models take it."""
 
     def __post_init__(self) -> None:
-        _refuse(self, start=self.bag_size, steps=self.steps)
+        _refuse(self, bag_size=self.bag_size, steps=self.steps)
 
     def section(self) -> dict[str, Any]:
         """The keys of `token_superposition` in the JSON file."""

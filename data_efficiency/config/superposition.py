@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from data_efficiency.json_section import AtLeast, Faults, Positive, Section
+from data_efficiency.json_section import AtLeast, ConfigError, Faults, Positive, Section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class SuperpositionConfig:
     """Of power_law."""
     labels_are_next: bool = True
     """Whether a label is the token behind its position. false: the token at the position itself, as Hugging Face's
-    models take it."""
+    models take it; the loader then gives the next one, in every step."""
 
     def is_on(self, step: int) -> bool:
         """Whether `step` sees bags; steps finished, from 0."""
@@ -72,4 +72,10 @@ def read_superposition(section: Section, seed: int) -> SuperpositionConfig | Non
     config = faults.ask(lambda: section.read(SuperpositionConfig))
     faults.ask(section.close)
     faults.refuse()
+    assert config is not None
+    if config.label_weights == "uniform" and config.power != SuperpositionConfig.power:
+        raise ConfigError(
+            f"{section.path}.power is {config.power:g}, but label_weights is uniform, which has none: remove it, or say "
+            "power_law"
+        )
     return config

@@ -110,6 +110,12 @@ def _zero_settings(section: Section) -> ZeroSettings:
     Raises:
         ConfigError: for stage 1, and for what only DeepSpeed has, such as offloading.
     """
+    written = [key for key, value in section.content.items() if value]
+    if written and "stage" not in section:
+        raise ConfigError(
+            f"zero_optimization.{written[0]} is {section.content[written[0]]!r}, but there is no stage: the PyTorch "
+            "engine would ignore it; give stage (2 or 3; 0 for none), or remove the section"
+        )
     stage = section.integer("stage", 0, at_least=0)
     if stage not in (0, 2, 3):
         raise ConfigError(

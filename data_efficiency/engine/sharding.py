@@ -108,8 +108,11 @@ class Sharding:
 
     def forget_step(self) -> None:
         """Be ready for a new step wherever the present one was broken off."""
-        # The root comes first among a module's modules.
-        self._units[0].reset_iter_state()
+        # The root comes first among a module's modules. Before its first forward it does not know that it is one, and
+        # there is nothing to forget.
+        root = self._units[0]
+        if root._get_fsdp_state()._is_root is not None:
+            root.reset_iter_state()
 
 
 def find_units(module: nn.Module, settings: ZeroSettings) -> list[nn.Module]:

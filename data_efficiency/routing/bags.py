@@ -16,8 +16,8 @@ def accept_bags(model_or_engine: ModelOrEngine) -> ModelOrEngine:
     """The same model or engine, which now takes bags of tokens in training, too.
 
     For models of Hugging Face: `input_ids` [rows, positions, bag] go in as the mean of each bag's embeddings.
-    Two axes are what they always were. The model's own loss knows no bags: give it no labels, and take
-    `bag_loss_sum` of its logits.
+    Two axes are what they always were. The model's own loss knows no bags, and shifts labels that the loader has made
+    the next tokens: give it none in training, and take `bag_loss_sum` of its logits.
 
     Raises:
         TypeError: for a model without `get_input_embeddings`.
@@ -38,6 +38,11 @@ def _bags_to_embeddings(
     module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     tokens = args[0] if args else kwargs.get(_TOKENS)
+    if module.training and kwargs.get("labels") is not None:
+        raise ValueError(
+            "labels are given to a model that accepts bags, whose own loss knows none and would take the labels behind "
+            "the next tokens: give no labels in training, and take bag_loss_sum of its logits"
+        )
     if not isinstance(tokens, torch.Tensor) or tokens.dim() != 3 or tokens.is_floating_point():
         return None
     others = [name for name, value in kwargs.items() if isinstance(value, torch.Tensor)]
@@ -65,13 +70,21 @@ def bag_loss_sum(
             labels not at all.
         label_weights: [bag]; None: all alike.
 
+    Raises:
+        ValueError: for logits of other rows and positions, as of a model that does not know bags.
+
     Example:
         >>> logits = torch.tensor([[[0.0, 0.0, 0.0, 0.0]]])
         >>> round(bag_loss_sum(logits, torch.tensor([[[1, 3]]])).item(), 4)
         1.3863
     """
+    if logits.dim() != 3 or logits.shape[:2] != labels.shape[:2]:
+        raise ValueError(
+            f"the logits are {list(logits.shape)} and the labels {list(labels.shape)}: must be of the same rows and "
+            "positions; a model of Hugging Face takes bags after accept_bags(model)"
+        )
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if labels.dim() == logits.dim() - 1:
+    if labels.dim() == 2:
         return functional.cross_entropy(
             logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
         )

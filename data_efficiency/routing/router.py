@@ -263,7 +263,6 @@ class Router(PublishedRouterNames):
         kept = self.settings.kept_length(step, sequence_length)
         if dropping is None or kept is None:
             return None, None
-        self._check_always_kept(dropping.always_keep, sequence_length)
         preferred = self._labelled(len(rows), sequence_length, device)
         positions = sample_kept_positions(
             seed=dropping.seed,
@@ -347,14 +346,6 @@ class Router(PublishedRouterNames):
                 f"{num_rows} x {sequence_length} positions; give the model its labels, or switch it off"
             )
         return (labels != IGNORED_LABEL).to(device)
-
-    @staticmethod
-    def _check_always_kept(always_keep: tuple[int, ...], sequence_length: int) -> None:
-        if max(always_keep, default=0) >= sequence_length:
-            raise ValueError(
-                f"always_keep is {list(always_keep)}, but the sequence has "
-                f"{sequence_length} tokens: each must be below that"
-            )
 
 
 def _mark_dynamic(tensor: torch.Tensor, axis: int) -> None:

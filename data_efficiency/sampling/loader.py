@@ -135,9 +135,7 @@ class CurriculumDataLoader(PublishedLoaderNames):
                 raise ConfigError(
                     "token_superposition is enabled, and a post-process function of your own is set: remove one"
                 )
-            finished = plan.batch.step - 1
-            is_on = superposition.is_on(finished)
-            return superposed(batch, superposition, finished) if is_on else batch
+            return superposed(batch, superposition, plan.batch.step - 1)
         if self._post_process is None:
             users = [one.name for one in config.length_plans if one.action == "user"]
             if users:

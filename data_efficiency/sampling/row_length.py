@@ -37,11 +37,13 @@ def row_length(dataset: Any) -> int:
     known = getattr(dataset, "sequence_length", None)
     if isinstance(known, int):
         return known
+    if not len(dataset):
+        raise ConfigError("the dataset is empty: it has no rows, whose length something goes up to")
     lengths = _lengths_of_column(dataset)
     if lengths is None:
         places = np.unique(np.linspace(0, len(dataset) - 1, _PROBES).astype(int)).tolist()
         items = dataset if isinstance(dataset, list) else (dataset[place] for place in places)
-        lengths = {_length_of(item) for item in items} if len(dataset) else set()
+        lengths = {_length_of(item) for item in items}
     length = max((one for one in lengths if one is not None), default=None)
     if length is None or len(lengths) > 1:
         found = "no tokens" if length is None else "different lengths"

@@ -320,7 +320,7 @@ class CurriculumSampler:
         """What a run and the one that continues it must agree on."""
         control: dict[str, Any] = {"random_rank": True} if self.config.random_rank else {}
         if self.config.order is not None:
-            control["order"] = asdict(self.config.order)
+            control["order"] = self.config.order.section()
         return SamplerIdentity(
             seed=self.seed,
             dataset=fingerprint_of(self.dataset_identity),

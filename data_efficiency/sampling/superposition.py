@@ -18,15 +18,21 @@ def superposed(batch: Any, settings: SuperpositionConfig, step: int) -> Any:
 
     Tokens and labels [rows x samples_per_row, length] become [rows, length, bag_size] each, where bags are asked for;
     else they stay [rows, length]. The label bag of a position are the tokens that follow its last token; where
-    the row ends before, -100.
+    the row ends before, -100. In plain steps only labels that stand at their own tokens change: they become the next
+    tokens, so that one loss serves all steps.
 
     Args:
         batch: a dict of tensors or arrays with one entry of tokens and `labels`.
-        step: steps finished, from 0, of those that see bags.
+        step: steps finished, from 0.
 
     Raises:
         ConfigError: for a batch with anything else that may go with positions.
     """
+    if not settings.is_on(step):
+        if settings.labels_are_next:
+            return batch
+        _token_entry(batch)
+        return {**batch, "labels": _shifted(torch.as_tensor(batch["labels"]), 1)}
     name = _token_entry(batch)
     size, num_samples = settings.bag_size, settings.samples_per_row(step)
     tokens, labels = (_joined(batch[entry], num_samples) for entry in (name, "labels"))

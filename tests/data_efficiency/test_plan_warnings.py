@@ -46,6 +46,20 @@ def test_data_that_ends_first():
     assert "20 steps take 320 samples, but num_epochs (2) x 159 samples are 318" in found
 
 
+def test_rows_of_several_samples_end_the_data_sooner():
+    content = config(num_epochs=1)
+    bags = {"enabled": True, "bag_size": 3, "num_steps": 5}
+    content["data_efficiency"]["data_routing"]["token_superposition"] = bags
+    assert warnings(content, num_samples=480) == []
+    found = the_warning(content, num_samples=479)
+    assert "20 steps take 480 samples, but num_epochs (1) x 479 samples are 479" in found
+    found = warnings(content, num_samples=47)[0]
+    assert (
+        "pool too small for a batch: 5 of the first 5 steps draw 48 samples from as few as 47"
+        in found
+    )
+
+
 def test_an_order_longer_than_training():
     found = the_warning(sorted_config())
     assert "a pass through it draws 950 samples, and 20 steps draw 320; what comes last" in found

@@ -2,7 +2,7 @@ import pytest
 
 from data_efficiency import ConfigError, load_config
 from megatron.arguments import parse_run_config
-from megatron.engine_json import engine_json, merged, put, value_at
+from megatron.engine_json import PASS_SAMPLES, engine_json, merged, put, value_at
 from tests.megatron.test_arguments import NEEDED, PUBLISHED, write_json
 
 
@@ -48,6 +48,43 @@ def test_the_older_warm_up_section_follows_its_switch(tmp_path):
     words = [*NEEDED, *write_json(tmp_path / "a.json", {"curriculum_learning": older})]
     config = parse_run_config("", [*words, "--data-efficiency-curriculum-learning"])
     assert list(load_config(engine_json(config)).data_efficiency.schedules) == ["seqlen_truncate"]
+
+
+def test_a_mix_alone_switches_sampling_on(tmp_path, caplog):
+    """The switch was written as off, and then warned of as if the file had said it."""
+    content = {"data_efficiency": {"data_sampling": {"mix": {"weights": [[1]], "at_samples": [0]}}}}
+    config = parse_run_config("", [*NEEDED, *write_json(tmp_path / "a.json", content)])
+    made = engine_json(config, 1)
+    assert made["data_efficiency"]["data_sampling"]["enabled"] is True
+    assert made["data_efficiency"]["enabled"] is True
+    assert load_config(made).data_efficiency.mix is not None
+    assert "only the inner switch counts" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "bags", "samples"),
+    [
+        (["--train-iters", "8"], {}, 64),
+        (["--train-iters", "8"], {"enabled": True, "bag_size": 3, "num_steps": 4}, 128),
+        (["--train-iters", "2"], {"enabled": True, "bag_size": 3, "num_steps": 4}, 48),
+        (
+            ["--train-iters", "8"],
+            {"enabled": True, "bag_size": 3, "num_steps": 4, "bags": "output"},
+            64,
+        ),
+        (["--train-samples", "80"], {"enabled": True, "bag_size": 3, "num_steps": 4}, 80),
+    ],
+)
+def test_a_pass_through_an_order_is_as_long_as_the_run(tmp_path, flags, bags, samples):
+    """Rows of bags are of several samples: the order was over in the middle of the run, and began again."""
+    content = {
+        "data_sampling": {"curriculum_learning": {"order": {"pass_samples": "auto"}}},
+        "data_routing": {"token_superposition": bags},
+    }
+    words = write_json(tmp_path / "a.json", {"data_efficiency": content})
+    batch = ["--micro-batch-size", "8", "--global-batch-size", "8"]
+    config = parse_run_config("", ["--data-path", "corpus", *batch, *flags, *words])
+    assert value_at(engine_json(config), PASS_SAMPLES) == samples
 
 
 def test_sections_are_laid_over_each_other():

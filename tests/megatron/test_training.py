@@ -99,6 +99,15 @@ def test_each_length_of_a_curriculum_is_compiled_once_and_before_the_first_step(
     assert "seqlen_truncate has 16 lengths and each is compiled" in capsys.readouterr().err
 
 
+def test_labels_of_our_samples_are_the_next_tokens(prefix, tmp_path):
+    bags = {"enabled": True, "bag_size": 2, "num_steps": 3, "labels_are_next": False}
+    path = tmp_path / "bags.json"
+    routing = {"data_routing": {"token_superposition": bags}}
+    path.write_text(json.dumps({"data_efficiency": routing}))
+    with pytest.raises(ValueError, match="labels_are_next is false, but labels of this trainer"):
+        make_run(settings(prefix, "--deepspeed_config", str(path)))
+
+
 def test_weight_decay_is_for_matrices_only(prefix):
     run = make_run(settings(prefix))
     optimizer = make_optimizer(run.engine.module, run.config.training)

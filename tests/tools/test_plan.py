@@ -196,3 +196,10 @@ def test_memory_of_a_recipe(capsys):
     flags += ["--data-parallel-size", "64"]
     assert plan.main([*flags, "--device-memory", "20e9"]) == 0
     assert "the first that fits 20G: FSDP2, stage 2, layers recomputed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bytes_of_it", ["-5", "nan"])
+def test_a_device_has_some_memory(refused, bytes_of_it):
+    flags = ["--config", "gpt_cl_ltd_300b", "--num-samples", "1000000", "--rows", "2"]
+    found = refused(plan.main, [*flags, "--device-memory", bytes_of_it])
+    assert f"--device-memory is {bytes_of_it}: must be a number of bytes above 0" in found

@@ -32,6 +32,12 @@ def test_a_picture_over_the_file_that_is_read(path, refused):
     assert "config.json" in refused(main, ["plan", path, *FLAGS.split(), "--picture", path])
 
 
+@pytest.mark.parametrize("bytes_of_it", ["-5", "0", "nan", "inf"])
+def test_a_device_has_some_memory(path, refused, bytes_of_it):
+    words = ["plan", path, *FLAGS.split(), "--device-memory", bytes_of_it]
+    assert "--device-memory is" in refused(main, words)
+
+
 def shape(words):
     parser = command_parser("")
     add_model_flags(parser)

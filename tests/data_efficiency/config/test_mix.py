@@ -27,6 +27,7 @@ def test_the_same_in_python():
     mix = {"weights": WEIGHTS[:1], "at_samples": [0]}
     assert DataEfficiencyConfig.of(mix=mix).mix == read(**mix)
     assert DataEfficiencyConfig.of().mix is None
+    assert DataEfficiencyConfig.of(mix=None).mix is None
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,23 @@ def test_the_outer_switch_names_the_routes(caplog):
     assert "data_routing.enabled is false but random_ltd is on" in caplog.text
 
 
+def test_a_final_phase_without_a_route_through_layers_is_told(caplog):
+    DataEfficiencyConfig.of(*PARTS, full_from_step=9)
+    assert not caplog.text
+    DataEfficiencyConfig.of(PARTS[2], full_from_step=9)
+    assert "full_from_step is 9, but no route through layers is on" in caplog.text
+
+
+def test_positions_always_kept_lie_in_every_row_that_is_cut():
+    routing = RoutingConfig(num_layers=4, random_ltd=dropping(always_keep=(0, 9)))
+    kept = routing.random_ltd.kept_length(0)
+    assert routing.shape(0, 2, kept).kept_length == kept
+    with pytest.raises(
+        ConfigError, match=rf"always_keep is \[0, 9\], but the sequence has {kept + 1} tokens"
+    ):
+        routing.shape(0, 2, kept + 1)
+
+
 def test_another_number_of_layers_is_refused():
     with pytest.raises(ConfigError, match="total_layer_num is 4, but the model has 5 layers"):
         DataEfficiencyConfig(random_ltd=dropping()).routing(5)

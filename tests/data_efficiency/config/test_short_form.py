@@ -1,7 +1,14 @@
 import pytest
 
 from data_efficiency import ConfigError, DifficultyIndex
-from data_efficiency.config import Curriculum, DataEfficiencyConfig, RandomLTD, load_config
+from data_efficiency.config import (
+    Curriculum,
+    DataEfficiencyConfig,
+    LayerDropout,
+    RandomLTD,
+    TokenSuperposition,
+    load_config,
+)
 from tests.json_sections import length_metric, metric, random_ltd
 
 
@@ -68,6 +75,16 @@ def test_a_path_of_an_index(tmp_path):
             lambda: DataEfficiencyConfig.of(RandomLTD(1, 1), RandomLTD(2, 2)),
             r"RandomLTD\(start=2.* is there twice",
         ),
+        (
+            lambda: DataEfficiencyConfig.of(Curriculum("seqlen", start=8, steps=3, window=2)),
+            "window_size is 2, but belongs to a metric whose clustering_type is schedule_based",
+        ),
+        (
+            lambda: DataEfficiencyConfig.of(Curriculum("seqlen", start=8, steps=3, bands=2)),
+            "num_bands is 2, but belongs to a metric whose clustering_type is sorted",
+        ),
+        (lambda: TokenSuperposition(0, "x"), "bag_size is 0: must be .*; steps is 'x': must be"),
+        (lambda: LayerDropout(start=50, steps=3, layers=2), "layers is 2: must be a list, such"),
         (lambda: DataEfficiencyConfig.of("seqlen"), "'seqlen' is no part"),
         (
             lambda: DataEfficiencyConfig.of(num_worker=1),

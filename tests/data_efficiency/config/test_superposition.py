@@ -36,6 +36,7 @@ def test_weights_fall_by_a_power_and_are_one_together():
         ({"num_steps": 0}, "num_steps is 0: must be at least 1"),
         ({"bags": "inputs"}, "did you mean 'input'"),
         ({"size": 3}, "size is not a known key"),
+        ({"power": 2.0}, "power is 2, but label_weights is uniform"),
     ],
 )
 def test_bad_values_are_refused(changes, message):

@@ -255,6 +255,20 @@ def bytes_held(way):
     }
 
 
+def broken_off(way):
+    """What is wrong with a first step is said, and the next one is taken as if it had not been."""
+    engine = make(way, "plain")
+
+    def wrong(batch):
+        raise KeyError("of the user's")
+
+    try:
+        engine.train_step(batches(engine, 0), wrong, lambda rows: rows[:, 1:].numel())
+    except Exception as error:  # noqa: BLE001 - which one it is, is what is asked
+        said = str(error)
+    return {"said": said, "loss": take_step(engine, 0).loss}
+
+
 def looked_at(way):
     """What others see of a model whose classes the sharding derived."""
     engine = initialize(model=Llama(), config=settings(way))[0]
@@ -286,7 +300,7 @@ def main():
         found["given_optimizer"] = given_optimizer(way, made_by_function=False)
         found["listed_before"] = given_optimizer(way, made_by_function=True)
         found["moved"], found["looked_at"] = moved(way), looked_at(way)
-        found["bytes"] = bytes_held(way)
+        found["bytes"], found["broken_off"] = bytes_held(way), broken_off(way)
         rank = os.environ.get("RANK", "0")
         (folder / f"{way}.{rank}.json").write_text(json.dumps(found))
     if torch.distributed.is_initialized():

@@ -23,6 +23,10 @@ from data_efficiency.json_section import ConfigError
             {"zero_optimization": {"stage": 2, "leaf_module": {"names": [1]}}},
             "leaf_module.names is .*: must be a list of texts",
         ),
+        (
+            {"zero_optimization": {"stge": 3}},
+            "zero_optimization.stge is 3, but there is no stage: .* would ignore it",
+        ),
         ({"scheduler": {"type": "WarmupLR"}}, "scheduler is"),
         ({"activation_checkpointing": {"profile": True}}, "activation_checkpointing is"),
         ({"bf16": {"enabled": True, "grads": 1}}, "bf16.grads is not a known key"),

@@ -165,6 +165,14 @@ def test_each_process_holds_its_part_alone(several, size, way):
         )
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_first_step_that_breaks_off_says_why(alone, several, size, way):
+    for found in several(size, way):
+        assert found["broken_off"]["said"] == repr("of the user's")
+        assert found["broken_off"]["loss"] == pytest.approx(alone["broken_off"]["loss"], rel=1e-6)
+
+
 def test_every_case_is_looked_at(alone):
     assert {*EXACT, "bf16", "bf16_weights", "fp16"} == set(CASES)
 

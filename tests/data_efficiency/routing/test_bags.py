@@ -111,6 +111,23 @@ def test_plain_tokens_pass_and_labels_beside_bags_are_refused():
         model(bags, torch.ones_like(tokens))
 
 
+def test_labels_beside_plain_tokens_are_refused_in_training():
+    """The loader's labels are the next tokens, and the model's own loss would take those behind them."""
+    model = accept_bags(make_model("llama"))
+    tokens = torch.full((ROWS, LENGTH), 3)
+    with pytest.raises(ValueError, match="labels are given .* take bag_loss_sum of its logits"):
+        model(input_ids=tokens, labels=tokens)
+    assert model.eval()(input_ids=tokens, labels=tokens)[0].shape[:2] == tokens.shape
+
+
+def test_logits_of_tokens_taken_for_rows_are_refused():
+    """GPT-2 takes three axes for more rows, and its loss fell as if all were well."""
+    labels = torch.zeros(2, 4, 3, dtype=torch.int64)
+    for wrong in (labels, labels[..., 0]):
+        with pytest.raises(ValueError, match=r"logits are \[2, 4, 3, 7\] .* accept_bags"):
+            bag_loss_sum(torch.zeros(2, 4, 3, 7), wrong)
+
+
 def test_a_model_without_embeddings_is_refused():
     with pytest.raises(TypeError, match="a Linear has no get_input_embeddings"):
         accept_bags(nn.Linear(1, 1))

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -213,7 +214,7 @@ class TestAMix:
         drawn = np.zeros(3, int)
         for step in range(150):
             if step % 37 == 36:
-                state, ranks = sampler.state_dict(), 1 + step % 2
+                state, ranks = json.loads(json.dumps(sampler.state_dict())), 1 + step % 2
                 sampler = make_sampler(
                     self.parts, config, micro_batch_size=20 // ranks, data_parallel_size=ranks
                 )

@@ -34,12 +34,16 @@ def test_a_length_that_all_rows_have(dataset, length):
         ([{"pixel_values": [1]}], "no tokens"),
         ([7], "no tokens"),
         ([torch.zeros(2, 2)], "no tokens"),
-        ([], "no tokens"),
     ],
 )
 def test_rows_of_no_one_length(dataset, found):
     with pytest.raises(ConfigError, match=f"the rows of the list have {found}: say up to which"):
         row_length(dataset)
+
+
+def test_an_empty_dataset_is_called_one():
+    with pytest.raises(ConfigError, match="the dataset is empty: it has no rows"):
+        row_length([])
 
 
 @pytest.mark.parametrize("place", [0, 1, 777, 998])

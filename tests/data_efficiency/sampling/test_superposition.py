@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,14 @@ def test_labels_at_their_own_place_are_moved_first():
 def test_weights_travel_with_the_labels():
     found = superposed(batch(), settings(label_weights="power_law"), 0)
     torch.testing.assert_close(found[LABEL_WEIGHTS], torch.tensor([6 / 11, 3 / 11, 2 / 11]))
+
+
+def test_labels_at_their_position_become_the_next_tokens_in_plain_steps_too():
+    given = {"input_ids": torch.tensor([[1, 2, 3]]), "labels": torch.tensor([[1, 2, 3]])}
+    plain = superposed(given, settings(labels_are_next=False), 10**6)
+    assert plain["labels"].tolist() == [[2, 3, -100]]
+    assert plain["input_ids"] is given["input_ids"]
+    assert superposed(given, settings(), 10**6) is given
 
 
 @pytest.mark.parametrize(
@@ -149,7 +159,7 @@ def test_a_loader_goes_on_where_it_was():
         steps = first.steps()
         for _ in range(done):
             next(steps)
-        second.load_state_dict(first.state_dict())
+        second.load_state_dict(json.loads(json.dumps(first.state_dict())))
         rest = [batches[0]["tokens"] for batches in second.steps()]
         assert all(map(torch.equal, rest, expected[done:]))
         assert len(rest) == len(expected) - done
