@@ -248,7 +248,7 @@ def test_checkpoint_of_a_newer_format(workspace, finished, tmp_path, failure):
     del manifest["sha256"]
     result_folder.write_manifest(run / "global_step2", manifest | {"version": 3})
     line = failure(training_flags(workspace, load=run))
-    assert "of version 2, this program reads version 1: update it" in line
+    assert "of version 3, this program reads version 2: update it" in line
 
 
 def test_a_model_without_a_run(workspace, finished, tmp_path, failure):
