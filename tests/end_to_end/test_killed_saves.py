@@ -36,7 +36,8 @@ def check(run, least):
     return found.step
 
 
-@pytest.mark.parametrize("num_kills", [2, pytest.param(30, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("num_kills", [30])
 def test_killed_at_any_moment_of_a_save_they_leave_one_that_loads(tmp_path, num_kills):
     """All at one moment, or one process alone, whose death ends the other."""
     generator = random.Random(num_kills)

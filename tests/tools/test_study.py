@@ -167,7 +167,11 @@ def test_a_failed_run_is_named_and_listed_and_the_others_go_on(study, capsys):
     assert verdicts(path) == {"better": "better"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["term", "kill"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, marks=pytest.mark.full), signal.SIGKILL],
+    ids=["term", "kill"],
+)
 def test_it_goes_on_after_any_end_to_the_same_report(number, study):
     path = study(base=BASE.replace("adam_eps = 0.001", "adam_eps = 0.02"))
     folder = path.parent / "runs"

@@ -106,6 +106,7 @@ def going_wrong(folder):
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     torch.distributed.barrier()
     found["names"] = sorted(path.name for path in folder.iterdir())
+    torch.distributed.barrier()
     (folder / "file").touch()
     torch.distributed.barrier()
     found["no_folder"] = told(lambda: save_engine(engine, folder / "file", {}, keep_last=0))

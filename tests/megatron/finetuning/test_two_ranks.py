@@ -48,7 +48,9 @@ def result(folder, name, rank=0):
     return json.loads((folder / f"{name}.{rank}.json").read_text())
 
 
-@pytest.mark.parametrize("engine", ["torch", "zero2", "fsdp3"])
+@pytest.mark.parametrize(
+    "engine", ["torch", "zero2", pytest.param("fsdp3", marks=pytest.mark.full)]
+)
 def test_two_processes_are_as_one(folder, engine):
     """With dropped tokens, and a last batch of the epoch whose fill-up makes a whole process idle."""
     run(folder, engine, engine, launch=TWO)

@@ -75,6 +75,7 @@ def start(path, *flags):
     )
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore")
 def test_a_sweep_of_gpt2_goes_on_after_a_kill_to_the_same_report(gpt, tmp_path, capsys):
     path, moments = gpt(), random.Random(3)
