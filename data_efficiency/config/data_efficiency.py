@@ -272,16 +272,13 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     found, metrics = curriculum
     has_curriculum = bool(metrics.selections or metrics.length_plans or metrics.open_plans)
     samples = has_curriculum or mix is not None
-    _refuse_sliding_beside(routes["random_ltd"], (*metrics.length_plans, *metrics.open_plans))
+    paced: tuple[LengthPlan | OpenLengthPlan, ...] = (*metrics.length_plans, *metrics.open_plans)
+    _refuse_sliding_beside(routes["random_ltd"], paced)
+    _refuse_lengths_beside(routes["token_superposition"], paced)
     routes_on = [name for name, route in routes.items() if route is not None]
     if routing.full_from_step is not None and not any(ROUTES[name].in_layers for name in routes_on):
         routing_section.warn(
             f"full_from_step is {routing.full_from_step}, but no route through layers is on: it changes nothing"
-        )
-    if "token_superposition" in routes_on and (metrics.length_plans or metrics.open_plans):
-        raise ConfigError(
-            "token_superposition and a metric that paces the length of rows are both enabled: bags are of whole "
-            "samples; switch one of them off"
         )
     is_on = samples or bool(routes_on)
     _check_switch(section, on=is_on, inner="any technique in it")
@@ -306,6 +303,16 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
         full_from_step=routing.full_from_step,
         **routes,
     )
+
+
+def _refuse_lengths_beside(
+    superposition: object, paced: Sequence[LengthPlan | OpenLengthPlan]
+) -> None:
+    if superposition is not None and paced:
+        raise ConfigError(
+            "token_superposition and a metric that paces the length of rows are both enabled: bags are of whole "
+            "samples; switch one of them off"
+        )
 
 
 def _refuse_dynamic_batching(section: Section) -> None:

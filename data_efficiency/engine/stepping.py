@@ -107,10 +107,6 @@ class Stepping:
         """Whether the JSON switches token dropping on."""
         return self.data_efficiency_config.random_ltd is not None
 
-    def routing_enabled(self) -> bool:
-        """Whether the JSON switches any route through layers on: token dropping or layer dropout."""
-        return bool(self.data_efficiency_config.layer_routes)
-
     def curriculum_learning_enabled(self) -> bool:
         """Whether the JSON switches curriculum sampling on."""
         return self.data_efficiency_config.has_curriculum

@@ -93,7 +93,7 @@ def make_engine(case):
         engine="torch",
         model_shape=SHAPE,
     )
-    if engine.routing_enabled():
+    if engine.data_efficiency_config.layer_routes:
         convert_to_random_ltd(engine, Block)
     return engine, loader
 
