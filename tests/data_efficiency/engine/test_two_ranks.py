@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SHARDED = ("torch", "fsdp2", "fsdp3", "zero0", "zero1", "zero2", "zero3")
 MICRO_BATCH_SIZES = [2, *(pytest.param(size, marks=pytest.mark.full) for size in (8, 1))]
 # Shapes of the other modes depend on how the rows are split into micro-batches.
-SPLIT_FREE = ("truncate", "none", "bags", "routes")
+SPLIT_FREE = ("truncate", "none", "bags", "causal bags", "routes")
 
 
 def run(folder, num_processes, micro, *engines):
