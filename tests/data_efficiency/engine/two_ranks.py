@@ -26,7 +26,9 @@ from data_efficiency import (
 )
 
 ROWS, LENGTH, VOCABULARY, STEPS = 16, 12, 32, 6
-MODES = ("truncate", "reshape", "trim_padding", "none", "bags", "causal bags", "routes")
+MODES = ("truncate", "reshape", "trim_padding", "none", "bags", "causal", "routes")
+WHOLE_GROUPS = ("causal", "routes")
+"""A row alone is no group of rows."""
 
 
 class Layer(nn.Module):
@@ -147,7 +149,7 @@ def settings(mode, micro, stage):
         },
     }
     sampling = content["data_efficiency"]["data_sampling"] = {"num_epochs": 1}
-    if mode == "routes":
+    if mode in WHOLE_GROUPS:
         routing = content["data_efficiency"]["data_routing"]
         routing["random_ltd"] |= {
             "random_ltd_layer_num": 3,
@@ -162,13 +164,13 @@ def settings(mode, micro, stage):
             "keep_schedule": {"min_value": 50, "schedule_type": "constant"},
         }
         routing["full_from_step"] = STEPS - 1
-    elif mode.endswith("bags"):
+    if mode in ("bags", "causal"):
         bags = {"enabled": True, "bag_size": 2, "num_steps": 2, "label_weights": "power_law"}
         routing = content["data_efficiency"]["data_routing"]
         routing["token_superposition"] = bags
-        if mode == "causal bags":
+        if mode == "causal":
             routing["random_ltd"]["model_mask_name"] = "attention_mask"
-    elif mode != "none":
+    elif mode not in ("none", "routes"):
         sampling["curriculum_learning"] = {"enabled": True, "curriculum_metrics": {"shape": plan}}
     if stage is not None:
         content |= {"zero_optimization": {"stage": stage}, "zero_allow_untested_optimizer": True}
@@ -180,11 +182,11 @@ def make_engine(mode, micro, name, **sections):
     """An engine on a fresh model that drops tokens."""
     torch.manual_seed(0)
     stage = None if name == "torch" else int(name[-1])
-    is_causal = mode == "causal bags"
+    is_causal = mode == "causal"
     engine, _, loader, _ = data_efficiency.initialize(
         model=causal_model() if is_causal else Model(),
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5),
-        training_data=PlainRows() if mode.endswith("bags") else Rows(),
+        training_data=PlainRows() if mode in ("bags", "causal") else Rows(),
         config=settings(mode, micro, stage) | sections,
         engine="deepspeed" if name.startswith("zero") else "torch",
     )
@@ -279,8 +281,7 @@ def main():
     """Every engine in every mode."""
     folder, micro = Path(sys.argv[1]), int(sys.argv[2])
     for name in sys.argv[3:]:
-        # A row alone is no group of rows.
-        for mode in MODES[: len(MODES) - (micro == 1)]:
+        for mode in MODES[: -len(WHOLE_GROUPS)] if micro == 1 else MODES:
             engine, loader = make_engine(mode, micro, name)
             steps = train(engine, loader)
             weights = [tensor.gather().flatten() for tensor in engine.whole_weights()]
