@@ -100,6 +100,8 @@ class Study:
     """Further arms that all others are set against, as the baseline: controls."""
     scaled: Sequence[str] = RUN_AMOUNTS
     """Keys that a budget scales."""
+    pilot: str = ""
+    """A study file beside this one, which has an `[each]`: of its values each arm takes the one that was best there."""
     results: str | None = None
     """Folder beside the study's file that keeps the report and the results of finished runs: these need not
     run again elsewhere."""
