@@ -67,7 +67,9 @@ def carry_out(words: list[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 after an error, 130 after Ctrl-C or SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for own in ("data_efficiency", "megatron"):
+        logging.getLogger(own).setLevel(logging.INFO)
     return run_command(carry_out, argv, when_stopped="stopped")
 
 

@@ -7,8 +7,6 @@ what an interrupted run has finished is used by the next one.
 import logging
 import re
 from collections.abc import Sequence
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +27,8 @@ from data_efficiency.analysis.user_functions import source_fingerprint
 from data_efficiency.dataset_identity import describe_dataset, fingerprint_of
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.files.lock import file_lock, refuse_other_locks
-from data_efficiency.files.result_folder import remove_leftovers
+from data_efficiency.files.remote import Place, RemotePath, location
+from data_efficiency.files.result_folder import is_result, remove_leftovers
 from data_efficiency.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -52,6 +51,7 @@ class MapReduce:
 
     Args:
         metrics: at least one, with different names.
+        save_path: a folder, or the URL of one on storage that fsspec reaches.
         num_shards: parts to compute apart. Not given: what the reader says.
         max_distinct_values: see `DifficultyIndex.write`; matters in the reduce only.
         overwrite: compute everything anew and replace results that are there.
@@ -64,7 +64,7 @@ class MapReduce:
         self,
         reader: DatasetReader,
         metrics: Sequence[Metric],
-        save_path: str | PathLike[str],
+        save_path: Place,
         *,
         num_shards: int | None = None,
         max_distinct_values: int | None = None,
@@ -73,7 +73,7 @@ class MapReduce:
         _check_metrics(metrics, reader.delivers)
         self.reader = reader
         self.metrics = {metric.name: metric for metric in metrics}
-        self.save_path = Path(save_path)
+        self.save_path = location(save_path)
         self.max_distinct_values = max_distinct_values
         self.overwrite = overwrite
         self.identity = describe_dataset(reader.dataset)
@@ -106,11 +106,14 @@ class MapReduce:
 
         Raises:
             FileExistsError: if a result is there and may not be replaced.
+            ValueError: if other processes would not see what the executor's write.
             BlockingIOError: if another process does this worker's part, or another division of the
                 work into workers is at it.
             AnalysisError: if a shard fails, with shard, metric and cause.
             KeyboardInterrupt: after Ctrl-C or SIGTERM, with a word on how to continue.
         """
+        if isinstance(self.save_path, RemotePath) and self.save_path.is_of_one_process:
+            _refuse_several_processes(executor, num_workers, self.save_path)
         num_shards = len(self.bounds) - 1
         shards = range(
             num_shards * worker_id // num_workers, num_shards * (worker_id + 1) // num_workers
@@ -124,7 +127,7 @@ class MapReduce:
                 if self.overwrite:
                     for shard in shards:
                         folder.remove(shard)
-            missing = [shard for shard in shards if self._metrics_to_do(shard)]
+            missing = self._shards_to_do(shards)
             self._map(executor, missing)
 
     def run_reduce(self, sample_order: np.ndarray | None = None) -> dict[str, Result]:
@@ -154,23 +157,24 @@ class MapReduce:
         """Refuses to replace a result, unless asked to or the same work had been started."""
         for name, folder in self.folders.items():
             target = self.save_path / name
-            if target.exists() and not self.overwrite and not folder.path.exists():
+            if is_result(target) and not self.overwrite and not folder.path.exists():
                 raise FileExistsError(
                     f"{target} already exists; remove it, ask to overwrite it, or save elsewhere"
                 )
 
-    def _metrics_to_do(self, shard: int) -> list[str]:
-        """Names of the metrics for which a shard has yet to be computed."""
-        names = []
+    def _shards_to_do(self, shards: range) -> list[int]:
+        """The shards that have yet to be computed for a metric."""
+        to_do = set()
         for name, folder in self.folders.items():
-            fault = folder.fault(shard)
-            if fault is not None:
-                names.append(name)
+            for shard, fault in zip(shards, folder.faults(shards), strict=True):
+                if fault is None:
+                    continue
+                to_do.add(shard)
                 if fault != "is missing":
                     logger.warning(
                         "%s: %s %s; computing it again", name, folder.describe(shard), fault
                     )
-        return names
+        return sorted(to_do)
 
     def _map(self, executor: Executor, shards: list[int]) -> None:
         """Runs the executor over shards, with progress and readable failures."""
@@ -209,12 +213,12 @@ class MapReduce:
     def _reduce(self, name: str, sample_order: np.ndarray | None) -> Result:
         """One metric's result from its shards, written and opened."""
         metric, folder = self.metrics[name], self.folders[name]
-        shards = (folder.read(shard) for shard in range(folder.num_shards))
+        shards = folder.read_all()
         target = self.save_path / name
         common: dict[str, Any] = {
             "metric": name,
             "dataset_identity": self.identity,
-            "overwrite": target.exists(),
+            "overwrite": is_result(target),
         }
         try:
             if metric.kind == "accumulate_value_over_samples":
@@ -235,6 +239,14 @@ class MapReduce:
             raise AnalysisError(
                 f"metric {name}: {error}; all shards are kept in {folder.path}, run the reduce again"
             ) from error
+
+
+def _refuse_several_processes(executor: Executor, num_workers: int, place: RemotePath) -> None:
+    """Raise ValueError unless all the work is done in this process."""
+    if num_workers > 1 or not isinstance(executor, InProcessExecutor):
+        raise ValueError(
+            f"{place} is seen by one process alone: work with one (--num-processes 1), or save elsewhere"
+        )
 
 
 def _check_metrics(metrics: Sequence[Metric], delivered: str) -> None:
@@ -258,10 +270,11 @@ def _check_metrics(metrics: Sequence[Metric], delivered: str) -> None:
 
 def _check_shards(name: str, folder: ShardFolder) -> None:
     """Raise AnalysisError, naming the shards of a metric that are missing or not right."""
+    shards = range(folder.num_shards)
     faults = [
         f"{folder.describe(shard)} {fault}"
-        for shard in range(folder.num_shards)
-        if (fault := folder.fault(shard)) is not None
+        for shard, fault in zip(shards, folder.faults(shards), strict=True)
+        if fault is not None
     ]
     if faults:
         rest = f" and {len(faults) - 5} more" if len(faults) > 5 else ""

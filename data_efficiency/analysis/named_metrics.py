@@ -3,8 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from os import PathLike
-from pathlib import Path
 from typing import Any, Literal
 
 from data_efficiency.analysis.accumulated_value import AccumulatedValue
@@ -24,6 +22,8 @@ from data_efficiency.analysis.reference_loss import LoadModel, MeanTokenLoss
 from data_efficiency.analysis.token_rows import token_rows
 from data_efficiency.analysis.user_functions import import_function
 from data_efficiency.difficulty_index import DifficultyIndex
+from data_efficiency.files.remote import Location, Place, location
+from data_efficiency.files.result_folder import is_result
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +62,7 @@ class MetricSettings:
     tokenizer: Any = None
 
 
-def metric_named(
-    name: str, dataset: Any, save_path: str | PathLike[str], settings: MetricSettings
-) -> Metric:
+def metric_named(name: str, dataset: Any, save_path: Place, settings: MetricSettings) -> Metric:
     """The metric of a name, or of a function of your own named `package.module:function`.
 
     Args:
@@ -87,13 +85,13 @@ def metric_named(
         raise ValueError(
             f"metric is {name!r}: one of {', '.join(METRICS)}, or package.module:function"
         )
-    return METRICS[name](dataset, Path(save_path), settings)
+    return METRICS[name](dataset, location(save_path), settings)
 
 
 def analyze(
     dataset: Any,
     name: str,
-    save_path: str | PathLike[str],
+    save_path: Place,
     settings: MetricSettings | None = None,
     *,
     num_processes: int = 1,
@@ -117,7 +115,7 @@ def analyze(
     if settings.reads == "token_spans" and not hasattr(dataset, "token_spans"):
         dataset = token_rows(
             dataset,
-            Path(save_path) / TOKENS_FOLDER,
+            location(save_path) / TOKENS_FOLDER,
             column=settings.column,
             tokenizer=settings.tokenizer,
             overwrite=overwrite,
@@ -126,8 +124,8 @@ def analyze(
         work: dict[str, Any] = {"num_processes": num_processes, "overwrite": overwrite}
         analyze(dataset, FREQUENCY, save_path, settings, **work)
     metric = metric_named(name, dataset, save_path, settings)
-    folder = Path(save_path) / metric.name
-    if overwrite or not folder.exists():
+    folder = location(save_path) / metric.name
+    if overwrite or not is_result(folder):
         job = MapReduce(
             reader_for(metric, dataset, settings),
             [metric],
@@ -139,7 +137,7 @@ def analyze(
         return job.run_reduce()[metric.name]
     logger.info("%s is there already", folder)
     if name == FREQUENCY:
-        return _frequency(Path(save_path), dataset, settings)
+        return _frequency(location(save_path), dataset, settings)
     result = open_result(metric, save_path)
     result.check_dataset(dataset)
     stored = result.manifest.get("max_distinct_values")
@@ -151,10 +149,10 @@ def analyze(
     return result
 
 
-def open_result(metric: Metric, save_path: str | PathLike[str]) -> Result:
+def open_result(metric: Metric, save_path: Place) -> Result:
     """The result of a metric that is there, memory-mapped; errors are those of its kind's `open`."""
     kind = DifficultyIndex if metric.kind == "single_value_per_sample" else AccumulatedValue
-    return kind.open(Path(save_path) / metric.name)
+    return kind.open(location(save_path) / metric.name)
 
 
 def reader_for(metric: Metric, dataset: Any, settings: MetricSettings) -> DatasetReader:
@@ -177,10 +175,10 @@ def _vocab_size(dataset: Any, settings: MetricSettings) -> int:
     return int(vocab_size)
 
 
-def _frequency(save_path: Path, dataset: Any, settings: MetricSettings) -> AccumulatedValue:
+def _frequency(save_path: Location, dataset: Any, settings: MetricSettings) -> AccumulatedValue:
     """The token frequencies of a dataset, from the folder of the results."""
     folder = save_path / FREQUENCY
-    if not folder.exists():
+    if not is_result(folder):
         raise FileNotFoundError(
             f"{folder} is missing: analyze the metric {FREQUENCY} first (map and reduce)"
         )
@@ -195,12 +193,12 @@ def _frequency(save_path: Path, dataset: Any, settings: MetricSettings) -> Accum
     return frequency
 
 
-def _vocab_rarity(dataset: Any, save_path: Path, settings: MetricSettings) -> Metric:
+def _vocab_rarity(dataset: Any, save_path: Location, settings: MetricSettings) -> Metric:
     frequency = _frequency(save_path, dataset, settings)
     return vocab_rarity(frequency.value, {"frequency_sha256": frequency.checksum})
 
 
-def _seqlen_vocab_rarity(dataset: Any, save_path: Path, settings: MetricSettings) -> Metric:
+def _seqlen_vocab_rarity(dataset: Any, save_path: Location, settings: MetricSettings) -> Metric:
     frequency = _frequency(save_path, dataset, settings)
     max_length = settings.max_length or getattr(dataset, "sequence_length", None)
     if max_length is None:
@@ -213,7 +211,7 @@ def _seqlen_vocab_rarity(dataset: Any, save_path: Path, settings: MetricSettings
     )
 
 
-def _reference_loss(_dataset: Any, _save_path: Path, settings: MetricSettings) -> Metric:
+def _reference_loss(_dataset: Any, _save_path: Location, settings: MetricSettings) -> Metric:
     if settings.load_model is None:
         raise ValueError("reference_loss needs a model (--model): a folder with a checkpoint")
     dtype = settings.model_dtype
@@ -226,7 +224,7 @@ def _reference_loss(_dataset: Any, _save_path: Path, settings: MetricSettings) -
     )
 
 
-def _readability(dataset: Any, _save_path: Path, settings: MetricSettings) -> Metric:
+def _readability(dataset: Any, _save_path: Location, settings: MetricSettings) -> Metric:
     tokenizer = getattr(dataset, "tokenizer", None)
     decode = settings.decode or getattr(tokenizer, "decode", None)
     if decode is None:
@@ -236,7 +234,7 @@ def _readability(dataset: Any, _save_path: Path, settings: MetricSettings) -> Me
     return readability(decode, _vocab_size(dataset, settings))
 
 
-METRICS: Mapping[str, Callable[[Any, Path, MetricSettings], Metric]] = {
+METRICS: Mapping[str, Callable[[Any, Location, MetricSettings], Metric]] = {
     "seqlen": lambda dataset, save_path, settings: seqlen(),
     FREQUENCY: lambda dataset, save_path, settings: total_vocab_freq(
         _vocab_size(dataset, settings)

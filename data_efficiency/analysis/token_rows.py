@@ -7,8 +7,6 @@ worker process, memory-mapped, and holds the tokenizer where texts were read.
 import hashlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +15,12 @@ from numpy.typing import NDArray
 from data_efficiency.analysis.text_tokenizer import TOKENIZER_FILE, TextTokenizer
 from data_efficiency.dataset_identity import order_of_view
 from data_efficiency.files import file_lock, write_file
+from data_efficiency.files.local_copy import local_result
+from data_efficiency.files.remote import Location, Place, location
 from data_efficiency.files.result_folder import (
     MANIFEST_FILE,
     file_entry,
+    is_result,
     new_folder,
     read_manifest,
     remove_leftovers,
@@ -40,7 +41,7 @@ _OWN_NAMES = {"IterableDataset": "Dataset"}
 
 
 class TokenRows:
-    """The rows of a folder that `token_rows` has written.
+    """The rows of a folder that `token_rows` has written; those of a URL in a copy on this machine.
 
     Attributes:
         tokens: all tokens, 1-D, memory-mapped read-only.
@@ -55,8 +56,9 @@ class TokenRows:
         FileNotFoundError, ValueError: if the folder is something else, incomplete or damaged.
     """
 
-    def __init__(self, folder: str | PathLike[str]) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Place) -> None:
+        self._source = location(folder)
+        self.folder = local_result(self._source)
         self.manifest = read_manifest(self.folder, FORMAT, VERSION)
         self.tokens = np.memmap(self.folder / "tokens.bin", _TOKEN_DTYPE, mode="r")
         self.offsets = np.load(self.folder / "offsets.npy", mmap_mode="r", allow_pickle=False)
@@ -71,8 +73,8 @@ class TokenRows:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __reduce__(self) -> tuple[type["TokenRows"], tuple[Path]]:
-        return type(self), (self.folder,)
+    def __reduce__(self) -> tuple[type["TokenRows"], tuple[Location]]:
+        return type(self), (self._source,)
 
     def token_spans(
         self, first: int, last: int
@@ -88,7 +90,7 @@ class TokenRows:
 
 def token_rows(
     dataset: Any,
-    folder: str | PathLike[str],
+    folder: Place,
     *,
     column: str | None = None,
     tokenizer: Any = None,
@@ -113,7 +115,7 @@ def token_rows(
         ValueError: if a stream shuffles, no column is known, or one does not hold what it should, naming the row.
     """
     _refuse_shuffling(dataset)
-    target = Path(folder)
+    target = location(folder)
     reads_text = None if tokenizer is None else TextTokenizer(tokenizer)
     if made_from is None and (fingerprint := getattr(dataset, "_fingerprint", None)) is not None:
         made_from = {"fingerprint": fingerprint}
@@ -127,7 +129,7 @@ def token_rows(
         }
     )
     with file_lock(target.with_name(f".{target.name}.lock"), wait=True):
-        if target.exists():
+        if is_result(target):
             if source is not None and _source_of(target, overwrite) == source:
                 return TokenRows(target)
             _refuse_other_rows(target, source, overwrite)
@@ -148,7 +150,7 @@ def _refuse_shuffling(dataset: Any) -> None:
         part = getattr(part, "ex_iterable", None)
 
 
-def _source_of(target: Path, overwrite: bool) -> Any:
+def _source_of(target: Location, overwrite: bool) -> Any:
     """What rows the folder holds; None where that is not known, or they are damaged and replaced anyway."""
     try:
         return TokenRows(target).manifest["made_from"]
@@ -158,7 +160,7 @@ def _source_of(target: Path, overwrite: bool) -> Any:
         raise
 
 
-def _refuse_other_rows(target: Path, source: Mapping[str, Any] | None, overwrite: bool) -> None:
+def _refuse_other_rows(target: Location, source: Mapping[str, Any] | None, overwrite: bool) -> None:
     """Raise FileExistsError unless the rows of the folder may be replaced: nothing else is made of them."""
     results = sorted(
         file.parent.name
@@ -179,7 +181,7 @@ def _refuse_other_rows(target: Path, source: Mapping[str, Any] | None, overwrite
 
 
 def _write(
-    target: Path,
+    target: Location,
     dataset: Any,
     column: str | None,
     tokenizer: TextTokenizer | None,

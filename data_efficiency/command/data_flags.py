@@ -2,9 +2,10 @@
 
 import gzip
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 from data_efficiency.analysis.huggingface_model import (
     identity_of_huggingface_model,
@@ -17,7 +18,9 @@ from data_efficiency.analysis.token_rows import TokenRows, token_rows
 from data_efficiency.analysis.token_windows import MEGATRON_SPLIT, TokenWindows
 from data_efficiency.files import parse_json, reading
 from data_efficiency.files.indexed_dataset import readable_path
-from data_efficiency.files.result_folder import sha256_of_file
+from data_efficiency.files.local_copy import local_folder
+from data_efficiency.files.remote import Location, location
+from data_efficiency.files.result_folder import is_result, sha256_of_file
 
 JSON_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 DATASET_CLASS = "Dataset"
@@ -40,12 +43,12 @@ class NamedData(Protocol):
     def add_flags(self, parser: Any, *, is_required: bool) -> None:
         """Add the flags that name a dataset to a parser of argparse."""
 
-    def open(self, arguments: Any, save: Path | None) -> Any:
+    def open(self, arguments: Any, save: Location | None) -> Any:
         """The dataset that the flags name, what is made of it in the folder of the results; None where they
         name none.
         """
 
-    def examples(self, arguments: Any, index: Path) -> Examples | None:
+    def examples(self, arguments: Any, index: Location) -> Examples | None:
         """The dataset of an index with its texts; None where the flags do not name one."""
 
     def reference_model(self, folder: Path) -> tuple[LoadModel, Mapping[str, Any]]:
@@ -60,7 +63,10 @@ class FilesAndFolders:
     def add_flags(self, parser: Any, *, is_required: bool) -> None:
         """As `NamedData.add_flags`."""
         add = parser.add_argument_group("data").add_argument
-        text = "Megatron corpus (path without .bin and .idx), JSON lines, or a folder that datasets saved or loads"
+        text = (
+            "Megatron corpus (path without .bin and .idx), JSON lines, or a folder that datasets saved or loads; "
+            "a path, or a URL such as s3://bucket/corpus"
+        )
         if is_required:
             add("data", metavar="DATA", help=text)
         else:
@@ -86,7 +92,7 @@ class FilesAndFolders:
             help="tokenizer.json, or a folder that has one, for texts",
         )
 
-    def open(self, arguments: Any, save: Path | None) -> Any:
+    def open(self, arguments: Any, save: Location | None) -> Any:
         """As `NamedData.open`.
 
         Raises:
@@ -95,9 +101,9 @@ class FilesAndFolders:
         """
         if arguments.data is None:
             return None
-        path, made_from = Path(arguments.data), dict[str, Any]()
+        path, made_from = location(arguments.data), dict[str, Any]()
         if getattr(arguments, "reads", None) == "items":
-            return folder_dataset(path, arguments.split)
+            return folder_dataset(local_folder(path), arguments.split)
         if readable_path(path, "idx").is_file():
             return self._corpus(arguments)
         if save is None:
@@ -106,9 +112,10 @@ class FilesAndFolders:
             made_from["sha256"] = sha256_of_file(path)
             return self._rows(arguments, json_rows(path), made_from, save)
         if path.is_dir():
-            dataset = folder_dataset(path, arguments.split)
-            if not is_saved(path):
-                made_from["files"] = _files_of(path)
+            folder = local_folder(path)
+            dataset = folder_dataset(folder, arguments.split)
+            if not is_saved(folder):
+                made_from["files"] = _files_of(folder)
             return self._rows(arguments, dataset, made_from or None, save)
         if path.exists():
             raise ValueError(f"{path}: JSON lines end with {', '.join(JSON_ENDINGS)}")
@@ -116,14 +123,14 @@ class FilesAndFolders:
             f"{path}: no such corpus (.bin and .idx), file of JSON lines, or folder of datasets"
         )
 
-    def examples(self, arguments: Any, index: Path) -> Examples | None:
+    def examples(self, arguments: Any, index: Location) -> Examples | None:
         """As `NamedData.examples`; rows are found beside the index."""
         named = None if arguments.tokenizer is None else TextTokenizer(arguments.tokenizer)
         kept = index.parent / TOKENS_FOLDER
         dataset = None
         if arguments.data is not None:
             dataset = self.open(arguments, index.parent)
-        elif kept.is_dir():
+        elif is_result(kept):
             dataset = TokenRows(kept)
         tokenizer = named or getattr(dataset, "tokenizer", None)
         if dataset is not None and tokenizer is not None:
@@ -150,7 +157,7 @@ class FilesAndFolders:
         )
 
     def _rows(
-        self, arguments: Any, rows: Any, made_from: Mapping[str, Any] | None, save: Path
+        self, arguments: Any, rows: Any, made_from: Mapping[str, Any] | None, save: Location
     ) -> TokenRows:
         if arguments.seq_length is not None:
             raise ValueError("--seq-length belongs to a corpus: rows are as long as they are")
@@ -165,14 +172,17 @@ class FilesAndFolders:
         )
 
 
-def json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def json_rows(path: Location) -> Iterator[Mapping[str, Any]]:
     """The object of each line of a file, empty lines left out.
 
     Raises:
         ValueError: naming the file and the line that is no object.
     """
-    with reading(path), gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+    with ExitStack() as stack:
+        stack.enter_context(reading(path))
+        file: IO[bytes] = stack.enter_context(path.open("rb"))
+        lines = stack.enter_context(gzip.open(file)) if path.suffix == ".gz" else file
+        for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             row = parse_json(line, f"{path}, line {number}")

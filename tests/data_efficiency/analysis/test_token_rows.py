@@ -218,3 +218,16 @@ def test_a_changed_file_is_noticed(tmp_path):
     (found.folder / "tokens.bin").write_bytes(content)
     with pytest.raises(ValueError, match="was changed after it was written"):
         TokenRows(found.folder).verify()
+
+
+def test_rows_on_other_storage(storage, tmp_path):
+    rows = [{"input_ids": [5, 6]}, {"input_ids": [7]}]
+    found = token_rows(rows, str(storage / "tokens"), made_from={"a": 1})
+    assert rows_of(found) == [[5, 6], [7]]
+    again = token_rows([], storage / "tokens", made_from={"a": 1})
+    assert rows_of(copy.deepcopy(again)) == [[5, 6], [7]]
+    assert again.content_checksum == token_rows(rows, tmp_path / "here").content_checksum
+    with pytest.raises(
+        FileExistsError, match="memory://.*/tokens holds tokens that are of another"
+    ):
+        token_rows(rows, storage / "tokens", made_from={"a": 2})
