@@ -6,6 +6,7 @@ what an interrupted run has finished is used by the next one.
 
 import logging
 import re
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from data_efficiency.analysis.executors import (
     sigterm_as_interrupt,
 )
 from data_efficiency.analysis.metrics import Metric
+from data_efficiency.analysis.ray_executor import RayExecutor
 from data_efficiency.analysis.shards import ShardFolder, ShardTask
 from data_efficiency.analysis.user_functions import source_fingerprint
 from data_efficiency.dataset_identity import describe_dataset, fingerprint_of
@@ -34,6 +36,8 @@ from data_efficiency.progress import Progress
 logger = logging.getLogger(__name__)
 
 Result = DifficultyIndex | AccumulatedValue
+ENGINES = ("processes", "ray")
+SECONDS_TO_APPEAR = 60.0
 KINDS = ("single_value_per_sample", "accumulate_value_over_samples")
 
 
@@ -41,9 +45,24 @@ class AnalysisError(RuntimeError):
     """The analysis cannot go on; what is finished is kept."""
 
 
-def executor_for(num_processes: int) -> Executor:
-    """The executor for so many processes on this machine."""
-    return InProcessExecutor() if num_processes == 1 else LocalProcessExecutor(num_processes)
+def executor_for(num_processes: int | None, engine: str = "processes") -> Executor:
+    """The executor of a name for so many processes, on this machine or on a Ray cluster.
+
+    Args:
+        num_processes: None: one here, all of a Ray cluster.
+        engine: one of `ENGINES`.
+
+    Raises:
+        ValueError: if there is no such engine.
+        ModuleNotFoundError: if its package is not installed.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"executor is {engine!r}: one of {', '.join(ENGINES)}")
+    if engine == "ray":
+        return RayExecutor(num_processes)
+    if num_processes in (None, 1):
+        return InProcessExecutor()
+    return LocalProcessExecutor(num_processes or 1)
 
 
 class MapReduce:
@@ -109,7 +128,7 @@ class MapReduce:
             ValueError: if other processes would not see what the executor's write.
             BlockingIOError: if another process does this worker's part, or another division of the
                 work into workers is at it.
-            AnalysisError: if a shard fails, with shard, metric and cause.
+            AnalysisError: if a shard fails, with shard, metric and cause, or was kept where nobody else sees it.
             KeyboardInterrupt: after Ctrl-C or SIGTERM, with a word on how to continue.
         """
         if isinstance(self.save_path, RemotePath) and self.save_path.is_of_one_process:
@@ -129,6 +148,7 @@ class MapReduce:
                         folder.remove(shard)
             missing = self._shards_to_do(shards)
             self._map(executor, missing)
+            self._refuse_unseen(missing)
 
     def run_reduce(self, sample_order: np.ndarray | None = None) -> dict[str, Result]:
         """The result of each metric by its name, written from the shards, which are then removed.
@@ -196,6 +216,23 @@ class MapReduce:
             raise AnalysisError(message) from error
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(f"{names}: stopped; {self._state()}") from error
+
+    def _refuse_unseen(self, shards: list[int]) -> None:
+        """Raise AnalysisError if shards that were just computed are not to be seen from here.
+
+        A network file system may show a machine what another one wrote only after a while.
+        """
+        deadline = time.monotonic() + SECONDS_TO_APPEAR
+        for name, folder in self.folders.items():
+            while unseen := sorted(set(shards) - folder.finished()):
+                if time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                raise AnalysisError(
+                    f"metric {name}: {len(unseen)} shards, such as {folder.describe(unseen[0])}, were computed, but "
+                    f"are not in {folder.path} as this machine sees it: save in a folder that all machines of the "
+                    "cluster share, or at a URL"
+                )
 
     def _state(self) -> str:
         """What is left of an unfinished run, in words; folders without a shard are not left."""

@@ -94,7 +94,8 @@ def analyze(
     save_path: Place,
     settings: MetricSettings | None = None,
     *,
-    num_processes: int = 1,
+    num_processes: int | None = None,
+    executor: str = "processes",
     max_distinct_values: int | None = None,
     overwrite: bool = False,
 ) -> Result:
@@ -105,6 +106,8 @@ def analyze(
     Args:
         dataset: has `token_spans`; or is a `datasets.Dataset`, a stream or another dataset of rows, whose tokens
             are kept in `<save_path>/tokens`; or has items for an own function that reads them.
+        num_processes: parts that are computed at once. None: one, or with "ray" as many as the cluster has CPUs.
+        executor: "processes" of this machine, or "ray", a Ray cluster (see `RayExecutor`).
         max_distinct_values: see `DifficultyIndex.write`.
 
     Raises:
@@ -121,7 +124,8 @@ def analyze(
             overwrite=overwrite,
         )
     if name in NEEDS_FREQUENCY:
-        work: dict[str, Any] = {"num_processes": num_processes, "overwrite": overwrite}
+        work: dict[str, Any] = {"num_processes": num_processes, "executor": executor}
+        work["overwrite"] = overwrite
         analyze(dataset, FREQUENCY, save_path, settings, **work)
     metric = metric_named(name, dataset, save_path, settings)
     folder = location(save_path) / metric.name
@@ -133,7 +137,7 @@ def analyze(
             max_distinct_values=max_distinct_values,
             overwrite=overwrite,
         )
-        job.run_map(executor_for(num_processes))
+        job.run_map(executor_for(num_processes, executor))
         return job.run_reduce()[metric.name]
     logger.info("%s is there already", folder)
     if name == FREQUENCY:

@@ -126,9 +126,14 @@ class ShardFolder:
         self._marker_file(shard).unlink(missing_ok=True)
         self._array_file(shard).unlink(missing_ok=True)
 
+    def finished(self) -> set[int]:
+        """The shards that have a marker, as another writer's are."""
+        numbers = (file.name.removesuffix(".json") for file in self.path.glob("*.json"))
+        return {int(number) for number in numbers if number.isdigit()}
+
     def num_finished(self) -> int:
         """Shards that have a marker."""
-        return len(list(self.path.glob("*.json")))
+        return len(self.finished())
 
     def remove_if_empty(self) -> None:
         """Remove the folder if no shard is in it."""

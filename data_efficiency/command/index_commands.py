@@ -116,6 +116,7 @@ def run_here(arguments: Namespace, data: NamedData) -> None:
         arguments.save,
         _settings(arguments, data),
         num_processes=arguments.num_processes,
+        executor=arguments.executor,
         max_distinct_values=arguments.max_distinct_values,
         overwrite=arguments.overwrite,
     )
@@ -126,7 +127,7 @@ def run_map(arguments: Namespace, data: NamedData) -> None:
     """Compute one worker's part of a metric."""
     worker, num_workers = _worker(arguments, os.environ)
     job = _job(arguments, data, overwrite=arguments.overwrite)
-    job.run_map(executor_for(arguments.num_processes), worker, num_workers)
+    job.run_map(executor_for(arguments.num_processes, arguments.executor), worker, num_workers)
     print(f"worker {worker} of {num_workers}: {arguments.metric} is mapped")
 
 

@@ -1,5 +1,6 @@
 """Analysis without a shared disk: workers that have nothing in common but an S3 server, one of them killed."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -124,6 +125,12 @@ def test_workers_with_nothing_in_common_but_the_server(server, bucket, corpus, t
         ours = (tmp_path / "here" / "sums" / name).read_bytes()
         assert (bucket / "d" / "sums" / name).read_bytes() == ours, name
     assert "checksums and order are right" in command("verify", "s3://bucket/d/sums", **server)
+    if importlib.util.find_spec("ray") is not None:
+        words = ("--executor", "ray", "--num-processes", "2", "--save", "s3://bucket/ray")
+        command("analyze", "s3://bucket/corpora/c", *FLAGS, *words, **server)
+        for name in FILES:
+            first, second = (bucket / folder / "sums" / name for folder in ("d", "ray"))
+            assert first.read_bytes() == second.read_bytes(), name
 
 
 def test_without_credentials(server, tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_efficiency.analysis import map_reduce
 from data_efficiency.analysis.accumulated_value import AccumulatedValue
 from data_efficiency.analysis.dataset_reader import ItemReader, TokenSpanReader
 from data_efficiency.analysis.executors import InProcessExecutor, LocalProcessExecutor
@@ -445,3 +446,18 @@ def test_memory_is_seen_by_one_process_alone(storage, windows):
     for executor, num_workers in ((LocalProcessExecutor(1), 1), (InProcessExecutor(), 2)):
         with pytest.raises(ValueError, match="memory://.* is seen by one process alone: work with"):
             job.run_map(executor, 0, num_workers)
+
+
+class FarAwayExecutor:
+    """One whose workers write to disks of their own."""
+
+    def run(self, task, items):
+        yield from ()
+
+
+def test_shards_on_another_machine_s_disk_are_noticed(tmp_path, windows, monkeypatch):
+    monkeypatch.setattr(map_reduce, "SECONDS_TO_APPEAR", 0.2)
+    job = MapReduce(TokenSpanReader(windows), [sums_metric()], tmp_path, num_shards=4)
+    message = r"metric sums: 4 shards, such as shard 0 .*, were computed, but are not in .* share"
+    with pytest.raises(AnalysisError, match=message):
+        job.run_map(FarAwayExecutor())
