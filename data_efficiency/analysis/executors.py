@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from data_efficiency.files.remote import Location, RemotePath
+
 Counts = tuple[int, ...]
 Task = Callable[[int], Iterator[Counts]]
 
@@ -130,6 +132,16 @@ class Executor(Protocol):
 
     def run(self, task: Task, items: Sequence[int]) -> Iterator[Counts]:
         """The counts that the task yields, or sums of them; a TaskError for the first item that fails."""
+
+
+def refuse_unseen_work(executor: Executor, place: Location, num_workers: int = 1) -> None:
+    """Raise ValueError if what the processes of an executor, or other workers, write in a place is seen by them alone."""
+    if not isinstance(place, RemotePath) or not place.is_of_one_process:
+        return
+    if num_workers > 1 or not isinstance(executor, InProcessExecutor):
+        raise ValueError(
+            f"{place} is seen by one process alone: work with one (--num-processes 1), or save elsewhere"
+        )
 
 
 class _Worker:

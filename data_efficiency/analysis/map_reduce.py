@@ -14,12 +14,13 @@ import numpy as np
 
 from data_efficiency.analysis.accumulated_value import AccumulatedValue
 from data_efficiency.analysis.collectors import SumCollector, numpy_dtype
-from data_efficiency.analysis.dataset_reader import DatasetReader
+from data_efficiency.analysis.dataset_reader import DatasetReader, StreamReader
 from data_efficiency.analysis.executors import (
     Executor,
     InProcessExecutor,
     LocalProcessExecutor,
     TaskError,
+    refuse_unseen_work,
     sigterm_as_interrupt,
 )
 from data_efficiency.analysis.metrics import Metric
@@ -29,7 +30,7 @@ from data_efficiency.analysis.user_functions import source_fingerprint
 from data_efficiency.dataset_identity import describe_dataset, fingerprint_of
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.files.lock import file_lock, refuse_other_locks
-from data_efficiency.files.remote import Place, RemotePath, location
+from data_efficiency.files.remote import Place, location
 from data_efficiency.files.result_folder import is_result, remove_leftovers
 from data_efficiency.progress import Progress
 
@@ -96,8 +97,11 @@ class MapReduce:
         self.max_distinct_values = max_distinct_values
         self.overwrite = overwrite
         self.identity = describe_dataset(reader.dataset)
-        num_shards = num_shards or reader.num_shards
-        bounds = tuple(reader.num_samples * i // num_shards for i in range(num_shards + 1))
+        if num_shards is None and isinstance(reader, StreamReader):
+            bounds = reader.bounds
+        else:
+            parts = num_shards or reader.num_shards
+            bounds = tuple(reader.num_samples * i // parts for i in range(parts + 1))
         self.folders = {
             metric.name: ShardFolder(
                 self.save_path / f"{metric.name}.parts",
@@ -131,8 +135,7 @@ class MapReduce:
             AnalysisError: if a shard fails, with shard, metric and cause, or was kept where nobody else sees it.
             KeyboardInterrupt: after Ctrl-C or SIGTERM, with a word on how to continue.
         """
-        if isinstance(self.save_path, RemotePath) and self.save_path.is_of_one_process:
-            _refuse_several_processes(executor, num_workers, self.save_path)
+        refuse_unseen_work(executor, self.save_path, num_workers)
         num_shards = len(self.bounds) - 1
         shards = range(
             num_shards * worker_id // num_workers, num_shards * (worker_id + 1) // num_workers
@@ -276,14 +279,6 @@ class MapReduce:
             raise AnalysisError(
                 f"metric {name}: {error}; all shards are kept in {folder.path}, run the reduce again"
             ) from error
-
-
-def _refuse_several_processes(executor: Executor, num_workers: int, place: RemotePath) -> None:
-    """Raise ValueError unless all the work is done in this process."""
-    if num_workers > 1 or not isinstance(executor, InProcessExecutor):
-        raise ValueError(
-            f"{place} is seen by one process alone: work with one (--num-processes 1), or save elsewhere"
-        )
 
 
 def _check_metrics(metrics: Sequence[Metric], delivered: str) -> None:

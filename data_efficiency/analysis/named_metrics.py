@@ -6,7 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from data_efficiency.analysis.accumulated_value import AccumulatedValue
-from data_efficiency.analysis.dataset_reader import DatasetReader, ItemReader, TokenSpanReader
+from data_efficiency.analysis.dataset_reader import (
+    DatasetReader,
+    ItemReader,
+    StreamReader,
+    TokenSpanReader,
+)
 from data_efficiency.analysis.diversity_metrics import compression_ratio, lexical_diversity
 from data_efficiency.analysis.map_reduce import MapReduce, Result, executor_for
 from data_efficiency.analysis.metrics import (
@@ -19,6 +24,7 @@ from data_efficiency.analysis.metrics import (
 )
 from data_efficiency.analysis.readability import readability
 from data_efficiency.analysis.reference_loss import LoadModel, MeanTokenLoss
+from data_efficiency.analysis.streams import is_stream
 from data_efficiency.analysis.token_rows import token_rows
 from data_efficiency.analysis.user_functions import import_function
 from data_efficiency.difficulty_index import DifficultyIndex
@@ -58,8 +64,9 @@ class MetricSettings:
     batch_size: int = 256
     """Own functions of items: items a batch."""
     column: str | None = None
-    """Datasets of rows: see `token_rows`, also for the next."""
+    """Datasets of rows: see `token_rows`, also for the next two."""
     tokenizer: Any = None
+    made_from: Mapping[str, Any] | None = None
 
 
 def metric_named(name: str, dataset: Any, save_path: Place, settings: MetricSettings) -> Metric:
@@ -121,6 +128,8 @@ def analyze(
             location(save_path) / TOKENS_FOLDER,
             column=settings.column,
             tokenizer=settings.tokenizer,
+            made_from=settings.made_from,
+            executor=executor_for(num_processes, executor),
             overwrite=overwrite,
         )
     if name in NEEDS_FREQUENCY:
@@ -161,6 +170,8 @@ def open_result(metric: Metric, save_path: Place) -> Result:
 
 def reader_for(metric: Metric, dataset: Any, settings: MetricSettings) -> DatasetReader:
     """The reader that delivers what a metric reads."""
+    if metric.reads == "items" and is_stream(dataset):
+        return StreamReader(dataset, batch_size=settings.batch_size)
     if metric.reads == "items":
         return ItemReader(dataset, batch_size=settings.batch_size)
     return TokenSpanReader(dataset)

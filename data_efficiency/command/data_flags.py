@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
+from data_efficiency.analysis.executors import Executor
 from data_efficiency.analysis.huggingface_model import (
     identity_of_huggingface_model,
     load_huggingface_model,
 )
+from data_efficiency.analysis.map_reduce import executor_for
 from data_efficiency.analysis.named_metrics import TOKENS_FOLDER
 from data_efficiency.analysis.reference_loss import LoadModel
 from data_efficiency.analysis.text_tokenizer import TextTokenizer
@@ -168,8 +170,16 @@ class FilesAndFolders:
             tokenizer=arguments.tokenizer,
             made_from=made_from,
             dataset_class=getattr(arguments, "dataset_class", None) or DATASET_CLASS,
+            executor=_executor(arguments),
             overwrite=getattr(arguments, "overwrite", False),
         )
+
+
+def _executor(arguments: Any) -> Executor | None:
+    """What reads a stream's shards, where the command computes something."""
+    if getattr(arguments, "executor", None) is None:
+        return None
+    return executor_for(arguments.num_processes, arguments.executor)
 
 
 def json_rows(path: Location) -> Iterator[Mapping[str, Any]]:
