@@ -258,7 +258,9 @@ def test_shards_of_a_stream_are_read_at_once_into_the_same_bytes(
 def test_the_first_rows_of_a_stream_say_which_column_is_read(tmp_path, datasets):
     def rows(shards):
         for shard in shards:
-            yield {"text": "the"} if shard == 0 else {"text": "owl", "input_ids": [7]}
+            yield from (
+                [{"text": "the"}] * 1000 if shard == 0 else [{"text": "owl", "input_ids": [7]}]
+            )
 
     stream = datasets.IterableDataset.from_generator(rows, gen_kwargs={"shards": [0, 1]})
     tokenizer = word_tokenizer(["the", "owl"])
@@ -266,25 +268,24 @@ def test_the_first_rows_of_a_stream_say_which_column_is_read(tmp_path, datasets)
     for executor in (None, InProcessExecutor()):
         options = {"tokenizer": tmp_path / "tokenizer.json", "executor": executor}
         found = token_rows(stream, tmp_path / str(executor), **options)
-        assert rows_of(found) == [[1], [2]]
+        assert rows_of(found) == [[1]] * 1000 + [[2]]
 
 
 def test_what_was_kept_of_a_stream_s_shards_is_used_again(tmp_path, tokenizer, stream, datasets):
     """If it is known to be of these rows; else all are read anew."""
     (tmp_path / "files" / "1.jsonl").write_text('{"text": null}\n')
-    executor = InProcessExecutor()
+    executor, new_part = InProcessExecutor(), TokenParts.new_part
     for made_from, is_kept in (({"name": "x"}, True), (None, False)):
         target = tmp_path / f"kept {is_kept}"
         options = {"tokenizer": tokenizer, "made_from": made_from, "executor": executor}
         with pytest.raises(ValueError, match="shard 1 of the stream: .* of row 0 is a NoneType"):
             token_rows(stream, target, **options)
-        first = target.with_name(f"{target.name}.parts") / "000000.json"
-        written = first.stat().st_mtime_ns
-        fine = stream.map(lambda row: {"text": row["text"] or TEXTS[2]})
-        with mock.patch.object(TokenParts, "remove_all"):
+        fine = stream.map(lambda row: {"text": TEXTS[2] if row["text"] is None else row["text"]})
+        with mock.patch.object(TokenParts, "new_part", autospec=True, side_effect=new_part) as made:
             found = token_rows(fine, target, **options)
         assert [len(row) for row in rows_of(found)] == LENGTHS
-        assert (first.stat().st_mtime_ns == written) == is_kept
+        names = [call.args[1] for call in made.call_args_list]
+        assert names == (["000001", "000002"] if is_kept else ["000000", "000001", "000002"])
 
 
 def test_a_stream_s_index_is_that_of_its_rows(tmp_path, tokenizer, stream, datasets):
