@@ -4,7 +4,6 @@ A part holds rows in the order in which they were read, cut into segments, such 
 appears with its marker, or not at all.
 """
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -102,11 +101,6 @@ class TokenParts:
             return None
         wanted = (VERSION, json.loads(json.dumps(self.origin)))
         return marker if (marker.get("version"), marker.get("origin")) == wanted else None
-
-    def checksum(self, names: Iterable[str]) -> str:
-        """SHA-256 (64 hex digits) of what some parts hold."""
-        sums = [(self.marker(name) or {}).get("sha256") for name in names]
-        return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
     def blocks(self, stretches: Iterable[Stretch]) -> Iterator[Block]:
         """The rows of some stretches, some at a time.
