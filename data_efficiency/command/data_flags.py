@@ -1,11 +1,14 @@
 """How a command line names a dataset: a Megatron corpus, JSON lines, or a folder of `datasets`."""
 
 import gzip
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from data_efficiency.analysis.executors import Executor
 from data_efficiency.analysis.huggingface_model import (
@@ -15,9 +18,11 @@ from data_efficiency.analysis.huggingface_model import (
 from data_efficiency.analysis.map_reduce import executor_for
 from data_efficiency.analysis.named_metrics import TOKENS_FOLDER
 from data_efficiency.analysis.reference_loss import LoadModel
+from data_efficiency.analysis.source_ranks import sources_of_rows
 from data_efficiency.analysis.text_tokenizer import TextTokenizer
 from data_efficiency.analysis.token_rows import TokenRows, token_rows
 from data_efficiency.analysis.token_windows import MEGATRON_SPLIT, TokenWindows
+from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.files import parse_json, reading
 from data_efficiency.files.indexed_dataset import readable_path
 from data_efficiency.files.local_copy import local_folder
@@ -34,6 +39,13 @@ class Examples(NamedTuple):
 
     dataset: Any
     decode: Callable[[Any], str]
+
+
+class Sources(NamedTuple):
+    """Which source each sample is of, int64 [N], and what the sources are called."""
+
+    numbers: NDArray[np.int64]
+    names: Sequence[str]
 
 
 class NamedData(Protocol):
@@ -55,6 +67,12 @@ class NamedData(Protocol):
 
     def reference_model(self, folder: Path) -> tuple[LoadModel, Mapping[str, Any]]:
         """What loads the model of a folder, and which one it is."""
+
+    def add_source_flags(self, parser: Any) -> None:
+        """Add the flags that say which source a sample is of, where that takes more than the dataset."""
+
+    def sources(self, arguments: Any, index: Location) -> Sources:
+        """Which source each sample of an index's dataset is of."""
 
 
 class FilesAndFolders:
@@ -146,6 +164,39 @@ class FilesAndFolders:
         """As `NamedData.reference_model`: a Hugging Face model."""
         identity = identity_of_huggingface_model(folder)
         return partial(load_huggingface_model, folder=folder), identity
+
+    def add_source_flags(self, parser: Any) -> None:
+        """As `NamedData.add_source_flags`."""
+        parser.add_argument(
+            "--source-field",
+            metavar="KEY.KEY",
+            help="rows: column or JSON keys that name a row's source, such as meta.set",
+        )
+
+    def sources(self, arguments: Any, index: Location) -> Sources:
+        """As `NamedData.sources`: what each row says.
+
+        Raises:
+            ValueError: if the data are no rows, or a row names no source.
+        """
+        if arguments.data is None or arguments.source_field is None:
+            raise ValueError(
+                "--data and --source-field are missing: rows say which source they are of"
+            )
+        path = location(arguments.data)
+        if readable_path(path, "idx").is_file():
+            raise ValueError(
+                f"{path} is a corpus, whose samples name no source: rank a blend with tools/analyze_data.py"
+            )
+        # That these are the rows of the index is checked as they are opened.
+        dataset = self.open(arguments, index.parent)
+        DifficultyIndex.open(index, is_checked=False).check_dataset(dataset)
+        rows: Iterable[Mapping[str, Any]] = (
+            json_rows(path)
+            if path.is_file()
+            else folder_dataset(local_folder(path), arguments.split)
+        )
+        return Sources(*sources_of_rows(rows, arguments.source_field))
 
     def _corpus(self, arguments: Any) -> TokenWindows:
         if arguments.seq_length is None:

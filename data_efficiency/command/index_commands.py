@@ -1,5 +1,5 @@
-"""The commands of a difficulty index: analyze (at once, or map and reduce), show, judge, difference, verify, import,
-export.
+"""The commands of a difficulty index: analyze (at once, or map and reduce), show, judge, difference, rank, verify,
+import, export.
 """
 
 import json
@@ -17,6 +17,7 @@ from data_efficiency.analysis import (
     index_import,
     judgement,
     named_metrics,
+    source_ranks,
     summary,
 )
 from data_efficiency.analysis.executors import sigterm_as_interrupt
@@ -89,6 +90,13 @@ def add_to(commands: Any, data: NamedData, *, analyze: str = "analyze") -> None:
     parser.add_argument("--metric", required=True, metavar="NAME", help="name of the metric")
     parser.add_argument("--save", required=True, metavar="DIR", help="the index becomes DIR/NAME")
     parser.add_argument("--overwrite", action="store_true", help="replace an index that is there")
+    parser = add("rank", rank, "make an index of each sample's rank inside its source, for mixes")
+    parser.add_argument("index", metavar="INDEX", help="folder of a difficulty index")
+    parser.add_argument("--metric", required=True, metavar="NAME", help="name of the metric")
+    parser.add_argument("--save", required=True, metavar="DIR", help="the index becomes DIR/NAME")
+    parser.add_argument("--overwrite", action="store_true", help="replace an index that is there")
+    data.add_flags(parser, is_required=False)
+    data.add_source_flags(parser)
     parser = add("verify", verify_index, "check checksums, order and permutation")
     parser.add_argument("index", metavar="INDEX", help="folder of a difficulty index")
     parser = add("import", import_, "make an index of others' difficulties")
@@ -190,6 +198,20 @@ def subtract(arguments: Namespace, data: NamedData) -> None:
     _print_result(
         index_difference.write_difference(
             path, first, second, metric=arguments.metric, overwrite=arguments.overwrite
+        ),
+        arguments.save,
+    )
+
+
+def rank(arguments: Namespace, data: NamedData) -> None:
+    """Make an index of ranks inside sources, and print its summary."""
+    index = DifficultyIndex.open(arguments.index)
+    path = location(arguments.save) / arguments.metric
+    _refuse_same_place(path, [arguments.index])
+    sources, names = data.sources(arguments, location(arguments.index))
+    _print_result(
+        source_ranks.write_ranks(
+            path, index, sources, names, metric=arguments.metric, overwrite=arguments.overwrite
         ),
         arguments.save,
     )

@@ -179,3 +179,25 @@ def test_everything_by_url_is_as_here(folder, capsys, storage):
     assert DifficultyIndex.open(f"{place}/gap").source["first"]["path"] == f"{place}/seqlen"
     assert main(f"{gap} seqlen --overwrite".split()) == 1
     assert "seqlen would be written over an input" in capsys.readouterr().err
+
+
+def test_ranks_inside_the_sources_that_rows_name(folder, capsys):
+    rows = [{"text": text, "meta": {"set": "ab"[i % 2]}} for i, text in enumerate(TEXTS)]
+    (folder / "mix.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    does(capsys, "analyze mix.jsonl --tokenizer tokenizer.json --metric seqlen --save d")
+    words = "rank d/seqlen --metric r --save d --data mix.jsonl --tokenizer tokenizer.json"
+    assert does(capsys, f"{words} --source-field meta.set").endswith("d/r\n")
+    # Lengths 2, 1, 4 of the one and 4, 1 of the other.
+    assert DifficultyIndex.open("d/r").values.tolist() == [3333, 5000, 0, 0, 6666]
+    for wrong, message in (
+        (words, "--data and --source-field are missing"),
+        (f"{words} --source-field sort", "row 0 has no source: 'sort' is None"),
+        (words.replace("mix", "texts") + " --source-field x", "tokens that are of another dataset"),
+        ("rank d/seqlen --metric seqlen --save d", "would be written over the input"),
+        (
+            "rank d/seqlen --metric q --save d --data corpus --source-field x",
+            "corpus is a corpus, whose samples name no source",
+        ),
+    ):
+        assert main(wrong.split()) == 1
+        assert message in capsys.readouterr().err
