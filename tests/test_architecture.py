@@ -177,6 +177,9 @@ OUTSIDE_PACKAGES = {
     "selenium": ("tests.end_to_end",),
     "scipy": ("megatron.study.statistics",),
     "filelock": ("data_efficiency.files.lock",),
+    "datatrove": ("data_efficiency.adapters.datatrove_blocks",),
+    "ray": ("data_efficiency.analysis.ray_executor",),
+    "fsspec": ("data_efficiency.files.remote",),
     "tokenizers": (
         "data_efficiency.analysis.text_tokenizer",
         "megatron.tokenizer",
