@@ -1,9 +1,11 @@
 """What a metric of the JSON file is parsed to: a selection of samples, or a plan of the rows' length."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from data_efficiency.json_section import ConfigError
 from data_efficiency.schedule.protocol import Schedule
 
 DifficultyType = Literal["value", "percentile"]
@@ -19,6 +21,9 @@ ACTIONS_BY_NAME: Mapping[str, LengthAction] = {
     "sliding_window": "sliding_window",
 }
 """Name of a metric -> what it does where nothing else is said; these follow their schedule."""
+
+_MOST_LENGTHS = 10_000
+"""A schedule of more has its lengths looked at as they come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,3 +82,31 @@ class LengthPlan(PacedMetric):
                 "must be at least 1"
             )
         return -(-difficulty // self.length_multiple) * self.length_multiple
+
+    def refuse_uneven_lengths(self, row_shares: int) -> None:
+        """Raise ConfigError for rows that so many processes cannot share evenly, or see through a window only."""
+        if self.action in WINDOWS:
+            raise ConfigError(
+                f"metric {self.name!r} limits attention to a window, and processes share each row (tensor parallelism): "
+                "windows are not cut; take FSDP2 (zero_optimization.stage 2 or 3) instead, or seqlen_truncate"
+            )
+        if self.length_multiple % row_shares == 0 or self.action == "user":
+            return
+        multiple = math.lcm(self.length_multiple, row_shares)
+        advice = f'give the metric "length_multiple": {multiple}'
+        if not self.follows_schedule:
+            raise ConfigError(
+                f"the lengths of metric {self.name!r} follow from the rows, which {row_shares} processes share evenly "
+                f"(tensor parallelism): {advice}"
+            )
+        step: int | None = 1
+        for _ in range(_MOST_LENGTHS):
+            if step is None or self.schedule.takes_function:
+                return
+            length = self.length_at(self.schedule.difficulty(step))
+            if length is not None and length % row_shares:
+                raise ConfigError(
+                    f"metric {self.name!r} gives rows of {length} tokens at step {step}, which {row_shares} processes "
+                    f"cannot share evenly (tensor parallelism): {advice}"
+                )
+            step = self.schedule.next_change(step)

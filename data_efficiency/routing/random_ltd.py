@@ -68,6 +68,7 @@ def convert_to_random_ltd(
     """
     settings = _settings(model_or_engine, config)
     root: Any = model_or_engine
+    shares = getattr(model_or_engine, "row_shares", None)
     while isinstance(getattr(root, "module", None), nn.Module):
         _refuse_wrapper(root)
         root = root.module
@@ -90,7 +91,9 @@ def convert_to_random_ltd(
     for layer_id, layer in enumerate(layers):
         span, skips = spans.get(layer_id), layer_id in routing.skipped_layers
         kind = forward_class(layer_id, span, skips_rows=skips)
-        layer.forward = kind(layer, interface, router, layer_id, span=span, skips_rows=skips)
+        layer.forward = kind(
+            layer, interface, router, layer_id, span=span, skips_rows=skips, shares=shares
+        )
     if not interface.proved:
         root.forward = _ForwardThatProves(root, router)
     root.register_forward_pre_hook(_BeginForward(router), prepend=True, with_kwargs=True)

@@ -70,7 +70,7 @@ class Router(PublishedRouterNames):
             if sequence_length is None:
                 raise ValueError("every token is kept: sequence_length is needed")
             return sequence_length
-        return dropping.kept_length(step, sequence_length)
+        return self.settings.shared_evenly(dropping.kept_length(step, sequence_length))
 
     def set_position(self, step: int, first_row: int, num_samples: int | None = None) -> None:
         """Says where the next training forward stands; to be called before each of them.
