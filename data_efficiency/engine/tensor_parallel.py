@@ -49,17 +49,17 @@ class RowGroup:
         return self._changed(tensor, Shard(axis), Replicate())
 
     def own(self, tensor: torch.Tensor, axis: int) -> torch.Tensor:
-        """This process's tokens, of all.
-
-        Raises:
-            ValueError: if the processes cannot share them evenly.
-        """
-        if tensor.shape[axis] % self.size:
-            raise ValueError(
-                f"a row of {tensor.shape[axis]} tokens cannot be shared evenly by {self.size} processes (tensor "
-                'parallelism): make lengths a multiple of that, as a metric\'s "length_multiple" does'
-            )
+        """This process's tokens, of all; errors as of `refuse_uneven`."""
+        self.refuse_uneven(tensor.shape[axis])
         return self._changed(tensor, Replicate(), Shard(axis))
+
+    def refuse_uneven(self, length: int) -> None:
+        """Raise ValueError for a row that the processes cannot share evenly."""
+        if length % self.size:
+            raise ValueError(
+                f"a row of {length} tokens cannot be shared evenly by {self.size} processes (tensor parallelism): make "
+                'lengths a multiple of that, as a metric\'s "length_multiple" does'
+            )
 
     def _changed(self, tensor: torch.Tensor, before: Any, after: Any) -> torch.Tensor:
         spread = DTensor.from_local(tensor, self._mesh, (before,), run_check=False)

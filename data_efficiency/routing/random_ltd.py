@@ -85,6 +85,11 @@ def convert_to_random_ltd(
         interface = replace(interface, proved=interface.proved and all(map(is_as_shipped, layers)))
     elif interface.proved:
         logger.warning("%s drops tokens unproved: its interface says proved", layer_class.__name__)
+    if shares is not None and not interface.proved:
+        raise ValueError(
+            f"processes share each row, and {layer_class.__name__} is no layer that random-LTD knows: that it may drop "
+            "tokens is proved on whole rows only; take FSDP2 instead of tensor parallelism"
+        )
     router = Router(routing)
     _follow_layer_tokens(model_or_engine, routing.random_ltd)
     spans = {layer: span for span in router.spans for layer in range(span.first, span.last + 1)}

@@ -97,7 +97,12 @@ def _cut_language_model(model: LanguageModel, mesh: DeviceMesh) -> None:
         mesh,
         {"word_embeddings": words, "embedding_layernorm": _NORM, "final_layernorm": _NORM},
     )
+    model.register_forward_pre_hook(partial(_refuse_uneven, group))
     model.register_forward_hook(partial(_all_tokens, group))
+
+
+def _refuse_uneven(group: RowGroup, _: nn.Module, args: tuple[torch.Tensor]) -> None:
+    group.refuse_uneven(args[0].shape[1])
 
 
 def _own_ids(group: RowGroup, _: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.nn import functional
 
 from data_efficiency import IGNORED_LABEL
@@ -21,10 +21,14 @@ def shared_logits(
 ) -> torch.Tensor:
     """[..., vocabulary]: all words' logits, on every process; arguments as below."""
     assert isinstance(weight, DTensor)
-    spread = DTensor.from_local(hidden_states, weight.device_mesh, (Replicate(),), run_check=False)
-    logits: torch.Tensor = functional.linear(spread, weight, bias)
-    assert isinstance(logits, DTensor)
-    return logits.full_tensor()
+    mesh = weight.device_mesh
+    spread = DTensor.from_local(hidden_states, mesh, (Replicate(),), run_check=False)
+    # Each process's words give a part of the hidden states' gradient.
+    alike = spread.to_local(grad_placements=(Partial(),))
+    own_bias = bias.to_local() if isinstance(bias, DTensor) else None
+    own = functional.linear(alike, weight.to_local(), own_bias)
+    logits = DTensor.from_local(own, mesh, (Shard(own.dim() - 1),), run_check=False)
+    return logits.redistribute(placements=(Replicate(),)).to_local()
 
 
 def shared_cross_entropy_sum(
