@@ -173,8 +173,8 @@ class DataEfficiencyConfig:
         Raises:
             ConfigError: for what does not go with that, and for lengths that they cannot share evenly.
         """
-        if row_shares == 1:
-            return replace(self, row_shares=1)
+        if row_shares == self.row_shares == 1:
+            return self
         if self.token_superposition is not None:
             raise ConfigError(
                 "token_superposition is enabled, and processes share each row (tensor parallelism): bags of tokens are "
