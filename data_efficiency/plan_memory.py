@@ -197,24 +197,23 @@ def format_memory(
     device_bytes: float,
     precision: Precision,
     outside: int | None = None,
-    row_shares: int = 1,
     tensor_sizes: Iterable[int] = (),
 ) -> str:
     """A table of all ways, each at the step that takes most, and the first way that fits.
 
     Args:
-        num_processes: data-parallel ones of the plan.
+        num_processes: data-parallel ones; the others that the plan has share layers with them.
         device_bytes: of one device.
         outside: as in `memory_of`.
-        row_shares: processes of the plan that share each row; so there are this many times more.
-        tensor_sizes: numbers of processes that can share the model's layers, on as many processes in all.
+        tensor_sizes: numbers of processes that can share the model's layers, beside that of the plan.
     """
     micro, accumulation = plan.config.batch_sizes(num_processes)
     shapes = [_of_a_micro_batch(one.shape, num_processes * accumulation) for one in plan.stretches]
-    num_processes *= row_shares
+    share = plan.config.data_efficiency.row_shares
+    num_processes *= share
     titles = ("weights", "gathered", "gradients", "optimizer", "activations", "total")
     rows, fitting = [["bytes on one device", *titles]], None
-    for way in _ways(num_processes, tensor_sizes):
+    for way in _ways(num_processes, {share, *tensor_sizes}):
         found = max(
             (
                 memory_of(

@@ -10,6 +10,7 @@ whole samples with nothing dropped; in the picture it is dotted.
 """
 
 import argparse
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -74,11 +75,23 @@ def plan_of_run(name: str, words: Sequence[str]) -> None:
         arguments,
         bf16_weights=config.training.bf16_weights,
         outside=numbers_outside_layers(config.model),
+        tensor_sizes=tensor_sizes(config),
     )
     print(
         f"\nwhole run: {total.steps:,} steps, {format_count(total.corpus_tokens)} corpus tokens, "
         f"{format_count(total.layer_tokens)} layer tokens, {format_count(total.flops)} FLOPs"
     )
+
+
+def tensor_sizes(config: RunConfig) -> list[int]:
+    """Numbers of processes, as many as one machine has, that could share the run's layers and rows evenly."""
+    sizes = []
+    for size in (2, 4, 8):
+        with contextlib.suppress(ValueError):
+            training = dataclasses.replace(config.training, tensor_model_parallel_size=size)
+            dataclasses.replace(config, training=training)
+            sizes.append(size)
+    return sizes
 
 
 def carry_out(words: Sequence[str]) -> None:

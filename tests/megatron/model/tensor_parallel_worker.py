@@ -20,6 +20,7 @@ from data_efficiency.engine.whole_tensor import gather_all, whole_of
 from megatron.config import ModelConfig
 from megatron.model.bert_model import BertModel
 from megatron.model.gpt_model import GPTModel
+from megatron.model.optional_kernels import choose_attention
 from megatron.model.output_loss import linear_cross_entropy_sum, output_logits
 from megatron.model.tensor_parallel import tensor_parallel
 from megatron.model.transformer import TransformerLayer
@@ -204,6 +205,56 @@ def dropped_by_dropout():
     return {"shape": list(seen[0].shape), "taken": seen[0].flatten().tolist()}
 
 
+SIZES = [(4, 64, 128, 2), (3, 256, 64, 8)]
+"""Layers, hidden size, length, rows."""
+KINDS = [
+    (sizes, name, precision, recomputes)
+    for sizes in SIZES
+    for name in ("learned", "modern")
+    for precision in ("fp32", "half")
+    for recomputes in (False, True)
+]
+
+
+def large(sizes, name, recomputes):
+    num_layers, hidden_size, length, _ = sizes
+    return ModelConfig(
+        num_layers=num_layers,
+        hidden_size=hidden_size,
+        num_attention_heads=4,
+        vocab_size=1024,
+        max_position_embeddings=length,
+        recompute_activations=recomputes,
+        **MODELS[name][1],
+    )
+
+
+def kept_for_backward(sizes, name, precision, recomputes):
+    """Bytes that a forward pass leaves for its backward pass on this process, and those of its weights."""
+    model = GPTModel(large(sizes, name, recomputes))
+    choose_attention(model, "sdpa")
+    content = {"train_batch_size": sizes[3], "tensor_parallel": {"autotp_size": 2}}
+    content["bf16"] = {"enabled": precision == "half"}
+    engine, *_ = initialize(model=model, config=content, tensor_parallel=tensor_parallel(model))
+    own = [weight.to_local() for weight in model.parameters()]
+    weights = {weight.untyped_storage().data_ptr() for weight in own}
+    kept_bytes = {}
+
+    def note(tensor):
+        found = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        found = found.wait() if hasattr(found, "wait") else found
+        storage = found.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept_bytes[storage.data_ptr()] = storage
+        return tensor
+
+    tokens = torch.randint(0, 1024, (sizes[3], sizes[2]))
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        engine(tokens, labels=tokens)
+    activations = sum(storage.nbytes() for storage in kept_bytes.values())
+    return activations, sum(weight.numel() * 4 for weight in own)
+
+
 def refused():
     """What is said of rows that cannot be shared evenly, and of a model that nobody cut."""
     model = make("modern")
@@ -309,6 +360,7 @@ def main(folder):
         found[f"{name} {route}"] = compare(name, route)
     found["dropout"] = dropped_by_dropout()
     found["refused"] = refused()
+    found["kept"] = [kept_for_backward(*kind) for kind in KINDS]
     (Path(folder) / f"{dist.get_rank()}.json").write_text(json.dumps(found))
     leave_ranks()
 

@@ -1,11 +1,15 @@
 import re
+from dataclasses import replace
 
 import pytest
 
+from data_efficiency import StepShape
+from data_efficiency.plan_memory import Way, memory_of
 from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
 from megatron.model.tensor_parallel import cut, tensor_parallel
-from tests.megatron.model.tensor_parallel_worker import CASES
+from megatron.run_state import model_shape, numbers_outside_layers
+from tests.megatron.model.tensor_parallel_worker import CASES, KINDS, large
 from tests.megatron.small_models import MODERN
 
 
@@ -57,6 +61,30 @@ def test_what_does_not_go_together_is_refused(found):
     assert found[0]["refused"] == found[1]["refused"]
     for said, message in zip(found[0]["refused"], messages, strict=True):
         assert re.match(message, said)
+
+
+@pytest.mark.parametrize("number", range(len(KINDS)))
+def test_the_plans_memory_is_what_a_process_keeps(found, number):
+    """Within 5 per cent, as of other ways; what is in memory for a moment apart."""
+    sizes, name, precision, recomputes = KINDS[number]
+    num_layers, _, length, num_rows = sizes
+    config = large(sizes, name, recomputes)
+    step = StepShape(num_rows=num_rows, sequence_length=length)
+    settings = {"precision": precision, "num_processes": 2}
+    settings |= {"outside": numbers_outside_layers(config)}
+
+    def planned(layers, recomputes=recomputes):
+        model = replace(model_shape(config), num_layers=layers)
+        way = Way(stage=0, recomputes=recomputes, tensor=2)
+        return memory_of(model, step, way, **settings)
+
+    # Logits, and of the layer that is recomputed, which none is at the end of the forward pass, what it keeps.
+    moment = num_rows * length * 512 * (8 if precision == "fp32" else 6)
+    moment += planned(0).activations - planned(0, recomputes=False).activations
+    activations, weights = found[0]["kept"][number]
+    assert found[1]["kept"][number] == [activations, weights]
+    assert planned(num_layers).activations - moment == pytest.approx(activations, rel=0.05)
+    assert planned(num_layers).weights == pytest.approx(weights, rel=0.03)
 
 
 def test_several_matrices_in_one_are_named():
