@@ -85,12 +85,13 @@ def plan_of_run(name: str, words: Sequence[str]) -> None:
 
 def tensor_sizes(config: RunConfig) -> list[int]:
     """Numbers of processes, as many as one machine has, that could share the run's layers and rows evenly."""
-    sizes = []
+    sizes: list[int] = []
+    if config.training.bf16_weights:
+        return sizes
     for size in (2, 4, 8):
         with contextlib.suppress(ValueError):
-            training = dataclasses.replace(config.training, tensor_model_parallel_size=size)
-            dataclasses.replace(config, training=training)
-            sizes.append(size)
+            config.model.require_even_parts(size)
+            sizes += [] if config.data.seq_length % size else [size]
     return sizes
 
 
