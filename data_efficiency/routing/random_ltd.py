@@ -85,6 +85,11 @@ def convert_to_random_ltd(
         interface = replace(interface, proved=interface.proved and all(map(is_as_shipped, layers)))
     elif interface.proved:
         logger.warning("%s drops tokens unproved: its interface says proved", layer_class.__name__)
+    if routing.row_shares != (1 if shares is None else shares.size):
+        raise ValueError(
+            f"tensor_parallel.autotp_size is {routing.row_shares}, but this model is not cut so: convert the engine that "
+            "initialize makes with tensor_parallel=, or remove the section"
+        )
     if shares is not None and not interface.proved:
         raise ValueError(
             f"processes share each row, and {layer_class.__name__} is no layer that random-LTD knows: that it may drop "

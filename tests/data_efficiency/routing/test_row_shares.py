@@ -7,6 +7,7 @@ import torch
 
 from data_efficiency import LayerInterface, convert_to_random_ltd
 from tests.data_efficiency.small_models import Block, SmallModel, dropping
+from tests.json_sections import dropping_config
 
 
 class Halves:
@@ -46,3 +47,12 @@ def test_a_layer_asks_for_whole_rows_and_leaves_its_own():
 def test_layers_that_would_have_to_be_proved_are_refused():
     with pytest.raises(ValueError, match="processes share each row, and Block is no layer"):
         converted(Halves())
+
+
+def test_a_model_that_nobody_cut_is_refused():
+    content = dropping_config(model_mask_name="attention_mask")
+    content["tensor_parallel"] = {"autotp_size": 2}
+    with pytest.raises(
+        ValueError, match="autotp_size is 2, but this model is not cut so: convert the engine"
+    ):
+        convert_to_random_ltd(SmallModel(), Block, content)
