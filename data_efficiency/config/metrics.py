@@ -84,13 +84,11 @@ class LengthPlan(PacedMetric):
         return -(-difficulty // self.length_multiple) * self.length_multiple
 
     def refuse_uneven_lengths(self, row_shares: int) -> None:
-        """Raise ConfigError for rows that so many processes cannot share evenly, or see through a window only."""
-        if self.action in WINDOWS:
-            raise ConfigError(
-                f"metric {self.name!r} limits attention to a window, and processes share each row (tensor parallelism): "
-                "windows are not cut; take FSDP2 (zero_optimization.stage 2 or 3) instead, or seqlen_truncate"
-            )
-        if self.length_multiple % row_shares == 0 or self.action == "user":
+        """Raise ConfigError for rows that so many processes cannot share evenly."""
+        if self.action in WINDOWS or self.action == "user":
+            # The one leaves rows as they are; what the other makes of them is looked at as it comes.
+            return
+        if self.length_multiple % row_shares == 0:
             return
         multiple = math.lcm(self.length_multiple, row_shares)
         advice = f'give the metric "length_multiple": {multiple}'

@@ -348,10 +348,6 @@ def test_rows_that_processes_share_keep_a_multiple_of_them(number, least, step_s
             {"voc": metric(sequence_length="trim_padding")},
             "lengths of metric 'voc' follow from the rows, .*give the metric \"length_multiple\": 2",
         ),
-        (
-            {"attention_window": length_metric()},
-            "'attention_window' limits attention to a window, .* take FSDP2 .* or seqlen_truncate",
-        ),
     ],
 )
 def test_lengths_that_processes_cannot_share_are_refused(metrics, message):
@@ -362,8 +358,9 @@ def test_lengths_that_processes_cannot_share_are_refused(metrics, message):
 
 def test_a_multiple_is_the_way_out_that_is_named():
     uneven = {"seqlen_truncate": length_metric(length_multiple=2)}
+    windows = {"attention_window": length_metric()}
     trimmed = {"voc": metric(sequence_length="trim_padding", length_multiple=4)}
-    for metrics in (uneven, trimmed):
+    for metrics in (uneven, trimmed, windows):
         assert {length % 2 for length in lengths_of(plan(shared(2, metrics)))} == {0}
     with pytest.raises(
         ConfigError, match="samples have 32 tokens: 3 processes cannot share them evenly"

@@ -51,10 +51,14 @@ ROUTES = {
     "scaled": lambda number: [kept(number, **FOUND)],
     "rows": lambda number: [kept(number), SKIP],
 }
+WINDOWS = {"windows": {"attention_window": 4}, "sliding": {"sliding_window": 5}}
 CASES = [
     *((model, "dropping") for model in MODELS),
     *(("modern", route) for route in ROUTES if route != "dropping"),
     ("learned", "recomputed"),
+    ("modern", "windows"),
+    ("learned", "windows"),
+    ("modern", "sliding"),
 ]
 
 
@@ -79,11 +83,11 @@ def batch_of(step):
     return tokens, labels
 
 
-def losses_of(model, batch, called):
+def losses_of(model, batch, called, route=None):
     """The summed loss of a batch, by calling the model or its engine."""
     tokens, labels = batch
     if isinstance(model, GPTModel):
-        return called(tokens, labels=labels)
+        return called(tokens, labels=labels, **WINDOWS.get(route, {}))
     padding = torch.ones_like(tokens)
     padding[1, 9:] = 0
     types = (torch.arange(LENGTH) > 5).long().expand_as(tokens)
@@ -104,7 +108,7 @@ def num_terms(batch):
 
 
 def section(route, number):
-    parts = ROUTES["dropping" if route == "recomputed" else route](number)
+    parts = ROUTES[{"sliding": "none"}.get(route, route if route in ROUTES else "dropping")](number)
     return DataEfficiencyConfig.of(*parts, seed=3)
 
 
@@ -120,7 +124,7 @@ def trained_whole(name, route, settings):
         batch = batch_of(step)
         if config.layer_routes:
             model.random_ltd_scheduler.set_position(step, 0, NUM_ROWS)
-        loss = losses_of(model, batch, model) / num_terms(batch)
+        loss = losses_of(model, batch, model, route) / num_terms(batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -144,7 +148,7 @@ def trained_cut(name, route, settings):
         convert_to_random_ltd(engine, TransformerLayer)
     results = [
         engine.train_step(
-            [batch_of(step)], lambda batch: losses_of(model, batch, engine), num_terms
+            [batch_of(step)], lambda batch: losses_of(model, batch, engine, route), num_terms
         )
         for step in range(STEPS)
     ]
