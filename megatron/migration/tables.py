@@ -138,8 +138,17 @@ PRETRAINING = Migration(
             "leave it out; num_epochs in the JSON file's data_sampling limits the passes",
         ),
         "--timing-log-level=": ("0", "the time of a step is logged", LEAVE_OUT),
-        "--pipeline-model-parallel-size= --context-parallel-size="
-        " --moe-expert-parallel-size= --ds-sequence-parallel-size=": ("1", *_SPLIT),
+        "--pipeline-model-parallel-size=": (
+            "1",
+            "a schedule of stages would own the step, and each length of a curriculum need its own",
+            _SPLIT[1],
+        ),
+        "--context-parallel-size= --ds-sequence-parallel-size=": (
+            "1",
+            "dropped tokens make the processes' shares of a row uneven",
+            "--tensor-model-parallel-size, which shares rows between layers",
+        ),
+        "--moe-expert-parallel-size=": ("1", _NO_EXPERTS, LEAVE_OUT),
         "--DDP-impl=": ("local torch", "processes share gradients", _SPLIT[1]),
         "--empty-unused-memory-level=": ("0", "PyTorch keeps the memory that it has", LEAVE_OUT),
     },
