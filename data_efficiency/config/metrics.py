@@ -22,9 +22,6 @@ ACTIONS_BY_NAME: Mapping[str, LengthAction] = {
 }
 """Name of a metric -> what it does where nothing else is said; these follow their schedule."""
 
-_MOST_LENGTHS = 10_000
-"""A schedule of more has its lengths looked at as they come."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PacedMetric:
@@ -97,14 +94,10 @@ class LengthPlan(PacedMetric):
                 f"the lengths of metric {self.name!r} follow from the rows, which {row_shares} processes share evenly "
                 f"(tensor parallelism): {advice}"
             )
-        step: int | None = 1
-        for _ in range(_MOST_LENGTHS):
-            if step is None or self.schedule.takes_function:
-                return
-            length = self.length_at(self.schedule.difficulty(step))
+        for step, difficulty in self.schedule.values(1) if self.schedule.ends else ():
+            length = self.length_at(difficulty)
             if length is not None and length % row_shares:
                 raise ConfigError(
                     f"metric {self.name!r} gives rows of {length} tokens at step {step}, which {row_shares} processes "
                     f"cannot share evenly (tensor parallelism): {advice}"
                 )
-            step = self.schedule.next_change(step)

@@ -355,9 +355,11 @@ def _mark_dynamic(tensor: torch.Tensor, axis: int) -> None:
 
 
 def _is_a_share(length: int, told: int) -> bool:
-    """Whether a row of `told` tokens may be split evenly between processes into parts of `length`."""
-    if told <= length or told % length or not torch.distributed.is_available():
+    """Whether a row of `told` tokens may be split between processes into parts of `length`, one token apart at most."""
+    if told <= length or not torch.distributed.is_available():
         return False
     if not torch.distributed.is_initialized():
         return False
-    return torch.distributed.get_world_size() % (told // length) == 0
+    world = torch.distributed.get_world_size()
+    sizes = (size for size in range(2, world + 1) if world % size == 0)
+    return any(length in (told // size, -(-told // size)) for size in sizes)
