@@ -110,6 +110,7 @@ PUBLIC_SUBMODULES = (
     "data_efficiency.differences",
     "data_efficiency.engine.ranks",
     "data_efficiency.engine.step",
+    "data_efficiency.engine.tensor_parallel",
     "data_efficiency.engine.watch",
     "data_efficiency.engine.whole_tensor",
     "data_efficiency.field_docs",

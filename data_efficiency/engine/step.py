@@ -130,10 +130,11 @@ def reduce_step(
     # Rows of processes; columns of counts, then wishes, then losses.
     table = ranks.table([*counts, *agree, *map(float_bits, loss_sums)])
     first_loss = len(counts) + len(agree)
-    summed = table[:, : len(counts)].sum(axis=0).tolist()
+    trained = ranks.data_parallel(table)
+    summed = trained[:, : len(counts)].sum(axis=0).tolist()
     num_rows, num_positions, corpus, layer, dropping_tokens, flops = summed
     return StepTotals(
-        loss_sums=tuple(floats_of(table[:, first_loss:]).sum(axis=0).tolist()),
+        loss_sums=tuple(floats_of(trained[:, first_loss:]).sum(axis=0).tolist()),
         num_rows=num_rows,
         num_positions=num_positions,
         added=Counters(
@@ -178,7 +179,7 @@ def mean_losses(sums: Sequence[float], num_terms: Sequence[int]) -> list[float]:
 
 def mean_losses_over(ranks: Ranks, sums: Sequence[float], num_terms: Sequence[int]) -> list[float]:
     """The mean of each loss over all processes, each given its own sums and numbers of terms."""
-    table = ranks.table([*map(float_bits, sums), *num_terms])
+    table = ranks.data_parallel(ranks.table([*map(float_bits, sums), *num_terms]))
     totals = floats_of(table[:, : len(sums)]).sum(axis=0)
     return mean_losses(totals.tolist(), table[:, len(sums) :].sum(axis=0).tolist())
 

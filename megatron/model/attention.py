@@ -51,7 +51,6 @@ class SelfAttention(nn.Module):
             window: how far causal attention looks; None: as far as it can. It goes with no mask.
             window_positions: int64 [batch or 1, sequence], the tokens' places in the whole row.
         """
-        batch_size, sequence_length, _ = hidden_states.shape
         heads = self.heads(hidden_states, rotary_cos, rotary_sin)
         dropout = self.dropout if self.training else 0.0
         if window is None:
@@ -65,8 +64,7 @@ class SelfAttention(nn.Module):
             context = attend_in_window(
                 self.attend, *heads, window=window, positions=window_positions, dropout=dropout
             )
-        context = context.transpose(1, 2).reshape(batch_size, sequence_length, -1)
-        output: torch.Tensor = self.dense(context)
+        output: torch.Tensor = self.dense(context.transpose(1, 2).flatten(2))
         return output
 
     def heads(
@@ -78,7 +76,8 @@ class SelfAttention(nn.Module):
         """Queries, keys and values, [batch, heads, sequence, head_size] each."""
         num_queries, num_keys = self.num_query_heads, self.num_key_value_heads
         heads = self.query_key_value(hidden_states)
-        heads = heads.view(*hidden_states.shape[:2], -1, self.head_size)
+        # Of all tokens, also where processes share each row and hidden states are those of a part.
+        heads = heads.unflatten(2, (-1, self.head_size))
         if rotary_cos is not None and rotary_sin is not None:
             rotated, value = heads.split((num_queries + num_keys, num_keys), dim=2)
             rotated = apply_rotary(rotated, rotary_cos, rotary_sin)

@@ -2,13 +2,12 @@
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from data_efficiency.routing.bags import label_shares
 from megatron.config import ModelConfig
 from megatron.model.attention_window import make_window
 from megatron.model.language_model import LanguageModel, check_ids, initialize_weights
-from megatron.model.output_loss import bag_correction, linear_cross_entropy_sum
+from megatron.model.output_loss import bag_correction, linear_cross_entropy_sum, output_logits
 from megatron.setting_rules import require
 
 
@@ -87,7 +86,7 @@ class GPTModel(nn.Module):
             )
         hidden_states = self.language_model(tokens, attention_mask=attention_mask, window=window)
         if labels is None:
-            return functional.linear(hidden_states, self.output_weight)
+            return output_logits(hidden_states, self.output_weight)
         loss_sum = linear_cross_entropy_sum
         if torch.compiler.is_compiling():
             # Its loop over chunks would be compiled anew for each number of tokens.

@@ -55,6 +55,11 @@ def linear_cross_entropy_sum(
     dtype = hidden_states.dtype
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
+    if _is_shared(weight):
+        from megatron.model.vocabulary_parallel import shared_cross_entropy_sum  # noqa: PLC0415
+
+        num_rows = max(1, min(_chunk_tokens(weight, dtype), len(labels)))
+        return shared_cross_entropy_sum(hidden_states, weight, labels, bias, dtype, num_rows)
     if torch.is_grad_enabled() and (hidden_states.requires_grad or weight.requires_grad):
         total: torch.Tensor = _LinearCrossEntropySum.apply(
             hidden_states, weight, labels, bias, dtype, compiled and device != "cpu"
@@ -75,6 +80,22 @@ def linear_cross_entropy_sum(
             for chunk, chunk_labels in chunks
         ]
         return torch.stack(losses).sum()
+
+
+def output_logits(
+    hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`hidden_states @ weight.T + bias`, of all words also where processes share them; arguments as above."""
+    if not _is_shared(weight):
+        return functional.linear(hidden_states, weight, bias)
+    from megatron.model.vocabulary_parallel import shared_logits  # noqa: PLC0415
+
+    return shared_logits(hidden_states, weight, bias)
+
+
+def _is_shared(weight: torch.Tensor) -> bool:
+    """Whether processes share the vocabulary (a DTensor, whose import takes long and is left to who makes one)."""
+    return hasattr(weight, "device_mesh")
 
 
 def bag_correction(

@@ -239,6 +239,32 @@ def test_memory_of_a_recipe(capsys):
     assert "the first that fits 20G: FSDP2, stage 2, layers recomputed" in capsys.readouterr().out
 
 
+def test_meshes_are_planned_for_a_model_that_can_be_cut(capsys):
+    flags = ["--config", "gpt_cl_ltd_300b", "--num-samples", "1000000", "--rows", "2"]
+    flags += ["--data-parallel-size", "8", "--device-memory", "9.8e9"]
+    assert plan.main(flags) == 0
+    assert (
+        "the first that fits 9.8G: TP 2 x FSDP2, stage 2, layers recomputed"
+        in capsys.readouterr().out
+    )
+    # Half a head is none.
+    assert plan.main([*flags, "--num-key-value-heads", "1"]) == 0
+    found = capsys.readouterr().out
+    assert "FSDP2" in found
+    assert "TP" not in found
+
+
+def test_a_run_with_tensor_parallelism_is_planned_as_it_runs(capsys):
+    """Kept lengths are those that two processes share evenly, and each process more has its mesh."""
+    flags = ["--config", "gpt_cl_ltd_300b", "--num-samples", "1000000", "--rows", "2"]
+    flags += ["--no-deepspeed", "--no-fp16", "--bf16", "--tensor-model-parallel-size", "2"]
+    assert plan.main([*flags, "--device-memory", "80e9"]) == 0
+    found = capsys.readouterr().out
+    assert "TP 2, layers recomputed" in found
+    assert "FSDP2, stage 2" in found
+    assert "TP 4" not in found
+
+
 @pytest.mark.parametrize("bytes_of_it", ["-5", "nan"])
 def test_a_device_has_some_memory(refused, bytes_of_it):
     flags = ["--config", "gpt_cl_ltd_300b", "--num-samples", "1000000", "--rows", "2"]
