@@ -50,6 +50,14 @@ def test_table_saving_and_warnings(path, capsys):
     assert lines[-3].startswith("warning: the learning rate outruns the curriculum")
 
 
+def test_what_follows_from_the_data_alone_is_said(capsys):
+    flags = ["--config", "gpt_baseline_300b", "--num-samples", "1000", "--eod-mask-loss"]
+    assert plan.main(flags) == 0
+    assert "\n--eod-mask-loss: how many documents end is not planned" in capsys.readouterr().out
+    assert plan.main([*flags[:-1], "--reset-attention-mask"]) == 0
+    assert "\n--reset-attention-mask: how long documents are is not" in capsys.readouterr().out
+
+
 def test_indexes_from_the_command_line(path, tmp_path, capsys):
     DifficultyIndex.write(
         tmp_path / "voc", np.arange(800), metric="voc", dataset_identity={"name": "x"}

@@ -99,7 +99,15 @@ IDENTITY = {
 
 
 def record(
-    *, identity=(), metric=(), random_ltd=(), learning=(), values="f00d", clock="steps", **settings
+    *,
+    identity=(),
+    metric=(),
+    random_ltd=(),
+    learning=(),
+    values="f00d",
+    clock="steps",
+    architecture="bert",
+    **settings,
 ):
     """The record of a run; keyword arguments are what is other than usual."""
     metrics = {"rarity": METRIC | dict(metric)}
@@ -119,7 +127,7 @@ def record(
         group = next(key for key, part in groups.items() if hasattr(part, name))
         groups[group] = replace(groups[group], **{name: value})
     made = guarded_record(
-        RunConfig(architecture="bert", **groups),
+        RunConfig(architecture=architecture, **groups),
         data_efficiency=parsed,
         dataset_identity=IDENTITY | dict(identity),
         sampler_identity=SamplerIdentity(
@@ -218,3 +226,12 @@ def test_models():
     assert model_differences(saved, replace(config, hidden_size=96)) == [
         "--hidden-size is 96 here and 768 there"
     ]
+
+
+def test_documents_of_other_flags_are_noticed():
+    """Where none is given, the record is that of a checkpoint from before there were any."""
+    plain, masked = record(), record(architecture="gpt", reset_attention_mask=True)
+    both = record(architecture="gpt", reset_attention_mask=True, eod_mask_loss=True)
+    assert plain["documents"] is None
+    assert [found.field for found in differences(plain, masked)] == ["documents"]
+    assert [found.field for found in differences(masked, both)] == ["documents.eod_mask_loss"]
