@@ -1,9 +1,9 @@
-"""What token dropping saves on a GPU, by length and kept share, and from which kept share on it costs.
+"""What a route saves on a GPU, by length and kept share, and from which kept share on it costs.
 
-    python -m benchmarks.random_ltd --device cuda [--shape gpt2] [--lengths 512,1024,...] [--out FILE]
+    python -m benchmarks.random_ltd --device cuda [--route span|layer_dropout] [--lengths 512,1024,...] [--out FILE]
 
-A GPT trains in bfloat16 with all its layers but the first and last keeping 25, 50 and 75 % of the tokens,
-beside the same model without random-LTD, at equal tokens a step. The saving of time stands beside that of
+A GPT trains in bfloat16 with all its layers but the first and last keeping 25, 50 and 75 % of the tokens (with
+layer dropout, of the rows), beside the same model without a route, at equal tokens a step. The saving of time stands beside that of
 operations, in which causal attention counts as half its square. Moving tokens costs the same whatever is
 kept: the straight line through the measured times says at which kept share nothing is saved any more
 (`break_even_percent`). Each measurement is a line of JSON, in FILE too; a table stands at the end.
@@ -13,13 +13,13 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.dropping_gpt import KEPT_PERCENT, Size, dropping_settings
+from benchmarks.dropping_gpt import KEPT_PERCENT, Route, Size, route_settings
 from benchmarks.gpt_models import Shape
 from benchmarks.gpu_contestants import SHAPES, OurSteps, Variant
 from benchmarks.gpu_throughput import VARIANTS
@@ -39,13 +39,13 @@ _SECONDS = 40.0
 
 
 class DroppingSteps(OurSteps):
-    """Our step with random-LTD around its layers.
+    """Our step with a route around its layers.
 
     Args:
         shape: of model and batch.
         variant: as for `OurSteps`.
         device: where.
-        percent: of the tokens, kept in the dropping layers.
+        percent: of the tokens, or rows, kept in the routed layers.
         compile_kept_lengths: let the compiler take the kept length for a constant.
     """
 
@@ -57,11 +57,11 @@ class DroppingSteps(OurSteps):
         percent: int,
         *,
         compile_kept_lengths: bool,
+        route: Route = "random_ltd",
     ) -> None:
         super().__init__(shape, variant, device)
-        convert_to_random_ltd(
-            self.model, TransformerLayer, dropping_settings(shape.num_layers, percent)
-        )
+        settings = route_settings(shape.num_layers, percent, route, shape.num_rows)
+        convert_to_random_ltd(self.model, TransformerLayer, settings)
         self.router: Any = self.model.random_ltd_scheduler
         self.num_steps = 0
         if compile_kept_lengths:
@@ -90,13 +90,18 @@ def measure_length(
     rows: list[dict[str, Any]] = [{**row, "kept_percent": None, **_figures(plain)}]
     for percent in KEPT_PERCENT:
         contestant = DroppingSteps(
-            shape, variant, device, percent, compile_kept_lengths=options.compile_kept_lengths
+            shape,
+            variant,
+            device,
+            percent,
+            compile_kept_lengths=options.compile_kept_lengths,
+            route=options.route,
         )
         timing = _timing(contestant, device, options)
         del contestant
         free_memory(device)
         time_saving = 1 - timing.median / plain.median
-        flop_saving = 1 - size.flops(percent) / size.flops(100)
+        flop_saving = 1 - size.flops(percent, options.route) / size.flops(100, options.route)
         rows.append(
             {
                 **row,
@@ -151,6 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--device", required=True, help="cuda, or cpu to try it out")
+    parser.add_argument("--route", choices=[*get_args(Route)], default="random_ltd")
     parser.add_argument("--shape", choices=SHAPES, default="gpt2", help="of the model")
     parser.add_argument("--variant", choices=VARIANTS, default="layers", help="of our step")
     parser.add_argument("--lengths", default="1024,2048,4096,8192,512", help="the first ones first")
@@ -165,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device(options.device)
     budget = Budget(options.seconds)
     machine = describe_machine(device, matrix_size=8192 if device.type == "cuda" else 64)
-    write_line(options.out, {"benchmark": "random_ltd", "variant": options.variant, **machine})
+    write_line(options.out, {"benchmark": options.route, "variant": options.variant, **machine})
     shape = SHAPES[options.shape]
     tokens = options.tokens or shape.step_tokens
     found = []

@@ -23,6 +23,10 @@ class TokenBatch(NamedTuple):
     lengths: np.ndarray
 
 
+_TOKENS_A_TAKE = 2**15
+"""NumPy widens the tokens of a `take` to 64 bits: so few stay in the cache, in memory that is used again."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """A named function from a batch to numbers."""
@@ -46,7 +50,8 @@ def _check_vocabulary(tokens: np.ndarray, vocab_size: int) -> None:
     """Raise ValueError unless every token is a number from 0 to `vocab_size`."""
     if tokens.size == 0:
         return
-    low, high = int(tokens.min()), int(tokens.max())
+    low = 0 if tokens.dtype.kind == "u" else int(tokens.min())
+    high = int(tokens.max())
     if low < 0 or high > vocab_size:
         raise ValueError(
             f"token {low if low < 0 else high} is outside the vocabulary of {vocab_size} entries; "
@@ -143,7 +148,9 @@ def sum_over_spans(batch: TokenBatch, table: np.ndarray) -> np.ndarray:
     # spans overlap. An end may be one past the last token, hence the zero.
     numbers = np.empty(len(batch.tokens) + 1)
     numbers[-1] = 0.0
-    np.take(table, batch.tokens, out=numbers[:-1], mode="clip")
+    for first in range(0, len(batch.tokens), _TOKENS_A_TAKE):
+        piece = slice(first, min(first + _TOKENS_A_TAKE, len(batch.tokens)))
+        np.take(table, batch.tokens[piece], out=numbers[piece], mode="clip")
     edges = np.stack([batch.starts, batch.starts + batch.lengths], axis=1).ravel()
     sums = np.add.reduceat(numbers, edges)[::2]
     return np.where(batch.lengths > 0, sums, 0.0)

@@ -78,6 +78,10 @@ def _key(stage: Stage, study: Study, before: str) -> str:
     digest = hashlib.sha256(f"{before} {command}".encode())
     for path in map(Path, filled(list(stage.reads), study.values)):
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if not file.exists():
+                # A study is planned, and its kept results are read, where what it is made of is not.
+                digest.update(f"{file} is not there".encode())
+                continue
             # Reading all of a large corpus would take long: size and date.
             found = file.stat()
             digest.update(f"{file} {found.st_size} {found.st_mtime_ns}".encode())

@@ -199,6 +199,48 @@ def test_planned_activations_are_what_autograd_keeps(sizes, modern, precision):
         assert numbers == pytest.approx(weights, rel=0.02)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("precision", ["fp32", "half"])
+@pytest.mark.parametrize("recomputes", [False, True])
+@pytest.mark.parametrize("modern", [{}, MODERN])
+def test_planned_memory_is_the_peak_of_a_gpu(modern, recomputes, precision):
+    """Of the second step of two micro-batches: weights, gradients, optimizer and activations at once."""
+    config = ModelConfig(
+        num_layers=8,
+        hidden_size=768,
+        num_attention_heads=12,
+        vocab_size=8192,
+        max_position_embeddings=1024,
+        recompute_activations=recomputes,
+        **modern,
+    )
+    before = torch.cuda.memory_allocated()
+    model = GPTModel(config).cuda()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    tokens = torch.randint(0, config.vocab_size, (16, 1024), device="cuda")
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats()
+        for _ in range(2):
+            with torch.autocast("cuda", torch.bfloat16, enabled=precision == "half"):
+                loss = model(tokens, labels=tokens)
+            loss.backward()
+            del loss
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    planned = memory_of(
+        model_shape(config),
+        StepShape(num_rows=16, sequence_length=1024),
+        Way(stage=0, recomputes=recomputes),
+        precision=precision,
+        num_processes=1,
+        outside=numbers_outside_layers(config),
+    )
+    ratio = (torch.cuda.max_memory_allocated() - before) / planned.total
+    print(f"measured / planned: {ratio:.3f}")
+    assert 0.85 < ratio < 1.15
+
+
 def test_memory_of_a_recipe(capsys):
     flags = ["--config", "gpt_cl_ltd_300b", "--num-samples", "1000000", "--rows", "2"]
     flags += ["--data-parallel-size", "64"]
