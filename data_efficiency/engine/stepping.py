@@ -186,6 +186,7 @@ class Stepping:
             learning_rate=rate,
             grad_norm=self.get_global_grad_norm(),
             skipped=skipped,
+            attended_share=totals.attended_share,
             agreed=totals.agreed,
         )
 

@@ -9,6 +9,7 @@ GuardedSetting = Literal[
     "data",
     "tokenizer",
     "masking",
+    "documents",
     "split",
     "seq_length",
     "global_batch_size",

@@ -6,7 +6,12 @@ from torch import nn
 from data_efficiency.routing.bags import label_shares
 from megatron.config import ModelConfig
 from megatron.model.attention_window import make_window
-from megatron.model.language_model import LanguageModel, check_ids, initialize_weights
+from megatron.model.language_model import (
+    LanguageModel,
+    check_documents,
+    check_ids,
+    initialize_weights,
+)
 from megatron.model.output_loss import bag_correction, linear_cross_entropy_sum, output_logits
 from megatron.setting_rules import require
 
@@ -51,6 +56,8 @@ class GPTModel(nn.Module):
         label_weights: torch.Tensor | None = None,
         attention_window: int | None = None,
         sliding_window: int | None = None,
+        document_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Logits [batch, sequence, padded vocabulary]; with labels, the sum of the token losses.
 
@@ -64,13 +71,17 @@ class GPTModel(nn.Module):
             attention_window: positions of the blocks, side by side, that causal attention does not look out of;
                 None, or not below the sequence's length: no limit.
             sliding_window: or, positions that each token looks at, its own and those before it.
+            document_ids: int64 [batch, sequence], rising along a row: causal attention stays inside what has one
+                number. None: inside the row.
+            position_ids: int64 [batch, sequence], each below the sequence's length, such as places in a document;
+                None: places in the row.
 
         Returns:
             With labels a float32 scalar: the sum, not the mean, over all positions with a label.
 
         Raises:
             ValueError: if the sequence is too long, labels have another shape than tokens, an
-                id lies outside the vocabulary, or a window is below 1 or beside a mask.
+                id lies outside the vocabulary, a window is below 1 or beside a mask, or documents do not fit.
         """
         if labels is not None:
             if labels.shape[:2] != tokens.shape[:2] or labels.dim() not in (2, 3):
@@ -84,7 +95,14 @@ class GPTModel(nn.Module):
             raise ValueError(
                 "a window limits causal attention, and a mask replaces it: give one of them"
             )
-        hidden_states = self.language_model(tokens, attention_mask=attention_mask, window=window)
+        check_documents(tokens, attention_mask, document_ids, position_ids)
+        hidden_states = self.language_model(
+            tokens,
+            attention_mask=attention_mask,
+            window=window,
+            document_ids=document_ids,
+            position_ids=position_ids,
+        )
         if labels is None:
             return output_logits(hidden_states, self.output_weight)
         loss_sum = linear_cross_entropy_sum
