@@ -249,10 +249,10 @@ def test_memory_of_a_recipe(capsys):
 
 def test_meshes_are_planned_for_a_model_that_can_be_cut(capsys):
     flags = ["--config", "gpt_cl_ltd_300b", "--num-samples", "1000000", "--rows", "2"]
-    flags += ["--data-parallel-size", "8", "--device-memory", "9.0e9"]
+    flags += ["--data-parallel-size", "8", "--device-memory", "8.95e9"]
     assert plan.main(flags) == 0
     assert (
-        "the first that fits 9G: TP 2 x FSDP2, stage 2, layers recomputed"
+        "the first that fits 8.95G: TP 2 x FSDP2, stage 2, layers recomputed"
         in capsys.readouterr().out
     )
     # Half a head is none.
