@@ -9,6 +9,7 @@ import json
 import pytest
 from safetensors.torch import load_file
 
+from data_efficiency.config import read_json
 from data_efficiency.engine.tensor_parallel import RowOrders
 from megatron.config import ModelConfig
 from megatron.model.bert_model import BertModel
@@ -25,6 +26,7 @@ from tests.end_to_end.engine_runs import (
     log_lines,
     start,
 )
+from tests.end_to_end.test_plan import assert_planned_is_logged
 from tests.end_to_end.test_sharded_models import COUNTERS, MODELS, gap_of_losses
 
 pytestmark = pytest.mark.timeout(1800)
@@ -63,6 +65,32 @@ def test_two_processes_that_share_each_layer_train_as_one(
         gap_of_losses(tmp_path.parent, one_process.parent, tmp_path.name, one_process.name) < 2e-6
     )
     assert gap_of_checkpoints(tmp_path, one_process, "model") < 1e-5
+
+
+@pytest.mark.full
+def test_rounded_lengths_are_planned_logged_and_kept_at_a_resume(
+    workspace, composed_config, tmp_path
+):
+    """Odd kept lengths are asked for; two processes share even ones, and one process would keep others."""
+    content = read_json(composed_config)
+    content |= {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 4}
+    schedule = content["data_efficiency"]["data_routing"]["random_ltd"]["random_ltd_schedule"]
+    schedule |= {
+        "min_value": 3,
+        "max_value": 31,
+        "schedule_config": {"require_steps": 14, "seq_per_step": 3},
+    }
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(content))
+    flags = flags_of(workspace, config, tmp_path / "run", micro_batch_size=4)
+    finish(start([*flags, "--tensor-model-parallel-size", "2"], 2))
+    planned = content | {"tensor_parallel": {"autotp_size": 2}}
+    plan = assert_planned_is_logged(planned, tmp_path / "run")
+    kept = {stretch.shape.kept_length for stretch in plan.stretches}
+    assert len(kept) > 4
+    assert {length % 2 for length in kept} == {0}
+    said = finish(start([*flags, "--load", str(tmp_path / "run")]), status=1)
+    assert "random_ltd.row_shares is None here and 2 there" in said
 
 
 @pytest.fixture(scope="module")
