@@ -23,7 +23,7 @@ from data_efficiency import (
 )
 
 ROWS, LENGTH, VOCABULARY, STEPS = 16, 12, 32, 6
-MODES = ("truncate", "reshape", "trim_padding", "none", "bags", "routes")
+MODES = ("truncate", "reshape", "trim_padding", "none", "bags", "feedback", "routes")
 
 
 class Layer(nn.Module):
@@ -148,6 +148,9 @@ def settings(mode, micro, stage):
             "keep_schedule": {"min_value": 50, "schedule_type": "constant"},
         }
         routing["full_from_step"] = STEPS - 1
+    elif mode == "feedback":
+        policy = {"policy": "high_loss", "kept_share": 0.5, "refresh_steps": 2, "delay_steps": 1}
+        sampling["feedback"] = policy
     elif mode == "bags":
         bags = {"enabled": True, "bag_size": 2, "num_steps": 2, "label_weights": "power_law"}
         content["data_efficiency"]["data_routing"]["token_superposition"] = bags
@@ -180,6 +183,7 @@ def train(engine, loader, rehearse=False):
         mask = batch.get("attention_mask", torch.ones(batch["input_ids"].shape[:2]).long())
         scores = engine(batch["input_ids"], attention_mask=mask)
         summed = bag_loss_sum(scores, batch["labels"], batch.get("label_weights"))
+        engine.note_rows(scores.square().mean((1, 2)))
         return {"token": summed, "size": 0.1 * scores.square().mean((1, 2)).sum()}
 
     def terms(batch):
@@ -199,6 +203,8 @@ def train(engine, loader, rehearse=False):
                 "lengths": [step.sequence_length, step.kept_length, step.actual_seq_length],
                 "rate": step.learning_rate,
                 "norm": step.grad_norm,
+                "samples": loader.plan.batch.samples.tolist(),
+                "rows": step.row_values.tolist(),
             }
         )
     return steps
