@@ -154,10 +154,20 @@ def test_a_step_before_whose_values_are_known_is_an_error():
 
 
 def test_parts_of_a_blend_keep_their_weights():
-    batches = go(sampler_of(weights=(1.0, 2.0)), 40)
+    """Over the whole run: what a round rounds away, the next ones make up for."""
+    batches = go(sampler_of(weights=(0.27, 0.73)), 40)
     drawn = np.concatenate([batch.samples for batch in batches])
-    assert abs((drawn < 20).sum() - len(drawn) / 3) <= 2
+    assert abs((drawn < 20).sum() - 0.27 * len(drawn)) <= 2
     assert batches[-1].part_epochs == ((drawn < 20).sum() / 20, (drawn >= 20).sum() / 30)
+
+
+def test_each_round_has_an_order_of_its_own():
+    batches = go(sampler_of(replace(SETTINGS, kept_share=1.0)), 8)
+    assert {batch.pool_size for batch in batches} == {NUM_SAMPLES}
+    first, second = (
+        np.concatenate([batch.samples for batch in part]) for part in (batches[:4], batches[4:])
+    )
+    assert set(first.tolist()) != set(second.tolist())
 
 
 def test_visits_of_a_sample_are_never_the_same():
