@@ -71,7 +71,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist work
 test: $(VENV)/installed-dev
 	@$(PYTEST) -m "not full"
 
-test-full: $(VENV)/installed-dev $(MEGATRON_CORE)/installed
+test-full: $(VENV)/installed-full $(MEGATRON_CORE)/installed
 	@$(PYTEST)
 
 test-gpu: $(VENV)/installed-dev

@@ -85,6 +85,7 @@ def engine_json(
     content: dict[str, Any] = copied({"data_efficiency": config.data_efficiency, **sections})
     if training.fsdp:
         _put_stage(content, training.fsdp)
+    _put_tensor_size(content, getattr(training, "tensor_model_parallel_size", 1))
     for precision in ("fp16", "bf16"):
         if not getattr(training, precision):
             content.pop(precision, None)
@@ -137,6 +138,20 @@ def _put_stage(content: dict[str, Any], stage: int) -> None:
             'write "auto" in the file'
         )
     put(content, "zero_optimization.stage", stage)
+
+
+def _put_tensor_size(content: dict[str, Any], size: int) -> None:
+    """Write how many processes share each layer, which a flag says."""
+    written = value_at(content, "tensor_parallel.autotp_size")
+    if written not in (None, 0, "auto", size):
+        raise ConfigError(
+            f"tensor_parallel.autotp_size is {written!r}, but --tensor-model-parallel-size is {size}: give the flag, "
+            "which pretraining has, or remove the section"
+        )
+    if size > 1:
+        put(content, "tensor_parallel.autotp_size", size)
+    else:
+        content.pop("tensor_parallel", None)
 
 
 def _put_accumulation(content: dict[str, Any], config: AnyRunConfig, num_processes: int) -> None:

@@ -10,6 +10,7 @@ whole samples with nothing dropped; in the picture it is dotted.
 """
 
 import argparse
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -80,6 +81,7 @@ def plan_of_run(name: str, words: Sequence[str]) -> None:
         arguments,
         bf16_weights=config.training.bf16_weights,
         outside=numbers_outside_layers(config.model),
+        tensor_sizes=tensor_sizes(config),
     )
     print(
         f"\nwhole run: {total.steps:,} steps, {format_count(total.corpus_tokens)} corpus tokens, "
@@ -88,6 +90,18 @@ def plan_of_run(name: str, words: Sequence[str]) -> None:
     for flag, sentence in BY_DATA.items():
         if getattr(config.data, flag, False):
             print(f"\n--{flag.replace('_', '-')}: {sentence}")
+
+
+def tensor_sizes(config: RunConfig) -> list[int]:
+    """Numbers of processes, as many as one machine has, that could share the run's layers and rows evenly."""
+    sizes: list[int] = []
+    if config.training.bf16_weights:
+        return sizes
+    for size in (2, 4, 8):
+        with contextlib.suppress(ValueError):
+            config.model.require_even_parts(size)
+            sizes += [] if config.data.seq_length % size else [size]
+    return sizes
 
 
 def carry_out(words: Sequence[str]) -> None:

@@ -72,6 +72,8 @@ class DataEfficiencyConfig:
     """None: each position is a token."""
     full_from_step: int | None = None
     """Steps finished from which on nothing is dropped or skipped; None: what the routes' schedules say."""
+    row_shares: int = 1
+    """Processes that share each row: `tensor_parallel.autotp_size` of the JSON file, beside this section."""
 
     @classmethod
     def of(cls, *parts: Part, **settings: Any) -> "DataEfficiencyConfig":
@@ -127,6 +129,7 @@ class DataEfficiencyConfig:
             layer_dropout=self.layer_dropout,
             full_from_step=self.full_from_step,
             token_superposition=self.token_superposition,
+            row_shares=self.row_shares,
         )
         routing.refuse_layers()
         return routing
@@ -155,16 +158,34 @@ class DataEfficiencyConfig:
         dropping = self.random_ltd
         if isinstance(dropping, OpenRandomLTD):
             dropping = dropping.closed(length=length)
-        closed = (plan.closed(length) for plan in self.open_length_plans)
-        plans = {plan.name: plan for plan in (*self.length_plans, *closed)}
+        more = (plan.closed(length) for plan in self.open_length_plans)
+        plans = {plan.name: plan for plan in (*self.length_plans, *more)}
         in_order = dict.fromkeys([*(name for name in self.metric_names if name in plans), *plans])
-        return replace(
+        closed = replace(
             self,
             length_plans=tuple(plans[name] for name in in_order),
             open_length_plans=(),
             mix=None if self.mix is None else self.mix.in_samples(length),
             random_ltd=dropping,
         )
+        return closed.with_row_shares(self.row_shares)
+
+    def with_row_shares(self, row_shares: int) -> "DataEfficiencyConfig":
+        """The same where processes share each row, and all its layers see of it, evenly.
+
+        Raises:
+            ConfigError: for what does not go with that, and for lengths that they cannot share evenly.
+        """
+        if row_shares == self.row_shares == 1:
+            return self
+        if self.token_superposition is not None:
+            raise ConfigError(
+                "token_superposition is enabled, and processes share each row (tensor parallelism): bags of tokens are "
+                "not cut; take FSDP2 (zero_optimization.stage 2 or 3) instead, or switch it off"
+            )
+        for plan in self.length_plans:
+            plan.refuse_uneven_lengths(row_shares)
+        return replace(self, row_shares=row_shares)
 
     @property
     def schedules(self) -> dict[str, Schedule]:
@@ -259,7 +280,7 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     routing = faults.ask(lambda: routing_section.read(DataRoutingKeys))
     curriculum = faults.ask(lambda: read_curriculum(curriculum_section))
     seed = 0 if keys is None else keys.seed
-    routes = {
+    routes: dict[str, Any] = {
         name: faults.ask(partial(route.read, routing_section.section(name), seed))
         for name, route in ROUTES.items()
     }

@@ -159,11 +159,12 @@ def reduce_step(  # noqa: PLR0913 - one collective carries all
     table = ranks.table([*counts, *agree, *map(float_bits, [*loss_sums, *row_values])])
     first_loss = len(counts) + len(agree)
     first_value = first_loss + len(loss_sums)
-    summed = table[:, : len(counts)].sum(axis=0).tolist()
+    trained = ranks.data_parallel(table)
+    summed = trained[:, : len(counts)].sum(axis=0).tolist()
     num_rows, num_positions, corpus, layer, dropping_tokens, flops, *pairs = summed
     return StepTotals(
-        loss_sums=tuple(floats_of(table[:, first_loss:first_value]).sum(axis=0).tolist()),
-        row_values=floats_of(table[:, first_value:]).flatten(),
+        loss_sums=tuple(floats_of(trained[:, first_loss:first_value]).sum(axis=0).tolist()),
+        row_values=floats_of(trained[:, first_value:]).flatten(),
         num_rows=num_rows,
         num_positions=num_positions,
         added=Counters(
@@ -234,7 +235,7 @@ def mean_losses(sums: Sequence[float], num_terms: Sequence[int]) -> list[float]:
 
 def mean_losses_over(ranks: Ranks, sums: Sequence[float], num_terms: Sequence[int]) -> list[float]:
     """The mean of each loss over all processes, each given its own sums and numbers of terms."""
-    table = ranks.table([*map(float_bits, sums), *num_terms])
+    table = ranks.data_parallel(ranks.table([*map(float_bits, sums), *num_terms]))
     totals = floats_of(table[:, : len(sums)]).sum(axis=0)
     return mean_losses(totals.tolist(), table[:, len(sums) :].sum(axis=0).tolist())
 

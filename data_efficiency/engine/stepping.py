@@ -387,6 +387,9 @@ class Stepping:
         """Make what dropout draws a function of seed, step and micro-batch alone."""
         number = self.ranks.data_parallel_rank * self._accumulation + micro_batch
         source = [self.data_efficiency_config.seed, self.counters.steps, number]
+        if self.ranks.tensor_parallel_size > 1:
+            # What is dropped is each process's own: tokens between layers, heads within.
+            source.append(self.ranks.tensor_parallel_rank)
         torch.manual_seed(int(np.random.SeedSequence(source).generate_state(1, np.uint64)[0]))
 
     def _moved(

@@ -71,7 +71,10 @@ def guarded_record(
         "curriculum": _curriculum(data_efficiency),
         "random_ltd": None
         if dropping is None
-        else _plain(dropping, leave_out=("seed", *_at_their_defaults(dropping))),
+        else {
+            **_plain(dropping, leave_out=("seed", *_at_their_defaults(dropping))),
+            **_rounding(dropping, data_efficiency.row_shares),
+        },
         "layer_dropout": None if dropout is None else _plain(dropout, leave_out=("seed",)),
         "full_from_step": data_efficiency.full_from_step,
         "token_superposition": None if bags is None else _plain(bags),
@@ -147,6 +150,11 @@ def _curriculum(settings: DataEfficiencyConfig) -> dict[str, Any]:
 def _at_their_defaults(dropping: RandomLTDConfig) -> list[str]:
     """Fields that older checkpoints do not have, where they change nothing."""
     return [name for name, default in _NEW_FIELDS.items() if getattr(dropping, name) == default]
+
+
+def _rounding(dropping: RandomLTDConfig, row_shares: int) -> dict[str, int]:
+    """What kept lengths are rounded up to, where the processes that share rows make other lengths of them."""
+    return {} if dropping.keeps_multiples_of(row_shares) else {"row_shares": row_shares}
 
 
 def _clustering_type(selection: Selection | None) -> str:

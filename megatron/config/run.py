@@ -79,6 +79,14 @@ class RunConfig(AnyRunConfig):
             list(self.logging.sample_prompts),
             "a BERT writes no texts; it belongs to pretrain_gpt.py",
         )
+        share = self.training.tensor_model_parallel_size
+        self.model.require_even_parts(share)
+        require(
+            self.data.seq_length % share == 0,
+            "seq_length",
+            self.data.seq_length,
+            f"must be a multiple of --tensor-model-parallel-size ({share}), whose processes share each row",
+        )
         other, rule = (
             (BERT_ONLY, ONLY_FOR_BERT) if self.architecture == "gpt" else (GPT_ONLY, ONLY_FOR_GPT)
         )

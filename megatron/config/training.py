@@ -1,5 +1,6 @@
 """Duration, optimizer and learning rate of pretraining."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -35,6 +36,10 @@ class TrainingConfig(StepConfig):
     bf16_weights: bool = False
     """With --bf16: weights and residual stream in bfloat16 as well, which saves their casts and memory; the
     optimizer updates an fp32 copy, which is what checkpoints hold. DeepSpeed does so in any case."""
+    tensor_model_parallel_size: Annotated[int, POSITIVE] = 1
+    """Processes that share each layer, cut by heads, inner channels and words, and between layers the tokens of each
+    row (tensor and sequence parallelism). The others, all processes divided by this, are data-parallel; --fsdp goes
+    with it. Row lengths must be multiples of it; kept lengths are rounded up to one."""
     compile: CompileMode = "none"
     """Use torch.compile on nothing, on the whole model, or on each layer by itself; layers share their
     compiled code. On a GPU the loss is compiled with either. Sequence lengths and kept lengths may
@@ -127,4 +132,38 @@ class TrainingConfig(StepConfig):
             self.optimizer,
             "DeepSpeed's optimizers keep flat pieces, and Muon needs whole matrices: leave out --deepspeed",
         )
+        if self.tensor_model_parallel_size > 1:
+            for name, is_free, rule in self._beside_tensor_parallel():
+                size = self.tensor_model_parallel_size
+                value = getattr(self, name)
+                require(is_free, name, value, f"--tensor-model-parallel-size is {size}, and {rule}")
         require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"must be 0 to --lr ({self.lr})")
+
+    def _beside_tensor_parallel(self) -> Iterator[tuple[str, bool, str]]:
+        """Setting -> whether it goes with layers that processes share, and why not, and what does."""
+        yield "deepspeed", not self.deepspeed, "DeepSpeed's engine holds whole layers: take --fsdp"
+        yield (
+            "fp16",
+            not self.fp16,
+            "partial sums of layers overflow float16 sooner than whole ones: take --bf16",
+        )
+        yield (
+            "bf16_weights",
+            not self.bf16_weights,
+            "partial sums would be rounded twice: --bf16 alone computes in bfloat16",
+        )
+        yield (
+            "compile",
+            self.compile == "none",
+            "code that waits for other processes within a layer is not compiled here: leave it out",
+        )
+        yield (
+            "optimizer",
+            self.optimizer != "muon",
+            "Muon needs whole matrices at each step: take adam, or --fsdp instead",
+        )
+        yield (
+            "optimizer_implementation",
+            self.optimizer_implementation != "apex",
+            "apex knows no parts of weights: take fused",
+        )

@@ -55,7 +55,6 @@ class SelfAttention(nn.Module):
             document_ids: int64 [batch, sequence], rising along a row: causal attention stays inside what has one
                 number; None: inside the row. It goes with no mask.
         """
-        batch_size, sequence_length, _ = hidden_states.shape
         heads = self.heads(hidden_states, rotary_cos, rotary_sin)
         dropout = self.dropout if self.training else 0.0
         if document_ids is not None:
@@ -78,8 +77,7 @@ class SelfAttention(nn.Module):
             context = attend_in_window(
                 self.attend, *heads, window=window, positions=window_positions, dropout=dropout
             )
-        context = context.transpose(1, 2).reshape(batch_size, sequence_length, -1)
-        output: torch.Tensor = self.dense(context)
+        output: torch.Tensor = self.dense(context.transpose(1, 2).flatten(2))
         return output
 
     def heads(
@@ -91,7 +89,8 @@ class SelfAttention(nn.Module):
         """Queries, keys and values, [batch, heads, sequence, head_size] each."""
         num_queries, num_keys = self.num_query_heads, self.num_key_value_heads
         heads = self.query_key_value(hidden_states)
-        heads = heads.view(*hidden_states.shape[:2], -1, self.head_size)
+        # Of all tokens, also where processes share each row and hidden states are those of a part.
+        heads = heads.unflatten(2, (-1, self.head_size))
         if rotary_cos is not None and rotary_sin is not None:
             rotated, value = heads.split((num_queries + num_keys, num_keys), dim=2)
             rotated = apply_rotary(rotated, rotary_cos, rotary_sin)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from data_efficiency import IGNORED_LABEL
 from data_efficiency.routing.bags import label_shares
@@ -18,7 +17,7 @@ from megatron.model.language_model import (
     check_ids,
     initialize_weights,
 )
-from megatron.model.output_loss import bag_correction, linear_cross_entropy_sum
+from megatron.model.output_loss import bag_correction, linear_cross_entropy_sum, output_logits
 from megatron.setting_rules import require
 
 
@@ -117,7 +116,7 @@ class GPTModel(nn.Module):
             position_ids=position_ids,
         )
         if labels is None:
-            return functional.linear(hidden_states, self.output_weight)
+            return output_logits(hidden_states, self.output_weight)
         loss_sum = linear_cross_entropy_sum
         if torch.compiler.is_compiling():
             # Its loop over chunks would be compiled anew for each number of tokens.

@@ -53,14 +53,22 @@ def linear_cross_entropy_sum(
     """
     hidden_states = hidden_states.flatten(0, -2)
     labels = labels.flatten()
+    told = None if token_losses is None else token_losses.view(-1)
     device = hidden_states.device.type
     dtype = hidden_states.dtype
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
+    if _is_shared(weight):
+        from megatron.model.vocabulary_parallel import shared_cross_entropy_sum  # noqa: PLC0415
+
+        num_rows = max(1, min(_chunk_tokens(weight, dtype), len(labels)))
+        return shared_cross_entropy_sum(
+            *(hidden_states, weight, labels, bias, dtype, num_rows), told
+        )
     if torch.is_grad_enabled() and (hidden_states.requires_grad or weight.requires_grad):
         total: torch.Tensor = _LinearCrossEntropySum.apply(
             *(hidden_states, weight, labels, bias, dtype, compiled and device != "cpu"),
-            None if token_losses is None else token_losses.view(-1),
+            told,
         )
         return total
     with torch.autocast(device, enabled=False):
@@ -73,13 +81,29 @@ def linear_cross_entropy_sum(
                 functional.linear(chunk, cast_weight, cast_bias).to(_sum_dtype(dtype)),
                 chunk_labels,
                 ignore_index=IGNORED_LABEL,
-                reduction="sum" if token_losses is None else "none",
+                reduction="sum" if told is None else "none",
             )
             for chunk, chunk_labels in chunks
         ]
-        if token_losses is None:
+        if told is None:
             return torch.stack(losses).sum()
-        return token_losses.view(-1).copy_(torch.cat(losses)).sum()
+        return told.copy_(torch.cat(losses)).sum()
+
+
+def output_logits(
+    hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`hidden_states @ weight.T + bias`, of all words also where processes share them; arguments as above."""
+    if not _is_shared(weight):
+        return functional.linear(hidden_states, weight, bias)
+    from megatron.model.vocabulary_parallel import shared_logits  # noqa: PLC0415
+
+    return shared_logits(hidden_states, weight, bias)
+
+
+def _is_shared(weight: torch.Tensor) -> bool:
+    """Whether processes share the vocabulary (a DTensor, whose import takes long and is left to who makes one)."""
+    return hasattr(weight, "device_mesh")
 
 
 def bag_correction(

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -72,6 +73,47 @@ def test_what_is_not_finite_is_named():
         NonFiniteError, match="step 4: the loss 'lm' is nan and the gradient's norm"
     ):
         refuse_non_finite(4, {"lm": math.nan}, math.inf)
+
+
+class OfFour(Ranks):
+    """Stands for four processes, two of which share each row; their rows of the table follow from this one's."""
+
+    def table(self, row):
+        rows = np.array([row, row, row, row])
+        # The wish of one process that shares its rows with the one before.
+        rows[3, NUM_COUNTS] = 1
+        return rows
+
+
+NUM_COUNTS = 8
+
+
+def test_of_processes_that_share_rows_one_is_counted_and_all_are_heard():
+    ranks = OfFour(world=4, data_parallel_size=2, tensor_parallel_size=2)
+    shape = StepShape(num_rows=3, sequence_length=8, num_dropping_layers=2, kept_length=4)
+    totals = reduce_step(
+        *(ranks, [shape]),
+        num_layers=NUM_LAYERS,
+        model_shape=None,
+        num_samples=6,
+        loss_tokens=48,
+        loss_sums=[1.5],
+        agree=[0],
+    )
+    assert (totals.num_rows, totals.added.corpus_tokens) == (6, 48)
+    assert totals.added.layer_tokens == 2 * 3 * (3 * 8 + 2 * 4)
+    assert totals.loss_sums == (3.0,)
+    assert totals.agreed == (1,)
+
+
+def test_means_and_sums_count_rows_once():
+    class Of(Ranks):
+        def table(self, row):
+            return np.array([row, row, row, row])
+
+    ranks = Of(world=4, data_parallel_size=2, tensor_parallel_size=2)
+    assert mean_losses_over(ranks, [3.0], [2]) == [1.5]
+    assert ranks.sums([5, 7]) == [10, 14]
 
 
 @given(

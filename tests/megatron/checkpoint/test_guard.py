@@ -106,6 +106,7 @@ def record(
     learning=(),
     values="f00d",
     clock="steps",
+    row_shares=1,
     architecture="bert",
     **settings,
 ):
@@ -115,7 +116,13 @@ def record(
     section["data_sampling"] = {
         "curriculum_learning": {"enabled": True, "curriculum_metrics": metrics, **dict(learning)}
     }
-    parsed = load_config({"train_batch_size": 8, "data_efficiency": section}).data_efficiency
+    parsed = load_config(
+        {
+            "train_batch_size": 8,
+            "data_efficiency": section,
+            "tensor_parallel": {"autotp_size": row_shares},
+        }
+    ).data_efficiency
     groups = {
         "model": ModelConfig(num_token_types=2),
         "data": DataConfig(data_path=("a",)),
@@ -165,6 +172,14 @@ def test_what_is_noticed(change, fields):
     assert len(found) == len(fields)
     for difference, field in zip(found, fields, strict=True):
         assert difference.field.startswith(field)
+
+
+def test_processes_that_share_rows_matter_where_they_round_kept_lengths():
+    """Of 2, 4, 6 and 8 tokens two keep as many as one does, four do not."""
+    assert record(row_shares=2) == record()
+    [found] = differences(record(), record(row_shares=4))
+    assert str(found) == "random_ltd.row_shares is 4 here and None there"
+    assert record(row_shares=4, random_ltd={"enabled": False})["random_ltd"] is None
 
 
 def order_record(order, **learning):
