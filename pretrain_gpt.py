@@ -27,7 +27,7 @@ from megatron.training import pretrain
 
 def make_model(config: RunConfig) -> GPTModel:
     """The GPT that the settings describe."""
-    return GPTModel(config.model)
+    return GPTModel(config.model, backpropagated_share=config.training.selective_backprop)
 
 
 def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset | None]:
@@ -80,7 +80,11 @@ def documents_of(config: RunConfig, tokenizer: Tokenizer | None) -> Documents:
 def forward_step(engine: Engine, batch: Batch) -> tuple[torch.Tensor]:
     """The summed loss of a micro-batch."""
     others = {name: batch[name] for name in _BESIDE_TOKENS if name in batch}
-    return (engine(batch["tokens"], labels=batch["labels"], **others),)
+    if engine.data_efficiency_config.feedback is None or not engine.module.training:
+        return (engine(batch["tokens"], labels=batch["labels"], **others),)
+    loss, rows = engine(batch["tokens"], labels=batch["labels"], by_row=True, **others)
+    engine.note_rows(rows)
+    return (loss,)
 
 
 def count_loss_terms(batch: Batch) -> tuple[int]:

@@ -25,7 +25,7 @@ BERT_ONLY = object()
 GPT_ONLY = object()
 """Marks what a BERT has no use for."""
 ONLY_FOR_GPT = (
-    "a BERT's samples are made of whole documents, one each; it belongs to pretrain_gpt.py"
+    "a BERT's samples are whole documents, and it has two losses; it belongs to pretrain_gpt.py"
 )
 ONLY_FOR_BERT = "a GPT's samples have no masks and no pairs; it belongs to pretrain_bert.py"
 

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data_efficiency.accounting import (
     Counters,
@@ -56,6 +58,8 @@ class StepResult:
     """Of the whole gradient before clipping; None where the engine does not tell."""
     skipped: bool
     """Whether float16 gradients overflowed, so that the samples are consumed and the weights unchanged."""
+    row_values: NDArray[np.float64] | None
+    """[rows of the global batch]: what `note_rows` was given; None where it was not."""
     attended_share: float | None
     """Pairs of tokens that attention computes in layers that drop nothing, of those of rows that are one document each;
     None where nothing tells documents."""
@@ -73,6 +77,8 @@ class StepTotals:
     """What a step adds, summed over the processes."""
 
     loss_sums: tuple[float, ...]
+    row_values: NDArray[np.float64]
+    """[rows noted], in the order of the global batch."""
     num_rows: int
     num_positions: int
     """Of all rows, in a layer that drops nothing."""
@@ -106,7 +112,7 @@ class StepTotals:
         return self.added.layer_tokens // (num_layers * max(1, self.num_rows))
 
 
-def reduce_step(
+def reduce_step(  # noqa: PLR0913 - one collective carries all
     ranks: Ranks,
     shapes: Sequence[StepShape],
     *,
@@ -116,6 +122,7 @@ def reduce_step(
     loss_tokens: int = 0,
     loss_sums: Sequence[float] = (),
     agree: Sequence[int] = (),
+    row_values: Sequence[float] = (),
 ) -> StepTotals:
     """The totals of a step, by one collective.
 
@@ -128,6 +135,7 @@ def reduce_step(
         loss_tokens: of the global batch, the same on every process.
         loss_sums: this process's sum of each loss.
         agree: integers of which every process gets the largest.
+        row_values: of this process's rows; as many on every process.
     """
     in_dropping = [
         shape.num_rows * shape.num_dropping_layers * shape.dropped_sequence_length
@@ -147,14 +155,16 @@ def reduce_step(
             if shape.document_pairs is not None
         ),
     ]
-    # Rows of processes; columns of counts, then wishes, then losses.
-    table = ranks.table([*counts, *agree, *map(float_bits, loss_sums)])
+    # Rows of processes; columns of counts, then wishes, then losses, then rows' values.
+    table = ranks.table([*counts, *agree, *map(float_bits, [*loss_sums, *row_values])])
     first_loss = len(counts) + len(agree)
+    first_value = first_loss + len(loss_sums)
     trained = ranks.data_parallel(table)
     summed = trained[:, : len(counts)].sum(axis=0).tolist()
     num_rows, num_positions, corpus, layer, dropping_tokens, flops, *pairs = summed
     return StepTotals(
-        loss_sums=tuple(floats_of(trained[:, first_loss:]).sum(axis=0).tolist()),
+        loss_sums=tuple(floats_of(trained[:, first_loss:first_value]).sum(axis=0).tolist()),
+        row_values=floats_of(trained[:, first_value:]).flatten(),
         num_rows=num_rows,
         num_positions=num_positions,
         added=Counters(

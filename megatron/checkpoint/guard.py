@@ -13,7 +13,7 @@ from typing import Any
 from data_efficiency import DataEfficiencyConfig
 from data_efficiency.config import RandomLTDConfig, Selection
 from data_efficiency.differences import differing_leaves
-from data_efficiency.sampling.sampler import SamplerIdentity
+from data_efficiency.sampling.sampler_state import SamplerIdentity
 from megatron.config import GUARDED_SETTINGS, ModelConfig, RunConfig
 
 Record = Mapping[str, Any]
@@ -78,6 +78,10 @@ def guarded_record(
         "layer_dropout": None if dropout is None else _plain(dropout, leave_out=("seed",)),
         "full_from_step": data_efficiency.full_from_step,
         "token_superposition": None if bags is None else _plain(bags),
+        "feedback": None
+        if data_efficiency.feedback is None
+        else data_efficiency.feedback.section(),
+        "selective_backprop": config.training.selective_backprop,
         "clock": {"steps": "iters", "samples": "samples"}.get(clock, f"tokens ({clock})"),
     }
     assert set(record) == set(GUARDED_SETTINGS)

@@ -20,6 +20,8 @@ GuardedSetting = Literal[
     "layer_dropout",
     "full_from_step",
     "token_superposition",
+    "feedback",
+    "selective_backprop",
     "clock",
 ]
 GUARDED_SETTINGS: tuple[GuardedSetting, ...] = get_args(GuardedSetting)

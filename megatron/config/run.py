@@ -87,15 +87,14 @@ class RunConfig(AnyRunConfig):
             self.data.seq_length,
             f"must be a multiple of --tensor-model-parallel-size ({share}), whose processes share each row",
         )
-        for one in fields(self.data):
-            other, rule = (
-                (BERT_ONLY, ONLY_FOR_BERT)
-                if self.architecture == "gpt"
-                else (GPT_ONLY, ONLY_FOR_GPT)
-            )
-            if other in DataConfig.marks.get(one.name, ()):
-                value = getattr(self.data, one.name)
-                require(value == one.default, one.name, value, rule)
+        other, rule = (
+            (BERT_ONLY, ONLY_FOR_BERT) if self.architecture == "gpt" else (GPT_ONLY, ONLY_FOR_GPT)
+        )
+        for group in (self.data, self.training):
+            for one in fields(group):
+                if other in group.marks.get(one.name, ()):
+                    value = getattr(group, one.name)
+                    require(value == one.default, one.name, value, rule)
 
     @property
     def num_whole_steps(self) -> int:

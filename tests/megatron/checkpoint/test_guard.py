@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from data_efficiency import load_config
-from data_efficiency.sampling.sampler import SamplerIdentity
+from data_efficiency.sampling.sampler_state import SamplerIdentity
 from megatron.checkpoint.guard import (
     differences,
     guarded_record,
