@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from data_efficiency.accounting import Counters, ModelShape, StepShape, layer_tokens, training_flops
 from data_efficiency.config import Config, DataEfficiencyConfig, OpenRandomLTD, load_config
 from data_efficiency.difficulty_index import DifficultyIndex
+from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.drawn_clusters import order_without_index
 from data_efficiency.sampling.mix_course import MixCourse
 from data_efficiency.sampling.played_order import PlayedOrder
@@ -294,6 +295,11 @@ class _Walk:
 def _closed(config: Config, model: ModelShape, sequence_length: int) -> Config:
     """The configuration with what model and rows say of it."""
     section = config.data_efficiency.with_length(sequence_length)
+    if sequence_length % section.row_shares:
+        raise ConfigError(
+            f"samples have {sequence_length} tokens: {section.row_shares} processes cannot share them evenly "
+            "(tensor_parallel.autotp_size)"
+        )
     dropping = section.random_ltd
     if isinstance(dropping, OpenRandomLTD):
         dropping = dropping.closed(num_layers=model.num_layers, mask_name=None)

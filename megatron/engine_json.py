@@ -85,6 +85,7 @@ def engine_json(
     content: dict[str, Any] = copied({"data_efficiency": config.data_efficiency, **sections})
     if training.fsdp:
         _put_stage(content, training.fsdp)
+    _put_tensor_size(content, getattr(training, "tensor_model_parallel_size", 1))
     for precision in ("fp16", "bf16"):
         if not getattr(training, precision):
             content.pop(precision, None)
@@ -139,6 +140,20 @@ def _put_stage(content: dict[str, Any], stage: int) -> None:
     put(content, "zero_optimization.stage", stage)
 
 
+def _put_tensor_size(content: dict[str, Any], size: int) -> None:
+    """Write how many processes share each layer, which a flag says."""
+    written = value_at(content, "tensor_parallel.autotp_size")
+    if written not in (None, 0, "auto", size):
+        raise ConfigError(
+            f"tensor_parallel.autotp_size is {written!r}, but --tensor-model-parallel-size is {size}: give the flag, "
+            "which pretraining has, or remove the section"
+        )
+    if size > 1:
+        put(content, "tensor_parallel.autotp_size", size)
+    else:
+        content.pop("tensor_parallel", None)
+
+
 def _put_accumulation(content: dict[str, Any], config: AnyRunConfig, num_processes: int) -> None:
     """Write the accumulation steps, which follow from the batch sizes."""
     training = config.training
@@ -185,7 +200,8 @@ def _put_outer_switches(content: dict[str, Any]) -> None:
     """Write the three outer `enabled`, which repeat the inner ones, where they are not written."""
     section = content["data_efficiency"]
     curriculum = value_at(content, f"{_SAMPLING}.curriculum_learning.enabled")
-    samples = curriculum or section["data_sampling"].get("mix") is not None
+    sampling = section["data_sampling"]
+    samples = curriculum or any(sampling.get(key) is not None for key in ("mix", "feedback"))
     routes = [value_at(route, "enabled") is True for route in section["data_routing"].values()]
     section.setdefault("enabled", samples or any(routes))
     section["data_sampling"].setdefault("enabled", samples)

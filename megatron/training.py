@@ -71,7 +71,10 @@ def pretrain(config: RunConfig, task: Task) -> int:
         ValueError: for settings, data or checkpoints that do not fit together.
         FileNotFoundError: for a missing corpus, index, JSON file or checkpoint.
     """
-    ranks = start_ranks(timeout_minutes=config.training.distributed_timeout_minutes)
+    ranks = start_ranks(
+        timeout_minutes=config.training.distributed_timeout_minutes,
+        tensor_parallel_size=config.training.tensor_model_parallel_size,
+    )
     config = with_folder(with_batch_size(config, ranks.data_parallel_size), ranks)
     status = _pretrain(config, task, ranks)
     leave_ranks()
@@ -184,7 +187,8 @@ def setup_model_and_optimizer(
     first_weights = weights_checksum(model)
     choose_attention(model, training.attention_implementation)
     compile_model(model, training.compile, training.compile_lengths)
-    num_processes = start_ranks().data_parallel_size
+    share = training.tensor_model_parallel_size
+    num_processes = start_ranks(tensor_parallel_size=share).data_parallel_size
     shape = task.make_shape(config.model)
     engine, _, _, _ = initialize(
         model=model,
@@ -194,6 +198,7 @@ def setup_model_and_optimizer(
         engine="deepspeed" if training.deepspeed else "torch",
         model_shape=shape,
         bf16_weights=training.bf16_weights,
+        tensor_parallel=_cut_for(model, share),
     )
     if compiles_each_length(training):
         _refuse_many_lengths(engine, config.data.seq_length)
@@ -223,6 +228,16 @@ def setup_model_and_optimizer(
         else WeightAverage(training.ema_decay, training.ema_interval),
         first_weights=first_weights,
     )
+
+
+def _cut_for(model: Any, num_processes: int) -> Any:
+    """How processes share each layer of a model; None where each has all of it."""
+    if num_processes == 1:
+        return None
+    # Imported here: it takes longer than all the rest, and only who cuts a model needs it.
+    from megatron.model.tensor_parallel import tensor_parallel  # noqa: PLC0415
+
+    return tensor_parallel(model)
 
 
 def _refuse_many_lengths(engine: Engine, longest: int) -> None:
@@ -345,6 +360,7 @@ def step_record(run: Run, result: StepResult) -> dict[str, Any]:
         "actual_seq_length": result.actual_seq_length,
         "difficulties": dict(plan.batch.difficulties),
         "pool_size": plan.batch.pool_size,
+        **({} if result.attended_share is None else {"attended_share": result.attended_share}),
         **({} if plan.batch.part_epochs is None else {"part_epochs": plan.batch.part_epochs}),
     }
 

@@ -10,6 +10,7 @@ whole samples with nothing dropped; in the picture it is dotted.
 """
 
 import argparse
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +28,12 @@ from megatron.finetuning.plan import format_finetuning_plan
 from megatron.recipes import SHIPPED, counted_shape, planned_cost, read_run_file
 from megatron.run_state import model_shape, numbers_outside_layers
 
+BY_DATA = {
+    "reset_attention_mask": "how long documents are is not planned; FLOPs are those of rows that are one document each, "
+    "at most so many (the log's attended_share says what attention computes of that)",
+    "eod_mask_loss": "how many documents end is not planned; tokens in the loss are at most so many",
+}
+"""Setting -> what a plan cannot know of its work without the data."""
 GUIDE = "docs/which_technique.md"
 
 
@@ -74,11 +81,27 @@ def plan_of_run(name: str, words: Sequence[str]) -> None:
         arguments,
         bf16_weights=config.training.bf16_weights,
         outside=numbers_outside_layers(config.model),
+        tensor_sizes=tensor_sizes(config),
     )
     print(
         f"\nwhole run: {total.steps:,} steps, {format_count(total.corpus_tokens)} corpus tokens, "
         f"{format_count(total.layer_tokens)} layer tokens, {format_count(total.flops)} FLOPs"
     )
+    for flag, sentence in BY_DATA.items():
+        if getattr(config.data, flag, False):
+            print(f"\n--{flag.replace('_', '-')}: {sentence}")
+
+
+def tensor_sizes(config: RunConfig) -> list[int]:
+    """Numbers of processes, as many as one machine has, that could share the run's layers and rows evenly."""
+    sizes: list[int] = []
+    if config.training.bf16_weights:
+        return sizes
+    for size in (2, 4, 8):
+        with contextlib.suppress(ValueError):
+            config.model.require_even_parts(size)
+            sizes += [] if config.data.seq_length % size else [size]
+    return sizes
 
 
 def carry_out(words: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from data_efficiency.accounting import ModelShape
@@ -181,13 +181,19 @@ def refuse_picture_over(arguments: Namespace, source: str) -> None:
 
 
 def show(
-    plan: RunPlan, arguments: Namespace, *, bf16_weights: bool = False, outside: int | None = None
+    plan: RunPlan,
+    arguments: Namespace,
+    *,
+    bf16_weights: bool = False,
+    outside: int | None = None,
+    tensor_sizes: Iterable[int] = (),
 ) -> None:
     """Print the plan, its memory and its warnings, and draw it.
 
     Args:
         bf16_weights: as in `initialize`.
         outside: numbers of weights outside the layers; None: one matrix of the vocabulary.
+        tensor_sizes: numbers of processes that can share the model's layers, beside that of the plan.
     """
     decay_end, device = read_decay_end(arguments.lr_decay), arguments.device_memory
     if device is not None and not 0 < device < math.inf:
@@ -200,6 +206,7 @@ def show(
             device_bytes=device,
             precision=precision_of(plan.config, bf16_weights=bf16_weights),
             outside=outside,
+            tensor_sizes=tensor_sizes,
         )
         print(f"\n{table}")
     for sentence in plan_warnings(plan, decay_end):

@@ -117,12 +117,20 @@ def load_config(source: ConfigSource) -> Config:
             data_efficiency, length_plans=(warm_up,), metric_names=(warm_up.name,)
         )
         raw = {**raw, "curriculum_learning": legacy}
+    data_efficiency = data_efficiency.with_row_shares(_row_shares(engine_sections))
     return replace(
         found,
         data_efficiency=data_efficiency,
         data_efficiency_json=json.loads(json.dumps(raw)),
         engine_sections=engine_sections,
     )
+
+
+def _row_shares(engine_sections: Mapping[str, Any]) -> int:
+    """Processes that share each layer and each row."""
+    content = {"tensor_parallel": engine_sections.get("tensor_parallel") or {}}
+    section = Section(content, "", is_quiet=True).section("tensor_parallel")
+    return section.integer("autotp_size", 0, at_least=0) or 1
 
 
 def _with_progressive_layer_drop(

@@ -1,9 +1,11 @@
 """What a metric of the JSON file is parsed to: a selection of samples, or a plan of the rows' length."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from data_efficiency.json_section import ConfigError
 from data_efficiency.schedule.protocol import Schedule
 
 DifficultyType = Literal["value", "percentile"]
@@ -77,3 +79,25 @@ class LengthPlan(PacedMetric):
                 "must be at least 1"
             )
         return -(-difficulty // self.length_multiple) * self.length_multiple
+
+    def refuse_uneven_lengths(self, row_shares: int) -> None:
+        """Raise ConfigError for rows that so many processes cannot share evenly."""
+        if self.action in WINDOWS or self.action == "user":
+            # The one leaves rows as they are; what the other makes of them is looked at as it comes.
+            return
+        if self.length_multiple % row_shares == 0:
+            return
+        multiple = math.lcm(self.length_multiple, row_shares)
+        advice = f'give the metric "length_multiple": {multiple}'
+        if not self.follows_schedule:
+            raise ConfigError(
+                f"the lengths of metric {self.name!r} follow from the rows, which {row_shares} processes share evenly "
+                f"(tensor parallelism): {advice}"
+            )
+        for step, difficulty in self.schedule.values(1) if self.schedule.ends else ():
+            length = self.length_at(difficulty)
+            if length is not None and length % row_shares:
+                raise ConfigError(
+                    f"metric {self.name!r} gives rows of {length} tokens at step {step}, which {row_shares} processes "
+                    f"cannot share evenly (tensor parallelism): {advice}"
+                )

@@ -89,6 +89,14 @@ class RandomLTDConfig:
             )
         return value
 
+    def keeps_multiples_of(self, number: int) -> bool:
+        """Whether each kept length is known beforehand to be a multiple, as far as a row is not shorter."""
+        if number == 1:
+            return True
+        if self.kept_length_unit == "percent" or not self.schedule.ends:
+            return False
+        return all(value % number == 0 for _, value in self.schedule.values(0))
+
 
 @dataclass(frozen=True, kw_only=True)
 class RandomLTDKeys:

@@ -57,6 +57,8 @@ class RoutingConfig:
     full_from_step: int | None = None
     token_superposition: SuperpositionConfig | None = None
     """For which layers do nothing, but positions are bags of tokens."""
+    row_shares: int = 1
+    """Processes that share each row (tensor parallelism): kept lengths are rounded up to a multiple of it."""
 
     def refuse_layers(self) -> None:
         """Raise ConfigError for routes through layers that the model does not have."""
@@ -84,14 +86,14 @@ class RoutingConfig:
         return self.full_from_step is not None and step >= self.full_from_step
 
     def kept_length(self, step: int, sequence_length: int | None = None) -> int | None:
-        """As `RandomLTDConfig.kept_length`; None where no layer drops tokens at `step`.
+        """As `RandomLTDConfig.kept_length`, shared evenly; None where no layer drops tokens at `step`.
 
         Raises:
             ConfigError: if tokens are dropped from rows that do not reach up to the positions always kept.
         """
         if self.random_ltd is None or self.is_full(step):
             return None
-        kept = self.random_ltd.kept_length(step, sequence_length)
+        kept = self.shared_evenly(self.random_ltd.kept_length(step, sequence_length))
         if sequence_length is None:
             return kept
         if kept >= sequence_length:
@@ -103,6 +105,10 @@ class RoutingConfig:
                 f"{sequence_length} tokens: each must be below that"
             )
         return kept
+
+    def shared_evenly(self, kept_length: int) -> int:
+        """The kept length, or the next one that the processes of a row share evenly."""
+        return -(-kept_length // self.row_shares) * self.row_shares
 
     def kept_rows(self, step: int) -> tuple[int, ...]:
         """Rows of a group that each layer processes; empty where none is skipped at `step`."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -12,6 +12,10 @@ from data_efficiency.engine.ranks import start_ranks
 from data_efficiency.engine.torch_engine import TorchEngine
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.row_length import closed_by_rows
+
+if TYPE_CHECKING:
+    # It takes longer to import than all the rest.
+    from data_efficiency.engine.tensor_parallel import TensorParallel
 
 
 def initialize(  # noqa: PLR0913 - the published signature
@@ -32,6 +36,7 @@ def initialize(  # noqa: PLR0913 - the published signature
     engine: Literal["torch", "deepspeed"] | None = None,
     model_shape: ModelShape | None = None,
     bf16_weights: bool = False,
+    tensor_parallel: "TensorParallel | None" = None,
 ) -> tuple[Any, Any, Any, Any]:
     """Engine, optimizer, training data loader and learning-rate scheduler, as DeepSpeed's `initialize`.
 
@@ -43,13 +48,14 @@ def initialize(  # noqa: PLR0913 - the published signature
         training_data: map-style dataset that the loader reads; None: no loader is made.
         lr_scheduler: object with `step()`, or a function that makes one of the optimizer.
         distributed_port, dist_init_required: not used: launchers set it, an existing group is taken.
-        mpu, mesh_param: refused: only data parallelism is supported (`zero_optimization` spreads what one device
-            cannot hold over the processes).
+        mpu, mesh_param: refused: the mesh is made here (`zero_optimization` spreads what one device cannot hold over the
+            data-parallel processes, `tensor_parallel` cuts it).
         collate_fn: items of the dataset -> batch; PyTorch's default if None.
         config, config_params: whatever `load_config` takes; the second is the older name.
         engine: "torch" or "deepspeed"; None: the second if `args.deepspeed` is true.
         model_shape: for layer tokens and FLOPs; without it no FLOPs, and random-LTD's layers, or one.
         bf16_weights: with bf16, bfloat16 weights and residual stream beside float32 masters, as DeepSpeed has.
+        tensor_parallel: how the model is cut where `tensor_parallel.autotp_size` in the JSON is above 1.
 
     Raises:
         ConfigError, ValueError: for JSON that is not understood, a foreign index, or refused arguments.
@@ -57,7 +63,9 @@ def initialize(  # noqa: PLR0913 - the published signature
     if model is None:
         raise ValueError("model is None: initialize needs the module to train")
     if mpu is not None or mesh_param is not None:
-        raise ValueError("mpu and mesh_param are refused: only data parallelism is supported")
+        raise ValueError(
+            "mpu and mesh_param are refused: the mesh is made here; give tensor_parallel for a model that is cut"
+        )
     source = load_config(
         _first_given(config, config_params, getattr(args, "deepspeed_config", None))
     )
@@ -66,11 +74,16 @@ def initialize(  # noqa: PLR0913 - the published signature
         source = replace(source, data_efficiency=section)
     if engine is None:
         engine = "deepspeed" if getattr(args, "deepspeed", False) else "torch"
-    more = {"bf16_weights": bf16_weights} if engine == "torch" else {}
+    size = source.data_efficiency.row_shares
+    _refuse_uncut(size, tensor_parallel, engine)
+    more: dict[str, Any] = {}
+    if engine == "torch":
+        cut = tensor_parallel if size > 1 else None
+        more = {"bf16_weights": bf16_weights, "tensor_parallel": cut}
     made: Any = _maker(engine)(
         module=model,
         config=source,
-        ranks=start_ranks(always_join=engine == "deepspeed"),
+        ranks=start_ranks(always_join=engine == "deepspeed", tensor_parallel_size=size),
         optimizer=optimizer,
         parameters=model_parameters,
         training_data=training_data,
@@ -80,6 +93,20 @@ def initialize(  # noqa: PLR0913 - the published signature
     )
     made.model_shape = model_shape
     return made, made.optimizer, made.training_dataloader, made.lr_scheduler
+
+
+def _refuse_uncut(size: int, tensor_parallel: object, engine: str) -> None:
+    """Raise ConfigError where processes shall share each layer, and cannot."""
+    if size > 1 and engine != "torch":
+        raise ConfigError(
+            f"tensor_parallel.autotp_size is {size}, and DeepSpeed's engine holds whole layers here: take the PyTorch "
+            "engine, whose FSDP2 (zero_optimization.stage 2 or 3) goes with it"
+        )
+    if size > 1 and tensor_parallel is None:
+        raise ConfigError(
+            f"tensor_parallel.autotp_size is {size}, but nothing says how this model is cut: give initialize "
+            "tensor_parallel=, or take zero_optimization.stage 3, which needs no knowledge of it"
+        )
 
 
 def _first_given(*sources: Any) -> Any:

@@ -21,7 +21,7 @@ from data_efficiency.engine import deepspeed_state
 from data_efficiency.engine.base import Collate, EngineBase, make_loader
 from data_efficiency.engine.deepspeed_ops import guard_builds, without_needless_builds
 from data_efficiency.engine.ranks import Ranks
-from data_efficiency.engine.sections import refuse_unsupported
+from data_efficiency.engine.sections import is_off, refuse_unsupported
 from data_efficiency.engine.whole_tensor import WholeTensor
 from data_efficiency.json_section import ConfigError, Section
 
@@ -215,6 +215,11 @@ def check_deepspeed_sections(sections: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: for a section that is refused, or a key that would be ignored.
     """
     refuse_unsupported(sections)
+    if not is_off("tensor_parallel", sections.get("tensor_parallel")):
+        raise ConfigError(
+            f"tensor_parallel is {sections['tensor_parallel']!r}: DeepSpeed's engine holds whole layers here; take the "
+            "PyTorch engine, or remove the section"
+        )
     known = {
         "activation_checkpointing": (
             "partition_activations",

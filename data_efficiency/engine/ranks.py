@@ -34,7 +34,8 @@ LOCAL_RANK = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SL
 class Ranks:
     """This process among the processes of the run.
 
-    Rows and samples follow the data-parallel rank, files and messages the rank.
+    Rows and samples follow the data-parallel rank, files and messages the rank. Processes of one tensor group
+    follow one another, share each layer and each row, and read the same samples.
     """
 
     rank: int = 0
@@ -45,6 +46,9 @@ class Ranks:
     data_parallel_rank: int = 0
     """Which share of each global batch this process trains on."""
     data_parallel_size: int = 1
+    tensor_parallel_rank: int = 0
+    """Which share of each layer and each row this process computes."""
+    tensor_parallel_size: int = 1
     device: torch.device = torch.device("cpu")
 
     @property
@@ -53,20 +57,24 @@ class Ranks:
         return self.rank == 0
 
     def table(self, row: Sequence[int]) -> NDArray[np.int64]:
-        """int64 [data_parallel_size, numbers]: each data-parallel process's row, in their order.
+        """int64 [world, numbers]: each process's row, in their order.
 
         One collective; every process gets the same table.
         """
         own = torch.tensor(row, dtype=torch.int64, device=self.device)
         rows = [own]
-        if self.data_parallel_size > 1:
-            rows = [torch.empty_like(own) for _ in range(self.data_parallel_size)]
+        if self.world > 1:
+            rows = [torch.empty_like(own) for _ in range(self.world)]
             torch.distributed.all_gather(rows, own)
         return torch.stack(rows).cpu().numpy()
 
+    def data_parallel(self, table: NDArray[np.int64]) -> NDArray[np.int64]:
+        """int64 [data_parallel_size, numbers]: of a table, one row of each tensor group, whose rows tell the same."""
+        return table[:: self.tensor_parallel_size]
+
     def sums(self, row: Sequence[int]) -> list[int]:
         """The sum over the data-parallel processes of each number."""
-        totals: list[int] = self.table(row).sum(axis=0).tolist()
+        totals: list[int] = self.data_parallel(self.table(row)).sum(axis=0).tolist()
         return totals
 
     def first_of(self, value: int) -> int:
@@ -94,21 +102,31 @@ def floats_of(bits: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.ascontiguousarray(bits).view(np.float64)
 
 
-def read_ranks() -> Ranks:
+def read_ranks(tensor_parallel_size: int = 1) -> Ranks:
     """What an existing process group says, or else the launcher; one process if nobody says anything.
 
+    Args:
+        tensor_parallel_size: processes of a tensor group.
+
     Raises:
-        ConfigError: if the launcher's variables are incomplete, or it started more processes here
-            than there are accelerators.
+        ConfigError: if the launcher's variables are incomplete, it started more processes here
+            than there are accelerators, or all together are no whole number of tensor groups.
     """
     rank, world = _joined() if torch.distributed.is_initialized() else _launched()
+    if world % tensor_parallel_size:
+        raise ConfigError(
+            f"the tensor-parallel size is {tensor_parallel_size}, but the run has {world} processes: must be a "
+            "whole number of groups; start another number of processes"
+        )
     local_rank = int(next((os.environ[name] for name in LOCAL_RANK if name in os.environ), "0"))
     return Ranks(
         rank=rank,
         world=world,
         local_rank=local_rank,
-        data_parallel_rank=rank,
-        data_parallel_size=world,
+        data_parallel_rank=rank // tensor_parallel_size,
+        data_parallel_size=world // tensor_parallel_size,
+        tensor_parallel_rank=rank % tensor_parallel_size,
+        tensor_parallel_size=tensor_parallel_size,
         device=_own_device(local_rank),
     )
 
@@ -152,7 +170,12 @@ def _own_device(local_rank: int) -> torch.device:
     return torch.device(accelerator.type, index)
 
 
-def start_ranks(*, always_join: bool = False, timeout_minutes: float = TIMEOUT_MINUTES) -> Ranks:
+def start_ranks(
+    *,
+    always_join: bool = False,
+    timeout_minutes: float = TIMEOUT_MINUTES,
+    tensor_parallel_size: int = 1,
+) -> Ranks:
     """This process, joined with the others in torch.distributed's default group if there are any.
 
     A group that exists already is used as it is.
@@ -160,8 +183,9 @@ def start_ranks(*, always_join: bool = False, timeout_minutes: float = TIMEOUT_M
     Args:
         always_join: make a group even for a single process, as DeepSpeed needs it.
         timeout_minutes: how long a collective waits for the other processes before it fails.
+        tensor_parallel_size: as in `read_ranks`.
     """
-    ranks = read_ranks()
+    ranks = read_ranks(tensor_parallel_size)
     if ranks.device.type != "cpu":
         torch.accelerator.set_device_index(ranks.device)
     if torch.distributed.is_initialized() or (ranks.world == 1 and not always_join):

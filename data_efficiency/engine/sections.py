@@ -15,18 +15,18 @@ HARMLESS = frozenset(
         "zero_allow_untested_optimizer",
     }
 )
-_TAKEN = ("bf16", "fp16", "optimizer", "zero_optimization")
-_ONLY_DATA_PARALLEL = (
-    "only data parallelism is supported (ZeRO covers models that one device cannot hold)"
-)
+_TAKEN = ("bf16", "fp16", "optimizer", "tensor_parallel", "zero_optimization")
 REFUSED: dict[str, str] = {
-    "tensor_parallel": _ONLY_DATA_PARALLEL,
-    "pipeline": _ONLY_DATA_PARALLEL,
+    "pipeline": "a schedule of stages would own the step, and each length of a curriculum need its own; take "
+    "zero_optimization.stage 3, which covers models that one device cannot hold",
     "hybrid_engine": "it alternates training with generation, which this engine does not",
     "autotuning": "it starts runs of its own with other batch sizes",
 }
 """Sections that neither engine takes, and why."""
-
+_NO_CONTEXT_PARALLELISM = (
+    "dropped tokens make the processes' shares of a row uneven; take recomputation and smaller micro-batches, or the "
+    "PyTorch engine's tensor parallelism, which shares rows between layers"
+)
 
 _ONLY_PACES_ZERO = frozenset(
     {
@@ -90,6 +90,9 @@ def check_torch_sections(sections: Mapping[str, Any]) -> TorchSections:
             'take DeepSpeed\'s engine (engine="deepspeed", --deepspeed)'
         )
     all_sections = Section(sections, "")
+    section = all_sections.section("tensor_parallel")
+    section.take("autotp_size", 0)
+    section.close()
     section = all_sections.section("bf16")
     bf16 = section.boolean("enabled", False)
     section.close()
@@ -158,7 +161,9 @@ def refuse_unsupported(sections: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name} is {content!r}: {reason}; remove the section")
     sequence_parallel = sections.get("sequence_parallel_size", 1)
     if sequence_parallel not in (None, 1):
-        raise ConfigError(f"sequence_parallel_size is {sequence_parallel!r}: {_ONLY_DATA_PARALLEL}")
+        raise ConfigError(
+            f"sequence_parallel_size is {sequence_parallel!r}: {_NO_CONTEXT_PARALLELISM}"
+        )
 
 
 def is_off(name: str, content: object) -> bool:

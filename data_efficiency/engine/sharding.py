@@ -1,4 +1,4 @@
-"""FSDP2: each data-parallel process keeps a part of every weight, of its gradient and of its optimizer state.
+"""FSDP2 and tensor parallelism: each process keeps a part of every weight, of its gradient and of its optimizer state.
 
 What is gathered at a time are the weights of one unit, a layer as a rule; those outside all units (embeddings,
 output) are gathered together. Stage 3 gathers a unit for its forward and again for its backward, stage 2 once
@@ -6,7 +6,7 @@ for both. Source: PyTorch FSDP2 (`torch.distributed.fsdp.fully_shard`); the stag
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -17,28 +17,56 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.sections import ZeroSettings
+from data_efficiency.engine.tensor_parallel import (
+    RowGroup,
+    RowOrders,
+    TensorParallel,
+    complete_gradients,
+)
 from data_efficiency.json_section import ConfigError
 
 
 class Sharding:
-    """A module whose weights are spread over the data-parallel processes, from process 0's.
+    """A module whose weights are spread over the processes, from process 0's.
+
+    Over those of a tensor group as the model is cut, and over the data-parallel ones where the settings have a stage.
 
     Args:
         module: changed in place: its parameters become parts (DTensors), its classes keep their names.
         settings: the stage, and the units where they are named.
         bf16_weights: layers read bfloat16 weights; parts and sums of gradients stay float32.
+        tensor_parallel: how the module is cut; None: it is not.
 
     Raises:
         ConfigError: if no units are found and none named, or a weight belongs to two of them.
     """
 
     def __init__(
-        self, module: nn.Module, ranks: Ranks, settings: ZeroSettings, *, bf16_weights: bool
+        self,
+        module: nn.Module,
+        ranks: Ranks,
+        settings: ZeroSettings,
+        *,
+        bf16_weights: bool,
+        tensor_parallel: TensorParallel | None = None,
     ) -> None:
         units = find_units(module, settings)
-        refuse_shared_weights(module, units)
+        is_spread = settings.stage > 0 and ranks.data_parallel_size > 1
+        if is_spread:
+            refuse_shared_weights(module, units)
         whole = dict(module.named_parameters(remove_duplicate=False))
-        mesh = init_device_mesh(ranks.device.type, (ranks.data_parallel_size,))
+        mesh = init_device_mesh(
+            ranks.device.type,
+            (ranks.data_parallel_size, ranks.tensor_parallel_size),
+            mesh_dim_names=("data", "tensor"),
+        )
+        self.row_group: RowGroup | None = None
+        orders = RowOrders()
+        if tensor_parallel is not None:
+            self.row_group = RowGroup(mesh["tensor"])
+            orders = RowOrders(tensor_parallel.fused, ranks.tensor_parallel_size)
+            orders.arrange(module)
+        self._orders = orders
         policy = MixedPrecisionPolicy(cast_forward_inputs=False)
         if bf16_weights:
             policy = MixedPrecisionPolicy(
@@ -49,14 +77,22 @@ class Sharding:
             unit.to(ranks.device)
             own = (*unit.parameters(), *unit.buffers())
             ranks.share(one for one in own if not isinstance(one, DTensor))
+            if tensor_parallel is not None:
+                tensor_parallel.cut(unit, mesh["tensor"])
+            if not is_spread:
+                continue
             after_forward = settings.stage == 3 and unit is not module
-            fully_shard(unit, mesh=mesh, reshard_after_forward=after_forward, mp_policy=policy)
+            fully_shard(
+                unit, mesh=mesh["data"], reshard_after_forward=after_forward, mp_policy=policy
+            )
             _keep_name(type(unit))
         self._units: list[FSDPModule] = [
             one for one in module.modules() if isinstance(one, FSDPModule)
         ]
         parts = dict(module.named_parameters(remove_duplicate=False))
         self._part_of = {id(tensor): parts[name] for name, tensor in whole.items()}
+        replicas = None if is_spread or ranks.data_parallel_size == 1 else mesh["data"].get_group()
+        self._replicas, self._num_replicas = replicas, ranks.data_parallel_size
 
     def parts_of(self, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
         """What stands in the place of the module's parameters now; others as they are."""
@@ -73,8 +109,21 @@ class Sharding:
         for group in optimizer.param_groups:
             group["params"] = self.parts_of(group["params"])
 
+    def finish_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Have each weight's gradient be that of the global batch, where FSDP2 has not seen to it."""
+        if not self._units:
+            complete_gradients(parameters, self._replicas, self._num_replicas)
+
+    def restored(self, name: str, whole: torch.Tensor) -> torch.Tensor:
+        """A weight that was put together, or what has its shape, in the order that checkpoints have."""
+        return self._orders.restored(name, whole)
+
+    def part_of(self, name: str, whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """As `spread`, of a weight as checkpoints have it or of what has its shape."""
+        return self.spread(self._orders.arranged(name, whole), like)
+
     @staticmethod
-    def part_of(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    def spread(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """This process's part of a whole tensor, spread as `like`; the tensor itself where that is whole.
 
         Nothing travels: each process has the whole, which may be mapped from a file, and reads its part alone.
@@ -110,8 +159,8 @@ class Sharding:
         """Be ready for a new step wherever the present one was broken off."""
         # The root comes first among a module's modules. Before its first forward it does not know that it is one, and
         # there is nothing to forget.
-        root = self._units[0]
-        if root._get_fsdp_state()._is_root is not None:
+        root = self._units[0] if self._units else None
+        if root is not None and root._get_fsdp_state()._is_root is not None:
             root.reset_iter_state()
 
 

@@ -7,7 +7,9 @@ optimizer steps at the end of an accumulation.
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +26,7 @@ from data_efficiency.routing.random_ltd import save_without_random_ltd
 
 if TYPE_CHECKING:
     from data_efficiency.engine import sharding
+    from data_efficiency.engine.tensor_parallel import RowGroup, TensorParallel
 
 _STEP = "step"
 
@@ -43,8 +46,14 @@ class TorchEngine(EngineBase):
         lr_scheduler: Any,
         collate_fn: Collate | None,
         bf16_weights: bool = False,
+        tensor_parallel: "TensorParallel | None" = None,
     ) -> None:
         sections = check_torch_sections(config.engine_sections)
+        if tensor_parallel is not None and bf16_weights:
+            raise ConfigError(
+                "bf16_weights is true, and the model is cut over processes (tensor parallelism), of whose weights no "
+                "float32 copy is kept: leave it out, bf16 alone computes in bfloat16"
+            )
         self._begin(config, ranks)
         self.global_rank, self.dp_world_size = ranks.rank, ranks.data_parallel_size
         self.device = ranks.device
@@ -55,11 +64,18 @@ class TorchEngine(EngineBase):
         self._sharding: sharding.Sharding | None = None
         self._masters: Masters | None = None
         self._parallel: torch.nn.Module = self.module
-        if sections.zero.stage and ranks.data_parallel_size > 1:
+        self.row_shares: RowGroup | None = None
+        """Of the processes that share each row; None where each process has whole ones."""
+        if (sections.zero.stage and ranks.data_parallel_size > 1) or tensor_parallel is not None:
             # Imported here: it takes longer than all the rest, and only who shards needs it.
             from data_efficiency.engine.sharding import Sharding  # noqa: PLC0415
 
-            self._sharding = Sharding(module, ranks, sections.zero, bf16_weights=bf16_weights)
+            self._sharding = Sharding(
+                *(module, ranks, sections.zero),
+                bf16_weights=bf16_weights,
+                tensor_parallel=tensor_parallel,
+            )
+            self.row_shares = self._sharding.row_group
             chosen = None if chosen is None else self._sharding.parts_of(chosen)
         else:
             module.to(self.device)
@@ -151,6 +167,8 @@ class TorchEngine(EngineBase):
         if self.optimizer is None:
             raise ValueError("step() needs an optimizer: give one to initialize, or in the JSON")
         self._set_rates()
+        if self._sharding is not None:
+            self._sharding.finish_gradients(self.parameters())
         self._grad_norm = self._unscale_and_clip()
         self._refuse_non_finite({}, self._grad_norm)
         overflow = not math.isfinite(self._grad_norm)
@@ -235,7 +253,9 @@ class TorchEngine(EngineBase):
         """Weights and buffers by their plain names, in the precision that the optimizer updates."""
         tensors = self._own_tensors()
         masters = {} if self._masters is None else self._masters.named(every_name=True)
-        return whole_tensors({name: masters.get(name, own) for name, own in tensors.items()})
+        return self._in_their_order(
+            whole_tensors({name: masters.get(name, own) for name, own in tensors.items()})
+        )
 
     def load_whole_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take weights and buffers by the names of `whole_weights`.
@@ -246,7 +266,7 @@ class TorchEngine(EngineBase):
         self._check_fit(tensors)
         own = self._own_tensors()
         self.module.load_state_dict(
-            {name: self._part_of(tensor, own[name]) for name, tensor in tensors.items()}
+            {name: self._part_of(name, tensor, own[name]) for name, tensor in tensors.items()}
         )
         if self._masters is not None:
             self._masters.load(tensors)
@@ -263,7 +283,9 @@ class TorchEngine(EngineBase):
                 states = self.optimizer.state.get(parameter)
                 for key, value in {**states, **counted}.items() if states else ():
                     tensors[f"{names[id(parameter)]}.{key}"] = value
-        return whole_tensors(tensors)
+        return self._in_their_order(
+            whole_tensors(tensors), weight_of=lambda name: name.rpartition(".")[0]
+        )
 
     def load_whole_optimizer_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take the optimizer's tensors by the names of `whole_optimizer_state`.
@@ -287,7 +309,7 @@ class TorchEngine(EngineBase):
                 continue
             # Unless the optimizer is fused, its step count stays on the host.
             device = parameter.device if tensor.ndim or on_device else torch.device("cpu")
-            part = self._part_of(tensor, parameter)
+            part = self._part_of(name, tensor, parameter)
             self.optimizer.state[parameter][key] = part.to(device, copy=True)
 
     def _own_tensors(self) -> dict[str, torch.Tensor]:
@@ -300,11 +322,24 @@ class TorchEngine(EngineBase):
         if self._sharding is not None:
             self._sharding.rest()
 
-    def _part_of(self, whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """What this process holds of a whole tensor."""
+    def _part_of(self, name: str, whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """What this process holds of a whole weight, or of what has its shape."""
         if self._sharding is None:
             return whole
-        return self._sharding.part_of(whole, like)
+        return self._sharding.part_of(name, whole, like)
+
+    def _in_their_order(
+        self, tensors: list[WholeTensor], weight_of: Callable[[str], str] = str
+    ) -> list[WholeTensor]:
+        """The tensors, which will be gathered as checkpoints have them."""
+        sharding = self._sharding
+        if sharding is None:
+            return tensors
+
+        def gathered(tensor: WholeTensor) -> torch.Tensor:
+            return sharding.restored(weight_of(tensor.name), tensor.gather())
+
+        return [replace(tensor, gather=partial(gathered, tensor)) for tensor in tensors]
 
 
 def _make_optimizer(

@@ -13,6 +13,7 @@ from data_efficiency.routing.kept_only import KeptOnly
 from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
 from data_efficiency.routing.proof import form_of
 from data_efficiency.routing.router import Router
+from data_efficiency.routing.row_shares import RowShares
 from data_efficiency.routing.span import Span
 from data_efficiency.routing.token_ops import (
     put_back,
@@ -30,6 +31,7 @@ class LayerForward:
         layer_id: number among the model's layers, from 0.
         span: the layers that it shares its subset of tokens with; None: it drops no tokens.
         skips_rows: whether rows may skip it.
+        shares: of the processes that share each row; None: the layer sees all tokens.
 
     A layer with neither only passes on which forward its hidden states belong to, so that several layers can
     be recomputed together.
@@ -49,6 +51,7 @@ class LayerForward:
         *,
         span: Span | None = None,
         skips_rows: bool = False,
+        shares: RowShares | None = None,
     ) -> None:
         self.layer = layer
         self.original = layer.forward
@@ -57,6 +60,7 @@ class LayerForward:
         self.layer_id = layer_id
         self.span = span
         self.skips_rows = skips_rows
+        self.shares = shares
         self.rows: torch.Tensor | None = None
         self.row_scale: torch.Tensor | None = None
         """Those of the present forward's draw. Here, where code compiled once serves every layer: out of a list of
@@ -171,7 +175,10 @@ class LayerForward:
                 f"{name} got hidden states of shape {shape}: must be three axes, batch, sequence and "
                 "hidden; random-LTD can drop no tokens of other layers"
             )
-        seen = (shape[interface.batch_axis], shape[interface.sequence_axis])
+        seen = (
+            shape[interface.batch_axis],
+            shape[interface.sequence_axis] * (1 if self.shares is None else self.shares.size),
+        )
         draw = router.draw
         if seen != (draw.num_rows, self._length_given(draw)):
             if not self.is_routed and router.shape_is_final:
@@ -251,7 +258,9 @@ class LayerForward:
         axis, span = self.interface.sequence_axis, self.span
         kept, passing = args[0], args[0]
         if self.is_first:
+            args = (self._whole(args[0]), *args[1:])
             passing, kept = take_kept(args[0], positions, axis)
+            kept = self._own(kept)
             span.enter(draw, passing, in_forward=self.router.in_forward)
         else:
             # For its shape: of all tokens, as the other arguments are.
@@ -265,12 +274,24 @@ class LayerForward:
         hidden = self.hidden_states_in(result, kept)
         if draw.token_scale is not None:
             scale = draw.token_scale[span.number]
-            hidden = scaled_change(kept, hidden, scale if axis == 1 else scale.transpose(0, 1))
+            scale = scale if axis == 1 else scale.transpose(0, 1)
+            scale = self._own(scale) if scale.shape[axis] > 1 else scale
+            hidden = scaled_change(kept, hidden, scale)
         if self.is_last:
             if not self.is_first:
                 passing = span.leave(draw)
-            hidden = put_back(passing, hidden, positions, axis)
+            hidden = self._own(put_back(passing, self._whole(hidden), positions, axis))
         return _with_hidden_states(result, hidden, type(self.layer).__name__, kept.shape[axis])
+
+    def _whole(self, tokens: torch.Tensor) -> torch.Tensor:
+        """All tokens of the rows, of those that this process has."""
+        shares = self.shares
+        return tokens if shares is None else shares.whole(tokens, self.interface.sequence_axis)
+
+    def _own(self, tokens: torch.Tensor) -> torch.Tensor:
+        """This process's tokens, of all of the rows."""
+        shares = self.shares
+        return tokens if shares is None else shares.own(tokens, self.interface.sequence_axis)
 
     def _call(self, draw: KeptDraw | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the layer itself returns, the rows that skip it unchanged."""

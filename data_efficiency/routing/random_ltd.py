@@ -68,6 +68,7 @@ def convert_to_random_ltd(
     """
     settings = _settings(model_or_engine, config)
     root: Any = model_or_engine
+    shares = getattr(model_or_engine, "row_shares", None)
     while isinstance(getattr(root, "module", None), nn.Module):
         _refuse_wrapper(root)
         root = root.module
@@ -84,13 +85,25 @@ def convert_to_random_ltd(
         interface = replace(interface, proved=interface.proved and all(map(is_as_shipped, layers)))
     elif interface.proved:
         logger.warning("%s drops tokens unproved: its interface says proved", layer_class.__name__)
+    if routing.row_shares != (1 if shares is None else shares.size):
+        raise ValueError(
+            f"tensor_parallel.autotp_size is {routing.row_shares}, but this model is not cut so: convert the engine that "
+            "initialize makes with tensor_parallel=, or remove the section"
+        )
+    if shares is not None and not interface.proved:
+        raise ValueError(
+            f"processes share each row, and {layer_class.__name__} is no layer that random-LTD knows: that it may drop "
+            "tokens is proved on whole rows only; take FSDP2 instead of tensor parallelism"
+        )
     router = Router(routing)
     _follow_layer_tokens(model_or_engine, routing.random_ltd)
     spans = {layer: span for span in router.spans for layer in range(span.first, span.last + 1)}
     for layer_id, layer in enumerate(layers):
         span, skips = spans.get(layer_id), layer_id in routing.skipped_layers
         kind = forward_class(layer_id, span, skips_rows=skips)
-        layer.forward = kind(layer, interface, router, layer_id, span=span, skips_rows=skips)
+        layer.forward = kind(
+            layer, interface, router, layer_id, span=span, skips_rows=skips, shares=shares
+        )
     if not interface.proved:
         root.forward = _ForwardThatProves(root, router)
     root.register_forward_pre_hook(_BeginForward(router), prepend=True, with_kwargs=True)

@@ -70,7 +70,7 @@ class Router(PublishedRouterNames):
             if sequence_length is None:
                 raise ValueError("every token is kept: sequence_length is needed")
             return sequence_length
-        return dropping.kept_length(step, sequence_length)
+        return self.settings.shared_evenly(dropping.kept_length(step, sequence_length))
 
     def set_position(self, step: int, first_row: int, num_samples: int | None = None) -> None:
         """Says where the next training forward stands; to be called before each of them.
@@ -355,9 +355,11 @@ def _mark_dynamic(tensor: torch.Tensor, axis: int) -> None:
 
 
 def _is_a_share(length: int, told: int) -> bool:
-    """Whether a row of `told` tokens may be split evenly between processes into parts of `length`."""
-    if told <= length or told % length or not torch.distributed.is_available():
+    """Whether a row of `told` tokens may be split between processes into parts of `length`, one token apart at most."""
+    if told <= length or not torch.distributed.is_available():
         return False
     if not torch.distributed.is_initialized():
         return False
-    return torch.distributed.get_world_size() % (told // length) == 0
+    world = torch.distributed.get_world_size()
+    sizes = (size for size in range(2, world + 1) if world % size == 0)
+    return any(length in (told // size, -(-told // size)) for size in sizes)

@@ -64,6 +64,16 @@ class Schedule(ABC):
             step = self.next_change(step)
         return None
 
+    def values(self, first_step: int) -> Iterator[tuple[int, int]]:
+        """(step, difficulty) at `first_step` and at each step after it where the difficulty can be another one.
+
+        Without end where the schedule has none.
+        """
+        step: int | None = first_step
+        while step is not None:
+            yield step, self.difficulty(step)
+            step = self.next_change(step)
+
     def identity(self) -> Any:
         """What a run and its continuation must agree on, plain JSON data."""
         return {

@@ -13,13 +13,14 @@ from typing import Any
 from data_efficiency import DataEfficiencyConfig
 from data_efficiency.config import RandomLTDConfig, Selection
 from data_efficiency.differences import differing_leaves
-from data_efficiency.sampling.sampler import SamplerIdentity
+from data_efficiency.sampling.sampler_state import SamplerIdentity
 from megatron.config import GUARDED_SETTINGS, ModelConfig, RunConfig
 
 Record = Mapping[str, Any]
 
 SHAPE_NEUTRAL_FIELDS = ("attention_dropout", "hidden_dropout", "recompute_activations")
 _MASKING_FIELDS = ("mask_prob", "mask_whole_words")
+_DOCUMENT_FIELDS = ("reset_attention_mask", "reset_position_ids", "eod_mask_loss")
 _NEW_FIELDS = {"spans": (), "always_keep_labelled": False, "residual_scale": "none"}
 """Fields of random-LTD that came after the first checkpoints -> what they then were."""
 _NAMED_APART = ("split", "sequence_length", "tokenizer")
@@ -52,6 +53,7 @@ def guarded_record(
     """The record of a run, plain JSON data."""
     dropping, dropout = data_efficiency.closed_random_ltd, data_efficiency.layer_dropout
     bags = data_efficiency.token_superposition
+    documents = {name: getattr(config.data, name) for name in _DOCUMENT_FIELDS}
     record = {
         "data": {
             "identity": _without(dataset_identity, _NAMED_APART),
@@ -59,6 +61,8 @@ def guarded_record(
         },
         "tokenizer": dataset_identity.get("tokenizer"),
         "masking": {name: getattr(config.data, name) for name in _MASKING_FIELDS},
+        # None as in checkpoints of before.
+        "documents": documents if any(documents.values()) else None,
         "split": config.data.split,
         "seq_length": config.data.seq_length,
         "global_batch_size": config.training.batch_size,
@@ -67,10 +71,17 @@ def guarded_record(
         "curriculum": _curriculum(data_efficiency),
         "random_ltd": None
         if dropping is None
-        else _plain(dropping, leave_out=("seed", *_at_their_defaults(dropping))),
+        else {
+            **_plain(dropping, leave_out=("seed", *_at_their_defaults(dropping))),
+            **_rounding(dropping, data_efficiency.row_shares),
+        },
         "layer_dropout": None if dropout is None else _plain(dropout, leave_out=("seed",)),
         "full_from_step": data_efficiency.full_from_step,
         "token_superposition": None if bags is None else _plain(bags),
+        "feedback": None
+        if data_efficiency.feedback is None
+        else data_efficiency.feedback.section(),
+        "selective_backprop": config.training.selective_backprop,
         "clock": {"steps": "iters", "samples": "samples"}.get(clock, f"tokens ({clock})"),
     }
     assert set(record) == set(GUARDED_SETTINGS)
@@ -139,6 +150,11 @@ def _curriculum(settings: DataEfficiencyConfig) -> dict[str, Any]:
 def _at_their_defaults(dropping: RandomLTDConfig) -> list[str]:
     """Fields that older checkpoints do not have, where they change nothing."""
     return [name for name, default in _NEW_FIELDS.items() if getattr(dropping, name) == default]
+
+
+def _rounding(dropping: RandomLTDConfig, row_shares: int) -> dict[str, int]:
+    """What kept lengths are rounded up to, where the processes that share rows make other lengths of them."""
+    return {} if dropping.keeps_multiples_of(row_shares) else {"row_shares": row_shares}
 
 
 def _clustering_type(selection: Selection | None) -> str:

@@ -80,6 +80,25 @@ class ModelConfig(Settings):
             "rotary embeddings need an even number of channels in a head",
         )
 
+    def require_even_parts(self, num_processes: int) -> None:
+        """Raise ValueError for what so many processes cannot share evenly (tensor parallelism)."""
+        for name, value, number, what in (
+            ("num_attention_heads", self.num_attention_heads, self.num_attention_heads, "heads"),
+            ("num_key_value_heads", self.num_key_value_heads, self.kv_heads, "heads"),
+            ("ffn_hidden_size", self.ffn_hidden_size, self.ffn_size, "inner channels"),
+            (
+                *("make_vocab_size_divisible_by", self.make_vocab_size_divisible_by),
+                *(self.padded_vocab_size, "rows of the embedding"),
+            ),
+        ):
+            require(
+                number % num_processes == 0,
+                name,
+                value,
+                f"{number} {what} cannot be shared evenly by --tensor-model-parallel-size ({num_processes}) processes: "
+                "make them a multiple of it, or take --fsdp 3",
+            )
+
     @property
     def kv_heads(self) -> int:
         """Key and value heads."""

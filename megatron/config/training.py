@@ -1,10 +1,18 @@
 """Duration, optimizer and learning rate of pretraining."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from megatron.config.steps import StepConfig
-from megatron.setting_rules import NOT_NEGATIVE, POSITIVE, SHARE_BELOW_ONE, require
+from megatron.setting_rules import (
+    GPT_ONLY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    SHARE_BELOW_ONE,
+    require,
+)
 
 CompileMode = Literal["none", "model", "layers"]
 CompileLengths = Literal["dynamic", "static"]
@@ -28,6 +36,10 @@ class TrainingConfig(StepConfig):
     bf16_weights: bool = False
     """With --bf16: weights and residual stream in bfloat16 as well, which saves their casts and memory; the
     optimizer updates an fp32 copy, which is what checkpoints hold. DeepSpeed does so in any case."""
+    tensor_model_parallel_size: Annotated[int, POSITIVE] = 1
+    """Processes that share each layer, cut by heads, inner channels and words, and between layers the tokens of each
+    row (tensor and sequence parallelism). The others, all processes divided by this, are data-parallel; --fsdp goes
+    with it. Row lengths must be multiples of it; kept lengths are rounded up to one."""
     compile: CompileMode = "none"
     """Use torch.compile on nothing, on the whole model, or on each layer by itself; layers share their
     compiled code. On a GPU the loss is compiled with either. Sequence lengths and kept lengths may
@@ -60,6 +72,9 @@ class TrainingConfig(StepConfig):
     """Samples of linear warm-up; must be in the unit of the decay."""
     lr_warmup_tokens: Annotated[int, NOT_NEGATIVE] = 0
     """Tokens of linear warm-up; must be in the unit of the decay."""
+    selective_backprop: Annotated[float | None, SHARE, GPT_ONLY] = None
+    """GPT: learn from this share of a micro-batch's rows alone, those of the highest loss. A negative control: all rows are
+    computed, nothing is saved, and others found no gain (arXiv 2307.06440)."""
     ema_decay: Annotated[float | None, SHARE_BELOW_ONE] = None
     """Keep an exponential moving average of the weights, of which a step leaves this much to the next (0.999): evaluated and saved
     beside them, for a constant rate in the place of a decay."""
@@ -117,4 +132,28 @@ class TrainingConfig(StepConfig):
             self.optimizer,
             "DeepSpeed's optimizers keep flat pieces, and Muon needs whole matrices: leave out --deepspeed",
         )
+        if self.tensor_model_parallel_size > 1:
+            for name, is_free, rule in self._beside_tensor_parallel():
+                size = self.tensor_model_parallel_size
+                value = getattr(self, name)
+                require(is_free, name, value, f"--tensor-model-parallel-size is {size}, and {rule}")
         require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"must be 0 to --lr ({self.lr})")
+
+    def _beside_tensor_parallel(self) -> Iterator[tuple[str, bool, str]]:
+        """Setting -> whether it goes with layers that processes share, and why not, and what does."""
+        yield "deepspeed", not self.deepspeed, "DeepSpeed's engine holds whole layers: take --fsdp"
+        yield (
+            "bf16_weights",
+            not self.bf16_weights,
+            "no float32 copy of weights that are cut is kept: --bf16 alone computes in bfloat16",
+        )
+        yield (
+            "compile",
+            self.compile == "none",
+            "code that waits for other processes within a layer is not compiled here: leave it out",
+        )
+        yield (
+            "optimizer_implementation",
+            self.optimizer_implementation != "apex",
+            "apex knows no parts of weights: take fused",
+        )

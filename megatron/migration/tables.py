@@ -14,7 +14,10 @@ from typing import NamedTuple
 _ONE_STACK = "a model is one stack of layers"
 _NO_VARIANT = "the model has no such variant"
 _NO_EXPERTS = "layers have no experts"
-_SPLIT = ("a model is not split over processes", "zero_optimization.stage 2 or 3 in the JSON file")
+_SPLIT = (
+    "a model is not split so over processes",
+    "--tensor-model-parallel-size, or zero_optimization.stage 2 or 3 in the JSON file",
+)
 _JSON = "the JSON file says it"
 _RECOMPUTED = "each layer is recomputed in the backward pass"
 _SHUFFLED = "samples are shuffled anew for each pass over the data"
@@ -107,6 +110,7 @@ PRETRAINING = Migration(
         "--distributed-backend=": "as there, the device decides",
         "--local_rank= --local-rank=": "the launcher's environment says it",
         "--use-cpu-initialization": "weights are drawn on the CPU",
+        "--sequence-parallel": "it goes with --tensor-model-parallel-size in any case",
         "--zero-stage=": "as there, zero_optimization.stage in the JSON file counts",
     },
     holds_with={
@@ -134,8 +138,17 @@ PRETRAINING = Migration(
             "leave it out; num_epochs in the JSON file's data_sampling limits the passes",
         ),
         "--timing-log-level=": ("0", "the time of a step is logged", LEAVE_OUT),
-        "--tensor-model-parallel-size= --pipeline-model-parallel-size= --context-parallel-size="
-        " --moe-expert-parallel-size= --ds-sequence-parallel-size=": ("1", *_SPLIT),
+        "--pipeline-model-parallel-size=": (
+            "1",
+            "a schedule of stages would own the step, and each length of a curriculum need its own",
+            _SPLIT[1],
+        ),
+        "--context-parallel-size= --ds-sequence-parallel-size=": (
+            "1",
+            "dropped tokens make the processes' shares of a row uneven",
+            "--tensor-model-parallel-size, which shares rows between layers",
+        ),
+        "--moe-expert-parallel-size=": ("1", _NO_EXPERTS, LEAVE_OUT),
         "--DDP-impl=": ("local torch", "processes share gradients", _SPLIT[1]),
         "--empty-unused-memory-level=": ("0", "PyTorch keeps the memory that it has", LEAVE_OUT),
     },
@@ -164,8 +177,10 @@ PRETRAINING = Migration(
             "--tokenizer-file with the tokenizer.json that transformers makes of it",
         ),
         "--trust-remote-code": ("no code of a tokenizer is run", "--tokenizer-file tokenizer.json"),
-        "--reset-position-ids --reset-attention-mask --eod-mask-loss --use-dataset-only"
-        " --repeated-dataloader": ("samples are windows of running text", LEAVE_OUT),
+        "--use-dataset-only --repeated-dataloader": (
+            "samples are windows of running text",
+            LEAVE_OUT,
+        ),
         "--aml-data-download-path=": ("a corpus lies in files", "--data-path"),
         "--rampup-batch-size=*": ("all steps have one batch size", "--global-batch-size"),
         "--sgd-momentum=": ("weights are updated by AdamW", LEAVE_OUT),
@@ -235,7 +250,7 @@ PRETRAINING = Migration(
             "it is not measured",
             "run the command under a profiler",
         ),
-        "--sequence-parallel --force-ds-sequence-parallel --enable-zbh1-pipeline"
+        "--force-ds-sequence-parallel --enable-zbh1-pipeline"
         " --num-layers-per-virtual-pipeline-stage=": _SPLIT,
         "--use-distributed-optimizer": (_JSON, "zero_optimization.stage 1 there, with --deepspeed"),
         "--zero-reduce-scatter --zero-contigious-gradients --zero-reduce-bucket-size="

@@ -5,6 +5,7 @@ from torch import nn
 
 from megatron.config import ModelConfig
 from megatron.model.attention_window import Window, attend_in_window
+from megatron.model.document_attention import attend_in_documents
 from megatron.model.optional_kernels import Attention, attend_automatically
 from megatron.model.rotary import apply_rotary
 
@@ -39,6 +40,7 @@ class SelfAttention(nn.Module):
         rotary_sin: torch.Tensor | None = None,
         window: Window | None = None,
         window_positions: torch.Tensor | None = None,
+        document_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The attention's result, [batch, sequence, hidden].
 
@@ -50,11 +52,21 @@ class SelfAttention(nn.Module):
             rotary_cos: [batch or 1, sequence, head_size], or None without rotary positions.
             window: how far causal attention looks; None: as far as it can. It goes with no mask.
             window_positions: int64 [batch or 1, sequence], the tokens' places in the whole row.
+            document_ids: int64 [batch, sequence], rising along a row: causal attention stays inside what has one
+                number; None: inside the row. It goes with no mask.
         """
-        batch_size, sequence_length, _ = hidden_states.shape
         heads = self.heads(hidden_states, rotary_cos, rotary_sin)
         dropout = self.dropout if self.training else 0.0
-        if window is None:
+        if document_ids is not None:
+            context = attend_in_documents(
+                self.attend,
+                *heads,
+                document_ids=document_ids,
+                window=window,
+                positions=window_positions,
+                dropout=dropout,
+            )
+        elif window is None:
             context = self.attend(
                 *heads,
                 attention_mask=attention_mask,
@@ -65,8 +77,7 @@ class SelfAttention(nn.Module):
             context = attend_in_window(
                 self.attend, *heads, window=window, positions=window_positions, dropout=dropout
             )
-        context = context.transpose(1, 2).reshape(batch_size, sequence_length, -1)
-        output: torch.Tensor = self.dense(context)
+        output: torch.Tensor = self.dense(context.transpose(1, 2).flatten(2))
         return output
 
     def heads(
@@ -78,7 +89,8 @@ class SelfAttention(nn.Module):
         """Queries, keys and values, [batch, heads, sequence, head_size] each."""
         num_queries, num_keys = self.num_query_heads, self.num_key_value_heads
         heads = self.query_key_value(hidden_states)
-        heads = heads.view(*hidden_states.shape[:2], -1, self.head_size)
+        # Of all tokens, also where processes share each row and hidden states are those of a part.
+        heads = heads.unflatten(2, (-1, self.head_size))
         if rotary_cos is not None and rotary_sin is not None:
             rotated, value = heads.split((num_queries + num_keys, num_keys), dim=2)
             rotated = apply_rotary(rotated, rotary_cos, rotary_sin)

@@ -8,7 +8,7 @@ from data_efficiency import IGNORED_LABEL
 from megatron.config import ModelConfig
 from megatron.model.gelu import gelu_of_linear
 from megatron.model.language_model import LanguageModel, check_ids, initialize_weights
-from megatron.model.output_loss import linear_cross_entropy_sum
+from megatron.model.output_loss import linear_cross_entropy_sum, output_logits
 from megatron.model.transformer import make_norm
 from megatron.setting_rules import require
 
@@ -135,7 +135,7 @@ class MaskedLMHead(nn.Module):
             hidden_states: [batch, sequence, hidden].
             weight: word embeddings [padded vocabulary, hidden].
         """
-        return functional.linear(self._transform(hidden_states), weight, self.output_bias)
+        return output_logits(self._transform(hidden_states), weight, self.output_bias)
 
     def loss_sum(
         self,

@@ -112,6 +112,7 @@ def _plan(
             "train_batch_size": start["global_batch_size"],
             "train_micro_batch_size_per_gpu": training["micro_batch_size"],
             "data_efficiency": section,
+            "tensor_parallel": {"autotp_size": training.get("tensor_model_parallel_size", 1)},
             **({} if legacy is None else {"curriculum_learning": legacy}),
         }
     )

@@ -319,3 +319,57 @@ def test_model_and_length_of_a_plan_close_what_is_open():
         config({"seqlen_truncate": json_sections.length_metric(8, LENGTH, steps=12)}, dropping)
     )
     assert made.stretches == written.stretches
+
+
+def shared(number, metrics=None, dropping=None, **more):
+    return config(metrics, dropping, **more) | {"tensor_parallel": {"autotp_size": number}}
+
+
+@given(st.sampled_from([2, 4]), st.integers(1, 31), st.integers(1, 7))
+def test_rows_that_processes_share_keep_a_multiple_of_them(number, least, step_size):
+    """The next one, and never more than the row has."""
+    dropping = random_ltd(least=least, most=32, step_size=step_size)
+    alone, cut = plan(config(dropping=dropping)), plan(shared(number, dropping=dropping))
+    for step in range(1, 21):
+        one, other = (made.stretch_at(step).shape.dropped_sequence_length for made in (alone, cut))
+        assert other % number == 0
+        assert one <= other < one + number
+        assert other <= 32
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        (
+            {"seqlen_truncate": length_metric()},
+            'gives rows of 9 tokens at step .*, which 2 processes cannot share evenly .*length_multiple": 2',
+        ),
+        (
+            {"voc": metric(sequence_length="trim_padding")},
+            "lengths of metric 'voc' follow from the rows, .*give the metric \"length_multiple\": 2",
+        ),
+    ],
+)
+def test_lengths_that_processes_cannot_share_are_refused(metrics, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(shared(2, metrics))
+    assert plan(config(metrics)).num_steps == 20
+
+
+def test_a_multiple_is_the_way_out_that_is_named():
+    uneven = {"seqlen_truncate": length_metric(length_multiple=2)}
+    windows = {"attention_window": length_metric()}
+    trimmed = {"voc": metric(sequence_length="trim_padding", length_multiple=4)}
+    for metrics in (uneven, trimmed, windows):
+        assert {length % 2 for length in lengths_of(plan(shared(2, metrics)))} == {0}
+    with pytest.raises(
+        ConfigError, match="samples have 32 tokens: 3 processes cannot share them evenly"
+    ):
+        plan(shared(3))
+    bags = {"enabled": True, "bag_size": 2, "num_steps": 3}
+    content = config()
+    content["data_efficiency"]["data_routing"] = {"token_superposition": bags}
+    with pytest.raises(
+        ConfigError, match="token_superposition is enabled, and processes share each row"
+    ):
+        plan(content | {"tensor_parallel": {"autotp_size": 2}})

@@ -30,8 +30,8 @@ SHAPE = StepShape(num_rows=4, sequence_length=2048)
 WHOLE, STAGE2, STAGE3 = (Way(stage=stage, recomputes=False) for stage in (0, 2, 3))
 
 
-def of(way, precision="fp32", num_processes=8, shape=SHAPE, model=MODEL):
-    return memory_of(model, shape, way, precision=precision, num_processes=num_processes)
+def of(way, precision="fp32", num_processes=8, shape=SHAPE, model=MODEL, **more):
+    return memory_of(model, shape, way, precision=precision, num_processes=num_processes, **more)
 
 
 def test_a_model_of_1_3_billion_takes_what_is_published():
@@ -72,6 +72,42 @@ def test_more_of_anything_never_takes_less(way, precision, num_processes, rows, 
         kept_all = of(replace(way, recomputes=False), precision, num_processes, shape, model)
         assert found.activations <= kept_all.activations
         assert found.weights == kept_all.weights
+
+
+def test_processes_that_share_layers_share_what_is_published():
+    """Weights and all that is computed, but what linear maps behind norms read, and the output's gradient."""
+    positions = 2048**2
+    outside = 50304 * 2048 + positions
+    # So few that the logits of all are in memory at once.
+    shape = StepShape(num_rows=2, sequence_length=2048)
+    whole, cut = (of(replace(WHOLE, tensor=size), outside=outside, shape=shape) for size in (1, 4))
+    for name in ("weights", "gradients", "optimizer"):
+        numbers = getattr(cut, name) // (8 if name == "optimizer" else 4)
+        assert numbers == (24 * layer_numbers(MODEL) + 50304 * 2048) // 4 + positions
+    tokens = 2 * 2048
+    not_cut = tokens * 4 * 2048 * (2 * 24 + 1)
+    assert cut.activations - not_cut == (whole.activations - not_cut) // 4
+    mesh = of(replace(STAGE3, tensor=4), num_processes=8, outside=outside)
+    assert mesh.weights == -(-cut.weights // 2)
+    assert mesh.gathered == 4 * (2 * layer_numbers(MODEL) // 4 + 50304 * 2048 // 4 + positions)
+    assert of(replace(STAGE3, tensor=8), num_processes=8).gathered == 0
+
+
+def test_a_table_of_meshes_goes_from_the_fewest_that_share_a_layer():
+    made = plan(config() | {"tensor_parallel": {"autotp_size": 2}})
+    settings = {"num_processes": 2, "precision": "fp32", "tensor_sizes": [4, 8]}
+    *table, last = format_memory(made, device_bytes=1e9, **settings).splitlines()
+    names = [line.strip().split("  ")[0] for line in table[1:]]
+    assert names == [
+        *(f"all on each (DDP){more}" for more in ("", ", layers recomputed")),
+        *(f"FSDP2, stage {k}{more}" for k in (2, 3) for more in ("", ", layers recomputed")),
+        *(f"TP 2{more}" for more in ("", ", layers recomputed")),
+        *(f"TP 2 x FSDP2, stage {k}{more}" for k in (2, 3) for more in ("", ", layers recomputed")),
+        *(f"TP 4{more}" for more in ("", ", layers recomputed")),
+    ]
+    assert last == "the first that fits 1G: all on each (DDP)"
+    totals = [line.split()[-1] for line in table[1:]]
+    assert totals[6] != totals[12]
 
 
 def test_the_table_names_the_first_that_fits():

@@ -33,8 +33,8 @@ def make_datasets(config):
 
 
 def forward_step(engine, batch):
-    """The loss; a training batch is written down first."""
-    if engine.module.training:
+    """The loss; a training batch is written down first, of those who share its rows by one."""
+    if engine.module.training and not engine.ranks.tensor_parallel_rank:
         name = f"{os.environ['ATTEMPT']}_{os.environ.get('RANK', '0')}.jsonl"
         record = {
             "step": engine.training_dataloader.plan.batch.step,

@@ -73,8 +73,11 @@ def test_flag_against_json(workspace, composed_config, tmp_path, failure):
         ({"zero_optimization": {"stage": 1}}, "zero_optimization.stage is 1: .* --deepspeed"),
         ({"scheduler": {"type": "WarmupLR"}}, "section 'scheduler': .* set by flags here"),
         ({"optimizer": {"type": "Adam"}}, "section 'optimizer': .* set by flags here"),
-        ({"pipeline": {"stages": 2}}, "pipeline is .* only data parallelism"),
-        ({"tensor_parallel": {"autotp_size": 2}}, "tensor_parallel is .* only data parallelism"),
+        ({"pipeline": {"stages": 2}}, "pipeline is .* would own the step"),
+        (
+            {"tensor_parallel": {"autotp_size": 2}},
+            "autotp_size is 2, but --tensor-model-parallel-size is 1: give the flag",
+        ),
         ({"bf16": []}, r"bf16 must be a JSON object, not \[\]"),
         ({"data_efficiency": []}, r"data_efficiency must be a JSON object, not \[\]"),
         ({"zero_optimisation": {"stage": 1}}, "nearest known key is 'zero_optimization'"),

@@ -19,8 +19,10 @@ pytestmark = pytest.mark.timeout(1800)
 ALONE, DDP = (1, {}), (2, {})
 FSDP3, FSDP2_ON_FOUR = (2, {"fsdp": 3}), (4, {"fsdp": 2})
 ZERO3 = (2, {"deepspeed": True})
+MESH = (4, {"fsdp": 2, "tensor_model_parallel_size": 2})
 SHORT = [FSDP3, ALONE]
-CYCLE = [ALONE, DDP, FSDP3, FSDP2_ON_FOUR, ZERO3, FSDP2_ON_FOUR, ALONE, FSDP3, DDP, ZERO3]
+CYCLE = [ALONE, DDP, FSDP3, FSDP2_ON_FOUR, MESH, ZERO3, FSDP2_ON_FOUR, ALONE, FSDP3, DDP]
+MESHES = [MESH, ALONE, MESH, ZERO3, MESH]
 
 
 def train_on(workspace, write_config, folder, leg, until, way):
@@ -29,12 +31,13 @@ def train_on(workspace, write_config, folder, leg, until, way):
     config = write_config(3 if "deepspeed" in flags else None)
     settings = {"train_iters": until, "lr_decay_iters": NUM_STEPS, "save_interval": 2}
     settings |= {"async_save": True, "load": folder, "allow_missing_checkpoint": True}
-    arguments = flags_of(workspace, config, folder, num_processes, **settings | flags)
+    share = num_processes // flags.get("tensor_model_parallel_size", 1)
+    arguments = flags_of(workspace, config, folder, share, **settings | flags)
     finish(start_recorded(arguments, folder, num_processes, leg, LEAST_BYTES="1"))
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("ways", [SHORT, CYCLE])
+@pytest.mark.parametrize("ways", [SHORT, CYCLE, MESHES])
 def test_a_run_through_all_ways_is_one_run(workspace, write_config, tmp_path, ways):
     whole, cycle = tmp_path / "whole", tmp_path / "cycle"
     train_on(workspace, write_config, whole, 0, NUM_STEPS, ALONE)

@@ -73,10 +73,10 @@ def trained(workspace, bert_workspace, write_config, tmp_path_factory):
     return train
 
 
-def gap_of_losses(folder, expected, run):
+def gap_of_losses(folder, expected, run, expected_run=None):
     left, right = (
-        [line["loss"] for line in log_lines(each / run) if line["kind"] in ("train", "valid")]
-        for each in (folder, expected)
+        [line["loss"] for line in log_lines(each) if line["kind"] in ("train", "valid")]
+        for each in (folder / run, expected / (expected_run or run))
     )
     assert len(left) == len(right) > NUM_STEPS
     return max(abs(one - other) for one, other in zip(left, right, strict=True))

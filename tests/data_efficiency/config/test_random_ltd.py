@@ -153,3 +153,14 @@ def test_nothing_is_logged_twice(caplog):
     assert caplog.messages == []
     found.closed(num_layers=4, mask_name=None, length=64)
     assert len(caplog.messages) == 1
+
+
+def test_kept_lengths_that_are_multiples_are_known_beforehand():
+    """From 128 to 2048 in steps of 16, as published."""
+    found = parse(SECTION)
+    assert [found.keeps_multiples_of(number) for number in (1, 8, 16, 32)] == [*3 * [True], False]
+    percent = {**SECTION["random_ltd_schedule"], "unit": "percent", "min_value": 10}
+    percent |= {"max_value": 100}
+    shares = parse({**SECTION, "random_ltd_schedule": percent})
+    assert shares.keeps_multiples_of(1)
+    assert not shares.keeps_multiples_of(2)

@@ -75,7 +75,7 @@ def test_data_for_evaluation_passes_no_curriculum(calls):
         ("checkpointing", "nearest known key is 'partition_activations'"),
         ("optimizer", "optimizer.parms is not a known key; the nearest known key is 'params'"),
         ("scheduler", "scheduler.parameters is not a known key"),
-        ("pipeline", "only data parallelism is supported"),
+        ("pipeline", "a schedule of stages would own the step"),
         ("amp", "NVIDIA Apex AMP integration has been removed"),
         ("operator", "optimizers Lion and Lamb): use AdamW here"),
         ("batch", "train_batch_size is 9, but train_micro_batch_size_per_gpu (4) x"),

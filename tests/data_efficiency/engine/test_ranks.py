@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -132,3 +133,23 @@ def test_a_failed_collective_says_whom_and_what_to_do(monkeypatch, error):
 def test_other_errors_stay_what_they_are():
     with pytest.raises(RuntimeError, match="^shapes differ$"), naming_lost_processes():
         raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize(("rank", "place"), [(0, (0, 0)), (1, (0, 1)), (4, (2, 0)), (5, (2, 1))])
+def test_processes_of_a_tensor_group_follow_one_another(monkeypatch, rank, place):
+    for name, value in zip(RANK_AND_SIZE[0], (str(rank), "6"), strict=True):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "here")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    found = read_ranks(tensor_parallel_size=2)
+    assert (found.rank, found.world) == (rank, 6)
+    assert (found.data_parallel_rank, found.tensor_parallel_rank) == place
+    assert (found.data_parallel_size, found.tensor_parallel_size) == (3, 2)
+    with pytest.raises(ConfigError, match="tensor-parallel size is 4, but the run has 6 processes"):
+        read_ranks(tensor_parallel_size=4)
+
+
+def test_of_a_table_each_tensor_group_counts_once():
+    ranks = Ranks(world=4, data_parallel_size=2, tensor_parallel_size=2)
+    table = np.array([[1, 5], [1, 6], [2, 7], [2, 8]])
+    assert ranks.data_parallel(table).tolist() == [[1, 5], [2, 7]]

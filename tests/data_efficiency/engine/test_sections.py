@@ -42,9 +42,11 @@ def test_sections_that_the_torch_engine_would_ignore_are_refused(sections, messa
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"pipeline": {"stages": 2}}, "pipeline is .* only data parallelism"),
-        ({"tensor_parallel": {"autotp_size": 4}}, "tensor_parallel is .* only data parallelism"),
-        ({"sequence_parallel_size": 2}, "sequence_parallel_size is 2: only data parallelism"),
+        ({"pipeline": {"stages": 2}}, "pipeline is .* own the step, .* take zero_.*stage 3"),
+        (
+            {"sequence_parallel_size": 2},
+            "sequence_parallel_size is 2: .* uneven; take recomputation",
+        ),
         ({"hybrid_engine": {"enabled": True}}, "hybrid_engine is .* generation"),
         ({"autotuning": {"enabled": True}}, "autotuning is"),
     ],
@@ -53,6 +55,12 @@ def test_what_neither_engine_does_is_refused_with_the_reason(sections, message):
     for check in (check_torch_sections, refuse_unsupported):
         with pytest.raises(ConfigError, match=message):
             check(sections)
+
+
+def test_of_tensor_parallelism_its_size_alone_is_taken():
+    check_torch_sections({"tensor_parallel": {"autotp_size": 4}})
+    with pytest.raises(ConfigError, match="tensor_parallel.autotp_sizes is not a known key"):
+        check_torch_sections({"tensor_parallel": {"autotp_sizes": 4}})
 
 
 def test_sections_that_are_off_or_harmless_are_accepted():

@@ -250,7 +250,7 @@ def test_calls_that_cannot_be_carried_out():
         engine.set_data_post_process_func(lambda batch, state: batch)
     with pytest.raises(ValueError, match="model is None"):
         initialize(config={"train_batch_size": 1})
-    with pytest.raises(ValueError, match="only data parallelism"):
+    with pytest.raises(ValueError, match="the mesh is made here; give tensor_parallel"):
         initialize(model=nn.Linear(1, 1), mpu=object(), config={"train_batch_size": 1})
     with pytest.raises(ConfigError, match="no configuration"):
         initialize(model=nn.Linear(1, 1))

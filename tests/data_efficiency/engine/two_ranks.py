@@ -26,7 +26,7 @@ from data_efficiency import (
 )
 
 ROWS, LENGTH, VOCABULARY, STEPS = 16, 12, 32, 6
-MODES = ("truncate", "reshape", "trim_padding", "none", "bags", "causal", "routes")
+MODES = ("truncate", "reshape", "trim_padding", "none", "bags", "feedback", "causal", "routes")
 WHOLE_GROUPS = ("causal", "routes")
 """A row alone is no group of rows."""
 
@@ -164,7 +164,10 @@ def settings(mode, micro, stage):
             "keep_schedule": {"min_value": 50, "schedule_type": "constant"},
         }
         routing["full_from_step"] = STEPS - 1
-    if mode in ("bags", "causal"):
+    if mode == "feedback":
+        policy = {"policy": "high_loss", "kept_share": 0.5, "refresh_steps": 2, "delay_steps": 1}
+        sampling["feedback"] = policy
+    elif mode in ("bags", "causal"):
         bags = {"enabled": True, "bag_size": 2, "num_steps": 2, "label_weights": "power_law"}
         routing = content["data_efficiency"]["data_routing"]
         routing["token_superposition"] = bags
@@ -208,6 +211,7 @@ def train(engine, loader, rehearse=False):
     def losses(batch):
         scores = scores_of(engine, batch)
         summed = bag_loss_sum(scores, batch["labels"], batch.get("label_weights"))
+        engine.note_rows(scores.square().mean((1, 2)))
         return {"token": summed, "size": 0.1 * scores.square().mean((1, 2)).sum()}
 
     def terms(batch):
@@ -227,6 +231,8 @@ def train(engine, loader, rehearse=False):
                 "lengths": [step.sequence_length, step.kept_length, step.actual_seq_length],
                 "rate": step.learning_rate,
                 "norm": step.grad_norm,
+                "samples": loader.plan.batch.samples.tolist(),
+                "rows": step.row_values.tolist(),
             }
         )
     return steps

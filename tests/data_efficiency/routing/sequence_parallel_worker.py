@@ -1,6 +1,6 @@
 """One of two processes that share each row of a model; run by test_sequence_parallel.py.
 
-Arguments: whether the model is given whole rows, and kept tokens. Writes what the first forward said.
+Arguments: whether the model is given whole rows, kept tokens, and tokens. Writes what the first forward said.
 """
 
 import sys
@@ -47,12 +47,12 @@ class Model(nn.Module):
         return hidden
 
 
-def main(splits, kept):
+def main(splits, kept, length):
     dist.init_process_group("gloo")
     model = convert_to_random_ltd(Model(splits), SharedLayer, dropping(kept))
     model.random_ltd_scheduler.set_position(0, 0)
     try:
-        model(torch.zeros(ROWS, LENGTH, dtype=torch.int64))
+        model(torch.zeros(ROWS, length, dtype=torch.int64))
         print("accepted")
     except ValueError as error:
         print(error)
@@ -60,4 +60,4 @@ def main(splits, kept):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] == "whole", int(sys.argv[2]))
+    main(sys.argv[1] == "whole", *map(int, sys.argv[2:]))

@@ -19,6 +19,15 @@ def test_growth_of_a_root_schedule_equals_asking_every_step(schedule, until_step
     assert everything[: len(expected)] == expected
 
 
+@given(schedules, st.integers(0, 300))
+def test_values_are_those_of_every_step(schedule, first_step):
+    steps, values = zip(*schedule.values(first_step), strict=True)
+    assert steps[0] == first_step
+    assert list(steps) == sorted(set(steps))
+    every_step = {schedule.difficulty(step) for step in range(first_step, steps[-1] + 3)}
+    assert set(values) == every_step
+
+
 @given(schedules, st.integers(1, 100), st.integers(1, 100))
 def test_growth_continues_where_it_stopped(schedule, first_stop, more):
     begin = list(growth(schedule, 0, None, first_stop))

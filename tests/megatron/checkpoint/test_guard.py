@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from data_efficiency import load_config
-from data_efficiency.sampling.sampler import SamplerIdentity
+from data_efficiency.sampling.sampler_state import SamplerIdentity
 from megatron.checkpoint.guard import (
     differences,
     guarded_record,
@@ -99,7 +99,16 @@ IDENTITY = {
 
 
 def record(
-    *, identity=(), metric=(), random_ltd=(), learning=(), values="f00d", clock="steps", **settings
+    *,
+    identity=(),
+    metric=(),
+    random_ltd=(),
+    learning=(),
+    values="f00d",
+    clock="steps",
+    row_shares=1,
+    architecture="bert",
+    **settings,
 ):
     """The record of a run; keyword arguments are what is other than usual."""
     metrics = {"rarity": METRIC | dict(metric)}
@@ -107,7 +116,13 @@ def record(
     section["data_sampling"] = {
         "curriculum_learning": {"enabled": True, "curriculum_metrics": metrics, **dict(learning)}
     }
-    parsed = load_config({"train_batch_size": 8, "data_efficiency": section}).data_efficiency
+    parsed = load_config(
+        {
+            "train_batch_size": 8,
+            "data_efficiency": section,
+            "tensor_parallel": {"autotp_size": row_shares},
+        }
+    ).data_efficiency
     groups = {
         "model": ModelConfig(num_token_types=2),
         "data": DataConfig(data_path=("a",)),
@@ -119,7 +134,7 @@ def record(
         group = next(key for key, part in groups.items() if hasattr(part, name))
         groups[group] = replace(groups[group], **{name: value})
     made = guarded_record(
-        RunConfig(architecture="bert", **groups),
+        RunConfig(architecture=architecture, **groups),
         data_efficiency=parsed,
         dataset_identity=IDENTITY | dict(identity),
         sampler_identity=SamplerIdentity(
@@ -157,6 +172,14 @@ def test_what_is_noticed(change, fields):
     assert len(found) == len(fields)
     for difference, field in zip(found, fields, strict=True):
         assert difference.field.startswith(field)
+
+
+def test_processes_that_share_rows_matter_where_they_round_kept_lengths():
+    """Of 2, 4, 6 and 8 tokens two keep as many as one does, four do not."""
+    assert record(row_shares=2) == record()
+    [found] = differences(record(), record(row_shares=4))
+    assert str(found) == "random_ltd.row_shares is 4 here and None there"
+    assert record(row_shares=4, random_ltd={"enabled": False})["random_ltd"] is None
 
 
 def order_record(order, **learning):
@@ -218,3 +241,12 @@ def test_models():
     assert model_differences(saved, replace(config, hidden_size=96)) == [
         "--hidden-size is 96 here and 768 there"
     ]
+
+
+def test_documents_of_other_flags_are_noticed():
+    """Where none is given, the record is that of a checkpoint from before there were any."""
+    plain, masked = record(), record(architecture="gpt", reset_attention_mask=True)
+    both = record(architecture="gpt", reset_attention_mask=True, eod_mask_loss=True)
+    assert plain["documents"] is None
+    assert [found.field for found in differences(plain, masked)] == ["documents"]
+    assert [found.field for found in differences(masked, both)] == ["documents.eod_mask_loss"]
