@@ -17,9 +17,14 @@ def describe_dataset(dataset: Any) -> dict[str, Any]:
     """What a dataset says it is: its `identity`, or else its class name, length and `order_of_view`.
 
     Raises:
-        ValueError: if `identity` holds something JSON cannot express.
+        ValueError: if `identity` holds something JSON cannot express, or there is none and no length.
     """
     identity = getattr(dataset, "identity", None)
+    if identity is None and not hasattr(dataset, "__len__"):
+        raise ValueError(
+            f"{type(dataset).__name__} has no length and no places: its samples are those of the Dataset that it is "
+            "kept as (its rows in their order), which training takes"
+        )
     if identity is None:
         kind = type(dataset).__name__
         return {"type": kind, "num_samples": len(dataset), **order_of_view(dataset)}

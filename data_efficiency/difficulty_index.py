@@ -25,7 +25,9 @@ from data_efficiency.dataset_identity import (
     refuse_other_dataset,
 )
 from data_efficiency.differences import differing_fields
+from data_efficiency.files.local_copy import local_result
 from data_efficiency.files.reading import reading
+from data_efficiency.files.remote import Place, RemotePath, location
 from data_efficiency.files.result_folder import (
     new_folder,
     read_manifest,
@@ -144,14 +146,17 @@ class DifficultyIndex:
     """
 
     path: Path
+    """The folder on this machine that the files lie in."""
     manifest: Mapping[str, Any]
     values: np.ndarray
     order: np.ndarray
+    url: str | None = None
+    """The URL that they were copied from; None: they were not."""
 
     @classmethod
     def write(
         cls,
-        path: str | os.PathLike[str],
+        path: Place,
         values: np.ndarray,
         *,
         metric: str,
@@ -160,7 +165,7 @@ class DifficultyIndex:
         source: Mapping[str, Any] | None = None,
         overwrite: bool = False,
     ) -> "DifficultyIndex":
-        """The index of `values`, written to the directory `path` in one step, and opened.
+        """The index of `values`, written to the directory or URL `path` in one step, and opened.
 
         Args:
             values: difficulty of sample i at place i, shape [N], N >= 1, integer or float, finite.
@@ -206,8 +211,11 @@ class DifficultyIndex:
         return cls(Path(path), {**manifest, "files": files}, stored, order)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, is_checked: bool = True) -> "DifficultyIndex":
+    def open(cls, path: Place, *, is_checked: bool = True) -> "DifficultyIndex":
         """The index in the directory `path`, memory-mapped.
+
+        Of a URL it is a copy on this machine, made once, checked as it is made, in the user's cache or in the
+        folder that DATA_EFFICIENCY_CACHE names.
 
         Args:
             is_checked: whether the checksums are; if not, call `check_files` before the arrays are used.
@@ -216,7 +224,8 @@ class DifficultyIndex:
             FileNotFoundError: if there is no index or a file of it is missing.
             ValueError: if it is something else, of another version, or a file was changed.
         """
-        folder = Path(path)
+        place = location(path)
+        folder = local_result(place)
         manifest = read_manifest(folder, FORMAT, VERSION)
         if is_checked:
             verify_checksums(folder, manifest)
@@ -229,7 +238,13 @@ class DifficultyIndex:
                     f"{folder / name} has shape {arrays[name].shape} but the manifest says "
                     f"{manifest['num_samples']} samples; analyze the dataset again"
                 )
-        return cls(folder, manifest, arrays["values.npy"], arrays["order.npy"])
+        url = str(place) if isinstance(place, RemotePath) else None
+        return cls(folder, manifest, arrays["values.npy"], arrays["order.npy"], url)
+
+    @property
+    def place(self) -> str:
+        """Where the index is: its folder or its URL."""
+        return self.url or str(self.path)
 
     @property
     def metric(self) -> str:
@@ -325,7 +340,7 @@ class DifficultyIndex:
         differences = differing_fields(self.dataset_identity, describe_dataset(dataset))
         if len(dataset) != self.num_samples:
             differences.append(f"samples: expected {self.num_samples}, found {len(dataset)}")
-        refuse_other_dataset(f"the {FORMAT} {self.path}", differences)
+        refuse_other_dataset(f"the {FORMAT} {self.place}", differences)
 
     def check_files(self) -> None:
         """Raise ValueError unless the files, where there are any, are what was written."""

@@ -131,20 +131,20 @@ def _activations(model: ModelShape, shape: StepShape, way: Way, precision: Preci
     stream = _FLOAT if precision != "half_weights" else _HALF
     hidden, dropping, share = model.hidden_size, shape.num_dropping_layers, way.tensor
     in_layers = dropping * kept + (model.num_layers - dropping) * tokens
-    if way.recomputes:
-        # Each layer's input, and one layer at a time as without.
-        once = _token_bytes(model, computed, stream, share) * tokens
-        total = stream * hidden * in_layers // share + once
-    else:
-        total = _token_bytes(model, computed, stream, share) * in_layers
-        if precision == "half":
-            # Autocast's copies of the matrices wait for the backward pass, whoever holds the originals.
-            total += _HALF * model.num_layers * layer_numbers(model) // share
     # Behind the layers: the last norm's, and both gradients of the output, which are made in its forward pass.
-    total += tokens * (_norm_bytes(model, stream) // share + hidden * stream)
-    total += stream * model.vocab_size * hidden // share
+    behind = tokens * (_norm_bytes(model, stream) // share + hidden * stream)
+    behind += stream * model.vocab_size * hidden // share
     logits = min(tokens, max(1, share * _LOGITS // model.vocab_size)) * model.vocab_size // share
-    return total + logits * (computed + _FLOAT)
+    logits *= computed + _FLOAT
+    if way.recomputes:
+        # Each layer's input, and one layer at a time as without: by then the logits are gone.
+        once = _token_bytes(model, computed, stream, share) * tokens
+        return stream * hidden * in_layers // share + behind + max(once, logits)
+    total = _token_bytes(model, computed, stream, share) * in_layers
+    if precision == "half":
+        # Autocast's copies of the matrices wait for the backward pass, whoever holds the originals.
+        total += _HALF * model.num_layers * layer_numbers(model) // share
+    return total + behind + logits
 
 
 def _shared(length: int, num_processes: int) -> int:

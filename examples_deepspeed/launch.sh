@@ -6,6 +6,7 @@
 #   LAUNCHER=        single, torchrun, deepspeed or srun; by default srun inside a SLURM job, deepspeed where
 #                    HOSTFILE is set, torchrun with several accelerators or NUM_PROCESSES
 #   NUM_PROCESSES=   on this machine; of the job with srun, by default all of its tasks
+#   TASKS_PER_NODE=  with srun, of a job that says no number of tasks, as one of --nodes=4-8; by default its GPUs, or 1
 #   DRY_RUN=1        prints the command and does nothing
 #   PYTHON=python
 #
@@ -38,7 +39,15 @@ deepspeed)
 srun)
     # The batch script runs on the job's first node, as process 0 does.
     export MASTER_ADDR="${MASTER_ADDR:-$(hostname)}" MASTER_PORT="${MASTER_PORT:-$((20000 + ${SLURM_JOB_ID:-0} % 20000))}"
-    start=(srun --kill-on-bad-exit=1 "--ntasks=${NUM_PROCESSES:-${SLURM_NTASKS:-1}}" "$PYTHON")
+    start=(srun --kill-on-bad-exit=1)
+    if [[ -n "${NUM_PROCESSES:-${SLURM_NTASKS:-}}" ]]; then
+        start+=("--ntasks=${NUM_PROCESSES:-$SLURM_NTASKS}")
+    else
+        # Of however many nodes it was given this time.
+        per_node="${TASKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}"
+        start+=("--ntasks=$((${SLURM_JOB_NUM_NODES:-1} * per_node))" "--ntasks-per-node=$per_node")
+    fi
+    start+=("$PYTHON")
     ;;
 *) fail "LAUNCHER is $LAUNCHER: must be single, torchrun, deepspeed or srun" ;;
 esac

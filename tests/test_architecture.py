@@ -124,7 +124,7 @@ PUBLIC_SUBMODULES = (
     "data_efficiency.picture",
     "data_efficiency.progress",
     "data_efficiency.routing.bags",
-    "data_efficiency.sampling.sampler",
+    "data_efficiency.sampling.sampler_state",
     "data_efficiency.short_numbers",
 )
 PUBLIC_NAME_USERS = (
@@ -178,6 +178,9 @@ OUTSIDE_PACKAGES = {
     "selenium": ("tests.end_to_end",),
     "scipy": ("megatron.study.statistics",),
     "filelock": ("data_efficiency.files.lock",),
+    "datatrove": ("data_efficiency.adapters.datatrove_blocks",),
+    "ray": ("data_efficiency.analysis.ray_executor",),
+    "fsspec": ("data_efficiency.files.remote",),
     "tokenizers": (
         "data_efficiency.analysis.text_tokenizer",
         "megatron.tokenizer",

@@ -10,9 +10,11 @@ from typing import Any
 from megatron.command import run_command
 
 from data_efficiency.analysis.reference_loss import LoadModel
+from data_efficiency.analysis.source_ranks import sources_of_parts
 from data_efficiency.command import index_commands
-from data_efficiency.command.data_flags import Examples, FilesAndFolders
+from data_efficiency.command.data_flags import Examples, FilesAndFolders, Sources
 from data_efficiency.command.parser import command_parser
+from data_efficiency.difficulty_index import DifficultyIndex
 from megatron.checkpoint import model as checkpoint_model
 from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of_corpus
 from megatron.migration import ANALYSIS, own_words
@@ -42,6 +44,20 @@ class TrainerData:
         tokenizer = tokenizer_of_corpus(arguments, dataset)
         return Examples(dataset, lambda tokens: tokenizer.decode(tokens.tolist()))
 
+    def add_source_flags(self, parser: Any) -> None:
+        """The corpora of --data-path are the sources."""
+
+    def sources(self, arguments: Namespace, index: Path) -> Sources:
+        """The parts of the blend."""
+        dataset = self.open(arguments, None)
+        sizes = getattr(dataset, "part_sizes", None)
+        if sizes is None:
+            raise ValueError(
+                "the sources of a mix are --data-path W1 PATH1 W2 PATH2, with --seq-length"
+            )
+        DifficultyIndex.open(index, is_checked=False).check_dataset(dataset)
+        return Sources(sources_of_parts(sizes), arguments.data_path[1::2])
+
     def reference_model(self, folder: Path) -> tuple[LoadModel, Mapping[str, Any]]:
         """A run or checkpoint of ours, or else a Hugging Face model."""
         checkpoint = checkpoint_model.checkpoint_in(folder)
@@ -67,7 +83,9 @@ def carry_out(words: list[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 after an error, 130 after Ctrl-C or SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for own in ("data_efficiency", "megatron"):
+        logging.getLogger(own).setLevel(logging.INFO)
     return run_command(carry_out, argv, when_stopped="stopped")
 
 

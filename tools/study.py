@@ -18,6 +18,7 @@ from megatron.command import run_command
 
 import torch
 
+from data_efficiency import ConfigError
 from megatron.stopping import AGAIN
 from megatron.study import (
     Job,
@@ -27,6 +28,7 @@ from megatron.study import (
     is_prepared,
     jobs_of,
     make_slots,
+    pilot_of,
     plan_costs,
     prepare_shared,
     read_study,
@@ -98,6 +100,7 @@ def _numbers(text: str) -> list[int]:
 
 def work(study: Study, jobs: Sequence[Job], parallel: int) -> int:
     """Prepare and run what is left; the queue's exit code."""
+    refuse_before_the_pilot(study)
     if any(job.state != "finished" for job in jobs):
         prepare_shared(study, _say)
     slots = make_slots(parallel, num_devices=torch.cuda.device_count())
@@ -107,8 +110,23 @@ def work(study: Study, jobs: Sequence[Job], parallel: int) -> int:
     return code
 
 
+def runs_left_in_pilot(study: Study) -> int:
+    """How many runs the study's pilot lacks."""
+    return sum(job.state != "finished" for job in pilot_of(study))
+
+
+def refuse_before_the_pilot(study: Study) -> None:
+    """Raise ConfigError where the arms would not have what the pilot is to choose."""
+    if left := runs_left_in_pilot(study):
+        raise ConfigError(
+            f"{study.path}: its pilot, {study.pilot}, has {left} runs left: run it first, the arms take "
+            "their settings from it"
+        )
+
+
 def submit(arguments: argparse.Namespace, study: Study, jobs: Sequence[Job]) -> int:
     """Queue the study on a cluster."""
+    refuse_before_the_pilot(study)
     left = sum(job.state != "finished" for job in jobs)
     words = [
         str(arguments.study),
@@ -129,6 +147,15 @@ def submit(arguments: argparse.Namespace, study: Study, jobs: Sequence[Job]) -> 
     return 0
 
 
+def print_plan(arguments: argparse.Namespace, study: Study, jobs: Sequence[Job]) -> None:
+    """Print what the study will cost, and how many seeds a difference needs where one is given."""
+    print(format_costs(plan_costs(jobs, arguments.flops_per_second), arguments.parallel))
+    if left := runs_left_in_pilot(study):
+        print(f"\nThe pilot, {study.pilot}, has {left} runs left: arms are as they stand here.")
+    if arguments.difference is not None:
+        print(seeds_advice(study, jobs, arguments.difference))
+
+
 def carry_out(arguments: argparse.Namespace) -> int:
     """Do what the subcommand says; its exit code."""
     pairs = [pair.partition("=") for pair in arguments.set]
@@ -138,9 +165,7 @@ def carry_out(arguments: argparse.Namespace) -> int:
     )
     jobs = jobs_of(study)
     if arguments.command == "plan":
-        print(format_costs(plan_costs(jobs, arguments.flops_per_second), arguments.parallel))
-        if arguments.difference is not None:
-            print(seeds_advice(study, jobs, arguments.difference))
+        print_plan(arguments, study, jobs)
     elif arguments.command == "status":
         for job in jobs:
             print(f"{job.state:9} {job.name}")

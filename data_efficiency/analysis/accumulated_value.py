@@ -1,6 +1,5 @@
 """The stored result of a metric that is summed over the whole dataset."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ import numpy as np
 
 from data_efficiency.dataset_identity import describe_dataset, fingerprint_of, refuse_other_dataset
 from data_efficiency.differences import differing_fields
+from data_efficiency.files.local_copy import local_result
+from data_efficiency.files.remote import Place, location
 from data_efficiency.files.result_folder import (
     new_folder,
     read_manifest,
@@ -36,7 +37,7 @@ class AccumulatedValue:
     @classmethod
     def write(
         cls,
-        path: str | os.PathLike[str],
+        path: Place,
         value: np.ndarray,
         *,
         metric: str,
@@ -61,14 +62,14 @@ class AccumulatedValue:
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> "AccumulatedValue":
-        """The value in the directory `path`, memory-mapped, its checksum checked.
+    def open(cls, path: Place) -> "AccumulatedValue":
+        """The value in the directory `path`, or a copy of that of a URL, memory-mapped, its checksum checked.
 
         Raises:
             FileNotFoundError: if there is none or its file is missing.
             ValueError: if it is something else, of another version, or the file was changed.
         """
-        folder = Path(path)
+        folder = local_result(location(path))
         manifest = read_manifest(folder, FORMAT, VERSION)
         verify_checksums(folder, manifest)
         return cls(folder, manifest, np.load(folder / "value.npy", mmap_mode="r"))

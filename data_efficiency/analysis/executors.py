@@ -14,7 +14,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Protocol
+
+from data_efficiency.files.remote import Location, RemotePath
 
 Counts = tuple[int, ...]
 Task = Callable[[int], Iterator[Counts]]
@@ -125,7 +127,21 @@ class LocalProcessExecutor:
         return _Worker(process, ours)
 
 
-Executor = InProcessExecutor | LocalProcessExecutor
+class Executor(Protocol):
+    """What runs a task for items."""
+
+    def run(self, task: Task, items: Sequence[int]) -> Iterator[Counts]:
+        """The counts that the task yields, or sums of them; a TaskError for the first item that fails."""
+
+
+def refuse_unseen_work(executor: Executor, place: Location, num_workers: int = 1) -> None:
+    """Raise ValueError if what the processes of an executor, or other workers, write in a place is seen by them alone."""
+    if not isinstance(place, RemotePath) or not place.is_of_one_process:
+        return
+    if num_workers > 1 or not isinstance(executor, InProcessExecutor):
+        raise ValueError(
+            f"{place} is seen by one process alone: work with one (--num-processes 1), or save elsewhere"
+        )
 
 
 class _Worker:
@@ -189,17 +205,17 @@ def _run_item(task: Task, item: int, connection: Connection) -> None:
         for counts in task(item):
             unsent.append(counts)
             if time.monotonic() - last_report > SECONDS_BETWEEN_REPORTS:
-                connection.send(("counts", _add(unsent)))
+                connection.send(("counts", add_counts(unsent)))
                 unsent, last_report = [], time.monotonic()
     except Exception as error:
         cause = error.cause if isinstance(error, TaskError) else f"{type(error).__name__}: {error}"
         connection.send(("failed", (cause, traceback.format_exc())))
         return
     if unsent:
-        connection.send(("counts", _add(unsent)))
+        connection.send(("counts", add_counts(unsent)))
     connection.send(("done", None))
 
 
-def _add(counts: list[Counts]) -> Counts:
-    """Sum of several progress counts, place by place."""
+def add_counts(counts: list[Counts]) -> Counts:
+    """Sum of several progress counts, place by place; () of none."""
     return tuple(map(sum, zip(*counts, strict=True)))

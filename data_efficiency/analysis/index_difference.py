@@ -7,15 +7,14 @@ Source: the difference of perplexities of two models as a difficulty, PDPC (Zhan
 Differs: of losses, which are the perplexities' logarithms.
 """
 
-from os import PathLike
-
 import numpy as np
 
 from data_efficiency.difficulty_index import DifficultyIndex
+from data_efficiency.files.remote import Place
 
 
 def write_difference(
-    path: str | PathLike[str],
+    path: Place,
     first: DifficultyIndex,
     second: DifficultyIndex,
     *,
@@ -31,7 +30,7 @@ def write_difference(
         FileExistsError: as `DifficultyIndex.write`.
     """
     if first.dataset_identity != second.dataset_identity:
-        raise ValueError(f"{second.path} is an index of another dataset than {first.path}")
+        raise ValueError(f"{second.place} is an index of another dataset than {first.place}")
     return DifficultyIndex.write(
         path,
         np.subtract(_wide(first), _wide(second)),
@@ -52,7 +51,7 @@ def _wide(index: DifficultyIndex) -> np.ndarray:
         return values.astype(np.float64)
     if values.size and max(abs(int(values.min())), abs(int(values.max()))) >= 2**62:
         raise ValueError(
-            f"{index.path} has difficulties up to {values.max()}: a difference of such numbers may not be held"
+            f"{index.place} has difficulties up to {values.max()}: a difference of such numbers may not be held"
         )
     return values.astype(np.int64)
 
@@ -60,6 +59,6 @@ def _wide(index: DifficultyIndex) -> np.ndarray:
 def _described(index: DifficultyIndex) -> dict[str, str]:
     return {
         "metric": index.metric,
-        "path": str(index.path),
+        "path": index.place,
         "values": index.manifest["files"]["values.npy"]["sha256"],
     }

@@ -11,6 +11,7 @@ from data_efficiency.analysis.outside_scores import mean_over_samples, read_scor
 from data_efficiency.dataset_identity import describe_dataset
 from data_efficiency.deepspeed_format import own_difficulties
 from data_efficiency.difficulty_index import DifficultyIndex
+from data_efficiency.files.remote import Place
 
 
 class Imported(NamedTuple):
@@ -80,7 +81,7 @@ def outside_difficulties(
 
 
 def write_imported(
-    path: str | PathLike[str],
+    path: Place,
     imported: Imported,
     *,
     metric: str,

@@ -6,35 +6,39 @@ what an interrupted run has finished is used by the next one.
 
 import logging
 import re
+import time
 from collections.abc import Sequence
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_efficiency.analysis.accumulated_value import AccumulatedValue
 from data_efficiency.analysis.collectors import SumCollector, numpy_dtype
-from data_efficiency.analysis.dataset_reader import DatasetReader
+from data_efficiency.analysis.dataset_reader import DatasetReader, StreamReader
 from data_efficiency.analysis.executors import (
     Executor,
     InProcessExecutor,
     LocalProcessExecutor,
     TaskError,
+    refuse_unseen_work,
     sigterm_as_interrupt,
 )
 from data_efficiency.analysis.metrics import Metric
+from data_efficiency.analysis.ray_executor import RayExecutor
 from data_efficiency.analysis.shards import ShardFolder, ShardTask
 from data_efficiency.analysis.user_functions import source_fingerprint
 from data_efficiency.dataset_identity import describe_dataset, fingerprint_of
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.files.lock import file_lock, refuse_other_locks
-from data_efficiency.files.result_folder import remove_leftovers
+from data_efficiency.files.remote import Place, location
+from data_efficiency.files.result_folder import is_result, remove_leftovers
 from data_efficiency.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 Result = DifficultyIndex | AccumulatedValue
+ENGINES = ("processes", "ray")
+SECONDS_TO_APPEAR = 60.0
 KINDS = ("single_value_per_sample", "accumulate_value_over_samples")
 
 
@@ -42,9 +46,24 @@ class AnalysisError(RuntimeError):
     """The analysis cannot go on; what is finished is kept."""
 
 
-def executor_for(num_processes: int) -> Executor:
-    """The executor for so many processes on this machine."""
-    return InProcessExecutor() if num_processes == 1 else LocalProcessExecutor(num_processes)
+def executor_for(num_processes: int | None, engine: str = "processes") -> Executor:
+    """The executor of a name for so many processes, on this machine or on a Ray cluster.
+
+    Args:
+        num_processes: None: one here, all of a Ray cluster.
+        engine: one of `ENGINES`.
+
+    Raises:
+        ValueError: if there is no such engine.
+        ModuleNotFoundError: if its package is not installed.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"executor is {engine!r}: one of {', '.join(ENGINES)}")
+    if engine == "ray":
+        return RayExecutor(num_processes)
+    if num_processes in (None, 1):
+        return InProcessExecutor()
+    return LocalProcessExecutor(num_processes or 1)
 
 
 class MapReduce:
@@ -52,6 +71,7 @@ class MapReduce:
 
     Args:
         metrics: at least one, with different names.
+        save_path: a folder, or the URL of one on storage that fsspec reaches.
         num_shards: parts to compute apart. Not given: what the reader says.
         max_distinct_values: see `DifficultyIndex.write`; matters in the reduce only.
         overwrite: compute everything anew and replace results that are there.
@@ -64,7 +84,7 @@ class MapReduce:
         self,
         reader: DatasetReader,
         metrics: Sequence[Metric],
-        save_path: str | PathLike[str],
+        save_path: Place,
         *,
         num_shards: int | None = None,
         max_distinct_values: int | None = None,
@@ -73,12 +93,15 @@ class MapReduce:
         _check_metrics(metrics, reader.delivers)
         self.reader = reader
         self.metrics = {metric.name: metric for metric in metrics}
-        self.save_path = Path(save_path)
+        self.save_path = location(save_path)
         self.max_distinct_values = max_distinct_values
         self.overwrite = overwrite
         self.identity = describe_dataset(reader.dataset)
-        num_shards = num_shards or reader.num_shards
-        bounds = tuple(reader.num_samples * i // num_shards for i in range(num_shards + 1))
+        if num_shards is None and isinstance(reader, StreamReader):
+            bounds = reader.bounds
+        else:
+            parts = num_shards or reader.num_shards
+            bounds = tuple(reader.num_samples * i // parts for i in range(parts + 1))
         self.folders = {
             metric.name: ShardFolder(
                 self.save_path / f"{metric.name}.parts",
@@ -106,11 +129,13 @@ class MapReduce:
 
         Raises:
             FileExistsError: if a result is there and may not be replaced.
+            ValueError: if other processes would not see what the executor's write.
             BlockingIOError: if another process does this worker's part, or another division of the
                 work into workers is at it.
-            AnalysisError: if a shard fails, with shard, metric and cause.
+            AnalysisError: if a shard fails, with shard, metric and cause, or was kept where nobody else sees it.
             KeyboardInterrupt: after Ctrl-C or SIGTERM, with a word on how to continue.
         """
+        refuse_unseen_work(executor, self.save_path, num_workers)
         num_shards = len(self.bounds) - 1
         shards = range(
             num_shards * worker_id // num_workers, num_shards * (worker_id + 1) // num_workers
@@ -124,8 +149,9 @@ class MapReduce:
                 if self.overwrite:
                     for shard in shards:
                         folder.remove(shard)
-            missing = [shard for shard in shards if self._metrics_to_do(shard)]
+            missing = self._shards_to_do(shards)
             self._map(executor, missing)
+            self._refuse_unseen(missing)
 
     def run_reduce(self, sample_order: np.ndarray | None = None) -> dict[str, Result]:
         """The result of each metric by its name, written from the shards, which are then removed.
@@ -154,23 +180,24 @@ class MapReduce:
         """Refuses to replace a result, unless asked to or the same work had been started."""
         for name, folder in self.folders.items():
             target = self.save_path / name
-            if target.exists() and not self.overwrite and not folder.path.exists():
+            if is_result(target) and not self.overwrite and not folder.path.exists():
                 raise FileExistsError(
                     f"{target} already exists; remove it, ask to overwrite it, or save elsewhere"
                 )
 
-    def _metrics_to_do(self, shard: int) -> list[str]:
-        """Names of the metrics for which a shard has yet to be computed."""
-        names = []
+    def _shards_to_do(self, shards: range) -> list[int]:
+        """The shards that have yet to be computed for a metric."""
+        to_do = set()
         for name, folder in self.folders.items():
-            fault = folder.fault(shard)
-            if fault is not None:
-                names.append(name)
+            for shard, fault in zip(shards, folder.faults(shards), strict=True):
+                if fault is None:
+                    continue
+                to_do.add(shard)
                 if fault != "is missing":
                     logger.warning(
                         "%s: %s %s; computing it again", name, folder.describe(shard), fault
                     )
-        return names
+        return sorted(to_do)
 
     def _map(self, executor: Executor, shards: list[int]) -> None:
         """Runs the executor over shards, with progress and readable failures."""
@@ -193,6 +220,23 @@ class MapReduce:
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(f"{names}: stopped; {self._state()}") from error
 
+    def _refuse_unseen(self, shards: list[int]) -> None:
+        """Raise AnalysisError if shards that were just computed are not to be seen from here.
+
+        A network file system may show a machine what another one wrote only after a while.
+        """
+        deadline = time.monotonic() + SECONDS_TO_APPEAR
+        for name, folder in self.folders.items():
+            while unseen := sorted(set(shards) - folder.finished()):
+                if time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                raise AnalysisError(
+                    f"metric {name}: {len(unseen)} shards, such as {folder.describe(unseen[0])}, were computed, but "
+                    f"are not in {folder.path} as this machine sees it: save in a folder that all machines of the "
+                    "cluster share, or at a URL"
+                )
+
     def _state(self) -> str:
         """What is left of an unfinished run, in words; folders without a shard are not left."""
         num_finished = sum(folder.num_finished() for folder in self.folders.values())
@@ -209,12 +253,12 @@ class MapReduce:
     def _reduce(self, name: str, sample_order: np.ndarray | None) -> Result:
         """One metric's result from its shards, written and opened."""
         metric, folder = self.metrics[name], self.folders[name]
-        shards = (folder.read(shard) for shard in range(folder.num_shards))
+        shards = folder.read_all()
         target = self.save_path / name
         common: dict[str, Any] = {
             "metric": name,
             "dataset_identity": self.identity,
-            "overwrite": target.exists(),
+            "overwrite": is_result(target),
         }
         try:
             if metric.kind == "accumulate_value_over_samples":
@@ -258,10 +302,11 @@ def _check_metrics(metrics: Sequence[Metric], delivered: str) -> None:
 
 def _check_shards(name: str, folder: ShardFolder) -> None:
     """Raise AnalysisError, naming the shards of a metric that are missing or not right."""
+    shards = range(folder.num_shards)
     faults = [
         f"{folder.describe(shard)} {fault}"
-        for shard in range(folder.num_shards)
-        if (fault := folder.fault(shard)) is not None
+        for shard, fault in zip(shards, folder.faults(shards), strict=True)
+        if fault is not None
     ]
     if faults:
         rest = f" and {len(faults) - 5} more" if len(faults) > 5 else ""

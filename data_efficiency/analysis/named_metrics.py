@@ -3,12 +3,15 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from os import PathLike
-from pathlib import Path
 from typing import Any, Literal
 
 from data_efficiency.analysis.accumulated_value import AccumulatedValue
-from data_efficiency.analysis.dataset_reader import DatasetReader, ItemReader, TokenSpanReader
+from data_efficiency.analysis.dataset_reader import (
+    DatasetReader,
+    ItemReader,
+    StreamReader,
+    TokenSpanReader,
+)
 from data_efficiency.analysis.diversity_metrics import compression_ratio, lexical_diversity
 from data_efficiency.analysis.map_reduce import MapReduce, Result, executor_for
 from data_efficiency.analysis.metrics import (
@@ -21,9 +24,12 @@ from data_efficiency.analysis.metrics import (
 )
 from data_efficiency.analysis.readability import readability
 from data_efficiency.analysis.reference_loss import LoadModel, MeanTokenLoss
+from data_efficiency.analysis.streams import is_stream
 from data_efficiency.analysis.token_rows import token_rows
 from data_efficiency.analysis.user_functions import import_function
 from data_efficiency.difficulty_index import DifficultyIndex
+from data_efficiency.files.remote import Location, Place, location
+from data_efficiency.files.result_folder import is_result
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +64,12 @@ class MetricSettings:
     batch_size: int = 256
     """Own functions of items: items a batch."""
     column: str | None = None
-    """Datasets of rows: see `token_rows`, also for the next."""
+    """Datasets of rows: see `token_rows`, also for the next two."""
     tokenizer: Any = None
+    made_from: Mapping[str, Any] | None = None
 
 
-def metric_named(
-    name: str, dataset: Any, save_path: str | PathLike[str], settings: MetricSettings
-) -> Metric:
+def metric_named(name: str, dataset: Any, save_path: Place, settings: MetricSettings) -> Metric:
     """The metric of a name, or of a function of your own named `package.module:function`.
 
     Args:
@@ -87,16 +92,17 @@ def metric_named(
         raise ValueError(
             f"metric is {name!r}: one of {', '.join(METRICS)}, or package.module:function"
         )
-    return METRICS[name](dataset, Path(save_path), settings)
+    return METRICS[name](dataset, location(save_path), settings)
 
 
 def analyze(
     dataset: Any,
     name: str,
-    save_path: str | PathLike[str],
+    save_path: Place,
     settings: MetricSettings | None = None,
     *,
-    num_processes: int = 1,
+    num_processes: int | None = None,
+    executor: str = "processes",
     max_distinct_values: int | None = None,
     overwrite: bool = False,
 ) -> Result:
@@ -107,6 +113,8 @@ def analyze(
     Args:
         dataset: has `token_spans`; or is a `datasets.Dataset`, a stream or another dataset of rows, whose tokens
             are kept in `<save_path>/tokens`; or has items for an own function that reads them.
+        num_processes: parts that are computed at once. None: one, or with "ray" as many as the cluster has CPUs.
+        executor: "processes" of this machine, or "ray", a Ray cluster (see `RayExecutor`).
         max_distinct_values: see `DifficultyIndex.write`.
 
     Raises:
@@ -117,17 +125,20 @@ def analyze(
     if settings.reads == "token_spans" and not hasattr(dataset, "token_spans"):
         dataset = token_rows(
             dataset,
-            Path(save_path) / TOKENS_FOLDER,
+            location(save_path) / TOKENS_FOLDER,
             column=settings.column,
             tokenizer=settings.tokenizer,
+            made_from=settings.made_from,
+            executor=executor_for(num_processes, executor),
             overwrite=overwrite,
         )
     if name in NEEDS_FREQUENCY:
-        work: dict[str, Any] = {"num_processes": num_processes, "overwrite": overwrite}
+        work: dict[str, Any] = {"num_processes": num_processes, "executor": executor}
+        work["overwrite"] = overwrite
         analyze(dataset, FREQUENCY, save_path, settings, **work)
     metric = metric_named(name, dataset, save_path, settings)
-    folder = Path(save_path) / metric.name
-    if overwrite or not folder.exists():
+    folder = location(save_path) / metric.name
+    if overwrite or not is_result(folder):
         job = MapReduce(
             reader_for(metric, dataset, settings),
             [metric],
@@ -135,11 +146,11 @@ def analyze(
             max_distinct_values=max_distinct_values,
             overwrite=overwrite,
         )
-        job.run_map(executor_for(num_processes))
+        job.run_map(executor_for(num_processes, executor))
         return job.run_reduce()[metric.name]
     logger.info("%s is there already", folder)
     if name == FREQUENCY:
-        return _frequency(Path(save_path), dataset, settings)
+        return _frequency(location(save_path), dataset, settings)
     result = open_result(metric, save_path)
     result.check_dataset(dataset)
     stored = result.manifest.get("max_distinct_values")
@@ -151,14 +162,16 @@ def analyze(
     return result
 
 
-def open_result(metric: Metric, save_path: str | PathLike[str]) -> Result:
+def open_result(metric: Metric, save_path: Place) -> Result:
     """The result of a metric that is there, memory-mapped; errors are those of its kind's `open`."""
     kind = DifficultyIndex if metric.kind == "single_value_per_sample" else AccumulatedValue
-    return kind.open(Path(save_path) / metric.name)
+    return kind.open(location(save_path) / metric.name)
 
 
 def reader_for(metric: Metric, dataset: Any, settings: MetricSettings) -> DatasetReader:
     """The reader that delivers what a metric reads."""
+    if metric.reads == "items" and is_stream(dataset):
+        return StreamReader(dataset, batch_size=settings.batch_size)
     if metric.reads == "items":
         return ItemReader(dataset, batch_size=settings.batch_size)
     return TokenSpanReader(dataset)
@@ -177,10 +190,10 @@ def _vocab_size(dataset: Any, settings: MetricSettings) -> int:
     return int(vocab_size)
 
 
-def _frequency(save_path: Path, dataset: Any, settings: MetricSettings) -> AccumulatedValue:
+def _frequency(save_path: Location, dataset: Any, settings: MetricSettings) -> AccumulatedValue:
     """The token frequencies of a dataset, from the folder of the results."""
     folder = save_path / FREQUENCY
-    if not folder.exists():
+    if not is_result(folder):
         raise FileNotFoundError(
             f"{folder} is missing: analyze the metric {FREQUENCY} first (map and reduce)"
         )
@@ -195,12 +208,12 @@ def _frequency(save_path: Path, dataset: Any, settings: MetricSettings) -> Accum
     return frequency
 
 
-def _vocab_rarity(dataset: Any, save_path: Path, settings: MetricSettings) -> Metric:
+def _vocab_rarity(dataset: Any, save_path: Location, settings: MetricSettings) -> Metric:
     frequency = _frequency(save_path, dataset, settings)
     return vocab_rarity(frequency.value, {"frequency_sha256": frequency.checksum})
 
 
-def _seqlen_vocab_rarity(dataset: Any, save_path: Path, settings: MetricSettings) -> Metric:
+def _seqlen_vocab_rarity(dataset: Any, save_path: Location, settings: MetricSettings) -> Metric:
     frequency = _frequency(save_path, dataset, settings)
     max_length = settings.max_length or getattr(dataset, "sequence_length", None)
     if max_length is None:
@@ -213,7 +226,7 @@ def _seqlen_vocab_rarity(dataset: Any, save_path: Path, settings: MetricSettings
     )
 
 
-def _reference_loss(_dataset: Any, _save_path: Path, settings: MetricSettings) -> Metric:
+def _reference_loss(_dataset: Any, _save_path: Location, settings: MetricSettings) -> Metric:
     if settings.load_model is None:
         raise ValueError("reference_loss needs a model (--model): a folder with a checkpoint")
     dtype = settings.model_dtype
@@ -226,7 +239,7 @@ def _reference_loss(_dataset: Any, _save_path: Path, settings: MetricSettings) -
     )
 
 
-def _readability(dataset: Any, _save_path: Path, settings: MetricSettings) -> Metric:
+def _readability(dataset: Any, _save_path: Location, settings: MetricSettings) -> Metric:
     tokenizer = getattr(dataset, "tokenizer", None)
     decode = settings.decode or getattr(tokenizer, "decode", None)
     if decode is None:
@@ -236,7 +249,7 @@ def _readability(dataset: Any, _save_path: Path, settings: MetricSettings) -> Me
     return readability(decode, _vocab_size(dataset, settings))
 
 
-METRICS: Mapping[str, Callable[[Any, Path, MetricSettings], Metric]] = {
+METRICS: Mapping[str, Callable[[Any, Location, MetricSettings], Metric]] = {
     "seqlen": lambda dataset, save_path, settings: seqlen(),
     FREQUENCY: lambda dataset, save_path, settings: total_vocab_freq(
         _vocab_size(dataset, settings)

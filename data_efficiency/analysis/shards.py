@@ -1,12 +1,14 @@
 """The parts of a metric: what computes one, and how a finished one is kept, as an array and a marker."""
 
+import hashlib
+import io
 import json
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,9 +17,12 @@ from data_efficiency.analysis.dataset_reader import Batch, DatasetReader
 from data_efficiency.analysis.executors import Counts, TaskError
 from data_efficiency.analysis.metrics import Metric
 from data_efficiency.files import new_file, read_json_object, write_file
+from data_efficiency.files.remote import Location, RemotePath
 from data_efficiency.files.result_folder import sha256_of_file
 
 VERSION = 1
+_REQUESTS_AT_ONCE = 16
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -26,14 +31,15 @@ class ShardFolder:
 
     The array of a shard appears in one step, and after it a marker that holds its checksum and what
     it was computed from. Nothing is synced to disk: a shard that a power cut damages fails its
-    check and is computed again.
+    check and is computed again. Where nothing can be locked, two workers may compute the same shard: it is the
+    same then, and what is read is checked as it was read.
 
     Args:
         bounds: shard i holds the samples bounds[i]..bounds[i + 1] - 1.
         origin: plain JSON data that the numbers depend on, the same for all shards.
     """
 
-    path: Path
+    path: Location
     bounds: tuple[int, ...]
     origin: Mapping[str, Any]
 
@@ -69,6 +75,9 @@ class ShardFolder:
             return "is missing"
         except ValueError:
             return "has a damaged marker"
+        return self._fault_of(shard, marker, checksum)
+
+    def _fault_of(self, shard: int, marker: Mapping[str, Any], checksum: str) -> str | None:
         names = {
             "samples": "other samples",
             "dataset_fingerprint": "another dataset",
@@ -82,26 +91,62 @@ class ShardFolder:
         is_whole = checksum == marker.get("sha256")
         return None if is_whole else "has a damaged array (other SHA-256)"
 
+    def faults(self, shards: Iterable[int]) -> Iterator[str | None]:
+        """The `fault` of each of some shards."""
+        yield from self._for_each(self.fault, shards)
+
+    def read_all(self) -> Iterator[np.ndarray]:
+        """The array of each shard, in their order; errors are those of `read`."""
+        yield from self._for_each(self.read, range(self.num_shards))
+
+    def _for_each(self, function: Callable[[int], _T], shards: Iterable[int]) -> Iterator[_T]:
+        """What a function gives for each of some shards; of those far away, for several at once."""
+        if not isinstance(self.path, RemotePath):
+            yield from map(function, shards)
+            return
+        with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as threads:
+            yield from threads.map(function, shards)
+
     def read(self, shard: int) -> np.ndarray:
-        """The array of a shard."""
-        return np.load(self._array_file(shard), allow_pickle=False)
+        """The array of a shard.
+
+        Raises:
+            FileNotFoundError: if it is no longer there.
+            ValueError: if it cannot be used any more.
+        """
+        content = self._array_file(shard).read_bytes()
+        marker = read_json_object(self._marker_file(shard))
+        fault = self._fault_of(shard, marker, hashlib.sha256(content).hexdigest())
+        if fault is not None:
+            raise ValueError(f"{self.describe(shard)} {fault} while it was read")
+        return np.load(io.BytesIO(content), allow_pickle=False)
 
     def remove(self, shard: int) -> None:
         """Forget a shard."""
         self._marker_file(shard).unlink(missing_ok=True)
         self._array_file(shard).unlink(missing_ok=True)
 
+    def finished(self) -> set[int]:
+        """The shards that have a marker, as another writer's are."""
+        numbers = (file.name.removesuffix(".json") for file in self.path.glob("*.json"))
+        return {int(number) for number in numbers if number.isdigit()}
+
     def num_finished(self) -> int:
         """Shards that have a marker."""
-        return len(list(self.path.glob("*.json")))
+        return len(self.finished())
 
     def remove_if_empty(self) -> None:
         """Remove the folder if no shard is in it."""
+        if isinstance(self.path, RemotePath):
+            return
         if not any(self.path.glob("*.npy")):
             shutil.rmtree(self.path, ignore_errors=True)
 
     def remove_all(self) -> None:
-        """Remove the folder at once: it is never seen half empty."""
+        """Remove the folder, at once where it can be renamed: it is never seen half empty."""
+        if isinstance(self.path, RemotePath):
+            self.path.remove_all()
+            return
         doomed = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.partial")
         self.path.rename(doomed)
         shutil.rmtree(doomed)
@@ -110,10 +155,10 @@ class ShardFolder:
         samples = list(self.samples_of(shard))
         return {"version": VERSION, **self.origin, "shard": shard, "samples": samples}
 
-    def _array_file(self, shard: int) -> Path:
+    def _array_file(self, shard: int) -> Location:
         return self.path / f"{shard:06d}.npy"
 
-    def _marker_file(self, shard: int) -> Path:
+    def _marker_file(self, shard: int) -> Location:
         return self.path / f"{shard:06d}.json"
 
 

@@ -5,21 +5,33 @@ worker process, memory-mapped, and holds the tokenizer where texts were read.
 """
 
 import hashlib
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from os import PathLike
-from pathlib import Path
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_efficiency.analysis.executors import (
+    Counts,
+    Executor,
+    TaskError,
+    refuse_unseen_work,
+    sigterm_as_interrupt,
+)
+from data_efficiency.analysis.row_tokens import TOKEN_DTYPE, column_read, rows_of
+from data_efficiency.analysis.streams import TRAINED_AS, refuse_shuffling, shards_of
 from data_efficiency.analysis.text_tokenizer import TOKENIZER_FILE, TextTokenizer
+from data_efficiency.analysis.token_parts import Block, Stretch, TokenParts
 from data_efficiency.dataset_identity import order_of_view
 from data_efficiency.files import file_lock, write_file
+from data_efficiency.files.local_copy import local_result
+from data_efficiency.files.remote import Location, Place, location
 from data_efficiency.files.result_folder import (
     MANIFEST_FILE,
     file_entry,
+    is_result,
     new_folder,
     read_manifest,
     remove_leftovers,
@@ -27,20 +39,16 @@ from data_efficiency.files.result_folder import (
     write_array,
     write_manifest,
 )
+from data_efficiency.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "folder of token rows"
 VERSION = 1
-TOKEN_COLUMNS = ("input_ids", "tokens")
-TEXT_COLUMNS = ("text", "content")
-MASK_COLUMN = "attention_mask"
-_TOKEN_DTYPE = np.dtype("<u4")
-_ROWS_A_BATCH = 1000
-_OWN_NAMES = {"IterableDataset": "Dataset"}
-"""Class of a stream -> class of what it becomes where it is kept, which is what is trained on."""
 
 
 class TokenRows:
-    """The rows of a folder that `token_rows` has written.
+    """The rows of a folder that `token_rows` has written; those of a URL in a copy on this machine.
 
     Attributes:
         tokens: all tokens, 1-D, memory-mapped read-only.
@@ -55,10 +63,11 @@ class TokenRows:
         FileNotFoundError, ValueError: if the folder is something else, incomplete or damaged.
     """
 
-    def __init__(self, folder: str | PathLike[str]) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Place) -> None:
+        self._source = location(folder)
+        self.folder = local_result(self._source)
         self.manifest = read_manifest(self.folder, FORMAT, VERSION)
-        self.tokens = np.memmap(self.folder / "tokens.bin", _TOKEN_DTYPE, mode="r")
+        self.tokens = np.memmap(self.folder / "tokens.bin", TOKEN_DTYPE, mode="r")
         self.offsets = np.load(self.folder / "offsets.npy", mmap_mode="r", allow_pickle=False)
         self.vocab_size = int(self.manifest["vocab_size"])
         self.sequence_length = int(np.diff(self.offsets).max())
@@ -71,8 +80,8 @@ class TokenRows:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __reduce__(self) -> tuple[type["TokenRows"], tuple[Path]]:
-        return type(self), (self.folder,)
+    def __reduce__(self) -> tuple[type["TokenRows"], tuple[Location]]:
+        return type(self), (self._source,)
 
     def token_spans(
         self, first: int, last: int
@@ -88,15 +97,20 @@ class TokenRows:
 
 def token_rows(
     dataset: Any,
-    folder: str | PathLike[str],
+    folder: Place,
     *,
     column: str | None = None,
     tokenizer: Any = None,
     made_from: Mapping[str, Any] | None = None,
     dataset_class: str | None = None,
+    executor: Executor | None = None,
     overwrite: bool = False,
 ) -> TokenRows:
     """The tokens of a dataset's rows, read in one pass and kept in a folder; those there, if they are the same.
+
+    The shards of a stream, such as its files, are read at once by an executor, where they are the stream one after the
+    other; the bytes are those of one reader, and what was finished before a stop is used again if `made_from` says which
+    rows these are.
 
     Args:
         dataset: a `datasets.Dataset`, a streaming one, or anything else whose items are mappings. Where it has an
@@ -106,14 +120,15 @@ def token_rows(
         made_from: plain JSON data that says which rows these are. Not given: the fingerprint of a
             `datasets.Dataset`; another dataset's rows cannot be told and are not taken from the folder.
         dataset_class: class of the dataset that will be trained on. Not given: that of this one.
+        executor: reads a stream's shards. Not given: this process reads them one after the other.
 
     Raises:
         FileExistsError: if the folder holds rows that are, or may be, others; with `overwrite`, if there are
             results beside it, which were made of them.
         ValueError: if a stream shuffles, no column is known, or one does not hold what it should, naming the row.
     """
-    _refuse_shuffling(dataset)
-    target = Path(folder)
+    refuse_shuffling(dataset)
+    target = location(folder)
     reads_text = None if tokenizer is None else TextTokenizer(tokenizer)
     if made_from is None and (fingerprint := getattr(dataset, "_fingerprint", None)) is not None:
         made_from = {"fingerprint": fingerprint}
@@ -127,28 +142,107 @@ def token_rows(
         }
     )
     with file_lock(target.with_name(f".{target.name}.lock"), wait=True):
-        if target.exists():
+        if is_result(target):
             if source is not None and _source_of(target, overwrite) == source:
                 return TokenRows(target)
             _refuse_other_rows(target, source, overwrite)
-        _write(target, dataset, column, reads_text, source, dataset_class)
+        shards = [dataset] if executor is None else shards_of(dataset)
+        facts = _Facts(dataset_class or type(dataset).__name__, order_of_view(dataset), source)
+        if executor is None or len(shards) == 1:
+            rows = rows_of(dataset, column, reads_text)
+            blocks = (Block(row, np.array([len(row)])) for row in rows)
+            _write(target, blocks, reads_text, facts)
+        else:
+            parts = parts_beside(target, source)
+            task = _ShardTask(parts, shards, column_read(dataset, column), reads_text)
+            task.run(executor, is_resumed=source is not None)
+            _write(target, task.blocks(), reads_text, facts)
+            task.parts.remove_all()
         remove_leftovers(target)
     return TokenRows(target)
 
 
-def _refuse_shuffling(dataset: Any) -> None:
-    """Raise ValueError if a stream of `datasets` shuffles: its rows have other places where they are kept."""
-    part = getattr(dataset, "_ex_iterable", None)
-    while part is not None:
-        if "Shuffled" in type(part).__name__:
-            raise ValueError(
-                "the stream shuffles, and a sample's number is its place in the dataset that is trained on: "
-                "analyze it before shuffle(), or what it was kept as; training draws in an order of its own"
-            )
-        part = getattr(part, "ex_iterable", None)
+def join_parts(
+    parts: TokenParts,
+    stretches: Iterable[Stretch],
+    folder: Place,
+    *,
+    tokenizer: TextTokenizer | None,
+    made_from: Mapping[str, Any],
+    overwrite: bool = False,
+) -> TokenRows:
+    """The rows of parts that workers made, one after the other, kept in a folder as those of a `Dataset`; those there, if
+    they are the same.
+
+    Raises:
+        FileExistsError, FileNotFoundError, ValueError: as `token_rows`, and as `TokenParts.blocks`.
+    """
+    target = location(folder)
+    with file_lock(target.with_name(f".{target.name}.lock"), wait=True):
+        if is_result(target):
+            if _source_of(target, overwrite) == made_from:
+                return TokenRows(target)
+            _refuse_other_rows(target, made_from, overwrite)
+        _write(target, parts.blocks(stretches), tokenizer, _Facts("Dataset", {}, made_from))
+        remove_leftovers(target)
+    return TokenRows(target)
 
 
-def _source_of(target: Path, overwrite: bool) -> Any:
+def parts_beside(target: Location, origin: Mapping[str, Any] | None) -> TokenParts:
+    """The parts that become the folder of a name."""
+    return TokenParts(target.with_name(f"{target.name}.parts"), {} if origin is None else origin)
+
+
+@dataclass(frozen=True)
+class _ShardTask:
+    """A task for executors: keeps the tokens of one shard of a stream as a part."""
+
+    parts: TokenParts
+    shards: list[Any]
+    column: str | None
+    tokenizer: TextTokenizer | None
+
+    def run(self, executor: Executor, *, is_resumed: bool) -> None:
+        """Keep every shard's tokens, but for those that are there if the work is resumed."""
+        refuse_unseen_work(executor, self.parts.path)
+        if not is_resumed:
+            self.parts.remove_all()
+        self.parts.path.mkdir(parents=True, exist_ok=True)
+        missing = [i for i in range(len(self.shards)) if self.parts.marker(_name(i)) is None]
+        num_finished = len(self.shards) - len(missing)
+        try:
+            with (
+                sigterm_as_interrupt(),
+                Progress("tokens", len(self.shards), unit="shards", say=logger.info) as progress,
+            ):
+                for rows in executor.run(self, missing):
+                    num_finished += rows[0]
+                    progress.update(num_finished)
+        except TaskError as error:
+            raise ValueError(f"shard {error.item} of the stream: {error.cause}") from error
+
+    def __call__(self, shard: int) -> Iterator[Counts]:
+        """One, when a shard is kept."""
+        with self.parts.new_part(_name(shard)) as part:
+            for row in rows_of(self.shards[shard], self.column, self.tokenizer):
+                part.add(row)
+        yield (1,)
+
+    def blocks(self) -> Iterator[Block]:
+        """The rows of all shards, in order."""
+        markers = {
+            name: self.parts.marker(name) or {} for name in map(_name, range(len(self.shards)))
+        }
+        return self.parts.blocks(
+            Stretch(name, 0, marker.get("num_rows", 1)) for name, marker in markers.items()
+        )
+
+
+def _name(shard: int) -> str:
+    return f"{shard:06d}"
+
+
+def _source_of(target: Location, overwrite: bool) -> Any:
     """What rows the folder holds; None where that is not known, or they are damaged and replaced anyway."""
     try:
         return TokenRows(target).manifest["made_from"]
@@ -158,7 +252,7 @@ def _source_of(target: Path, overwrite: bool) -> Any:
         raise
 
 
-def _refuse_other_rows(target: Path, source: Mapping[str, Any] | None, overwrite: bool) -> None:
+def _refuse_other_rows(target: Location, source: Mapping[str, Any] | None, overwrite: bool) -> None:
     """Raise FileExistsError unless the rows of the folder may be replaced: nothing else is made of them."""
     results = sorted(
         file.parent.name
@@ -178,27 +272,31 @@ def _refuse_other_rows(target: Path, source: Mapping[str, Any] | None, overwrite
     )
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What the manifest says of the dataset."""
+
+    dataset_class: str
+    order: Mapping[str, str]
+    source: Mapping[str, Any] | None
+
+
 def _write(
-    target: Path,
-    dataset: Any,
-    column: str | None,
-    tokenizer: TextTokenizer | None,
-    source: Mapping[str, Any] | None,
-    dataset_class: str | None,
+    target: Location, blocks: Iterable[Block], tokenizer: TextTokenizer | None, facts: _Facts
 ) -> None:
     with new_folder(target, overwrite=True) as folder:
-        lengths, largest = [0], 0
+        lengths, largest = [np.zeros(1, np.int64)], 0
         with open(folder / "tokens.bin", "wb") as file:
-            for row in _rows(dataset, column, tokenizer):
-                lengths.append(len(row))
-                largest = max(largest, int(row.max(initial=0)))
-                file.write(row.astype(_TOKEN_DTYPE).tobytes())
-        if not any(lengths):
+            for block in blocks:
+                lengths.append(block.lengths)
+                largest = max(largest, int(block.tokens.max(initial=0)))
+                file.write(block.tokens.astype(TOKEN_DTYPE).tobytes())
+        offsets = np.cumsum(np.concatenate(lengths), dtype=np.int64)
+        if not offsets[-1]:
             raise ValueError("the dataset has not one token to analyze")
-        name = dataset_class or type(dataset).__name__
         files = {
             "tokens.bin": file_entry(folder / "tokens.bin"),
-            "offsets.npy": write_array(folder / "offsets.npy", np.cumsum(lengths, dtype=np.int64)),
+            "offsets.npy": write_array(folder / "offsets.npy", offsets),
         }
         if tokenizer is not None:
             write_file(folder / TOKENIZER_FILE, tokenizer.json)
@@ -206,115 +304,13 @@ def _write(
         content = {
             "format": FORMAT,
             "version": VERSION,
-            "made_from": source,
+            "made_from": facts.source,
             "dataset": {
-                "type": _OWN_NAMES.get(name, name),
-                "num_samples": len(lengths) - 1,
-                **order_of_view(dataset),
+                "type": TRAINED_AS.get(facts.dataset_class, facts.dataset_class),
+                "num_samples": len(offsets) - 1,
+                **facts.order,
             },
             "vocab_size": largest + 1 if tokenizer is None else tokenizer.vocab_size,
             "files": files,
         }
         write_manifest(folder, content)
-
-
-def _rows(
-    dataset: Any, column: str | None, tokenizer: TextTokenizer | None
-) -> Iterator[NDArray[np.int64]]:
-    """The tokens of each row."""
-    place = 0
-    name: str | None = None
-    for batch in _batches(dataset, _ROWS_A_BATCH):
-        name = name or column_of(batch, column)
-        nothing = [None] * max(map(len, batch.values()))
-        values = list(batch.get(name, nothing))
-        masks = batch.get(mask_column_of(batch, name), nothing)
-        if values and isinstance(values[0], str):
-            if tokenizer is None:
-                raise ValueError(
-                    f"column {name!r} holds text: name the tokenizer (--tokenizer), a tokenizer.json"
-                )
-            wrong = [place + i for i, value in enumerate(values) if not isinstance(value, str)]
-            if wrong:
-                raise ValueError(f"column {name!r} of row {wrong[0]} holds no text")
-            yield from tokenizer.encode(values)
-        else:
-            for number, (value, mask) in enumerate(zip(values, masks, strict=True), start=place):
-                yield _checked(value, mask, name, number)
-        place += len(values)
-
-
-def column_of(columns: Iterable[str], column: str | None) -> str:
-    """The column that is named, or else the first known one.
-
-    Raises:
-        ValueError: if it is not there, or none is known.
-
-    Example:
-        >>> column_of(["id", "text"], None)
-        'text'
-    """
-    there = list(columns)
-    for name in [*TOKEN_COLUMNS, *TEXT_COLUMNS] if column is None else [column]:
-        if name in there:
-            return name
-    if column is not None:
-        raise ValueError(f"there is no column {column!r}: the columns are {', '.join(there)}")
-    raise ValueError(
-        f"which column holds the tokens or the text? Name it (--column); there are {', '.join(there)}"
-    )
-
-
-def mask_column_of(columns: Container[str], column: str) -> str:
-    """The column that says which tokens of another are attended to; it may not be there.
-
-    Example:
-        >>> mask_column_of(["input_ids", "attention_mask"], "decoder_input_ids")
-        'decoder_attention_mask'
-    """
-    own = column.replace("input_ids", MASK_COLUMN)
-    if own != column:
-        return own
-    belongs_to_other = column not in TOKEN_COLUMNS and "input_ids" in columns
-    return f"{column}_{MASK_COLUMN}" if belongs_to_other else MASK_COLUMN
-
-
-def _checked(value: Any, mask: Any, column: str, number: int) -> NDArray[np.int64]:
-    """A row's tokens as an array, those that are attended to."""
-    row = np.asarray(value)
-    if row.ndim == 1 and row.size == 0:
-        return np.zeros(0, np.int64)
-    if row.ndim != 1 or row.dtype.kind not in "iu":
-        raise ValueError(
-            f"column {column!r} of row {number} is a {type(value).__name__}: must be text, or a list of tokens"
-        )
-    if row.min() < 0 or row.max() > np.iinfo(_TOKEN_DTYPE).max:
-        raise ValueError(
-            f"column {column!r} of row {number} holds {row.min()}: no token is negative"
-        )
-    if mask is None:
-        return row.astype(np.int64)
-    attended = np.asarray(mask)
-    if attended.shape != row.shape:
-        raise ValueError(f"{MASK_COLUMN} of row {number} has another length than {column!r}")
-    return row[attended != 0].astype(np.int64)
-
-
-def _batches(dataset: Any, size: int) -> Iterator[Mapping[str, Sequence[Any]]]:
-    """Some rows at a time, as column -> values."""
-    if hasattr(dataset, "iter"):
-        yield from dataset.iter(batch_size=size)
-        return
-    items = (
-        iter(dataset)
-        if hasattr(dataset, "__iter__")
-        else map(dataset.__getitem__, range(len(dataset)))
-    )
-    while rows := list(islice(items, size)):
-        if not isinstance(rows[0], Mapping):
-            raise ValueError(
-                f"the items of a {type(dataset).__name__} are of type {type(rows[0]).__name__}: they must be "
-                'mappings such as {"text": ...} or {"input_ids": ...}'
-            )
-        names = dict.fromkeys(name for row in rows for name in row)
-        yield {name: [row.get(name) for row in rows] for name in names}

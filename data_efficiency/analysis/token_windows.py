@@ -58,7 +58,7 @@ class TokenWindows:
     """The windows of one split of a corpus.
 
     Args:
-        prefix: path of the corpus without `.bin` and `.idx`.
+        prefix: path or URL of the corpus without `.bin` and `.idx`.
         split_name: "train", "valid" or "test".
         sequence_length: positions of a sample, >= 1.
 
@@ -83,13 +83,13 @@ class TokenWindows:
         # Before anything of the index is used.
         content_hash = corpus.content_hash()
         first, last = split_boundaries(split, corpus.num_documents)[split_name]
-        begin, end = corpus.offsets_of(corpus.document_index[[first, last]]).tolist()
+        self._span = begin, end = corpus.offsets_of(corpus.document_index[[first, last]]).tolist()
         self._corpus = corpus
         self.documents = range(first, last)
         """Which documents of the corpus the split holds."""
         self.num_corpus_documents = corpus.num_documents
         self.tokens = corpus.tokens[begin:end]
-        """Of the split, one after the other, memory-mapped read-only."""
+        """Of the split, one after the other, memory-mapped read-only, or as `IndexedDataset` has them of a URL."""
         self._num_samples = max(0, (end - begin - 1) // sequence_length)
         if self._num_samples == 0:
             raise EmptySplitError(
@@ -114,6 +114,15 @@ class TokenWindows:
     def __len__(self) -> int:
         return self._num_samples
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the tokens, which another process maps anew."""
+        return {**self.__dict__, "tokens": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        begin, end = self._span
+        self.tokens = self._corpus.tokens[begin:end]
+
     def token_spans(
         self, first: int, last: int
     ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
@@ -124,7 +133,7 @@ class TokenWindows:
             and how long each is (int64 [last - first], sequence_length + 1 throughout).
         """
         length = self.sequence_length
-        tokens = self.tokens[first * length : last * length + 1]
+        tokens = np.asarray(self.tokens[first * length : last * length + 1])
         starts = np.arange(last - first, dtype=np.int64) * length
         return tokens, starts, np.full(last - first, length + 1, np.int64)
 

@@ -32,6 +32,8 @@ def make_parser() -> CommandParser:
 
 def carry_out(words: Sequence[str]) -> None:
     """Do what a command line says."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # Other packages tell of their own doings, such as where they found credentials.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("data_efficiency").setLevel(logging.INFO)
     arguments = make_parser().parse_args(words)
     arguments.action(arguments)

@@ -1,11 +1,11 @@
-"""The commands of a difficulty index: analyze (at once, or map and reduce), show, judge, difference, verify, import,
-export.
+"""The commands of a difficulty index: analyze (at once, or map and reduce), show, judge, difference, rank, verify,
+import, export.
 """
 
 import json
 import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from data_efficiency.analysis import (
     index_import,
     judgement,
     named_metrics,
+    source_ranks,
     summary,
 )
 from data_efficiency.analysis.executors import sigterm_as_interrupt
@@ -32,6 +33,7 @@ from data_efficiency.command.index_flags import (
 from data_efficiency.deepspeed_format import export_index
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.files import refuse_writing_over
+from data_efficiency.files.remote import Location, RemotePath, location
 from data_efficiency.launcher import worker_of_launcher
 
 EXAMPLE_PERCENTILES = (1, 10, 50, 90, 99)
@@ -66,12 +68,12 @@ def add_to(commands: Any, data: NamedData, *, analyze: str = "analyze") -> None:
         if action is run_map:
             add_worker_flags(parser)
     parser = add("show", show, "print percentiles, and example texts where the data are known")
-    parser.add_argument("index", metavar="INDEX", help="folder of a difficulty index")
+    parser.add_argument("index", metavar="INDEX", help="folder or URL of a difficulty index")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--histogram", metavar="FILE.png", help="write a picture")
     data.add_flags(parser, is_required=False)
     parser = add("judge", judge, "say whether a metric separates the samples, and by what")
-    parser.add_argument("index", metavar="INDEX", help="folder of a difficulty index")
+    parser.add_argument("index", metavar="INDEX", help="folder or URL of a difficulty index")
     parser.add_argument(
         "--beside", nargs="+", default=[], metavar="INDEX", help="indexes to compare it with"
     )
@@ -88,13 +90,20 @@ def add_to(commands: Any, data: NamedData, *, analyze: str = "analyze") -> None:
     parser.add_argument("--metric", required=True, metavar="NAME", help="name of the metric")
     parser.add_argument("--save", required=True, metavar="DIR", help="the index becomes DIR/NAME")
     parser.add_argument("--overwrite", action="store_true", help="replace an index that is there")
+    parser = add("rank", rank, "make an index of each sample's rank inside its source, for mixes")
+    parser.add_argument("index", metavar="INDEX", help="folder or URL of a difficulty index")
+    parser.add_argument("--metric", required=True, metavar="NAME", help="name of the metric")
+    parser.add_argument("--save", required=True, metavar="DIR", help="the index becomes DIR/NAME")
+    parser.add_argument("--overwrite", action="store_true", help="replace an index that is there")
+    data.add_flags(parser, is_required=False)
+    data.add_source_flags(parser)
     parser = add("verify", verify_index, "check checksums, order and permutation")
-    parser.add_argument("index", metavar="INDEX", help="folder of a difficulty index")
+    parser.add_argument("index", metavar="INDEX", help="folder or URL of a difficulty index")
     parser = add("import", import_, "make an index of others' difficulties")
     add_import_flags(parser)
     data.add_flags(parser, is_required=False)
     parser = add("export", export_index_files, "write an index in DeepSpeed's format")
-    parser.add_argument("index", metavar="INDEX", help="folder of a difficulty index")
+    parser.add_argument("index", metavar="INDEX", help="folder or URL of a difficulty index")
     parser.add_argument("--format", choices=["deepspeed"], default="deepspeed")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
     parser.add_argument(
@@ -110,22 +119,23 @@ def _carry_out(action: Action, data: NamedData, arguments: Namespace) -> None:
 def run_here(arguments: Namespace, data: NamedData) -> None:
     """Compute a metric and print its summary."""
     result = named_metrics.analyze(
-        data.open(arguments, Path(arguments.save)),
+        data.open(arguments, location(arguments.save)),
         arguments.metric,
         arguments.save,
         _settings(arguments, data),
         num_processes=arguments.num_processes,
+        executor=arguments.executor,
         max_distinct_values=arguments.max_distinct_values,
         overwrite=arguments.overwrite,
     )
-    _print_result(result)
+    _print_result(result, arguments.save)
 
 
 def run_map(arguments: Namespace, data: NamedData) -> None:
     """Compute one worker's part of a metric."""
     worker, num_workers = _worker(arguments, os.environ)
     job = _job(arguments, data, overwrite=arguments.overwrite)
-    job.run_map(executor_for(arguments.num_processes), worker, num_workers)
+    job.run_map(executor_for(arguments.num_processes, arguments.executor), worker, num_workers)
     print(f"worker {worker} of {num_workers}: {arguments.metric} is mapped")
 
 
@@ -133,18 +143,18 @@ def run_reduce(arguments: Namespace, data: NamedData) -> None:
     """Put the parts of all workers together and print the summary."""
     job = _job(arguments, data, max_distinct_values=arguments.max_distinct_values)
     (result,) = job.run_reduce().values()
-    _print_result(result)
+    _print_result(result, arguments.save)
 
 
 def show(arguments: Namespace, data: NamedData) -> None:
     """Print the summary of an index, with pictures and examples where asked for."""
     index = DifficultyIndex.open(arguments.index)
     if arguments.histogram:
-        refuse_writing_over([arguments.histogram], [arguments.index])
+        refuse_writing_over([arguments.histogram], [index.path])
     print(json.dumps(summary.summarize(index)) if arguments.json else summary.summary_text(index))
     if arguments.histogram:
         print(summary.write_histogram(index, arguments.histogram))
-    examples = data.examples(arguments, Path(arguments.index))
+    examples = data.examples(arguments, location(arguments.index))
     if examples is None or arguments.json:
         return
     index.check_dataset(examples.dataset)
@@ -156,7 +166,7 @@ def show(arguments: Namespace, data: NamedData) -> None:
 
 def judge(arguments: Namespace, data: NamedData) -> None:
     """Print what can be said of a metric without a training run, and texts beside those of other metrics."""
-    paths = [Path(arguments.index), *map(Path, arguments.beside)]
+    paths = [location(arguments.index), *map(location, arguments.beside)]
     if len({path.name for path in paths}) < len(paths):
         raise ValueError("--beside names an index twice: each needs a folder name of its own")
     indexes = {path.name: DifficultyIndex.open(path) for path in paths}
@@ -183,12 +193,27 @@ def judge(arguments: Namespace, data: NamedData) -> None:
 def subtract(arguments: Namespace, data: NamedData) -> None:
     """Make an index of the difference of two, and print its summary."""
     first, second = (DifficultyIndex.open(path) for path in (arguments.first, arguments.second))
-    path = Path(arguments.save) / arguments.metric
-    refuse_writing_over([path], [first.path, second.path])
+    path = location(arguments.save) / arguments.metric
+    _refuse_same_place(path, [arguments.first, arguments.second])
     _print_result(
         index_difference.write_difference(
             path, first, second, metric=arguments.metric, overwrite=arguments.overwrite
-        )
+        ),
+        arguments.save,
+    )
+
+
+def rank(arguments: Namespace, data: NamedData) -> None:
+    """Make an index of ranks inside sources, and print its summary."""
+    index = DifficultyIndex.open(arguments.index)
+    path = location(arguments.save) / arguments.metric
+    _refuse_same_place(path, [arguments.index])
+    sources, names = data.sources(arguments, location(arguments.index))
+    _print_result(
+        source_ranks.write_ranks(
+            path, index, sources, names, metric=arguments.metric, overwrite=arguments.overwrite
+        ),
+        arguments.save,
     )
 
 
@@ -200,7 +225,7 @@ def verify_index(arguments: Namespace, data: NamedData) -> None:
 
 def import_(arguments: Namespace, data: NamedData) -> None:
     """Make an index of difficulties that another program computed, and print its summary."""
-    dataset = data.open(arguments, Path(arguments.save))
+    dataset = data.open(arguments, location(arguments.save))
     if (dataset is not None) == (arguments.dataset_class is not None):
         raise ValueError(f"name the dataset: {data.naming}, or --dataset-class")
     dataset = arguments.dataset_class if dataset is None else dataset
@@ -218,13 +243,13 @@ def import_(arguments: Namespace, data: NamedData) -> None:
             arguments.input, arguments.field, arguments.scores_of, dataset
         )
     index = index_import.write_imported(
-        Path(arguments.save) / arguments.metric,
+        location(arguments.save) / arguments.metric,
         imported,
         metric=arguments.metric,
         dataset=dataset,
         overwrite=arguments.overwrite,
     )
-    _print_result(index)
+    _print_result(index, arguments.save)
 
 
 def export_index_files(arguments: Namespace, data: NamedData) -> None:
@@ -238,7 +263,7 @@ def export_index_files(arguments: Namespace, data: NamedData) -> None:
 
 def _job(arguments: Namespace, data: NamedData, **options: Any) -> MapReduce:
     """The work on one metric, the same for `map` and `reduce`."""
-    dataset, settings = data.open(arguments, Path(arguments.save)), _settings(arguments, data)
+    dataset, settings = data.open(arguments, location(arguments.save)), _settings(arguments, data)
     metric = named_metrics.metric_named(arguments.metric, dataset, arguments.save, settings)
     reader = named_metrics.reader_for(metric, dataset, settings)
     return MapReduce(reader, [metric], arguments.save, **options)
@@ -252,7 +277,7 @@ def _settings(arguments: Namespace, data: NamedData) -> MetricSettings:
         model = {"load_model": load, "model_identity": identity}
     examples = None
     if arguments.metric == "readability":
-        examples = data.examples(arguments, Path(arguments.save) / arguments.metric)
+        examples = data.examples(arguments, location(arguments.save) / arguments.metric)
     return MetricSettings(
         decode=None if examples is None else examples.decode,
         vocab_size=arguments.vocab_size,
@@ -292,10 +317,20 @@ def _lengths(dataset: Any) -> Iterator[np.ndarray]:
         yield dataset.token_spans(first, min(first + _LENGTHS_AT_ONCE, len(dataset)))[2]
 
 
-def _print_result(result: Result) -> None:
+def _refuse_same_place(output: Location, inputs: Sequence[str]) -> None:
+    """Raise ValueError if a result would be written over one that it is made of."""
+    places = [location(place) for place in inputs]
+    if isinstance(output, RemotePath):
+        if output in places:
+            raise ValueError(f"{output} would be written over an input: give another output")
+        return
+    refuse_writing_over([output], [place for place in places if isinstance(place, Path)])
+
+
+def _print_result(result: Result, save: str) -> None:
     """Print what a metric gave, and where it is."""
     if isinstance(result, DifficultyIndex):
         print(summary.summary_text(result))
     else:
         print(f"{result.metric}: {result.value.size:,} numbers, {result.value.sum():,} in all")
-    print(result.path)
+    print(location(save) / result.path.name)

@@ -3,13 +3,16 @@
 from argparse import ArgumentParser
 
 from data_efficiency.analysis import named_metrics
+from data_efficiency.analysis.map_reduce import ENGINES
 
 KINDS = ("single_value_per_sample", "accumulate_value_over_samples")
 
 
 def add_metric_flags(parser: ArgumentParser) -> None:
     """Add the flags that name a metric and what it needs."""
-    parser.add_argument("--save", required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument(
+        "--save", required=True, metavar="DIR", help="folder of the results, or a URL of one"
+    )
     add = parser.add_argument_group("metric").add_argument
     add(
         "--metric",
@@ -51,7 +54,18 @@ def add_work_flags(parser: ArgumentParser, *, maps: bool, reduces: bool) -> None
             help="store at most so many difficulties, each for about equally many samples",
         )
     if maps:
-        parser.add_argument("--num-processes", type=int, default=1, metavar="N")
+        parser.add_argument(
+            "--num-processes",
+            type=int,
+            metavar="N",
+            help="parts that are computed at once (1; ray: the cluster's CPUs)",
+        )
+        parser.add_argument(
+            "--executor",
+            choices=ENGINES,
+            default=ENGINES[0],
+            help="processes of this machine, or a Ray cluster: that of RAY_ADDRESS, or of this machine",
+        )
         parser.add_argument(
             "--overwrite", action="store_true", help="compute anew and replace what is there"
         )

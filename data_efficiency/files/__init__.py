@@ -1,4 +1,4 @@
-"""Files and folders that are there complete or not at all, and who may write them."""
+"""Files and folders that are there complete or not at all, who may write them, and where they may lie."""
 
 from data_efficiency.files.lock import file_lock
 from data_efficiency.files.paths import refuse_writing_over
@@ -9,10 +9,14 @@ from data_efficiency.files.reading import (
     reading,
     refuse_other_tensors,
 )
+from data_efficiency.files.remote import Location, RemotePath, location
 from data_efficiency.files.whole_file import new_file, sync_to_disk, write_file
 
 __all__ = [
+    "Location",
+    "RemotePath",
     "file_lock",
+    "location",
     "new_file",
     "parse_json",
     "read_json_file",

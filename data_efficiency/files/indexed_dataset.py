@@ -7,13 +7,14 @@ needs, says where the tokens come from.
 import hashlib
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from data_efficiency.files import mmididx
 from data_efficiency.files.reading import read_json_file, read_json_object
+from data_efficiency.files.remote import Location, Place, RemoteNumbers, RemotePath, location
 
 DTYPE_OF_CODE = {
     code: np.dtype(name).newbyteorder("<") for name, code in mmididx.MEGATRON_CODES.items()
@@ -27,32 +28,45 @@ _READ_BYTES = 16 * 1024 * 1024
 
 
 def path_of(prefix: str | os.PathLike[str], ending: str) -> Path:
-    """Path of one of the files of a corpus; `ending` is "bin", "idx" or "meta.json"."""
-    return Path(f"{os.fspath(prefix)}.{ending}")
+    """Path of one of the files of a corpus on this machine; `ending` is "bin", "idx" or "meta.json".
+
+    Raises:
+        ValueError: for a URL: a corpus is read there, but not written.
+    """
+    path = _place_of(prefix, ending)
+    if isinstance(path, RemotePath):
+        raise ValueError(
+            f"{path}: a corpus is written on a disk: make it there, and copy its files"
+        )
+    return path
 
 
-def readable_path(prefix: str | os.PathLike[str], ending: str) -> Path:
+def _place_of(prefix: Place, ending: str) -> Location:
+    return location(f"{prefix!s}.{ending}")
+
+
+def readable_path(prefix: Place, ending: str) -> Location:
     """Where one of the files of a corpus is to be read.
 
     That is under its own name, but for a corpus whose writer was killed among its last renames.
     """
-    if path_of(prefix, READY).exists():
-        waiting = path_of(prefix, READY if ending == "idx" else f"{ending}.partial")
+    if _place_of(prefix, READY).exists():
+        waiting = _place_of(prefix, READY if ending == "idx" else f"{ending}.partial")
         if waiting.exists():
             return waiting
-    return path_of(prefix, ending)
+    return _place_of(prefix, ending)
 
 
 class IndexedDataset:
     """Memory-mapped reader of a token corpus. Opening reads the header and a few entries only.
 
     Args:
-        prefix: path of the corpus without `.bin` and `.idx`.
+        prefix: path or URL of the corpus without `.bin` and `.idx`.
 
     Attributes:
         dtype: type of a token.
         num_tokens, num_documents: totals; `len()` is the number of sequences.
-        tokens: all tokens, 1-D, memory-mapped read-only.
+        tokens: all tokens, 1-D, memory-mapped read-only; of a URL `RemoteNumbers`, of which slices are read.
         sequence_lengths: tokens of each sequence, int32 [N].
         byte_offsets: where each sequence starts in `.bin`, in bytes, int64 [N].
         document_index: first sequence of each document, int64 [documents + 1], last entry N.
@@ -62,8 +76,8 @@ class IndexedDataset:
         ValueError: if the files are truncated, foreign or do not belong together.
     """
 
-    def __init__(self, prefix: str | os.PathLike[str]) -> None:
-        self.prefix = os.fspath(prefix)
+    def __init__(self, prefix: Place) -> None:
+        self.prefix = str(prefix)
         for path in (self._path("bin"), self._path("idx")):
             if not path.is_file():
                 raise FileNotFoundError(
@@ -73,10 +87,10 @@ class IndexedDataset:
         self._open_index(self._path("idx"))
         self._open_tokens(self._path("bin"))
 
-    def _path(self, ending: str) -> Path:
+    def _path(self, ending: str) -> Location:
         return readable_path(self.prefix, ending)
 
-    def _open_index(self, path: Path) -> None:
+    def _open_index(self, path: Location) -> None:
         self._index = mmididx.read_index(
             path, remedy="make it with Megatron's preprocess_data.py, or this project's"
         )
@@ -97,8 +111,12 @@ class IndexedDataset:
                 f"{path}: the document index must run from 0 to {len(self)}, not {ends}"
             )
 
-    def _open_tokens(self, path: Path) -> None:
-        content = mmididx.map_bytes(path)
+    def _open_tokens(self, path: Location) -> None:
+        content = (
+            cast("npt.NDArray[np.uint8]", RemoteNumbers(path, np.dtype(np.uint8)))
+            if isinstance(path, RemotePath)
+            else mmididx.map_bytes(path)
+        )
         num_bytes, item_bytes = len(content), self.dtype.itemsize
         expected = 0
         if len(self):
@@ -111,7 +129,7 @@ class IndexedDataset:
         self.tokens = content.view(self.dtype)
         self.num_tokens = len(self.tokens)
 
-    def _explain_size(self, path: Path, num_bytes: int) -> str:
+    def _explain_size(self, path: Location, num_bytes: int) -> str:
         num_tokens = int(self.sequence_lengths.sum(dtype=np.int64))
         code = self._index.code
         other = mmididx.type_of_size(mmididx.deepspeed_types(code), num_tokens, num_bytes)
@@ -136,7 +154,7 @@ class IndexedDataset:
         if not -len(self) <= index < len(self):
             raise IndexError(f"sequence {index} of a corpus of {len(self)}")
         start = int(self.byte_offsets[index]) // self.dtype.itemsize
-        return self.tokens[start : start + int(self.sequence_lengths[index])]
+        return np.asarray(self.tokens[start : start + int(self.sequence_lengths[index])])
 
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
         return type(self), (self.prefix,)
@@ -188,12 +206,11 @@ class IndexedDataset:
         Raises:
             ValueError: if the sidecar says another checksum.
         """
-        with self._path("idx").open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-        num_bytes, content = self.tokens.nbytes, self.tokens.view(np.uint8).data
+        digest = hashlib.sha256(mmididx.map_bytes(self._path("idx")).data)
+        num_bytes, content = self.tokens.nbytes, self.tokens.view(np.uint8)
         sums = {"idx": digest.hexdigest()}
         if num_bytes <= _CHECKED_BYTES:
-            sums["bin"] = hashlib.sha256(content).hexdigest()
+            sums["bin"] = hashlib.sha256(np.asarray(content).data).hexdigest()
         metadata = self.metadata or {}
         for ending, found in sums.items():
             if metadata.get(f"{ending}_sha256", found) != found:
@@ -203,12 +220,12 @@ class IndexedDataset:
                 )
         digest.update(num_bytes.to_bytes(8, "little"))
         if num_bytes <= NUM_HASHED_BLOCKS * HASHED_BLOCK_BYTES:
-            digest.update(content)
+            digest.update(np.asarray(content).data)
         else:
             last = num_bytes - HASHED_BLOCK_BYTES
             for number in range(NUM_HASHED_BLOCKS):
                 start = number * last // (NUM_HASHED_BLOCKS - 1)
-                digest.update(content[start : start + HASHED_BLOCK_BYTES])
+                digest.update(np.asarray(content[start : start + HASHED_BLOCK_BYTES]).data)
         return digest.hexdigest()
 
     def verify(self, vocab_size: int | None = None) -> None:
@@ -219,7 +236,7 @@ class IndexedDataset:
 
     def _verify_tokens(self, vocab_size: int) -> None:
         for start in range(0, self.num_tokens, _READ_BYTES):
-            block = self.tokens[start : start + _READ_BYTES]
+            block = np.asarray(self.tokens[start : start + _READ_BYTES])
             low, high = block.min(), block.max()
             if low < 0 or high >= vocab_size:
                 raise ValueError(

@@ -9,17 +9,20 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from data_efficiency.files.remote import Location, RemotePath
+
 _SECONDS_TO_SIGN = 1.0
 
 
 @contextmanager
-def file_lock(file: Path, *, wait: bool = False) -> Iterator[Callable[[], None]]:
+def file_lock(file: Location, *, wait: bool = False) -> Iterator[Callable[[], None]]:
     """Hold the lock `file` within the block, and remove it afterwards.
 
     The operating system lets go of the lock when its process dies, however it dies, so a file left
     behind by a dead process does not count. Within the block, the function given back raises
     BlockingIOError if another process has taken the lock all the same: some network file systems keep
-    locks on each machine alone.
+    locks on each machine alone. Other storage (`RemotePath`) has no locks: nothing is held there, and
+    whoever writes there must do no harm to others who write the same.
 
     Args:
         file: name of the lock; missing folders are made.
@@ -27,6 +30,9 @@ def file_lock(file: Path, *, wait: bool = False) -> Iterator[Callable[[], None]]
     Raises:
         BlockingIOError: if another process holds it and `wait` is False.
     """
+    if isinstance(file, RemotePath):
+        yield lambda: None
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(file, blocking=wait)
     try:
@@ -84,9 +90,9 @@ def _taken(file: Path) -> BlockingIOError:
     )
 
 
-def refuse_other_locks(folder: Path, allowed: str) -> None:
+def refuse_other_locks(folder: Location, allowed: str) -> None:
     """Raise BlockingIOError if a process holds a lock in a folder whose name `allowed` does not match."""
-    for file in folder.glob(".*.lock"):
+    for file in () if isinstance(folder, RemotePath) else folder.glob(".*.lock"):
         if not file.match(allowed):
             with file_lock(file):
                 pass

@@ -31,6 +31,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from data_efficiency.files.remote import Location, RemotePath
+
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")
@@ -48,7 +50,7 @@ _BLOCK_ROWS = 1024 * 1024
 class Index(NamedTuple):
     """The content of an `.idx` of N rows, memory-mapped read-only."""
 
-    path: Path
+    path: Location
     code: int
     lengths: npt.NDArray[np.int32]
     """Numbers in each row, int32 [N]."""
@@ -83,15 +85,20 @@ class Index(NamedTuple):
                 )
 
 
-def map_bytes(path: Path) -> npt.NDArray[np.uint8]:
-    """All bytes of a file, memory-mapped read-only; an empty array for an empty file."""
+def map_bytes(path: Location) -> npt.NDArray[np.uint8]:
+    """All bytes of a file, memory-mapped read-only; an empty array for an empty file.
+
+    Of a file on other storage they are read into memory.
+    """
+    if isinstance(path, RemotePath):
+        return np.frombuffer(path.read_bytes(), dtype=np.uint8)
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
             return np.empty(0, dtype=np.uint8)
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
 
 
-def read_index(path: Path, *, remedy: str) -> Index:
+def read_index(path: Location, *, remedy: str) -> Index:
     """The content of an `.idx` whose header and size are right.
 
     Args:

@@ -4,12 +4,13 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
+
+from data_efficiency.files.remote import Place, location
 
 
 @contextmanager
-def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+def reading(path: Place) -> Iterator[None]:
     """Within the block, whatever a damaged file leads to is a ValueError that names the file.
 
     Errors of the system and of missing packages stay what they are, and ValueErrors that name it.
@@ -19,10 +20,10 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     except (OSError, ImportError, MemoryError):
         raise
     except Exception as error:
-        if isinstance(error, ValueError) and os.fspath(path) in str(error):
+        if isinstance(error, ValueError) and str(path) in str(error):
             raise
         raise ValueError(
-            f"{os.fspath(path)} is damaged or of another form ({type(error).__name__}: {error})"
+            f"{path!s} is damaged or of another form ({type(error).__name__}: {error})"
         ) from error
 
 
@@ -59,16 +60,16 @@ def refuse_other_tensors(
             )
 
 
-def read_json_file(path: str | os.PathLike[str]) -> Any:
+def read_json_file(path: Place) -> Any:
     """The content of a JSON file.
 
     Raises:
         ValueError: if it is no JSON.
     """
-    return parse_json(Path(path).read_bytes(), os.fspath(path))
+    return parse_json(location(path).read_bytes(), str(path))
 
 
-def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_json_object(path: Place) -> dict[str, Any]:
     """The object that a JSON file holds.
 
     Raises:
@@ -76,5 +77,5 @@ def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     content = read_json_file(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{os.fspath(path)} must hold a JSON object, not {type(content).__name__}")
+        raise ValueError(f"{path!s} must hold a JSON object, not {type(content).__name__}")
     return content

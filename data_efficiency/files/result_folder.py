@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,32 +20,47 @@ from typing import Any
 import numpy as np
 
 from data_efficiency.files.reading import read_json_object, reading
+from data_efficiency.files.remote import Location, Place, RemotePath, location
 from data_efficiency.files.whole_file import sync_to_disk
 
 MANIFEST_FILE = "manifest.json"
+_READ_BYTES = 8 * 1024 * 1024
 
 
 class OtherVersionError(ValueError):
     """A sound result that another version of this program wrote."""
 
 
-def sha256_of_file(path: Path) -> str:
+def sha256_of_file(path: Location) -> str:
     """SHA-256 (64 hex digits) of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with path.open("rb") as file:
+        if isinstance(path, Path):
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        digest = hashlib.sha256()
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+        return digest.hexdigest()
 
 
 @contextmanager
-def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder that becomes `path`, synced to disk, if the block ends without error.
+def new_folder(path: Place, *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary local folder that becomes `path`, synced to disk, if the block ends without error.
 
     `overwrite` replaces an older folder that holds a manifest; readers that have mapped the old
-    files keep them.
+    files keep them. On other storage, which cannot rename, the manifest is put there last, and that of an older
+    folder is removed first: a kill finds the old result, the new one or none, never a mixture.
 
     Raises:
         FileExistsError: if `path` is taken and may not be replaced.
     """
-    target = Path(path)
+    target = location(path)
+    if isinstance(target, RemotePath):
+        if is_result(target) and not overwrite:
+            raise FileExistsError(f"{target} already exists; remove it or pass overwrite=True")
+        with tempfile.TemporaryDirectory() as made:
+            yield Path(made)
+            _publish(Path(made), target)
+        return
     taken = target.exists() and not (target.is_dir() and not any(target.iterdir()))
     if taken and not overwrite:
         raise FileExistsError(f"{target} already exists; remove it or pass overwrite=True")
@@ -75,6 +91,31 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
         sync_to_disk(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish(made: Path, target: RemotePath) -> None:
+    """Put the files of a finished folder on other storage, the manifest last.
+
+    Raises:
+        FileExistsError: if there are files that are no part of the result.
+    """
+    names = sorted(file.name for file in made.iterdir())
+    foreign = sorted(set(target.names()) - {*names, MANIFEST_FILE})
+    if foreign:
+        raise FileExistsError(
+            f"{target} is not a finished result and will not be overwritten: it holds {foreign[0]}"
+        )
+    (target / MANIFEST_FILE).unlink(missing_ok=True)
+    for name in sorted(names, key=lambda name: (name == MANIFEST_FILE, name)):
+        (target / name).put(made / name)
+
+
+def is_result(folder: Location) -> bool:
+    """Whether something is there that nobody may replace unasked.
+
+    On other storage that is a manifest alone: what else is there was left by a writer that was killed.
+    """
+    return (folder / MANIFEST_FILE if isinstance(folder, RemotePath) else folder).exists()
 
 
 def numbered(target: Path, number: int) -> Path:
@@ -203,11 +244,14 @@ def remove_folder(target: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def remove_leftovers(target: Path) -> None:
+def remove_leftovers(target: Location) -> None:
     """Remove the temporary folders and files that killed writers of `target` left beside it.
 
-    Call it only while nobody writes there and `target` is finished. Its name may hold a `*`.
+    Call it only while nobody writes there and `target` is finished. Its name may hold a `*`. On other storage
+    nothing temporary has a name.
     """
+    if isinstance(target, RemotePath):
+        return
     for pattern in ("partial", "replaced"):
         for left in target.parent.glob(f".{target.name}.*.{pattern}"):
             if left.is_dir():

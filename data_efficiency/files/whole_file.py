@@ -2,9 +2,12 @@
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from data_efficiency.files.remote import Place, RemotePath, location
 
 
 def sync_to_disk(path: Path) -> None:
@@ -17,8 +20,8 @@ def sync_to_disk(path: Path) -> None:
 
 
 @contextmanager
-def new_file(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Path]:
-    """A temporary path that becomes `path` if the block ends without error.
+def new_file(path: Place, *, sync: bool = True) -> Iterator[Path]:
+    """A temporary local path that becomes `path` if the block ends without error, or is copied there.
 
     Missing folders are made; an older file is replaced at once. The temporary name keeps the ending.
     Without `sync` a power cut may damage the file: for what is checked and made again.
@@ -26,7 +29,12 @@ def new_file(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Pat
     Raises:
         OSError: naming `path`, if it cannot be written.
     """
-    target = Path(path)
+    target = location(path)
+    if isinstance(target, RemotePath):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / target.name
+            target.put(Path(folder) / target.name)
+        return
     partial = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.partial{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +51,7 @@ def new_file(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Pat
             partial.unlink()
 
 
-def write_file(path: str | os.PathLike[str], content: str | bytes, *, sync: bool = True) -> None:
+def write_file(path: Place, content: str | bytes, *, sync: bool = True) -> None:
     """Write a file, text in UTF-8, as `new_file` does.
 
     Raises:

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from megatron.config.steps import StepConfig
-from megatron.setting_rules import NOT_NEGATIVE, POSITIVE, SHARE_BELOW_ONE, require
+from megatron.setting_rules import (
+    GPT_ONLY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    SHARE_BELOW_ONE,
+    require,
+)
 
 CompileMode = Literal["none", "model", "layers"]
 CompileLengths = Literal["dynamic", "static"]
@@ -65,6 +72,9 @@ class TrainingConfig(StepConfig):
     """Samples of linear warm-up; must be in the unit of the decay."""
     lr_warmup_tokens: Annotated[int, NOT_NEGATIVE] = 0
     """Tokens of linear warm-up; must be in the unit of the decay."""
+    selective_backprop: Annotated[float | None, SHARE, GPT_ONLY] = None
+    """GPT: learn from this share of a micro-batch's rows alone, those of the highest loss. A negative control: all rows are
+    computed, nothing is saved, and others found no gain (arXiv 2307.06440)."""
     ema_decay: Annotated[float | None, SHARE_BELOW_ONE] = None
     """Keep an exponential moving average of the weights, of which a step leaves this much to the next (0.999): evaluated and saved
     beside them, for a constant rate in the place of a decay."""

@@ -8,7 +8,7 @@ study made.
 
 from megatron.study.costs import format_costs, plan_costs, seeds_advice
 from megatron.study.fairness import undeclared_differences
-from megatron.study.jobs import Job, jobs_of
+from megatron.study.jobs import Job, jobs_of, pilot_of
 from megatron.study.pages import write_pages, write_study_report
 from megatron.study.report import Comparison
 from megatron.study.results import RunResult, read_arm
@@ -28,6 +28,7 @@ __all__ = [
     "is_prepared",
     "jobs_of",
     "make_slots",
+    "pilot_of",
     "plan_costs",
     "prepare_shared",
     "read_arm",

@@ -9,22 +9,24 @@ OUTPUT/replaced/...                                  runs whose settings are no 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, cast, get_args
 
-from data_efficiency import files
+from data_efficiency import ConfigError, files
 from data_efficiency.differences import differing_leaves
 from megatron.arguments import run_config_from
 from megatron.config import RUN_KINDS, AnyRunConfig
+from megatron.engine_json import merged
 from megatron.recipes import SHIPPED, Layer, layer_of, read_run_file, write_run_file
 from megatron.reporting import RUN_FILE
 from megatron.study.fairness import unlike
 from megatron.study.results import RESULT_LINES, RunResult, read_result, read_results
 from megatron.study.stages import how_it_is_made, what_runs_share
-from megatron.study.study_file import Arm, Study, filled, scaled_by
+from megatron.study.study_file import Arm, Settings, Study, filled, read_study, scaled_by
 
 JOB_FILE = "job.json"
 OUTPUT_FILE = "output.txt"
@@ -44,6 +46,8 @@ class Job:
     config: AnyRunConfig
     case: str = ""
     """Value of the setting of the study's `[each]`."""
+    case_settings: Settings = field(default_factory=dict)
+    """That setting."""
     measure: str | None = None
     """Name of what it is judged by."""
     shared: str = ""
@@ -184,6 +188,7 @@ def jobs_of(study: Study) -> list[Job]:
     Raises:
         ConfigError: for a base or an arm that is no run, by the place of the fault.
     """
+    study = _as_its_pilot_says(study)
     base, kept = base_of(study), _kept_results(study)
     shared, made_by = what_runs_share(study), how_it_is_made(study)
     seeds = dict.fromkeys(
@@ -198,6 +203,56 @@ def jobs_of(study: Study) -> list[Job]:
         for budget in arm.budgets
     ]
     return [replace(job, kept=_kept_of(job, kept)) for job in jobs]
+
+
+def pilot_of(study: Study) -> list[Job]:
+    """The runs of a study's pilot, which reads the same text and is made with the same values; none without one.
+
+    Raises:
+        ConfigError: if the pilot has no `[each]`, or a pilot of its own.
+        FileNotFoundError: if there is no such file.
+    """
+    if not study.pilot:
+        return []
+    path = study.path.parent / study.pilot
+    own = read_study(path).values.keys() - {"output"}
+    shared = {name: text for name, text in study.values.items() if name in own}
+    pilot = read_study(path, values=shared)
+    place = f"{study.path.name}: [study] pilot is {study.pilot!r}"
+    if "" in pilot.cases:
+        raise ConfigError(f"{place}: it needs an [each], the values to choose from")
+    if pilot.pilot:
+        raise ConfigError(f"{place}: it has a pilot itself")
+    return jobs_of(pilot)
+
+
+def _as_its_pilot_says(study: Study) -> Study:
+    """The study with the best value of its pilot in each arm that has all its runs there.
+
+    An arm that is not in the pilot has the value of the last one that it is like.
+    """
+    best = _best_settings(pilot_of(study))
+    arms = dict(study.arms)
+    for name, arm in arms.items():
+        found = next((best[one] for one in (name, *reversed(arm.like)) if one in best), {})
+        arms[name] = replace(arm, settings=merged(arm.settings, found))
+    return replace(study, arms=arms)
+
+
+def _best_settings(jobs: Sequence[Job]) -> dict[str, Settings]:
+    """Arm -> the setting of the case with the best mean, for the arms all of whose runs have finished."""
+    runs: dict[str, dict[str, list[Job]]] = {}
+    for job in jobs:
+        runs.setdefault(job.arm.name, {}).setdefault(job.case, []).append(job)
+    found = {}
+    for arm, cases in runs.items():
+        if any(job.state != "finished" for same in cases.values() for job in same):
+            continue
+        results = {case: [job.result() for job in same] for case, same in cases.items()}
+        sign = -1 if next(iter(results.values()))[0].measure.higher_is_better else 1
+        means = {case: sign * fmean(one.value for one in same) for case, same in results.items()}
+        found[arm] = cases[min(means, key=means.__getitem__)][0].case_settings
+    return found
 
 
 def _kept_results(study: Study) -> dict[Any, RunResult]:
@@ -258,5 +313,6 @@ def _job(study: Study, base: Layer, arm: Arm, seed: int, budget: float, case: st
         folder=folder,
         config=config,
         case=case,
+        case_settings=study.cases[case],
         measure=study.measure or None,
     )

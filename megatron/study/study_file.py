@@ -21,6 +21,9 @@ corpus = ""                           # beside {output}, the study's folder
 
 [each.data]                           # all of it for each of these values, compared within each
 task = ["RTE", "CoLA"]
+
+With `[study] like = "other.toml"` it has that file's tables and head where it has none of its own, but for its title, question,
+output, results and pilot.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -100,6 +103,8 @@ class Study:
     """Further arms that all others are set against, as the baseline: controls."""
     scaled: Sequence[str] = RUN_AMOUNTS
     """Keys that a budget scales."""
+    pilot: str = ""
+    """A study file beside this one, which has an `[each]`: of its values each arm takes the one that was best there."""
     results: str | None = None
     """Folder beside the study's file that keeps the report and the results of finished runs: these need not
     run again elsewhere."""
@@ -138,8 +143,7 @@ def read_study(
         ConfigError: for an unknown or missing key, or a value that cannot be right, by its name.
         FileNotFoundError: if there is no such file.
     """
-    content, place = read_toml(path), path.name
-    _check_tables(content, place)
+    content, place = _with_the_other(path), path.name
     head = dict(content.get("study", {}))
     if seeds:
         head["seeds"] = seeds
@@ -176,6 +180,28 @@ def read_study(
         for name, arm in study.arms.items()
     }
     return replace(study, arms=whole)
+
+
+def _with_the_other(path: Path) -> dict[str, Any]:
+    """The tables of a file, and what it does not say itself from the one that it is like."""
+    content = read_toml(path)
+    _check_tables(content, path.name)
+    head = dict(content.get("study", {}))
+    if "like" not in head:
+        return content
+    other = head.pop("like")
+    if not isinstance(other, str) or other == path.name:
+        raise ConfigError(
+            f"{path.name}: [study] like is {other!r}: must be another study file beside this one"
+        )
+    found = read_toml(path.parent / other)
+    _check_tables(found, other)
+    shared = dict(found.get("study", {}))
+    if "like" in shared:
+        raise ConfigError(f"{path.name}: [study] like is {other!r}: it is like another itself")
+    for name in ("title", "question", "output", "results", "pilot"):
+        shared.pop(name, None)
+    return {**found, **content, "study": {**shared, **head}}
 
 
 def _check_tables(content: Settings, place: str) -> None:

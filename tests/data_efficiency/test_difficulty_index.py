@@ -279,3 +279,19 @@ def test_check_dataset_names_the_fields_that_differ(index):
         index.check_dataset(changed)
     with pytest.raises(ValueError, match="expected None, found 'list'"):
         index.check_dataset([1, 2, 3, 4])
+
+
+def test_an_index_on_other_storage_is_used_as_one_here(storage, tmp_path):
+    values = np.array([30, 10, 20, 10])
+    there = DifficultyIndex.write(
+        str(storage / "m"), values, metric="m", dataset_identity={"name": "x"}
+    )
+    here = DifficultyIndex.write(tmp_path / "m", values, metric="m", dataset_identity={"name": "x"})
+    assert there.values.tolist() == values.tolist()
+    assert (there.place, here.place) == (str(storage / "m"), str(tmp_path / "m"))
+    there.verify()
+    DifficultyIndex.open(storage / "m", is_checked=False).check_files()
+    for name in ("manifest.json", "values.npy", "order.npy"):
+        assert (storage / "m" / name).read_bytes() == (tmp_path / "m" / name).read_bytes()
+    with pytest.raises(ValueError, match=r"difficulty index memory://.*/m was made from another"):
+        there.check_dataset([1, 2, 3, 4])

@@ -15,10 +15,12 @@ from data_efficiency.command import main as data_efficiency_command
 from megatron.data.indexed_dataset import IndexedDatasetWriter
 from megatron.tokenizer import train_bpe, train_wordpiece
 from tests.end_to_end.tiny_runs import ROOT
+from tests.processes import run_python
 from tools import analyze_data
 
 PAGE = (ROOT / "docs" / "analysis.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+SCRIPTS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 NUM_DOCUMENTS = 100
 
 
@@ -115,10 +117,43 @@ def test_every_command_of_the_page(folder, capsys):
 
 def test_the_python_of_the_page(folder):
     pytest.importorskip("datasets")
-    (script,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (script,) = [one for one in SCRIPTS if "datatrove" not in one]
     names = {}
     exec(script, names)
     assert names["index"].num_samples == 3
+
+
+@pytest.mark.full
+def test_the_pipelines_of_the_page(folder):
+    pytest.importorskip("datatrove", reason="needs the extra `full`: make test-full installs it")
+    (script,) = [one for one in SCRIPTS if "datatrove" in one]
+    for theirs, ours in (
+        ("tasks=32, workers=8", "tasks=2, workers=2"),
+        ("processes=8", "processes=2"),
+    ):
+        assert theirs in script
+        script = script.replace(theirs, ours)
+    (folder / "texts").mkdir()
+    for number in range(2):
+        text = (folder / "texts.jsonl").read_text()
+        (folder / "texts" / f"{number}.jsonl").write_text(text)
+    (folder / "script.py").write_text(script)
+    run_python(folder / "script.py", cwd=folder)
+    data_efficiency_command(
+        [
+            "analyze",
+            "texts",
+            "--tokenizer",
+            "tokenizer.json",
+            "--save",
+            "here",
+            "--metric",
+            "seqlen",
+        ]
+    )
+    for name in ("manifest.json", "values.npy", "order.npy"):
+        first, second = (folder / place / "seqlen" / name for place in ("difficulty", "here"))
+        assert first.read_bytes() == second.read_bytes()
 
 
 def test_the_page_names_every_metric():

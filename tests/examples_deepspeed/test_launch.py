@@ -28,6 +28,14 @@ GPT = ["pretrain_gpt.py", "--config", "gpt_cl_ltd_300b", "--data-path", "a corpu
         ({"HOSTFILE": "hosts"}, "deepspeed --no_local_rank --hostfile hosts"),
         ({"LAUNCHER": "deepspeed", "NUM_PROCESSES": "4"}, "--no_local_rank --num_gpus 4"),
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "16"}, "srun --kill-on-bad-exit=1 --ntasks=16"),
+        (
+            {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "3", "SLURM_GPUS_ON_NODE": "8"},
+            "srun --kill-on-bad-exit=1 --ntasks=24 --ntasks-per-node=8",
+        ),
+        (
+            {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "3", "TASKS_PER_NODE": "2"},
+            "srun --kill-on-bad-exit=1 --ntasks=6 --ntasks-per-node=2",
+        ),
         ({"SLURM_JOB_ID": "7", "LAUNCHER": "single"}, "python"),
     ],
 )

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.killing import signal_all
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "sinfo")
 CONFIGURATION = """\
 ClusterName=test
@@ -93,6 +95,28 @@ class Cluster:
             self.output_of("scancel", f"--user={getpass.getuser()}")
             self.wait_for_jobs()
 
+    def lose_node(self, node):
+        """Its daemon dies, SLURM is told, and every process of jobs on it is killed."""
+        end_daemon(self.folder / f"slurmd-{node}.pid")
+        self.output_of("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+        signal_all(signal.SIGKILL, SLURM_CONF=self.environment["SLURM_CONF"], SLURMD_NODENAME=node)
+
+    def bring_back(self, node):
+        """The daemon of a node that was lost or drained, and its readiness for jobs."""
+        start_node(self.folder, node, self.environment)
+        states = "idle", "alloc", "mix"
+        deadline = time.monotonic() + 30
+        while True:
+            with suppress(AssertionError):
+                self.output_of("scontrol", "update", f"nodename={node}", "state=resume")
+            if (
+                self.output_of("sinfo", "--noheader", f"--nodes={node}", "--format=%t").strip()
+                in states
+            ):
+                return
+            assert time.monotonic() < deadline, self.output_of("sinfo", "--Node", "--long")
+            time.sleep(0.3)
+
     def wait_for_jobs(self, seconds=120):
         """What SLURM says of each job or array task by its number, once none is left in the queue."""
         deadline = time.monotonic() + seconds
@@ -146,12 +170,8 @@ def start_cluster(folder, stack):
         stack, folder / "slurmctld.pid", ["slurmctld", "-f", str(configuration)], environment
     )
     for node in ("n0", "n1"):
-        start_daemon(
-            stack,
-            folder / f"slurmd-{node}.pid",
-            ["slurmd", "-f", str(configuration), "-N", node],
-            environment,
-        )
+        start_node(folder, node, environment)
+        stack.callback(end_daemon, folder / f"slurmd-{node}.pid")
     cluster = Cluster(folder, environment)
     # Daemons that end leave their jobs running.
     stack.callback(cluster.end_jobs)
@@ -162,8 +182,23 @@ def start_cluster(folder, stack):
     return cluster
 
 
+def start_node(folder, node, environment):
+    """Starts the daemon of a node, unless it runs."""
+    pid_file = folder / f"slurmd-{node}.pid"
+    with suppress(FileNotFoundError, ProcessLookupError, ValueError):
+        os.kill(int(pid_file.read_text()), 0)
+        return
+    run_daemon(pid_file, ["slurmd", "-f", environment["SLURM_CONF"], "-N", node], environment)
+
+
 def start_daemon(stack, pid_file, command, environment):
-    """Starts a daemon, which goes into the background, and ends it with the stack."""
+    """Starts a daemon, and ends it with the stack."""
+    run_daemon(pid_file, command, environment)
+    stack.callback(end_daemon, pid_file)
+
+
+def run_daemon(pid_file, command, environment):
+    """Starts a daemon, which goes into the background."""
     program = find_program(command[0])
     ended = subprocess.run(
         [program, *command[1:]],
@@ -174,7 +209,6 @@ def start_daemon(stack, pid_file, command, environment):
         timeout=30,
     )
     assert ended.returncode == 0, f"{command} ended with {ended.returncode}"
-    stack.callback(end_daemon, pid_file)
 
 
 def end_daemon(pid_file):

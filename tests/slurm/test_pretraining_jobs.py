@@ -1,12 +1,13 @@
 """A recipe on a real SLURM of two nodes: the four stages, and a run that is interrupted and goes on."""
 
+import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,107 @@ def test_an_interrupted_run_is_requeued_and_ends_as_the_unbroken_one(slurm, fold
         load_file(folder / name / last / "model.safetensors") for name in ("broken", "unbroken")
     )
     assert all((found[name] == wanted[name]).all() for name in wanted)
+
+
+def start_recorded(slurm, folder, name):
+    """Number of a job of one or two nodes that trains, and writes down the samples of its forward passes."""
+    save = folder / name
+    (save / "records").mkdir(parents=True)
+    settings = {"REPOSITORY": str(ROOT), "PYTHON": sys.executable, "RECORDS": str(save / "records")}
+    settings |= {"ATTEMPT": "0", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    words = ["sbatch", "--parsable", "--nodes=1-2", "--exclusive"]
+    words += [f"--output={save}/job.log", SUBMIT.parent / "pretrain.sbatch"]
+    words += ["tests/end_to_end/recorded_run.py", "--config", RECIPE, "--scale-down"]
+    words += [
+        "--data-path",
+        folder / "corpus",
+        "--difficulty",
+        folder / "of corpus",
+        "--save",
+        save,
+    ]
+    words += ["--vocab-size", "400", "--train-tokens", "40000", "--save-interval", "20"]
+    # Sums over two processes and over one are rounded otherwise, and dropout is drawn by process.
+    words += [
+        "--log-interval",
+        "1",
+        "--no-bf16",
+        "--hidden-dropout",
+        "0",
+        "--attention-dropout",
+        "0",
+    ]
+    environment = slurm.environment | settings
+    ended = subprocess.run(
+        list(map(str, words)), env=environment, capture_output=True, text=True, check=True
+    )
+    return ended.stdout.strip()
+
+
+def recorded_samples(save):
+    """Step -> how often each sample went through a forward pass."""
+    found = defaultdict(Counter)
+    for file in (save / "records").iterdir():
+        for line in file.read_text().split("\n")[:-1]:
+            record = json.loads(line)
+            found[record["step"]].update(record["samples"])
+    return found
+
+
+def train_lines(save):
+    return [line for line in log_lines(save) if line["kind"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def on_two_nodes(slurm, folder):
+    """Folder of a recorded run that had both nodes from its first to its last step."""
+    if not (folder / "of corpus").exists():
+        submit(slurm, folder, "index")
+        slurm.wait_for_jobs(WAIT_SECONDS)
+    start_recorded(slurm, folder, "two nodes")
+    slurm.wait_for_jobs(WAIT_SECONDS)
+    return folder / "two nodes"
+
+
+@pytest.mark.parametrize("way", ["signal", "lost node"])
+def test_a_job_is_requeued_with_fewer_nodes(slurm, folder, on_two_nodes, way):
+    """One of two is drained, or lost: the same samples in the same steps, and losses within rounding."""
+    save = folder / f"fewer nodes {way}"
+    job = start_recorded(slurm, folder, save.name)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while len(train_lines(save)) < 50:
+        assert time.monotonic() < deadline, (save / "job.log").read_text()
+        time.sleep(0.1)
+    try:
+        if way == "signal":
+            slurm.output_of("scontrol", "update", "nodename=n1", "state=drain", "reason=test")
+            slurm.let_save(job)
+        else:
+            slurm.lose_node("n1")
+        jobs = slurm.wait_for_jobs(WAIT_SECONDS)
+    finally:
+        slurm.bring_back("n1")
+    said = (save / "job.log").read_text()
+    assert (jobs[job]["Restarts"], jobs[job]["JobState"]) == ("1", "COMPLETED"), said
+    assert "started 0 times before, on n[0-1]\n" in said
+    assert "started 1 times before, on n0\n" in said
+    assert re.findall(r"\| (\d) x cpu", said) == ["2", "1"]
+    resumed = int(re.search(r"continuing from \S.*global_step(\d+)", said)[1])
+    assert resumed >= (50 if way == "signal" else 40)
+
+    found, expected = train_lines(save), train_lines(on_two_nodes)
+    assert len(found) == len(expected) > resumed + 20
+    for left, right in zip(found, expected, strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], abs=1e-5)
+        for name in ("step", "corpus_tokens", "loss_tokens", "layer_tokens", "sequence_length"):
+            assert left[name] == right[name], name
+    samples, wanted = recorded_samples(save), recorded_samples(on_two_nodes)
+    assert samples.keys() == wanted.keys()
+    for step, counts in wanted.items():
+        assert samples[step].keys() == counts.keys(), step
+        # Steps behind the last checkpoint of a lost node are taken again.
+        again = way == "lost node" and resumed < step
+        assert samples[step] == counts or (again and samples[step] <= counts + counts), step
 
 
 def test_an_array_of_seeds(slurm, folder):

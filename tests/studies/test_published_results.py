@@ -69,16 +69,48 @@ def test_pages_follow_from_the_results(path, tmp_path, monkeypatch):
 
 
 MAIN_ARMS = ("baseline", "baseline_batch4", "curriculum", "random_ltd", "curriculum_random_ltd")
+ROUTES = ("random_ltd", "random_ltd_scaled", "spans", "spans_scaled", "layer_dropout")
+BAGS = ("superposition", "superposition_output")
+SHAPES = ("cosine", "wsd", "constant")
+ORDERS = tuple(f"{order}_{shape}" for order in ("ascending", "random_rank") for shape in SHAPES)
+BATCHES = ("baseline", "baseline_batch4")
 
 
 @pytest.mark.parametrize(
-    ("budget", "arms"), [(1.0, (*MAIN_ARMS, "random_rank")), (0.25, MAIN_ARMS)]
+    ("heading", "page", "budget", "arms", "beside"),
+    [
+        ("At 1 of the budget", "gpt_cpu/results", 1.0, (*MAIN_ARMS, "random_rank"), BATCHES),
+        ("At 0.25 of the budget", "gpt_cpu/results", 0.25, MAIN_ARMS, BATCHES),
+        (
+            "Routes at equal effective tokens",
+            "routes/results",
+            1.0,
+            (*BATCHES, *ROUTES, *BAGS, "baseline_as_much_text"),
+            BATCHES,
+        ),
+        (
+            "Routes at equal corpus tokens",
+            "routes/corpus_results",
+            1.0,
+            (*BATCHES, *ROUTES, *BAGS),
+            BATCHES,
+        ),
+        (
+            "Orders and rates",
+            "orders/results",
+            1.0,
+            ("baseline", "uniform_wsd", "uniform_constant", *ORDERS, "window"),
+            ("baseline", "uniform_wsd", "uniform_constant"),
+        ),
+    ],
 )
-def test_the_page_over_all_says_what_the_report_says(budget, arms):
+def test_the_page_over_all_says_what_the_reports_say(heading, page, budget, arms, beside):
     """The tables of docs/evidence.md, figure by figure."""
-    report = json.loads((FOLDER / "gpt_cpu" / "results" / "report.json").read_text())
-    found = figures_of(FOLDER.parent / "docs" / "evidence.md", f"At {budget:g} of the budget")
-    assert list(found.values()) == [figures(report, arm, budget) for arm in arms]
+    report = json.loads((FOLDER / page / "report.json").read_text())
+    found = figures_of(FOLDER.parent / "docs" / "evidence.md", heading)
+    has_bits, has_worth = page == "gpt_cpu/results", page != "orders/results"
+    wanted = [figures(report, arm, budget, beside, has_bits, has_worth) for arm in arms]
+    assert list(found.values()) == wanted
 
 
 def figures_of(page, heading):
@@ -91,7 +123,7 @@ def figures_of(page, heading):
     return found
 
 
-def figures(report, arm, budget):
+def figures(report, arm, budget, bases, has_bits, has_worth):
     """What the page says of an arm: loss, bits per byte, differences, and the worth in baseline's tokens."""
     (row,) = [one for one in report["rows"] if (one["arm"], one["budget"]) == (arm, budget)]
     beside = {
@@ -100,13 +132,15 @@ def figures(report, arm, budget):
         if (one["arm"], one["budget"]) == (arm, budget)
     }
     value = row["value"]
-    wanted = [f"{value['mean']:.3f} ± {half_width(value):.3f}", f"{value['mean'] * 0.47674:.3f}"]
-    for base in ("baseline", "baseline_batch4"):
+    wanted = [f"{value['mean']:.3f} ± {half_width(value):.3f}"]
+    if has_bits:
+        wanted.append(f"{value['mean'] * 0.47674:.3f}")
+    for base in bases:
         if base in beside:
             difference = beside[base]["difference"]
             width = half_width(difference)
             wanted.append(f"{difference['mean']:+.3f} ± {width:.3f}, {beside[base]['verdict']}")
-    if arm != "baseline":
+    if has_worth and arm != "baseline":
         saving = beside["baseline"]["saving_factors"]["effective_tokens"]
         wanted.append(f"{saving['factor']:.2f}x")
     return wanted

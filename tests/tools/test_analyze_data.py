@@ -48,6 +48,22 @@ def flags(corpus):
     ]
 
 
+def test_ranks_inside_the_parts_of_a_blend(tmp_path, corpus, flags, refused):
+    path, metric = flags[1], ["--metric", "compression_ratio"]
+    blend = ["--data-path", "0.9", path, "0.1", path, *flags[2:]]
+    assert analyze_data.main(["run", *blend, *metric, "--save", str(tmp_path)]) == 0
+    words = ["rank", str(tmp_path / "compression_ratio"), "--metric", "r", "--save", str(tmp_path)]
+    assert analyze_data.main([*words, *blend]) == 0
+    ranks = DifficultyIndex.open(tmp_path / "r")
+    half = ranks.num_samples // 2
+    assert np.array_equal(ranks.values[:half], ranks.values[half:])
+    assert sorted(ranks.values[:half]) == [10_000 * place // half for place in range(half)]
+    assert ranks.source["sources"] == [[path, half], [path, half]]
+    assert "the sources of a mix are --data-path W1 PATH1" in refused(
+        analyze_data.main, [*words, "--overwrite", *flags]
+    )
+
+
 def test_a_blend_has_one_index_over_its_parts(tmp_path, corpus, flags):
     path, metric = flags[1], ["--metric", "compression_ratio"]
     assert analyze_data.main(["run", *flags, *metric, "--save", str(tmp_path / "one")]) == 0

@@ -124,6 +124,27 @@ def test_kept_results_go_on_on_another_machine(study, capsys):
     assert capsys.readouterr().out.count("waiting") == 5
 
 
+def test_a_study_waits_for_its_pilot_and_takes_what_was_best_there(study, capsys, refused):
+    pilot = study('results = "pilot_kept"')
+    text = pilot.read_text().replace("seeds = [1, 2, 3]", "seeds = [7]").replace("0.25, 0.5, ", "")
+    text = (
+        text.replace("adam_beta2 = 0.5", "lr = 1e-3") + "[each.training]\nadam_beta2 = [0.5, 0.6]\n"
+    )
+    pilot = pilot.rename(pilot.with_name("pilot.toml"))
+    pilot.write_text(text.replace(str(pilot.parent / "runs"), str(pilot.parent / "pilot_runs")))
+    path = study('pilot = "pilot.toml"')
+    path.write_text(path.read_text().replace("adam_beta2 = 0.5", "adam_beta2 = 0.9"))
+    assert "its pilot, pilot.toml, has 6 runs left: run it first" in refused(main, ["run", path])
+    assert not (path.parent / "runs").exists()
+    assert main(["plan", str(path)]) == 0
+    assert "The pilot, pilot.toml, has 6 runs left" in capsys.readouterr().out
+    assert main(["run", str(pilot), "--parallel", "2"]) == 0
+    assert main(["run", str(path), "--parallel", "2", "--seeds", "1"]) == 0
+    jobs = jobs_of(read_study(path, seeds=[1]))
+    assert {job.config.training.adam_beta2 for job in jobs} == {0.5}
+    assert {job.state for job in jobs} == {"finished"}
+
+
 def test_an_edited_arm_is_what_runs_and_the_earlier_run_is_kept(study, capsys):
     path = study()
     assert main(["run", str(path), "--parallel", "2"]) == 0

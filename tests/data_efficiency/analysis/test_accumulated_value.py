@@ -43,3 +43,11 @@ def test_other_folders_and_damage(tmp_path):
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     with pytest.raises(ValueError, match="value.npy was changed after it was written"):
         AccumulatedValue.open(stored.path)
+
+
+def test_on_other_storage(storage):
+    written = AccumulatedValue.write(
+        storage / "f", np.array([1, 2]), metric="f", dataset_identity={"a": 1}
+    )
+    assert written.value.tolist() == [1, 2]
+    assert AccumulatedValue.open(str(storage / "f")).checksum == written.checksum

@@ -10,9 +10,11 @@ import torch
 from data_efficiency.analysis.dataset_reader import (
     BYTES_BETWEEN_RELEASES,
     ItemReader,
+    StreamReader,
     TokenSpanReader,
     release_pages,
 )
+from data_efficiency.dataset_identity import describe_dataset
 
 
 def test_own_collate_function_gets_the_items():
@@ -169,3 +171,33 @@ def test_release_comes_now_and_then(numbers):
         assert resident_bytes(numbers) >= 2**22
     next(batches)
     assert resident_bytes(numbers) == 0
+
+
+def test_a_stream_is_read_as_the_dataset_that_it_is_kept_as(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    dataset = datasets.Dataset.from_dict({"x": list(range(10))})
+    stream = dataset.to_iterable_dataset(num_shards=3)
+    reader = StreamReader(stream, batch_size=3)
+    assert (reader.num_samples, reader.bounds) == (10, (0, 4, 7, 10))
+    assert describe_dataset(reader.dataset) == describe_dataset(dataset)
+    batches = [
+        (batch.sample_numbers.tolist(), batch.content["x"].tolist())
+        for batch in reader.batches(2, 8)
+    ]
+    assert batches == [([2, 3, 4], [2, 3, 4]), ([5, 6, 7], [5, 6, 7])]
+    assert reader.read(6, 9).content["x"].tolist() == [6, 7, 8]
+    with pytest.raises(ValueError, match="batch_size is 0: at least 1 is needed"):
+        StreamReader(stream, batch_size=0)
+
+
+def test_a_stream_that_became_shorter():
+    datasets = pytest.importorskip("datasets")
+    left = [4]
+
+    def rows():
+        yield from ({"x": number} for number in range(left[0]))
+
+    reader = StreamReader(datasets.IterableDataset.from_generator(rows), batch_size=2)
+    left[0] = 3
+    with pytest.raises(ValueError, match="the stream ends before sample 3, but had 4 when it was"):
+        list(reader.batches(0, 4))

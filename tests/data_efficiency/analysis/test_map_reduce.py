@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_efficiency.analysis import map_reduce
 from data_efficiency.analysis.accumulated_value import AccumulatedValue
 from data_efficiency.analysis.dataset_reader import ItemReader, TokenSpanReader
 from data_efficiency.analysis.executors import InProcessExecutor, LocalProcessExecutor
@@ -395,3 +396,68 @@ def test_signals_stop_cleanly_and_a_second_run_is_kept_out(tmp_path, num_process
     metric = items_metric("slow")
     result = run(ItemReader(np.arange(200)), [metric], tmp_path, num_shards=50)["slow"]
     assert result.values.tolist() == list(range(200))
+
+
+def test_same_bytes_on_other_storage(storage, tmp_path, windows, small_batches):
+    """Two workers' parts, what is missing computed again, and nothing left but the results."""
+    run(TokenSpanReader(windows), METRICS, tmp_path / "here")
+    job = MapReduce(small_batches(windows), METRICS, str(storage / "there"), num_shards=5)
+    job.run_map(InProcessExecutor())
+    job.folders["sums"].remove(3)
+    with pytest.raises(AnalysisError, match=r"metric sums, 1 of 5 shards cannot be used: shard 3"):
+        job.run_reduce()
+    job.run_map(InProcessExecutor())
+    results = job.run_reduce()
+    assert results["sums"].values.tolist() == expected_sums(windows)
+    assert results["sums"].place == str(storage / "there" / "sums")
+    assert checksums(tmp_path / "here") == {
+        name: hashlib.sha256((storage / "there" / name).read_bytes()).hexdigest()
+        for name in (storage / "there").names()
+    }
+    with pytest.raises(FileExistsError, match=r"memory://.*/sums already exists; remove it, ask"):
+        MapReduce(TokenSpanReader(windows), METRICS, storage / "there").run_map(InProcessExecutor())
+
+
+def test_a_reduce_killed_on_other_storage_goes_on(storage, windows, monkeypatch):
+    """Whatever file it had put last: what is there is no result yet, and the shards are."""
+    job = MapReduce(TokenSpanReader(windows), [sums_metric()], storage, num_shards=3)
+    put = type(storage).put
+    for name in ("order.npy", "values.npy", "manifest.json"):
+        job.run_map(InProcessExecutor())
+
+        def stop(path, file, name=name):
+            if path.name == name:
+                raise KeyboardInterrupt
+            put(path, file)
+
+        monkeypatch.setattr(type(storage), "put", stop)
+        with pytest.raises(KeyboardInterrupt):
+            job.run_reduce()
+        with pytest.raises(FileNotFoundError):
+            DifficultyIndex.open(storage / "sums")
+        monkeypatch.setattr(type(storage), "put", put)
+    job.run_map(InProcessExecutor())
+    assert job.run_reduce()["sums"].values.tolist() == expected_sums(windows)
+    assert len(storage.names()) == 3
+
+
+def test_memory_is_seen_by_one_process_alone(storage, windows):
+    job = MapReduce(TokenSpanReader(windows), [sums_metric()], storage, num_shards=2)
+    for executor, num_workers in ((LocalProcessExecutor(1), 1), (InProcessExecutor(), 2)):
+        with pytest.raises(ValueError, match="memory://.* is seen by one process alone: work with"):
+            job.run_map(executor, 0, num_workers)
+
+
+class FarAwayExecutor:
+    """One whose workers write to disks of their own."""
+
+    def run(self, task, items):
+        yield from ()
+
+
+def test_shards_on_another_machine_s_disk_are_noticed(tmp_path, windows, monkeypatch):
+    monkeypatch.setattr(map_reduce, "SECONDS_TO_APPEAR", 0.2)
+    job = MapReduce(TokenSpanReader(windows), [sums_metric()], tmp_path, num_shards=4)
+    message = r"metric sums: 4 shards, such as shard 0 .*, were computed, but are not in .* share"
+    with pytest.raises(AnalysisError, match=message):
+        job.run_map(FarAwayExecutor())

@@ -138,3 +138,29 @@ def test_a_failure_names_metric_and_sample_and_stores_nothing(tmp_path):
     with pytest.raises(TaskError, match="metric same, sample 4: RuntimeError: four"):
         list(task(1))
     assert [folder.fault(1) for folder in task.folders.values()] == ["is missing"] * 2
+
+
+def test_a_shard_that_changes_between_its_check_and_its_use_is_noticed(folder):
+    """As where nothing can be locked, and another writes the same place."""
+    assert folder.fault(0) is None
+    ShardFolder(folder.path, (0, 3, 6), {**ORIGIN, "parameters": {"a": 2}}).write(
+        0, np.array([4, 5, 6])
+    )
+    with pytest.raises(ValueError, match=r"shard 0 .* was made from other parameters while it was"):
+        folder.read(0)
+
+
+def test_shards_on_other_storage(storage):
+    folder = ShardFolder(storage / "m.parts", (0, 3, 6), ORIGIN)
+    folder.remove_if_empty()
+    assert list(folder.faults(range(2))) == ["is missing", "is missing"]
+    folder.write(1, np.array([4, 5, 6]))
+    folder.write(0, np.array([1, 2, 3]))
+    assert (folder.num_finished(), list(folder.faults(range(2)))) == (2, [None, None])
+    assert np.concatenate(list(folder.read_all())).tolist() == [1, 2, 3, 4, 5, 6]
+    folder.remove(0)
+    assert list(folder.faults([0, 1])) == ["is missing", None]
+    folder.remove_if_empty()
+    assert folder.num_finished() == 1
+    folder.remove_all()
+    assert storage.names() == []

@@ -1,4 +1,6 @@
 import copy
+import json
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -6,11 +8,12 @@ import torch
 
 from data_efficiency import DifficultyIndex, MetricSettings, ReferenceModel, analyze
 from data_efficiency.analysis.dataset_reader import TokenSpanReader
-from data_efficiency.analysis.executors import InProcessExecutor
+from data_efficiency.analysis.executors import InProcessExecutor, LocalProcessExecutor
 from data_efficiency.analysis.map_reduce import AnalysisError, MapReduce
 from data_efficiency.analysis.metrics import seqlen
 from data_efficiency.analysis.named_metrics import METRICS
-from data_efficiency.analysis.token_rows import TokenRows, column_of, token_rows
+from data_efficiency.analysis.token_parts import TokenParts
+from data_efficiency.analysis.token_rows import TokenRows, token_rows
 from tests.data_efficiency.small_corpus import word_tokenizer
 
 TEXTS = ["the fox", "", "the the the", "fox owl the owl owl"]
@@ -206,11 +209,6 @@ def test_a_text_that_is_none(tmp_path, tokenizer):
         token_rows([{"text": "a"}, {"text": None}], tmp_path / "t", tokenizer=tokenizer)
 
 
-def test_a_column_that_is_not_there():
-    with pytest.raises(ValueError, match="there is no column 'x': the columns are a, b"):
-        column_of(["a", "b"], "x")
-
-
 def test_a_changed_file_is_noticed(tmp_path):
     found = token_rows([{"input_ids": [1, 2, 3]}], tmp_path / "t")
     content = bytearray((found.folder / "tokens.bin").read_bytes())
@@ -218,3 +216,94 @@ def test_a_changed_file_is_noticed(tmp_path):
     (found.folder / "tokens.bin").write_bytes(content)
     with pytest.raises(ValueError, match="was changed after it was written"):
         TokenRows(found.folder).verify()
+
+
+def test_rows_on_other_storage(storage, tmp_path):
+    rows = [{"input_ids": [5, 6]}, {"input_ids": [7]}]
+    found = token_rows(rows, str(storage / "tokens"), made_from={"a": 1})
+    assert rows_of(found) == [[5, 6], [7]]
+    again = token_rows([], storage / "tokens", made_from={"a": 1})
+    assert rows_of(copy.deepcopy(again)) == [[5, 6], [7]]
+    assert again.content_checksum == token_rows(rows, tmp_path / "here").content_checksum
+    with pytest.raises(
+        FileExistsError, match="memory://.*/tokens holds tokens that are of another"
+    ):
+        token_rows(rows, storage / "tokens", made_from={"a": 2})
+
+
+@pytest.fixture
+def stream(tmp_path, datasets):
+    """A stream of three files of texts."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for number, texts in enumerate((TEXTS[:2], TEXTS[2:3], TEXTS[3:])):
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        (folder / f"{number}.jsonl").write_text(lines)
+    files = sorted(map(str, folder.iterdir()))
+    return datasets.load_dataset("json", data_files=files, split="train", streaming=True)
+
+
+@pytest.mark.parametrize("executor", [InProcessExecutor(), LocalProcessExecutor(2)])
+def test_shards_of_a_stream_are_read_at_once_into_the_same_bytes(
+    tmp_path, tokenizer, stream, executor
+):
+    settings = {"tokenizer": tokenizer, "made_from": {"name": "x"}}
+    here = token_rows(stream, tmp_path / "a", **settings)
+    found = token_rows(stream, tmp_path / "b", **settings, executor=executor)
+    assert not (tmp_path / "b.parts").exists()
+    for name in ("manifest.json", "tokens.bin", "offsets.npy", "tokenizer.json"):
+        assert (here.folder / name).read_bytes() == (found.folder / name).read_bytes()
+
+
+def test_the_first_rows_of_a_stream_say_which_column_is_read(tmp_path, datasets):
+    def rows(shards):
+        for shard in shards:
+            yield from (
+                [{"text": "the"}] * 1000 if shard == 0 else [{"text": "owl", "input_ids": [7]}]
+            )
+
+    stream = datasets.IterableDataset.from_generator(rows, gen_kwargs={"shards": [0, 1]})
+    tokenizer = word_tokenizer(["the", "owl"])
+    (tmp_path / "tokenizer.json").write_text(tokenizer)
+    for executor in (None, InProcessExecutor()):
+        options = {"tokenizer": tmp_path / "tokenizer.json", "executor": executor}
+        found = token_rows(stream, tmp_path / str(executor), **options)
+        assert rows_of(found) == [[1]] * 1000 + [[2]]
+
+
+def test_what_was_kept_of_a_stream_s_shards_is_used_again(tmp_path, tokenizer, stream, datasets):
+    """If it is known to be of these rows; else all are read anew."""
+    (tmp_path / "files" / "1.jsonl").write_text('{"text": null}\n')
+    executor, new_part = InProcessExecutor(), TokenParts.new_part
+    for made_from, is_kept in (({"name": "x"}, True), (None, False)):
+        target = tmp_path / f"kept {is_kept}"
+        options = {"tokenizer": tokenizer, "made_from": made_from, "executor": executor}
+        with pytest.raises(ValueError, match="shard 1 of the stream: .* of row 0 is a NoneType"):
+            token_rows(stream, target, **options)
+        fine = stream.map(lambda row: {"text": TEXTS[2] if row["text"] is None else row["text"]})
+        with mock.patch.object(TokenParts, "new_part", autospec=True, side_effect=new_part) as made:
+            found = token_rows(fine, target, **options)
+        assert [len(row) for row in rows_of(found)] == LENGTHS
+        names = [call.args[1] for call in made.call_args_list]
+        assert names == (["000001", "000002"] if is_kept else ["000000", "000001", "000002"])
+
+
+def test_a_stream_s_index_is_that_of_its_rows(tmp_path, tokenizer, stream, datasets):
+    dataset = datasets.Dataset.from_list(list(stream))
+    settings = MetricSettings(tokenizer=tokenizer)
+    for name, source in (("a", dataset), ("b", stream)):
+        analyze(source, "vocab_rarity", tmp_path / name, settings, num_processes=2)
+    own = MetricSettings(reads="items", dtype="int64", batch_size=2)
+    metric = "tests.data_efficiency.analysis.test_token_rows:text_lengths"
+    for name, source in (("a", dataset), ("b", stream)):
+        analyze(source, metric, tmp_path / name, own, num_processes=2).check_dataset(dataset)
+    for metric in ("vocab_rarity", "text_lengths"):
+        for name in ("manifest.json", "values.npy", "order.npy"):
+            first, second = (tmp_path / folder / metric / name for folder in "ab")
+            assert first.read_bytes() == second.read_bytes()
+    with pytest.raises(ValueError, match="IterableDataset has no length and no places"):
+        DifficultyIndex.open(tmp_path / "b" / "vocab_rarity").check_dataset(stream)
+
+
+def text_lengths(batch):
+    return [len(text) for text in batch["text"]]

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,3 +49,21 @@ def test_splits_partition_the_documents(parts, num_documents):
 def test_a_split_that_cannot_be(split):
     with pytest.raises(ValueError, match="--split is .*must be up to three numbers"):
         split_boundaries(split, 10)
+
+
+def test_windows_of_a_corpus_by_url(storage, tmp_path):
+    write_corpus(tmp_path / "c", [[1, 2, 3], [4, 5, 6, 7]])
+    for ending in ("bin", "idx"):
+        (storage / f"c.{ending}").put(tmp_path / f"c.{ending}")
+    options = {"split": "1", "sequence_length": 2}
+    here = TokenWindows(str(tmp_path / "c"), **options)
+    there = TokenWindows(str(storage / "c"), **options)
+    assert there.identity == here.identity
+    for found in (there, copy.deepcopy(there), copy.deepcopy(here)):
+        tokens, starts, lengths = found.token_spans(1, 3)
+        assert (tokens.tolist(), starts.tolist(), lengths.tolist()) == (
+            [3, 4, 5, 6, 7],
+            [0, 2],
+            [3, 3],
+        )
+    assert here.__getstate__()["tokens"] is None, "another process maps them anew"

@@ -144,3 +144,60 @@ def test_version(capsys):
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def test_everything_by_url_is_as_here(folder, capsys, storage):
+    """A corpus, JSON lines and a folder of them; metrics, judgement, differences, checks and examples."""
+    datasets = pytest.importorskip("datasets")
+    for name in ("corpus.bin", "corpus.idx", "texts.jsonl"):
+        (storage / name).put(folder / name)
+    (storage / "many" / "part.jsonl").put(folder / "texts.jsonl")
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk("saved")
+    for file in (folder / "saved").iterdir():
+        (storage / "saved" / file.name).put(file)
+    rows = "--tokenizer tokenizer.json --metric vocab_rarity"
+    for data, flags in (
+        ("corpus", "--seq-length 3 --split 1 --vocab-size 4"),
+        ("texts.jsonl", rows),
+        ("many", rows),
+        ("saved", rows),
+    ):
+        source = folder / "texts.jsonl" if data == "many" else folder / data
+        does(capsys, f"analyze {source} {flags} --save here/{data}")
+        said = does(capsys, f"analyze {storage / data} {flags} --save {storage}/there/{data}")
+        assert said.endswith(f"{storage}/there/{data}/vocab_rarity\n")
+        for name in ("manifest.json", "values.npy", "order.npy"):
+            ours = (folder / "here" / data / "vocab_rarity" / name).read_bytes()
+            assert (storage / "there" / data / "vocab_rarity" / name).read_bytes() == ours, name
+    place = f"{storage}/there/texts.jsonl"
+    does(capsys, f"analyze {storage}/texts.jsonl {rows} --metric seqlen --save {place}")
+    assert '\n"owl"\n' in does(capsys, f"show {place}/seqlen")
+    assert "rank correlation" in does(capsys, f"judge {place}/seqlen --beside {place}/vocab_rarity")
+    assert "are right" in does(capsys, f"verify {place}/seqlen")
+    gap = f"difference {place}/seqlen {place}/vocab_rarity --save {place} --metric"
+    assert does(capsys, f"{gap} gap").endswith(f"{place}/gap\n")
+    assert DifficultyIndex.open(f"{place}/gap").source["first"]["path"] == f"{place}/seqlen"
+    assert main(f"{gap} seqlen --overwrite".split()) == 1
+    assert "seqlen would be written over an input" in capsys.readouterr().err
+
+
+def test_ranks_inside_the_sources_that_rows_name(folder, capsys):
+    rows = [{"text": text, "meta": {"set": "ab"[i % 2]}} for i, text in enumerate(TEXTS)]
+    (folder / "mix.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    does(capsys, "analyze mix.jsonl --tokenizer tokenizer.json --metric seqlen --save d")
+    words = "rank d/seqlen --metric r --save d --data mix.jsonl --tokenizer tokenizer.json"
+    assert does(capsys, f"{words} --source-field meta.set").endswith("d/r\n")
+    # Lengths 2, 1, 4 of the one and 4, 1 of the other.
+    assert DifficultyIndex.open("d/r").values.tolist() == [3333, 5000, 0, 0, 6666]
+    for wrong, message in (
+        (words, "--data and --source-field are missing"),
+        (f"{words} --source-field sort", "row 0 has no source: 'sort' is None"),
+        (words.replace("mix", "texts") + " --source-field x", "tokens that are of another dataset"),
+        ("rank d/seqlen --metric seqlen --save d", "would be written over the input"),
+        (
+            "rank d/seqlen --metric q --save d --data corpus --source-field x",
+            "corpus is a corpus, whose samples name no source",
+        ),
+    ):
+        assert main(wrong.split()) == 1
+        assert message in capsys.readouterr().err

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from data_efficiency.files.indexed_dataset import IndexedDataset, readable_path
+from data_efficiency.files.indexed_dataset import IndexedDataset, path_of, readable_path
 from tests.data_efficiency.small_corpus import write_corpus
 
 
@@ -56,3 +56,24 @@ def test_a_corpus_whose_writer_was_killed_among_its_renames_is_read(prefix):
     prefix.with_suffix(".bin").rename(f"{prefix}.bin.partial")
     assert readable_path(prefix, "bin").name == "corpus.bin.partial"
     assert IndexedDataset(prefix).tokens.tolist() == [1, 2, 3, 4, 500]
+
+
+def test_a_corpus_by_url_is_read_by_ranges(storage, tmp_path):
+    write_corpus(tmp_path / "c", [[1, 2, 3], [4, 5]])
+    for ending in ("bin", "idx"):
+        (storage / f"c.{ending}").put(tmp_path / f"c.{ending}")
+    here, there = IndexedDataset(tmp_path / "c"), IndexedDataset(str(storage / "c"))
+    assert there[1].tolist() == [4, 5]
+    assert there.content_hash() == here.content_hash()
+    assert (there.num_tokens, there.num_documents, there.metadata) == (5, 2, None)
+    there.verify(vocab_size=6)
+    with pytest.raises(ValueError, match=r"token id 5 is outside the vocabulary of 5"):
+        there.verify(vocab_size=5)
+    assert copy.deepcopy(there)[0].tolist() == [1, 2, 3]
+    (storage / "c.bin").put(tmp_path / "c.idx")
+    with pytest.raises(ValueError, match=r"memory://.*c.bin: .* bytes, but"):
+        IndexedDataset(storage / "c")
+    with pytest.raises(FileNotFoundError, match=r"memory://.*d.bin: no such file; a corpus is"):
+        IndexedDataset(storage / "d")
+    with pytest.raises(ValueError, match=r"memory://.*c.bin: a corpus is written on a disk"):
+        path_of(str(storage / "c"), "bin")

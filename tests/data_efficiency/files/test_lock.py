@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from data_efficiency.files.lock import file_lock
+from data_efficiency.files.lock import file_lock, refuse_other_locks
 
 HOLD = """
 import os, sys, time
@@ -112,3 +112,10 @@ def test_a_system_without_locks_has_the_file_alone(tmp_path, monkeypatch):
 def test_where_no_file_can_be_made_no_process_is_blamed():
     with pytest.raises(FileNotFoundError, match=r"/proc/\.x\.lock"):
         hold(Path("/proc/.x.lock"))
+
+
+def test_other_storage_has_no_locks(storage):
+    with file_lock(storage / ".a.lock") as check, file_lock(storage / ".a.lock"):
+        refuse_other_locks(storage, "nothing")
+        check()
+    assert storage.names() == []

@@ -37,3 +37,20 @@ def test_what_cannot_be_written_is_named(tmp_path, small_disk):
     with pytest.raises(OSError, match=r"large: cannot be written \(No space left on device\)"):
         write_file(small_disk / "large", bytes(10**7))
     assert list(small_disk.iterdir()) == []
+
+
+def test_on_other_storage_a_file_appears_at_the_end(storage):
+    write_file(storage / "a.txt", "1")
+
+    def stop():
+        with new_file(storage / "a.txt") as partial:
+            partial.write_text("2")
+            assert (storage / "a.txt").read_text() == "1"
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        stop()
+    assert storage.names() == ["a.txt"]
+    with new_file(storage / "a.txt") as partial:
+        partial.write_text("2")
+    assert (storage / "a.txt").read_text() == "2"

@@ -4,10 +4,11 @@ from dataclasses import replace
 import pytest
 
 from data_efficiency import ConfigError
-from megatron.study.jobs import RUN_FILE, jobs_of
+from megatron.study import read_study
+from megatron.study.jobs import RUN_FILE, jobs_of, pilot_of
 from megatron.study.results import results_as_json
 from tests.megatron.study.simulated import a_result
-from tests.megatron.study.studies import STUDY, a_study
+from tests.megatron.study.studies import BASE, STUDY, a_study
 
 
 def test_seed_by_seed_each_in_a_folder_of_its_own(tmp_path):
@@ -98,6 +99,81 @@ def test_results_kept_beside_the_study_are_finished_runs(tmp_path):
     (tmp_path / "kept" / "results.jsonl").write_text(results_as_json(kept))
     assert jobs_of(a_study(tmp_path, text))[-1].state == "finished"
     assert jobs_of(a_study(tmp_path, text + "adam_eps = 1e-7\n"))[-1].state == "waiting"
+
+
+PILOT = """
+[study]
+base = "base.toml"
+results = "pilot_kept"
+seeds = [8, 9]
+[values]
+{values}
+[each.training]
+lr = [1e-3, 4e-3]
+[arms.baseline]
+[arms.fast]
+"""
+PILOTED = (
+    STUDY.replace("[study]", '[study]\npilot = "pilot.toml"') + "[arms.alike]\nlike = ['fast']\n"
+)
+
+
+def keep_pilot(folder, values):
+    """Write a pilot, and results of its runs: (arm, rate) -> a loss for each of its two seeds."""
+    folder.mkdir(exist_ok=True)
+    (folder / "pilot.toml").write_text(PILOT.format(values=""))
+    study = read_study(folder / "pilot.toml")
+    for case in study.cases:
+        kept = [
+            replace(
+                a_result(job.arm.name, job.seed, losses[job.seed - 8]),
+                facts={"settings": job.settings},
+            )
+            for job in jobs_of(study)
+            if job.case == case and (losses := values.get((job.arm.name, float(case))))
+        ]
+        (folder / "pilot_kept" / case).mkdir(parents=True, exist_ok=True)
+        (folder / "pilot_kept" / case / "results.jsonl").write_text(results_as_json(kept))
+
+
+def test_arms_have_what_was_best_in_the_pilot(tmp_path):
+    """By the mean over its seeds; an arm that lacks a run stays as it is, one like another has that one's."""
+    (tmp_path / "base.toml").write_text(BASE)
+    losses = {("baseline", 1e-3): (4.0, 4.0), ("baseline", 4e-3): (3.5, 4.6)}
+    keep_pilot(tmp_path, {**losses, ("fast", 1e-3): (4.0, 4.0), ("fast", 4e-3): (3.9, 3.9)})
+    rates = {job.arm.name: job.config.training.lr for job in jobs_of(a_study(tmp_path, PILOTED))}
+    assert rates == {"baseline": 1e-3, "fast": 4e-3, "alike": 4e-3}
+    keep_pilot(tmp_path, {**losses, ("fast", 4e-3): (3.9, 3.9)})
+    study = a_study(tmp_path, PILOTED)
+    rates = {job.arm.name: job.config.training.lr for job in jobs_of(study)}
+    assert rates == {"baseline": 1e-3, "fast": 2e-3, "alike": 2e-3}
+    assert [job.state for job in pilot_of(study)].count("waiting") == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[each.training]\nlr = [1e-3, 4e-3]\n", "", "it needs an"),
+        ("[study]", '[study]\npilot = "my_study.toml"', "it has a pilot itself"),
+    ],
+)
+def test_a_pilot_that_chooses_nothing_is_refused(old, new, message, tmp_path):
+    (tmp_path / "pilot.toml").write_text(PILOT.format(values="").replace(old, new))
+    with pytest.raises(ConfigError, match=f"pilot is 'pilot.toml': {message}"):
+        jobs_of(a_study(tmp_path, PILOTED))
+
+
+def test_a_pilot_is_made_with_the_studys_values(tmp_path):
+    text = PILOTED.replace(
+        "[arms.baseline]", "[values]\ncorpus = 'mine'\nother = 'y'\n[arms.baseline]"
+    )
+    pilot = (
+        PILOT.format(values='corpus = ""\nmore = "x"')
+        + "[arms.fast.data]\ndata_path = ['{corpus}{more}']\n"
+    )
+    (tmp_path / "pilot.toml").write_text(pilot)
+    runs = pilot_of(a_study(tmp_path, text))
+    assert {job.config.data.data_path for job in runs if job.arm.name == "fast"} == {("minex",)}
 
 
 @pytest.mark.parametrize(

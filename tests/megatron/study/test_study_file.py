@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from data_efficiency import ConfigError
-from megatron.study.study_file import filled, scaled_by
+from megatron.study.study_file import filled, read_study, scaled_by
 from tests.megatron.study.studies import STUDY, a_study
 
 
@@ -75,3 +75,35 @@ def test_a_budget_scales_amounts_to_whole_numbers_of_one_at_least():
     assert scaled_by(settings, 1, ["steps"]) == settings
     assert scaled_by({"epochs": 3.0}, 0.5, ["epochs"]) == {"epochs": 1.5}
     assert scaled_by({"epochs": 3}, 0.5, ["epochs"]) == {"epochs": 2}
+
+
+PILOT = '[study]\nlike = "my_study.toml"\nseeds = [9]\n[each.training]\nlr = [1e-3, 2e-3]\n'
+
+
+def test_a_study_like_another_has_its_arms_and_what_it_does_not_say_itself(tmp_path):
+    head = 'title = "T"\nresults = "kept"\nmeasure = "accuracy"\npilot = "pilot.toml"\nbudgets = [0.5]\n'
+    text = STUDY.replace("[study]", f"[study]\n{head}") + '[values]\ncorpus = "a"\n'
+    (tmp_path / "pilot.toml").write_text(PILOT)
+    whole = a_study(tmp_path, text)
+    pilot = read_study(tmp_path / "pilot.toml")
+    assert (pilot.base, pilot.measure, pilot.budgets) == ("base.toml", "accuracy", [0.5])
+    assert (pilot.title, pilot.results, pilot.pilot, pilot.seeds) == ("", None, "", [9])
+    assert pilot.output == Path("runs/pilot")
+    assert pilot.arms == whole.arms
+    assert pilot.values["corpus"] == "a"
+    assert [*pilot.cases] == ["0.001", "0.002"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (PILOT.replace("my_study", "pilot"), "like is 'pilot.toml': must be another study file"),
+        (PILOT.replace('"my_study.toml"', "1"), "like is 1: must be another study file"),
+        (PILOT, "like is 'my_study.toml': it is like another itself"),
+    ],
+)
+def test_a_study_is_like_one_that_is_like_none(text, message, tmp_path):
+    (tmp_path / "my_study.toml").write_text(STUDY.replace("[study]", '[study]\nlike = "base.toml"'))
+    (tmp_path / "pilot.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_study(tmp_path / "pilot.toml")
