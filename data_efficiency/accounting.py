@@ -70,6 +70,9 @@ class StepShape:
     """Positions of the window that attention is limited to; None: it is not."""
     window_slides: bool = False
     """Whether each token has a window of its own, which ends with it; else windows are blocks side by side."""
+    document_pairs: int | None = None
+    """Of all rows together, the `attended_pairs` where attention stays inside documents (and the window);
+    None: it goes over whole rows."""
 
     @property
     def attended_pairs(self) -> int:
@@ -88,6 +91,16 @@ class StepShape:
         if self.window_slides:
             return 2 * (length * window - window * (window - 1) // 2) - length
         return length // window * window**2 + (length % window) ** 2
+
+    def pairs_in(self, num_rows: int, length: int) -> int:
+        """Those of so many of the rows in a layer that sees `length` positions of each.
+
+        The tokens that a dropping layer keeps are taken to lie evenly in windows and documents.
+        """
+        share, square = length**2, self.sequence_length**2
+        if self.document_pairs is None:
+            return num_rows * (self.attended_pairs * share // square)
+        return self.document_pairs * num_rows * share // (self.num_rows * square)
 
     @property
     def dropped_sequence_length(self) -> int:
@@ -243,19 +256,17 @@ def training_flops(shape: StepShape, model: ModelShape) -> int:
     """Floating-point operations of the model's forward and backward pass over some rows.
 
     Multiplications and additions of the matrix products only, the backward pass counted as twice
-    the forward pass, attention as the full square of the length, or of each window of it, recomputation not
-    counted, nor what is computed once a row (BERT's pooler). The tokens that a dropping layer keeps are taken to
-    lie evenly in the windows.
+    the forward pass, attention as the full square of the length, or of each window or document in it, recomputation not
+    counted, nor what is computed once a row (BERT's pooler).
 
     Source: the model FLOPs of Narayanan et al. 2021 (arXiv 2104.04473), section 5.1.
     """
     full_layers = model.num_layers - shape.num_dropping_layers
-    length, kept, pairs = shape.sequence_length, shape.dropped_sequence_length, shape.attended_pairs
-    forward = full_layers * _layer_flops(length, pairs, model)
-    forward += shape.num_dropping_layers * _layer_flops(kept, pairs * kept**2 // length**2, model)
-    forward *= shape.num_rows
-    for seen, rows in shape.skipped_by_length.items():
-        forward -= rows * _layer_flops(seen, pairs * seen**2 // length**2, model)
+    rows, length, kept = shape.num_rows, shape.sequence_length, shape.dropped_sequence_length
+    forward = full_layers * _layer_flops(shape, rows, length, model)
+    forward += shape.num_dropping_layers * _layer_flops(shape, rows, kept, model)
+    for seen, skipping in shape.skipped_by_length.items():
+        forward -= _layer_flops(shape, skipping, seen, model)
     return 3 * (forward + _output_flops(shape, model))
 
 
@@ -269,9 +280,9 @@ def _output_flops(shape: StepShape, model: ModelShape) -> int:
     return 2 * num_positions * model.hidden_size * (model.vocab_size + model.hidden_size)
 
 
-def _layer_flops(length: int, pairs: int, model: ModelShape) -> int:
-    """Operations of one layer's forward pass over one row of `length` positions, `pairs` of which meet."""
+def _layer_flops(shape: StepShape, num_rows: int, length: int, model: ModelShape) -> int:
+    """Operations of one layer's forward pass over so many of the rows, `length` positions of each."""
     projections = model.hidden_size * (2 * model.query_size + 2 * model.key_value_size)
     feed_forward = model.num_ffn_matrices * model.hidden_size * model.ffn_size
-    attention = 2 * pairs * model.query_size
-    return 2 * (length * (projections + feed_forward) + attention)
+    attention = 2 * shape.pairs_in(num_rows, length) * model.query_size
+    return 2 * (num_rows * length * (projections + feed_forward) + attention)

@@ -26,11 +26,30 @@ def plan_warnings(plan: RunPlan, decay_end: DecayEnd | None = None) -> list[str]
     """
     return [
         *_about_pools(plan),
+        *_about_feedback(plan),
         *_about_the_order(plan),
         *_about_the_curriculum(plan),
         *_about_token_dropping(plan),
         *_about_layer_dropout(plan),
         *_about_the_learning_rate(plan, decay_end),
+    ]
+
+
+def _about_feedback(plan: RunPlan) -> list[str]:
+    """Pools that nobody knows beforehand, and rankings that never come."""
+    feedback = plan.config.data_efficiency.feedback
+    if feedback is None:
+        return []
+    # The first round of which a value is known.
+    first = -(-feedback.delay_steps // feedback.refresh_steps) * feedback.refresh_steps + 1
+    if first > plan.num_steps:
+        return [
+            f"feedback never ranks: values are known from step {first} on, and the run has {plan.num_steps}; refresh "
+            "more often, or with a smaller delay"
+        ]
+    return [
+        f"which samples are drawn from step {first} on follows the run's losses: the pool is shown as all samples, the "
+        "most that it can be; the log's pool_size says what it was"
     ]
 
 

@@ -21,7 +21,7 @@ NOT_TRAINED = {"labels": IGNORED_LABEL, "shift_labels": IGNORED_LABEL, "loss_mas
 _PER_TOKEN = (
     *("loss_mask", "shift_labels", "token_types", "token_type_ids", "tokentype_ids", "bbox"),
     *("segment_ids", "special_tokens_mask", "assistant_masks", "completion_mask", "offset_mapping"),
-    *("global_attention_mask", "mm_token_type_ids"),
+    *("global_attention_mask", "mm_token_type_ids", "document_ids"),
 )
 _POINTS_INTO_ROWS = (
     *("mc_token_ids", "masked_lm_positions", "masked_positions", "cls_index", "length", "lengths"),

@@ -200,7 +200,8 @@ def _put_outer_switches(content: dict[str, Any]) -> None:
     """Write the three outer `enabled`, which repeat the inner ones, where they are not written."""
     section = content["data_efficiency"]
     curriculum = value_at(content, f"{_SAMPLING}.curriculum_learning.enabled")
-    samples = curriculum or section["data_sampling"].get("mix") is not None
+    sampling = section["data_sampling"]
+    samples = curriculum or any(sampling.get(key) is not None for key in ("mix", "feedback"))
     routes = [value_at(route, "enabled") is True for route in section["data_routing"].values()]
     section.setdefault("enabled", samples or any(routes))
     section["data_sampling"].setdefault("enabled", samples)

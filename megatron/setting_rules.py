@@ -22,6 +22,11 @@ SHARE_BELOW_ONE = Range("must be at least 0 and below 1", lambda value: 0 <= val
 SEED = Range("must be from -2^63 to 2^63 - 1", lambda value: -(2**63) <= value < 2**63)
 BERT_ONLY = object()
 """Marks what a GPT has no use for."""
+GPT_ONLY = object()
+"""Marks what a BERT has no use for."""
+ONLY_FOR_GPT = (
+    "a BERT's samples are whole documents, and it has two losses; it belongs to pretrain_gpt.py"
+)
 ONLY_FOR_BERT = "a GPT's samples have no masks and no pairs; it belongs to pretrain_bert.py"
 
 

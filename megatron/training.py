@@ -360,6 +360,7 @@ def step_record(run: Run, result: StepResult) -> dict[str, Any]:
         "actual_seq_length": result.actual_seq_length,
         "difficulties": dict(plan.batch.difficulties),
         "pool_size": plan.batch.pool_size,
+        **({} if result.attended_share is None else {"attended_share": result.attended_share}),
         **({} if plan.batch.part_epochs is None else {"part_epochs": plan.batch.part_epochs}),
     }
 

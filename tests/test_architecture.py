@@ -124,7 +124,7 @@ PUBLIC_SUBMODULES = (
     "data_efficiency.picture",
     "data_efficiency.progress",
     "data_efficiency.routing.bags",
-    "data_efficiency.sampling.sampler",
+    "data_efficiency.sampling.sampler_state",
     "data_efficiency.short_numbers",
 )
 PUBLIC_NAME_USERS = (

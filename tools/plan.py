@@ -28,6 +28,12 @@ from megatron.finetuning.plan import format_finetuning_plan
 from megatron.recipes import SHIPPED, counted_shape, planned_cost, read_run_file
 from megatron.run_state import model_shape, numbers_outside_layers
 
+BY_DATA = {
+    "reset_attention_mask": "how long documents are is not planned; FLOPs are those of rows that are one document each, "
+    "at most so many (the log's attended_share says what attention computes of that)",
+    "eod_mask_loss": "how many documents end is not planned; tokens in the loss are at most so many",
+}
+"""Setting -> what a plan cannot know of its work without the data."""
 GUIDE = "docs/which_technique.md"
 
 
@@ -81,6 +87,9 @@ def plan_of_run(name: str, words: Sequence[str]) -> None:
         f"\nwhole run: {total.steps:,} steps, {format_count(total.corpus_tokens)} corpus tokens, "
         f"{format_count(total.layer_tokens)} layer tokens, {format_count(total.flops)} FLOPs"
     )
+    for flag, sentence in BY_DATA.items():
+        if getattr(config.data, flag, False):
+            print(f"\n--{flag.replace('_', '-')}: {sentence}")
 
 
 def tensor_sizes(config: RunConfig) -> list[int]:

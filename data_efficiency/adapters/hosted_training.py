@@ -27,7 +27,8 @@ from data_efficiency.routing.layer_interface import LayerInterface
 from data_efficiency.routing.layer_presets import known_layer_class
 from data_efficiency.routing.random_ltd import convert_to_random_ltd
 from data_efficiency.sampling.loader import CurriculumDataLoader, MicroBatchPlan, PostProcess
-from data_efficiency.sampling.sampler import CurriculumSampler, GlobalBatch
+from data_efficiency.sampling.sampler import CurriculumSampler
+from data_efficiency.sampling.sampler_state import GlobalBatch
 from data_efficiency.sampling.sequence_length import windows_of
 
 
@@ -62,6 +63,11 @@ class HostedTraining:
         self.config, self.settings, self.ranks = load_config(config), settings, ranks
         _refuse_processes_apart(settings, ranks)
         refuse_disagreement(self.config, settings, ranks.data_parallel_size)
+        if self.config.data_efficiency.feedback is not None:
+            raise ConfigError(
+                f"data_sampling.feedback follows the losses of rows, which {settings.host} does not tell: train by "
+                "engine.train_step, or remove it"
+            )
         self.sampler = CurriculumSampler(
             dataset,
             self.config.data_efficiency,

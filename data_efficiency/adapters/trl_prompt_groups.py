@@ -17,7 +17,8 @@ from trl.trainer.utils import RepeatSampler
 from data_efficiency.adapters.stateful_sampler import refuse_more_than_samples
 from data_efficiency.config import load_config
 from data_efficiency.json_section import ConfigError
-from data_efficiency.sampling.sampler import CurriculumSampler, SamplerState
+from data_efficiency.sampling.sampler import CurriculumSampler
+from data_efficiency.sampling.sampler_state import SamplerState
 
 
 def attach(

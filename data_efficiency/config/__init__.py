@@ -2,6 +2,7 @@
 
 from data_efficiency.config.curriculum import paces_length
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
+from data_efficiency.config.feedback import Feedback
 from data_efficiency.config.file import Config, ConfigSource, load_config, read_json
 from data_efficiency.config.layer_dropout import LayerDropoutConfig
 from data_efficiency.config.metrics import WINDOWS, LengthPlan, Selection
@@ -24,6 +25,7 @@ __all__ = [
     "ConfigSource",
     "Curriculum",
     "DataEfficiencyConfig",
+    "Feedback",
     "LayerDropout",
     "LayerDropoutConfig",
     "LengthPlan",

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from data_efficiency.config.curriculum import OpenLengthPlan, read_curriculum
+from data_efficiency.config.feedback import Feedback, read_feedback
 from data_efficiency.config.layer_dropout import LayerDropoutConfig
 from data_efficiency.config.metrics import LengthPlan, PacedMetric, Selection
 from data_efficiency.config.mix import Mix, read_mix
@@ -51,6 +52,8 @@ class DataEfficiencyConfig:
     """The selections' pacing and order over a random order of the samples."""
     mix: Mix | None = None
     """Weights of a blend's parts, as the run goes on; None: those of the dataset."""
+    feedback: Feedback | None = None
+    """How samples follow the run's losses on them; None: they do not."""
     length_plans: tuple[LengthPlan, ...] = ()
     """Empty: rows stay as they are read."""
     sequence_axes: Mapping[str, tuple[int, ...]] | None = None
@@ -193,8 +196,8 @@ class DataEfficiencyConfig:
 
     @property
     def has_curriculum(self) -> bool:
-        """Whether anything paces samples or lengths: a metric, closed by the rows or not, or a mix."""
-        return bool(self.schedules or self.open_length_plans or self.mix)
+        """Whether anything chooses samples or paces lengths: a metric, closed by the rows or not, a mix, or losses."""
+        return bool(self.schedules or self.open_length_plans or self.mix or self.feedback)
 
     def with_custom_schedules(
         self, functions: Mapping[str, Callable[[int], int]]
@@ -252,6 +255,8 @@ class DataSamplingKeys:
     """Batches in page-locked memory, for copies to a GPU."""
     dynamic_batching: Section
     """Refused when enabled: it cannot be composed with the curriculum sampler."""
+    feedback: Section
+    """Draw samples by the losses that the run has on them, see below. Not given: losses choose nothing."""
     mix: Section
     """Weights of a blend's parts as functions of the tokens drawn, see below. Not given: the dataset's weights."""
     curriculum_learning: Section
@@ -284,6 +289,9 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     mix = None
     if sampling is not None and sampling_section.content.get("mix") is not None:
         mix = faults.ask(partial(read_mix, sampling.mix))
+    feedback = None
+    if sampling is not None and sampling_section.content.get("feedback") is not None:
+        feedback = faults.ask(partial(read_feedback, sampling.feedback))
     for part in (section, sampling_section, routing_section):
         faults.ask(part.close)
     faults.refuse()
@@ -292,9 +300,11 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     assert curriculum is not None
     found, metrics = curriculum
     has_curriculum = bool(metrics.selections or metrics.length_plans or metrics.open_plans)
-    samples = has_curriculum or mix is not None
+    samples = has_curriculum or mix is not None or feedback is not None
     paced: tuple[LengthPlan | OpenLengthPlan, ...] = (*metrics.length_plans, *metrics.open_plans)
     _refuse_sliding_beside(routes["random_ltd"], paced)
+    if feedback is not None:
+        _refuse_beside_feedback(metrics.selections, paced, routes["token_superposition"])
     _refuse_lengths_beside(routes["token_superposition"], paced)
     routes_on = [name for name, route in routes.items() if route is not None]
     if routing.full_from_step is not None and not any(ROUTES[name].in_layers for name in routes_on):
@@ -316,6 +326,7 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
         order=metrics.order,
         random_rank=found.random_rank and has_curriculum,
         mix=mix,
+        feedback=feedback,
         length_plans=metrics.length_plans,
         open_length_plans=metrics.open_plans,
         metric_names=tuple(found.curriculum_metrics) if has_curriculum else (),
@@ -324,6 +335,23 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
         full_from_step=routing.full_from_step,
         **routes,
     )
+
+
+def _refuse_beside_feedback(
+    selections: Sequence[Selection],
+    paced: Sequence[LengthPlan | OpenLengthPlan],
+    superposition: object,
+) -> None:
+    reshaping = [plan.name for plan in paced if plan.action == "reshape"]
+    for is_there, what in (
+        (bool(selections), f"metric {selections[0].name!r} chooses samples" if selections else ""),
+        (bool(reshaping), f"metric {reshaping[0]!r} mixes samples in rows" if reshaping else ""),
+        (superposition is not None, "token_superposition makes rows of several samples"),
+    ):
+        if is_there:
+            raise ConfigError(
+                f"data_sampling.feedback chooses samples by the loss of their rows, and {what}: remove one of the two"
+            )
 
 
 def _refuse_lengths_beside(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 from data_efficiency.config import (
     curriculum,
     data_efficiency,
+    feedback,
     file,
     layer_dropout,
     legacy_warm_up,
@@ -38,6 +39,7 @@ JSON_OBJECTS: Sequence[tuple[str, type, Mapping[str, str]]] = (
     ("data_efficiency", data_efficiency.DataEfficiencyKeys, {}),
     ("data_efficiency.data_sampling", data_efficiency.DataSamplingKeys, {}),
     ("data_efficiency.data_sampling.mix", mix.MixKeys, {}),
+    ("data_efficiency.data_sampling.feedback", feedback.FeedbackKeys, {}),
     ("data_efficiency.data_sampling.curriculum_learning", curriculum.CurriculumKeys, {}),
     ("data_efficiency.data_sampling.curriculum_learning.order", order.Order, {}),
     ("METRIC", curriculum.MetricKeys, {}),

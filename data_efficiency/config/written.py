@@ -42,7 +42,7 @@ def section_of(config: DataEfficiencyConfig) -> dict[str, Any]:
     }
     if config.full_from_step is not None:
         routes["full_from_step"] = config.full_from_step
-    samples = is_curriculum or config.mix is not None
+    samples = is_curriculum or config.mix is not None or config.feedback is not None
     return {
         "enabled": samples or bool(config.routes),
         "seed": config.seed,
@@ -52,6 +52,7 @@ def section_of(config: DataEfficiencyConfig) -> dict[str, Any]:
             "num_workers": config.num_workers,
             "pin_memory": config.pin_memory,
             **({} if config.mix is None else {"mix": config.mix.section()}),
+            **({} if config.feedback is None else {"feedback": config.feedback.section()}),
             "curriculum_learning": curriculum,
         },
         "data_routing": {"enabled": bool(config.routes), **routes},

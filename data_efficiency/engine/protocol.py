@@ -62,6 +62,9 @@ class Engine(Protocol):
     ) -> StepResult:
         """Train on one global batch; see `EngineBase.train_step`."""
 
+    def note_rows(self, values: torch.Tensor) -> None:
+        """Note a value of each row of the present micro-batch; see `EngineBase.note_rows`."""
+
     def rehearse(
         self,
         micro_batches: Sequence[Any],

@@ -11,6 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from data_efficiency.accounting import (
     Counters,
     ModelShape,
@@ -54,6 +58,11 @@ class StepResult:
     """Of the whole gradient before clipping; None where the engine does not tell."""
     skipped: bool
     """Whether float16 gradients overflowed, so that the samples are consumed and the weights unchanged."""
+    row_values: NDArray[np.float64] | None
+    """[rows of the global batch]: what `note_rows` was given; None where it was not."""
+    attended_share: float | None
+    """Pairs of tokens that attention computes in layers that drop nothing, of those of rows that are one document each;
+    None where nothing tells documents."""
     agreed: tuple[int, ...]
     """The largest of all processes' `agree` values, in their order."""
 
@@ -68,12 +77,18 @@ class StepTotals:
     """What a step adds, summed over the processes."""
 
     loss_sums: tuple[float, ...]
+    row_values: NDArray[np.float64]
+    """[rows noted], in the order of the global batch."""
     num_rows: int
     num_positions: int
     """Of all rows, in a layer that drops nothing."""
     added: Counters
     dropping_tokens: int
     """Of the layer tokens, those of the layers that drop."""
+    document_pairs: int
+    """Pairs that meet inside documents in a layer; 0 where nothing tells documents."""
+    row_pairs: int
+    """Pairs of the same rows as one document each."""
     agreed: tuple[int, ...]
 
     @property
@@ -87,12 +102,17 @@ class StepTotals:
             return None
         return self.dropping_tokens // (num_dropping_layers * max(1, self.num_rows))
 
+    @property
+    def attended_share(self) -> float | None:
+        """Of the pairs of whole rows, those inside documents; None where nothing tells documents."""
+        return self.document_pairs / self.row_pairs if self.row_pairs else None
+
     def actual_seq_length(self, num_layers: int) -> int:
         """Mean over rows and layers, rounded down."""
         return self.added.layer_tokens // (num_layers * max(1, self.num_rows))
 
 
-def reduce_step(
+def reduce_step(  # noqa: PLR0913 - one collective carries all
     ranks: Ranks,
     shapes: Sequence[StepShape],
     *,
@@ -102,6 +122,7 @@ def reduce_step(
     loss_tokens: int = 0,
     loss_sums: Sequence[float] = (),
     agree: Sequence[int] = (),
+    row_values: Sequence[float] = (),
 ) -> StepTotals:
     """The totals of a step, by one collective.
 
@@ -114,6 +135,7 @@ def reduce_step(
         loss_tokens: of the global batch, the same on every process.
         loss_sums: this process's sum of each loss.
         agree: integers of which every process gets the largest.
+        row_values: of this process's rows; as many on every process.
     """
     in_dropping = [
         shape.num_rows * shape.num_dropping_layers * shape.dropped_sequence_length
@@ -126,15 +148,23 @@ def reduce_step(
         sum(layer_tokens(shape, num_layers) for shape in shapes),
         sum(in_dropping),
         sum(training_flops(shape, model_shape) for shape in shapes) if model_shape else 0,
+        sum(shape.document_pairs or 0 for shape in shapes),
+        sum(
+            shape.num_rows * shape.attended_pairs
+            for shape in shapes
+            if shape.document_pairs is not None
+        ),
     ]
-    # Rows of processes; columns of counts, then wishes, then losses.
-    table = ranks.table([*counts, *agree, *map(float_bits, loss_sums)])
+    # Rows of processes; columns of counts, then wishes, then losses, then rows' values.
+    table = ranks.table([*counts, *agree, *map(float_bits, [*loss_sums, *row_values])])
     first_loss = len(counts) + len(agree)
+    first_value = first_loss + len(loss_sums)
     trained = ranks.data_parallel(table)
     summed = trained[:, : len(counts)].sum(axis=0).tolist()
-    num_rows, num_positions, corpus, layer, dropping_tokens, flops = summed
+    num_rows, num_positions, corpus, layer, dropping_tokens, flops, *pairs = summed
     return StepTotals(
-        loss_sums=tuple(floats_of(trained[:, first_loss:]).sum(axis=0).tolist()),
+        loss_sums=tuple(floats_of(trained[:, first_loss:first_value]).sum(axis=0).tolist()),
+        row_values=floats_of(trained[:, first_value:]).flatten(),
         num_rows=num_rows,
         num_positions=num_positions,
         added=Counters(
@@ -146,6 +176,8 @@ def reduce_step(
             flops=flops,
         ),
         dropping_tokens=dropping_tokens,
+        document_pairs=pairs[0],
+        row_pairs=pairs[1],
         agreed=tuple(table[:, len(counts) : first_loss].max(axis=0, initial=0).tolist()),
     )
 
@@ -167,9 +199,33 @@ def shape_of_forward(
     shape = replace(shape, tokens_per_position=tokens_per_position)
     windows = {name: kwargs[name] for name in WINDOWS if kwargs.get(name) is not None}
     window = min(windows.values(), default=shape.sequence_length)
-    if window >= shape.sequence_length:
+    if window < shape.sequence_length:
+        slides = "sliding_window" in windows
+        shape = replace(shape, attention_window=window, window_slides=slides)
+    documents = kwargs.get("document_ids")
+    if documents is None:
         return shape
-    return replace(shape, attention_window=window, window_slides="sliding_window" in windows)
+    return replace(shape, document_pairs=pairs_in_documents(documents, shape))
+
+
+def pairs_in_documents(document_ids: Any, shape: StepShape) -> int:
+    """The `attended_pairs` of all rows together where attention stays inside documents.
+
+    Args:
+        document_ids: int64 tensor [rows, length], rising along a row.
+        shape: what else limits attention.
+    """
+    begins = torch.ones_like(document_ids, dtype=torch.bool)
+    begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    window = shape.attention_window or shape.sequence_length
+    if not shape.window_slides:
+        begins[:, ::window] = True
+    starts = begins.flatten().nonzero().squeeze(1).cpu()
+    lengths = torch.diff(starts, append=torch.tensor([begins.numel()]))
+    if not shape.window_slides:
+        return int((lengths**2).sum())
+    near = lengths.clamp(max=window)
+    return int((2 * (lengths * near - near * (near - 1) // 2) - lengths).sum())
 
 
 def mean_losses(sums: Sequence[float], num_terms: Sequence[int]) -> list[float]:

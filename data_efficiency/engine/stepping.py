@@ -12,6 +12,7 @@ from data_efficiency.config import Config, DataEfficiencyConfig, RandomLTDConfig
 from data_efficiency.engine.carried_out import refuse_idle, refuse_ignored_windows
 from data_efficiency.engine.protocol import Named, TokenRouter
 from data_efficiency.engine.ranks import Ranks
+from data_efficiency.engine.row_values import RowValues, checked_values, tell_sampler
 from data_efficiency.engine.step import (
     MAX_SKIPPED_UPDATES,
     NonFiniteError,
@@ -75,6 +76,7 @@ class Stepping:
         self._group_rates: list[float] = []
         self._shapes: list[StepShape] = []
         """Of this process's forwards in the present step."""
+        self._row_values = RowValues()
         self._skipped_in_a_row = 0
         self.skipped_steps = 0
 
@@ -171,10 +173,14 @@ class Stepping:
             means = mean_losses(totals.loss_sums, list(terms.values()))
             losses = dict(zip(terms, means, strict=True))
             self._refuse_non_finite(losses, None)
+            values = checked_values(
+                totals.row_values, self._num_samples, are_needed=self._follows_losses
+            )
         except Exception:
             self._give_up_step()
             raise
         skipped = self._finish_step(totals)
+        tell_sampler(self.training_dataloader, values)
         return StepResult(
             losses=losses,
             num_terms=terms,
@@ -186,8 +192,20 @@ class Stepping:
             learning_rate=rate,
             grad_norm=self.get_global_grad_norm(),
             skipped=skipped,
+            row_values=values,
+            attended_share=totals.attended_share,
             agreed=totals.agreed,
         )
+
+    def note_rows(self, values: torch.Tensor) -> None:
+        """Note a value of each row of the present micro-batch, such as its mean loss, where its loss is formed.
+
+        `train_step` gives the whole global batch's in its result, and data_sampling.feedback follows them.
+
+        Args:
+            values: [rows], floating; no gradient flows through them.
+        """
+        self._row_values.note(values)
 
     def rehearse(
         self,
@@ -294,6 +312,16 @@ class Stepping:
         )
         return sum(others, first)
 
+    @property
+    def _num_samples(self) -> int:
+        """Samples of the present step, over all processes."""
+        rows = self._micro_batch_size * self._accumulation * self.ranks.data_parallel_size
+        return rows * self._tokens_per_position
+
+    @property
+    def _follows_losses(self) -> bool:
+        return self.json_config.data_efficiency.feedback is not None
+
     def _reduce(
         self, loss_sums: Sequence[float] = (), loss_tokens: int = 0, agree: Sequence[int] = ()
     ) -> StepTotals:
@@ -303,13 +331,11 @@ class Stepping:
             self._shapes,
             num_layers=self.num_layers,
             model_shape=self.model_shape,
-            num_samples=self._micro_batch_size
-            * self._accumulation
-            * self.ranks.data_parallel_size
-            * self._tokens_per_position,
+            num_samples=self._num_samples,
             loss_tokens=loss_tokens,
             loss_sums=loss_sums,
             agree=agree,
+            row_values=self._row_values.numbers(),
         )
 
     def _finish_step(self, totals: StepTotals) -> bool:
@@ -326,6 +352,7 @@ class Stepping:
             raise
         self.counters = replace(before.plus(totals.added), steps=before.steps + 1)
         self._shapes = []
+        self._row_values.clear()
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
         if self._constant_loss_scale and self._skipped_in_a_row >= MAX_SKIPPED_UPDATES:
             raise NonFiniteError(
@@ -345,6 +372,7 @@ class Stepping:
         """Go back to where the present step began."""
         self.optimizer.zero_grad()
         self._shapes = []
+        self._row_values.clear()
         self.micro_steps = self.counters.steps * self._accumulation
 
     def _set_rates(self) -> None:

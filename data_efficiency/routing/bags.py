@@ -30,7 +30,8 @@ def accept_bags(model_or_engine: ModelOrEngine) -> ModelOrEngine:
             f"a {type(root).__name__} has no get_input_embeddings: let its embeddings of tokens with three axes be the "
             "mean over the last"
         )
-    root.register_forward_pre_hook(_bags_to_embeddings, prepend=True, with_kwargs=True)
+    # Behind the hooks that gather weights held in parts, of which the embeddings are.
+    root.register_forward_pre_hook(_bags_to_embeddings, with_kwargs=True)
     return model_or_engine
 
 

@@ -53,7 +53,9 @@ _HUGGING_FACE = (
 PRESETS: dict[str, LayerInterface] = {
     "megatron.model.transformer.TransformerLayer": LayerInterface(
         masks=("attention_mask",),
-        token_tables={"rotary_cos": 1, "rotary_sin": 1, "window_positions": 1},
+        token_tables=dict.fromkeys(
+            ("rotary_cos", "rotary_sin", "window_positions", "document_ids"), 1
+        ),
         complete=True,
     ),
     "timm.models.vision_transformer.Block": LayerInterface(masks=("attn_mask",), complete=True),

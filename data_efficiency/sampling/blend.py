@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from data_efficiency.config import Mix, normalised
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.clusters import Clusters
-from data_efficiency.sampling.draw import ClusterChoice, shuffled_passes
+from data_efficiency.sampling.draw import Arrange, ClusterChoice, shuffled_passes
 from data_efficiency.sampling.mix_course import MixCourse
 
 Int64Array = NDArray[np.int64]
@@ -191,7 +191,9 @@ class BlendedClusters:
         """What chooses the clusters of a step's rows: parts by weight, clusters within them by size."""
         return partial(self._choose, self.num_retired(step))
 
-    arrange = staticmethod(shuffled_passes)
+    def arranger(self, _step: int) -> Arrange:
+        """Passes through each cluster, each in another random order."""
+        return shuffled_passes
 
     def _choose(
         self,

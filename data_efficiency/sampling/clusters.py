@@ -27,7 +27,7 @@ from data_efficiency.sampling.admission import (
     explain_empty_pool,
     in_groups,
 )
-from data_efficiency.sampling.draw import ClusterChoice, choose_by_size, shuffled_passes
+from data_efficiency.sampling.draw import Arrange, ClusterChoice, choose_by_size, shuffled_passes
 from data_efficiency.sampling.prepared_clusters import ClusterArrays, Fill, open_or_prepare
 from data_efficiency.sampling.window import window_of
 
@@ -110,7 +110,9 @@ class Clusters:
         """What chooses the clusters of a step's rows: each sample of the pool is equally likely."""
         return partial(choose_by_size, num_retired=self.num_retired(step))
 
-    arrange = staticmethod(shuffled_passes)
+    def arranger(self, _step: int) -> Arrange:
+        """Passes through each cluster, each in another random order."""
+        return shuffled_passes
 
     def samples_at(self, places: Int64Array) -> Int64Array:
         """The sample numbers at some places of the order, int64 like `places`."""

@@ -8,11 +8,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from data_efficiency.config import DataEfficiencyConfig, Order
+from data_efficiency.config import DataEfficiencyConfig, Feedback, Order
 from data_efficiency.sampling.admission import MetricPool
 from data_efficiency.sampling.blend import Blend, BlendedClusters
 from data_efficiency.sampling.clusters import Clusters
-from data_efficiency.sampling.draw import Arranged, ClusterChoice
+from data_efficiency.sampling.draw import Arrange, ClusterChoice
+from data_efficiency.sampling.feedback import FeedbackClusters
 from data_efficiency.sampling.played_order import PlayedOrder
 from data_efficiency.sampling.ranking import Ranking, sorted_by
 
@@ -38,10 +39,8 @@ class DrawnClusters(Protocol):
     def chooser(self, step: int, /) -> ClusterChoice:
         """What chooses the clusters of a step's rows."""
 
-    def arrange(
-        self, seed: int, starts: Int64Array, cluster: Int64Array, drawn: Int64Array, /
-    ) -> Arranged:
-        """Which places the draws from clusters become."""
+    def arranger(self, step: int, /) -> Arrange:
+        """What says which places a step's draws from clusters become."""
 
     def samples_at(self, places: Int64Array, /) -> Int64Array:
         """The sample numbers at some places."""
@@ -52,14 +51,17 @@ def make_clusters(
     pools: Sequence[MetricPool],
     *,
     order: Order | None,
+    feedback: Feedback | None,
     blend: Blend | None,
     folder: Path | None,
 ) -> DrawnClusters:
-    """The clusters of metrics that select or sort samples; none draws from all samples alike.
+    """The clusters of feedback, or of metrics that select or sort samples; none draws from all samples alike.
 
     Args:
         folder: where they are kept if they are prepared; None: beside the first metric's index.
     """
+    if feedback is not None:
+        return FeedbackClusters(feedback, (num_samples,) if blend is None else blend.sizes, blend)
     if order is not None:
         return _played(num_samples, pools, order, blend, folder)
     clusters = Clusters(num_samples, pools, folder)

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from data_efficiency.compat import PublishedLoaderNames
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.loader_workers import batches_of, ignore_signals
-from data_efficiency.sampling.sampler import CurriculumSampler, GlobalBatch, SamplerState
+from data_efficiency.sampling.sampler import CurriculumSampler
+from data_efficiency.sampling.sampler_state import GlobalBatch, SamplerState
 from data_efficiency.sampling.sequence_length import apply_actions
 from data_efficiency.sampling.superposition import superposed
 
@@ -73,6 +74,7 @@ class CurriculumDataLoader(PublishedLoaderNames):
         self._reader = _BatchReader(dataset, collate_fn or default_collate)
         self._num_workers = num_workers
         self._pin_memory = pin_memory and torch.accelerator.is_available()
+        self._refuse_short_delay()
 
     def __len__(self) -> int:
         """Micro-batches of this rank from the beginning to the end."""
@@ -127,6 +129,17 @@ class CurriculumDataLoader(PublishedLoaderNames):
         """Goes to a saved state; the next iteration starts there."""
         self.sampler.load_state_dict(saved)
         self._consumed = self.sampler.state
+
+    def _refuse_short_delay(self) -> None:
+        """Raise ConfigError if samples followed values of steps that are still to be done when they are drawn."""
+        feedback = self.sampler.config.feedback
+        # PyTorch's loader has two micro-batches a worker on their way.
+        ahead = -(-2 * self._num_workers // self.sampler.gradient_accumulation_steps)
+        if feedback is not None and feedback.delay_steps <= ahead:
+            raise ConfigError(
+                f"data_sampling.feedback.delay_steps is {feedback.delay_steps}, but {self._num_workers} workers read "
+                f"{ahead} steps ahead: must be at least {ahead + 1}; raise it, or use fewer workers"
+            )
 
     def _processed(self, batch: Any, plan: MicroBatchPlan) -> Any:
         config, superposition = self.sampler.config, self.sampler.config.token_superposition

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data_efficiency.config import Order
 from data_efficiency.hashing import hash_numbers
 from data_efficiency.sampling.buckets import Buckets, make_buckets
-from data_efficiency.sampling.draw import Arranged, ClusterChoice
+from data_efficiency.sampling.draw import Arrange, Arranged, ClusterChoice
 from data_efficiency.sampling.permutation import permute
 from data_efficiency.sampling.ranking import Ranking
 
@@ -77,7 +77,11 @@ class PlayedOrder:
         """The part that each row is drawn from."""
         return self._choose
 
-    def arrange(
+    def arranger(self, _step: int) -> Arrange:
+        """Bucket after bucket, in every step."""
+        return self._arrange
+
+    def _arrange(
         self, seed: int, starts: Int64Array, cluster: Int64Array, drawn: Int64Array
     ) -> Arranged:
         """As `draw.shuffled_passes`."""

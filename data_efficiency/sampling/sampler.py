@@ -8,7 +8,7 @@ Row layout: rank r's micro-batch m of a step holds the rows from (r * accumulati
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,57 +25,14 @@ from data_efficiency.sampling.blend import blend_of
 from data_efficiency.sampling.clusters import describe_pool
 from data_efficiency.sampling.draw import draw_places
 from data_efficiency.sampling.drawn_clusters import DrawnClusters, make_clusters
+from data_efficiency.sampling.feedback import FeedbackClusters
 from data_efficiency.sampling.played_order import PlayedOrder
 from data_efficiency.sampling.random_rank import random_rank
 from data_efficiency.sampling.row_length import closed_by_rows
+from data_efficiency.sampling.sampler_state import GlobalBatch, SamplerIdentity, SamplerState
 from data_efficiency.sampling.selection_index import open_index
 
 Int64Array = NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GlobalBatch:
-    """The samples of one step, the same on every rank."""
-
-    step: int
-    """Counted from 1."""
-    samples: Int64Array
-    """int64 [rows x samples of a row]: sample numbers."""
-    visits: Int64Array
-    """int64 [rows x samples of a row]: how often the sample's cluster was passed through before."""
-    difficulties: Mapping[str, int]
-    """What each metric's schedule accepts at this step; of the first that sorts, the rank that is played, in percent."""
-    pool_size: int
-    """Samples that could have been drawn."""
-    part_epochs: tuple[float, ...] | None = None
-    """How often each part of a blend was passed through at the end of the step; None without a blend."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerState:
-    """Where the sampler stands: plain integers."""
-
-    step: int = 0
-    positions: Int64Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    """int64 [clusters admitted so far]: samples drawn from each cluster."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerIdentity:
-    """What the positions of a sampler's state depend on: a state of another identity is of no use."""
-
-    seed: int
-    dataset: str
-    """Fingerprint of the dataset."""
-    metrics: Mapping[str, Mapping[str, Any]]
-    """Selecting metric -> what the samples that it accepts depend on, plain JSON data."""
-    part_weights: list[float] | dict[str, Any] | None
-    """Of a blend's parts, or the mix that they follow; None without a blend."""
-
-    @property
-    def index_checksums(self) -> dict[str, str]:
-        """Selecting metric -> SHA-256 of its difficulty index's values."""
-        return {name: pool["values"] for name, pool in self.metrics.items()}
 
 
 class CurriculumSampler:
@@ -239,15 +196,17 @@ class CurriculumSampler:
         step = self.state.step + 1
         self._has_drawn = True
         self._check_saved_pool()
-        pool_size = self.pool_size(step)
+        pool_size, positions = self.pool_size(step), self.state.positions
+        if self.feedback is not None:
+            positions = self.feedback.carried(step, positions)
         draw = draw_places(
             self.seed,
             step,
             self._clusters.boundaries(step),
-            self.state.positions,
+            positions,
             self.global_batch_size * self.samples_per_row(step),
             self._clusters.chooser(step),
-            self._clusters.arrange,
+            self._clusters.arranger(step),
         )
         difficulties = self.difficulties(step) | self._played_rank(self.state.positions)
         self.state = SamplerState(step=step, positions=draw.positions)
@@ -259,6 +218,26 @@ class CurriculumSampler:
             pool_size=pool_size,
             part_epochs=self._part_epochs(draw.positions),
         )
+
+    @property
+    def feedback(self) -> FeedbackClusters | None:
+        """What draws by the values that were observed; None where samples do not follow any."""
+        return self._clusters if isinstance(self._clusters, FeedbackClusters) else None
+
+    def observe(self, step: int, samples: Int64Array, values: Any) -> None:
+        """Take what the run found of a finished step's samples, such as their losses; the same on every rank.
+
+        Args:
+            step: counted from 1, each in turn; later batches depend on it after the declared delay.
+            samples: int64 [samples], as in its `GlobalBatch`.
+            values: [samples]; what is no finite number is passed over.
+
+        Raises:
+            ValueError: for another step or other samples, or if the configuration has no feedback.
+        """
+        if self.feedback is None:
+            raise ValueError("nothing follows what is observed: add data_sampling.feedback")
+        self.feedback.observe(step, samples, values)
 
     @property
     def played_order(self) -> PlayedOrder | None:
@@ -300,11 +279,22 @@ class CurriculumSampler:
 
     def state_dict(self, state: SamplerState | None = None) -> dict[str, Any]:
         """The present (or given) state as plain JSON data, with what it depends on."""
-        state = state or self.state
+        state, more = state or self.state, {}
+        if self.feedback is not None:
+            if self.feedback.observed_step != state.step:
+                raise ValueError(
+                    f"the state is whole once a step's values were observed: steps {state.step} are done, and those of "
+                    f"{self.feedback.observed_step} were"
+                )
+            more["feedback"] = self.feedback.state_dict()
+        return self._state_dict(state) | more
+
+    def _state_dict(self, state: SamplerState) -> dict[str, Any]:
+        has_pool = state.step > 0 and self.feedback is None
         return {
             "step": state.step,
             "positions": state.positions.tolist(),
-            "pool_size": self.pool_size(state.step) if state.step else 0,
+            "pool_size": self.pool_size(state.step) if has_pool else 0,
             "depends_on": asdict(self.identity()),
         }
 
@@ -314,7 +304,8 @@ class CurriculumSampler:
         For a run that goes on with other data: the schedules stand at the step, and every cluster is
         passed through from its beginning.
         """
-        return self.state_dict(SamplerState(step=step))
+        unobserved = {} if self.feedback is None else {"feedback": {"observed_step": step}}
+        return self._state_dict(SamplerState(step=step)) | unobserved
 
     def identity(self) -> SamplerIdentity:
         """What a run and the one that continues it must agree on."""
@@ -328,6 +319,7 @@ class CurriculumSampler:
                 pool.metric.name: {**describe_pool(pool), **control} for pool in self._pools()
             },
             part_weights=None if self._blend is None else self._blend.identity(),
+            feedback=None if self.config.feedback is None else self.config.feedback.section(),
         )
 
     def differences(self, saved: Mapping[str, Any]) -> list[str]:
@@ -347,7 +339,10 @@ class CurriculumSampler:
         self.state = SamplerState(
             step=int(saved["step"]), positions=np.array(saved["positions"], np.int64)
         )
-        self._saved_pool = (self.state.step, int(saved["pool_size"]))
+        if self.feedback is not None:
+            self.feedback.load_state_dict(saved["feedback"])
+        else:
+            self._saved_pool = (self.state.step, int(saved["pool_size"]))
 
     def _check_saved_pool(self) -> None:
         """Raise ValueError unless the pool is the one that a loaded state was saved with."""
@@ -372,6 +367,7 @@ class CurriculumSampler:
             self.num_samples,
             self._pools(),
             order=self.config.order,
+            feedback=self.config.feedback,
             blend=self._blend,
             folder=self._cluster_folder,
         )

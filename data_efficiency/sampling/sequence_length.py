@@ -121,7 +121,7 @@ def reshape(batch: Any, length: int, declared: Declared = None) -> Any:
     before: there the repeated positions are context only, out of the loss by `labels` (-100) and
     `loss_mask` (0). Each position is in the loss as often as before, and the context is counted with
     the tokens given to the model. Labels must be shifted already, as for `truncate`. `position_ids`
-    that count a row's positions from 0 count those of the new rows.
+    that count a row's positions from 0 count those of the new rows; `document_ids` stay apart and rise where rows meet.
 
     Args:
         batch: with `labels` or `loss_mask`; every tensor is [B, S, ...].
@@ -159,6 +159,10 @@ def _reshaped(name: str, length: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """What makes the new rows of an entry."""
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
+        if last_name(name) == "document_ids":
+            # Each row's begin above all of the row before.
+            span = tensor.max() - tensor.min() + 1
+            tensor = tensor + span * torch.arange(len(tensor), dtype=tensor.dtype)[:, None]
         flat = tensor.flatten(0, 1)  # [rows * positions, ...]
         num_rows = -(-len(flat) // length)
         if last_name(name) == "position_ids":

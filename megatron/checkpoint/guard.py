@@ -13,13 +13,14 @@ from typing import Any
 from data_efficiency import DataEfficiencyConfig
 from data_efficiency.config import RandomLTDConfig, Selection
 from data_efficiency.differences import differing_leaves
-from data_efficiency.sampling.sampler import SamplerIdentity
+from data_efficiency.sampling.sampler_state import SamplerIdentity
 from megatron.config import GUARDED_SETTINGS, ModelConfig, RunConfig
 
 Record = Mapping[str, Any]
 
 SHAPE_NEUTRAL_FIELDS = ("attention_dropout", "hidden_dropout", "recompute_activations")
 _MASKING_FIELDS = ("mask_prob", "mask_whole_words")
+_DOCUMENT_FIELDS = ("reset_attention_mask", "reset_position_ids", "eod_mask_loss")
 _NEW_FIELDS = {"spans": (), "always_keep_labelled": False, "residual_scale": "none"}
 """Fields of random-LTD that came after the first checkpoints -> what they then were."""
 _NAMED_APART = ("split", "sequence_length", "tokenizer")
@@ -52,6 +53,7 @@ def guarded_record(
     """The record of a run, plain JSON data."""
     dropping, dropout = data_efficiency.closed_random_ltd, data_efficiency.layer_dropout
     bags = data_efficiency.token_superposition
+    documents = {name: getattr(config.data, name) for name in _DOCUMENT_FIELDS}
     record = {
         "data": {
             "identity": _without(dataset_identity, _NAMED_APART),
@@ -59,6 +61,8 @@ def guarded_record(
         },
         "tokenizer": dataset_identity.get("tokenizer"),
         "masking": {name: getattr(config.data, name) for name in _MASKING_FIELDS},
+        # None as in checkpoints of before.
+        "documents": documents if any(documents.values()) else None,
         "split": config.data.split,
         "seq_length": config.data.seq_length,
         "global_batch_size": config.training.batch_size,
@@ -74,6 +78,10 @@ def guarded_record(
         "layer_dropout": None if dropout is None else _plain(dropout, leave_out=("seed",)),
         "full_from_step": data_efficiency.full_from_step,
         "token_superposition": None if bags is None else _plain(bags),
+        "feedback": None
+        if data_efficiency.feedback is None
+        else data_efficiency.feedback.section(),
+        "selective_backprop": config.training.selective_backprop,
         "clock": {"steps": "iters", "samples": "samples"}.get(clock, f"tokens ({clock})"),
     }
     assert set(record) == set(GUARDED_SETTINGS)

@@ -9,6 +9,7 @@ GuardedSetting = Literal[
     "data",
     "tokenizer",
     "masking",
+    "documents",
     "split",
     "seq_length",
     "global_batch_size",
@@ -19,6 +20,8 @@ GuardedSetting = Literal[
     "layer_dropout",
     "full_from_step",
     "token_superposition",
+    "feedback",
+    "selective_backprop",
     "clock",
 ]
 GUARDED_SETTINGS: tuple[GuardedSetting, ...] = get_args(GuardedSetting)

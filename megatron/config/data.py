@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from data_efficiency.analysis.token_windows import MEGATRON_SPLIT
-from megatron.setting_rules import BERT_ONLY, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Settings
+from megatron.setting_rules import (
+    BERT_ONLY,
+    GPT_ONLY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SHARE,
+    Settings,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +32,13 @@ class DataConfig(Settings):
     """vocab.json of a GPT-2 tokenizer, instead of --tokenizer-file."""
     merge_file: str | None = None
     """merges.txt of a GPT-2 tokenizer, together with --vocab-file."""
+    reset_attention_mask: Annotated[bool, GPT_ONLY] = False
+    """GPT: attention stays inside documents, which the token that ends texts tells apart (tools/preprocess_data.py
+    --append-eod). Rows are computed in pieces, without a mask."""
+    reset_position_ids: Annotated[bool, GPT_ONLY] = False
+    """GPT: positions count from the first token of a document in a row, not from the row's."""
+    eod_mask_loss: Annotated[bool, GPT_ONLY] = False
+    """GPT: leave what follows the end of a text out of the loss."""
     mask_prob: Annotated[float, SHARE, BERT_ONLY] = 0.15
     """BERT: share of a sample's tokens to be guessed, 0 to 1."""
     mask_whole_words: Annotated[bool, BERT_ONLY] = False

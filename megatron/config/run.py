@@ -23,7 +23,14 @@ from megatron.config.logs import LoggingConfig, PretrainingLoggingConfig
 from megatron.config.model import ModelConfig
 from megatron.config.steps import StepConfig
 from megatron.config.training import TrainingConfig
-from megatron.setting_rules import BERT_ONLY, ONLY_FOR_BERT, Settings, require
+from megatron.setting_rules import (
+    BERT_ONLY,
+    GPT_ONLY,
+    ONLY_FOR_BERT,
+    ONLY_FOR_GPT,
+    Settings,
+    require,
+)
 
 Architecture = Literal["gpt", "bert", "gpt_finetuning", "vit_finetuning", "bert_finetuning"]
 SECTIONS = ("data_efficiency", "engine", "deepspeed")
@@ -80,10 +87,14 @@ class RunConfig(AnyRunConfig):
             self.data.seq_length,
             f"must be a multiple of --tensor-model-parallel-size ({share}), whose processes share each row",
         )
-        for one in fields(self.data):
-            if self.architecture == "gpt" and BERT_ONLY in DataConfig.marks.get(one.name, ()):
-                value = getattr(self.data, one.name)
-                require(value == one.default, one.name, value, ONLY_FOR_BERT)
+        other, rule = (
+            (BERT_ONLY, ONLY_FOR_BERT) if self.architecture == "gpt" else (GPT_ONLY, ONLY_FOR_GPT)
+        )
+        for group in (self.data, self.training):
+            for one in fields(group):
+                if other in group.marks.get(one.name, ()):
+                    value = getattr(group, one.name)
+                    require(value == one.default, one.name, value, rule)
 
     @property
     def num_whole_steps(self) -> int:

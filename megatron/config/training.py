@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from megatron.config.steps import StepConfig
-from megatron.setting_rules import NOT_NEGATIVE, POSITIVE, SHARE_BELOW_ONE, require
+from megatron.setting_rules import (
+    GPT_ONLY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    SHARE_BELOW_ONE,
+    require,
+)
 
 CompileMode = Literal["none", "model", "layers"]
 CompileLengths = Literal["dynamic", "static"]
@@ -65,6 +72,9 @@ class TrainingConfig(StepConfig):
     """Samples of linear warm-up; must be in the unit of the decay."""
     lr_warmup_tokens: Annotated[int, NOT_NEGATIVE] = 0
     """Tokens of linear warm-up; must be in the unit of the decay."""
+    selective_backprop: Annotated[float | None, SHARE, GPT_ONLY] = None
+    """GPT: learn from this share of a micro-batch's rows alone, those of the highest loss. A negative control: all rows are
+    computed, nothing is saved, and others found no gain (arXiv 2307.06440)."""
     ema_decay: Annotated[float | None, SHARE_BELOW_ONE] = None
     """Keep an exponential moving average of the weights, of which a step leaves this much to the next (0.999): evaluated and saved
     beside them, for a constant rate in the place of a decay."""
@@ -133,24 +143,14 @@ class TrainingConfig(StepConfig):
         """Setting -> whether it goes with layers that processes share, and why not, and what does."""
         yield "deepspeed", not self.deepspeed, "DeepSpeed's engine holds whole layers: take --fsdp"
         yield (
-            "fp16",
-            not self.fp16,
-            "partial sums of layers overflow float16 sooner than whole ones: take --bf16",
-        )
-        yield (
             "bf16_weights",
             not self.bf16_weights,
-            "partial sums would be rounded twice: --bf16 alone computes in bfloat16",
+            "no float32 copy of weights that are cut is kept: --bf16 alone computes in bfloat16",
         )
         yield (
             "compile",
             self.compile == "none",
             "code that waits for other processes within a layer is not compiled here: leave it out",
-        )
-        yield (
-            "optimizer",
-            self.optimizer != "muon",
-            "Muon needs whole matrices at each step: take adam, or --fsdp instead",
         )
         yield (
             "optimizer_implementation",

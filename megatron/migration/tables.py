@@ -177,8 +177,10 @@ PRETRAINING = Migration(
             "--tokenizer-file with the tokenizer.json that transformers makes of it",
         ),
         "--trust-remote-code": ("no code of a tokenizer is run", "--tokenizer-file tokenizer.json"),
-        "--reset-position-ids --reset-attention-mask --eod-mask-loss --use-dataset-only"
-        " --repeated-dataloader": ("samples are windows of running text", LEAVE_OUT),
+        "--use-dataset-only --repeated-dataloader": (
+            "samples are windows of running text",
+            LEAVE_OUT,
+        ),
         "--aml-data-download-path=": ("a corpus lies in files", "--data-path"),
         "--rampup-batch-size=*": ("all steps have one batch size", "--global-batch-size"),
         "--sgd-momentum=": ("weights are updated by AdamW", LEAVE_OUT),

@@ -5,6 +5,7 @@ from torch import nn
 
 from megatron.config import ModelConfig
 from megatron.model.attention_window import Window, attend_in_window
+from megatron.model.document_attention import attend_in_documents
 from megatron.model.optional_kernels import Attention, attend_automatically
 from megatron.model.rotary import apply_rotary
 
@@ -39,6 +40,7 @@ class SelfAttention(nn.Module):
         rotary_sin: torch.Tensor | None = None,
         window: Window | None = None,
         window_positions: torch.Tensor | None = None,
+        document_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The attention's result, [batch, sequence, hidden].
 
@@ -50,10 +52,21 @@ class SelfAttention(nn.Module):
             rotary_cos: [batch or 1, sequence, head_size], or None without rotary positions.
             window: how far causal attention looks; None: as far as it can. It goes with no mask.
             window_positions: int64 [batch or 1, sequence], the tokens' places in the whole row.
+            document_ids: int64 [batch, sequence], rising along a row: causal attention stays inside what has one
+                number; None: inside the row. It goes with no mask.
         """
         heads = self.heads(hidden_states, rotary_cos, rotary_sin)
         dropout = self.dropout if self.training else 0.0
-        if window is None:
+        if document_ids is not None:
+            context = attend_in_documents(
+                self.attend,
+                *heads,
+                document_ids=document_ids,
+                window=window,
+                positions=window_positions,
+                dropout=dropout,
+            )
+        elif window is None:
             context = self.attend(
                 *heads,
                 attention_mask=attention_mask,

@@ -71,24 +71,33 @@ def attend_in_window(
     Raises:
         ValueError: for a sliding window with dropped positions, or with attention dropout.
     """
-    is_whole = query.shape[2] == window.row_length
     if window.slides:
-        require(not dropout, "attention_dropout", dropout, "a sliding window has none: must be 0")
-        if not is_whole:
-            raise ValueError(
-                "a sliding window goes over whole rows, and some positions were dropped"
-            )
-        groups = query.shape[1] // key.shape[1]
-        key, value = (part.repeat_interleave(groups, 1) for part in (key, value))
-        return blocked_causal_attention(query, key, value, window.size)
+        return blocked_causal_attention(
+            *sliding_rows(window, dropout, query, key, value), window.size
+        )
 
     def rows(*heads: torch.Tensor) -> torch.Tensor:
         return attend(*heads, attention_mask=None, dropout=dropout, is_causal=True)
 
-    if is_whole:
+    if query.shape[2] == window.row_length:
         return _blocks_as_rows(rows, window.size, query, key, value)
     assert positions is not None
     return _fragments_as_rows(rows, window, positions, query, key, value)
+
+
+def sliding_rows(
+    window: Window, dropout: float, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Query, key and value with equally many heads, as the kernel of sliding windows takes them.
+
+    Raises:
+        ValueError: for dropped positions, or attention dropout.
+    """
+    require(not dropout, "attention_dropout", dropout, "a sliding window has none: must be 0")
+    if query.shape[2] != window.row_length:
+        raise ValueError("a sliding window goes over whole rows, and some positions were dropped")
+    groups = query.shape[1] // key.shape[1]
+    return query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
 
 
 def _blocks_as_rows(rows: Attend, size: int, *heads: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,22 @@
 """GPT: the language model with its output layer and loss."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 from torch import nn
 
+from data_efficiency import IGNORED_LABEL
 from data_efficiency.routing.bags import label_shares
 from megatron.config import ModelConfig
 from megatron.model.attention_window import make_window
-from megatron.model.language_model import LanguageModel, check_ids, initialize_weights
+from megatron.model.language_model import (
+    LanguageModel,
+    check_documents,
+    check_ids,
+    initialize_weights,
+)
 from megatron.model.output_loss import bag_correction, linear_cross_entropy_sum, output_logits
 from megatron.setting_rules import require
 
@@ -14,15 +24,19 @@ from megatron.setting_rules import require
 class GPTModel(nn.Module):
     """A decoder-only language model.
 
+    Args:
+        backpropagated_share: in training, learn from this share of a batch's rows alone, those of the highest loss;
+            None: from all.
+
     Sequence lengths come from the shapes of what it is given, up to the configured maximum.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, backpropagated_share: float | None = None) -> None:
         super().__init__()
         position, num_types = config.normalization_position, config.num_token_types
         require(position == "before", "normalization_position", position, "GPT has before only")
         require(num_types == 0, "num_token_types", num_types, "GPT has none: must be 0")
-        self.config = config
+        self.config, self.backpropagated_share = config, backpropagated_share
         self.compiles_loss = False
         """Whether the loss is compiled where that is faster; `compile_model` says so."""
         self.language_model = LanguageModel(config)
@@ -42,7 +56,7 @@ class GPTModel(nn.Module):
             return self.output_layer.weight
         return self.language_model.word_embeddings.weight
 
-    def forward(
+    def forward(  # noqa: PLR0913 - what a batch may have beside its tokens
         self,
         tokens: torch.Tensor,
         *,
@@ -51,7 +65,10 @@ class GPTModel(nn.Module):
         label_weights: torch.Tensor | None = None,
         attention_window: int | None = None,
         sliding_window: int | None = None,
-    ) -> torch.Tensor:
+        document_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        by_row: bool = False,
+    ) -> Any:
         """Logits [batch, sequence, padded vocabulary]; with labels, the sum of the token losses.
 
         Args:
@@ -64,13 +81,19 @@ class GPTModel(nn.Module):
             attention_window: positions of the blocks, side by side, that causal attention does not look out of;
                 None, or not below the sequence's length: no limit.
             sliding_window: or, positions that each token looks at, its own and those before it.
+            document_ids: int64 [batch, sequence], rising along a row: causal attention stays inside what has one
+                number. None: inside the row.
+            position_ids: int64 [batch, sequence], each below the sequence's length, such as places in a document;
+                None: places in the row.
+            by_row: tell the mean loss of each row as well.
 
         Returns:
-            With labels a float32 scalar: the sum, not the mean, over all positions with a label.
+            With labels a float32 scalar: the sum, not the mean, over all positions with a label; `by_row` this and the
+            rows' means, [batch], without a gradient.
 
         Raises:
             ValueError: if the sequence is too long, labels have another shape than tokens, an
-                id lies outside the vocabulary, or a window is below 1 or beside a mask.
+                id lies outside the vocabulary, a window is below 1 or beside a mask, or documents do not fit.
         """
         if labels is not None:
             if labels.shape[:2] != tokens.shape[:2] or labels.dim() not in (2, 3):
@@ -84,16 +107,63 @@ class GPTModel(nn.Module):
             raise ValueError(
                 "a window limits causal attention, and a mask replaces it: give one of them"
             )
-        hidden_states = self.language_model(tokens, attention_mask=attention_mask, window=window)
+        check_documents(tokens, attention_mask, document_ids, position_ids)
+        hidden_states = self.language_model(
+            tokens,
+            attention_mask=attention_mask,
+            window=window,
+            document_ids=document_ids,
+            position_ids=position_ids,
+        )
         if labels is None:
             return output_logits(hidden_states, self.output_weight)
         loss_sum = linear_cross_entropy_sum
         if torch.compiler.is_compiling():
             # Its loop over chunks would be compiled anew for each number of tokens.
             loss_sum = torch.compiler.disable(loss_sum)
+        loss_sum = partial(loss_sum, compiled=self.compiles_loss)
+        share = self.backpropagated_share if self.training else None
+        if by_row or share is not None:
+            loss, rows = _loss_by_row(loss_sum, hidden_states, self.output_weight, labels, share)
+            return (loss, rows) if by_row else loss
         if labels.dim() == 2:
-            return loss_sum(hidden_states, self.output_weight, labels, compiled=self.compiles_loss)
+            return loss_sum(hidden_states, self.output_weight, labels)
         shares = label_shares(labels, label_weights)
         first = labels.gather(2, shares.argmax(2, keepdim=True)).squeeze(2)
-        loss = loss_sum(hidden_states, self.output_weight, first, compiled=self.compiles_loss)
+        loss = loss_sum(hidden_states, self.output_weight, first)
         return loss + bag_correction(hidden_states, self.output_weight, labels, first, shares)
+
+
+def _loss_by_row(
+    loss_sum: Callable[..., torch.Tensor],
+    hidden_states: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    share: float | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The summed loss, and each row's mean, [batch], without a gradient.
+
+    Args:
+        share: of the rows that count, those of the highest loss, so much more that the sum is as that of all; None: all.
+
+    Raises:
+        ValueError: for bags of labels, which have no loss a token.
+    """
+    if labels.dim() != 2:
+        raise ValueError(
+            "rows of bags have no losses of their own: train without token superposition"
+        )
+    dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+    token_losses = torch.empty(labels.shape, dtype=dtype, device=labels.device)
+    with torch.set_grad_enabled(share is None and torch.is_grad_enabled()):
+        loss = loss_sum(hidden_states, weight, labels, token_losses=token_losses)
+    counted = (labels != IGNORED_LABEL).sum(1)
+    rows = token_losses.sum(1) / counted.clamp(min=1)
+    if share is None:
+        return loss, rows
+    kept = max(1, round(share * len(rows)))
+    others = torch.ones_like(counted, dtype=torch.bool)
+    others[rows.topk(kept).indices] = False
+    of_kept = labels.masked_fill(others[:, None], IGNORED_LABEL)
+    scale = counted.sum() / counted[~others].sum().clamp(min=1)
+    return loss_sum(hidden_states, weight, of_kept) * scale, rows

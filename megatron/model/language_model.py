@@ -43,6 +43,8 @@ class LanguageModel(nn.Module):
         attention_mask: torch.Tensor | None = None,
         token_types: torch.Tensor | None = None,
         window: Window | None = None,
+        document_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Hidden states [batch, sequence, hidden] after the last normalization.
 
@@ -52,6 +54,8 @@ class LanguageModel(nn.Module):
             token_types: int64 [batch, sequence], each below the number of token types; None for
                 type 0 everywhere.
             window: how far causal attention looks; None: as far as it can.
+            document_ids: int64 [batch, sequence], rising along a row: causal attention stays inside what has one number.
+            position_ids: int64 [batch or 1, sequence], each below the sequence's length; None: 0, 1, ... along each row.
 
         Raises:
             ValueError: if the sequence is too long or not a batch, or (on a CPU, where looking
@@ -61,20 +65,16 @@ class LanguageModel(nn.Module):
         hidden_states = self.word_embeddings(tokens)
         if tokens.dim() == 3:
             hidden_states = hidden_states.mean(2)
-        tables: dict[str, Any] = {}
+        tables: dict[str, Any] = {} if document_ids is None else {"document_ids": document_ids}
         if window is not None:
             places = torch.arange(tokens.shape[1], device=tokens.device)
             tables |= {"window": window, "window_positions": places.unsqueeze(0)}
         if self.config.use_rotary_position_embeddings:
-            tables["rotary_cos"], tables["rotary_sin"] = rotary_tables(
-                tokens.shape[1],
-                self.config.head_size,
-                self.config.rotary_position_embeddings_theta,
-                tokens.device,
-            )
+            tables |= self._rotary(tokens, position_ids)
         else:
-            positions = torch.arange(tokens.shape[1], device=tokens.device)
-            hidden_states = hidden_states + self.position_embeddings(positions)
+            if position_ids is None:
+                position_ids = torch.arange(tokens.shape[1], device=tokens.device)
+            hidden_states = hidden_states + self.position_embeddings(position_ids)
         if self.config.num_token_types:
             types = torch.zeros_like(tokens) if token_types is None else token_types
             hidden_states = hidden_states + self.token_type_embeddings(types)
@@ -86,6 +86,16 @@ class LanguageModel(nn.Module):
         if self.normalizes_before:
             hidden_states = self.final_layernorm(hidden_states)
         return hidden_states
+
+    def _rotary(
+        self, tokens: torch.Tensor, position_ids: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        """The rotary tables of the tokens' positions, by the names that layers call them."""
+        size, theta = self.config.head_size, self.config.rotary_position_embeddings_theta
+        tables = rotary_tables(tokens.shape[1], size, theta, tokens.device)
+        if position_ids is not None:
+            tables = tables[0][0][position_ids], tables[1][0][position_ids]
+        return dict(zip(("rotary_cos", "rotary_sin"), tables, strict=True))
 
     def _check(self, tokens: torch.Tensor, token_types: torch.Tensor | None) -> None:
         if tokens.dim() != 2 and (tokens.dim() != 3 or self.config.num_token_types):
@@ -116,6 +126,35 @@ def check_ids(ids: torch.Tensor, vocab_size: int, kind: str) -> None:
         raise ValueError(
             f"{kind} id {largest} is outside the vocabulary of {vocab_size} entries (--vocab-size): "
             "was the corpus made with another tokenizer?"
+        )
+
+
+def check_documents(
+    tokens: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    document_ids: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+) -> None:
+    """Raise ValueError unless documents and positions are those of the tokens.
+
+    What they hold is looked at on a CPU alone, as by `check_ids`.
+    """
+    for name, ids in (("document_ids", document_ids), ("position_ids", position_ids)):
+        if ids is not None and ids.shape != tokens.shape:
+            raise ValueError(
+                f"{name} have shape {tuple(ids.shape)}, tokens {tuple(tokens.shape)}: must be equal"
+            )
+    if document_ids is not None and attention_mask is not None:
+        raise ValueError(
+            "documents limit causal attention, and a mask replaces it: give one of them"
+        )
+    if document_ids is not None and _largest(document_ids[:, :-1] - document_ids[:, 1:]) > 0:
+        raise ValueError(
+            "document_ids fall along a row: each document's must be above those before it"
+        )
+    if position_ids is not None and _largest(position_ids) >= tokens.shape[1]:
+        raise ValueError(
+            f"position {_largest(position_ids)} is in a row of {tokens.shape[1]}: must be below its length"
         )
 
 

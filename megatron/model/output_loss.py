@@ -34,6 +34,7 @@ def linear_cross_entropy_sum(
     bias: torch.Tensor | None = None,
     *,
     compiled: bool = False,
+    token_losses: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The summed cross entropy of `hidden_states @ weight.T + bias`, over all labels but -100.
 
@@ -44,6 +45,7 @@ def linear_cross_entropy_sum(
         bias: [vocabulary], None for none.
         compiled: in training, compile what lies between a chunk's matrix products. On a CPU, where this
             gains nothing, it changes nothing.
+        token_losses: [...], of the sums' dtype, where each label's own goes, 0 for -100; no gradient flows through them.
 
     Returns:
         A scalar, float32 (float64 for float64 input). Under autocast the matrix products run in
@@ -51,6 +53,7 @@ def linear_cross_entropy_sum(
     """
     hidden_states = hidden_states.flatten(0, -2)
     labels = labels.flatten()
+    told = None if token_losses is None else token_losses.view(-1)
     device = hidden_states.device.type
     dtype = hidden_states.dtype
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
@@ -59,10 +62,13 @@ def linear_cross_entropy_sum(
         from megatron.model.vocabulary_parallel import shared_cross_entropy_sum  # noqa: PLC0415
 
         num_rows = max(1, min(_chunk_tokens(weight, dtype), len(labels)))
-        return shared_cross_entropy_sum(hidden_states, weight, labels, bias, dtype, num_rows)
+        return shared_cross_entropy_sum(
+            *(hidden_states, weight, labels, bias, dtype, num_rows), told
+        )
     if torch.is_grad_enabled() and (hidden_states.requires_grad or weight.requires_grad):
         total: torch.Tensor = _LinearCrossEntropySum.apply(
-            hidden_states, weight, labels, bias, dtype, compiled and device != "cpu"
+            *(hidden_states, weight, labels, bias, dtype, compiled and device != "cpu"),
+            told,
         )
         return total
     with torch.autocast(device, enabled=False):
@@ -75,11 +81,13 @@ def linear_cross_entropy_sum(
                 functional.linear(chunk, cast_weight, cast_bias).to(_sum_dtype(dtype)),
                 chunk_labels,
                 ignore_index=IGNORED_LABEL,
-                reduction="sum",
+                reduction="sum" if told is None else "none",
             )
             for chunk, chunk_labels in chunks
         ]
-        return torch.stack(losses).sum()
+        if told is None:
+            return torch.stack(losses).sum()
+        return told.copy_(torch.cat(losses)).sum()
 
 
 def output_logits(
@@ -154,6 +162,7 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         bias: torch.Tensor | None,
         dtype: torch.dtype,
         compiled: bool,
+        token_losses: torch.Tensor | None,
     ) -> torch.Tensor:
         sum_dtype = _sum_dtype(dtype)
         total = hidden_states.new_zeros((), dtype=sum_dtype)
@@ -174,8 +183,10 @@ class _LinearCrossEntropySum(torch.autograd.Function):
                 chunk = torch.mm(inputs, cast_weight.t(), out=logits[: len(inputs)])
                 if bias is not None:
                     chunk += bias.to(dtype)
-                loss, gradient = kernel(chunk, labels[rows], counted)
-                total += loss
+                losses, gradient = kernel(chunk, labels[rows], counted)
+                total += losses.sum()
+                if token_losses is not None:
+                    token_losses[rows] = losses.squeeze(1)
                 if bias_gradient is not None:
                     bias_gradient += gradient.t() @ counted.squeeze(1).to(dtype)
                 hidden_gradient[rows] = (gradient @ cast_weight) * counted
@@ -194,7 +205,7 @@ class _LinearCrossEntropySum(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, *gradients: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, None, torch.Tensor | None, None, None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, None, torch.Tensor | None, None, None, None]:
         (scale,) = gradients
         hidden_gradient, weight_gradient, bias_gradient = ctx.saved_tensors
         return (
@@ -204,11 +215,12 @@ class _LinearCrossEntropySum(torch.autograd.Function):
             None if bias_gradient is None else bias_gradient * scale.to(bias_gradient.dtype),
             None,
             None,
+            None,
         )
 
 
 Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""(logits, labels, counted) -> a chunk's loss and gradient, as `_fusible_loss_and_gradient` makes them."""
+"""(logits, labels, counted) -> the losses of a chunk's tokens, [tokens, 1], and gradient, as `_fusible_loss_and_gradient` makes them."""
 
 
 def _block_rows(numbers: torch.Tensor) -> int:
@@ -240,7 +252,7 @@ def _in_memory_of(logits: torch.Tensor, sum_dtype: torch.dtype) -> Kernel:
             _losses_and_gradient(block, block_targets, probabilities)
             for block, block_targets in zip(chunk.split(size), targets.split(size), strict=True)
         ]
-        return torch.cat(token_losses).masked_fill(~counted, 0).sum(), chunk
+        return torch.cat(token_losses).masked_fill(~counted, 0), chunk
 
     return computed
 
@@ -264,7 +276,7 @@ def _compiled_loss_and_gradient() -> Kernel:
 def _fusible_loss_and_gradient(
     logits: torch.Tensor, labels: torch.Tensor, counted: torch.Tensor
 ) -> torch.Tensor:
-    """The chunk's loss; its gradient takes the logits' place. As `_losses_and_gradient`, but for a compiler.
+    """The losses of a chunk's tokens; its gradient takes the logits' place. As `_losses_and_gradient`, but for a compiler.
 
     No tensor of the logits' shape but themselves reaches memory: what is wider, and which logit is the
     label's, are made in registers.
@@ -277,7 +289,7 @@ def _fusible_loss_and_gradient(
     token_losses = largest + totals.log() - wide.gather(1, targets)
     is_target = torch.arange(logits.shape[1], device=logits.device) == targets
     logits.copy_(exponentials / totals - is_target.to(wide.dtype))
-    return token_losses.masked_fill(~counted, 0).sum()
+    return token_losses.masked_fill(~counted, 0)
 
 
 def _losses_and_gradient(

@@ -71,6 +71,7 @@ class TransformerLayer(nn.Module):
         rotary_sin: torch.Tensor | None = None,
         window: Window | None = None,
         window_positions: torch.Tensor | None = None,
+        document_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The new hidden states, [batch, sequence, hidden]; arguments as in `SelfAttention`.
 
@@ -78,7 +79,7 @@ class TransformerLayer(nn.Module):
         """
         arguments = (
             *(hidden_states, attention_mask, rotary_cos, rotary_sin),
-            *(window, window_positions),
+            *(window, window_positions, document_ids),
         )
         if self.recompute_activations and self.training and torch.is_grad_enabled():
             recomputed: torch.Tensor = checkpoint(self._compute, *arguments, use_reentrant=False)
@@ -93,6 +94,7 @@ class TransformerLayer(nn.Module):
         rotary_sin: torch.Tensor | None,
         window: Window | None,
         window_positions: torch.Tensor | None,
+        document_ids: torch.Tensor | None,
     ) -> torch.Tensor:
         attention = self.self_attention(
             self.input_layernorm(hidden_states) if self.normalizes_before else hidden_states,
@@ -101,6 +103,7 @@ class TransformerLayer(nn.Module):
             rotary_sin=rotary_sin,
             window=window,
             window_positions=window_positions,
+            document_ids=document_ids,
         )
         hidden_states = hidden_states + self._drop(attention)
         normalized = self.post_attention_layernorm(hidden_states)

@@ -38,6 +38,7 @@ def shared_cross_entropy_sum(
     bias: torch.Tensor | None,
     dtype: torch.dtype,
     num_rows: int,
+    token_losses: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The summed cross entropy over all labels but -100, as `linear_cross_entropy_sum`; the same on every process.
 
@@ -48,6 +49,7 @@ def shared_cross_entropy_sum(
         bias: [vocabulary], cut alike; None for none.
         dtype: of matrix products.
         num_rows: tokens whose logits are in memory at once.
+        token_losses: [tokens], where each label's own goes, 0 for -100; None: nowhere.
     """
     assert isinstance(weight, DTensor)
     group = weight.device_mesh.get_group()
@@ -55,7 +57,9 @@ def shared_cross_entropy_sum(
     own = weight.to_local()
     first = torch.distributed.get_rank(group) * len(own)
     way = _Way(dtype=dtype, num_rows=num_rows, first_word=first, group=group)
-    total: torch.Tensor = _SharedCrossEntropySum.apply(hidden_states, own, labels, own_bias, way)
+    total: torch.Tensor = _SharedCrossEntropySum.apply(
+        hidden_states, own, labels, own_bias, way, token_losses
+    )
     return total
 
 
@@ -81,6 +85,7 @@ class _SharedCrossEntropySum(torch.autograd.Function):
         labels: torch.Tensor,
         bias: torch.Tensor | None,
         way: _Way,
+        token_losses: torch.Tensor | None,
     ) -> torch.Tensor:
         dtype, num_rows = way.dtype, way.num_rows
         wide = torch.promote_types(dtype, torch.float32)
@@ -100,7 +105,10 @@ class _SharedCrossEntropySum(torch.autograd.Function):
                 counted = labels[rows] != IGNORED_LABEL
                 own_labels = labels[rows] - way.first_word
                 losses, gradient = _losses_and_gradient(logits, own_labels, way.group)
-                total += losses.masked_fill(~counted, 0).sum()
+                losses = losses.masked_fill(~counted, 0)
+                total += losses.sum()
+                if token_losses is not None:
+                    token_losses[rows] = losses
                 if not is_trained:
                     continue
                 gradient *= counted.unsqueeze(1)
@@ -123,7 +131,7 @@ class _SharedCrossEntropySum(torch.autograd.Function):
             for saved in ctx.saved_tensors
         ]
         hidden_gradient, weight_gradient, bias_gradient = scaled
-        return hidden_gradient, weight_gradient, None, bias_gradient, None
+        return hidden_gradient, weight_gradient, None, bias_gradient, None, None
 
 
 def _losses_and_gradient(

@@ -10,6 +10,7 @@ from data_efficiency.accounting import (
     Counters,
     LearningRate,
     ModelShape,
+    SkippedRows,
     StepShape,
     actual_seq_length,
     layer_tokens,
@@ -253,3 +254,21 @@ def test_kept_tokens_lie_evenly_in_the_windows():
     counted = kept**2 - spared // (3 * 4 * GPT.query_size)
     assert counted == kept**2 * window // length
     assert counted == pytest.approx(mean, rel=0.06)
+
+
+@given(st.integers(1, 5), st.integers(1, 12), st.integers(1, 12), st.integers(0, 5))
+def test_documents_spare_the_pairs_they_do_not_hold(rows, length, kept, skipping):
+    """Of whole rows as one document each, nothing; else in proportion in each kind of layer."""
+    shape = StepShape(
+        num_rows=rows,
+        sequence_length=length,
+        num_dropping_layers=2,
+        kept_length=min(kept, length),
+        skipped=(SkippedRows(num_layers=1, num_rows=min(skipping, rows), drops_tokens=False),),
+    )
+    whole = replace(shape, document_pairs=rows * length**2)
+    assert training_flops(whole, GPT) == training_flops(shape, GPT)
+    half = replace(shape, document_pairs=rows * length**2 // 2)
+    assert half.pairs_in(rows, length) == rows * length**2 // 2
+    assert half.pairs_in(rows, min(kept, length)) <= rows * min(kept, length) ** 2 / 2
+    assert training_flops(half, GPT) < training_flops(shape, GPT)

@@ -67,6 +67,16 @@ def test_an_order_longer_than_training():
     assert warnings(sorted_config(order={"pass_samples": 320})) == []
 
 
+@pytest.mark.parametrize(("delay", "first"), [(1, 9), (8, 9), (9, 17), (13, 17)])
+def test_pools_that_follow_losses_are_not_known(delay, first):
+    feedback = {"policy": "high_loss", "kept_share": 0.5, "refresh_steps": 8, "delay_steps": delay}
+    content = config(feedback=feedback)
+    assert f"drawn from step {first} on follows the run's losses" in the_warning(content)
+    found = the_warning(content, num_steps=first - 1)
+    assert f"feedback never ranks: values are known from step {first} on" in found
+    assert {plan(content).pool_size(step) for step in (1, 20)} == {950}
+
+
 def test_curriculum_longer_than_training():
     found = the_warning(config({"voc": metric()}), num_steps=11)
     assert "curriculum longer than training: voc is at 9" in found

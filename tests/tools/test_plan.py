@@ -50,6 +50,14 @@ def test_table_saving_and_warnings(path, capsys):
     assert lines[-3].startswith("warning: the learning rate outruns the curriculum")
 
 
+def test_what_follows_from_the_data_alone_is_said(capsys):
+    flags = ["--config", "gpt_baseline_300b", "--num-samples", "1000", "--eod-mask-loss"]
+    assert plan.main(flags) == 0
+    assert "\n--eod-mask-loss: how many documents end is not planned" in capsys.readouterr().out
+    assert plan.main([*flags[:-1], "--reset-attention-mask"]) == 0
+    assert "\n--reset-attention-mask: how long documents are is not" in capsys.readouterr().out
+
+
 def test_indexes_from_the_command_line(path, tmp_path, capsys):
     DifficultyIndex.write(
         tmp_path / "voc", np.arange(800), metric="voc", dataset_identity={"name": "x"}
@@ -241,10 +249,10 @@ def test_memory_of_a_recipe(capsys):
 
 def test_meshes_are_planned_for_a_model_that_can_be_cut(capsys):
     flags = ["--config", "gpt_cl_ltd_300b", "--num-samples", "1000000", "--rows", "2"]
-    flags += ["--data-parallel-size", "8", "--device-memory", "9.8e9"]
+    flags += ["--data-parallel-size", "8", "--device-memory", "8.95e9"]
     assert plan.main(flags) == 0
     assert (
-        "the first that fits 9.8G: TP 2 x FSDP2, stage 2, layers recomputed"
+        "the first that fits 8.95G: TP 2 x FSDP2, stage 2, layers recomputed"
         in capsys.readouterr().out
     )
     # Half a head is none.

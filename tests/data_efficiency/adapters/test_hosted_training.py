@@ -166,6 +166,12 @@ def test_a_batch_from_elsewhere_is_refused():
         training.finish_micro_batch()
 
 
+def test_losses_that_a_host_does_not_tell():
+    feedback = {"policy": "high_loss", "kept_share": 0.5, "refresh_steps": 8, "delay_steps": 2}
+    with pytest.raises(ConfigError, match="losses of rows, which the host does not tell"):
+        hosted({"data_efficiency": {"data_sampling": {"feedback": feedback}}})
+
+
 def test_a_state_of_another_step_or_another_run_is_refused():
     model = make_model()
     training = hosted(model=model)

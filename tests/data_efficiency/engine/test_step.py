@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from data_efficiency.engine.step import (
     mean_losses,
     mean_losses_over,
     named,
+    pairs_in_documents,
     reduce_step,
     refuse_non_finite,
 )
@@ -83,7 +85,7 @@ class OfFour(Ranks):
         return rows
 
 
-NUM_COUNTS = 6
+NUM_COUNTS = 8
 
 
 def test_of_processes_that_share_rows_one_is_counted_and_all_are_heard():
@@ -112,3 +114,32 @@ def test_means_and_sums_count_rows_once():
     ranks = Of(world=4, data_parallel_size=2, tensor_parallel_size=2)
     assert mean_losses_over(ranks, [3.0], [2]) == [1.5]
     assert ranks.sums([5, 7]) == [10, 14]
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=7, max_size=7), min_size=1, max_size=3),
+    st.one_of(st.none(), st.integers(1, 7)),
+    st.booleans(),
+)
+def test_pairs_in_documents_are_a_brute_force_count(steps, window, slides):
+    """Twice the pairs that may look at each other, less those of a token with itself."""
+    ids = torch.tensor(steps).cumsum(1)
+    shape = StepShape(
+        num_rows=len(ids), sequence_length=7, attention_window=window, window_slides=slides
+    )
+    size = window or 7
+    pairs = sum(
+        row[query] == row[key] and (query - key < size if slides else query // size == key // size)
+        for row in ids.tolist()
+        for query in range(7)
+        for key in range(query + 1)
+    )
+    assert pairs_in_documents(ids, shape) == 2 * pairs - ids.numel()
+
+
+def test_the_attended_share_is_that_of_all_rows_that_tell_documents():
+    plain = StepShape(num_rows=2, sequence_length=4)
+    told = [StepShape(num_rows=2, sequence_length=4, document_pairs=pairs) for pairs in (20, 32)]
+    arguments = {"num_layers": 1, "model_shape": None, "num_samples": 1}
+    assert reduce_step(Ranks(), [plain], **arguments).attended_share is None
+    assert reduce_step(Ranks(), told, **arguments).attended_share == 52 / 64

@@ -6,17 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
 
-from tests.data_efficiency.engine.two_ranks import MODES, STEPS
+from tests.data_efficiency.engine.two_ranks import MODES, STEPS, WHOLE_GROUPS
 
 ROOT = Path(__file__).resolve().parents[3]
 SHARDED = ("torch", "fsdp2", "fsdp3", "zero0", "zero1", "zero2", "zero3")
 MICRO_BATCH_SIZES = [2, *(pytest.param(size, marks=pytest.mark.full) for size in (8, 1))]
 # Shapes of the other modes depend on how the rows are split into micro-batches.
-SPLIT_FREE = ("truncate", "none", "bags", "routes")
+SPLIT_FREE = ("truncate", "none", "bags", "causal", "feedback", "routes")
 
 
 def run(folder, num_processes, micro, *engines):
@@ -73,7 +74,7 @@ def assert_equal(found, expected):
         for name, loss in right["losses"].items():
             assert left["losses"][name] == pytest.approx(loss, abs=1e-5)
         assert left["norm"] == pytest.approx(right["norm"], rel=1e-4)
-        for name in ("num_terms", "counters", "lengths", "rate"):
+        for name in ("num_terms", "counters", "lengths", "rate", "samples"):
             assert left[name] == right[name], name
     torch.testing.assert_close(
         torch.tensor(found_weights["weights"]),
@@ -87,7 +88,7 @@ def assert_equal(found, expected):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("micro", MICRO_BATCH_SIZES)
 def test_two_processes_train_as_one(alone, pair, engine, mode, micro):
-    if (mode, micro) == ("routes", 1):
+    if mode in WHOLE_GROUPS and micro == 1:
         pytest.skip("a row alone is no group of rows")
     assert_equal(read(pair, engine, mode, micro), read(alone, "torch", mode, micro))
     assert read(pair, engine, mode, micro)[:-1] == read(pair, engine, mode, micro, rank=1)[:-1]
@@ -96,7 +97,7 @@ def test_two_processes_train_as_one(alone, pair, engine, mode, micro):
 @pytest.mark.parametrize("mode", SPLIT_FREE)
 @pytest.mark.parametrize("micro", [2, 1])
 def test_micro_batches_are_only_a_split(alone, mode, micro):
-    if (mode, micro) == ("routes", 1):
+    if mode in WHOLE_GROUPS and micro == 1:
         pytest.skip("a row alone is no group of rows")
     assert_equal(read(alone, "torch", mode, micro), read(alone, "torch", mode, 8))
 
@@ -117,6 +118,17 @@ def test_rows_skip_layers_until_the_last_step(alone):
     kept = [step["lengths"][1] for step in steps[:-1]]
     # Half of the rows skip each layer; three layers see the kept tokens of the others.
     assert added[:-1] == [rows // 2 * (3 * one + length) for one in kept]
+
+
+def test_samples_follow_the_losses_of_rows(alone):
+    """The third round draws from rows without a value, and the half with the larger ones."""
+    steps = read(alone, "torch", "feedback", 8)[:-1]
+    known = {}
+    for step in steps[:4]:
+        known |= dict(zip(step["samples"], np.float32(step["rows"]).tolist(), strict=True))
+    out = sorted(known, key=known.get)[: len(known) // 2]
+    assert len(out) > 8
+    assert not set(out) & {sample for step in steps[4:] for sample in step["samples"]}
 
 
 def test_bags_read_twice_as_much_for_the_same_positions(alone):

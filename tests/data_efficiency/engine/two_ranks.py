@@ -12,10 +12,13 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 import data_efficiency
 from data_efficiency import (
     NonFiniteError,
+    accept_bags,
     bag_loss_sum,
     convert_to_random_ltd,
     leave_ranks,
@@ -23,7 +26,9 @@ from data_efficiency import (
 )
 
 ROWS, LENGTH, VOCABULARY, STEPS = 16, 12, 32, 6
-MODES = ("truncate", "reshape", "trim_padding", "none", "bags", "routes")
+MODES = ("truncate", "reshape", "trim_padding", "none", "bags", "feedback", "causal", "routes")
+WHOLE_GROUPS = ("causal", "routes")
+"""A row alone is no group of rows."""
 
 
 class Layer(nn.Module):
@@ -58,6 +63,17 @@ class Model(nn.Module):
         for layer in self.layers:
             hidden = layer(hidden, mask=attention_mask[:, None, None])
         return self.scores(hidden)
+
+
+def causal_model():
+    """A model of Hugging Face, whose embeddings are its scores, too."""
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    return LlamaForCausalLM(
+        LlamaConfig(
+            **sizes, **heads, vocab_size=VOCABULARY, initializer_range=0.3, tie_word_embeddings=True
+        )
+    )
 
 
 class Rows(torch.utils.data.Dataset):
@@ -133,7 +149,7 @@ def settings(mode, micro, stage):
         },
     }
     sampling = content["data_efficiency"]["data_sampling"] = {"num_epochs": 1}
-    if mode == "routes":
+    if mode in WHOLE_GROUPS:
         routing = content["data_efficiency"]["data_routing"]
         routing["random_ltd"] |= {
             "random_ltd_layer_num": 3,
@@ -148,10 +164,16 @@ def settings(mode, micro, stage):
             "keep_schedule": {"min_value": 50, "schedule_type": "constant"},
         }
         routing["full_from_step"] = STEPS - 1
-    elif mode == "bags":
+    if mode == "feedback":
+        policy = {"policy": "high_loss", "kept_share": 0.5, "refresh_steps": 2, "delay_steps": 1}
+        sampling["feedback"] = policy
+    elif mode in ("bags", "causal"):
         bags = {"enabled": True, "bag_size": 2, "num_steps": 2, "label_weights": "power_law"}
-        content["data_efficiency"]["data_routing"]["token_superposition"] = bags
-    elif mode != "none":
+        routing = content["data_efficiency"]["data_routing"]
+        routing["token_superposition"] = bags
+        if mode == "causal":
+            routing["random_ltd"]["model_mask_name"] = "attention_mask"
+    elif mode not in ("none", "routes"):
         sampling["curriculum_learning"] = {"enabled": True, "curriculum_metrics": {"shape": plan}}
     if stage is not None:
         content |= {"zero_optimization": {"stage": stage}, "zero_allow_untested_optimizer": True}
@@ -163,23 +185,33 @@ def make_engine(mode, micro, name, **sections):
     """An engine on a fresh model that drops tokens."""
     torch.manual_seed(0)
     stage = None if name == "torch" else int(name[-1])
+    is_causal = mode == "causal"
     engine, _, loader, _ = data_efficiency.initialize(
-        model=Model(),
+        model=causal_model() if is_causal else Model(),
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5),
-        training_data=PlainRows() if mode == "bags" else Rows(),
+        training_data=PlainRows() if mode in ("bags", "causal") else Rows(),
         config=settings(mode, micro, stage) | sections,
         engine="deepspeed" if name.startswith("zero") else "torch",
     )
+    if is_causal:
+        return convert_to_random_ltd(accept_bags(engine), LlamaDecoderLayer), loader
     return convert_to_random_ltd(engine, Layer), loader
+
+
+def scores_of(engine, batch):
+    if isinstance(engine.module, LlamaForCausalLM):
+        return engine(input_ids=batch["input_ids"]).logits
+    mask = batch.get("attention_mask", torch.ones(batch["input_ids"].shape[:2]).long())
+    return engine(batch["input_ids"], attention_mask=mask)
 
 
 def train(engine, loader, rehearse=False):
     """The user's loop: what each step came to; each may be rehearsed, twice."""
 
     def losses(batch):
-        mask = batch.get("attention_mask", torch.ones(batch["input_ids"].shape[:2]).long())
-        scores = engine(batch["input_ids"], attention_mask=mask)
+        scores = scores_of(engine, batch)
         summed = bag_loss_sum(scores, batch["labels"], batch.get("label_weights"))
+        engine.note_rows(scores.square().mean((1, 2)))
         return {"token": summed, "size": 0.1 * scores.square().mean((1, 2)).sum()}
 
     def terms(batch):
@@ -199,6 +231,8 @@ def train(engine, loader, rehearse=False):
                 "lengths": [step.sequence_length, step.kept_length, step.actual_seq_length],
                 "rate": step.learning_rate,
                 "norm": step.grad_norm,
+                "samples": loader.plan.batch.samples.tolist(),
+                "rows": step.row_values.tolist(),
             }
         )
     return steps
@@ -253,8 +287,7 @@ def main():
     """Every engine in every mode."""
     folder, micro = Path(sys.argv[1]), int(sys.argv[2])
     for name in sys.argv[3:]:
-        # A row alone is no group of rows.
-        for mode in MODES[: len(MODES) - (micro == 1)]:
+        for mode in MODES[: -len(WHOLE_GROUPS)] if micro == 1 else MODES:
             engine, loader = make_engine(mode, micro, name)
             steps = train(engine, loader)
             weights = [tensor.gather().flatten() for tensor in engine.whole_weights()]

@@ -8,6 +8,7 @@ timm = pytest.importorskip("timm", reason="timm and torchvision need an environm
 
 from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402
 
+from data_efficiency.config import DataEfficiencyConfig, LayerDropout, RandomLTD  # noqa: E402
 from data_efficiency.routing.random_ltd import convert_to_random_ltd  # noqa: E402
 from tests.data_efficiency.routing.reference_loop import (  # noqa: E402
     drop_in_a_loop,
@@ -16,6 +17,8 @@ from tests.data_efficiency.routing.reference_loop import (  # noqa: E402
 from tests.data_efficiency.small_models import KEPT, NUM_LAYERS, ROWS, dropping  # noqa: E402
 
 NUM_TOKENS = 17
+SCHEDULE = {"start": KEPT, "end": KEPT, "steps": 1, "step_size": 1}
+SKIP = LayerDropout(start=67, end=67, steps=1, rows_per_group=ROWS, depth="uniform")
 
 
 def make_model():
@@ -79,3 +82,82 @@ def test_weights_load_into_the_plain_model():
         model.blocks[1].mlp.fc1.weight.add_(1.0)
     plain.load_state_dict(model.state_dict())
     assert torch.equal(plain.eval()(images()), model.eval()(images()))
+
+
+ROUTES = {
+    "tokens": [RandomLTD(**SCHEDULE, layers=[1, 2])],
+    "span": [RandomLTD(**SCHEDULE, layers=[[1, 2]], always_keep=[0])],
+    "rows": [SKIP],
+    "both": [RandomLTD(**SCHEDULE, layers=[[1, 2]]), SKIP],
+}
+
+
+def routed(kind, **settings):
+    model, section = make_model(), DataEfficiencyConfig.of(*ROUTES[kind], seed=3, **settings)
+    return convert_to_random_ltd(model, Block, section)
+
+
+def loss_from(output):
+    return torch.nn.functional.cross_entropy(output, torch.arange(ROWS))
+
+
+def loss_of(model, step=3):
+    model.random_ltd_scheduler.set_position(step, 2 * ROWS)
+    return loss_from(model(images()))
+
+
+def by_hand(blocks, draw):
+    """Makes each block treat every row by itself: at its kept positions, or not at all."""
+
+    def slow(original, subsets, rows):
+        def forward(hidden, attn_mask=None, **nothing):
+            result = []
+            for row, whole in enumerate(hidden):
+                kept = torch.arange(len(whole)) if subsets is None else subsets[row]
+                before = whole[kept][None]
+                change = (original(before) - before)[0] * (1 if rows is None else ROWS / len(rows))
+                skips = rows is not None and row not in rows
+                result.append(whole if skips else whole.index_add(0, kept, change))
+            return torch.stack(result)
+
+        return forward
+
+    for number, block in enumerate(blocks):
+        subsets = None
+        if draw.positions is not None and number in (1, 2):
+            subsets = draw.positions[min(number - 1, len(draw.positions) - 1)]
+        block.forward = slow(block.forward, subsets, draw.rows[number] if draw.rows else None)
+
+
+@pytest.mark.parametrize("kind", ROUTES)
+def test_every_route_is_that_of_a_loop_by_hand(kind):
+    model, slow = routed(kind), make_model()
+    loss_of(model).backward()
+    draw = model.random_ltd_scheduler.draw
+    assert kind in ("tokens", "rows") or len(draw.positions) == 1
+    assert kind in ("tokens", "span") or [len(one) for one in draw.rows] == [2] * NUM_LAYERS
+    by_hand(slow.blocks, draw)
+    output = slow(images())
+    loss_from(output).backward()
+    torch.testing.assert_close(loss_of(model), loss_from(output))
+    wanted = dict(slow.named_parameters())
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[name].grad, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ROUTES)
+def test_it_trains_evaluates_plainly_and_its_weights_go_elsewhere(kind):
+    model, plain = routed(kind, full_from_step=9), make_model()
+    assert torch.equal(loss_of(model.eval()), loss_from(plain.eval()(images())))
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-2), []
+    for step in range(10):
+        loss = loss_of(model.train(), step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss_of(model.eval()).item())
+    assert losses[-1] < 0.7 * losses[0]
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(plain(images()), model(images()))
+    # In the last phase training computes everything, too.
+    assert torch.equal(loss_of(model.train(), 9), loss_from(plain.train()(images())))

@@ -211,6 +211,13 @@ def test_what_the_last_row_repeats_is_context_only():
     assert cut["labels"].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [-100, -100, 9, 10]]
 
 
+def test_documents_of_different_rows_stay_apart():
+    """Also where the last row begins inside the row before; numbers go on rising."""
+    documents = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 0, 0, 2]])
+    cut = reshape({**numbered_batch(2, 5), "document_ids": documents}, 4)["document_ids"]
+    assert cut.tolist() == [[0, 0, 1, 1], [1, 3, 3, 3], [3, 3, 3, 5]]
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [

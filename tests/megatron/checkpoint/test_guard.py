@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from data_efficiency import load_config
-from data_efficiency.sampling.sampler import SamplerIdentity
+from data_efficiency.sampling.sampler_state import SamplerIdentity
 from megatron.checkpoint.guard import (
     differences,
     guarded_record,
@@ -107,6 +107,7 @@ def record(
     values="f00d",
     clock="steps",
     row_shares=1,
+    architecture="bert",
     **settings,
 ):
     """The record of a run; keyword arguments are what is other than usual."""
@@ -133,7 +134,7 @@ def record(
         group = next(key for key, part in groups.items() if hasattr(part, name))
         groups[group] = replace(groups[group], **{name: value})
     made = guarded_record(
-        RunConfig(architecture="bert", **groups),
+        RunConfig(architecture=architecture, **groups),
         data_efficiency=parsed,
         dataset_identity=IDENTITY | dict(identity),
         sampler_identity=SamplerIdentity(
@@ -240,3 +241,12 @@ def test_models():
     assert model_differences(saved, replace(config, hidden_size=96)) == [
         "--hidden-size is 96 here and 768 there"
     ]
+
+
+def test_documents_of_other_flags_are_noticed():
+    """Where none is given, the record is that of a checkpoint from before there were any."""
+    plain, masked = record(), record(architecture="gpt", reset_attention_mask=True)
+    both = record(architecture="gpt", reset_attention_mask=True, eod_mask_loss=True)
+    assert plain["documents"] is None
+    assert [found.field for found in differences(plain, masked)] == ["documents"]
+    assert [found.field for found in differences(masked, both)] == ["documents.eod_mask_loss"]

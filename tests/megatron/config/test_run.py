@@ -34,6 +34,13 @@ def test_a_gpt_takes_no_settings_of_berts(values):
         config("gpt", **values)
 
 
+@pytest.mark.parametrize("name", ["reset_attention_mask", "reset_position_ids", "eod_mask_loss"])
+def test_a_bert_takes_no_settings_of_gpts(name):
+    assert getattr(config(**{name: True}).data, name)
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} is True: .* pretrain_gpt.py"):
+        config("bert", **{name: True})
+
+
 def test_a_bert_writes_no_texts():
     with pytest.raises(ValueError, match="a BERT writes no texts"):
         config("bert", logging={"sample_prompts": ("once",)})

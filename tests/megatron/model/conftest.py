@@ -14,10 +14,21 @@ WORKER = Path(__file__).with_name("tensor_parallel_worker.py")
 
 
 @pytest.fixture(scope="session")
-def found(tmp_path_factory, worker_id):
-    """What each of the two processes found; of several test processes one starts them."""
+def few(tmp_path_factory, worker_id):
+    """What each of the two processes found in the cases of every push."""
+    return _found(tmp_path_factory, worker_id, "few")
+
+
+@pytest.fixture(scope="session")
+def others(tmp_path_factory, worker_id):
+    """What they found in the others."""
+    return _found(tmp_path_factory, worker_id, "others")
+
+
+def _found(tmp_path_factory, worker_id, which):
+    """Of several test processes one starts them."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "tensor_parallel"
+    folder = (base if worker_id == "master" else base.parent) / f"tensor_parallel_{which}"
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
             partial = folder.with_suffix(".partial")
@@ -25,7 +36,7 @@ def found(tmp_path_factory, worker_id):
             done = subprocess.run(
                 [
                     *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"),
-                    *("--standalone", str(WORKER), str(partial)),
+                    *("--standalone", str(WORKER), str(partial), which),
                 ],
                 cwd=ROOT,
                 env={"PATH": "", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},

@@ -52,9 +52,11 @@ ROUTES = {
     "rows": lambda number: [kept(number), SKIP],
 }
 WINDOWS = {"windows": {"attention_window": 4}, "sliding": {"sliding_window": 5}}
+FEW = [("learned", "dropping"), ("modern", "span"), ("bert", "dropping")]
 CASES = [
-    *((model, "dropping") for model in MODELS),
-    *(("modern", route) for route in ROUTES if route != "dropping"),
+    *FEW,
+    *((model, "dropping") for model in ("modern", "untied", "bert_after")),
+    *(("modern", route) for route in ("none", "span_of_all", "scaled", "rows")),
     ("learned", "recomputed"),
     ("modern", "windows"),
     ("learned", "windows"),
@@ -272,11 +274,6 @@ def refused():
         lambda: initialize(model=make("modern"), config=config, engine="deepspeed"),
         lambda: initialize(
             model=make("modern"),
-            config=config | {"fp16": {"enabled": True}},
-            tensor_parallel=tensor_parallel(model),
-        ),
-        lambda: initialize(
-            model=make("modern"),
             config=config | {"bf16": {"enabled": True}},
             tensor_parallel=tensor_parallel(model),
             bf16_weights=True,
@@ -356,18 +353,29 @@ def chunked():
     return max(largest_gap(*both) for both in zip(*results, strict=True))
 
 
-def main(folder):
-    found = {}
+def few():
+    return {
+        "vocabulary": shared_vocabulary(),
+        "chunked": chunked(),
+        "dropout": dropped_by_dropout(),
+        "refused": refused(),
+        **{f"{name} {route}": compare(name, route) for name, route in FEW},
+    }
+
+
+def others():
+    return {
+        "kept": [kept_for_backward(*kind) for kind in KINDS],
+        **{f"{name} {route}": compare(name, route) for name, route in CASES[len(FEW) :]},
+    }
+
+
+def main(folder, which):
     dist.init_process_group("gloo")
-    found["vocabulary"], found["chunked"] = shared_vocabulary(), chunked()
-    for name, route in CASES:
-        found[f"{name} {route}"] = compare(name, route)
-    found["dropout"] = dropped_by_dropout()
-    found["refused"] = refused()
-    found["kept"] = [kept_for_backward(*kind) for kind in KINDS]
+    found = few() if which == "few" else others()
     (Path(folder) / f"{dist.get_rank()}.json").write_text(json.dumps(found))
     leave_ranks()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

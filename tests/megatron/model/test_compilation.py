@@ -182,3 +182,27 @@ def test_a_few_pieces_of_code_serve_all_windows(kind, drops):
             losses.append(model(tokens, labels=tokens, **{kind: size}).item())
     assert losses[::2] == pytest.approx(losses[1::2])
     assert compilation.num_compilations() - before <= 5
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("drops", [False, True])
+@pytest.mark.parametrize("mode", ["model", "layers"])
+def test_documents_are_cut_outside_compiled_code(mode, drops, recompute):
+    """However many there are, and however long: the same loss, and no more code."""
+    plain, compiled = (make_model(recompute_activations=recompute) for _ in "ab")
+    compile_model(compiled, mode, backend="eager")
+    for model in (plain, compiled) if drops else ():
+        attach(model)
+    losses, pieces = [], []
+    tokens = torch.arange(LONGEST).repeat(2, 1)
+    for step, size in enumerate((3, 7, 16, 40)):
+        ids = (tokens // size).contiguous()
+        for model in (plain, compiled):
+            if drops:
+                model.random_ltd_scheduler.set_position(step, 0)
+            loss = model(tokens, labels=tokens, document_ids=ids, position_ids=tokens % size)
+            loss.backward()
+            losses.append(loss.item())
+        pieces.append(compilation.num_compilations())
+    assert losses[::2] == pytest.approx(losses[1::2])
+    assert pieces[1] == pieces[-1]

@@ -72,3 +72,45 @@ def test_the_output_layer_is_the_embedding_unless_untied():
 def test_bad_labels_are_refused(labels, message):
     with pytest.raises(ValueError, match=message):
         make_model()(batch()[0], labels=labels)
+
+
+def rows_with_few_labels():
+    tokens = torch.randint(0, 60, (5, 16), generator=torch.Generator().manual_seed(3))
+    labels = tokens.roll(-1, 1).clone()
+    labels[1, 4:], labels[3] = -100, -100
+    return tokens, labels
+
+
+def test_losses_of_rows_are_those_of_each_row_alone():
+    model = make_model().double()
+    tokens, labels = rows_with_few_labels()
+    loss, rows = model(tokens, labels=labels, by_row=True)
+    assert torch.equal(loss, model(tokens, labels=labels))
+    for number, row in enumerate(rows.tolist()):
+        one = slice(number, number + 1)
+        terms = max(1, int((labels[one] != -100).sum()))
+        alone = model(tokens[one], labels=labels[one]) / terms
+        assert row == pytest.approx(alone.item(), abs=1e-9)
+    assert not rows.requires_grad
+    with pytest.raises(ValueError, match="rows of bags have no losses of their own"):
+        model(tokens[..., None], labels=labels[..., None], by_row=True)
+
+
+def test_selective_backpropagation_learns_from_the_hardest_rows_alone():
+    """In training; an evaluation counts all."""
+    model, plain = (make_model().double() for _ in "ab")
+    model.backpropagated_share = 0.4
+    tokens, labels = rows_with_few_labels()
+    _, rows = plain(tokens, labels=labels, by_row=True)
+    hardest = rows.topk(2).indices
+    loss = model(tokens, labels=labels)
+    loss.backward()
+    kept = plain(tokens[hardest], labels=labels[hardest])
+    terms = [(labels[part] != -100).sum() for part in (slice(None), hardest)]
+    expected = kept * terms[0] / terms[1]
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    both = [one.eval()(tokens, labels=labels) for one in (model, plain)]
+    assert torch.equal(*both)

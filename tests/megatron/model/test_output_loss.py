@@ -158,7 +158,7 @@ def test_one_piece_of_compiled_code_serves_all_chunks():
     inputs = make_inputs(700)
     expected = plain(*inputs)
     apply = output_loss._LinearCrossEntropySum.apply
-    loss = apply(*inputs, None, torch.float64, True)
+    loss = apply(*inputs, None, torch.float64, True, None)
     torch.testing.assert_close(loss, expected)
     wanted = torch.autograd.grad(expected, inputs[:2])
     torch.testing.assert_close(torch.autograd.grad(loss, inputs[:2]), wanted)
@@ -192,3 +192,19 @@ def test_a_gpu_compiles_the_loss(with_bias):
     torch.testing.assert_close(loss.double(), exact, rtol=5e-3, atol=0)
     for found, expected in zip(torch.autograd.grad(loss, inputs), wanted, strict=True):
         assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("num_tokens", [1, 256, 700])
+def test_losses_of_tokens_are_told_beside_the_sum(num_tokens, trains):
+    """And the sum is the same to the last bit in training, where it was formed so before."""
+    hidden, weight, labels = make_inputs(num_tokens)
+    found = torch.full((num_tokens,), -1.0, dtype=torch.float64)
+    with torch.set_grad_enabled(trains):
+        loss = linear_cross_entropy_sum(hidden, weight, labels, token_losses=found)
+        alone = linear_cross_entropy_sum(hidden, weight, labels)
+    logits = torch.nn.functional.linear(hidden, weight)
+    expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(found, expected.detach())
+    assert not found.requires_grad
+    assert torch.equal(loss, alone) if trains else torch.isclose(loss, alone)

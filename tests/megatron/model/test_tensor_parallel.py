@@ -9,13 +9,23 @@ from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
 from megatron.model.tensor_parallel import cut, tensor_parallel
 from megatron.run_state import model_shape, numbers_outside_layers
-from tests.megatron.model.tensor_parallel_worker import CASES, KINDS, large
+from tests.megatron.model.tensor_parallel_worker import CASES, FEW, KINDS, large
 from tests.megatron.small_models import MODERN
 
 
-@pytest.mark.parametrize(("model", "route"), CASES)
-def test_a_model_that_is_cut_trains_as_the_whole_one(found, model, route):
+@pytest.mark.parametrize(("model", "route"), FEW)
+def test_a_model_that_is_cut_trains_as_the_whole_one(few, model, route):
     """Losses, gradients of every weight by the weights after SGD, evaluation, and the weights' way out and in."""
+    check(few, model, route)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("model", "route"), CASES[len(FEW) :])
+def test_so_does_every_kind_of_model_on_every_route(others, model, route):
+    check(others, model, route)
+
+
+def check(found, model, route):
     left, right = (each[f"{model} {route}"] for each in found)
     assert left == right
     # The engine reports losses in float32.
@@ -28,20 +38,23 @@ def test_a_model_that_is_cut_trains_as_the_whole_one(found, model, route):
     assert 0.5 < left["share"] < 0.6 + 0.1 * ("bert" in model)
 
 
-@pytest.mark.parametrize("route", ["dropping", "span", "span_of_all", "scaled", "rows"])
-def test_kept_lengths_are_rounded_and_counted_so(found, route):
-    """Five of twelve tokens are asked for, and two processes share six of them."""
-    counted = found[0][f"modern {route}"]
-    num_dropping = 3 if route == "span_of_all" else 2
-    if route != "rows":
-        # Some of the rows skip layers there.
-        assert counted["kept_length"] == 6
-        assert counted["layer_tokens"] == 2 * 4 * (num_dropping * 6 + (4 - num_dropping) * 12)
-    assert found[0]["modern none"]["kept_length"] is None
+@pytest.mark.parametrize(("model", "route"), FEW)
+def test_kept_lengths_are_rounded_and_counted_so(few, model, route):
+    """Five of twelve tokens are asked for, and two processes share six of them, in two of four layers."""
+    counted = few[0][f"{model} {route}"]
+    assert counted["kept_length"] == 6
+    assert counted["layer_tokens"] == 2 * 4 * (2 * 6 + 2 * 12)
 
 
-def test_each_process_drops_numbers_of_its_own(found):
-    left, right = (each["dropout"] for each in found)
+@pytest.mark.full
+def test_spans_and_rows_are_counted_so(others):
+    assert others[0]["modern none"]["kept_length"] is None
+    assert others[0]["modern span_of_all"]["layer_tokens"] == 2 * 4 * (3 * 6 + 12)
+    assert others[0]["modern rows"]["layer_tokens"] < others[0]["modern dropping"]["layer_tokens"]
+
+
+def test_each_process_drops_numbers_of_its_own(few):
+    left, right = (each["dropout"] for each in few)
     assert left["shape"] == right["shape"] == [4, 6, 16]
     for each in (left, right):
         assert 0.35 < sum(each["taken"]) / len(each["taken"]) < 0.65
@@ -49,22 +62,22 @@ def test_each_process_drops_numbers_of_its_own(found):
     assert 0.15 < sum(both) / len(both) < 0.35
 
 
-def test_what_does_not_go_together_is_refused(found):
+def test_what_does_not_go_together_is_refused(few):
     messages = (
         r"a row of 7 tokens cannot be shared evenly by 2 processes",
         r"tensor_parallel.autotp_size is 2, but nothing says how this model is cut: give initialize tensor_par",
         r"tensor_parallel.autotp_size is 2, and DeepSpeed's engine holds whole layers here: take the PyTorch",
-        r"fp16.enabled is true, and the model is cut .*take bf16",
         r"bf16_weights is true, and the model is cut .*leave it out",
         r"a matrix of \(3, 1\) rows cannot be cut for 2 processes",
     )
-    assert found[0]["refused"] == found[1]["refused"]
-    for said, message in zip(found[0]["refused"], messages, strict=True):
+    assert few[0]["refused"] == few[1]["refused"]
+    for said, message in zip(few[0]["refused"], messages, strict=True):
         assert re.match(message, said)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", range(len(KINDS)))
-def test_the_plans_memory_is_what_a_process_keeps(found, number):
+def test_the_plans_memory_is_what_a_process_keeps(others, number):
     """Within 5 per cent, as of other ways; what is in memory for a moment apart."""
     sizes, name, precision, recomputes = KINDS[number]
     num_layers, _, length, num_rows = sizes
@@ -81,8 +94,8 @@ def test_the_plans_memory_is_what_a_process_keeps(found, number):
     # Logits, and of the layer that is recomputed, which none is at the end of the forward pass, what it keeps.
     moment = num_rows * length * 512 * (8 if precision == "fp32" else 6)
     moment += planned(0).activations - planned(0, recomputes=False).activations
-    activations, weights = found[0]["kept"][number]
-    assert found[1]["kept"][number] == [activations, weights]
+    activations, weights = others[0]["kept"][number]
+    assert others[1]["kept"][number] == [activations, weights]
     assert planned(num_layers).activations - moment == pytest.approx(activations, rel=0.05)
     assert planned(num_layers).weights == pytest.approx(weights, rel=0.03)
 
