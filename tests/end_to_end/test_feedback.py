@@ -57,11 +57,15 @@ def test_the_pool_is_half_of_what_has_been_seen(whole):
     assert pools(whole) == [606] * 3 + [606 - 8] * 3 + [606 - 20] * 3 + [606 - 32] * 3
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_resume_goes_on_on_other_processes_too(workspace, config, whole, tmp_path, processes):
+@pytest.mark.parametrize(("processes", "share"), [(1, 1), (2, 1), (2, 2)])
+def test_a_resume_goes_on_on_other_processes_too(
+    workspace, config, whole, tmp_path, processes, share
+):
+    """Also where two of them share each row."""
     run = tmp_path / "run"
     assert pretrain_gpt.main(flags_of(workspace, config, run, train_iters=5)) == 0
-    flags = flags_of(workspace, config, run, load=run, micro_batch_size=4 // processes)
+    flags = flags_of(workspace, config, run, load=run, micro_batch_size=4 * share // processes)
+    flags += ["--tensor-model-parallel-size", str(share)]
     finish(start(flags, processes))
     assert pools(run) == pools(whole)
     own, expected = (
