@@ -47,6 +47,9 @@ class Router(PublishedRouterNames):
         self.proofs = Proofs(() if dropping is None else dropping.always_keep)
         subsets = () if dropping is None else dropping.subsets
         self.spans = tuple(Span(number, layers) for number, layers in enumerate(subsets))
+        self.gets_bags = False
+        """Whether the coming forward is given bags of tokens. Said with its position: compiled code that looked at the
+        step would be compiled for each."""
         self.layers: list[Any] = []
         """What stands around each layer."""
         self.memory = DrawMemory()
@@ -88,16 +91,12 @@ class Router(PublishedRouterNames):
             )
         self._place = (step, first_row, num_samples)
         self._step = step
+        superposition = self.settings.token_superposition
+        self.gets_bags = superposition is not None and superposition.tokens_per_position(step) > 1
 
     def get_current_seq(self) -> int:
         """Published name: the kept length of the step that `set_position` named last."""
         return self.kept_length(self._step, self.draw.sequence_length or None)
-
-    @property
-    def gets_bags(self) -> bool:
-        """Whether the coming forward is given bags of tokens."""
-        superposition = self.settings.token_superposition
-        return superposition is not None and superposition.tokens_per_position(self._step) > 1
 
     @property
     def needs_labels(self) -> bool:

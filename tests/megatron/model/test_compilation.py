@@ -5,7 +5,12 @@ import pytest
 import torch
 from torch._dynamo.utils import clear_compilation_metrics, get_compilation_metrics
 
-from data_efficiency import LayerDropout, RandomLTD, convert_to_random_ltd
+from data_efficiency import (
+    LayerDropout,
+    RandomLTD,
+    TokenSuperposition,
+    convert_to_random_ltd,
+)
 from data_efficiency.config import DataEfficiencyConfig
 from megatron.model import compilation
 from megatron.model.compilation import compile_model
@@ -257,7 +262,8 @@ def test_bags_and_then_tokens_have_a_piece_of_code_each(mode, lengths, routes, b
     plain, compiled = make_model(**MODERN), make_model(**MODERN)
     compile_model(compiled, mode, lengths, backend=backend)
     for model in (plain, compiled) if ROUTES[routes] else ():
-        section = DataEfficiencyConfig.of(*ROUTES[routes], seed=3)
+        bags = TokenSuperposition(bag_size=3, steps=3)
+        section = DataEfficiencyConfig.of(*ROUTES[routes], bags, seed=3)
         convert_to_random_ltd(model, TransformerLayer, section)
     expected, found = train_on_bags(plain), train_on_bags(compiled)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
