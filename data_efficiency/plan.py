@@ -28,6 +28,7 @@ from data_efficiency.sampling.played_order import PlayedOrder
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.sampling.selection_index import open_index
 from data_efficiency.sampling.sequence_length import shape_after, windows_of
+from data_efficiency.sampling.step_sizes import StepSizes
 from data_efficiency.schedule import growth
 
 Int64Array = NDArray[np.int64]
@@ -231,6 +232,7 @@ class _Walk:
         self.config, self._model = config, model
         self._routing = config.data_efficiency.routing(model.num_layers)
         self._superposition = config.data_efficiency.token_superposition
+        self._sizes = StepSizes.of(config.data_efficiency)
         plans = config.data_efficiency.length_plans
         self._plans = [plan for plan in plans if plan.follows_schedule]
         self._micro_batch_size, accumulation = config.batch_sizes(data_parallel_size)
@@ -263,6 +265,7 @@ class _Walk:
         )
         windows = windows_of(self._plans, accepted)
         window = min(windows.values(), default=length)
+        rows *= 1 if self._superposition else self._samples_per_row(step)
         num_rows = rows * self._num_micro_batches
         shape = StepShape(num_rows=num_rows, sequence_length=length, kept_length=length)
         if self._routing is not None:
@@ -279,7 +282,7 @@ class _Walk:
         )
 
     def _samples_per_row(self, step: int) -> int:
-        return 1 if self._superposition is None else self._superposition.samples_per_row(step - 1)
+        return self._sizes.per_row(step)
 
     def _next_change(self, step: int) -> int | None:
         """The first step after `step` whose shape can be another one."""
@@ -316,7 +319,9 @@ def count_step(
         consumed_samples=full_batch.num_rows * samples_per_row,
         corpus_tokens=num_positions * shape.tokens_per_position,
         # However rows are cut, no label of a sample is in the loss twice.
-        loss_tokens=min(num_positions, full_batch.num_rows * full_batch.sequence_length),
+        loss_tokens=min(
+            num_positions, full_batch.num_rows * samples_per_row * full_batch.sequence_length
+        ),
         layer_tokens=layer_tokens(shape, model.num_layers),
         flops=training_flops(shape, model),
     )

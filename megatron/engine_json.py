@@ -99,6 +99,7 @@ def engine_json(
     length = length or settings.get("seq_length")
     autos = dict(_auto_values(content, settings.get("difficulty"), length))
     if isinstance(config, RunConfig):
+        _refuse_unknown_pass(content)
         autos[PASS_SAMPLES] = _samples_of(config, value_at(content, BAGS) or {})
     for key, value in autos.items():
         if value is not None and value_at(content, key) == "auto":
@@ -166,6 +167,16 @@ def _put_accumulation(content: dict[str, Any], config: AnyRunConfig, num_process
             "remove it"
         )
     content["gradient_accumulation_steps"] = steps
+
+
+def _refuse_unknown_pass(content: Mapping[str, Any]) -> None:
+    metrics = (value_at(content, METRICS) or {}).values()
+    varies = any(value_at(metric, "constant_tokens") is True for metric in metrics)
+    if varies and value_at(content, PASS_SAMPLES) == "auto":
+        raise ConfigError(
+            f"{PASS_SAMPLES} is 'auto', and constant_tokens changes how many samples a step draws: give the number that the "
+            "run draws (tools/plan.py shows it)"
+        )
 
 
 def _samples_of(config: RunConfig, bags: Mapping[str, Any]) -> int:

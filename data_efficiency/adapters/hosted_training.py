@@ -68,6 +68,11 @@ class HostedTraining:
                 f"data_sampling.feedback follows the losses of rows, which {settings.host} does not tell: train by "
                 "engine.train_step, or remove it"
             )
+        if self.config.data_efficiency.has_constant_tokens:
+            raise ConfigError(
+                f"constant_tokens changes the rows of a batch, which {settings.host} counts as always alike: train by "
+                "engine.train_step, or remove it"
+            )
         self.sampler = CurriculumSampler(
             dataset,
             self.config.data_efficiency,

@@ -108,6 +108,9 @@ class MetricKeys(PacedKeys):
     seqlen_reshape, attention_window and sliding_window; else user for a metric that selects no samples."""
     length_multiple: Positive = 1
     """The length is rounded up to a multiple of this, 8 for example."""
+    constant_tokens: bool = False
+    """truncate: while rows are shorter than max_difficulty, read as many more of them, whole numbers of times, so that the
+    tokens of an update stay nearly what they are at the end. Not given: a step has one number of rows, as published."""
     difficulty_type: DifficultyType
     """value: samples up to the difficulty. percentile: the easiest difficulty / max_difficulty of the
     samples."""
@@ -215,6 +218,11 @@ def _refuse_contradictions(
             f"{path}: {names['attention_window']!r} and {names['sliding_window']!r} both limit what attention "
             "looks at; keep one of the two"
         )
+    truncating = [plan.name for plan in plans if plan.action == "truncate"]
+    if len(truncating) > 1 and any(plan.constant_tokens for plan in plans):
+        raise ConfigError(
+            f"{path}: {' and '.join(map(repr, truncating))} truncate rows, and constant_tokens follows one of them; keep one"
+        )
     if "truncate" in names and "reshape" in names:
         raise ConfigError(
             f"{path}: {names['truncate']!r} truncates rows and {names['reshape']!r} reshapes them; "
@@ -266,8 +274,24 @@ def _read_metric(name: str, entry: object, path: str, *, is_quiet: bool = False)
             **paced,
         )
     if action is not None:
-        plan = LengthPlan(action=action, length_multiple=keys.length_multiple, **paced)
+        plan = LengthPlan(
+            action=action,
+            length_multiple=keys.length_multiple,
+            constant_tokens=keys.constant_tokens,
+            **paced,
+        )
+        _refuse_unknown_sizes(section.path, plan)
     return _Metric(selection, plan)
+
+
+def _refuse_unknown_sizes(path: str, plan: LengthPlan) -> None:
+    """Raise ConfigError for tokens that cannot be kept constant."""
+    schedule = plan.schedule
+    if plan.constant_tokens and (schedule.takes_function or not schedule.ends):
+        raise ConfigError(
+            f"{path}.constant_tokens is true, but how many rows each step has is not known beforehand "
+            f"({schedule.describe()}): use a schedule_type that ends, or remove it"
+        )
 
 
 def _action(name: str, keys: MetricKeys) -> LengthAction | None:
@@ -290,6 +314,10 @@ def _refuse_unfit(
         raise ConfigError(
             f"{section.path}.length_multiple is {keys.length_multiple}, but this metric changes no "
             'length: remove it, or say what it does by "sequence_length"'
+        )
+    if keys.constant_tokens and action != "truncate":
+        raise ConfigError(
+            f"{section.path}.constant_tokens is true, but belongs to a metric that truncates rows: remove it"
         )
     kind = keys.clustering_type
     for key, wanted in (("window_size", "schedule_based"), ("num_bands", SORTED)):
@@ -337,6 +365,11 @@ class OpenLengthPlan:
     """Its keys as they are written."""
     path: str
     """Of all metrics in the file."""
+
+    @property
+    def constant_tokens(self) -> bool:
+        """As of the `LengthPlan`."""
+        return self.content.get("constant_tokens") is True
 
     @classmethod
     def of(cls, name: str, content: Mapping[str, Any], path: str) -> Self:

@@ -199,6 +199,12 @@ class DataEfficiencyConfig:
         """Whether anything chooses samples or paces lengths: a metric, closed by the rows or not, a mix, or losses."""
         return bool(self.schedules or self.open_length_plans or self.mix or self.feedback)
 
+    @property
+    def has_constant_tokens(self) -> bool:
+        """Whether steps have more rows while these are shorter."""
+        plans: tuple[LengthPlan | OpenLengthPlan, ...] = self.length_plans + self.open_length_plans
+        return any(plan.constant_tokens for plan in plans)
+
     def with_custom_schedules(
         self, functions: Mapping[str, Callable[[int], int]]
     ) -> "DataEfficiencyConfig":

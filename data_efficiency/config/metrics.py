@@ -59,6 +59,13 @@ class LengthPlan(PacedMetric):
     action: LengthAction
     length_multiple: int = 1
     """Lengths are rounded up to a multiple of this."""
+    constant_tokens: bool = False
+    """Whether a step has more rows while they are shorter, so that it has as many tokens."""
+
+    def rows_in_place_of_one(self, difficulty: int) -> int:
+        """Rows that a step reads for each of its batch size's, at a difficulty."""
+        length = self.length_at(difficulty) if self.constant_tokens else None
+        return 1 if length is None else max(1, self.max_difficulty // length)
 
     @property
     def follows_schedule(self) -> bool:

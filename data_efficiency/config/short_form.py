@@ -85,6 +85,8 @@ class Curriculum:
     """The metric sorts all samples, and they are played in this order, instead of being admitted by and by."""
     bands: int | None = None
     """With an order: bands that the metric tells apart, inside which the next metric sorts."""
+    constant_tokens: bool = False
+    """Of `seqlen`: a step has more rows while they are shorter, so that it has as many tokens."""
 
     def __post_init__(self) -> None:
         if self.order is not None:
@@ -109,6 +111,10 @@ class Curriculum:
             raise ConfigError(
                 f"Curriculum({self.metric!r}) has no index: name the folder of its difficulty index (index=), "
                 f"or pace a length: {', '.join(LENGTH_METRICS)}"
+            )
+        if self.constant_tokens and not self.is_length:
+            raise ConfigError(
+                f"Curriculum({self.metric!r}): constant_tokens belongs to a length of rows"
             )
         if self.is_length and self.by is not None:
             raise ConfigError(f"Curriculum({self.metric!r}): by belongs to a metric with an index")
@@ -158,7 +164,9 @@ class Curriculum:
             "schedule_config": pace if root == 1 else {**pace, "root_degree": root},
         }
         if self.is_length:
+            constant = {"constant_tokens": True} if self.constant_tokens else {}
             return paced | {
+                **constant,
                 "difficulty_type": "value",
                 "clustering_type": "single_cluster",
                 "max_difficulty": self.end or AUTO,

@@ -107,7 +107,8 @@ def _lengthening(plan: LengthPlan | None) -> dict[str, Any]:
     if plan is None:
         return {}
     multiple = {} if plan.length_multiple == 1 else {"length_multiple": plan.length_multiple}
-    return {"sequence_length": plan.action, **multiple}
+    constant = {"constant_tokens": True} if plan.constant_tokens else {}
+    return {"sequence_length": plan.action, **multiple, **constant}
 
 
 def _schedule(schedule: Schedule, names: Mapping[str, str] | None = None) -> dict[str, Any]:

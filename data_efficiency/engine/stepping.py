@@ -316,7 +316,14 @@ class Stepping:
     def _num_samples(self) -> int:
         """Samples of the present step, over all processes."""
         rows = self._micro_batch_size * self._accumulation * self.ranks.data_parallel_size
+        loader = self.training_dataloader
+        if loader is not None and self._has_constant_tokens:
+            return rows * loader.sampler.samples_per_row(self.counters.steps + 1)
         return rows * self._tokens_per_position
+
+    @property
+    def _has_constant_tokens(self) -> bool:
+        return self.json_config.data_efficiency.has_constant_tokens
 
     @property
     def _follows_losses(self) -> bool:

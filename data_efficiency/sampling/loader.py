@@ -188,8 +188,7 @@ class _PlannedIndices:
                     state_after=state_after,
                 )
                 self._queue.append(plan)
-                per_row = sampler.samples_per_row(batch.step)
-                samples = slice(rows.start * per_row, rows.stop * per_row)
+                samples = sampler.micro_batch_samples(number, batch.step)
                 yield batch.samples[samples], batch.visits[samples]
 
 

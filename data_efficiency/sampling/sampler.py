@@ -31,6 +31,7 @@ from data_efficiency.sampling.random_rank import random_rank
 from data_efficiency.sampling.row_length import closed_by_rows
 from data_efficiency.sampling.sampler_state import GlobalBatch, SamplerIdentity, SamplerState
 from data_efficiency.sampling.selection_index import open_index
+from data_efficiency.sampling.step_sizes import StepSizes
 
 Int64Array = NDArray[np.int64]
 
@@ -88,6 +89,7 @@ class CurriculumSampler:
         if num_samples == 0:
             raise ValueError("the dataset is empty: there is nothing to sample")
         total = num_samples * config.num_epochs
+        self._sizes = StepSizes.of(config)
         self.num_steps = self._steps_in(total, drop_last=drop_last)
         if self.num_steps == 0:
             raise ValueError(
@@ -132,38 +134,31 @@ class CurriculumSampler:
         if self.data_parallel_size > 1:
             _refuse_second_sharding(sys._getframe())
         while self.state.step < self.num_steps:
-            samples = self.next_global_batch().samples
+            batch = self.next_global_batch()
             for number in range(self.gradient_accumulation_steps):
-                yield samples[self.micro_batch_rows(number)].tolist()
+                yield batch.samples[self.micro_batch_samples(number, batch.step)].tolist()
 
     def micro_batch_rows(self, number: int) -> slice:
         """The rows of the global batch that make this rank's micro-batch `number`."""
         first = self.first_row + number * self.micro_batch_size
         return slice(first, first + self.micro_batch_size)
 
+    def micro_batch_samples(self, number: int, step: int) -> slice:
+        """Their samples, among those of the step's global batch."""
+        rows, per_row = self.micro_batch_rows(number), self.samples_per_row(step)
+        return slice(rows.start * per_row, rows.stop * per_row)
+
     def samples_per_row(self, step: int) -> int:
-        """Samples that become one row at `step`, counted from 1: several under token superposition."""
-        superposition = self.config.token_superposition
-        return 1 if superposition is None else superposition.samples_per_row(step - 1)
+        """Samples in the place of one row at `step`, counted from 1: of bags, or of shorter rows."""
+        return self._sizes.per_row(step)
 
     def samples_before(self, step: int) -> int:
         """Samples of all steps before `step`, counted from 1."""
-        superposition = self.config.token_superposition
-        rows = (step - 1) * self.global_batch_size
-        if superposition is None:
-            return rows
-        long_rows = min(step - 1, superposition.num_steps) * self.global_batch_size
-        return rows + long_rows * (superposition.samples_per_row(0) - 1)
+        return self.global_batch_size * self._sizes.rows_before(step)
 
     def _steps_in(self, num_samples: int, *, drop_last: bool) -> int:
         """Steps that so many samples are enough for; without drop_last the last one may want more."""
-        steps = num_samples // self.global_batch_size
-        superposition = self.config.token_superposition
-        if superposition is not None:
-            long_step = self.global_batch_size * superposition.samples_per_row(0)
-            steps = min(superposition.num_steps, num_samples // long_step)
-            if steps == superposition.num_steps:
-                steps += (num_samples - steps * long_step) // self.global_batch_size
+        steps = self._sizes.steps_in(num_samples // self.global_batch_size)
         return steps + (not drop_last and self.samples_before(steps + 1) < num_samples)
 
     def difficulties(self, step: int) -> dict[str, int]:

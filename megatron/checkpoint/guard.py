@@ -142,6 +142,7 @@ def _curriculum(settings: DataEfficiencyConfig) -> dict[str, Any]:
             "schedule": _plain(metric.schedule),
             "sequence_length": None if plan is None else plan.action,
             "length_multiple": 1 if plan is None else plan.length_multiple,
+            **({"constant_tokens": True} if plan is not None and plan.constant_tokens else {}),
             **_only_where_used(settings, selections.get(name)),
         }
     return record

@@ -15,14 +15,15 @@ from tests.processes import run_python
 FEEDBACK = {"policy": "high_loss", "kept_share": 0.5, "refresh_steps": 3, "delay_steps": 2}
 
 
-def write_feedback(path, *, dropping=True, **changes):
-    metrics = {"seqlen_truncate": length_metric(8, 32, steps=8)}
+def write_feedback(path, *, constant_tokens=False, **changes):
+    ramp = length_metric(8, 32, steps=8, constant_tokens=constant_tokens)
+    metrics = {"seqlen_truncate": ramp}
     section = {
         "data_sampling": {
             "feedback": FEEDBACK | changes,
             "curriculum_learning": {"enabled": True, "curriculum_metrics": metrics},
         },
-        "data_routing": {"random_ltd": random_ltd_section() | {"enabled": dropping}},
+        "data_routing": {"random_ltd": random_ltd_section()},
     }
     path.write_text(json.dumps({"data_efficiency": section}))
     return path
@@ -57,11 +58,23 @@ def test_the_pool_is_half_of_what_has_been_seen(whole):
     assert pools(whole) == [606] * 3 + [606 - 8] * 3 + [606 - 20] * 3 + [606 - 32] * 3
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_resume_goes_on_on_other_processes_too(workspace, config, whole, tmp_path, processes):
+def test_rows_that_are_more_while_they_are_short_are_all_followed(workspace, tmp_path):
+    config = write_feedback(tmp_path / "config.json", constant_tokens=True)
+    flags = flags_of(workspace, config, tmp_path / "run", train_iters=4)
+    assert pretrain_gpt.main(flags) == 0
+    # Of 32 samples in each of the first two steps a half is left out.
+    assert pools(tmp_path / "run") == [606] * 3 + [606 - 32]
+
+
+@pytest.mark.parametrize(("processes", "share"), [(1, 1), (2, 1), (2, 2)])
+def test_a_resume_goes_on_on_other_processes_too(
+    workspace, config, whole, tmp_path, processes, share
+):
+    """Also where two of them share each row."""
     run = tmp_path / "run"
     assert pretrain_gpt.main(flags_of(workspace, config, run, train_iters=5)) == 0
-    flags = flags_of(workspace, config, run, load=run, micro_batch_size=4 // processes)
+    flags = flags_of(workspace, config, run, load=run, micro_batch_size=4 * share // processes)
+    flags += ["--tensor-model-parallel-size", str(share)]
     finish(start(flags, processes))
     assert pools(run) == pools(whole)
     own, expected = (

@@ -22,7 +22,6 @@ from tests.end_to_end.engine_runs import (
     assert_equal_runs,
     finish,
     flags_of,
-    free_port,
     log_lines,
     start,
 )
@@ -125,7 +124,7 @@ def trained(workspace, bert_workspace, write_config, tmp_path_factory):
         for run in RUNS:
             script = bert_runs.SCRIPT if run.startswith("bert") else "pretrain_gpt.py"
             (folder / run).mkdir(parents=True)
-            runs.append([script, flags(run, *way, folder / run), free_port()])
+            runs.append([script, flags(run, *way, folder / run)])
         (folder / "runs.json").write_text(json.dumps(runs))
         finish(start([str(folder / "runs.json")], way[0], "tests/end_to_end/many_runs.py"))
         done[way] = folder

@@ -3,6 +3,7 @@ import pytest
 from data_efficiency import ConfigError, load_config
 from megatron.arguments import parse_run_config
 from megatron.engine_json import PASS_SAMPLES, engine_json, merged, put, value_at
+from tests.json_sections import length_metric, sorting_metric
 from tests.megatron.test_arguments import NEEDED, PUBLISHED, write_json
 
 
@@ -94,3 +95,18 @@ def test_sections_are_laid_over_each_other():
     assert (value_at(content, "a.f.g"), value_at(content, "a.b.g")) == (6, None)
     with pytest.raises(ConfigError, match="b is 4: must be an object"):
         put(content, "a.b.g", 6)
+
+
+def test_a_pass_that_nobody_knows_the_length_of_is_asked_for(tmp_path):
+    metrics = {
+        "rarity": sorting_metric(),
+        "seqlen_truncate": length_metric(8, 32, constant_tokens=True),
+    }
+    learning = {"enabled": True, "curriculum_metrics": metrics, "order": {"pass_samples": "auto"}}
+    content = {"data_efficiency": {"data_sampling": {"curriculum_learning": learning}}}
+    config = parse_run_config("", [*NEEDED, *write_json(tmp_path / "a.json", content)])
+    with pytest.raises(ConfigError, match="pass_samples is 'auto', and constant_tokens changes"):
+        engine_json(config)
+    learning["order"]["pass_samples"] = 70
+    config = parse_run_config("", [*NEEDED, *write_json(tmp_path / "b.json", content)])
+    assert value_at(engine_json(config), PASS_SAMPLES) == 70

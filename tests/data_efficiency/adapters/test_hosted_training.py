@@ -166,6 +166,14 @@ def test_a_batch_from_elsewhere_is_refused():
         training.finish_micro_batch()
 
 
+def test_batches_that_a_host_would_count_wrong():
+    ramp = Curriculum("seqlen", start=2, end=LENGTH, steps=4, step_size=2, constant_tokens=True)
+    with pytest.raises(
+        ConfigError, match="constant_tokens changes the rows of a batch, which the host"
+    ):
+        hosted({"data_efficiency": DataEfficiencyConfig.of(ramp)})
+
+
 def test_losses_that_a_host_does_not_tell():
     feedback = {"policy": "high_loss", "kept_share": 0.5, "refresh_steps": 8, "delay_steps": 2}
     with pytest.raises(ConfigError, match="losses of rows, which the host does not tell"):

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from data_efficiency.config import load_config
+from data_efficiency.config import load_config, section_of
 from data_efficiency.json_section import ConfigError
 from data_efficiency.schedule import CustomSchedule, DiscreteSchedule
 from tests.data_efficiency.config.test_file import METRICS, changed
@@ -113,3 +113,42 @@ def test_windows_by_name_or_by_what_they_do():
     content["data_efficiency"]["data_routing"] = {"random_ltd": random_ltd()}
     with pytest.raises(ConfigError, match="slides a window .* and random_ltd drops some"):
         load_config(content)
+
+
+def parse(content):
+    return load_config({"train_batch_size": 8, **content}).data_efficiency
+
+
+def test_what_keeps_the_tokens_of_a_step():
+    ramp = length_metric(8, 32, constant_tokens=True)
+    config = parse(curriculum_config({"seqlen_truncate": ramp}))
+    assert [config.length_plans[0].rows_in_place_of_one(length) for length in (8, 12, 32)] == [
+        4,
+        2,
+        1,
+    ]
+    assert config.has_constant_tokens
+    assert parse({"data_efficiency": section_of(config)}) == config
+    open_ended = curriculum_config({"seqlen_truncate": ramp | {"max_difficulty": "auto"}})
+    assert parse(open_ended).has_constant_tokens
+    assert parse(open_ended).with_length(16).length_plans[0].rows_in_place_of_one(8) == 2
+    for metrics, message in (
+        (
+            {"seqlen_reshape": ramp},
+            "constant_tokens is true, but belongs to a metric that truncates",
+        ),
+        ({"attention_window": ramp}, "belongs to a metric that truncates rows"),
+        (
+            {"seqlen_truncate": ramp | {"schedule_type": "custom", "schedule_config": {}}},
+            "how many rows each step has is not known beforehand",
+        ),
+        (
+            {
+                "seqlen_truncate": ramp,
+                "other": length_metric(8, 32, sequence_length="truncate"),
+            },
+            "'seqlen_truncate' and 'other' truncate rows, and constant_tokens follows one",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            parse(curriculum_config(metrics))

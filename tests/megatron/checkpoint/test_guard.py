@@ -243,6 +243,16 @@ def test_models():
     ]
 
 
+def test_rows_that_keep_the_tokens_of_a_step_are_noticed():
+    """Where they do not, the record is that of a checkpoint from before they could."""
+    change = {"clustering_type": "single_cluster", "sequence_length": "truncate"}
+    plain = record(metric=change)
+    assert "constant_tokens" not in plain["curriculum"]["rarity"]
+    constant = record(metric=change | {"constant_tokens": True})
+    found = differences(plain, constant)
+    assert [one.field for one in found] == ["curriculum.rarity.constant_tokens"]
+
+
 def test_documents_of_other_flags_are_noticed():
     """Where none is given, the record is that of a checkpoint from before there were any."""
     plain, masked = record(), record(architecture="gpt", reset_attention_mask=True)

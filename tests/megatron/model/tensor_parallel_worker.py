@@ -52,6 +52,13 @@ ROUTES = {
     "rows": lambda number: [kept(number), SKIP],
 }
 WINDOWS = {"windows": {"attention_window": 4}, "sliding": {"sliding_window": 5}}
+DOCUMENTS = (torch.arange(LENGTH) >= 5).long().expand(NUM_ROWS, -1)
+DOCUMENTS = {
+    "document_ids": DOCUMENTS,
+    "position_ids": (torch.arange(LENGTH) - 5 * DOCUMENTS).contiguous(),
+}
+TOLD = []
+"""The mean losses of rows that models have told, each time."""
 FEW = [("learned", "dropping"), ("modern", "span"), ("bert", "dropping")]
 CASES = [
     *FEW,
@@ -61,6 +68,8 @@ CASES = [
     ("modern", "windows"),
     ("learned", "windows"),
     ("modern", "sliding"),
+    ("learned", "documents"),
+    ("modern", "documents"),
 ]
 
 
@@ -88,6 +97,10 @@ def batch_of(step):
 def losses_of(model, batch, called, route=None):
     """The summed loss of a batch, by calling the model or its engine."""
     tokens, labels = batch
+    if route == "documents":
+        loss, rows = called(tokens, labels=labels, by_row=True, **DOCUMENTS)
+        TOLD.append(rows)
+        return loss
     if isinstance(model, GPTModel):
         return called(tokens, labels=labels, **WINDOWS.get(route, {}))
     padding = torch.ones_like(tokens)
@@ -163,6 +176,7 @@ def largest_gap(left, right):
 
 def compare(name, route):
     settings = {"recompute_activations": True} if route == "recomputed" else {}
+    TOLD.clear()
     whole, losses = trained_whole(name, route, settings)
     engine, results = trained_cut(name, route, settings)
     weights = {name: one.clone() for name, one in gather_all(engine.whole_weights()).items()}
@@ -183,6 +197,9 @@ def compare(name, route):
     return {
         "losses": max(abs(r.loss - other) for r, other in zip(results, losses, strict=True)),
         "weights": max(largest_gap(weights[one], expected[one]) for one in expected),
+        "rows": max(
+            (largest_gap(*pair) for pair in zip(TOLD[:STEPS], TOLD[STEPS:], strict=True)), default=0
+        ),
         "moved": max(largest_gap(start[one], expected[one]) for one in expected),
         "logits": max(largest_gap(*pair) for pair in pairs),
         "evaluation": largest_gap(*evaluations),

@@ -30,7 +30,7 @@ def check(found, model, route):
     assert left == right
     # The engine reports losses in float32.
     assert left["losses"] < 1e-6
-    for name in ("weights", "logits"):
+    for name in ("weights", "logits", "rows"):
         assert left[name] < 1e-12, name
     assert left["evaluation"] < 1e-10
     assert left["moved"] > 0.05
