@@ -24,7 +24,7 @@ class LayerDropoutConfig:
     """Of so many rows equally many are kept, at least one: kept shares are multiples of 1 / rows_per_group.
     Rows of a micro-batch must be a multiple of it."""
     layer_id: tuple[int, ...] = ()
-    """Which layers rows may skip, counted from 0 in the model's order. Not given: all."""
+    """Which layers rows may skip, counted from 0 in the model's order. Not given, or empty: all."""
     depth: Literal["linear", "uniform"] = "linear"
     """The share of rows that skip a layer: linear (rises from 0 in the first layer to the schedule's in the last),
     or uniform (the schedule's in each)."""
@@ -110,17 +110,20 @@ def read_layer_dropout(section: Section, seed: int) -> LayerDropoutConfig | None
         return None
     faults = Faults()
     keys = faults.ask(lambda: section.read(LayerDropoutKeys))
-    schedule = None if keys is None else faults.ask(lambda: _schedule(keys.keep_schedule))
+    paced = None if keys is None else faults.ask(lambda: _schedule(keys.keep_schedule))
+    schedule, least = (None, 100) if paced is None else paced
     given: dict[str, Any] = {"schedule": schedule, "seed": seed}
     config = faults.ask(lambda: section.read(LayerDropoutConfig, **given))
     faults.ask(section.close)
     if config is not None:
         faults.ask(lambda: _refuse_twice(section.path, config.layer_id))
+        faults.ask(lambda: _refuse_nothing(section.path, config, least))
     faults.refuse()
     return config
 
 
-def _schedule(section: Section) -> Schedule:
+def _schedule(section: Section) -> tuple[Schedule, int]:
+    """The percent kept at each step, and the least of them."""
     keys = section.read(KeepScheduleKeys)
     high = keys.min_value if keys.schedule_type == "constant" else keys.max_value
     if not keys.min_value <= high <= 100:
@@ -130,7 +133,7 @@ def _schedule(section: Section) -> Schedule:
         )
     schedule = read_schedule(section, kept_rows_kinds(), keys.min_value, high)
     section.close()
-    return schedule
+    return schedule, keys.min_value
 
 
 def _refuse_twice(path: str, layers: tuple[int, ...]) -> None:
@@ -166,3 +169,16 @@ def layer_dropout_of_progressive(section: Section) -> dict[str, Any] | None:
             "schedule_config": {"rate": keys.gamma},
         },
     }
+
+
+def _refuse_nothing(path: str, config: LayerDropoutConfig, least: int) -> None:
+    """Raise ConfigError if no row would ever skip a layer, though the settings read as if some did."""
+    if config.layer_id == (0,) and config.depth == "linear":
+        raise ConfigError(
+            f"{path}.layer_id is [0], but depth is linear, where no row skips the first layer: name others, or say uniform"
+        )
+    if 0 < config.rows_per_group * (100 - least) < 50:
+        raise ConfigError(
+            f"{path}.keep_schedule.min_value is {least}, which of rows_per_group {config.rows_per_group} rounds to all: "
+            f"must be at most {100 - -(-50 // config.rows_per_group)}, or the group larger"
+        )

@@ -21,7 +21,8 @@ class SuperpositionConfig:
     """both: a bag in, the tokens of the next one out. input: a bag in, the token behind it out. output: a token in, the
     next tokens out, which needs no more data than a plain step."""
     label_weights: Literal["uniform", "power_law"] = "uniform"
-    """How the tokens of a bag count in the loss of a position: uniform, or power_law (the k-th as k^-power)."""
+    """How the tokens of a bag count in the loss of a position: uniform, or power_law (the k-th as k^-power). Where bags
+    are input, a position has one."""
     power: float = 1.0
     """Of power_law."""
     labels_are_next: bool = True
@@ -77,5 +78,10 @@ def read_superposition(section: Section, seed: int) -> SuperpositionConfig | Non
         raise ConfigError(
             f"{section.path}.power is {config.power:g}, but label_weights is uniform, which has none: remove it, or say "
             "power_law"
+        )
+    if config.bags == "input" and config.label_weights != "uniform":
+        raise ConfigError(
+            f"{section.path}.label_weights is {config.label_weights}, but bags is input, where a position has one label: "
+            "remove it, or let bags be both or output"
         )
     return config

@@ -60,6 +60,18 @@ def test_kept_rows_are_the_nearest_whole_number_and_at_least_one(percent, size, 
         assert abs(kept - max(1, exact)) <= 0.5 + 1e-9
 
 
+@given(percent=st.integers(1, 100), size=st.integers(2, 128))
+def test_settings_by_which_no_row_ever_skips_are_refused(percent, size):
+    schedule = {"min_value": percent, "schedule_type": "constant"}
+    section = SECTION | {"rows_per_group": size, "keep_schedule": schedule}
+    skips = constant(percent, rows_per_group=size).kept_rows(0, 3, 4) < size
+    if skips or percent == 100:
+        parse(section)
+    else:
+        with pytest.raises(ConfigError, match="rounds to all: must be at most"):
+            parse(section)
+
+
 def test_only_the_layers_that_are_named():
     found = constant(50, layer_id=(1, 2), depth="uniform")
     assert [found.kept_rows(0, layer, 4) for layer in range(4)] == [8, 4, 4, 8]
@@ -86,6 +98,11 @@ def test_only_the_layers_that_are_named():
             "must be one of fixed_linear, constant, exponential",
         ),
         ({"rows": 3}, "rows is not a known key"),
+        ({"layer_id": [0]}, r"layer_id is \[0\], but depth is linear"),
+        (
+            {"keep_schedule": {"min_value": 97, "schedule_type": "constant"}},
+            "min_value is 97, which of rows_per_group 16 rounds to all: must be at most 96",
+        ),
     ],
 )
 def test_bad_values_are_refused(changes, message):

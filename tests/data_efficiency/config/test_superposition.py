@@ -37,6 +37,7 @@ def test_weights_fall_by_a_power_and_are_one_together():
         ({"bags": "inputs"}, "did you mean 'input'"),
         ({"size": 3}, "size is not a known key"),
         ({"power": 2.0}, "power is 2, but label_weights is uniform"),
+        ({"bags": "input", "label_weights": "power_law"}, "is power_law, but bags is input"),
     ],
 )
 def test_bad_values_are_refused(changes, message):

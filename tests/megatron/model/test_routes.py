@@ -209,3 +209,28 @@ def test_windows_go_by_original_positions_in_a_span_and_in_the_rows_that_are_lef
     wanted = dict(slow.named_parameters())
     for weight, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, wanted[weight].grad, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+@pytest.mark.parametrize("kind", ROUTES)
+def test_documents_stay_apart_in_a_span_and_in_the_rows_that_are_left(kind, windowed):
+    """Against a run in which each token's document, and its window, was made into a mask by hand."""
+    model, slow = convert(make_model("rotary"), kind), make_model("rotary")
+    generator = torch.Generator().manual_seed(1)
+    tokens, labels = torch.randint(5, 50, (2, NUM_ROWS, LENGTH), generator=generator)
+    starts = torch.rand(NUM_ROWS, LENGTH, generator=generator) < 0.25
+    documents, window = starts.cumsum(1), {"attention_window": 4} if windowed else {}
+    model.random_ltd_scheduler.set_position(2, 4)
+    loss = model(tokens, labels=labels, document_ids=documents, **window)
+    loss.backward()
+    by_hand(slow, model.random_ltd_scheduler.draw)
+    places = torch.arange(LENGTH)
+    mask = (documents[:, None] == documents[:, :, None]) & (places <= places[:, None])
+    if windowed:
+        mask = mask & (places[:, None] // 4 == places // 4)
+    expected = slow(tokens, labels=labels, attention_mask=mask[:, None])
+    torch.testing.assert_close(loss, expected, rtol=1e-8, atol=1e-8)
+    expected.backward()
+    wanted = dict(slow.named_parameters())
+    for weight, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[weight].grad, rtol=1e-6, atol=1e-8)
