@@ -4,11 +4,11 @@ import json
 import logging
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from data_efficiency.config import Config, load_config, read_json, section_of
 from data_efficiency.config.schema import config_schema
+from data_efficiency.files.remote import location
 from data_efficiency.files.result_folder import MANIFEST_FILE
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def notes(config: Config, written: Mapping[str, Any], new: Mapping[str, Any]) ->
             "now; the loader truncates, so that the model need not"
         )
     for selection in config.data_efficiency.selections:
-        path = Path(selection.index_path)
+        path = location(selection.index_path)
         if (path / MANIFEST_FILE).is_file():
             continue
         order = selection.shuffle_index or selection.trust_order

@@ -10,7 +10,9 @@ KINDS = ("single_value_per_sample", "accumulate_value_over_samples")
 
 def add_metric_flags(parser: ArgumentParser) -> None:
     """Add the flags that name a metric and what it needs."""
-    parser.add_argument("--save", required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument(
+        "--save", required=True, metavar="DIR", help="folder of the results, or a URL of one"
+    )
     add = parser.add_argument_group("metric").add_argument
     add(
         "--metric",

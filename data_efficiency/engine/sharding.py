@@ -5,6 +5,7 @@ output) are gathered together. Stage 3 gathers a unit for its forward and again 
 for both. Source: PyTorch FSDP2 (`torch.distributed.fsdp.fully_shard`); the stages' names are ZeRO's.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
@@ -24,6 +25,9 @@ from data_efficiency.engine.tensor_parallel import (
     complete_gradients,
 )
 from data_efficiency.json_section import ConfigError
+
+_ADVICE = "torch.distributed.tensor._redistribute"
+"""Logger of PyTorch's."""
 
 
 class Sharding:
@@ -63,6 +67,8 @@ class Sharding:
         self.row_group: RowGroup | None = None
         orders = RowOrders()
         if tensor_parallel is not None:
+            # It advises against two collectives one after the other, where rows cut twice leave no other way.
+            logging.getLogger(_ADVICE).setLevel(logging.ERROR)
             self.row_group = RowGroup(mesh["tensor"])
             orders = RowOrders(tensor_parallel.fused, ranks.tensor_parallel_size)
             orders.arrange(module)

@@ -51,7 +51,8 @@ class RowGroup:
     def own(self, tensor: torch.Tensor, axis: int) -> torch.Tensor:
         """This process's tokens, of all; errors as of `refuse_uneven`."""
         self.refuse_uneven(tensor.shape[axis])
-        return self._changed(tensor, Replicate(), Shard(axis))
+        # No view of another tensor: where a model changes one in place, FSDP2's hooks are lost.
+        return self._changed(tensor, Replicate(), Shard(axis)).clone()
 
     def refuse_uneven(self, length: int) -> None:
         """Raise ValueError for a row that the processes cannot share evenly."""

@@ -19,7 +19,7 @@ from data_efficiency.config import Config
 from data_efficiency.engine.base import Collate, EngineBase, make_loader
 from data_efficiency.engine.masters import Masters
 from data_efficiency.engine.ranks import Ranks
-from data_efficiency.engine.sections import TorchSections, check_torch_sections
+from data_efficiency.engine.sections import check_torch_sections
 from data_efficiency.engine.whole_tensor import WholeTensor, whole_of, whole_tensors
 from data_efficiency.json_section import ConfigError, Section
 from data_efficiency.routing.random_ltd import save_without_random_ltd
@@ -49,8 +49,11 @@ class TorchEngine(EngineBase):
         tensor_parallel: "TensorParallel | None" = None,
     ) -> None:
         sections = check_torch_sections(config.engine_sections)
-        if tensor_parallel is not None:
-            _refuse_beside_tensor_parallel(sections, bf16_weights=bf16_weights)
+        if tensor_parallel is not None and bf16_weights:
+            raise ConfigError(
+                "bf16_weights is true, and the model is cut over processes (tensor parallelism), of whose weights no "
+                "float32 copy is kept: leave it out, bf16 alone computes in bfloat16"
+            )
         self._begin(config, ranks)
         self.global_rank, self.dp_world_size = ranks.rank, ranks.data_parallel_size
         self.device = ranks.device
@@ -337,20 +340,6 @@ class TorchEngine(EngineBase):
             return sharding.restored(weight_of(tensor.name), tensor.gather())
 
         return [replace(tensor, gather=partial(gathered, tensor)) for tensor in tensors]
-
-
-def _refuse_beside_tensor_parallel(sections: TorchSections, *, bf16_weights: bool) -> None:
-    """Raise ConfigError for precisions that a model that is cut does not train in."""
-    if sections.loss_scale is not None:
-        raise ConfigError(
-            "fp16.enabled is true, and the model is cut over processes (tensor parallelism): partial sums of layers "
-            "overflow float16 sooner than the whole ones; take bf16, which needs no loss scale"
-        )
-    if bf16_weights:
-        raise ConfigError(
-            "bf16_weights is true, and the model is cut over processes (tensor parallelism): partial sums would be "
-            "rounded twice; leave it out, bf16 alone computes in bfloat16"
-        )
 
 
 def _make_optimizer(

@@ -275,7 +275,7 @@ class RemoteNumbers:
 
     def __getitem__(self, part: Any) -> "RemoteNumbers":
         if not isinstance(part, slice) or part.step not in (None, 1):
-            raise TypeError(
+            raise ValueError(
                 f"{self.path} is read in runs of numbers, for analysis; to train on it, copy it to a disk"
             )
         first, last, _ = part.indices(len(self))

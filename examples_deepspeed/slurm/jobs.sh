@@ -34,6 +34,19 @@ value_of() {
     echo "$found"
 }
 
+# has_result PLACE: whether a result is in a folder, or at a URL
+has_result() {
+    if [[ "$1" != *://* ]]; then
+        [[ -e "$1" ]]
+    else
+        "$PYTHON" - "$1" <<'END'
+import sys
+from data_efficiency.files import location
+sys.exit(not (location(sys.argv[1]) / "manifest.json").exists())
+END
+    fi
+}
+
 # make_logs: the folder of the jobs' output, once
 make_logs() {
     if [[ -z "$DRY_RUN" ]]; then mkdir -p "$LOGS"; elif [[ -z "$LOGS_MADE" ]]; then printf 'mkdir -p %q\n' "$LOGS"; fi
@@ -108,7 +121,7 @@ analyze() {
     local metric save
     metric="$(value_of --metric "$@")"
     save="$(value_of --save "$@")"
-    if [[ "$metric" == *vocab_rarity && ! -e "$save/total_vocab_freq" ]]; then
+    if [[ "$metric" == *vocab_rarity ]] && ! has_result "$save/total_vocab_freq"; then
         analysis map "$@" --metric total_vocab_freq
         analysis reduce "$@" --metric total_vocab_freq
     fi

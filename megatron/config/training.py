@@ -143,24 +143,14 @@ class TrainingConfig(StepConfig):
         """Setting -> whether it goes with layers that processes share, and why not, and what does."""
         yield "deepspeed", not self.deepspeed, "DeepSpeed's engine holds whole layers: take --fsdp"
         yield (
-            "fp16",
-            not self.fp16,
-            "partial sums of layers overflow float16 sooner than whole ones: take --bf16",
-        )
-        yield (
             "bf16_weights",
             not self.bf16_weights,
-            "partial sums would be rounded twice: --bf16 alone computes in bfloat16",
+            "no float32 copy of weights that are cut is kept: --bf16 alone computes in bfloat16",
         )
         yield (
             "compile",
             self.compile == "none",
             "code that waits for other processes within a layer is not compiled here: leave it out",
-        )
-        yield (
-            "optimizer",
-            self.optimizer != "muon",
-            "Muon needs whole matrices at each step: take adam, or --fsdp instead",
         )
         yield (
             "optimizer_implementation",

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 from megatron.model.blocked_attention import blocked_causal_attention
 from megatron.setting_rules import require
@@ -72,9 +73,7 @@ def attend_in_window(
         ValueError: for a sliding window with dropped positions, or with attention dropout.
     """
     if window.slides:
-        return blocked_causal_attention(
-            *sliding_rows(window, dropout, query, key, value), window.size
-        )
+        return sliding_attention(*sliding_rows(window, dropout, query, key, value), window.size)
 
     def rows(*heads: torch.Tensor) -> torch.Tensor:
         return attend(*heads, attention_mask=None, dropout=dropout, is_causal=True)
@@ -98,6 +97,46 @@ def sliding_rows(
         raise ValueError("a sliding window goes over whole rows, and some positions were dropped")
     groups = query.shape[1] // key.shape[1]
     return query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+
+
+def sliding_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int
+) -> torch.Tensor:
+    """Causal attention over a sliding window, as `two_blocks_attention` says it.
+
+    A processor computes piece by piece what stays in its caches; a GPU would wait for each piece.
+    """
+    is_cpu = query.device.type == "cpu"
+    return (blocked_causal_attention if is_cpu else two_blocks_attention)(query, key, value, window)
+
+
+def two_blocks_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int
+) -> torch.Tensor:
+    """Causal attention over a sliding window by one kernel for all blocks: each sees itself and the block before.
+
+    Args:
+        query: likewise `key` and `value`, [batch, heads, sequence, head_size].
+        window: positions that a query sees, its own among them.
+    """
+    attend, length = functional.scaled_dot_product_attention, query.shape[2]
+    if window >= length:
+        return attend(query, key, value, is_causal=True)
+    behind = -length % window
+    query, key, value = (functional.pad(part, (0, 0, 0, behind)) for part in (query, key, value))
+    # The first block has none before it.
+    first = attend(query[:, :, :window], key[:, :, :window], value[:, :, :window], is_causal=True)
+    keys, values = (
+        torch.cat(
+            [_rows_of(part[:, :, :-window], window), _rows_of(part[:, :, window:], window)], 2
+        )
+        for part in (key, value)
+    )
+    places = torch.arange(2 * window, device=query.device)
+    own = places[:window, None]
+    mask = (places > own) & (places <= own + window)  # [window, 2 x window]
+    rest = attend(_rows_of(query[:, :, window:], window), keys, values, attn_mask=mask)
+    return torch.cat([first, _joined(rest, len(query))], 2)[:, :, :length]
 
 
 def _blocks_as_rows(rows: Attend, size: int, *heads: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from megatron.model.attention_window import Attend, Window, sliding_rows
-from megatron.model.blocked_attention import blocked_causal_attention
+from megatron.model.attention_window import Attend, Window, sliding_attention, sliding_rows
 
 _MOST_PADDING = 1.25
 """A group's longest fragment is at most so many times as long as its shortest, unless both are short."""
@@ -69,7 +68,7 @@ def attend_in_documents(
     rows = partial(attend, attention_mask=None, dropout=dropout, is_causal=True)
     if window is not None and window.slides:
         heads = sliding_rows(window, dropout, *heads)
-        rows = partial(blocked_causal_attention, window=window.size)
+        rows = partial(sliding_attention, window=window.size)
     layout = _layout(begins)
     if layout.groups == ((num_rows, length),):
         return rows(*heads)

@@ -1,9 +1,8 @@
 """The commands that make the difficulty indexes which a run needs and which are not there."""
 
-from pathlib import Path
-
 from data_efficiency import ConfigError, load_config
 from data_efficiency.analysis.named_metrics import METRICS
+from data_efficiency.files import location
 from megatron.config import DataConfig, RunConfig
 from megatron.engine_json import engine_json
 
@@ -27,7 +26,7 @@ def analysis_commands(config: RunConfig) -> list[list[str]]:
             if getattr(data, name) != getattr(DataConfig, name):
                 dataset += [f"--{name.replace('_', '-')}", str(getattr(data, name))]
     section = load_config(engine_json(config)).data_efficiency
-    folders = [Path(selection.index_path) for selection in section.selections]
+    folders = [location(selection.index_path) for selection in section.selections]
     missing = [folder for folder in folders if not (folder / "manifest.json").exists()]
     for folder in missing:
         if folder.name not in METRICS:

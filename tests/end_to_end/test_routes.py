@@ -6,8 +6,10 @@ import pytest
 
 import pretrain_bert
 import pretrain_gpt
+from tests.end_to_end import engine_runs
 from tests.end_to_end.bert_runs import bert_flags, write_workspace
-from tests.end_to_end.engine_runs import log_lines
+from tests.end_to_end.engine_runs import finish, log_lines, wait_for_steps
+from tests.end_to_end.killing import kill_all
 from tests.end_to_end.tiny_runs import random_ltd_section, training_flags
 
 ROUTES = {
@@ -66,6 +68,75 @@ def test_a_resume_goes_on_in_the_phase_of_its_step(workspace, whole, tmp_path, s
     wanted = {line["step"]: line for line in lines_of(folder) if line["kind"] == "train"}
     assert found == wanted
     ends = [path / "global_step20" / "model.safetensors" for path in (folder, parts)]
+    assert ends[0].read_bytes() == ends[1].read_bytes()
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.full
+@pytest.mark.parametrize("fsdp", [None, 3])
+def test_killed_on_two_processes_it_ends_in_the_same_bytes(workspace, tmp_path, fsdp):
+    """Once among the steps of bags and once behind them."""
+    config = write(
+        tmp_path / "routes.json",
+        token_superposition=ROUTES["token_superposition"] | {"num_steps": 12},
+    )
+
+    def start(name, **environment):
+        saving = {"save_interval": 3, "keep_last": 0, "save": tmp_path / name, "fsdp": fsdp}
+        loading = {"load": tmp_path / name, "allow_missing_checkpoint": True}
+        flags = {"random_ltd": True, "deepspeed_config": config, "hidden_size": 64}
+        flags = training_flags(workspace, **flags, **saving, **loading)
+        return engine_runs.start(flags, 2, **environment)
+
+    finish(start("whole"))
+    for step, latest in ((4, range(3, 12)), (14, range(12, 20))):
+        process = start("parts", ROUTES_KILLED=str(tmp_path))
+        wait_for_steps(tmp_path / "parts", [process], step)
+        kill_all(ROUTES_KILLED=str(tmp_path))
+        process.communicate()
+        saved = (tmp_path / "parts" / "latest").read_text().strip()
+        assert int(saved.removeprefix("global_step")) in latest
+    finish(start("parts"))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert lines_of(parts) == lines_of(whole)
+    files = sorted(path.name for path in (whole / "global_step20").glob("*.safetensors"))
+    assert len(files) >= 2
+    for name in files:
+        found, expected = (folder / "global_step20" / name for folder in (parts, whole))
+        assert found.read_bytes() == expected.read_bytes(), name
+
+
+def test_a_bert_goes_on_in_each_phase(tmp_path):
+    """Spans that keep the masked tokens, rows that skip layers, and at last neither."""
+    workspace = write_workspace(tmp_path / "bert")
+    span = {"random_ltd_layer_id": [[1, 2]], "always_keep": [0], "always_keep_labelled": True}
+    random_ltd = random_ltd_section(mask_name="attention_mask") | span | {"model_type": "encoder"}
+    config = write(tmp_path / "routes.json", random_ltd=random_ltd, token_superposition={})
+
+    def train(name, **settings):
+        given = {
+            "data_efficiency_curriculum_learning": None,
+            "num_layers": 4,
+            "random_ltd": True,
+            "micro_batch_size": 4,
+        }
+        given |= {"save": tmp_path / name, "train_iters": 20, "lr_decay_iters": 20}
+        return pretrain_bert.main(bert_flags(workspace, config, **(given | settings)))
+
+    assert train("whole") == 0
+    for step in (5, 17):
+        assert train("parts", train_iters=step, load=tmp_path / "parts" if step > 5 else None) == 0
+    assert train("parts", load=tmp_path / "parts") == 0
+    wanted, found = (
+        {line["step"]: line for line in lines_of(tmp_path / name) if line["kind"] == "train"}
+        for name in ("whole", "parts")
+    )
+    assert found == wanted
+    layer_tokens = [wanted[step]["layer_tokens"] for step in sorted(wanted)]
+    steps = [after - before for before, after in zip(layer_tokens, layer_tokens[1:], strict=False)]
+    assert min(steps[-4:]) == max(steps)
+    assert steps[0] < 0.9 * steps[-1]
+    ends = [tmp_path / name / "global_step20" / "model.safetensors" for name in ("whole", "parts")]
     assert ends[0].read_bytes() == ends[1].read_bytes()
 
 

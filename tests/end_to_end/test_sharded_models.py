@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.end_to_end import bert_runs
-from tests.end_to_end.engine_runs import NUM_STEPS, finish, flags_of, free_port, log_lines, start
+from tests.end_to_end.engine_runs import NUM_STEPS, finish, flags_of, log_lines, start
 
 pytestmark = pytest.mark.timeout(1800)
 SIZES = [2, pytest.param(4, marks=pytest.mark.full)]
@@ -64,7 +64,7 @@ def trained(workspace, bert_workspace, write_config, tmp_path_factory):
             script = bert_runs.SCRIPT if model == "bert" else "pretrain_gpt.py"
             save = folder / f"{model}_{precision}"
             save.mkdir(parents=True)
-            runs.append([script, flags(model, precision, size, stage, save), free_port()])
+            runs.append([script, flags(model, precision, size, stage, save)])
         (folder / "runs.json").write_text(json.dumps(runs))
         finish(start([str(folder / "runs.json")], size, "tests/end_to_end/many_runs.py"))
         done[key] = folder

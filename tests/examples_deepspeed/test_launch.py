@@ -1,8 +1,10 @@
 """The launch scripts without a cluster: what they choose, what they print, what they refuse."""
 
 import os
+import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -261,3 +263,22 @@ def test_bad_settings_are_one_line(script, arguments, settings, message):
     assert ended.stderr.startswith("error: ")
     assert message in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_frequencies_that_are_there_are_not_counted_again_at_a_url_either(tmp_path):
+    script = FOLDER / "data_efficiency/gpt/ds_analyze_gpt_data_map.sh"
+    settings = {"DRY_RUN": "1", "LAUNCHER": "slurm", "LOGS": "logs", "PYTHON": sys.executable}
+    for save in (tmp_path, f"file://{tmp_path}"):
+        words = ["--data-path", "c", "--seq-length", "8", "--save", str(save)]
+        shutil.rmtree(tmp_path / "total_vocab_freq", ignore_errors=True)
+        names = []
+        for _ in range(2):
+            ended = start(script, *words, **settings)
+            assert ended.returncode == 0, ended.stderr
+            names.append(re.findall(r"--job-name=(\S+)", ended.stdout))
+            (tmp_path / "total_vocab_freq").mkdir(exist_ok=True)
+            (tmp_path / "total_vocab_freq" / "manifest.json").touch()
+        both = ["map-total_vocab_freq", "reduce-total_vocab_freq"]
+        assert names == [[*both, "map-vocab_rarity", "reduce-vocab_rarity"], names[1]]
+        assert names[1] == ["map-vocab_rarity", "reduce-vocab_rarity"]
+        (tmp_path / "total_vocab_freq" / "manifest.json").unlink()

@@ -42,8 +42,8 @@ MpiDefault=none
 JobRequeue=1
 MaxArraySize=6
 MailProg=/bin/true
-NodeName=n0 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2
+NodeName=n0 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=4096
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=4096
 PartitionName=main Nodes=n0,n1 Default=YES OverSubscribe=YES
 """
 

@@ -9,6 +9,7 @@ import pytest
 from data_efficiency.analysis.readability import RUNS
 from data_efficiency.deepspeed_format import read_difficulties
 from data_efficiency.difficulty_index import DifficultyIndex
+from data_efficiency.files import RemotePath
 from megatron.data.bert_dataset import BertDataset, BertSettings
 from megatron.data.blended_dataset import open_dataset
 from megatron.data.gpt_dataset import GPTDataset
@@ -325,3 +326,17 @@ def test_scores_of_documents_and_of_other_datasets(tmp_path, flags, fails):
     assert analyze_data.main([*command, "--dataset-class", "Images", "--overwrite"]) == 0
     identity = DifficultyIndex.open(tmp_path / "quality").dataset_identity
     assert identity == {"type": "Images", "num_samples": 200}
+
+
+def test_a_corpus_at_a_url(tmp_path, corpus, flags, monkeypatch):
+    monkeypatch.setenv("DATA_EFFICIENCY_CACHE", str(tmp_path / "cache"))
+    place = RemotePath(f"memory://{tmp_path}")
+    for ending in ("bin", "idx", "meta.json"):
+        (place / f"told.{ending}").put(corpus / f"told.{ending}")
+    there = ["--data-path", f"{place}/told", *flags[2:], "--save", f"{place}/d"]
+    assert analyze_data.main(["run", *there]) == 0
+    assert analyze_data.main(["run", *flags, "--save", str(tmp_path / "d")]) == 0
+    for name in ("manifest.json", "values.npy", "order.npy"):
+        ours = (tmp_path / "d" / "vocab_rarity" / name).read_bytes()
+        assert (place / "d" / "vocab_rarity" / name).read_bytes() == ours
+    place.remove_all()

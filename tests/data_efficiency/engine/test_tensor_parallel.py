@@ -1,3 +1,8 @@
+import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -6,6 +11,7 @@ from torch import nn
 
 from data_efficiency.engine.tensor_parallel import RowOrders, by_process, complete_gradients
 from data_efficiency.json_section import ConfigError
+from tests.processes import run_python
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(1, 4), st.integers(0, 9))
@@ -48,3 +54,22 @@ def test_gradients_of_one_process_are_complete():
     complete_gradients(weights, None, 1)
     assert weights[0].grad.tolist() == [1, 1]
     assert weights[1].grad is None
+
+
+@pytest.mark.full
+def test_a_users_own_model_that_is_cut_trains_as_the_whole_one():
+    """With an optimizer made before, fused maps, and token dropping in layers of which the user says that they may."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    places = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    worker = Path(__file__).with_name("tensor_parallel_worker.py")
+    with ThreadPoolExecutor(2) as pool:
+        said = [*pool.map(lambda rank: run_python(worker, RANK=rank, **places), "01")]
+    left, right = (json.loads(one) for one in said)
+    assert left == right
+    assert left["weights"] < 1e-12
+    assert left["losses"] < 1e-6
+    assert left["kept_length"] == 4
+    assert left["parts"] < 0.6 * left["numbers"]
+    assert left["fell"] != 0

@@ -144,7 +144,7 @@ def test_numbers_are_read_by_ranges(storage, tmp_path, monkeypatch):
     assert np.asarray(found[2000:]).tolist() == []
     for wrong in (3, slice(0, 10, 2), np.arange(3)):
         with pytest.raises(
-            TypeError, match="is read in runs of numbers, for analysis; to train on it"
+            ValueError, match="is read in runs of numbers, for analysis; to train on it"
         ):
             found[wrong]
     put(storage / "n", b"ab", tmp_path)

@@ -98,6 +98,34 @@ def test_models_of_hugging_face_take_bags_through_their_embeddings(name, routed)
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_compiled_model_has_one_piece_of_code_more_for_the_bags(name):
+    torch.compiler.reset()
+    plain, compiled = (accept_bags(make_model(name)) for _ in range(2))
+    pieces, num_pieces = [], 0
+
+    def backend(graph, inputs):
+        nonlocal num_pieces
+        num_pieces += 1
+        return graph
+
+    compiled.compile(backend=backend)
+    for step in range(6):
+        generator = torch.Generator().manual_seed(step)
+        bags = torch.randint(3, VOCABULARY, (ROWS, LENGTH, SIZE), generator=generator)
+        tokens = bags if step < 3 else bags[..., 0].contiguous()
+        found, expected = (model(input_ids=tokens)[0] for model in (compiled, plain))
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+        _, gradients = loss_and_gradients(compiled, found)
+        for weight, gradient in loss_and_gradients(plain, expected)[1].items():
+            torch.testing.assert_close(gradients[weight], gradient, rtol=1e-5, atol=1e-6)
+        pieces.append(num_pieces)
+    torch.compiler.reset()
+    assert pieces == sorted([pieces[0]] * 3 + [pieces[-1]] * 3)
+    assert 1 <= pieces[0] < pieces[-1] <= 3
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_plain_tokens_pass_and_labels_beside_bags_are_refused():
     model, bare = accept_bags(make_model("llama")), make_model("llama")
     tokens = torch.randint(

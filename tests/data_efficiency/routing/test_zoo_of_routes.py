@@ -125,6 +125,29 @@ def test_checkpointing_gives_the_same_gradients(name, kind):
         torch.testing.assert_close(recomputed[weight], gradient, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "vit"])
+def test_it_trains_and_is_saved_as_the_model_that_it_was(name, kind, tmp_path):
+    model = make_model(name, dtype=torch.float32)
+    inputs = batch(model, name)
+    wanted = torch.randn(
+        model.eval()(**inputs)[0].shape, generator=torch.Generator().manual_seed(2)
+    )
+    convert(model, name, kind)
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=3e-3), []
+    for step in range(8):
+        output = forward_in_whole_groups(model.train(), inputs, step)
+        (output - wanted).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append((model.eval()(**inputs)[0] - wanted).square().mean().item())
+    assert losses[-1] < 0.95 * losses[0]
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path, attn_implementation="eager").eval()
+    assert not hasattr(again, "random_ltd_scheduler")
+    assert torch.equal(again(**inputs)[0], model(**inputs)[0])
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("whole", [True, False], ids=["model", "layers"])
 @pytest.mark.parametrize("kind", ["spans", "both"])

@@ -118,3 +118,14 @@ def test_paths_and_keys_that_do_not_go_together(folder, keys, error, message):
 def test_an_index_of_another_number_of_samples_is_refused(folder):
     with pytest.raises(ValueError, match="samples: expected 500, found 400"):
         sampler_of(deepspeeds(folder, trust_order=True), num_samples=400)
+
+
+def test_an_index_by_url_is_drawn_from_as_the_same_one_here(folder, storage):
+    """Whatever is prepared of it lies beside its copy."""
+    DifficultyIndex.write(storage / "index", VALUES, metric="m", dataset_identity=IDENTITY)
+    batches = []
+    for place in (folder / "index", storage / "index"):
+        entry = metric(index_path=str(place), max_difficulty=300, least=30)
+        batches.append(list(sampler_of(entry)))
+    assert batches[0] == batches[1]
+    assert len(storage.names()) == 3

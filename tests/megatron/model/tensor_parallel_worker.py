@@ -291,11 +291,6 @@ def refused():
         lambda: initialize(model=make("modern"), config=config, engine="deepspeed"),
         lambda: initialize(
             model=make("modern"),
-            config=config | {"fp16": {"enabled": True}},
-            tensor_parallel=tensor_parallel(model),
-        ),
-        lambda: initialize(
-            model=make("modern"),
             config=config | {"bf16": {"enabled": True}},
             tensor_parallel=tensor_parallel(model),
             bf16_weights=True,

@@ -4,9 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from data_efficiency import convert_to_random_ltd
-from megatron.model.attention_window import make_window
+from megatron.model.attention_window import make_window, two_blocks_attention
 from megatron.model.transformer import TransformerLayer
 from tests.data_efficiency.routing.reference_loop import drop_in_a_loop
 from tests.data_efficiency.small_models import LENGTH, dropping
@@ -156,6 +157,22 @@ def test_bfloat16_stays_close(autocast):
 def test_what_makes_no_sense(limits, message):
     with pytest.raises(ValueError, match=message):
         make_model()(batch()[0], **limits)
+
+
+@settings(max_examples=40, deadline=None)
+@given(length=st.integers(1, 24), window=st.integers(1, 25))
+def test_two_blocks_see_what_a_sliding_window_does(length, window):
+    """What a GPU computes, in float64: values and gradients are those of a mask."""
+    generator = torch.Generator().manual_seed(0)
+    heads = torch.randn(3, 2, 3, length, 4, generator=generator, dtype=torch.float64)
+    found, expected = (heads.clone().requires_grad_() for _ in range(2))
+    mask = mask_of("sliding_window", window, length)[0, 0]
+    one = two_blocks_attention(*found, window)
+    other = functional.scaled_dot_product_attention(*expected, attn_mask=mask)
+    torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    for context in (one, other):
+        (context * torch.arange(4)).sum().backward()
+    torch.testing.assert_close(found.grad, expected.grad, rtol=1e-9, atol=1e-11)
 
 
 def test_what_a_sliding_window_cannot():

@@ -1,10 +1,12 @@
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
 from torch._dynamo.utils import clear_compilation_metrics, get_compilation_metrics
 
-from data_efficiency import convert_to_random_ltd
+from data_efficiency import LayerDropout, RandomLTD, convert_to_random_ltd
+from data_efficiency.config import DataEfficiencyConfig
 from megatron.model import compilation
 from megatron.model.compilation import compile_model
 from megatron.model.gpt_model import GPTModel
@@ -206,3 +208,60 @@ def test_documents_are_cut_outside_compiled_code(mode, drops, recompute):
         pieces.append(compilation.num_compilations())
     assert losses[::2] == pytest.approx(losses[1::2])
     assert pieces[1] == pieces[-1]
+
+
+def train_on_bags(model, num_steps=6):
+    """Losses and gradient norms: bags of three in the first half of the steps, plain tokens in the second."""
+    found = []
+    for step in range(num_steps):
+        generator = torch.Generator().manual_seed(step)
+        is_plain = 2 * step >= num_steps
+        ids = torch.randint(0, 60, (2, 6, LONGEST, 3), generator=generator)
+        tokens, labels = ids[..., 0].contiguous() if is_plain else ids
+        weights = None if is_plain else torch.tensor([0.5, 0.3, 0.2])
+        if router := getattr(model, "random_ltd_scheduler", None):
+            router.set_position(step, 0)
+        loss = model(tokens, labels=labels, label_weights=weights) / tokens.numel()
+        model.zero_grad()
+        loss.backward()
+        gradients = [parameter.grad.norm() for parameter in model.parameters()]
+        found += [loss.item(), torch.stack(gradients).norm().item()]
+        if step % 3 == 2:
+            with torch.no_grad():
+                found.append(model.eval()(ids[0, ..., 0], labels=ids[1, ..., 0]).item())
+            model.train()
+    return found
+
+
+ROUTES = {
+    "bags": (),
+    "dropping": (RandomLTD(start=8, end=LONGEST, steps=10, step_size=8, layers=[1, 2]),),
+    "layers": (
+        RandomLTD(start=8, end=LONGEST, steps=10, step_size=8, layers=[[1, 2]]),
+        LayerDropout(start=40, steps=10, rows_per_group=6),
+    ),
+}
+INDUCTOR = pytest.param("inductor", marks=pytest.mark.full)
+QUICK = [("layers", "dynamic", "bags"), ("model", "static", "bags")]
+COMPILED = [
+    case if case in QUICK else pytest.param(*case, marks=pytest.mark.full)
+    for case in product(("model", "layers"), ("dynamic", "static"), ROUTES)
+]
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("backend", ["eager", INDUCTOR])
+@pytest.mark.parametrize(("mode", "lengths", "routes"), COMPILED)
+def test_bags_and_then_tokens_have_a_piece_of_code_each(mode, lengths, routes, backend):
+    """Evaluation has the third, and a second run of the same steps needs no other."""
+    plain, compiled = make_model(**MODERN), make_model(**MODERN)
+    compile_model(compiled, mode, lengths, backend=backend)
+    for model in (plain, compiled) if ROUTES[routes] else ():
+        section = DataEfficiencyConfig.of(*ROUTES[routes], seed=3)
+        convert_to_random_ltd(model, TransformerLayer, section)
+    expected, found = train_on_bags(plain), train_on_bags(compiled)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    before = recompilations()
+    assert 0 < max(before.values()) <= (3 if routes == "dropping" else 2), before
+    torch.testing.assert_close(train_on_bags(compiled), train_on_bags(plain), rtol=1e-4, atol=1e-5)
+    assert recompilations() == before

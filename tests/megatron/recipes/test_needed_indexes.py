@@ -1,6 +1,7 @@
 import pytest
 
 from data_efficiency import ConfigError
+from data_efficiency.files import RemotePath, write_file
 from megatron.recipes import analysis_commands
 from tests.megatron.recipes.recipe_files import read
 
@@ -36,3 +37,13 @@ def test_scores_of_others_are_not_computed_here(tmp_path):
     (tmp_path / "quality").mkdir()
     (tmp_path / "quality" / "manifest.json").touch()
     assert analysis_commands(read("gpt_cl_quality_cma_30b", *flags)) == []
+
+
+def test_an_index_at_a_url(tmp_path):
+    place = RemotePath(f"memory://{tmp_path}")
+    flags = ["--difficulty", str(place)]
+    (command,) = analysis_commands(read("gpt_cl_ltd_300b", *flags))
+    assert command[-4:] == ["--metric", "vocab_rarity", "--save", str(place)]
+    write_file(place / "vocab_rarity" / "manifest.json", "{}")
+    assert analysis_commands(read("gpt_cl_ltd_300b", *flags)) == []
+    place.remove_all()
