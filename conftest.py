@@ -2,7 +2,11 @@
 
 from importlib.util import find_spec
 
-HOSTS = {"composer_plugin": "composer", "lightning_plugin": "lightning"}
+HOSTS = {
+    "composer_plugin": "composer",
+    "datatrove_blocks": "datatrove",
+    "lightning_plugin": "lightning",
+}
 collect_ignore = [
     f"data_efficiency/adapters/{module}.py"
     for module, host in HOSTS.items()

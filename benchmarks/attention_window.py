@@ -1,4 +1,4 @@
-"""Forward and backward of causal attention within a window, beside attention that is not limited.
+"""Forward and backward of causal attention within a window or inside documents, beside attention that is not limited.
 
     python -m benchmarks.attention_window [--device cuda] [--check] [--small]
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from megatron.model.attention_window import attend_in_window, make_window
+from megatron.model.document_attention import attend_in_documents
 from megatron.model.optional_kernels import attend_automatically
 
 WINDOW_SHARE = 8
@@ -26,9 +27,11 @@ LIMITS = {
     "blocks_float32": 0.4,
     "blocks_bfloat16": 0.4,
     "sliding_bfloat16": 1.0,
+    "documents_float32": 1.0,
+    "documents_bfloat16": 1.0,
 }
-"""Ratio to attention that is not limited -> at most so much: of the scores, blocks compute 1/8; a window must never
-cost more than none."""
+"""Ratio to attention that is not limited -> at most so much: of the scores, blocks compute 1/8; a window, or documents,
+must never cost more than none."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,29 @@ def sliding(*inputs: torch.Tensor) -> torch.Tensor:
     return windowed(*inputs, slides=True)
 
 
+def documents(*inputs: torch.Tensor) -> torch.Tensor:
+    """Inside documents of different lengths, an eighth of the row in the mean, as texts are (log-normal)."""
+    rows, _, length, _ = inputs[0].shape
+    generator = np.random.default_rng(0)
+    mean, spread = np.log(length / WINDOW_SHARE) - 0.5, 1.0
+    lengths = np.maximum(1, generator.lognormal(mean, spread, (rows, length)).astype(int))
+    ends = lengths.cumsum(1)
+    ids = np.stack([np.searchsorted(row, np.arange(length), "right") for row in ends])
+    return attend_in_documents(
+        attend_automatically,
+        *inputs,
+        document_ids=torch.from_numpy(ids).to(inputs[0].device),
+        window=None,
+        positions=None,
+        dropout=0.0,
+    )
+
+
 def measure(sizes: Sizes) -> dict[str, float]:
     """Ratios of seconds to those of attention that is not limited."""
     figures = {}
     for dtype in sizes.dtypes:
-        inputs, contestants = heads(sizes, dtype), (full, blocks, sliding)
+        inputs, contestants = heads(sizes, dtype), (full, blocks, sliding, documents)
         times = np.array(
             [
                 [seconds(attend, inputs) for attend in contestants]
@@ -112,7 +133,11 @@ def measure(sizes: Sizes) -> dict[str, float]:
         )[1:]
         ratios = np.median(times / times[:, :1], axis=0)
         name = str(dtype).removeprefix("torch.")
-        figures |= {f"blocks_{name}": ratios[1], f"sliding_{name}": ratios[2]}
+        figures |= {
+            f"blocks_{name}": ratios[1],
+            f"sliding_{name}": ratios[2],
+            f"documents_{name}": ratios[3],
+        }
     return {name: round(float(figure), 3) for name, figure in figures.items()}
 
 

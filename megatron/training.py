@@ -94,6 +94,7 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
             f"{len(valid_dataset or ()):,} validation samples of {config.data.seq_length} tokens | "
             f"{run.engine.train_batch_size()} samples a step | "
             f"{ranks.world} x {ranks.device.type}"
+            + (f", {share} to a layer" if (share := ranks.tensor_parallel_size) > 1 else "")
         )
         resumed = resume(run)
         if run.is_first_process:

@@ -17,7 +17,7 @@ from megatron.data.indexed_dataset import IndexedDatasetWriter
 from tests.end_to_end.engine_runs import free_port
 from tests.processes import ROOT, run_python
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
 OWN_METRIC = """
 import time

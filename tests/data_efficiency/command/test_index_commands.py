@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_efficiency.command import index_commands
-from data_efficiency.command.data_flags import Examples
+from data_efficiency.command.data_flags import Examples, Sources
 from data_efficiency.command.parser import command_parser
 from data_efficiency.difficulty_index import DifficultyIndex
 
@@ -37,6 +37,12 @@ class OwnData:
     def examples(self, arguments, index):
         return Examples(Rows(), lambda tokens: f"<{tokens.tolist()}>") if arguments.own else None
 
+    def add_source_flags(self, parser):
+        parser.add_argument("--turned", action="store_true")
+
+    def sources(self, arguments, index):
+        return Sources(np.array([1, 0] if arguments.turned else [0, 1]), ["one", "other"])
+
 
 def test_a_program_names_its_own_data_and_its_own_first_command(tmp_path, capsys):
     parser = command_parser("")
@@ -68,3 +74,17 @@ def test_the_difference_of_two_indexes(tmp_path, capsys):
     arguments = parser.parse_args([*words, "--overwrite", "--metric", "weak"])
     with pytest.raises(ValueError, match="would be written over the input"):
         arguments.action(arguments)
+
+
+def test_ranks_inside_the_sources_that_a_program_knows(tmp_path):
+    parser = command_parser("")
+    index_commands.add_to(parser.add_subparsers(), OwnData())
+    DifficultyIndex.write(
+        tmp_path / "m", np.array([5, 3]), metric="m", dataset_identity=Rows.identity
+    )
+    words = ["rank", str(tmp_path / "m"), "--metric", "r", "--save", str(tmp_path), "--turned"]
+    arguments = parser.parse_args(words)
+    arguments.action(arguments)
+    ranks = DifficultyIndex.open(tmp_path / "r")
+    assert ranks.values.tolist() == [0, 0], "each is the easiest of its source"
+    assert ranks.source["sources"] == [["one", 1], ["other", 1]]
