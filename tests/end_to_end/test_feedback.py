@@ -66,7 +66,9 @@ def test_rows_that_are_more_while_they_are_short_are_all_followed(workspace, tmp
     assert pools(tmp_path / "run") == [606] * 3 + [606 - 32]
 
 
-@pytest.mark.parametrize(("processes", "share"), [(1, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("processes", "share"), [(1, 1), (2, 1), pytest.param(2, 2, marks=pytest.mark.full)]
+)
 def test_a_resume_goes_on_on_other_processes_too(
     workspace, config, whole, tmp_path, processes, share
 ):
@@ -92,7 +94,9 @@ def test_a_resume_goes_on_on_other_processes_too(
         assert one == pytest.approx(other, rel=1e-4)
 
 
-@pytest.mark.parametrize("flags", [{"fsdp": 3}, {"deepspeed": True}])
+@pytest.mark.parametrize(
+    "flags", [{"fsdp": 3}, pytest.param({"deepspeed": True}, marks=pytest.mark.full)]
+)
 def test_sharded_it_is_the_same(workspace, config, whole, tmp_path, flags):
     run_python("pretrain_gpt.py", *flags_of(workspace, config, tmp_path / "run", **flags))
     losses = [

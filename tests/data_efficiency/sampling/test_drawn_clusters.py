@@ -14,7 +14,10 @@ STAGES = DiscreteSchedule(difficulties=(3, 9), max_steps=(5,), max_difficulty=9)
 
 
 def test_a_pool_and_a_blend(make_pool):
-    pools, settings = [make_pool([1, 2, 3, 4], STAGES)], {"order": None, "folder": None}
+    pools, settings = (
+        [make_pool([1, 2, 3, 4], STAGES)],
+        {"order": None, "feedback": None, "folder": None},
+    )
     assert isinstance(make_clusters(4, pools, blend=None, **settings), Clusters)
     blend = Blend(sizes=(2, 2), mix=HALVES)
     assert isinstance(make_clusters(4, pools, blend=blend, **settings), BlendedClusters)
@@ -23,7 +26,7 @@ def test_a_pool_and_a_blend(make_pool):
 def test_an_order_of_a_part_without_samples_is_refused(make_pool, tmp_path):
     pools, blend = [make_pool([1, 2], STAGES)], Blend(sizes=(2, 0), mix=HALVES)
     with pytest.raises(ValueError, match="part 1 of the blend has no sample: leave it out"):
-        make_clusters(2, pools, order=Order(), blend=blend, folder=tmp_path)
+        make_clusters(2, pools, order=Order(), feedback=None, blend=blend, folder=tmp_path)
 
 
 def test_where_an_order_stands_is_known_without_its_index():

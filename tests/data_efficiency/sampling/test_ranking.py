@@ -74,6 +74,7 @@ def test_one_metric_is_the_index_itself_and_nothing_is_written(indexes, tmp_path
 
 def test_a_second_start_reads_what_the_first_prepared(indexes, tmp_path, caplog):
     first = sorted_by(pools(indexes, (2, 2)), PARTS, tmp_path)
+    caplog.clear()
     with caplog.at_level("INFO"):
         again = sorted_by(pools(indexes, (2, 2)), PARTS, tmp_path)
     assert "preparing" not in caplog.text
