@@ -33,6 +33,7 @@ from megatron.study import (
     prepare_shared,
     read_study,
     requeue_this_task,
+    runs_left,
     seeds_advice,
     submit_study,
     write_study_report,
@@ -110,14 +111,9 @@ def work(study: Study, jobs: Sequence[Job], parallel: int) -> int:
     return code
 
 
-def runs_left_in_pilot(study: Study) -> int:
-    """How many runs the study's pilot lacks."""
-    return sum(job.state != "finished" for job in pilot_of(study))
-
-
 def refuse_before_the_pilot(study: Study) -> None:
     """Raise ConfigError where the arms would not have what the pilot is to choose."""
-    if left := runs_left_in_pilot(study):
+    if left := len(runs_left(pilot_of(study))):
         raise ConfigError(
             f"{study.path}: its pilot, {study.pilot}, has {left} runs left: run it first, the arms take "
             "their settings from it"
@@ -150,7 +146,7 @@ def submit(arguments: argparse.Namespace, study: Study, jobs: Sequence[Job]) -> 
 def print_plan(arguments: argparse.Namespace, study: Study, jobs: Sequence[Job]) -> None:
     """Print what the study will cost, and how many seeds a difference needs where one is given."""
     print(format_costs(plan_costs(jobs, arguments.flops_per_second), arguments.parallel))
-    if left := runs_left_in_pilot(study):
+    if left := len(runs_left(pilot_of(study))):
         print(f"\nThe pilot, {study.pilot}, has {left} runs left: arms are as they stand here.")
     if arguments.difference is not None:
         print(seeds_advice(study, jobs, arguments.difference))

@@ -8,7 +8,7 @@ study made.
 
 from megatron.study.costs import format_costs, plan_costs, seeds_advice
 from megatron.study.fairness import undeclared_differences
-from megatron.study.jobs import Job, jobs_of, pilot_of
+from megatron.study.jobs import Job, jobs_of, pilot_of, runs_left
 from megatron.study.pages import write_pages, write_study_report
 from megatron.study.report import Comparison
 from megatron.study.results import RunResult, read_arm
@@ -34,6 +34,7 @@ __all__ = [
     "read_arm",
     "read_study",
     "requeue_this_task",
+    "runs_left",
     "seeds_advice",
     "start_in_slot",
     "submit_study",

@@ -8,6 +8,7 @@ OUTPUT/replaced/...                                  runs whose settings are no 
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
@@ -239,20 +240,39 @@ def _as_its_pilot_says(study: Study) -> Study:
     return replace(study, arms=arms)
 
 
+def runs_left(jobs: Sequence[Job]) -> list[Job]:
+    """The runs that have neither finished nor failed."""
+    return [job for job in jobs if job.state not in ("finished", "failed")]
+
+
 def _best_settings(jobs: Sequence[Job]) -> dict[str, Settings]:
-    """Arm -> the setting of the case with the best mean, for the arms all of whose runs have finished."""
+    """Arm -> the setting of the case with the best mean, for the arms all of whose runs are over.
+
+    A case with a run that failed, or whose last loss is no finite number, is not chosen.
+    """
     runs: dict[str, dict[str, list[Job]]] = {}
     for job in jobs:
         runs.setdefault(job.arm.name, {}).setdefault(job.case, []).append(job)
     found = {}
     for arm, cases in runs.items():
-        if any(job.state != "finished" for same in cases.values() for job in same):
+        if any(runs_left(same) for same in cases.values()):
             continue
-        results = {case: [job.result() for job in same] for case, same in cases.items()}
-        sign = -1 if next(iter(results.values()))[0].measure.higher_is_better else 1
-        means = {case: sign * fmean(one.value for one in same) for case, same in results.items()}
-        found[arm] = cases[min(means, key=means.__getitem__)][0].case_settings
+        means = {case: _mean_loss(same) for case, same in cases.items()}
+        best = min(means, key=means.__getitem__)
+        if means[best] < math.inf:
+            found[arm] = cases[best][0].case_settings
     return found
+
+
+def _mean_loss(jobs: Sequence[Job]) -> float:
+    """The mean of what runs are judged by, less is better; infinite where one has no result."""
+    try:
+        results = [job.result() for job in jobs if job.state == "finished"]
+    except ValueError:
+        return math.inf
+    if len(results) < len(jobs):
+        return math.inf
+    return fmean(-one.value if one.measure.higher_is_better else one.value for one in results)
 
 
 def _kept_results(study: Study) -> dict[Any, RunResult]:

@@ -1,3 +1,4 @@
+import json
 import tomllib
 from dataclasses import replace
 
@@ -5,8 +6,9 @@ import pytest
 
 from data_efficiency import ConfigError
 from megatron.study import read_study
-from megatron.study.jobs import RUN_FILE, jobs_of, pilot_of
+from megatron.study.jobs import RUN_FILE, jobs_of, pilot_of, runs_left
 from megatron.study.results import results_as_json
+from tests.megatron.study.made_up_runs import write_made_up_run
 from tests.megatron.study.simulated import a_result
 from tests.megatron.study.studies import BASE, STUDY, a_study
 
@@ -148,6 +150,33 @@ def test_arms_have_what_was_best_in_the_pilot(tmp_path):
     rates = {job.arm.name: job.config.training.lr for job in jobs_of(study)}
     assert rates == {"baseline": 1e-3, "fast": 2e-3, "alike": 2e-3}
     assert [job.state for job in pilot_of(study)].count("waiting") == 2
+
+
+def test_a_rate_at_which_a_run_failed_or_has_no_loss_is_not_chosen(tmp_path, monkeypatch):
+    """Nor does it leave the study waiting."""
+    monkeypatch.chdir(tmp_path)  # where the pilot's runs lie
+    (tmp_path / "base.toml").write_text(BASE)
+    keep_pilot(tmp_path, {("baseline", 1e-3): (4.0, 4.0), ("fast", 1e-3): (4.0, 4.0)})
+    study = a_study(tmp_path, PILOTED)
+    diverged, *failed = runs_left(pilot_of(study))
+    assert len(failed) == 3
+    for job in failed:
+        job.set_up(tmp_path)
+        job.write(state="failed")
+    diverged.set_up(tmp_path)
+    write_made_up_run(diverged.folder, budget=200_000, seed=8)
+    log = diverged.folder / "log.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "valid":
+            line["loss"] = float("nan")
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    diverged.write(state="finished")
+    with pytest.raises(ValueError, match="nan"):
+        diverged.result()
+    assert not runs_left(pilot_of(study))
+    rates = {job.arm.name: job.config.training.lr for job in jobs_of(study)}
+    assert rates == {"baseline": 1e-3, "fast": 1e-3, "alike": 1e-3}
 
 
 @pytest.mark.parametrize(
