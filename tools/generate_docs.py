@@ -20,7 +20,7 @@ from data_efficiency.config.json_objects import JSON_OBJECTS, json_keys
 from data_efficiency.field_docs import field_docs
 from data_efficiency.json_section import FOUND, Section
 from megatron.arguments import flag_name
-from megatron.config import CONFIG_GROUPS, RUN_KINDS, FilesConfig
+from megatron.config import CONFIG_GROUPS, RUN_KINDS, FilesConfig, Stage
 from megatron.migration import MIGRATIONS, OTHER_DEFAULTS, Fate
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
@@ -79,6 +79,13 @@ LAYERS_END = "<!-- end -->\n"
 ZOO = Path(__file__).resolve().parents[1] / "tests" / "data_efficiency" / "routing" / "zoo.json"
 """Classes of transformers, and what the tests found of each."""
 
+STAGES_INTRODUCTION = """\
+## [[stages]]
+
+Parts of a pretraining run one after the other, in its run file: two tables or more ([orders.md](orders.md#stages)). They stand for the
+schedules in `[data_efficiency]` that change where a stage begins; `--print-json` shows those.
+"""
+
 FINETUNING_INTRODUCTION = """\
 ## Finetuning
 
@@ -107,7 +114,7 @@ def render_page() -> str:
     groups = {"Files": FilesConfig, **{f"[{k}]": v for k, v in RUN_KINDS["gpt"].groups.items()}}
     rows = [row for where, keys, names in JSON_OBJECTS for row in json_rows(where, keys, names)]
     table = render_table(("key", "values", "default", "meaning"), rows)
-    parts = [INTRODUCTION, *(render_group(*each) for each in groups.items())]
+    parts = [INTRODUCTION, *(render_group(*each) for each in groups.items()), render_stages()]
     parts += [*render_finetuning(), JSON_INTRODUCTION]
     return "\n".join(parts) + "\n" + table
 
@@ -160,6 +167,12 @@ def json_rows(where: str, keys: type, names: Mapping[str, str]) -> Iterator[tupl
         elif FOUND in key.rules:
             default = '"auto"'
         yield f"`{where}.{key.key}`" if where else f"`{key.key}`", kind, default, key.doc
+
+
+def render_stages() -> str:
+    """What a stage of a run may say, as Markdown."""
+    rows = [*json_rows("", Stage, {})]
+    return STAGES_INTRODUCTION + "\n" + render_table(("key", "values", "default", "meaning"), rows)
 
 
 def render_finetuning() -> Iterator[str]:

@@ -26,6 +26,11 @@ ORDERS = {
     "folded": {"kind": "folded", "num_folds": 3, "num_buckets": 7},
     "saw": {"kind": "saw", "num_folds": 4},
     "interleaved": {"kind": "interleaved", "num_folds": 5, "num_buckets": 12},
+    "stages": {
+        "kind": "stages",
+        "stages": [["shuffled", 2], ["ascending", 3], ["descending", 1]],
+        "num_buckets": 20,
+    },
     "spread": {"kind": "ascending", "num_buckets": 10, "pass_samples": 480},
     "repeated": {"kind": "folded", "num_folds": 2, "num_buckets": 10, "pass_samples": 2400},
 }
