@@ -22,6 +22,7 @@ GuardedSetting = Literal[
     "token_superposition",
     "feedback",
     "selective_backprop",
+    "stages",
     "clock",
 ]
 GUARDED_SETTINGS: tuple[GuardedSetting, ...] = get_args(GuardedSetting)

@@ -34,6 +34,14 @@ def test_a_mix_has_a_column_for_each_part():
     assert shares == [["75.0", "25.0"], ["52.5", "47.5"], ["27.5", "72.5"]]
 
 
+def test_stages_have_a_column_and_their_first_steps_a_row():
+    lines = format_plan(plan(config()), num_rows=2, stage_starts=(1, 8, 13)).splitlines()
+    assert [line.split()[:2] for line in lines[:5]] == [
+        ["step", "stage"],
+        *(["1", "1"], ["8", "2"], ["13", "3"], ["20", "3"]),
+    ]
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -45,5 +53,5 @@ def test_a_mix_has_a_column_for_each_part():
 )
 def test_picture_is_written(content, tmp_path):
     pytest.importorskip("matplotlib")
-    plot_plan(plan(content), tmp_path / "plan.png")
+    plot_plan(plan(content), tmp_path / "plan.png", stage_starts=(1, 7))
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
