@@ -6,6 +6,7 @@ import pytest
 
 from data_efficiency import ConfigError
 from megatron.study import read_study
+from megatron.study.fairness import unlike
 from megatron.study.jobs import RUN_FILE, jobs_of, pilot_of, runs_left
 from megatron.study.results import results_as_json
 from tests.megatron.study.made_up_runs import write_made_up_run
@@ -216,3 +217,45 @@ def test_a_pilot_is_made_with_the_studys_values(tmp_path):
 def test_an_arm_that_is_no_run_is_refused_by_its_place(change, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         jobs_of(a_study(tmp_path, STUDY.replace(*change)))
+
+
+STAGES = """
+[[arms.staged.stages]]
+share = 0.5
+seq_length = 16
+
+[[arms.staged.stages]]
+share = 0.5
+lr_factor = 2
+"""
+
+
+def test_an_arm_of_stages_is_the_run_that_its_log_says(tmp_path):
+    """And a run from before there were stages is one without."""
+    text = STUDY.replace("[arms.fast", f"[arms.staged]\n{STAGES}\n[arms.fast", 1)
+    jobs = {job.arm.name: job for job in jobs_of(a_study(tmp_path, text))}
+    staged, plain = jobs["staged"], jobs["baseline"]
+    assert [stage.seq_length for stage in staged.config.stages] == [16, None]
+    logged = json.loads(json.dumps(staged.settings))
+    assert (
+        unlike(
+            staged.settings,
+            replace(a_result("a", 1, 1.0), facts={"settings": logged}),
+            staged.defaults,
+        )
+        == []
+    )
+    logged["stages"][1]["lr_factor"] = 3.0
+    assert unlike(
+        staged.settings, replace(a_result("a", 1, 1.0), facts={"settings": logged}), staged.defaults
+    )
+    before = json.loads(json.dumps(plain.settings))
+    del before["stages"]
+    assert (
+        unlike(
+            plain.settings,
+            replace(a_result("a", 1, 1.0), facts={"settings": before}),
+            plain.defaults,
+        )
+        == []
+    )
