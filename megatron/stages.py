@@ -123,6 +123,7 @@ def _written(
         *_pool(config, last_steps),
         *_lengths(config, last_steps),
         *_routes(config, last_steps),
+        *_batches(config, last_steps),
         *_order(config, ends),
         *_mix(config, ends),
     ]
@@ -190,6 +191,16 @@ def _routes(config: RunConfig, last_steps: Sequence[int]) -> Iterator[dict[str, 
         yield _at(place, schedule | _discrete(values, finished))
         if key == "kept_rows" and value_at(config.data_efficiency, f"{route}.enabled") is None:
             yield _at(f"{route}.enabled", True)
+
+
+def _batches(config: RunConfig, last_steps: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The samples of a step."""
+    if not _has(config.stages, "global_batch_size"):
+        return
+    _refuse_both(config, "global_batch_size", "data_sampling", ("batch_size",))
+    values = _values(config, "global_batch_size", config.training.batch_size)
+    sizes = {"min_value": min(values), "max_value": max(values), "counter": "steps"}
+    yield _at("data_sampling.batch_size", sizes | _discrete(values, last_steps))
 
 
 def _pool(config: RunConfig, last_steps: Sequence[int]) -> Iterator[dict[str, Any]]:

@@ -19,6 +19,8 @@ class Stage:
     step that fills its share."""
     seq_length: int | None = None
     """Rows are cut to so many tokens. Left out: whole rows."""
+    global_batch_size: int | None = None
+    """Samples of a step, a multiple of the micro-batch x processes. Left out: --global-batch-size. What the rate does, `lr_factor` says."""
     attention_window: int | None = None
     """Blocks of so many positions are all that attention looks at. Left out: whole rows."""
     sliding_window: int | None = None

@@ -26,6 +26,7 @@ STAGES = """
 [[stages]]
 share = 0.5
 seq_length = 16
+global_batch_size = 4
 order = "shuffled"
 
 [[stages]]
@@ -77,6 +78,12 @@ def section_of(name, index, *, drops):
     sampling = {"curriculum_learning": {"enabled": True, **learning}} if learning else {}
     if name == "mix":
         sampling["mix"] = {"weights": [[0.7, 0.3], [0.2, 0.8]], "at_samples": [0, 24]}
+    if name == "batch_size":
+        stages = {"difficulty": [4, 8], "max_step": [3]}
+        sampling["batch_size"] = {
+            **{"min_value": 4, "max_value": 8, "counter": "steps", "lr_exponent": 0.5},
+            **{"schedule_type": "fixed_discrete", "schedule_config": stages},
+        }
     if name == "feedback":
         policy = {"policy": "high_loss", "kept_share": 0.5, "refresh_steps": 2, "delay_steps": 1}
         sampling["feedback"] = policy

@@ -72,6 +72,14 @@ def test_more_rows_while_these_are_short(staged):
     assert stage_ends(config, engine_json)[0].consumed_samples == 50 * 16 * 4
 
 
+def test_batches_that_grow(staged):
+    stages = ["share = 0.25\nglobal_batch_size = 8", "share = 0.75\nlr_factor = 1.4"]
+    config = staged(stages)
+    ends = stage_ends(config, engine_json)
+    assert [end.steps for end in ends] == [50, 125]
+    assert [end.consumed_samples for end in ends] == [400, 1600]
+
+
 def test_rows_that_skip_layers(staged):
     more = "[data_efficiency.data_routing.layer_dropout]\nrows_per_group = 4\n"
     config = staged(["share = 0.5\nkept_rows = 50", "share = 0.5"], more)
