@@ -45,6 +45,8 @@ class Stretch:
     """What one step gives the model."""
     counts: Counters
     """What one step adds to the counters."""
+    num_micro_batches: int
+    """Of one step, of all processes together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,15 +234,15 @@ class _Walk:
         self.config, self._model = config, model
         self._routing = config.data_efficiency.routing(model.num_layers)
         self._superposition = config.data_efficiency.token_superposition
-        self._sizes = StepSizes.of(config.data_efficiency)
         plans = config.data_efficiency.length_plans
         self._plans = [plan for plan in plans if plan.follows_schedule]
         self._micro_batch_size, accumulation = config.batch_sizes(data_parallel_size)
-        self._num_micro_batches = accumulation * data_parallel_size
         self.full_batch = StepShape(
-            num_rows=self._micro_batch_size * self._num_micro_batches,
+            num_rows=self._micro_batch_size * accumulation * data_parallel_size,
             sequence_length=sequence_length,
         )
+        together = self._micro_batch_size * data_parallel_size
+        self._sizes = StepSizes.of(config.data_efficiency, self.full_batch.num_rows, together)
 
     def stretches(self, num_steps: int | None) -> Iterator[Stretch]:
         """Stretches up to a step; neighbours may be alike. None: the last one has no end."""
@@ -250,11 +252,13 @@ class _Walk:
             following = self._next_change(step)
             end = last + 1 if following is None else min(following, last + 1)
             shape = self._shape_at(step)
+            batch = replace(self.full_batch, num_rows=self._sizes.samples(step))
             yield Stretch(
                 first_step=step,
                 num_steps=end - step,
                 shape=shape,
-                counts=count_step(shape, self.full_batch, self._model, self._samples_per_row(step)),
+                counts=count_step(shape, batch, self._model),
+                num_micro_batches=self._num_micro_batches(step),
             )
             step = following
 
@@ -265,8 +269,8 @@ class _Walk:
         )
         windows = windows_of(self._plans, accepted)
         window = min(windows.values(), default=length)
-        rows *= 1 if self._superposition else self._samples_per_row(step)
-        num_rows = rows * self._num_micro_batches
+        rows *= 1 if self._superposition else self._sizes.per_row(step)
+        num_rows = rows * self._num_micro_batches(step)
         shape = StepShape(num_rows=num_rows, sequence_length=length, kept_length=length)
         if self._routing is not None:
             # Routes go by the steps finished, the curriculum by the step at hand.
@@ -281,17 +285,16 @@ class _Walk:
             else self._superposition.tokens_per_position(step - 1),
         )
 
-    def _samples_per_row(self, step: int) -> int:
-        return self._sizes.per_row(step)
+    def _num_micro_batches(self, step: int) -> int:
+        return self._sizes.rows(step) // self._micro_batch_size
 
     def _next_change(self, step: int) -> int | None:
         """The first step after `step` whose shape can be another one."""
         changes = [plan.schedule.next_change(step) for plan in self._plans]
+        changes.append(self._sizes.next_change(step))
         if self._routing is not None:
             finished = self._routing.next_change(step - 1)
             changes.append(None if finished is None else finished + 1)
-        if self._superposition is not None and self._superposition.is_on(step - 1):
-            changes.append(self._superposition.num_steps + 1)
         return min((change for change in changes if change is not None), default=None)
 
 
@@ -309,19 +312,15 @@ def _closed(config: Config, model: ModelShape, sequence_length: int) -> Config:
     return replace(config, data_efficiency=replace(section, random_ltd=dropping))
 
 
-def count_step(
-    shape: StepShape, full_batch: StepShape, model: ModelShape, samples_per_row: int = 1
-) -> Counters:
-    """What a step of one shape adds, `full_batch` being the shape of plain samples as they are read."""
+def count_step(shape: StepShape, full_batch: StepShape, model: ModelShape) -> Counters:
+    """What a step of one shape adds, `full_batch` being the shape of its samples as they are read."""
     num_positions = shape.num_rows * shape.sequence_length
     return Counters(
         steps=1,
-        consumed_samples=full_batch.num_rows * samples_per_row,
+        consumed_samples=full_batch.num_rows,
         corpus_tokens=num_positions * shape.tokens_per_position,
         # However rows are cut, no label of a sample is in the loss twice.
-        loss_tokens=min(
-            num_positions, full_batch.num_rows * samples_per_row * full_batch.sequence_length
-        ),
+        loss_tokens=min(num_positions, full_batch.num_rows * full_batch.sequence_length),
         layer_tokens=layer_tokens(shape, model.num_layers),
         flops=training_flops(shape, model),
     )

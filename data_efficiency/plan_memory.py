@@ -207,8 +207,8 @@ def format_memory(
         outside: as in `memory_of`.
         tensor_sizes: numbers of processes that can share the model's layers, beside that of the plan.
     """
-    micro, accumulation = plan.config.batch_sizes(num_processes)
-    shapes = [_of_a_micro_batch(one.shape, num_processes * accumulation) for one in plan.stretches]
+    micro, _ = plan.config.batch_sizes(num_processes)
+    shapes = [_of_a_micro_batch(one.shape, one.num_micro_batches) for one in plan.stretches]
     share = plan.config.data_efficiency.row_shares
     num_processes *= share
     titles = ("weights", "gathered", "gradients", "optimizer", "activations", "total")

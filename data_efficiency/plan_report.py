@@ -32,7 +32,18 @@ def format_plan(plan: RunPlan, num_rows: int = 20, stage_starts: Sequence[int] =
         stage_starts: first step of each stage of the run, which is shown as well.
     """
     window = ["window"] if _has_window(plan) else []
-    titles = ["pool", "% of data", "length", *window, "kept", "tokens", "FLOPs", "all tokens"]
+    samples = ["samples"] if _has_batches(plan) else []
+    titles = [
+        "pool",
+        "% of data",
+        *samples,
+        "length",
+        *window,
+        "kept",
+        "tokens",
+        "FLOPs",
+        "all tokens",
+    ]
     parts = [f"part {number} %" for number in range(len(plan.part_shares(1)))]
     staged = ["stage"] if stage_starts else []
     rows = [["step", *staged, *plan.difficulties(1), *parts, *titles]]
@@ -46,6 +57,7 @@ def format_plan(plan: RunPlan, num_rows: int = 20, stage_starts: Sequence[int] =
                 *(f"{100 * share:.1f}" for share in plan.part_shares(step)),
                 format_count(pool),
                 f"{100 * pool / plan.num_samples:.1f}",
+                *(format_count(stretch.counts.consumed_samples) for _ in samples),
                 str(stretch.shape.sequence_length),
                 *(str(_window(stretch.shape)) for _ in window),
                 str(stretch.shape.dropped_sequence_length),
@@ -55,6 +67,10 @@ def format_plan(plan: RunPlan, num_rows: int = 20, stage_starts: Sequence[int] =
             ]
         )
     return "\n".join([*aligned(rows), "", *_saving(plan)])
+
+
+def _has_batches(plan: RunPlan) -> bool:
+    return plan.config.data_efficiency.batch_size is not None
 
 
 def _has_window(plan: RunPlan) -> bool:
@@ -104,10 +120,13 @@ def plot_plan(plan: RunPlan, path: str | Path, stage_starts: Sequence[int] = ())
     stretches = [plan.stretch_at(step) for step in steps.tolist()]
     whole = plan.full_batch.sequence_length
     difficulties = [plan.difficulties(step) for step in steps.tolist()]
+    if _has_batches(plan):
+        for each, stretch in zip(difficulties, stretches, strict=True):
+            each["samples of a step"] = stretch.counts.consumed_samples
     highest = {name: max(each[name] for each in difficulties) for name in difficulties[-1]}
     _draw(
         panels[0],
-        "Difficulty, % of its largest value",
+        "Difficulty" + (" and batch" if _has_batches(plan) else "") + ", % of its largest value",
         steps,
         {
             name: [100 * each[name] / max(1, largest) for each in difficulties]

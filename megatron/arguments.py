@@ -212,7 +212,12 @@ def _add_flag(group: Any, field: Field[Any], hint: Any, doc: str, default: Any) 
         settings["nargs"] = "+"
         [part, *_] = get_args(kind)
         is_choice = get_origin(part) is Literal
-        settings |= {"choices": get_args(part)} if is_choice else {"metavar": "TEXT"}
+        if is_choice:
+            settings["choices"] = get_args(part)
+        elif part is int:
+            settings |= {"type": _whole_number, "metavar": "N"}
+        else:
+            settings["metavar"] = "TEXT"
     else:
         settings |= {
             "type": _whole_number if kind is int else kind,

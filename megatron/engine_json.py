@@ -4,7 +4,7 @@ A key that is a setting lives in the setting alone: `settings_of` takes it out o
 `engine_json` writes it into the object that an engine, or DeepSpeed by itself, gets.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from data_efficiency import ConfigError
@@ -27,6 +27,7 @@ SETTINGS_OF_KEYS = {
 """Dotted key of the JSON file -> field of the settings."""
 _SAMPLING, _ROUTING = "data_efficiency.data_sampling", "data_efficiency.data_routing"
 METRICS = f"{_SAMPLING}.curriculum_learning.curriculum_metrics"
+BATCH_SIZE = f"{_SAMPLING}.batch_size"
 PASS_SAMPLES = f"{_SAMPLING}.curriculum_learning.order.pass_samples"
 DROPPING = f"{_ROUTING}.random_ltd"
 BAGS = f"{_ROUTING}.token_superposition"
@@ -90,6 +91,7 @@ def engine_json(
     if training.fsdp:
         _put_stage(content, training.fsdp)
     _put_tensor_size(content, getattr(training, "tensor_model_parallel_size", 1))
+    _put_ramp(content, getattr(training, "rampup_batch_size", ()), training.batch_size)
     for precision in ("fp16", "bf16"):
         if not getattr(training, precision):
             content.pop(precision, None)
@@ -152,6 +154,37 @@ def _put_stage(content: dict[str, Any], stage: int) -> None:
     put(content, "zero_optimization.stage", stage)
 
 
+def _put_ramp(content: dict[str, Any], ramp: Sequence[int], end: int) -> None:
+    """Write the batch sizes of `--rampup-batch-size`, stage by stage.
+
+    Source: Megatron-LM's `RampupBatchsizeNumMicroBatchesCalculator`: of n increments the k-th comes once k/n of the samples
+    were consumed.
+    """
+    if not ramp:
+        return
+    if value_at(content, BATCH_SIZE) is not None:
+        raise ConfigError(
+            f"{BATCH_SIZE} is written in the file, and --rampup-batch-size is given: remove one of the two"
+        )
+    start, increment, samples = ramp
+    sizes = [*range(start, end + 1, increment)]
+    if len(sizes) == 1:
+        return
+    last = [-(-samples * number // (len(sizes) - 1)) - 1 for number in range(1, len(sizes))]
+    if sorted(set(last)) != last:
+        raise ConfigError(
+            f"--rampup-batch-size is {' '.join(map(str, ramp))}: {samples} samples are fewer than {len(last)} increments: "
+            "give more samples, or larger increments"
+        )
+    stages = {"difficulty": sizes, "max_step": last}
+    section = {"min_value": start, "max_value": end, "counter": "samples"}
+    put(
+        content,
+        BATCH_SIZE,
+        {**section, "schedule_type": "fixed_discrete", "schedule_config": stages},
+    )
+
+
 def _put_tensor_size(content: dict[str, Any], size: int) -> None:
     """Write how many processes share each layer, which a flag says."""
     written = value_at(content, "tensor_parallel.autotp_size")
@@ -183,9 +216,10 @@ def _put_accumulation(content: dict[str, Any], config: AnyRunConfig, num_process
 def _refuse_unknown_pass(content: Mapping[str, Any]) -> None:
     metrics = (value_at(content, METRICS) or {}).values()
     varies = any(value_at(metric, "constant_tokens") is True for metric in metrics)
-    if varies and value_at(content, PASS_SAMPLES) == "auto":
+    has_batches = value_at(content, BATCH_SIZE) is not None
+    if (varies or has_batches) and value_at(content, PASS_SAMPLES) == "auto":
         raise ConfigError(
-            f"{PASS_SAMPLES} is 'auto', and constant_tokens changes how many samples a step draws: give the number that the "
+            f"{PASS_SAMPLES} is 'auto', and {'batch_size' if has_batches else 'constant_tokens'} changes how many samples a step draws: give the number that the "
             "run draws (tools/plan.py shows it)"
         )
 
@@ -223,7 +257,9 @@ def _put_outer_switches(content: dict[str, Any]) -> None:
     section = content["data_efficiency"]
     curriculum = value_at(content, f"{_SAMPLING}.curriculum_learning.enabled")
     sampling = section["data_sampling"]
-    samples = curriculum or any(sampling.get(key) is not None for key in ("mix", "feedback"))
+    samples = curriculum or any(
+        sampling.get(key) is not None for key in ("mix", "feedback", "batch_size")
+    )
     routes = [value_at(route, "enabled") is True for route in section["data_routing"].values()]
     section.setdefault("enabled", samples or any(routes))
     section["data_sampling"].setdefault("enabled", samples)

@@ -364,9 +364,16 @@ def step_record(run: Run, result: StepResult) -> dict[str, Any]:
         "actual_seq_length": result.actual_seq_length,
         "difficulties": dict(plan.batch.difficulties),
         "pool_size": plan.batch.pool_size,
+        **_batch_record(run, plan.batch.samples),
         **({} if result.attended_share is None else {"attended_share": result.attended_share}),
         **({} if plan.batch.part_epochs is None else {"part_epochs": plan.batch.part_epochs}),
     }
+
+
+def _batch_record(run: Run, samples: Any) -> dict[str, int]:
+    """How many samples a step has, where that changes."""
+    changes = run.engine.data_efficiency_config.batch_size is not None
+    return {"step_samples": len(samples)} if changes else {}
 
 
 def _way_back(config: CheckpointConfig) -> str:

@@ -30,7 +30,7 @@ def is_rehearsed(config: RunConfig) -> bool:
 def steps_to_rehearse(plan: RunPlan, next_step: int) -> Iterator[int]:
     """A step of each shape that needs code of its own, of those still to come.
 
-    Rows, length and window make one, and whether tokens are dropped or rows skip layers; how many does not.
+    Rows of a micro-batch, length and window make one, and whether tokens are dropped or rows skip layers; how many does not.
     """
     known = set()
     for stretch in plan.stretches:
@@ -42,7 +42,8 @@ def steps_to_rehearse(plan: RunPlan, next_step: int) -> Iterator[int]:
         )
         window = shape.attention_window, shape.window_slides
         kinds = drops, bool(shape.skipped), shape.tokens_per_position
-        key = shape.num_rows, shape.sequence_length, *kinds, *window
+        rows = shape.num_rows / stretch.num_micro_batches
+        key = rows, shape.sequence_length, *kinds, *window
         if key not in known:
             known.add(key)
             yield max(stretch.first_step, next_step)

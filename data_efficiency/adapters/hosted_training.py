@@ -73,6 +73,11 @@ class HostedTraining:
                 f"constant_tokens changes the rows of a batch, which {settings.host} counts as always alike: train by "
                 "engine.train_step, or remove it"
             )
+        if self.config.data_efficiency.batch_size is not None:
+            raise ConfigError(
+                f"data_sampling.batch_size changes the samples of a step, which {settings.host} counts as always alike: "
+                "train by engine.train_step, or remove it"
+            )
         self.sampler = CurriculumSampler(
             dataset,
             self.config.data_efficiency,

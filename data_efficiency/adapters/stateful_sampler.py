@@ -76,9 +76,9 @@ class StatefulCurriculumSampler(Sampler[int]):
             )
         while self._before.step < end:
             self.sampler.state = self._before
-            samples = self.sampler.next_global_batch().samples
+            batch = self.sampler.next_global_batch()
             after = self.sampler.state
-            own = samples[self.sampler.micro_batch_rows(0)].tolist()
+            own = batch.samples[self.sampler.micro_batch_rows(0, batch.step)].tolist()
             for number in own[self._num_taken :]:
                 self._num_taken += 1
                 if self._num_taken == len(own):
@@ -113,6 +113,11 @@ class StatefulCurriculumSampler(Sampler[int]):
 
 def refuse_more_than_samples(settings: DataEfficiencyConfig) -> None:
     """Raise ConfigError if a section switches on more than a choice of samples."""
+    if settings.batch_size is not None:
+        raise ConfigError(
+            "data_sampling.batch_size changes the samples of a step, and who takes numbers from a sampler does not see "
+            "where steps end: train by engine.train_step, or remove it"
+        )
     plans: list[Any] = [*settings.length_plans, *settings.open_length_plans]
     other = [plan.name for plan in plans]
     other += settings.routes

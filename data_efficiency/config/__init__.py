@@ -1,5 +1,6 @@
 """The JSON file in DeepSpeed's form <-> frozen dataclasses; their field docs document the keys."""
 
+from data_efficiency.config.batch_size import BatchSize
 from data_efficiency.config.curriculum import paces_length
 from data_efficiency.config.data_efficiency import DataEfficiencyConfig
 from data_efficiency.config.feedback import Feedback
@@ -21,6 +22,7 @@ from data_efficiency.config.written import section_of
 
 __all__ = [
     "WINDOWS",
+    "BatchSize",
     "Config",
     "ConfigSource",
     "Curriculum",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from data_efficiency.config.batch_size import BatchSize, read_batch_size
 from data_efficiency.config.curriculum import OpenLengthPlan, read_curriculum
 from data_efficiency.config.feedback import Feedback, read_feedback
 from data_efficiency.config.layer_dropout import LayerDropoutConfig
@@ -54,6 +55,8 @@ class DataEfficiencyConfig:
     """Weights of a blend's parts, as the run goes on; None: those of the dataset."""
     feedback: Feedback | None = None
     """How samples follow the run's losses on them; None: they do not."""
+    batch_size: BatchSize | None = None
+    """Samples of a step, as the run goes on; None: always those of the engine's settings."""
     length_plans: tuple[LengthPlan, ...] = ()
     """Empty: rows stay as they are read."""
     sequence_axes: Mapping[str, tuple[int, ...]] | None = None
@@ -147,6 +150,7 @@ class DataEfficiencyConfig:
             bool(self.open_length_plans)
             or (isinstance(dropping, OpenRandomLTD) and dropping.needs_length)
             or (mix is not None and mix.unit == "tokens")
+            or (self.batch_size is not None and self.batch_size.needs_length)
         )
 
     def with_length(self, length: int) -> "DataEfficiencyConfig":
@@ -166,6 +170,7 @@ class DataEfficiencyConfig:
             length_plans=tuple(plans[name] for name in in_order),
             open_length_plans=(),
             mix=None if self.mix is None else self.mix.in_samples(length),
+            batch_size=None if self.batch_size is None else self.batch_size.with_length(length),
             random_ltd=dropping,
         )
         return closed.with_row_shares(self.row_shares)
@@ -196,8 +201,13 @@ class DataEfficiencyConfig:
 
     @property
     def has_curriculum(self) -> bool:
-        """Whether anything chooses samples or paces lengths: a metric, closed by the rows or not, a mix, or losses."""
-        return bool(self.schedules or self.open_length_plans or self.mix or self.feedback)
+        """Whether anything chooses samples, or paces lengths or batches: a metric, closed by the rows or not, a mix, losses."""
+        return bool(self.schedules or self.open_length_plans or self.reshapes_sampling)
+
+    @property
+    def reshapes_sampling(self) -> bool:
+        """Whether something beside the metrics says which samples a step has, or how many."""
+        return bool(self.mix or self.feedback or self.batch_size)
 
     @property
     def has_constant_tokens(self) -> bool:
@@ -259,6 +269,8 @@ class DataSamplingKeys:
     """Processes that read batches ahead; 0: the main process reads."""
     pin_memory: bool = False
     """Batches in page-locked memory, for copies to a GPU."""
+    batch_size: Section
+    """How many samples a step has, as the run goes on, see below. Not given: train_batch_size."""
     dynamic_batching: Section
     """Refused when enabled: it cannot be composed with the curriculum sampler."""
     feedback: Section
@@ -295,6 +307,9 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     mix = None
     if sampling is not None and sampling_section.content.get("mix") is not None:
         mix = faults.ask(partial(read_mix, sampling.mix))
+    batch_size = None
+    if sampling is not None and sampling_section.content.get("batch_size") is not None:
+        batch_size = faults.ask(partial(read_batch_size, sampling.batch_size))
     feedback = None
     if sampling is not None and sampling_section.content.get("feedback") is not None:
         feedback = faults.ask(partial(read_feedback, sampling.feedback))
@@ -306,7 +321,7 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     assert curriculum is not None
     found, metrics = curriculum
     has_curriculum = bool(metrics.selections or metrics.length_plans or metrics.open_plans)
-    samples = has_curriculum or mix is not None or feedback is not None
+    samples = has_curriculum or any(one is not None for one in (mix, feedback, batch_size))
     paced: tuple[LengthPlan | OpenLengthPlan, ...] = (*metrics.length_plans, *metrics.open_plans)
     _refuse_sliding_beside(routes["random_ltd"], paced)
     if feedback is not None:
@@ -333,6 +348,7 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
         random_rank=found.random_rank and has_curriculum,
         mix=mix,
         feedback=feedback,
+        batch_size=batch_size,
         length_plans=metrics.length_plans,
         open_length_plans=metrics.open_plans,
         metric_names=tuple(found.curriculum_metrics) if has_curriculum else (),

@@ -5,6 +5,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from data_efficiency.config import (
+    batch_size,
     curriculum,
     data_efficiency,
     feedback,
@@ -39,6 +40,7 @@ JSON_OBJECTS: Sequence[tuple[str, type, Mapping[str, str]]] = (
     ("data_efficiency", data_efficiency.DataEfficiencyKeys, {}),
     ("data_efficiency.data_sampling", data_efficiency.DataSamplingKeys, {}),
     ("data_efficiency.data_sampling.mix", mix.MixKeys, {}),
+    ("data_efficiency.data_sampling.batch_size", batch_size.BatchSizeKeys, {}),
     ("data_efficiency.data_sampling.feedback", feedback.FeedbackKeys, {}),
     ("data_efficiency.data_sampling.curriculum_learning", curriculum.CurriculumKeys, {}),
     ("data_efficiency.data_sampling.curriculum_learning.order", order.Order, {}),

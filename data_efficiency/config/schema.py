@@ -17,6 +17,7 @@ from data_efficiency.config.order import SORTED, WHOLE
 from data_efficiency.config.random_ltd import KEPT_LENGTH_NAMES
 from data_efficiency.json_section import AUTO, FOUND, AtLeast, Section
 from data_efficiency.schedule.registry import (
+    batch_size_kinds,
     curriculum_kinds,
     kept_length_kinds,
     kept_rows_kinds,
@@ -53,6 +54,8 @@ def config_schema() -> dict[str, Any]:
             if is_needed and not place.endswith("schedule_config"):
                 found["required"].append(key.key)
     _add_schedules(_object_at(root, "METRIC"), curriculum_kinds(), {})
+    batch_size = _object_at(root, "data_efficiency.data_sampling.batch_size")
+    _add_schedules(batch_size, batch_size_kinds(), {})
     _add_schedules(
         _object_at(root, "RANDOM_LTD.random_ltd_schedule"), kept_length_kinds(), KEPT_LENGTH_NAMES
     )

@@ -42,7 +42,7 @@ def section_of(config: DataEfficiencyConfig) -> dict[str, Any]:
     }
     if config.full_from_step is not None:
         routes["full_from_step"] = config.full_from_step
-    samples = is_curriculum or config.mix is not None or config.feedback is not None
+    samples, batch = is_curriculum or config.reshapes_sampling, config.batch_size
     return {
         "enabled": samples or bool(config.routes),
         "seed": config.seed,
@@ -53,6 +53,9 @@ def section_of(config: DataEfficiencyConfig) -> dict[str, Any]:
             "pin_memory": config.pin_memory,
             **({} if config.mix is None else {"mix": config.mix.section()}),
             **({} if config.feedback is None else {"feedback": config.feedback.section()}),
+            **(
+                {} if batch is None else {"batch_size": batch.section() | _schedule(batch.schedule)}
+            ),
             "curriculum_learning": curriculum,
         },
         "data_routing": {"enabled": bool(config.routes), **routes},

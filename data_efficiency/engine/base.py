@@ -63,7 +63,7 @@ class EngineBase(Stepping):
             if scheduler is not None and "layer_tokens" in scheduler["state"]:
                 counters["layer_tokens"] = int(scheduler["state"]["layer_tokens"])
         self.counters = Counters(**counters)
-        self.micro_steps = self.counters.steps * self._accumulation
+        self._go_to_step_begin()
         self.skipped_steps = int(saved["skipped_steps"])
         if self.training_dataloader is not None and saved["loader"] is not None:
             self.training_dataloader.load_state_dict(saved["loader"])

@@ -47,6 +47,16 @@ def refuse_idle(
         )
 
 
+def refuse_unscaled_rate(config: DataEfficiencyConfig) -> None:
+    """Raise ConfigError if the learning rate of an engine that follows none should go with the batch size."""
+    batch = config.batch_size
+    if batch is not None and batch.lr_exponent:
+        raise ConfigError(
+            f"data_sampling.batch_size.lr_exponent is {batch.lr_exponent}, but the engine does not set the learning rate: "
+            "call engine.follow_learning_rate(...) in place of a scheduler, or leave lr_exponent out"
+        )
+
+
 def refuse_ignored_windows(
     windows: Mapping[str, int], module: torch.nn.Module, kwargs: Mapping[str, Any]
 ) -> None:

@@ -102,6 +102,10 @@ class DeepSpeedEngine(EngineBase, deepspeed.DeepSpeedEngine):
         """As `EngineBase.curriculum_learning_enabled`."""
         return not self._hides_curriculum and super().curriculum_learning_enabled()
 
+    def gradient_accumulation_steps(self) -> int:
+        """As `TorchEngine.gradient_accumulation_steps`."""
+        return self._accumulation
+
     def deepspeed_io(self, *args: Any, **kwargs: Any) -> Any:
         """DeepSpeed's own loader, for data that the curriculum does not concern."""
         self._hides_curriculum = True
@@ -169,6 +173,8 @@ def make_deepspeed_engine(
         ConfigError: for JSON that DeepSpeed would ignore or does not understand.
     """
     sections = check_deepspeed_sections(config.engine_sections)
+    if config.data_efficiency.batch_size is not None:
+        refuse_offloading(sections)
     if optimizer is not None and sections.get("optimizer"):
         raise ConfigError("an optimizer is given to initialize and in the JSON: remove one of them")
     micro_batch_size, accumulation = config.batch_sizes(ranks.data_parallel_size)
@@ -203,6 +209,17 @@ def make_deepspeed_engine(
         engine.training_dataloader = make_loader(training_data, config, ranks, collate_fn)
     made: DeepSpeedEngine = engine
     return made
+
+
+def refuse_offloading(sections: Mapping[str, Any]) -> None:
+    """Raise ConfigError where DeepSpeed lays its buffers out for one number of micro-batches."""
+    zero = sections.get("zero_optimization") or {}
+    for name in ("offload_optimizer", "offload_param"):
+        if (zero.get(name) or {}).get("device", "none") != "none":
+            raise ConfigError(
+                f"zero_optimization.{name} is {zero[name]!r}, and data_sampling.batch_size changes the number of "
+                "micro-batches, which DeepSpeed's buffers on the host have one of: remove one of the two"
+            )
 
 
 def check_deepspeed_sections(sections: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,11 @@ import torch
 
 from data_efficiency.accounting import Counters, LearningRate, ModelShape, StepShape
 from data_efficiency.config import Config, DataEfficiencyConfig, RandomLTDConfig
-from data_efficiency.engine.carried_out import refuse_idle, refuse_ignored_windows
+from data_efficiency.engine.carried_out import (
+    refuse_idle,
+    refuse_ignored_windows,
+    refuse_unscaled_rate,
+)
 from data_efficiency.engine.protocol import Named, TokenRouter
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.row_values import RowValues, checked_values, tell_sampler
@@ -56,7 +60,8 @@ class Stepping:
     skipped_steps: int
     """Steps whose float16 gradients overflowed: their samples are consumed, weights unchanged."""
     _micro_batch_size: int
-    _accumulation: int
+    _plain_accumulation: int
+    """Micro-batches of a step on this process, where `batch_size` does not say it."""
     _update: Callable[[], bool]
     """Takes the optimizer's step of a whole global batch; whether float16 overflowed instead. Raises
     NonFiniteError for a gradient that is no finite number in other precisions."""
@@ -65,7 +70,8 @@ class Stepping:
         """Stand before the first step."""
         self.json_config, self.ranks = config, ranks
         self.model_shape = None
-        self._micro_batch_size, self._accumulation = config.batch_sizes(ranks.data_parallel_size)
+        sizes = config.batch_sizes(ranks.data_parallel_size)
+        self._micro_batch_size, self._plain_accumulation = sizes
         float16 = Section(config.engine_sections, "").section("fp16")
         self._is_float16 = bool(float16.take("enabled", False))
         self._constant_loss_scale = self._is_float16 and bool(float16.take("loss_scale", 0))
@@ -88,6 +94,18 @@ class Stepping:
     @global_steps.setter
     def global_steps(self, value: int) -> None:
         self.counters = replace(self.counters, steps=value)
+
+    @property
+    def _accumulation(self) -> int:
+        """Micro-batches of the present step on this process."""
+        loader = self.training_dataloader
+        if loader is None or self.json_config.data_efficiency.batch_size is None:
+            return self._plain_accumulation
+        return loader.sampler.num_micro_batches(self.counters.steps + 1)
+
+    def _go_to_step_begin(self) -> None:
+        """Stand before the first micro-batch of the step that `counters` say."""
+        self.micro_steps = self.counters.steps * self._accumulation
 
     @property
     def data_efficiency_config(self) -> DataEfficiencyConfig:
@@ -219,10 +237,10 @@ class Stepping:
         What is compiled at its first use is so before the clock starts. All processes must call it.
         """
         counters = self.counters
-        own_terms, terms = self._terms(micro_batches, num_terms)
         try:
             self.counters = replace(counters, steps=step - 1)
-            self.micro_steps = self.counters.steps * self._accumulation
+            self._go_to_step_begin()
+            own_terms, terms = self._terms(micro_batches, num_terms)
             self.module.train()
             for number, (batch, own) in enumerate(zip(micro_batches, own_terms, strict=True)):
                 self._micro_batch(number, batch, own, terms, loss_sums, None)
@@ -358,6 +376,7 @@ class Stepping:
             self._give_up_step()
             raise
         self.counters = replace(before.plus(totals.added), steps=before.steps + 1)
+        self._go_to_step_begin()
         self._shapes = []
         self._row_values.clear()
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
@@ -380,15 +399,26 @@ class Stepping:
         self.optimizer.zero_grad()
         self._shapes = []
         self._row_values.clear()
-        self.micro_steps = self.counters.steps * self._accumulation
+        self._go_to_step_begin()
 
     def _set_rates(self) -> None:
         """Give the optimizer the rate of the coming step, where a learning rate is followed."""
         if self.learning_rate is None:
             return
         rate = self.learning_rate.at(self.counters.at(self.learning_rate.clock, self.num_layers))
+        rate *= self._rate_of_batch
         for group, own in zip(self.optimizer.param_groups, self._group_rates, strict=True):
             group["lr"] = own * rate if self.learning_rate.relative else rate
+
+    @property
+    def _rate_of_batch(self) -> float:
+        """What the present step's number of samples multiplies the learning rate by."""
+        batch = self.json_config.data_efficiency.batch_size
+        return (
+            1.0
+            if batch is None
+            else batch.rate_factor(self._accumulation, self._plain_accumulation)
+        )
 
     def _seed_dropout(self, micro_batch: int) -> None:
         """Make what dropout draws a function of seed, step and micro-batch alone."""
@@ -423,6 +453,8 @@ class Stepping:
             self.training_dataloader,
             self.counters.steps,
         )
+        if self.learning_rate is None:
+            refuse_unscaled_rate(self.data_efficiency_config)
         if self.random_ltd_scheduler is None:
             return
         place_in_step = self.micro_steps % self._accumulation

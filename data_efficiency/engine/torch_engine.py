@@ -223,15 +223,15 @@ class TorchEngine(EngineBase):
         return self.module.parameters()
 
     def train_batch_size(self) -> int:
-        """Samples of a step, over all processes."""
-        return self._micro_batch_size * self._accumulation * self.ranks.data_parallel_size
+        """Samples of a step over all processes, where `batch_size` does not say it."""
+        return self._micro_batch_size * self._plain_accumulation * self.ranks.data_parallel_size
 
     def train_micro_batch_size_per_gpu(self) -> int:
         """Samples of a forward pass."""
         return self._micro_batch_size
 
     def gradient_accumulation_steps(self) -> int:
-        """Forward passes of a step on this process."""
+        """Forward passes of the present step on this process."""
         return self._accumulation
 
     def get_global_grad_norm(self) -> float | None:

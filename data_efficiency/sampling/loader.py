@@ -134,7 +134,7 @@ class CurriculumDataLoader(PublishedLoaderNames):
         """Raise ConfigError if samples followed values of steps that are still to be done when they are drawn."""
         feedback = self.sampler.config.feedback
         # PyTorch's loader has two micro-batches a worker on their way.
-        ahead = -(-2 * self._num_workers // self.sampler.gradient_accumulation_steps)
+        ahead = -(-2 * self._num_workers // self.sampler.fewest_micro_batches)
         if feedback is not None and feedback.delay_steps <= ahead:
             raise ConfigError(
                 f"data_sampling.feedback.delay_steps is {feedback.delay_steps}, but {self._num_workers} workers read "
@@ -179,12 +179,13 @@ class _PlannedIndices:
         while sampler.state.step < self._last_step:
             batch = sampler.next_global_batch()
             state_after = sampler.state
-            for number in range(sampler.gradient_accumulation_steps):
-                rows = sampler.micro_batch_rows(number)
+            num_micro_batches = sampler.num_micro_batches(batch.step)
+            for number in range(num_micro_batches):
+                rows = sampler.micro_batch_rows(number, batch.step)
                 plan = MicroBatchPlan(
                     batch=batch,
                     first_row=rows.start,
-                    is_last=number == sampler.gradient_accumulation_steps - 1,
+                    is_last=number == num_micro_batches - 1,
                     state_after=state_after,
                 )
                 self._queue.append(plan)

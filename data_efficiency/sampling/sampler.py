@@ -3,7 +3,7 @@
 Every rank computes the same global batch and takes its own rows. The state is the number of steps
 done and one position for each cluster admitted so far, plain integers; nothing is shuffled in memory.
 
-Row layout: rank r's micro-batch m of a step holds the rows from (r * accumulation + m) * micro batch.
+Row layout: rank r's micro-batch m of a step holds the rows from (r * micro-batches of the step + m) * micro batch.
 """
 
 import sys
@@ -47,12 +47,12 @@ class CurriculumSampler:
             parts are drawn by weight if it has `part_sizes` and `part_weights`.
         config: the `data_efficiency` section; None samples uniformly.
         micro_batch_size: rows of one forward pass on one rank.
-        gradient_accumulation_steps: micro-batches of a step on one rank.
+        gradient_accumulation_steps: micro-batches of a step on one rank, where `batch_size` does not say it.
         drop_last: leave out the last global batch if the dataset's passes do not fill it; otherwise
             it is filled up from the next pass. Batches are always whole.
 
     Raises:
-        ConfigError: if the dataset has no length.
+        ConfigError: if the dataset has no length, or a step no whole number of micro-batches.
         ValueError: if a difficulty index belongs to another dataset, the first step's pool is empty
             (custom schedules: at the first batch), or there is not one batch to draw.
     """
@@ -77,9 +77,10 @@ class CurriculumSampler:
         self.micro_batch_size = self.batch_size = micro_batch_size
         self.data_parallel_size = data_parallel_size
         self.gradient_accumulation_steps = gradient_accumulation_steps
+        self.data_parallel_rank = data_parallel_rank
         self.rows_per_rank = micro_batch_size * gradient_accumulation_steps
-        self.first_row = data_parallel_rank * self.rows_per_rank
         self.global_batch_size = data_parallel_size * self.rows_per_rank
+        """Rows of a step where `batch_size` does not say it."""
         self.config = config
         """Closed by the length of the rows, and with the custom schedules, once they are set."""
         self.seed = config.seed
@@ -89,7 +90,8 @@ class CurriculumSampler:
         if num_samples == 0:
             raise ValueError("the dataset is empty: there is nothing to sample")
         total = num_samples * config.num_epochs
-        self._sizes = StepSizes.of(config)
+        together = micro_batch_size * data_parallel_size
+        self._sizes = StepSizes.of(config, self.global_batch_size, together)
         self.num_steps = self._steps_in(total, drop_last=drop_last)
         if self.num_steps == 0:
             raise ValueError(
@@ -118,47 +120,70 @@ class CurriculumSampler:
 
     def __len__(self) -> int:
         """Micro-batches of this rank from the beginning to the end."""
-        return self.num_steps * self.gradient_accumulation_steps
+        return self._sizes.rows_before(self.num_steps + 1) // self._rows_together
 
     def __iter__(self) -> Iterator[list[int]]:
         """This rank's micro-batches from the present state on, as lists of sample numbers.
 
         Raises:
-            ConfigError: if accelerate shards them once more, or rows are made of several samples.
+            ConfigError: if accelerate shards them once more, rows are made of several samples, or the batch size changes.
         """
         if self.config.token_superposition is not None:
             raise ConfigError(
                 "token_superposition is enabled, which a sampler alone cannot carry out: read by "
                 "CurriculumDataLoader, or switch it off"
             )
+        if self.config.batch_size is not None:
+            raise ConfigError(
+                "data_sampling.batch_size changes the number of micro-batches of a step, and lists of numbers do not tell "
+                "where a step ends: read by CurriculumDataLoader, whose steps() do, or remove it"
+            )
         if self.data_parallel_size > 1:
             _refuse_second_sharding(sys._getframe())
         while self.state.step < self.num_steps:
             batch = self.next_global_batch()
-            for number in range(self.gradient_accumulation_steps):
+            for number in range(self.num_micro_batches(batch.step)):
                 yield batch.samples[self.micro_batch_samples(number, batch.step)].tolist()
 
-    def micro_batch_rows(self, number: int) -> slice:
-        """The rows of the global batch that make this rank's micro-batch `number`."""
-        first = self.first_row + number * self.micro_batch_size
-        return slice(first, first + self.micro_batch_size)
+    def num_micro_batches(self, step: int) -> int:
+        """Of `step`, counted from 1, on each rank."""
+        return self._sizes.rows(step) // self._rows_together
+
+    @property
+    def fewest_micro_batches(self) -> int:
+        """Of the smallest step, on each rank."""
+        return self._sizes.fewest_rows // self._rows_together
+
+    @property
+    def _rows_together(self) -> int:
+        """Rows of one micro-batch of all ranks."""
+        return self.micro_batch_size * self.data_parallel_size
+
+    def micro_batch_rows(self, number: int, step: int) -> slice:
+        """The rows of the step's global batch that make this rank's micro-batch `number`."""
+        place = self.data_parallel_rank * self.num_micro_batches(step) + number
+        return slice(place * self.micro_batch_size, (place + 1) * self.micro_batch_size)
 
     def micro_batch_samples(self, number: int, step: int) -> slice:
         """Their samples, among those of the step's global batch."""
-        rows, per_row = self.micro_batch_rows(number), self.samples_per_row(step)
+        rows, per_row = self.micro_batch_rows(number, step), self.samples_per_row(step)
         return slice(rows.start * per_row, rows.stop * per_row)
 
     def samples_per_row(self, step: int) -> int:
         """Samples in the place of one row at `step`, counted from 1: of bags, or of shorter rows."""
         return self._sizes.per_row(step)
 
+    def batch_rows(self, step: int) -> int:
+        """Rows of the global batch at `step`, counted from 1, before several samples take the place of one."""
+        return self._sizes.rows(step)
+
     def samples_before(self, step: int) -> int:
         """Samples of all steps before `step`, counted from 1."""
-        return self.global_batch_size * self._sizes.rows_before(step)
+        return self._sizes.samples_before(step)
 
     def _steps_in(self, num_samples: int, *, drop_last: bool) -> int:
         """Steps that so many samples are enough for; without drop_last the last one may want more."""
-        steps = self._sizes.steps_in(num_samples // self.global_batch_size)
+        steps = self._sizes.steps_in(num_samples)
         return steps + (not drop_last and self.samples_before(steps + 1) < num_samples)
 
     def difficulties(self, step: int) -> dict[str, int]:
@@ -199,7 +224,7 @@ class CurriculumSampler:
             step,
             self._clusters.boundaries(step),
             positions,
-            self.global_batch_size * self.samples_per_row(step),
+            self._sizes.samples(step),
             self._clusters.chooser(step),
             self._clusters.arranger(step),
         )

@@ -1,57 +1,112 @@
-"""How many samples each step draws: several take the place of one row in bags of tokens, or where rows are short."""
+"""How large each step is: its rows, and how many samples take the place of a row in bags of tokens, or where rows are short."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_efficiency.config import DataEfficiencyConfig, LengthPlan
+from data_efficiency.config import BatchSize, DataEfficiencyConfig, LengthPlan
+from data_efficiency.json_section import ConfigError
 
 Int64Array = NDArray[np.int64]
 
 
 class StepSizes:
-    """A number of samples a row that changes at some steps.
+    """Rows of a step and samples a row, which change at some steps.
 
     Args:
         starts: the steps, counted from 1, from which each number holds; ascending, the first is 1.
-        per_row: the numbers.
+        rows: rows of the global batch, before several samples take the place of one.
+        per_row: samples in the place of a row.
 
     Example:
-        >>> sizes = StepSizes([1, 3], [4, 1])
-        >>> [sizes.per_row(step) for step in (1, 2, 3, 9)], sizes.rows_before(4)
-        ([4, 4, 1, 1], 9)
+        >>> sizes = StepSizes([1, 3], rows=[2, 2], per_row=[4, 1])
+        >>> [sizes.samples(step) for step in (1, 2, 3, 9)], sizes.samples_before(4), sizes.rows_before(4)
+        ([8, 8, 2, 2], 18, 6)
     """
 
-    def __init__(self, starts: Sequence[int], per_row: Sequence[int]) -> None:
+    def __init__(self, starts: Sequence[int], rows: Sequence[int], per_row: Sequence[int]) -> None:
         self._starts = np.array(starts, np.int64)
+        self._rows = np.array(rows, np.int64)
         self._per_row = np.array(per_row, np.int64)
-        whole = np.diff(self._starts) * self._per_row[:-1]
-        self._before = np.append(0, np.cumsum(whole)).astype(np.int64)
+        self._samples = self._rows * self._per_row
+        num_steps = np.diff(self._starts)
+        self._rows_before = _sums_before(num_steps * self._rows[:-1])
+        self._samples_before = _sums_before(num_steps * self._samples[:-1])
 
     @classmethod
-    def of(cls, config: DataEfficiencyConfig) -> "StepSizes":
-        """Those of a configuration, its lengths closed."""
-        superposition = config.token_superposition
-        if superposition is not None:
-            return cls([1, superposition.num_steps + 1], [superposition.samples_per_row(0), 1])
-        plan = next((one for one in config.length_plans if one.constant_tokens), None)
-        return cls([1], [1]) if plan is None else cls(*_of_ramp(plan))
+    def of(cls, config: DataEfficiencyConfig, base: int, multiple: int = 1) -> "StepSizes":
+        """Those of a configuration, its lengths closed.
+
+        Args:
+            base: rows of a step where nothing says otherwise.
+            multiple: rows of one forward of all data-parallel processes together.
+
+        Raises:
+            ConfigError: for a batch that is no whole number of such forwards.
+        """
+        starts, per_row = _samples_for_rows(config)
+        batch = config.batch_size
+        if batch is None:
+            return cls(starts, [base] * len(starts), per_row)
+        return cls(*_with_batches(batch, starts, per_row, multiple))
+
+    def rows(self, step: int) -> int:
+        """Rows of the global batch at `step`, counted from 1."""
+        return int(self._rows[self._number_at(step)])
 
     def per_row(self, step: int) -> int:
         """Samples in the place of one row at `step`, counted from 1."""
-        return int(self._per_row[np.searchsorted(self._starts, step, "right") - 1])
+        return int(self._per_row[self._number_at(step)])
+
+    def samples(self, step: int) -> int:
+        """Samples of `step`, counted from 1."""
+        return int(self._samples[self._number_at(step)])
 
     def rows_before(self, step: int) -> int:
-        """The sum of `per_row` over the steps before `step`."""
-        number = int(np.searchsorted(self._starts, step, "right")) - 1
-        return int(self._before[number] + (step - self._starts[number]) * self._per_row[number])
+        """The sum of `rows` over the steps before `step`."""
+        number = self._number_at(step)
+        done = step - int(self._starts[number])
+        return int(self._rows_before[number]) + done * int(self._rows[number])
 
-    def steps_in(self, num_rows: int) -> int:
-        """The most steps whose sum of `per_row` is no more than `num_rows`."""
-        number = int(np.searchsorted(self._before, num_rows, "right")) - 1
-        left = (num_rows - int(self._before[number])) // int(self._per_row[number])
-        return int(self._starts[number]) - 1 + left
+    def samples_before(self, step: int) -> int:
+        """Samples of all steps before `step`, counted from 1."""
+        number = self._number_at(step)
+        done = step - int(self._starts[number])
+        return int(self._samples_before[number]) + done * int(self._samples[number])
+
+    def steps_in(self, num_samples: int) -> int:
+        """The most steps that have no more than `num_samples` together."""
+        number = int(np.searchsorted(self._samples_before, num_samples, "right")) - 1
+        left = num_samples - int(self._samples_before[number])
+        return int(self._starts[number]) - 1 + left // int(self._samples[number])
+
+    def next_change(self, step: int) -> int | None:
+        """The first step after `step` that may be of another size; None: all are alike."""
+        number = self._number_at(step) + 1
+        return int(self._starts[number]) if number < len(self._starts) else None
+
+    @property
+    def fewest_rows(self) -> int:
+        """Of the smallest step."""
+        return int(self._rows.min())
+
+    def _number_at(self, step: int) -> int:
+        return int(np.searchsorted(self._starts, step, "right")) - 1
+
+
+def _sums_before(numbers: Int64Array) -> Int64Array:
+    sums: Int64Array = np.append(0, np.cumsum(numbers)).astype(np.int64)
+    return sums
+
+
+def _samples_for_rows(config: DataEfficiencyConfig) -> tuple[list[int], list[int]]:
+    """Steps from which a number of samples takes the place of a row, and the numbers."""
+    superposition = config.token_superposition
+    if superposition is not None:
+        return [1, superposition.num_steps + 1], [superposition.samples_per_row(0), 1]
+    plan = next((one for one in config.length_plans if one.constant_tokens), None)
+    return ([1], [1]) if plan is None else _of_ramp(plan)
 
 
 def _of_ramp(plan: LengthPlan) -> tuple[list[int], list[int]]:
@@ -66,3 +121,30 @@ def _of_ramp(plan: LengthPlan) -> tuple[list[int], list[int]]:
             numbers.append(number)
         step = plan.schedule.next_change(step)
     return starts, numbers
+
+
+def _with_batches(
+    batch: BatchSize, starts: Sequence[int], per_row: Sequence[int], multiple: int
+) -> tuple[list[int], list[int], list[int]]:
+    """Starts, rows and samples a row of batches that change beside the samples for a row."""
+    found: tuple[list[int], list[int], list[int]] = ([], [], [])
+    step, drawn, number = 1, 0, 0
+    while True:
+        rows = batch.samples_at(step, drawn)
+        if rows % multiple:
+            raise ConfigError(
+                f"data_sampling.batch_size gives step {step} {rows} samples: must be a multiple of micro-batch x "
+                f"data-parallel processes ({multiple}); change its schedule, or take a smaller micro-batch"
+            )
+        for column, value in zip(found, (step, rows, per_row[number]), strict=True):
+            column.append(value)
+        samples = rows * per_row[number]
+        following = batch.steps_until_change(step, drawn, samples)
+        ends = [] if following is None else [step + following]
+        if number + 1 < len(starts):
+            ends.append(starts[number + 1])
+        if not ends:
+            return found
+        drawn += samples * (min(ends) - step)
+        step = min(ends)
+        number += number + 1 < len(starts) and starts[number + 1] == step

@@ -32,6 +32,11 @@ def curriculum_kinds() -> Kinds:
     return {**_CURRICULUM_KINDS, **_registered}
 
 
+def batch_size_kinds() -> Kinds:
+    """What the samples of a step may name as their `schedule_type`: kinds whose end is known."""
+    return {name: kind for name, kind in curriculum_kinds().items() if kind.ends}
+
+
 def kept_length_kinds() -> Kinds:
     """What the kept length of random-LTD may name as its `schedule_type`."""
     return {**_KEPT_LENGTH_KINDS, **_registered}

@@ -82,6 +82,9 @@ def guarded_record(
         "feedback": None
         if data_efficiency.feedback is None
         else data_efficiency.feedback.section(),
+        "batch_size": None
+        if data_efficiency.batch_size is None
+        else _plain(data_efficiency.batch_size, leave_out=("row_length",)),
         "selective_backprop": config.training.selective_backprop,
         "stages": {
             str(number): {"first_step": start, **vars(stage)}

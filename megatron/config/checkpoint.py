@@ -21,6 +21,7 @@ GuardedSetting = Literal[
     "full_from_step",
     "token_superposition",
     "feedback",
+    "batch_size",
     "selective_backprop",
     "stages",
     "clock",

@@ -30,6 +30,9 @@ class TrainingConfig(StepConfig):
     """Stop once this many samples were consumed."""
     train_tokens: Annotated[int | None, POSITIVE] = None
     """Stop once this many tokens were consumed, by --token-counter."""
+    rampup_batch_size: tuple[int, ...] = ()
+    """START INCREMENT SAMPLES: begin with START samples a step, and come to --global-batch-size by INCREMENT at a time over the
+    first SAMPLES samples. The JSON file's data_sampling.batch_size says more, such as a learning rate that goes with it."""
     token_counter: Literal["effective", "corpus", "loss"] = "effective"
     """What --train-tokens and the token-based learning rate count: effective (layer-averaged)
     tokens, corpus tokens given to the model, or tokens in the loss."""
@@ -110,6 +113,7 @@ class TrainingConfig(StepConfig):
             None,
             "give --train-iters, --train-samples or --train-tokens",
         )
+        self._check_rampup()
         decays = (self.lr_decay_iters, self.lr_decay_samples, self.lr_decay_tokens)
         require(
             sum(decay is not None for decay in decays) <= 1,
@@ -138,6 +142,26 @@ class TrainingConfig(StepConfig):
                 value = getattr(self, name)
                 require(is_free, name, value, f"--tensor-model-parallel-size is {size}, and {rule}")
         require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"must be 0 to --lr ({self.lr})")
+
+    def _check_rampup(self) -> None:
+        """Raise ValueError for a ramp that does not come to the global batch."""
+        ramp, name = self.rampup_batch_size, "rampup_batch_size"
+        if not ramp:
+            return
+        require(
+            len(ramp) == 3 and min(ramp) > 0,
+            name,
+            ramp,
+            "give START INCREMENT SAMPLES, all positive",
+        )
+        start, increment, _ = ramp
+        end = self.batch_size
+        require(
+            self.global_batch_size is not None and start <= end and (end - start) % increment == 0,
+            name,
+            ramp,
+            f"a whole number of INCREMENTs must lead from START to --global-batch-size ({end})",
+        )
 
     def _beside_tensor_parallel(self) -> Iterator[tuple[str, bool, str]]:
         """Setting -> whether it goes with layers that processes share, and why not, and what does."""

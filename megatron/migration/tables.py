@@ -182,7 +182,6 @@ PRETRAINING = Migration(
             LEAVE_OUT,
         ),
         "--aml-data-download-path=": ("a corpus lies in files", "--data-path"),
-        "--rampup-batch-size=*": ("all steps have one batch size", "--global-batch-size"),
         "--sgd-momentum=": ("weights are updated by AdamW", LEAVE_OUT),
         "--start-weight-decay= --end-weight-decay=": ("weight decay is constant", "--weight-decay"),
         "--lr-warmup-fraction=": (

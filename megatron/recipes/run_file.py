@@ -231,13 +231,8 @@ def _typed(run: RunKind, name: str, value: Any, place: str) -> Any:
     """The value of a setting, of the type of its field."""
     kind = _kind_of(run, name, value, place)
     if get_origin(kind) is tuple:
-        [part, *_] = get_args(kind)
-        values = value if isinstance(value, list) else [value]
-        choices = get_args(part) if get_origin(part) is Literal else None
-        if all(isinstance(each, str) and (not choices or each in choices) for each in values):
-            return tuple(values)
-        rule = f"must be of {', '.join(choices)}" if choices else "must be a list of texts"
-    elif get_origin(kind) is Literal:
+        return _typed_list(get_args(kind)[0], name, value, place)
+    if get_origin(kind) is Literal:
         if value in get_args(kind) and not isinstance(value, bool):
             return value
         rule = f"must be one of {', '.join(map(str, get_args(kind)))}"
@@ -252,6 +247,21 @@ def _typed(run: RunKind, name: str, value: Any, place: str) -> Any:
         if isinstance(value, kind):
             return value
         rule = "must be true or false" if kind is bool else "must be a text"
+    raise ConfigError(f"{place} {name} is {value!r}: {rule}")
+
+
+def _typed_list(part: Any, name: str, value: Any, place: str) -> tuple[Any, ...]:
+    """The value of a setting that has several of a type."""
+    values = value if isinstance(value, list) else [value]
+    choices = get_args(part) if get_origin(part) is Literal else None
+    if part is int:
+        if all(type(each) in (int, float) and each % 1 == 0 for each in values):
+            return tuple(map(int, values))
+        rule = "must be a list of whole numbers"
+    else:
+        if all(isinstance(each, str) and (not choices or each in choices) for each in values):
+            return tuple(values)
+        rule = f"must be of {', '.join(choices)}" if choices else "must be a list of texts"
     raise ConfigError(f"{place} {name} is {value!r}: {rule}")
 
 

@@ -43,6 +43,7 @@ SCALARS = {
         "actual_seq_length",
         "pool_size",
         "stage",
+        "step_samples",
         "tokens_per_second",
         "flops_per_second",
     ),

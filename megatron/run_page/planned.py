@@ -126,10 +126,12 @@ def _plan(
         raise NoPlanError(
             f"the pool follows from {unread[0]}, which this page may not read: give its folder by --data"
         )
-    ends = [*_ends_by_steps(start, training)]
-    tokens = training.get("train_tokens")
+    batch = config.data_efficiency.batch_size
+    least = start["global_batch_size"] if batch is None else batch.least
+    ends = [*_ends_by_steps(training, least)]
+    tokens, samples = training.get("train_tokens"), training.get("train_samples")
     if tokens is not None:
-        whole = -(-tokens // (start["sequence_length"] * start["global_batch_size"]))
+        whole = -(-tokens // (start["sequence_length"] * least))
         ends.append(SHORTEST_SHARE * whole)
     plan = plan_run(
         config,
@@ -138,19 +140,22 @@ def _plan(
         num_steps=min(ends),
         num_samples=start["train_samples_in_dataset"] if unread or not selections else None,
     )
+    last = plan.num_steps
+    if samples is not None:
+        last = min(last, plan.step_that_fills("consumed_samples", samples))
     if tokens is None:
-        return Planned(plan, plan.num_steps)
+        return Planned(plan, last)
     counter = training.get("token_counter", "effective")
     if counter == "effective":
-        last = plan.step_that_fills("layer_tokens", tokens * shape.num_layers)
+        filled = plan.step_that_fills("layer_tokens", tokens * shape.num_layers)
     else:
-        last = plan.step_that_fills(f"{counter}_tokens", tokens)
-    return Planned(plan, min(plan.num_steps, last))
+        filled = plan.step_that_fills(f"{counter}_tokens", tokens)
+    return Planned(plan, min(last, filled))
 
 
-def _ends_by_steps(start: Record, training: Mapping[str, Any]) -> Iterator[int]:
-    """The steps at which budgets of steps and of samples are used up."""
+def _ends_by_steps(training: Mapping[str, Any], batch_size: int) -> Iterator[int]:
+    """The steps at which budgets of steps and of samples are used up, by batches of at least so many samples."""
     if training.get("train_iters") is not None:
         yield training["train_iters"]
     if training.get("train_samples") is not None:
-        yield -(-training["train_samples"] // start["global_batch_size"])
+        yield -(-training["train_samples"] // batch_size)

@@ -42,11 +42,31 @@ def test_stages_have_a_column_and_their_first_steps_a_row():
     ]
 
 
+BATCHES = {
+    "min_value": 8,
+    "max_value": 32,
+    "counter": "steps",
+    "schedule_type": "fixed_linear",
+    "schedule_config": {"total_curriculum_step": 20, "difficulty_step": 8},
+}
+
+
+def test_a_batch_that_grows_has_a_column():
+    made = plan(config(batch_size=BATCHES))
+    lines = format_plan(made, num_rows=3).splitlines()
+    place = lines[0].replace("% of data", "share").split().index("samples")
+    assert [line.split()[place] for line in lines[1:4]] == ["8", "16", "32"]
+    assert made.counters(20).consumed_samples == sum(
+        min(32, (8 + step * 24 // 20) // 8 * 8) for step in range(1, 21)
+    )
+
+
 @pytest.mark.parametrize(
     "content",
     [
         config(),
         config(mix=MIX),
+        config(batch_size=BATCHES),
         sorted_config(order={"kind": "descending"}),
         config({"voc": metric()}, random_ltd()),
     ],

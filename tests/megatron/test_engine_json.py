@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_efficiency import ConfigError, load_config
 from megatron.arguments import parse_run_config
@@ -99,6 +101,50 @@ def test_a_pass_that_nobody_knows_the_length_of_is_asked_for(tmp_path):
     config = parse_run_config("", [*NEEDED, *write_json(tmp_path / "a.json", content)])
     with pytest.raises(ConfigError, match="pass_samples is 'auto', and constant_tokens changes"):
         engine_json(config)
+    del metrics["seqlen_truncate"]
+    ramp = ["--rampup-batch-size", "4", "4", "40", "--global-batch-size", "8"]
+    config = parse_run_config("", [*NEEDED, *write_json(tmp_path / "c.json", content), *ramp])
+    with pytest.raises(ConfigError, match="pass_samples is 'auto', and batch_size changes"):
+        engine_json(config)
     learning["order"]["pass_samples"] = 70
     config = parse_run_config("", [*NEEDED, *write_json(tmp_path / "b.json", content)])
     assert value_at(engine_json(config), PASS_SAMPLES) == 70
+
+
+def ramped(*numbers, total=32, **sections):
+    flags = [*NEEDED, "--global-batch-size", total, "--rampup-batch-size", *numbers]
+    return parse_run_config("", [*map(str, flags)], **sections)
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 6), st.integers(1, 400))
+def test_a_ramp_is_megatrons(start, increment, number, samples):
+    total = start * 4 + increment * 4 * number
+    config = ramped(4 * start, 4 * increment, samples, total=total)
+    if samples < number:
+        with pytest.raises(ConfigError, match="are fewer than"):
+            engine_json(config)
+        return
+    batch = load_config(engine_json(config)).data_efficiency.batch_size
+    for drawn in range(0, samples + 5):
+        # Its calculator, in exact numbers.
+        size = total
+        if drawn <= samples:
+            size = 4 * start + drawn * number // samples * 4 * increment
+        assert batch.samples_at(1, drawn) == size
+
+
+@pytest.mark.parametrize("numbers", [(4, 8), (4, 8, 0), (4, 5, 100), (36, 4, 100)])
+def test_a_ramp_that_does_not_come_to_the_batch(numbers):
+    with pytest.raises(ValueError, match="--rampup-batch-size is"):
+        ramped(*numbers)
+
+
+def test_a_ramp_beside_the_files_own(tmp_path):
+    own = {"batch_size": {"min_value": 4, "max_value": 8}}
+    content = {"data_efficiency": {"data_sampling": own}}
+    flags = [*write_json(tmp_path / "a.json", content), "--global-batch-size", "8"]
+    config = parse_run_config("", [*NEEDED, *flags, "--rampup-batch-size", "4", "4", "9"])
+    with pytest.raises(ConfigError, match="is written in the file, and --rampup-batch-size"):
+        engine_json(config)
+    level = parse_run_config("", [*NEEDED, *flags[2:], "--rampup-batch-size", "8", "4", "9"])
+    assert load_config(engine_json(level)).data_efficiency.batch_size is None

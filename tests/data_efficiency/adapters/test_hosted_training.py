@@ -5,6 +5,7 @@ import torch
 
 from data_efficiency.adapters.host_settings import HostSettings
 from data_efficiency.adapters.hosted_training import HostedTraining
+from data_efficiency.adapters.stateful_sampler import refuse_more_than_samples
 from data_efficiency.config import (
     Curriculum,
     DataEfficiencyConfig,
@@ -172,6 +173,19 @@ def test_batches_that_a_host_would_count_wrong():
         ConfigError, match="constant_tokens changes the rows of a batch, which the host"
     ):
         hosted({"data_efficiency": DataEfficiencyConfig.of(ramp)})
+
+
+def test_batches_that_grow_are_for_our_step():
+    batches = {
+        "min_value": 3,
+        "max_value": 6,
+        "schedule_type": "fixed_discrete",
+        "schedule_config": {"difficulty": [3, 6], "max_step": [9]},
+    }
+    with pytest.raises(ConfigError, match="samples of a step, which the host counts as always"):
+        hosted({"data_efficiency": {"data_sampling": {"batch_size": batches}}})
+    with pytest.raises(ConfigError, match="does not see where steps end"):
+        refuse_more_than_samples(DataEfficiencyConfig.of(batch_size=batches))
 
 
 def test_losses_that_a_host_does_not_tell():

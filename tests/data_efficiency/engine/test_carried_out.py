@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from data_efficiency import Curriculum, DataEfficiencyConfig, LayerDropout, RandomLTD
-from data_efficiency.engine.carried_out import refuse_idle, refuse_ignored_windows
+from data_efficiency.engine.carried_out import (
+    refuse_idle,
+    refuse_ignored_windows,
+    refuse_unscaled_rate,
+)
 from data_efficiency.json_section import ConfigError
 
 LENGTHS = DataEfficiencyConfig.of(Curriculum("seqlen", start=8, steps=4))
@@ -58,3 +62,15 @@ def test_a_window_reaches_a_model_that_knows_it_or_is_refused():
         refuse_ignored_windows(windows, Swallowing(), {"attention_window": 8})
     with pytest.raises(ConfigError, match="was given None: pass the batch's entry"):
         refuse_ignored_windows(windows, WithWindow(), {})
+
+
+def test_a_rate_that_goes_with_the_batch_needs_who_sets_it():
+    stages = {"difficulty": [8, 16], "max_step": [9]}
+    batches = {"min_value": 8, "max_value": 16, "schedule_type": "fixed_discrete"}
+    batches["schedule_config"] = stages
+    refuse_unscaled_rate(DataEfficiencyConfig.of(batch_size=batches))
+    config = DataEfficiencyConfig.of(batch_size=batches | {"lr_exponent": 0.5})
+    with pytest.raises(ConfigError, match=r"lr_exponent is 0\.5, but the engine does not set"):
+        refuse_unscaled_rate(config)
+    with pytest.raises(ConfigError, match="there is no loader that draws by it"):
+        refuse_idle(config, None, None, 0)

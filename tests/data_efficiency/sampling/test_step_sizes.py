@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_efficiency import ConfigError
 from data_efficiency.config import Curriculum, DataEfficiencyConfig
 from data_efficiency.sampling.loader import CurriculumDataLoader
 from data_efficiency.sampling.sampler import CurriculumSampler
@@ -45,19 +46,121 @@ def sampler_of(config, *, ranks=1, rank=0, count=1000, **settings):
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 5), st.integers(1, 9)), min_size=1, max_size=5),
-    st.integers(0, 60),
+    st.lists(
+        st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 4)), min_size=1, max_size=5
+    ),
+    st.integers(0, 600),
 )
 def test_sums_are_those_of_a_slow_count(stretches, budget):
-    starts = np.cumsum([1, *(length for length, _ in stretches[:-1])]).tolist()
-    numbers = [number for _, number in stretches]
-    sizes = StepSizes(starts, numbers)
-    slow = [number for length, number in stretches[:-1] for _ in range(length)]
-    slow += [numbers[-1]] * 70
-    assert [sizes.per_row(step) for step in range(1, 60)] == slow[:59]
-    assert [sizes.rows_before(step) for step in range(1, 60)] == [sum(slow[:n]) for n in range(59)]
-    steps = sizes.steps_in(budget)
-    assert sum(slow[:steps]) <= budget < sum(slow[: steps + 1])
+    starts = np.cumsum([1, *(length for length, *_ in stretches[:-1])]).tolist()
+    rows, per_row = ([one[place] for one in stretches] for place in (1, 2))
+    sizes = StepSizes(starts, rows, per_row)
+    lengths = [*(length for length, *_ in stretches[:-1]), 700]
+    slow_rows = np.repeat(rows, lengths).tolist()
+    slow = np.repeat(np.multiply(rows, per_row), lengths).tolist()
+    steps = range(1, 60)
+    assert [sizes.rows(step) for step in steps] == slow_rows[:59]
+    assert [sizes.samples(step) for step in steps] == slow[:59]
+    assert [sizes.rows_before(step) for step in steps] == [sum(slow_rows[:n]) for n in range(59)]
+    assert [sizes.samples_before(step) for step in steps] == [sum(slow[:n]) for n in range(59)]
+    found = sizes.steps_in(budget)
+    assert sum(slow[:found]) <= budget < sum(slow[: found + 1])
+    changes = [step + 1 for step in steps if slow_rows[step] != slow_rows[step - 1]]
+    seen, step = [], sizes.next_change(1)
+    while step is not None:
+        seen.append(step)
+        step = sizes.next_change(step)
+    assert set(changes) <= set(seen) == set(starts[1:])
+
+
+def batches(counter, *, low=4, high=16, total=12, unit=4, **more):
+    return {
+        "min_value": low,
+        "max_value": high,
+        "counter": counter,
+        "schedule_type": "fixed_linear",
+        "schedule_config": {"total_curriculum_step": total, "difficulty_step": unit},
+        **more,
+    }
+
+
+@given(
+    st.sampled_from(["steps", "samples", "tokens"]),
+    st.integers(1, 300),
+    st.booleans(),
+    st.integers(0, 2),
+)
+def test_batches_are_those_of_a_loop_that_counts(counter, total, has_ramp, growth):
+    """Step by step: each looks at what was drawn before it."""
+    per_sample = LENGTH if counter == "tokens" else 1
+    section = batches(counter, high=4 + 4 * growth, total=total * per_sample)
+    parts = [Curriculum("seqlen", start=8, end=LENGTH, steps=9, step_size=8, constant_tokens=True)]
+    config = DataEfficiencyConfig.of(*parts[: int(has_ramp)], batch_size=section)
+    config = config.with_length(LENGTH)
+    sizes, schedule = StepSizes.of(config, 8, 4), config.batch_size.schedule
+    drawn = 0
+    for step in range(1, 80):
+        place = step if counter == "steps" else drawn * per_sample
+        plan = config.length_plans[0] if has_ramp else None
+        length = LENGTH if plan is None else plan.schedule.difficulty(step)
+        rows = schedule.difficulty(place)
+        assert (sizes.rows(step), sizes.samples_before(step)) == (rows, drawn)
+        assert sizes.samples(step) == rows * (LENGTH // length)
+        drawn += sizes.samples(step)
+
+
+def test_a_batch_is_whole_micro_batches_of_all_processes():
+    config = DataEfficiencyConfig.of(batch_size=batches("samples", total=100))
+    with pytest.raises(ConfigError, match=r"gives step 1 4 samples: must be a multiple .* \(8\)"):
+        StepSizes.of(config, 16, 8)
+    odd = DataEfficiencyConfig.of(batch_size=batches("steps", low=8, high=11, unit=1))
+    with pytest.raises(ConfigError, match="gives step 4 9 samples: must be a multiple"):
+        StepSizes.of(odd, 8, 4)
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 2), (2, 0)])
+def test_growing_batches_are_the_same_on_any_ranks_and_after_a_stop(ranks, workers):
+    """Steps of 4, 8 ... 16 rows, in micro-batches of 2 a process."""
+    config = DataEfficiencyConfig.of(batch_size=batches("samples", total=60), seed=3)
+    settings = {"micro_batch_size": 2, "gradient_accumulation_steps": 8 // ranks}
+    whole = CurriculumSampler(Rows(), config, **settings | {"gradient_accumulation_steps": 8})
+    expected = [whole.next_global_batch().samples.tolist() for _ in range(12)]
+    assert [len(one) for one in expected] == [4, 4, 4, 4, 4, 8, 8, 8, 12, 12, 16, 16]
+    loaders = []
+    for rank in range(ranks):
+        place = {"data_parallel_rank": rank, "data_parallel_size": ranks}
+        sampler = CurriculumSampler(Rows(), config, **settings, **place)
+        loaders.append(CurriculumDataLoader(Rows(), sampler, num_workers=workers))
+    for part in (expected[:7], expected[7:]):
+        steps = [loader.steps() for loader in loaders]
+        for wanted in part:
+            shares = [next(one) for one in steps]
+            assert all(len(micro["tokens"]) == 2 for share in shares for micro in share)
+            found = [row for share in shares for micro in share for row in micro["tokens"][:, 0]]
+            assert found == wanted
+        # What was read ahead is forgotten.
+        saved = loaders[0].state_dict()
+        del steps
+        for loader in loaders:
+            loader.load_state_dict(saved)
+
+
+def test_the_length_of_a_sampler_counts_what_it_yields():
+    config = DataEfficiencyConfig.of(batch_size=batches("samples", total=60), num_epochs=1)
+    sampler = CurriculumSampler(
+        Rows(100), config, micro_batch_size=2, gradient_accumulation_steps=8
+    )
+    loader = CurriculumDataLoader(Rows(100), sampler)
+    steps = [*loader.steps()]
+    assert (
+        len(loader)
+        == sum(map(len, steps))
+        == sum(sampler.num_micro_batches(n + 1) for n in range(len(steps)))
+    )
+    assert sum(len(micro["tokens"]) for step in steps for micro in step) >= 100
+    assert sampler.samples_before(sampler.num_steps) < 100
+    with pytest.raises(ConfigError, match="lists of numbers do not tell where a step ends"):
+        next(iter(sampler))
 
 
 @pytest.mark.parametrize("start", [8, 16, 24])

@@ -129,6 +129,11 @@ def test_every_kind_of_value_can_be_written(small, tmp_path):
             ("lr = 1e-3", "max_grad_norm = 1"),
             "max_grad_norm is not a known key; known keys are",
         ),
+        (
+            "base",
+            ("lr = 1e-3", "rampup_batch_size = [4, 4, 1.5]"),
+            r"rampup_batch_size is \[4, 4, 1.5\]: must be a list of whole numbers",
+        ),
         ("base", ('["corpus"]', "[1]"), r"data_path is \[1\]: must be a list of texts"),
         ("base", ('architecture = "gpt"', "logging = 3"), "logging is 3: must be a table"),
         ("base", ('"gpt"', '"t5"'), "architecture is 't5': must be one of gpt, bert"),
