@@ -314,10 +314,11 @@ def _job(study: Study, base: Layer, arm: Arm, seed: int, budget: float, case: st
     kind = RUN_KINDS[base.architecture or "gpt"]
     both = base.under(layer_of(study.cases[case], f"{study.path.name}: [each]", kind))
     both = both.under(layer_of(arm.settings, place, kind))
+    values = {**study.values, "seed": str(seed)}
     both = Layer(
         architecture=both.architecture,
-        settings=scaled_by(filled(both.settings, study.values), budget, study.scaled),
-        sections=scaled_by(filled(both.sections, study.values), budget, study.scaled),
+        settings=scaled_by(filled(both.settings, values), budget, study.scaled),
+        sections=scaled_by(filled(both.sections, values), budget, study.scaled),
     )
     own = {
         "seed": seed,

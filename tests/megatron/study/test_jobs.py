@@ -42,6 +42,14 @@ def test_settings_are_the_bases_the_arms_and_the_runs_own(tmp_path):
     assert fast.config.checkpoint.allow_missing_checkpoint
 
 
+def test_a_setting_that_names_the_seed(tmp_path):
+    """So that each seed of an arm starts from its own model of another study."""
+    text = STUDY + '[arms.more]\ndata.data_path = ["{output}/seed{seed}/text"]\n'
+    jobs = [job for job in jobs_of(a_study(tmp_path, text)) if job.arm.name == "more"]
+    paths = [job.config.data.data_path for job in jobs]
+    assert paths == [(f"{tmp_path}/runs/seed{seed}/text",) for seed in (1, 2)]
+
+
 def test_an_arms_own_seeds(tmp_path):
     jobs = jobs_of(a_study(tmp_path, STUDY + "[arms.more]\nseeds = [7]\n"))
     assert [job.seed for job in jobs if job.arm.name == "more"] == [7]
