@@ -31,6 +31,7 @@ from data_efficiency import CurriculumSampler, DifficultyIndex, load_config
 
 BATCH_SIZE = 512
 LONGEST = 2048
+FOLDING = ("folded", "saw", "interleaved")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ TARGETS = {
     "cached_start_seconds": Target(3, False, "a restart does not prepare anything again"),
     "order_cached_start_seconds": Target(3, False, "as with a pool that grows"),
     "order_step_ratio": Target(
-        2, False, "playing an order costs about what drawing from a pool does"
+        2, False, "playing any order, or a mix, costs about what drawing from a pool does"
     ),
     "cached_start_anonymous_mb": Target(300, False, "every rank of a machine pays this memory"),
 }
@@ -123,19 +124,40 @@ def write_indexes(folder: Path, num_samples: int) -> None:
         )
 
 
+class Blended(Numbered):
+    """The same in two parts, of three and one quarter of the samples, drawn so."""
+
+    def __init__(self, num_samples: int) -> None:
+        super().__init__(num_samples)
+        self.part_sizes = num_samples - num_samples // 4, num_samples // 4
+        self.part_weights = 3.0, 1.0
+
+
 def make_sampler(
-    folder: Path, num_samples: int, described: Mapping[str, Any], **learning: Any
+    folder: Path,
+    num_samples: int,
+    described: Mapping[str, Any],
+    *,
+    blend: Any = None,
+    **learning: Any,
 ) -> CurriculumSampler:
-    """Our sampler over the indexes in a folder; `learning` are more keys of the curriculum."""
+    """Our sampler over the indexes in a folder.
+
+    Args:
+        blend: None: one part. A mapping: the mix of two; else their sizes are.
+        learning: more keys of the curriculum.
+    """
     learning |= {
         "enabled": True,
         "curriculum_metrics": {
             name: metric | {"index_path": str(folder / name)} for name, metric in described.items()
         },
     }
-    section = {"data_sampling": {"curriculum_learning": learning}}
+    mix = {"mix": blend} if isinstance(blend, Mapping) else {}
+    section = {"data_sampling": {"curriculum_learning": learning, **mix}}
     config = load_config({"data_efficiency": section}).data_efficiency
-    return CurriculumSampler(Numbered(num_samples), config, micro_batch_size=BATCH_SIZE)
+    dataset = Numbered(num_samples) if blend is None else Blended(num_samples)
+    return CurriculumSampler(dataset, config, micro_batch_size=BATCH_SIZE)
 
 
 def cpu_seconds(function: Callable[[], Any]) -> float:
@@ -297,34 +319,59 @@ def start_from_cache(folder: Path, sizes: Sizes) -> dict[str, float]:
     }
 
 
+def played(num_steps: int) -> dict[str, tuple[dict[str, Any], dict[str, Any], Any]]:
+    """Name -> metrics, keys of the curriculum, and weights of a blend's parts or its mix, of each way to play samples."""
+    one: dict[str, Any] = {"rarity": {"clustering_type": "sorted"}}
+    bands = {"rarity": one["rarity"] | {"num_bands": 10}, "length": one["rarity"]}
+    halves = {name: one["rarity"] | {"num_bands": 2} for name in ("rarity", "length")}
+    folds = {"num_folds": 4, "num_buckets": 1000}
+    drawn = num_steps * BATCH_SIZE
+    parts = [["shuffled", 333], ["ascending", 500], ["descending", 167]]
+    window = metrics(num_steps)["rarity"] | {"window_size": 20}
+    mix = {"weights": [[3, 1], [1, 1]], "at_samples": [0, drawn], "between": "linear"}
+    return {
+        "strict": (one, {"order": {"num_buckets": 2**20}}, None),
+        "descending": (one, {"order": {"kind": "descending"}}, None),
+        **{kind: (one, {"order": {"kind": kind} | folds}, None) for kind in FOLDING},
+        "bands": (bands, {}, None),
+        "quadrants": (halves, {"order": {"kind": "sequence", "sequence": [2, 3, 0, 1]}}, None),
+        "stages": (one, {"order": {"kind": "stages", "stages": parts}}, None),
+        "spread": (one, {"order": {"pass_samples": drawn}}, None),
+        "random_rank": (one, {"random_rank": True}, None),
+        "window": ({"rarity": window}, {}, None),
+        "rank_buckets": (one, {"order": {"num_buckets": 376}}, "blend"),
+        "mix": (one, {"order": {"num_buckets": 376, "pass_samples": drawn}}, mix),
+    }
+
+
 def play_orders(folder: Path, sizes: Sizes) -> dict[str, float]:
-    """Start and steps of orders over one metric and two, in turns with those of the pool that grows."""
+    """Start and steps of every way to play samples, in turns with those of the pool that grows."""
     num_samples = sizes.huge_samples
     write_indexes(folder, num_samples)
-    by_one = {"rarity": {"clustering_type": "sorted"}}
-    by_two = {"rarity": {"clustering_type": "sorted", "num_bands": 10}, "length": by_one["rarity"]}
-    folded = {"order": {"kind": "folded", "num_folds": 4, "num_buckets": 1000}}
-    described = metrics(sizes.num_steps)
-    prepared = cpu_seconds(lambda: make_sampler(folder, num_samples, by_two))
-    make_sampler(folder, num_samples, described)
-    start = time.monotonic()
-    order = make_sampler(folder, num_samples, by_two)
-    order.next_global_batch()
-    seconds = time.monotonic() - start
-    samplers = [
-        make_sampler(folder, num_samples, described),
-        make_sampler(folder, num_samples, by_one, **folded),
-        order,
-    ]
-    times = np.zeros((len(samplers), sizes.num_steps))
-    for step in tqdm(range(sizes.num_steps), desc="playing orders", disable=None):
-        for number, sampler in enumerate(samplers):
-            times[number, step] = cpu_seconds(sampler.next_global_batch)
-    pool, *orders = np.median(times, axis=1)
+    ways = {"pool": (metrics(sizes.num_steps), {}, None), **played(sizes.num_steps)}
+
+    def make(name: str) -> CurriculumSampler:
+        described, learning, blend = ways[name]
+        return make_sampler(folder, num_samples, described, blend=blend, **learning)
+
+    prepared = sum(cpu_seconds(lambda name=name: make(name)) for name in ways)  # type: ignore[misc]
+    samplers, starts = {}, {}
+    for name in ways:
+        start = time.monotonic()
+        samplers[name] = make(name)
+        samplers[name].next_global_batch()
+        starts[name] = time.monotonic() - start
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in tqdm(range(sizes.num_steps), desc="playing orders", disable=None):
+        for name, sampler in samplers.items():
+            times[name].append(cpu_seconds(sampler.next_global_batch))
+    medians = {name: float(np.median(each)) for name, each in times.items()}
+    ratios = {name: medians[name] / medians["pool"] for name in ways if name != "pool"}
     return {
         "order_prepare_seconds": prepared,
-        "order_cached_start_seconds": seconds,
-        "order_step_ratio": max(orders) / pool,
+        "order_cached_start_seconds": max(starts.values()),
+        "order_step_ratio": max(ratios.values()),
+        **{f"step_ratio_of_{name}": ratio for name, ratio in ratios.items()},
     }
 
 

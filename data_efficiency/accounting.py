@@ -180,6 +180,9 @@ class LearningRate:
         >>> stable = replace(rate, style="WSD", decay=8, anneal=4, anneal_style="linear")
         >>> [stable.at(step) for step in (3, 4, 5, 6, 7, 8)]
         [1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+        >>> larger = replace(rate, style="constant", factors=((0, 1.0), (3, 1.5)))
+        >>> [larger.at(step) for step in (2, 3)]
+        [1.0, 1.5]
 
     Source: warm-up, stable, decay as in MiniCPM (Hu et al., arXiv 2404.06395, section 4); its four shapes are
     Megatron-LM's `--lr-wsd-decay-style`.
@@ -203,9 +206,15 @@ class LearningRate:
     """Of WSD: how it falls."""
     relative: bool = False
     """Whether the rate is a factor of each parameter group's own, instead of the rate of all groups."""
+    factors: tuple[tuple[float, float], ...] = ()
+    """From which value of the clock on the rate, warm-up and minimum too, is multiplied by which number; ascending."""
 
     def at(self, finished: float) -> float:
         """The rate of the step after `finished`, 0 at the start, was counted."""
+        factor = next((one for begin, one in reversed(self.factors) if begin <= finished), 1.0)
+        return factor * self._shape_at(finished)
+
+    def _shape_at(self, finished: float) -> float:
         if finished < self.warmup:
             return self.peak * min(1.0, (finished + self.share) / self.warmup)
         if self.style == "constant":

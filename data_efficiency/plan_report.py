@@ -1,5 +1,6 @@
 """What a configuration will do, for the eye: a table of steps, the saving, and a picture."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,12 @@ MAX_POINTS = 2000
 """Of a line in the picture; longer runs are drawn from evenly spread steps."""
 
 
-def format_plan(plan: RunPlan, num_rows: int = 20) -> str:
+def format_plan(plan: RunPlan, num_rows: int = 20, stage_starts: Sequence[int] = ()) -> str:
     """Evenly spread steps as a table, and totals beside those of the baseline.
 
     Args:
         num_rows: steps to show, the first and the last among them.
+        stage_starts: first step of each stage of the run, which is shown as well.
     """
     window = ["window"] if _has_window(plan) else []
     samples = ["samples"] if _has_batches(plan) else []
@@ -43,12 +45,14 @@ def format_plan(plan: RunPlan, num_rows: int = 20) -> str:
         "all tokens",
     ]
     parts = [f"part {number} %" for number in range(len(plan.part_shares(1)))]
-    rows = [["step", *plan.difficulties(1), *parts, *titles]]
-    for step in _spread_steps(plan, num_rows):
+    staged = ["stage"] if stage_starts else []
+    rows = [["step", *staged, *plan.difficulties(1), *parts, *titles]]
+    for step in sorted({*_spread_steps(plan, num_rows), *stage_starts}):
         stretch, pool = plan.stretch_at(step), plan.pool_size(step)
         rows.append(
             [
                 str(step),
+                *(str(bisect_right(stage_starts, step)) for _ in staged),
                 *map(str, plan.difficulties(step).values()),
                 *(f"{100 * share:.1f}" for share in plan.part_shares(step)),
                 format_count(pool),
@@ -104,8 +108,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def plot_plan(plan: RunPlan, path: str | Path) -> None:
-    """Draws difficulty, pool, lengths, tokens and FLOPs of every step into a PNG file.
+def plot_plan(plan: RunPlan, path: str | Path, stage_starts: Sequence[int] = ()) -> None:
+    """Draws difficulty, pool, lengths, tokens and FLOPs of every step into a PNG file, a line where a stage begins.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -153,6 +157,16 @@ def plot_plan(plan: RunPlan, path: str | Path) -> None:
     baseline = steps * (plan.baseline.flops / plan.num_steps)
     panels[5].plot(steps, baseline, color=GREY, linestyle=":", linewidth=1.2)
     _draw(panels[5], "model FLOPs so far", steps, {"": total})
+    for panel in panels:
+        for number, step in enumerate(stage_starts[1:], start=2):
+            panel.axvline(step, color=GREY, linewidth=0.8)
+            panel.annotate(
+                f"stage {number}",
+                (step, 1),
+                xycoords=("data", "axes fraction"),
+                color=GREY,
+                fontsize=7,
+            )
     figure.savefig(path, dpi=120)
 
 

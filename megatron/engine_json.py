@@ -10,6 +10,8 @@ from typing import Any
 from data_efficiency import ConfigError
 from data_efficiency.config import filled_random_ltd, paces_length
 from megatron.config import AnyRunConfig, RunConfig
+from megatron.nested_keys import copied, merged, put, value_at
+from megatron.stages import without_stages
 
 SETTINGS_OF_KEYS = {
     "train_batch_size": "global_batch_size",
@@ -81,6 +83,8 @@ def engine_json(
     Raises:
         ConfigError: for accumulation steps that the batch sizes contradict.
     """
+    if isinstance(config, RunConfig):
+        config = without_stages(config, engine_json)
     training = config.training
     sections = merged(config.engine, config.deepspeed if training.deepspeed else {})
     content: dict[str, Any] = copied({"data_efficiency": config.data_efficiency, **sections})
@@ -96,6 +100,14 @@ def engine_json(
     if num_processes is not None:
         _put_accumulation(content, config, num_processes)
     _put_outer_switches(content)
+    _put_autos(content, config, num_layers, length)
+    return content
+
+
+def _put_autos(
+    content: dict[str, Any], config: AnyRunConfig, num_layers: int | None, length: int | None
+) -> None:
+    """Write what each "auto" means, as far as it is known."""
     settings = {**vars(config.model), **vars(config.data)}
     num_layers = num_layers or settings.get("num_layers")
     length = length or settings.get("seq_length")
@@ -110,7 +122,6 @@ def engine_json(
     if value_at(dropping, "enabled"):
         filled = filled_random_ltd(dropping, num_layers=num_layers, mask_name=None, length=length)
         put(content, DROPPING, filled)
-    return content
 
 
 def _values(content: dict[str, Any], config: AnyRunConfig) -> Iterator[tuple[str, Any]]:
@@ -253,49 +264,3 @@ def _put_outer_switches(content: dict[str, Any]) -> None:
     section.setdefault("enabled", samples or any(routes))
     section["data_sampling"].setdefault("enabled", samples)
     section["data_routing"].setdefault("enabled", any(routes))
-
-
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two objects as one, section by section; what stands above counts.
-
-    Example:
-        >>> merged({"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"c": 4}})
-        {'a': 1, 'b': {'c': 4, 'd': 3}}
-    """
-    both = dict(below)
-    for key, value in above.items():
-        under = both.get(key)
-        is_section = isinstance(value, Mapping) and isinstance(under, Mapping)
-        both[key] = merged(under, value) if is_section else value  # type: ignore[arg-type]
-    return both
-
-
-def copied(value: Any) -> Any:
-    """A copy of sections that nobody else holds."""
-    if isinstance(value, Mapping):
-        return {key: copied(part) for key, part in value.items()}
-    return [copied(part) for part in value] if isinstance(value, (list, tuple)) else value
-
-
-def value_at(content: Any, dotted: str) -> Any:
-    """What stands under keys within keys; None where nothing does."""
-    for key in dotted.split("."):
-        content = content.get(key) if isinstance(content, Mapping) else None
-    return content
-
-
-def put(content: dict[str, Any], dotted: str, value: Any) -> None:
-    """Write a value under keys within keys; what is not there is made.
-
-    Raises:
-        ConfigError: where something else than an object is in the way.
-    """
-    *parents, last = dotted.split(".")
-    for key in parents:
-        inner = content.get(key)
-        if inner is None:
-            inner = content[key] = {}
-        elif not isinstance(inner, dict):
-            raise ConfigError(f"{key} is {inner!r}: must be an object")
-        content = inner
-    content[last] = value

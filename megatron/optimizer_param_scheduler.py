@@ -5,6 +5,7 @@ from data_efficiency.plan import planned_totals
 from megatron.config import RunConfig, TrainingConfig
 from megatron.engine_json import engine_json
 from megatron.setting_rules import require
+from megatron.stages import stage_ends
 
 _UNITS = ("tokens", "samples", "iters")
 
@@ -55,17 +56,29 @@ def make_learning_rate(
         "samples": "samples",
         "tokens": config.token_counter,
     }
+    clock = clocks[unit]
     return LearningRate(
         peak=config.lr,
         minimum=config.min_lr,
         style=config.lr_decay_style,
-        clock=clocks[unit],
+        clock=clock,
         warmup=warmup,
         decay=decay,
         share=shares[unit],
         anneal=_annealing(config, unit, warmup, decay),
         anneal_style=config.lr_wsd_decay_style,
+        factors=_factors(run, clock),
     )
+
+
+def _factors(run: RunConfig, clock: Clock) -> tuple[tuple[float, float], ...]:
+    """Where the stages of a run begin, by the clock, and what each multiplies the rate by; nothing if none does."""
+    if all(stage.lr_factor == 1 for stage in run.stages):
+        return ()
+    ends = stage_ends(run, engine_json)
+    begins = [0.0, *(end.at(clock, run.model.num_layers) for end in ends[:-1])]
+    factors = [stage.lr_factor for stage in run.stages]
+    return tuple(zip(begins, factors, strict=True))
 
 
 def _annealing(config: TrainingConfig, unit: str, warmup: int, decay: int) -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -102,6 +103,8 @@ class Run:
     """Seconds of this process that went into something else than steps: start_up, evaluation, checkpoints."""
     compiled_before: int = field(default_factory=num_compilations)
     """Pieces of code that this process had compiled before the run."""
+    stage_starts: tuple[int, ...] = ()
+    """The first step of each stage; empty where the run has none."""
     average: WeightAverage | None = None
     """Of the weights, where the settings ask for one."""
     first_weights: str = ""
@@ -135,6 +138,11 @@ class Run:
     def num_layers(self) -> int:
         """Layers of the model."""
         return self.config.model.num_layers
+
+    @property
+    def stage(self) -> int:
+        """The stage of the last finished step, from 1 on; 0 before it, and where there is none."""
+        return bisect_right(self.stage_starts, self.counters.steps)
 
     def follow_weights(self, result: StepResult) -> None:
         """Take the weights of a finished step into their average, where one is kept."""

@@ -53,9 +53,10 @@ from megatron.recipes import write_run_file
 from megatron.reporting import RUN_FILE, RunLogger, progress_line, weights_checksum
 from megatron.run_state import Run, StopRequest, Task, counter_record, spent_record
 from megatron.setting_rules import require
+from megatron.stages import stage_starts
 from megatron.stopping import StopSignals, exit_status, fraction_done, stop_reason
 from megatron.validation import losses_record, validate
-from megatron.warming import compiles_each_length, rehearse_shapes
+from megatron.warming import compiles_each_length, is_rehearsed, rehearse_shapes
 from megatron.weight_average import WeightAverage
 
 AnyRun = TypeVar("AnyRun", bound=AnyRunConfig)
@@ -117,7 +118,7 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
                 logger.write({"kind": "resume", "step": step, "environment": made_by(run)})
         stop = stack.enter_context(StopSignals())
         stack.enter_context(garbage.collecting_by_hand())
-        if compiles_each_length(config.training):
+        if is_rehearsed(config):
             rehearse_shapes(run)
         try:
             train(run, logger, stop)
@@ -224,6 +225,7 @@ def setup_model_and_optimizer(
         engine=engine,
         valid_dataset=valid_dataset,
         bytes_of_tokens=None if valid_dataset is None else task.bytes_of_tokens(config),
+        stage_starts=stage_starts(config, engine_json),
         average=None
         if training.ema_decay is None
         else WeightAverage(training.ema_decay, training.ema_interval),
@@ -352,6 +354,7 @@ def step_record(run: Run, result: StepResult) -> dict[str, Any]:
     return {
         "kind": "train",
         "step": result.counters.steps,
+        **({"stage": run.stage} if run.stage_starts else {}),
         **losses_record(result.losses),
         "learning_rate": result.learning_rate,
         "grad_norm": result.grad_norm,
@@ -413,6 +416,7 @@ def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
         "losses": run.task.losses,
         "is_averaged": run.average is not None,
         "train_samples_in_dataset": num_samples,
+        **({"stage_starts": list(run.stage_starts)} if run.stage_starts else {}),
         "data_efficiency": run.engine.json_config.data_efficiency_json,
         "environment": made_by(run),
         "weights": run.first_weights,

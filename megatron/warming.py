@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from data_efficiency import RunPlan, plan_run
-from megatron.config import TrainingConfig
+from megatron.config import RunConfig, TrainingConfig
 from megatron.recipes import planned_cost
 from megatron.run_state import Run
 
@@ -18,6 +18,13 @@ from megatron.run_state import Run
 def compiles_each_length(training: TrainingConfig) -> bool:
     """Whether each length has code of its own."""
     return training.compile != "none" and training.compile_lengths == "static"
+
+
+def is_rehearsed(config: RunConfig) -> bool:
+    """Whether a run's shapes are gone through before its first step: code of their own, or stages that are compiled."""
+    return compiles_each_length(config.training) or (
+        bool(config.stages) and config.training.compile != "none"
+    )
 
 
 def steps_to_rehearse(plan: RunPlan, next_step: int) -> Iterator[int]:

@@ -59,6 +59,8 @@ LEVELS = {
     "megatron.conversion": 4,
     "megatron.corpus_flags": 4,
     "megatron.engine_json": 4,
+    "megatron.nested_keys": 4,
+    "megatron.stages": 4,
     "megatron.evaluation": 4,
     "megatron.garbage": 4,
     "megatron.finetuning": 4,

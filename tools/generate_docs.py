@@ -1,5 +1,5 @@
 """Writes docs/config.md and docs/migration.md from what the commands read: dataclasses and tables; and
-what tests proved of layer classes into docs/random_ltd.md.
+what tests proved of layer classes into docs/random_ltd.md, and of combinations into docs/orders.md.
 
 With --check nothing is written: the exit code says whether the pages are current.
 """
@@ -20,7 +20,7 @@ from data_efficiency.config.json_objects import JSON_OBJECTS, json_keys
 from data_efficiency.field_docs import field_docs
 from data_efficiency.json_section import FOUND, Section
 from megatron.arguments import flag_name
-from megatron.config import CONFIG_GROUPS, RUN_KINDS, FilesConfig
+from megatron.config import CONFIG_GROUPS, RUN_KINDS, FilesConfig, Stage
 from megatron.migration import MIGRATIONS, OTHER_DEFAULTS, Fate
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
@@ -75,9 +75,29 @@ LAYERS_PAGE = "random_ltd.md"
 LAYERS_BEGIN = (
     "<!-- made by tools/generate_docs.py from tests/data_efficiency/routing/zoo.json -->\n"
 )
-LAYERS_END = "<!-- end -->\n"
+TABLE_END = "<!-- end -->\n"
 ZOO = Path(__file__).resolve().parents[1] / "tests" / "data_efficiency" / "routing" / "zoo.json"
 """Classes of transformers, and what the tests found of each."""
+
+STAGES_INTRODUCTION = """\
+## [[stages]]
+
+Parts of a pretraining run one after the other, in its run file: two tables or more ([orders.md](orders.md#stages)). They stand for the
+schedules in `[data_efficiency]` that change where a stage begins; `--print-json` shows those.
+"""
+
+COMBINATIONS_PAGE = "orders.md"
+COMBINATIONS_BEGIN = (
+    "<!-- made by tools/generate_docs.py from tests/end_to_end/combinations.json -->\n"
+)
+COMBINATIONS = Path(__file__).resolve().parents[1] / "tests" / "end_to_end" / "combinations.json"
+"""What is chosen, cut and averaged -> what the tests refuse beside it, and why; all else they train."""
+COMBINATION_TITLES = {
+    "random_ltd": "random-LTD",
+    "fsdp": "`--fsdp 3`, 2 processes",
+    "zero": "`--deepspeed`, ZeRO 2, 2 processes",
+    "bert": "`pretrain_bert.py`",
+}
 
 FINETUNING_INTRODUCTION = """\
 ## Finetuning
@@ -107,7 +127,7 @@ def render_page() -> str:
     groups = {"Files": FilesConfig, **{f"[{k}]": v for k, v in RUN_KINDS["gpt"].groups.items()}}
     rows = [row for where, keys, names in JSON_OBJECTS for row in json_rows(where, keys, names)]
     table = render_table(("key", "values", "default", "meaning"), rows)
-    parts = [INTRODUCTION, *(render_group(*each) for each in groups.items())]
+    parts = [INTRODUCTION, *(render_group(*each) for each in groups.items()), render_stages()]
     parts += [*render_finetuning(), JSON_INTRODUCTION]
     return "\n".join(parts) + "\n" + table
 
@@ -160,6 +180,12 @@ def json_rows(where: str, keys: type, names: Mapping[str, str]) -> Iterator[tupl
         elif FOUND in key.rules:
             default = '"auto"'
         yield f"`{where}.{key.key}`" if where else f"`{key.key}`", kind, default, key.doc
+
+
+def render_stages() -> str:
+    """What a stage of a run may say, as Markdown."""
+    rows = [*json_rows("", Stage, {})]
+    return STAGES_INTRODUCTION + "\n" + render_table(("key", "values", "default", "meaning"), rows)
 
 
 def render_finetuning() -> Iterator[str]:
@@ -217,10 +243,26 @@ def render_layers(page: str) -> str:
         ("proved at the first training forward", cells.pop("proved")),
         *sorted(cells.items()),
     ]
-    before, _, rest = page.partition(LAYERS_BEGIN)
-    _, _, after = rest.partition(LAYERS_END)
-    table = render_table(("outcome", "layer classes of transformers"), rows)
-    return before + LAYERS_BEGIN + table + LAYERS_END + after
+    return _with_table(page, LAYERS_BEGIN, ("outcome", "layer classes of transformers"), rows)
+
+
+def render_combinations(page: str) -> str:
+    """The page with its table of combinations made anew."""
+    rows = []
+    for row in json.loads(COMBINATIONS.read_text(encoding="utf-8")).values():
+        cells = (f"refused: {row[key]}" if key in row else "runs" for key in COMBINATION_TITLES)
+        rows.append((row["title"], *cells))
+    headings = ("", *COMBINATION_TITLES.values())
+    return _with_table(page, COMBINATIONS_BEGIN, headings, rows)
+
+
+def _with_table(
+    page: str, begin: str, headings: Sequence[str], rows: Sequence[Sequence[str]]
+) -> str:
+    """The page with a table between the line that begins it and the next end."""
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(TABLE_END)
+    return before + begin + render_table(headings, rows) + TABLE_END + after
 
 
 def describe_type(hint: Any) -> str:
@@ -272,9 +314,13 @@ def write_or_check(argv: Sequence[str], page: Path) -> int:
     pages = {
         page: render_page(),
         page.with_name(MIGRATION_PAGE): render_migration(),
-        page.with_name(LAYERS_PAGE): render_layers(
-            PAGE.with_name(LAYERS_PAGE).read_text(encoding="utf-8")
-        ),
+        **{
+            page.with_name(name): render(PAGE.with_name(name).read_text(encoding="utf-8"))
+            for name, render in (
+                (LAYERS_PAGE, render_layers),
+                (COMBINATIONS_PAGE, render_combinations),
+            )
+        },
     }
     if not check:
         page.parent.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ from megatron.engine_json import engine_json
 from megatron.finetuning.plan import format_finetuning_plan
 from megatron.recipes import SHIPPED, counted_shape, planned_cost, read_run_file
 from megatron.run_state import model_shape, numbers_outside_layers
+from megatron.stages import stage_starts
 
 BY_DATA = {
     "reset_attention_mask": "how long documents are is not planned; FLOPs are those of rows that are one document each, "
@@ -82,6 +83,7 @@ def plan_of_run(name: str, words: Sequence[str]) -> None:
         bf16_weights=config.training.bf16_weights,
         outside=numbers_outside_layers(config.model),
         tensor_sizes=tensor_sizes(config),
+        stage_starts=stage_starts(config, engine_json),
     )
     print(
         f"\nwhole run: {total.steps:,} steps, {format_count(total.corpus_tokens)} corpus tokens, "

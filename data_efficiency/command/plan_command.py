@@ -187,6 +187,7 @@ def show(
     bf16_weights: bool = False,
     outside: int | None = None,
     tensor_sizes: Iterable[int] = (),
+    stage_starts: Sequence[int] = (),
 ) -> None:
     """Print the plan, its memory and its warnings, and draw it.
 
@@ -194,11 +195,12 @@ def show(
         bf16_weights: as in `initialize`.
         outside: numbers of weights outside the layers; None: one matrix of the vocabulary.
         tensor_sizes: numbers of processes that can share the model's layers, beside that of the plan.
+        stage_starts: first step of each stage of the run; empty where it has none.
     """
     decay_end, device = read_decay_end(arguments.lr_decay), arguments.device_memory
     if device is not None and not 0 < device < math.inf:
         raise ValueError(f"--device-memory is {device:g}: must be a number of bytes above 0")
-    print(format_plan(plan, arguments.rows))
+    print(format_plan(plan, arguments.rows, stage_starts))
     if device is not None:
         table = format_memory(
             plan,
@@ -212,4 +214,4 @@ def show(
     for sentence in plan_warnings(plan, decay_end):
         print(f"\nwarning: {sentence}")
     if arguments.picture is not None:
-        plot_plan(plan, arguments.picture)
+        plot_plan(plan, arguments.picture, stage_starts)

@@ -263,6 +263,7 @@ def _read_metric(name: str, entry: object, path: str, *, is_quiet: bool = False)
     selection = plan = None
     if keys.clustering_type != "single_cluster":
         assert index_path is not None
+        section.warn(*paced["schedule"].corrections_of_pools)
         selection = Selection(
             index_path=index_path,
             values_path=keys.index_to_metric_path,

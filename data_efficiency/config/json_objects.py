@@ -54,6 +54,7 @@ JSON_OBJECTS: Sequence[tuple[str, type, Mapping[str, str]]] = (
     ("RANDOM_LTD", random_ltd.RandomLTDConfig, {}),
     (_KEPT_LENGTH, random_ltd.KeptLengthKeys, {}),
     (f"{_KEPT_LENGTH}.schedule_config", RootSchedule, random_ltd.KEPT_LENGTH_NAMES),
+    (f"{_KEPT_LENGTH}.schedule_config", DiscreteSchedule, {}),
     ("RANDOM_LTD.layer_token_lr_schedule", random_ltd.LayerTokenLRKeys, {}),
     ("LAYER_DROPOUT", layer_dropout.LayerDropoutKeys, {}),
     ("LAYER_DROPOUT", layer_dropout.LayerDropoutConfig, {}),
@@ -61,6 +62,7 @@ JSON_OBJECTS: Sequence[tuple[str, type, Mapping[str, str]]] = (
     ("TOKEN_SUPERPOSITION", superposition.SuperpositionConfig, {}),
     (_KEPT_ROWS, layer_dropout.KeepScheduleKeys, {}),
     (f"{_KEPT_ROWS}.schedule_config", RootSchedule, KEPT_ROWS_NAMES),
+    (f"{_KEPT_ROWS}.schedule_config", DiscreteSchedule, {}),
     (f"{_KEPT_ROWS}.schedule_config", ExponentialFall, {}),
 )
 """Where an object stands in the file, the dataclass of its keys, and those that it writes otherwise."""

@@ -86,7 +86,7 @@ class KeepScheduleKeys:
     max_value: Positive = 100
     """Percent kept at the end; of an exponential fall, at step 0. constant: as min_value, whatever is written."""
     schedule_type: str
-    """fixed_linear (rows skip less and less), constant (always min_value), exponential (they skip more and more,
+    """fixed_linear (rows skip less and less), fixed_discrete (by stages), constant (always min_value), exponential (they skip more and more,
     as in DeepSpeed's progressive_layer_drop), or a kind that was registered."""
     schedule_config: Section
     """What the schedule needs, see below; nothing for constant."""
@@ -133,7 +133,11 @@ def _schedule(section: Section) -> tuple[Schedule, int]:
         )
     schedule = read_schedule(section, kept_rows_kinds(), keys.min_value, high)
     section.close()
-    return schedule, keys.min_value
+    kept = [value for _, value in schedule.values(0)] if schedule.ends else []
+    least = min([keys.min_value, *kept])
+    if least < 1:
+        raise ConfigError(f"{section.path} gives {least} percent: must be at least 1")
+    return schedule, least
 
 
 def _refuse_twice(path: str, layers: tuple[int, ...]) -> None:

@@ -6,14 +6,16 @@ together sort the samples, the first one outermost; the order says how a pass ru
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from data_efficiency.json_section import ConfigError, Section
 
-OrderKind = Literal["ascending", "descending", "folded", "saw", "interleaved", "sequence"]
+OrderKind = Literal["ascending", "descending", "folded", "saw", "interleaved", "sequence", "stages"]
+StageOrder = Literal["shuffled", "ascending", "descending"]
 MOST_BUCKETS = 2**20
 MOST_GROUPS = 2**16
+MOST_STAGE_PARTS = 1000
 DEFAULT_BUCKETS = 100
 SORTED = "sorted"
 """`clustering_type` of a metric that sorts."""
@@ -44,7 +46,8 @@ class Order:
     """How a pass runs through the sorted samples. folded: `num_folds` times from the easiest to the hardest, each
     time through every so manieth sample. saw: the same, every second fold from the hardest to the easiest.
     interleaved: the samples are cut into `num_folds` bands, and every batch advances through all of them.
-    sequence: groups in the order that `sequence` names."""
+    sequence: groups in the order that `sequence` names. stages: one order after the other, each over a share of the samples
+    that lies evenly in the sorted ones, see `stages`."""
     num_buckets: int | None = None
     """Buckets of equally many samples (of each fold) that are played one after the other, each in random order;
     at most 1048576, as many as samples sort strictly. Not given: 100. Not where every metric has bands:
@@ -60,6 +63,9 @@ class Order:
     """Of a sequence: the groups of metrics that all have `num_bands`, each once. Group number: the first metric's
     band x the others' bands + the rest's group, so two metrics of two bands have 0 (easy, easy), 1 (easy,
     hard), 2 (hard, easy) and 3 (hard, hard)."""
+    stages: Any = None
+    """Of stages: a list of pairs, how a stage is played (shuffled, ascending or descending) and its share of a pass in whole
+    parts, together 1000 at most: [["shuffled", 7], ["ascending", 3]]."""
 
     @property
     def buckets(self) -> int:
@@ -68,7 +74,8 @@ class Order:
 
     def section(self) -> dict[str, Any]:
         """The keys of the JSON file, those that are not given left out."""
-        written = vars(self) | {"sequence": list(self.sequence)}
+        stages = self.stages and [list(stage) for stage in self.stages]
+        written = vars(self) | {"sequence": list(self.sequence), "stages": stages}
         return {key: value for key, value in written.items() if value not in (None, [])}
 
     def describe(self) -> str:
@@ -80,6 +87,7 @@ class Order:
         """
         folds = "" if self.num_folds is None else f", {self.num_folds} folds"
         groups = f" of groups {list(self.sequence)}" if self.sequence else ""
+        groups += "".join(f", {kind} {share}" for kind, share in self.stages or ())
         spread = "" if self.pass_samples is None else f", {self.pass_samples} samples a pass"
         return f"{self.kind}{groups}{folds}{spread}"
 
@@ -119,7 +127,7 @@ def read_order(section: Section, bands: Mapping[str, int | None], *, is_on: bool
                 f'"clustering_type": "{SORTED}", or remove it'
             )
         return None
-    order = section.read(Order)
+    order = _with_stages(section.read(Order), section.path)
     section.close()
     path, counts = section.path, list(bands.values())
     open_ended = [name for name, count in [*bands.items()][:-1] if count is None]
@@ -131,6 +139,35 @@ def read_order(section: Section, bands: Mapping[str, int | None], *, is_on: bool
     _refuse_folds(path, order)
     _refuse_buckets(path, order, counts)
     return order
+
+
+def _with_stages(order: Order, path: str) -> Order:
+    """The order with its stages as pairs.
+
+    Raises:
+        ConfigError: for stages that are none, or of another kind of order.
+    """
+    given = order.stages
+    if (order.kind == "stages") != (given is not None):
+        rule = "needs them" if order.kind == "stages" else "has none: remove them"
+        raise ConfigError(f"{path}.stages is {given!r}, but the order {order.kind} {rule}")
+    if given is None:
+        return order
+    kinds = get_args(StageOrder)
+    is_list = isinstance(given, (list, tuple)) and all(
+        isinstance(one, (list, tuple)) and len(one) == 2 for one in given
+    )
+    if (
+        not is_list
+        or not given
+        or not all(kind in kinds and type(share) is int and share > 0 for kind, share in given)
+        or sum(share for _, share in given) > MOST_STAGE_PARTS
+    ):
+        raise ConfigError(
+            f"{path}.stages is {given!r}: must be a list of pairs of {', '.join(kinds)} and a whole number above 0, "
+            f"together at most {MOST_STAGE_PARTS}"
+        )
+    return replace(order, stages=tuple((kind, share) for kind, share in given))
 
 
 def _refuse_folds(path: str, order: Order) -> None:
@@ -158,7 +195,7 @@ def _refuse_buckets(path: str, order: Order, counts: Sequence[int | None]) -> No
                 f"{path}.num_buckets is {order.buckets}: must be at most {MOST_BUCKETS}"
             )
         return
-    if order.kind in _FOLDING or order.num_buckets is not None:
+    if order.kind in (*_FOLDING, "stages") or order.num_buckets is not None:
         name = "kind" if order.num_buckets is None else "num_buckets"
         raise ConfigError(
             f"{path}.{name} is {getattr(order, name)!r}, but all metrics have num_bands, so that their groups "

@@ -125,7 +125,7 @@ class KeptLengthKeys:
     unit: LengthUnit = "tokens"
     """tokens, or percent of the sequence's present length."""
     schedule_type: str
-    """fixed_linear, constant (always min_value), or a kind that was registered."""
+    """fixed_linear, fixed_discrete, constant (always min_value), or a kind that was registered."""
     schedule_config: Section
     """What the schedule needs, see below; nothing for constant."""
 

@@ -71,7 +71,7 @@ def refuse_ignored_windows(
     for name, size in windows.items():
         if name not in known:
             raise ConfigError(
-                f"the JSON sets an {name}, but {type(module).__name__}.forward has no argument {name}: use a model "
+                f"the JSON sets {name}, but {type(module).__name__}.forward has no argument {name}: use a model "
                 "that has it (our GPT), or remove the metric"
             )
         if kwargs.get(name) != size:

@@ -6,6 +6,7 @@ is a few integers whatever it holds, so an order over any number of samples is a
 A worked example: 8 ranks, folded twice into 2 buckets a fold, give the buckets {0, 2}, {4, 6}, {1, 3}, {5, 7}.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +51,8 @@ def make_buckets(order: Order, num_ranks: int, groups: Int64Array | None = None)
         played = _slices(edges)
         if order.kind == "sequence":
             played = _taken(played, np.array(order.sequence, np.int64))
+    elif order.kind == "stages":
+        played = _in_stages(num_ranks, order)
     elif order.num_folds is None:
         played = _slices(_edges(num_ranks, order.buckets))
     elif order.kind == "interleaved":
@@ -85,6 +88,37 @@ def _folded(num_ranks: int, order: Order) -> Buckets:
             found = _taken(found, np.arange(len(count))[::-1])
         folds.append(found)
     return _joined(folds)
+
+
+def _in_stages(num_ranks: int, order: Order) -> Buckets:
+    """Of each run of so many ranks as all stages have parts, a stage has as many as it has parts.
+
+    Of few ranks a run is shorter, so that there are about as many runs as ranks in one; the shares are nearly kept then.
+    """
+    ends = np.cumsum([share for _, share in order.stages])
+    parts = min(int(ends[-1]), max(len(order.stages), math.isqrt(num_ranks)), num_ranks)
+    ends = (2 * ends * parts + ends[-1]) // (2 * ends[-1])
+    runs, rest = divmod(num_ranks, parts)
+    stages = []
+    begin = 0
+    for (kind, _), end in zip(order.stages, ends.tolist(), strict=True):
+        share = end - begin
+        edges = _edges(runs, 1 if kind == "shuffled" else order.buckets)
+        count = np.diff(edges)
+        whole = Buckets(
+            begin + edges[:-1] * parts,
+            count * share,
+            np.maximum(count, 1),
+            np.full_like(count, parts),
+        )
+        # The last run is not whole: it has the highest ranks of the stages that it reaches.
+        last = np.array([min(begin, rest), min(end, rest)], np.int64) + runs * parts
+        found = _joined([whole, _slices(last)])
+        if kind == "descending":
+            found = _taken(found, np.arange(len(found.first))[::-1])
+        stages.append(found)
+        begin = end
+    return _joined(stages)
 
 
 def _interleaved(num_ranks: int, num_bands: int, num_buckets: int) -> Buckets:

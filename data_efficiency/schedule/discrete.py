@@ -70,9 +70,13 @@ class DiscreteSchedule(Schedule):
             )
         if highest < self.max_difficulty:
             texts.append(f"the maximum {self.max_difficulty} is never reached, only {highest}")
-        if list(self.difficulties) != sorted(self.difficulties):
-            texts.append(
-                f"the difficulties {list(self.difficulties)} go down; sequence lengths follow them, "
-                "the pool of samples keeps the highest so far"
-            )
         return texts
+
+    @property
+    def corrections_of_pools(self) -> Sequence[str]:
+        """As `Schedule.corrections_of_pools`."""
+        if list(self.difficulties) == sorted(self.difficulties):
+            return ()
+        return (
+            f"the difficulties {list(self.difficulties)} go down; the pool of samples keeps the highest so far",
+        )

@@ -38,6 +38,11 @@ class Schedule(ABC):
         """One text for each written value that is not reached, or not kept, as it is written."""
         return ()
 
+    @property
+    def corrections_of_pools(self) -> Sequence[str]:
+        """The same of what only a pool, which keeps the samples that it has, does not follow."""
+        return ()
+
     @classmethod
     def from_section(cls, kind: str, low: int, high: int, section: Section) -> Self:
         """The schedule that a JSON file asks for.

@@ -18,7 +18,11 @@ _CURRICULUM_KINDS: Kinds = {
     "fixed_discrete": DiscreteSchedule,
     "custom": CustomSchedule,
 }
-_KEPT_LENGTH_KINDS: Kinds = {"fixed_linear": RootSchedule, "constant": RootSchedule}
+_KEPT_LENGTH_KINDS: Kinds = {
+    "fixed_linear": RootSchedule,
+    "fixed_discrete": DiscreteSchedule,
+    "constant": RootSchedule,
+}
 _KEPT_ROWS_KINDS: Kinds = {**_KEPT_LENGTH_KINDS, "exponential": ExponentialFall}
 _registered: dict[str, type[Schedule]] = {}
 

@@ -49,6 +49,7 @@ def guarded_record(
     dataset_identity: Mapping[str, Any],
     sampler_identity: SamplerIdentity,
     clock: str,
+    stage_starts: Sequence[int] = (),
 ) -> dict[str, Any]:
     """The record of a run, plain JSON data."""
     dropping, dropout = data_efficiency.closed_random_ltd, data_efficiency.layer_dropout
@@ -85,6 +86,13 @@ def guarded_record(
         if data_efficiency.batch_size is None
         else _plain(data_efficiency.batch_size, leave_out=("row_length",)),
         "selective_backprop": config.training.selective_backprop,
+        "stages": {
+            str(number): {"first_step": start, **vars(stage)}
+            for number, (start, stage) in enumerate(
+                zip(stage_starts, config.stages, strict=True), start=1
+            )
+        }
+        or None,
         "clock": {"steps": "iters", "samples": "samples"}.get(clock, f"tokens ({clock})"),
     }
     assert set(record) == set(GUARDED_SETTINGS)

@@ -206,6 +206,7 @@ def guarded_facts(run: Run) -> dict[str, Any]:
         dataset_identity=sampler.dataset_identity,
         sampler_identity=sampler.identity(),
         clock=_learning_rate(run).clock,
+        stage_starts=run.stage_starts,
     )
 
 

@@ -6,10 +6,11 @@ process 0 has renamed the folder and replaced the pointer, the run's last checkp
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from threading import Thread
+from threading import Thread, get_native_id
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,8 @@ _DIGEST_NUMBERS = 4
 _NOTHING: Mapping[str, Any] = {"num_bytes": 0, "sha256": "00" * 8 * _DIGEST_NUMBERS}
 """Entry of a process without a file."""
 _NO_FOLDER = -1
+_NICENESS = 10
+"""Of a thread that writes in the background: a tenth of a core where training takes them all."""
 
 
 class Save:
@@ -164,8 +167,15 @@ class Save:
         own = {name: held_on_host(tensors) for name, tensors in own.items()}
         turns.finish()
         # It must not keep a process alive that has lost the others.
-        self._thread = Thread(target=self._write, args=(own,), daemon=True)
+        self._thread = Thread(target=self._write_beside_training, args=(own,), daemon=True)
         self._thread.start()
+
+    def _write_beside_training(self, own: Mapping[str, list[WholeTensor]]) -> None:
+        """Write on what the steps leave of the cores: they wait for their slowest thread."""
+        if sys.platform == "linux":
+            # There it is the thread's own; elsewhere it would be the process's.
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICENESS)
+        self._write(own)
 
     def _write(self, own: Mapping[str, list[WholeTensor]]) -> None:
         """Write this process's files, and keep what goes wrong for the end."""

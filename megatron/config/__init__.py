@@ -38,6 +38,7 @@ from megatron.config.run import (
     RunKind,
     TextRunConfig,
 )
+from megatron.config.stages import Stage, read_stages, shares_of
 from megatron.config.steps import StepConfig
 from megatron.config.training import (
     AttentionImplementation,
@@ -79,11 +80,14 @@ __all__ = [
     "RunConfig",
     "RunKind",
     "SourceConfig",
+    "Stage",
     "StepConfig",
     "TextDataConfig",
     "TextRunConfig",
     "TrackerName",
     "TrainingConfig",
+    "read_stages",
+    "shares_of",
     "without_none",
 ]
 

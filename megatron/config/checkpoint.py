@@ -23,6 +23,7 @@ GuardedSetting = Literal[
     "feedback",
     "batch_size",
     "selective_backprop",
+    "stages",
     "clock",
 ]
 GUARDED_SETTINGS: tuple[GuardedSetting, ...] = get_args(GuardedSetting)

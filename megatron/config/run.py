@@ -21,6 +21,7 @@ from megatron.config.finetuning import (
 )
 from megatron.config.logs import LoggingConfig, PretrainingLoggingConfig
 from megatron.config.model import ModelConfig
+from megatron.config.stages import Stage
 from megatron.config.steps import StepConfig
 from megatron.config.training import TrainingConfig
 from megatron.setting_rules import (
@@ -65,6 +66,8 @@ class RunConfig(AnyRunConfig):
     training: TrainingConfig
     checkpoint: CheckpointConfig
     logging: PretrainingLoggingConfig
+    stages: tuple[Stage, ...] = ()
+    """Empty: what other tables say holds from the first step to the last."""
 
     def __post_init__(self) -> None:
         require(
@@ -163,6 +166,11 @@ class RunKind:
         return {
             name: hints[name] for name in ("model", "data", "training", "checkpoint", "logging")
         }
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether a run file may list stages."""
+        return "stages" in get_type_hints(self.run)
 
     @cached_property
     def hints(self) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from data_efficiency import ModelShape
 from megatron.config import FinetuningConfig, ImageRunConfig, TextRunConfig
-from megatron.engine_json import DROPPING, METRICS, engine_json, put, value_at
+from megatron.engine_json import DROPPING, METRICS, engine_json
+from megatron.nested_keys import put, value_at
 
 AnyFinetuning = TextRunConfig | ImageRunConfig
 

@@ -2,7 +2,7 @@
 
 A table is a group of settings (`[training] lr = 1e-3`), or a part of DeepSpeed's JSON file:
 `[data_efficiency]` with the keys of that section, `[engine]` with other sections, `[deepspeed]` with those
-that count with --deepspeed only. `base = [...]` names files below it, by the name of a shipped one or by a
+that count with --deepspeed only. `[[stages]]` divide a pretraining run. `base = [...]` names files below it, by the name of a shipped one or by a
 path from its own folder. `architecture` says which settings there are: `RUN_KINDS` of `megatron.config`.
 """
 
@@ -17,8 +17,17 @@ from typing import Any, Literal, get_args, get_origin
 from data_efficiency import ConfigError
 from data_efficiency.config import read_json
 from data_efficiency.json_section import refuse_unknown
-from megatron.config import RUN_KINDS, SECTIONS, AnyRunConfig, RunKind, without_none
-from megatron.engine_json import merged, settings_of
+from megatron.config import (
+    RUN_KINDS,
+    SECTIONS,
+    AnyRunConfig,
+    RunConfig,
+    RunKind,
+    read_stages,
+    without_none,
+)
+from megatron.engine_json import settings_of
+from megatron.nested_keys import merged
 from megatron.recipes.catalogue import Catalogue
 
 EITHER = (
@@ -39,7 +48,7 @@ class Layer:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Field -> value, whatever its group."""
     sections: Mapping[str, Any] = field(default_factory=dict)
-    """`SECTIONS` that it has something of."""
+    """`SECTIONS` that it has something of, and its `stages`, all of them or none."""
 
     def under(self, above: "Layer") -> "Layer":
         """Both as one; what the other says counts.
@@ -161,7 +170,8 @@ def layer_of(content: Mapping[str, Any], place: str, kind: RunKind = RUN_KINDS["
         place: what to call it in an error.
         kind: of the run.
     """
-    _refuse_keys(content, ("architecture", "base", *kind.groups, *SECTIONS), place, kind)
+    lists = ("stages",) if kind.has_stages else ()
+    _refuse_keys(content, ("architecture", "base", *lists, *kind.groups, *SECTIONS), place, kind)
     for name in (*kind.groups, *SECTIONS):
         if not isinstance(content.get(name, {}), Mapping):
             raise ConfigError(f"{place}: {name} is {content[name]!r}: must be a table")
@@ -186,6 +196,8 @@ def layer_of(content: Mapping[str, Any], place: str, kind: RunKind = RUN_KINDS["
         [name, *_] = twice
         raise ConfigError(f"{place}: [deepspeed] has what is {name} in [{kind.table_of[name]}]")
     sections |= {"data_efficiency": left.pop("data_efficiency"), "engine": left}
+    if "stages" in content:
+        sections["stages"] = read_stages(content["stages"], f"{place}: stages")
     return Layer(
         architecture=architecture,
         settings=settings,
@@ -256,6 +268,11 @@ def write_run_file(config: AnyRunConfig, command: str) -> str:
     own_folder = {"allow_missing_checkpoint", "override"}
     if vars(config.checkpoint).get("load") == config.checkpoint.save:
         own_folder.add("load")
+    if isinstance(config, RunConfig) and config.stages:
+        content["stages"] = [
+            {key: value for key, value in vars(stage).items() if value is not None}
+            for stage in config.stages
+        ]
     for name in RUN_KINDS[config.architecture].groups:
         content[name] = {
             key: value

@@ -1,18 +1,20 @@
 """A run in its own shape but so small that a CPU runs it in seconds."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 from data_efficiency.config import paces_length
-from megatron.config import RunConfig
-from megatron.engine_json import put, value_at
+from megatron.config import RunConfig, Stage
+from megatron.nested_keys import put, value_at
 from megatron.recipes.run_file import Layer
 
 NUM_STEPS = 20
 """Steps of the scaled run, did it neither truncate nor drop."""
 SEQ_LENGTH = 64
 GLOBAL_BATCH_SIZE = 4
+_LENGTHS_OF_STAGES = ("seq_length", "attention_window", "sliding_window", "kept_length")
 
 
 def scale_down(config: RunConfig) -> Layer:
@@ -59,7 +61,20 @@ def scale_down(config: RunConfig) -> Layer:
         value = value_at(config.data_efficiency, key)
         if isinstance(value, int):
             put(section, key, _scaled(value, share))
-    return Layer(settings=settings, sections={"data_efficiency": section})
+    sections: dict[str, Any] = {"data_efficiency": section}
+    if config.stages:
+        sections["stages"] = tuple(_shorter(stage, lengths) for stage in config.stages)
+    return Layer(settings=settings, sections=sections)
+
+
+def _shorter(stage: Stage, share: Fraction) -> Stage:
+    """The stage with its lengths shrunk."""
+    lengths: dict[str, Any] = {
+        key: _scaled(value, share)
+        for key in _LENGTHS_OF_STAGES
+        if (value := getattr(stage, key)) is not None
+    }
+    return replace(stage, **lengths)
 
 
 def _numbers(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from megatron.engine_json import merged
+from megatron.nested_keys import merged
 from megatron.study.results import RunResult
 from megatron.study.study_file import Settings
 

@@ -21,7 +21,7 @@ from data_efficiency import ConfigError, files
 from data_efficiency.differences import differing_leaves
 from megatron.arguments import run_config_from
 from megatron.config import RUN_KINDS, AnyRunConfig
-from megatron.engine_json import merged
+from megatron.nested_keys import merged
 from megatron.recipes import SHIPPED, Layer, layer_of, read_run_file, write_run_file
 from megatron.reporting import RUN_FILE
 from megatron.study.fairness import unlike

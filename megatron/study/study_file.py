@@ -34,7 +34,7 @@ from typing import Any
 from data_efficiency import ConfigError
 from data_efficiency.json_section import refuse_unknown
 from megatron.config import without_none
-from megatron.engine_json import merged
+from megatron.nested_keys import merged
 from megatron.recipes import read_toml
 
 Settings = Mapping[str, Any]

@@ -272,3 +272,14 @@ def test_documents_spare_the_pairs_they_do_not_hold(rows, length, kept, skipping
     assert half.pairs_in(rows, length) == rows * length**2 // 2
     assert half.pairs_in(rows, min(kept, length)) <= rows * min(kept, length) ** 2 / 2
     assert training_flops(half, GPT) < training_flops(shape, GPT)
+
+
+def test_factors_hold_from_their_value_of_the_clock_on():
+    rate = LearningRate(
+        **{"peak": 2.0, "minimum": 0.0, "style": "linear", "clock": "steps", "warmup": 2},
+        **{"decay": 10, "share": 1, "factors": ((0.0, 1.0), (5.0, 1.5), (8.0, 0.5))},
+    )
+    plain = replace(rate, factors=())
+    assert [rate.at(step) / plain.at(step) for step in range(10)] == [1.0] * 5 + [1.5] * 3 + [
+        0.5
+    ] * 2

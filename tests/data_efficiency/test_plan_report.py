@@ -53,6 +53,14 @@ def test_a_batch_that_grows_has_a_column():
     )
 
 
+def test_stages_have_a_column_and_their_first_steps_a_row():
+    lines = format_plan(plan(config()), num_rows=2, stage_starts=(1, 8, 13)).splitlines()
+    assert [line.split()[:2] for line in lines[:5]] == [
+        ["step", "stage"],
+        *(["1", "1"], ["8", "2"], ["13", "3"], ["20", "3"]),
+    ]
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -65,5 +73,5 @@ def test_a_batch_that_grows_has_a_column():
 )
 def test_picture_is_written(content, tmp_path):
     pytest.importorskip("matplotlib")
-    plot_plan(plan(content), tmp_path / "plan.png")
+    plot_plan(plan(content), tmp_path / "plan.png", stage_starts=(1, 7))
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 
 from data_efficiency import ConfigError, load_config
 from megatron.arguments import parse_run_config
-from megatron.engine_json import PASS_SAMPLES, engine_json, merged, put, value_at
+from megatron.engine_json import PASS_SAMPLES, engine_json
+from megatron.nested_keys import value_at
 from tests.json_sections import length_metric, sorting_metric
 from tests.megatron.test_arguments import NEEDED, PUBLISHED, write_json
 
@@ -88,15 +89,6 @@ def test_a_pass_through_an_order_is_as_long_as_the_run(tmp_path, flags, bags, sa
     batch = ["--micro-batch-size", "8", "--global-batch-size", "8"]
     config = parse_run_config("", ["--data-path", "corpus", *batch, *flags, *words])
     assert value_at(engine_json(config), PASS_SAMPLES) == samples
-
-
-def test_sections_are_laid_over_each_other():
-    content = merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 4}, "d": {"e": 5}})
-    assert content == {"a": {"b": 4, "c": 2}, "d": {"e": 5}}
-    put(content, "a.f.g", 6)
-    assert (value_at(content, "a.f.g"), value_at(content, "a.b.g")) == (6, None)
-    with pytest.raises(ConfigError, match="b is 4: must be an object"):
-        put(content, "a.b.g", 6)
 
 
 def test_a_pass_that_nobody_knows_the_length_of_is_asked_for(tmp_path):

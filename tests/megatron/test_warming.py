@@ -7,7 +7,7 @@ import torch
 
 import pretrain_gpt
 from data_efficiency import ModelShape, plan_run
-from megatron.warming import rehearse_shapes, steps_to_rehearse
+from megatron.warming import is_rehearsed, rehearse_shapes, steps_to_rehearse
 from tests.megatron.tiny_pretraining import flags_of, make_run, settings, write_corpus
 
 SCHEDULE = {"schedule_type": "fixed_linear"}
@@ -107,3 +107,43 @@ def test_nothing_is_compiled_after_the_first_step(both, tmp_path):
     compiled = [line["num_compilations"] for line in lines if line["kind"] in ("train", "end")]
     assert len(set(compiled)) == 1
     assert compiled[0] > 0
+
+
+STAGES = """
+[[stages]]
+share = 0.5
+seq_length = 8
+
+[[stages]]
+share = 0.5
+"""
+
+
+def test_stages_that_are_compiled_are_rehearsed(tmp_path):
+    (tmp_path / "stages.toml").write_text(STAGES)
+    staged = ("--config", str(tmp_path / "stages.toml"))
+    compiled = ("--compile", "layers")
+    assert [
+        is_rehearsed(settings("corpus", *flags))
+        for flags in (
+            staged,
+            compiled,
+            (*staged, *compiled),
+            (*compiled, "--compile-lengths", "static"),
+        )
+    ] == [False, False, True, True]
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_no_stage_compiles_after_the_first_step(tmp_path):
+    torch.compiler.reset()
+    (tmp_path / "stages.toml").write_text(STAGES)
+    more = ("--config", tmp_path / "stages.toml", "--save", tmp_path, "--log-interval", 1)
+    flags = [*flags_of(write_corpus(tmp_path), *map(str, more)), "--compile", "layers"]
+    assert pretrain_gpt.main([*flags, "--no-evaluate"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "train"]
+    assert [line["sequence_length"] for line in steps] == [8, 8, 8, 16, 16, 16]
+    assert len({line["num_compilations"] for line in steps}) == 1
+    assert steps[0]["num_compilations"] > 0

@@ -14,8 +14,9 @@ from megatron.command import run_command
 from data_efficiency import analyze
 from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import split_blocks
 from megatron.arguments import parse_run_config
-from megatron.engine_json import METRICS, engine_json, value_at
+from megatron.engine_json import METRICS, engine_json
 from megatron.finetuning.section import planned_json
+from megatron.nested_keys import value_at
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -95,7 +95,17 @@ def test_only_the_layers_that_are_named():
         ),
         (
             {"keep_schedule": {**SECTION["keep_schedule"], "schedule_type": "fixed_root"}},
-            "must be one of fixed_linear, constant, exponential",
+            "must be one of fixed_linear, fixed_discrete, constant, exponential",
+        ),
+        (
+            {
+                "keep_schedule": {
+                    "min_value": 50,
+                    "schedule_type": "fixed_discrete",
+                    "schedule_config": {"difficulty": [50, 0], "max_step": [3]},
+                }
+            },
+            "keep_schedule gives 0 percent: must be at least 1",
         ),
         ({"rows": 3}, "rows is not a known key"),
         ({"layer_id": [0]}, r"layer_id is \[0\], but depth is linear"),

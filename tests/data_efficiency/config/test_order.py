@@ -44,6 +44,17 @@ def test_lengths_go_beside_an_order():
         ({"kind": "saw", "num_folds": 2**14}, None, "at most 1048576 together"),
         ({"num_buckets": 2**20 + 1}, None, "num_buckets is 1048577: must be at most 1048576"),
         ({"pass_samples": 0}, None, "pass_samples is 0: must be at least 1"),
+        ({"kind": "stages"}, None, "stages is None, but the order stages needs them"),
+        ({"stages": [["shuffled", 1]]}, None, "but the order ascending has none: remove them"),
+        ({"kind": "stages", "stages": []}, None, r"stages is \[\]: must be a list of pairs"),
+        ({"kind": "stages", "stages": [["up", 1]]}, None, "pairs of shuffled, ascending, descend"),
+        ({"kind": "stages", "stages": [["shuffled", 0]]}, None, "a whole number above 0"),
+        ({"kind": "stages", "stages": [["shuffled", 1001]]}, None, "together at most 1000"),
+        (
+            {"kind": "stages", "stages": [["shuffled", 1], ["ascending", 1]]},
+            BANDS,
+            "kind is 'stages', but all metrics have num_bands",
+        ),
         (
             {"buckets": 3},
             None,
@@ -92,6 +103,15 @@ def test_the_same_in_python():
     assert DataEfficiencyConfig.of(
         Curriculum("rarity", index="d/rarity", order="descending")
     ) == read({"kind": "descending"})
+
+
+def test_stages_are_written_as_they_are_read():
+    stages = [["shuffled", 7], ["ascending", 3]]
+    order = read({"kind": "stages", "stages": stages}).order
+    assert order.section() == {"kind": "stages", "stages": stages}
+    assert order.describe() == "stages, shuffled 7, ascending 3"
+    again = Curriculum("rarity", index="d/rarity", order=order)
+    assert DataEfficiencyConfig.of(again).order == order
 
 
 @pytest.mark.parametrize(

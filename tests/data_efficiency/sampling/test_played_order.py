@@ -26,9 +26,16 @@ ORDERS = {
     "folded": {"kind": "folded", "num_folds": 3, "num_buckets": 7},
     "saw": {"kind": "saw", "num_folds": 4},
     "interleaved": {"kind": "interleaved", "num_folds": 5, "num_buckets": 12},
+    "quadrants": {"kind": "sequence", "sequence": [2, 3, 0, 1]},
+    "stages": {
+        "kind": "stages",
+        "stages": [["shuffled", 2], ["ascending", 3], ["descending", 1]],
+        "num_buckets": 20,
+    },
     "spread": {"kind": "ascending", "num_buckets": 10, "pass_samples": 480},
     "repeated": {"kind": "folded", "num_folds": 2, "num_buckets": 10, "pass_samples": 2400},
 }
+MIX = {"weights": [[2, 1], [1, 4]], "at_samples": [0, 700], "between": "linear"}
 
 
 class Parts(list):
@@ -47,6 +54,8 @@ def paths(tmp_path_factory):
 
 
 def sampler(paths, order, *, bands=None, control=False, dataset=None, rows=16, mix=None, **ranks):
+    if order.get("kind") == "sequence":
+        bands = (2, 2)
     metrics = {"rarity": sorting_metric(paths / "rarity")}
     if bands is not None:
         for name, count in zip(("rarity", "length"), bands, strict=True):
@@ -80,6 +89,35 @@ def test_each_sample_once_a_pass(paths, name, setting):
         assert sorted(one) == [*range(NUM_SAMPLES)]
     if name != "strict":
         assert not np.array_equal(*passes)
+
+
+@pytest.mark.parametrize("name", sorted(set(ORDERS) - {"spread", "repeated"}))
+@pytest.mark.parametrize("control", [False, True])
+def test_no_sample_comes_again_before_its_part_is_through_while_the_mix_changes(
+    paths, name, control
+):
+    played = sampler(
+        paths, ORDERS[name], dataset=Parts(range(NUM_SAMPLES)), mix=MIX, control=control
+    )
+    found, start = drawn(played, 3 * NUM_SAMPLES // 16), 0
+    for size in PARTS:
+        of_part = found[(found >= start) & (found < start + size)]
+        assert len(of_part) > size
+        for first in range(0, len(of_part) - size, size):
+            assert sorted(of_part[first : first + size]) == [*range(start, start + size)]
+        start += size
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_the_control_has_the_same_pacing_while_the_mix_changes(paths, name):
+    ordered, control = (
+        sampler(paths, ORDERS[name], control=on, dataset=Parts(range(NUM_SAMPLES)), mix=MIX)
+        for on in (False, True)
+    )
+    for _ in range(130):
+        first, second = ordered.next_global_batch(), control.next_global_batch()
+        np.testing.assert_array_equal(second.samples, random_rank(first.samples, 1234, PARTS))
+        assert second.part_epochs == first.part_epochs
 
 
 @pytest.mark.parametrize("bands", [(4, None), (2, 2)])
@@ -162,12 +200,25 @@ def test_the_control_has_the_same_pacing(paths, name, setting):
         np.testing.assert_array_equal(second.visits, first.visits)
 
 
+@pytest.fixture(params=[0, pytest.param(2, marks=pytest.mark.full)], ids=["0", "2"])
+def num_workers(request):
+    return request.param
+
+
 @pytest.mark.parametrize("name", ORDERS)
-def test_a_resume_is_as_no_interruption_with_other_ranks_and_workers(paths, name, setting):
+@pytest.mark.parametrize(
+    "mixed", [False, pytest.param(True, marks=pytest.mark.full)], ids=["", "mix"]
+)
+def test_a_resume_is_as_no_interruption_with_other_ranks_and_workers(
+    paths, name, setting, mixed, num_workers
+):
+    if mixed and setting["dataset"] is None:
+        return
+    setting = {**setting, "mix": MIX if mixed else None}
     straight = sampler(paths, ORDERS[name], **setting)
     expected = [straight.next_global_batch() for _ in range(90)]
     state, found = None, []
-    for ranks, rows, workers, steps in ((1, 16, 0, 13), (2, 8, 2, 40), (4, 4, 0, 37)):
+    for ranks, rows, workers, steps in ((1, 16, 0, 13), (2, 8, num_workers, 40), (4, 4, 0, 37)):
         loaders = [
             CurriculumDataLoader(
                 range(NUM_SAMPLES),
@@ -179,7 +230,7 @@ def test_a_resume_is_as_no_interruption_with_other_ranks_and_workers(paths, name
                     data_parallel_size=ranks,
                     **setting,
                 ),
-                num_workers=workers if name == "folded" else 0,
+                num_workers=workers,
             )
             for rank in range(ranks)
         ]

@@ -11,6 +11,8 @@ from data_efficiency.config import load_config
 from data_efficiency.dataset_identity import describe_dataset
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.json_section import ConfigError
+from data_efficiency.sampling.loader import CurriculumDataLoader
+from data_efficiency.sampling.random_rank import random_rank
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.schedule import growth
 from tests.json_sections import curriculum_config, metric
@@ -34,15 +36,24 @@ def index(tmp_path_factory):
     return path
 
 
-def sampler(index, kind="value", size=20, dataset=None, **changes):
+def sampler(
+    index, kind="value", size=20, dataset=None, *, control=False, rows=8, ranks=(0, 1), **changes
+):
     line = {
         "schedule_type": "fixed_linear",
         "schedule_config": {"total_curriculum_step": 60, "difficulty_step": 1},
     }
     line |= {} if size is None else {"window_size": size}
     paced = metric(index, difficulty_type=kind, **{**line, **changes})
-    config = load_config(curriculum_config({"rarity": paced})).data_efficiency
-    return CurriculumSampler(dataset or range(NUM_SAMPLES), config, micro_batch_size=8)
+    content = curriculum_config({"rarity": paced})
+    content["data_efficiency"]["data_sampling"]["curriculum_learning"]["random_rank"] = control
+    return CurriculumSampler(
+        dataset or range(NUM_SAMPLES),
+        load_config(content).data_efficiency,
+        micro_batch_size=rows,
+        data_parallel_rank=ranks[0],
+        data_parallel_size=ranks[1],
+    )
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -119,3 +130,39 @@ def test_rises_are_those_of_the_schedule(index):
     assert drawn.pool_growth(70)[0].tolist() == [
         step for step, _ in growth(schedule, 0, None, None)
     ]
+
+
+@pytest.mark.parametrize("blended", [False, True])
+def test_the_control_has_the_same_pacing(index, blended):
+    """Where samples are retired, as where they are only admitted."""
+    dataset, sizes = (Parts(range(NUM_SAMPLES)), Parts.part_sizes) if blended else (None, None)
+    first, second = (sampler(index, dataset=dataset, control=on) for on in (False, True))
+    for _ in range(70):
+        ordered, random = first.next_global_batch(), second.next_global_batch()
+        assert (random.pool_size, random.difficulties) == (ordered.pool_size, ordered.difficulties)
+        expected = random_rank(ordered.samples, 1234, sizes or [NUM_SAMPLES])
+        np.testing.assert_array_equal(random.samples, expected)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.full)])
+@pytest.mark.parametrize("control", [False, True])
+def test_a_resume_on_other_ranks_and_workers_is_as_no_interruption(index, control, workers):
+    straight = sampler(index, control=control)
+    expected = [straight.next_global_batch().samples for _ in range(60)]
+    state, found = None, []
+    for ranks, rows, steps in ((1, 8, 13), (2, 4, 30), (4, 2, 17)):
+        loaders = [
+            CurriculumDataLoader(
+                range(NUM_SAMPLES),
+                sampler(index, control=control, rows=rows, ranks=(rank, ranks)),
+                num_workers=workers,
+            )
+            for rank in range(ranks)
+        ]
+        for loader in loaders if state else ():
+            loader.load_state_dict(state)
+        done = 0 if state is None else state["step"]
+        parts = [[batch.numpy() for batch in one.until(done + steps)] for one in loaders]
+        found += [np.concatenate(rows) for rows in zip(*parts, strict=True)]
+        state = json.loads(json.dumps(loaders[0].state_dict()))
+    np.testing.assert_array_equal(found, expected)

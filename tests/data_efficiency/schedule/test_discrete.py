@@ -15,18 +15,23 @@ def test_discrete_stages_stop_at_the_maximum():
         ((1, 3, 5), []),
         ((1, 3, 9), ["difficulty 9 is above the maximum 5, which is used"]),
         ((1, 3, 3), ["the maximum 5 is never reached, only 3"]),
-        (
-            (1, 5, 3),
-            [
-                "the difficulties [1, 5, 3] go down; sequence lengths follow them, the pool of "
-                "samples keeps the highest so far"
-            ],
-        ),
+        ((1, 5, 3), []),
     ],
 )
 def test_corrections_of_stages(difficulties, texts):
     stages = DiscreteSchedule(difficulties=difficulties, max_steps=(2, 4), max_difficulty=5)
     assert stages.corrections == texts
+
+
+def test_a_pool_does_not_go_down():
+    down, up = (
+        DiscreteSchedule(difficulties=each, max_steps=(2, 4), max_difficulty=5)
+        for each in ((1, 5, 3), (1, 3, 5))
+    )
+    assert down.corrections_of_pools == (
+        "the difficulties [1, 5, 3] go down; the pool of samples keeps the highest so far",
+    )
+    assert not up.corrections_of_pools
 
 
 def test_changes_are_where_stages_begin():

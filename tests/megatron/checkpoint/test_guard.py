@@ -21,6 +21,7 @@ from megatron.config import (
     ModelConfig,
     PretrainingLoggingConfig,
     RunConfig,
+    Stage,
     TrainingConfig,
 )
 from tests.json_sections import metric, random_ltd
@@ -108,6 +109,8 @@ def record(
     clock="steps",
     row_shares=1,
     architecture="bert",
+    stages=(),
+    stage_starts=(),
     **settings,
 ):
     """The record of a run; keyword arguments are what is other than usual."""
@@ -134,13 +137,14 @@ def record(
         group = next(key for key, part in groups.items() if hasattr(part, name))
         groups[group] = replace(groups[group], **{name: value})
     made = guarded_record(
-        RunConfig(architecture=architecture, **groups),
+        RunConfig(architecture=architecture, stages=stages, **groups),
         data_efficiency=parsed,
         dataset_identity=IDENTITY | dict(identity),
         sampler_identity=SamplerIdentity(
             seed=1, dataset="da7a", metrics={"rarity": {"values": values}}, part_weights=None
         ),
         clock=clock,
+        stage_starts=stage_starts,
     )
     assert json.loads(json.dumps(made)) == made
     return made
@@ -260,3 +264,15 @@ def test_documents_of_other_flags_are_noticed():
     assert plain["documents"] is None
     assert [found.field for found in differences(plain, masked)] == ["documents"]
     assert [found.field for found in differences(masked, both)] == ["documents.eod_mask_loss"]
+
+
+def test_other_stages_and_other_beginnings_of_the_same_are_noticed():
+    """Where there are none, the record is that of a checkpoint from before there were any."""
+    stages = Stage(share=0.5), Stage(share=0.5, lr_factor=2.0)
+    assert record()["stages"] is None
+    staged = record(stages=stages, stage_starts=(1, 6))
+    assert [one.field for one in differences(record(), staged)] == ["stages"]
+    later = record(stages=stages, stage_starts=(1, 7))
+    assert [one.field for one in differences(staged, later)] == ["stages.2.first_step"]
+    other = record(stages=(stages[0], replace(stages[1], lr_factor=3.0)), stage_starts=(1, 6))
+    assert [one.field for one in differences(staged, other)] == ["stages.2.lr_factor"]

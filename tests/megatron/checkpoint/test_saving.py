@@ -1,4 +1,7 @@
 import json
+import os
+import sys
+import threading
 
 import pytest
 import torch
@@ -125,6 +128,26 @@ def test_a_damaged_share_is_noticed(written, tmp_path, change, message):
     change(run / "global_step1")
     with pytest.raises(ValueError, match=message):
         find_checkpoint(run)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="threads have a niceness of their own on Linux only"
+)
+def test_training_comes_before_the_thread_that_writes(tmp_path, monkeypatch):
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before, during = priority(), []
+    monkeypatch.setattr(
+        "megatron.checkpoint.saving.files.sync_to_disk", lambda path: during.append(priority())
+    )
+    content = {"weights": whole_tensors({"w": torch.ones(3)}), "optimizer_state": [], "state": {}}
+    Save(tmp_path, 1, **content).finish(keep_last=1)
+    assert set(during) == {before}
+    during.clear()
+    Save(tmp_path, 2, **content, in_background=True).finish(keep_last=1)
+    assert min(during) > before
+    assert priority() == before
 
 
 def test_a_thread_writes_what_one_process_saves(tmp_path, monkeypatch):

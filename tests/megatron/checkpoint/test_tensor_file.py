@@ -104,8 +104,23 @@ def test_the_header_can_be_read_without_any_library(tmp_path):
     }
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("nan")])
-def test_numbers_that_are_not_finite_are_not_written(tmp_path, value):
-    tensors = whole_tensors({"good": torch.ones(3), "bad": torch.tensor([1.0, value])})
+@pytest.mark.parametrize("dtype", [kind for kind in DTYPE_NAMES if kind.is_floating_point])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_numbers_that_are_not_finite_are_not_written(tmp_path, value, dtype):
+    bad = torch.full((3,), torch.finfo(dtype).max, dtype=dtype)
+    bad[1] = torch.finfo(dtype).min
+    write_tensor_file(tmp_path / "largest.safetensors", whole_tensors({"bad": bad}))
+    bad[2] = value
+    tensors = whole_tensors({"good": torch.ones(3), "bad": bad})
     with pytest.raises(NonFiniteError, match="bad has numbers that are not finite"):
         write_tensor_file(tmp_path / "a.safetensors", tensors)
+
+
+@pytest.mark.parametrize("place", [0, 2**20 - 1, 2**20, 2**21 + 4])
+def test_one_number_in_any_block_is_found(tmp_path, place):
+    many = torch.zeros(2**21 + 5)
+    write_tensor_file(tmp_path / "zeros.safetensors", whole_tensors({"many": many}))
+    assert torch.equal(load((tmp_path / "zeros.safetensors").read_bytes())["many"], many)
+    many[place] = float("nan")
+    with pytest.raises(NonFiniteError, match="many has numbers"):
+        write_tensor_file(tmp_path / "a.safetensors", whole_tensors({"many": many}))

@@ -7,12 +7,12 @@ import torch
 from data_efficiency import ConfigError
 from data_efficiency.engine.whole_tensor import gather_all
 from megatron.arguments import parse_run_config
-from megatron.engine_json import copied
 from megatron.finetuning.classifier import read_bert
 from megatron.finetuning.data import Examples, read_task
 from megatron.finetuning.inputs import InputRows, make_rows
 from megatron.finetuning.tasks import GLUE
 from megatron.finetuning.training import dev_scores, make_classifier, make_run, train
+from megatron.nested_keys import copied
 from megatron.reporting import read_log
 from tests.megatron.finetuning.bert_task_data import (
     DROPPING,

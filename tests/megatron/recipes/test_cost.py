@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from megatron.engine_json import merged
+from megatron.nested_keys import merged
 from megatron.recipes import SHIPPED, cost_line, planned_cost
 from megatron.recipes.catalogue import leading_comment, remark
 from megatron.recipes.cost import v100_hours

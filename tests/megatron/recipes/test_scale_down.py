@@ -2,7 +2,8 @@ import pytest
 
 from data_efficiency import load_config
 from data_efficiency.plan import planned_totals
-from megatron.engine_json import engine_json, value_at
+from megatron.engine_json import engine_json
+from megatron.nested_keys import value_at
 from megatron.recipes import SHIPPED
 from megatron.run_state import model_shape
 from tests.megatron.recipes.recipe_files import read
@@ -63,3 +64,15 @@ def test_lengths_and_steps_shrink_in_proportion():
     rarity = value_at(trimmed, METRICS)["vocab_rarity"]
     assert (rarity["length_multiple"], rarity["min_difficulty"]) == (1, 5)
     assert rarity["schedule_config"]["difficulty_step"] == 1
+
+
+def test_lengths_of_stages_shrink_and_shares_stay(tmp_path):
+    file = tmp_path / "staged.toml"
+    file.write_text(
+        'base = ["gpt_baseline_300b"]\n'
+        "[[stages]]\nshare = 0.25\nseq_length = 512\nkept_length = 256\nlr_factor = 2.0\n"
+        "[[stages]]\nshare = 0.75\nkept_rows = 50\n"
+    )
+    first, second = read(str(file), "--scale-down", "--data-path", "corpus").stages
+    assert (first.share, first.seq_length, first.kept_length, first.lr_factor) == (0.25, 16, 8, 2.0)
+    assert (second.share, second.seq_length, second.kept_rows) == (0.75, None, 50)
