@@ -272,7 +272,8 @@ class DataSamplingKeys:
     batch_size: Section
     """How many samples a step has, as the run goes on, see below. Not given: train_batch_size."""
     dynamic_batching: Section
-    """Refused when enabled: it cannot be composed with the curriculum sampler."""
+    """Refused when enabled: its batches follow from the samples' lengths alone. `batch_size` and a metric's
+    `constant_tokens` are what composes with a curriculum."""
     feedback: Section
     """Draw samples by the losses that the run has on them, see below. Not given: losses choose nothing."""
     mix: Section
@@ -387,11 +388,21 @@ def _refuse_lengths_beside(
 
 
 def _refuse_dynamic_batching(section: Section) -> None:
-    if section.boolean("enabled", False):
+    """Raise ConfigError where it is on, naming what does here what its keys ask for."""
+    if not section.boolean("enabled", False):
+        return
+    method = section.content.get("lr_scaling_method", "linear")
+    exponent = {"linear": 1, "sqrt": 0.5, "none": 0}.get(str(method))
+    if exponent is None:
         raise ConfigError(
-            f"{section.path}.enabled is true: batches of varying size cannot be composed with the "
-            "curriculum sampler; remove the section"
+            f"{section.path}.lr_scaling_method is {method!r}: must be one of linear, sqrt, none"
         )
+    raise ConfigError(
+        f"{section.path}.enabled is true: it packs samples by their lengths and leaves out those above max_tokens, so that "
+        "neither a seed nor a metric chooses what a batch holds; remove the section. For steps whose size changes take "
+        f'data_sampling.batch_size with "lr_exponent": {exponent} (its lr_scaling_method {method}), for one number of tokens '
+        "along a ramp of lengths constant_tokens, for rows without padding trim_padding"
+    )
 
 
 def _refuse_sliding_beside(dropping: object, plans: Sequence[LengthPlan | OpenLengthPlan]) -> None:

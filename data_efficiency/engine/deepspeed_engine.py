@@ -21,7 +21,7 @@ from data_efficiency.engine import deepspeed_state
 from data_efficiency.engine.base import Collate, EngineBase, make_loader
 from data_efficiency.engine.deepspeed_ops import guard_builds, without_needless_builds
 from data_efficiency.engine.ranks import Ranks
-from data_efficiency.engine.sections import is_off, refuse_unsupported
+from data_efficiency.engine.sections import is_off, refuse_offloading, refuse_unsupported
 from data_efficiency.engine.whole_tensor import WholeTensor
 from data_efficiency.json_section import ConfigError, Section
 
@@ -209,17 +209,6 @@ def make_deepspeed_engine(
         engine.training_dataloader = make_loader(training_data, config, ranks, collate_fn)
     made: DeepSpeedEngine = engine
     return made
-
-
-def refuse_offloading(sections: Mapping[str, Any]) -> None:
-    """Raise ConfigError where DeepSpeed lays its buffers out for one number of micro-batches."""
-    zero = sections.get("zero_optimization") or {}
-    for name in ("offload_optimizer", "offload_param"):
-        if (zero.get(name) or {}).get("device", "none") != "none":
-            raise ConfigError(
-                f"zero_optimization.{name} is {zero[name]!r}, and data_sampling.batch_size changes the number of "
-                "micro-batches, which DeepSpeed's buffers on the host have one of: remove one of the two"
-            )
 
 
 def check_deepspeed_sections(sections: Mapping[str, Any]) -> dict[str, Any]:

@@ -153,6 +153,17 @@ def _names(section: Section, key: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def refuse_offloading(sections: Mapping[str, Any]) -> None:
+    """Raise ConfigError where DeepSpeed lays its buffers out for one number of micro-batches."""
+    zero = sections.get("zero_optimization") or {}
+    for name in ("offload_optimizer", "offload_param"):
+        if (zero.get(name) or {}).get("device", "none") != "none":
+            raise ConfigError(
+                f"zero_optimization.{name} is {zero[name]!r}, and data_sampling.batch_size changes the number of "
+                "micro-batches, which DeepSpeed's buffers on the host have one of: remove one of the two"
+            )
+
+
 def refuse_unsupported(sections: Mapping[str, Any]) -> None:
     """Raise ConfigError, with the reason, if a section asks for what neither engine does."""
     for name, reason in REFUSED.items():

@@ -87,7 +87,7 @@ def test_flag_against_json(workspace, composed_config, tmp_path, failure):
         ),
         (
             {"data_efficiency": {"data_sampling": {"dynamic_batching": {"enabled": True}}}},
-            "dynamic_batching.enabled is true: .* cannot be composed",
+            "dynamic_batching.enabled is true: .* neither a seed nor a metric chooses",
         ),
     ],
 )

@@ -155,8 +155,18 @@ def test_loading_does_not_touch_the_given_object():
         ("data_efficiency.data_sampling.num_epochs", "many", "must be a whole number"),
         (
             "data_efficiency.data_sampling.dynamic_batching",
-            {"enabled": True},
-            "cannot be composed with the curriculum sampler",
+            {"enabled": True, "max_tokens": 4096},
+            'leaves out those above max_tokens.*"lr_exponent": 1 .its lr_scaling_method linear',
+        ),
+        (
+            "data_efficiency.data_sampling.dynamic_batching",
+            {"enabled": True, "lr_scaling_method": "sqrt"},
+            'with "lr_exponent": 0.5 .its lr_scaling_method sqrt',
+        ),
+        (
+            "data_efficiency.data_sampling.dynamic_batching",
+            {"enabled": True, "lr_scaling_method": "root"},
+            "lr_scaling_method is 'root': must be one of linear, sqrt, none",
         ),
         (
             "curriculum_learning",

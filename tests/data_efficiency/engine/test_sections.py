@@ -1,6 +1,10 @@
 import pytest
 
-from data_efficiency.engine.sections import check_torch_sections, refuse_unsupported
+from data_efficiency.engine.sections import (
+    check_torch_sections,
+    refuse_offloading,
+    refuse_unsupported,
+)
 from data_efficiency.json_section import ConfigError
 
 
@@ -85,3 +89,12 @@ def test_the_stage_of_a_published_file_is_taken_with_what_paces_deepspeed():
     leaves = {"classes": "Layer", "names": ["head"]}
     zero = check_torch_sections({"zero_optimization": {"stage": 2, "leaf_module": leaves}}).zero
     assert (zero.leaf_classes, zero.leaf_names, zero.names_units) == (("Layer",), ("head",), True)
+
+
+def test_buffers_on_the_host_beside_batches_that_change():
+    refuse_offloading({"zero_optimization": {"stage": 3}})
+    refuse_offloading({"zero_optimization": {"offload_optimizer": {"device": "none"}}})
+    for name in ("offload_optimizer", "offload_param"):
+        sections = {"zero_optimization": {"stage": 3, name: {"device": "cpu"}}}
+        with pytest.raises(ConfigError, match=f"{name} is .* number of micro-batches"):
+            refuse_offloading(sections)

@@ -316,3 +316,64 @@ def test_lengths_that_the_arguments_do_not_tell_are_asked_for():
     with pytest.raises(ValueError, match="give train_step shape="):
         engine.train_step(*call)
     assert engine.train_step(*call, shape=lambda batch: (2, 4)).counters.corpus_tokens == 8
+
+
+class Numbered:
+    """Rows of tokens, different ones."""
+
+    def __len__(self):
+        return 400
+
+    def __getitem__(self, number):
+        return (torch.arange(LENGTH) * (number + 1)) % 16
+
+
+GROWTH = {
+    "min_value": 4,
+    "max_value": 12,
+    "counter": "samples",
+    "schedule_type": "fixed_discrete",
+    "schedule_config": {"difficulty": [4, 8, 12], "max_step": [7, 23]},
+}
+
+
+def growing_engine(**batches):
+    sampling = {"batch_size": GROWTH | batches}
+    section = {"seed": 3, "data_sampling": sampling}
+    return make_engine(data_efficiency=section, training_data=Numbered())
+
+
+def test_a_step_has_the_micro_batches_and_the_rate_of_its_batch():
+    """In a loop of one's own, by train_step or by backward and step, and after a stop."""
+    rate = LearningRate(
+        peak=0.01, minimum=0, style="constant", clock="steps", warmup=0, decay=9, share=1
+    )
+    engine, scripted = (growing_engine(lr_exponent=0.5) for _ in range(2))
+    engine.follow_learning_rate(rate)
+    scripted.follow_learning_rate(rate)
+    steps, batches = engine.training_dataloader.steps(), iter(scripted.training_dataloader)
+    counts, saved = [], None
+    for number in range(6):
+        micro_batches = next(steps)
+        counts.append(len(micro_batches))
+        assert engine.gradient_accumulation_steps() == counts[-1]
+        result = engine.train_step(micro_batches, loss_sums(engine), torch.numel)
+        assert result.learning_rate == 0.01 * (counts[-1] / 2) ** 0.5
+        for _ in range(counts[-1]):
+            tokens = next(batches)
+            logits = scripted(tokens).flatten(0, 1)
+            scripted.backward(functional.cross_entropy(logits, tokens.flatten()))
+            scripted.step()
+        assert scripted.counters.steps == number + 1
+        if number == 2:
+            saved = engine.progress_state()
+    assert counts == [1, 1, 2, 2, 3, 3]
+    assert engine.counters.consumed_samples == scripted.counters.consumed_samples == 4 * 12
+    again = growing_engine(lr_exponent=0.5)
+    again.follow_learning_rate(rate)
+    again.load_progress_state(saved)
+    assert again.gradient_accumulation_steps() == 2
+    assert len(next(again.training_dataloader.steps())) == 2
+    fixed = growing_engine(lr_exponent=1)
+    with pytest.raises(ConfigError, match="the engine does not set the learning rate"):
+        fixed.train_step(next(fixed.training_dataloader.steps()), loss_sums(fixed), torch.numel)
