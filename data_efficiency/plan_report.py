@@ -158,16 +158,16 @@ def plot_plan(plan: RunPlan, path: str | Path, stage_starts: Sequence[int] = ())
     panels[5].plot(steps, baseline, color=GREY, linestyle=":", linewidth=1.2)
     _draw(panels[5], "model FLOPs so far", steps, {"": total})
     for panel in panels:
-        for number, step in enumerate(stage_starts[1:], start=2):
-            panel.axvline(step, color=GREY, linewidth=0.8)
-            panel.annotate(
-                f"stage {number}",
-                (step, 1),
-                xycoords=("data", "axes fraction"),
-                color=GREY,
-                fontsize=7,
-            )
+        _mark_stages(panel, stage_starts)
     figure.savefig(path, dpi=120)
+
+
+def _mark_stages(axes: Any, starts: Sequence[int]) -> None:
+    """A line where each stage but the first begins, with its number."""
+    for number, step in enumerate(starts[1:], start=2):
+        axes.axvline(step, color=GREY, linewidth=0.8)
+        place = {"xycoords": ("data", "axes fraction"), "rotation": 90, "va": "top", "ha": "right"}
+        axes.annotate(f"stage {number}", (step, 0.98), color=GREY, fontsize=7, **place)
 
 
 def _draw(

@@ -43,6 +43,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="where the downloads stay (%(default)s)",
     )
+    add(
+        "--only",
+        choices=[one.source for one in PACKAGED_TEXTS],
+        help="this one of the two packaged texts",
+    )
     add("--overwrite", action="store_true", help="replace an existing file")
     return parser.parse_args(argv)
 
@@ -52,12 +57,20 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "data_efficiency"
 
 
-def packaged_documents(cache: Path) -> tuple[list[Document], list[dict[str, Any]], float]:
-    """Documents of the packages, what the manifest says of them, and seconds of downloading."""
+def packaged_documents(
+    cache: Path, only: str | None
+) -> tuple[list[Document], list[dict[str, Any]], float]:
+    """Documents of the packages, what the manifest says of them, and seconds of downloading.
+
+    Args:
+        only: the source to take; None: all.
+    """
     documents: list[Document] = []
     origins = []
     download_seconds = 0.0
     for packaged in PACKAGED_TEXTS:
+        if only not in (None, packaged.source):
+            continue
         start = time.monotonic()
         content, downloaded = fetch(packaged, cache)
         if downloaded:
@@ -87,12 +100,16 @@ def prepare(arguments: argparse.Namespace) -> None:
     if output.exists() and not arguments.overwrite:
         raise FileExistsError(f"{output}: exists; give --overwrite to replace it")
     files.refuse_writing_over([output, output.with_suffix(".manifest.json")], arguments.input or ())
+    if arguments.only and arguments.input:
+        raise ValueError("--only chooses one of the packaged texts: leave it out beside --input")
     start = time.monotonic()
     download_seconds = 0.0
     if arguments.input:
         documents, origins = own_documents(arguments.input, arguments.json_key)
     else:
-        documents, origins, download_seconds = packaged_documents(arguments.cache_dir)
+        documents, origins, download_seconds = packaged_documents(
+            arguments.cache_dir, arguments.only
+        )
     kept = without_duplicates_shuffled(documents)
     write_corpus(output, kept, origins)
     processing_seconds = time.monotonic() - start - download_seconds

@@ -33,6 +33,12 @@ class Buckets(NamedTuple):
         width = self.width[buckets]
         return self.first[buckets] + places % width * self.stride[buckets] + places // width
 
+    def middle_ranks(self, buckets: Int64Array) -> Int64Array:
+        """The rank in the middle of those of some buckets, int64 like them."""
+        width = self.width[buckets]
+        in_run = self.sizes[buckets] // width
+        return self.first[buckets] + width // 2 * self.stride[buckets] + in_run // 2
+
 
 def make_buckets(order: Order, num_ranks: int, groups: Int64Array | None = None) -> Buckets:
     """The buckets of an order over `num_ranks` >= 1 sorted samples; those that would be empty are left out.

@@ -106,7 +106,7 @@ class PlayedOrder:
         drawn[: len(positions)] = positions
         place = drawn % self._pass_draws
         bucket = self._bucket_at(parts, place)
-        middle = self._buckets.ranks(bucket, self._buckets.sizes[bucket] // 2)
+        middle = self._buckets.middle_ranks(bucket)
         sizes = np.diff(self._starts)
         return round(float(np.average(100 * middle / sizes, weights=self._pass_draws)))
 

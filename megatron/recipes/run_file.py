@@ -23,6 +23,7 @@ from megatron.config import (
     AnyRunConfig,
     RunConfig,
     RunKind,
+    Stage,
     read_stages,
     without_none,
 )
@@ -197,12 +198,25 @@ def layer_of(content: Mapping[str, Any], place: str, kind: RunKind = RUN_KINDS["
         raise ConfigError(f"{place}: [deepspeed] has what is {name} in [{kind.table_of[name]}]")
     sections |= {"data_efficiency": left.pop("data_efficiency"), "engine": left}
     if "stages" in content:
+        _refuse_settings_of_runs(content["stages"], place, kind)
         sections["stages"] = read_stages(content["stages"], f"{place}: stages")
     return Layer(
         architecture=architecture,
         settings=settings,
         sections={name: section for name, section in sections.items() if section},
     )
+
+
+def _refuse_settings_of_runs(stages: Any, place: str, kind: RunKind) -> None:
+    """Raise ConfigError for what a stage would change and a run has once."""
+    own = [one.name for one in fields(Stage)]
+    for number, stage in enumerate(stages if isinstance(stages, list) else ()):
+        for key, value in stage.items() if isinstance(stage, Mapping) else ():
+            if key in kind.table_of and key not in own:
+                raise ConfigError(
+                    f"{place}: stages[{number}].{key} is {value!r}: no stage can change it, a run has one; write it in "
+                    f"[{kind.table_of[key]}]"
+                )
 
 
 def _refuse_keys(names: Iterable[str], known: Sequence[str], place: str, kind: RunKind) -> None:

@@ -42,6 +42,7 @@ SCALARS = {
         "kept_length",
         "actual_seq_length",
         "pool_size",
+        "stage",
         "step_samples",
         "tokens_per_second",
         "flops_per_second",

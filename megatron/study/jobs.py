@@ -80,14 +80,12 @@ class Job:
         return asdict(self.config)
 
     @property
-    def defaults(self) -> dict[str, dict[str, Any]]:
-        """What settings are that nobody gives, by groups."""
-        return {
-            group.name: {
-                one.name: one.default for one in fields(settings) if one.default is not MISSING
-            }
-            for group in fields(self.config)
-            if is_dataclass(settings := getattr(self.config, group.name))
+    def defaults(self) -> dict[str, Any]:
+        """What settings are that nobody gives, by groups, and what else a run has by itself."""
+        found = _defaults_of(self.config)
+        groups = {name: getattr(self.config, name) for name in vars(self.config)}
+        return found | {
+            name: _defaults_of(group) for name, group in groups.items() if is_dataclass(group)
         }
 
     @cached_property
@@ -275,6 +273,10 @@ def _mean_loss(jobs: Sequence[Job]) -> float:
     return fmean(-one.value if one.measure.higher_is_better else one.value for one in results)
 
 
+def _defaults_of(settings: Any) -> dict[str, Any]:
+    return {one.name: one.default for one in fields(settings) if one.default is not MISSING}
+
+
 def _kept_results(study: Study) -> dict[Any, RunResult]:
     """Case and key of a job -> its result in the study's `results`."""
     found: dict[Any, RunResult] = {}
@@ -312,10 +314,11 @@ def _job(study: Study, base: Layer, arm: Arm, seed: int, budget: float, case: st
     kind = RUN_KINDS[base.architecture or "gpt"]
     both = base.under(layer_of(study.cases[case], f"{study.path.name}: [each]", kind))
     both = both.under(layer_of(arm.settings, place, kind))
+    values = {**study.values, "seed": str(seed)}
     both = Layer(
         architecture=both.architecture,
-        settings=scaled_by(filled(both.settings, study.values), budget, study.scaled),
-        sections=scaled_by(filled(both.sections, study.values), budget, study.scaled),
+        settings=scaled_by(filled(both.settings, values), budget, study.scaled),
+        sections=scaled_by(filled(both.sections, values), budget, study.scaled),
     )
     own = {
         "seed": seed,

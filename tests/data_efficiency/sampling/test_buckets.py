@@ -92,3 +92,12 @@ def test_groups_are_the_buckets_and_empty_ones_are_none():
     assert played(Order(kind="descending"), 6, groups) == [[3, 4, 5], [2], [0, 1]]
     sequence = Order(kind="sequence", sequence=(2, 3, 1, 0))
     assert played(sequence, 6, groups) == [[2], [3, 4, 5], [0, 1]]
+
+
+@given(ORDERS, st.integers(200, 2000))
+def test_the_middle_rank_is_about_the_mean_of_the_bucket(order, num_ranks):
+    buckets = make_buckets(order, num_ranks)
+    means = [np.mean(ranks) for ranks in played(order, num_ranks)]
+    middle = buckets.middle_ranks(np.arange(len(means)))
+    # Within half a step of what is spread over the bucket.
+    assert (np.abs(middle - means) <= np.maximum(1, buckets.stride / 2 + 1)).all()

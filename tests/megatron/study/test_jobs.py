@@ -6,6 +6,7 @@ import pytest
 
 from data_efficiency import ConfigError
 from megatron.study import read_study
+from megatron.study.fairness import unlike
 from megatron.study.jobs import RUN_FILE, jobs_of, pilot_of, runs_left
 from megatron.study.results import results_as_json
 from tests.megatron.study.made_up_runs import write_made_up_run
@@ -39,6 +40,14 @@ def test_settings_are_the_bases_the_arms_and_the_runs_own(tmp_path):
     assert fast.config.data.data_path == (f"{tmp_path}/runs/text",)
     assert fast.config.checkpoint.save == fast.config.checkpoint.load == str(fast.folder)
     assert fast.config.checkpoint.allow_missing_checkpoint
+
+
+def test_a_setting_that_names_the_seed(tmp_path):
+    """So that each seed of an arm starts from its own model of another study."""
+    text = STUDY + '[arms.more]\ndata.data_path = ["{output}/seed{seed}/text"]\n'
+    jobs = [job for job in jobs_of(a_study(tmp_path, text)) if job.arm.name == "more"]
+    paths = [job.config.data.data_path for job in jobs]
+    assert paths == [(f"{tmp_path}/runs/seed{seed}/text",) for seed in (1, 2)]
 
 
 def test_an_arms_own_seeds(tmp_path):
@@ -216,3 +225,45 @@ def test_a_pilot_is_made_with_the_studys_values(tmp_path):
 def test_an_arm_that_is_no_run_is_refused_by_its_place(change, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         jobs_of(a_study(tmp_path, STUDY.replace(*change)))
+
+
+STAGES = """
+[[arms.staged.stages]]
+share = 0.5
+seq_length = 16
+
+[[arms.staged.stages]]
+share = 0.5
+lr_factor = 2
+"""
+
+
+def test_an_arm_of_stages_is_the_run_that_its_log_says(tmp_path):
+    """And a run from before there were stages is one without."""
+    text = STUDY.replace("[arms.fast", f"[arms.staged]\n{STAGES}\n[arms.fast", 1)
+    jobs = {job.arm.name: job for job in jobs_of(a_study(tmp_path, text))}
+    staged, plain = jobs["staged"], jobs["baseline"]
+    assert [stage.seq_length for stage in staged.config.stages] == [16, None]
+    logged = json.loads(json.dumps(staged.settings))
+    assert (
+        unlike(
+            staged.settings,
+            replace(a_result("a", 1, 1.0), facts={"settings": logged}),
+            staged.defaults,
+        )
+        == []
+    )
+    logged["stages"][1]["lr_factor"] = 3.0
+    assert unlike(
+        staged.settings, replace(a_result("a", 1, 1.0), facts={"settings": logged}), staged.defaults
+    )
+    before = json.loads(json.dumps(plain.settings))
+    del before["stages"]
+    assert (
+        unlike(
+            plain.settings,
+            replace(a_result("a", 1, 1.0), facts={"settings": before}),
+            plain.defaults,
+        )
+        == []
+    )

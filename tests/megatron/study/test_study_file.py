@@ -50,6 +50,7 @@ def test_values_of_the_command_line_stand_for_the_files(tmp_path):
         ("[arms.a]\nseeds = []\n", r"seeds of arm 'a' is \[\]"),
         ("[other]\n", "other is not a known key"),
         ("[values]\na = {}\n", r"\[values\]: a is \{\}: must be a text"),
+        ('[values]\nseed = "1"\n', r"\[values\] has seed, which is each run's own"),
         ("[prepare]\n", r"prepare is \{\}: must be tables"),
         ("[arms]\na = 1\n", "arms.a is 1: must be a table"),
     ],
