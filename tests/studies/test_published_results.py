@@ -74,6 +74,7 @@ BAGS = ("superposition", "superposition_output")
 SHAPES = ("cosine", "wsd", "constant")
 ORDERS = tuple(f"{order}_{shape}" for order in ("ascending", "random_rank") for shape in SHAPES)
 BATCHES = ("baseline", "baseline_batch4")
+FINETUNED = ("baseline", "random_ltd", "gentle")
 
 
 @pytest.mark.parametrize(
@@ -102,13 +103,18 @@ BATCHES = ("baseline", "baseline_batch4")
             ("baseline", "uniform_wsd", "uniform_constant", *ORDERS, "window"),
             ("baseline", "uniform_wsd", "uniform_constant"),
         ),
+        *[
+            (f"Finetuned in {steps} steps", "finetuning_length/results", budget, FINETUNED, BATCHES)
+            for steps, budget in ((20, 0.0625), (80, 0.25), (320, 1.0))
+        ],
     ],
 )
 def test_the_page_over_all_says_what_the_reports_say(heading, page, budget, arms, beside):
     """The tables of docs/evidence.md, figure by figure."""
     report = json.loads((FOLDER / page / "report.json").read_text())
     found = figures_of(FOLDER.parent / "docs" / "evidence.md", heading)
-    has_bits, has_worth = page == "gpt_cpu/results", page != "orders/results"
+    has_bits = page == "gpt_cpu/results"
+    has_worth = page not in ("orders/results", "finetuning_length/results")
     wanted = [figures(report, arm, budget, beside, has_bits, has_worth) for arm in arms]
     assert list(found.values()) == wanted
 
