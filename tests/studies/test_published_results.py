@@ -8,7 +8,10 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 
+import pretrain_bert
+import pretrain_gpt
 from megatron.study import jobs_of, read_study, write_study_report
 
 FOLDER = Path(__file__).parents[2] / "studies"
@@ -16,6 +19,9 @@ STUDIES = [path for path in sorted(FOLDER.glob("*/*.toml")) if "[study]" in path
 PUBLISHED = [
     path for path in STUDIES if (read_study(path).results_folder / "report.json").is_file()
 ]
+
+MODELS = {"gpt": pretrain_gpt.make_model, "bert": pretrain_bert.make_model}
+"""What pretraining makes of a run's settings, or refuses."""
 
 
 def tables_of(path):
@@ -40,8 +46,13 @@ def name_of(path):
 def test_a_study_can_be_planned(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = read_study(path)
-    assert {job.arm.name for job in jobs_of(study)} == {*study.arms}
+    jobs = jobs_of(study)
+    assert {job.arm.name for job in jobs} == {*study.arms}
     assert study.results_folder is not None, "its results are kept nowhere"
+    for job in {job.label: job for job in jobs}.values():
+        if job.config.architecture in MODELS:
+            with torch.device("meta"):
+                MODELS[job.config.architecture](job.config)
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=name_of)
