@@ -149,10 +149,12 @@ class TrainingConfig(StepConfig):
         if not ramp:
             return
         require(
-            len(ramp) == 3 and min(ramp) > 0,
+            isinstance(ramp, tuple | list)
+            and len(ramp) == 3
+            and all(type(number) is int and number > 0 for number in ramp),
             name,
             ramp,
-            "give START INCREMENT SAMPLES, all positive",
+            "must be positive whole numbers, START INCREMENT SAMPLES",
         )
         start, increment, _ = ramp
         end = self.batch_size
