@@ -47,6 +47,7 @@ def test_results_come_back_and_need_not_run_again(study, tmp_path):
     assert not [*(tmp_path / "runs").rglob("log.jsonl")]
 
 
+@pytest.mark.full
 def test_when_the_time_is_up_what_has_finished_is_packed_and_the_rest_goes_on(study, tmp_path):
     name = study("0.1")  # a second a run, two at once: six in all
     done = start(tmp_path, name, SECONDS_IN_ALL="4")

@@ -17,6 +17,8 @@ from data_efficiency.sampling.sampler import CurriculumSampler
 from tests.json_sections import curriculum_config, length_metric
 from tests.processes import run_python
 
+pytestmark = pytest.mark.full
+
 NUM_SAMPLES = 1050
 NUM_STEPS = 40
 

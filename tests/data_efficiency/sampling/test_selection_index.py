@@ -1,5 +1,7 @@
 """Index files of DeepSpeed, named by the paths of its JSON."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 
@@ -126,6 +128,6 @@ def test_an_index_by_url_is_drawn_from_as_the_same_one_here(folder, storage):
     batches = []
     for place in (folder / "index", storage / "index"):
         entry = metric(index_path=str(place), max_difficulty=300, least=30)
-        batches.append(list(sampler_of(entry)))
+        batches.append([*islice(sampler_of(entry), 50)])
     assert batches[0] == batches[1]
     assert len(storage.names()) == 3
