@@ -40,8 +40,8 @@ _DIGEST_NUMBERS = 4
 _NOTHING: Mapping[str, Any] = {"num_bytes": 0, "sha256": "00" * 8 * _DIGEST_NUMBERS}
 """Entry of a process without a file."""
 _NO_FOLDER = -1
-_NICENESS = 10
-"""Of a thread that writes in the background: a tenth of a core where training takes them all."""
+_NICENESS = 19
+"""Of a thread that writes in the background: it takes what training leaves of the cores."""
 
 
 class Save:
