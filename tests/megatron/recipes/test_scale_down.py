@@ -1,6 +1,6 @@
 import pytest
 
-from data_efficiency import load_config
+from data_efficiency import load_config, plan_run
 from data_efficiency.plan import planned_totals
 from megatron.engine_json import engine_json
 from megatron.nested_keys import value_at
@@ -64,6 +64,64 @@ def test_lengths_and_steps_shrink_in_proportion():
     rarity = value_at(trimmed, METRICS)["vocab_rarity"]
     assert (rarity["length_multiple"], rarity["min_difficulty"]) == (1, 5)
     assert rarity["schedule_config"]["difficulty_step"] == 1
+
+
+def batches_of(config):
+    """Samples of each step by the plan of the run, until its tokens are used up."""
+    plan = plan_run(
+        load_config(engine_json(config)),
+        model=model_shape(config.model),
+        sequence_length=config.data.seq_length,
+        num_steps=200,
+        num_samples=10_000,
+    )
+    last = plan.step_that_fills("corpus_tokens", config.training.train_tokens)
+    return [plan.stretch_at(step).counts.consumed_samples for step in range(1, last + 1)]
+
+
+LINEAR = """
+[data_efficiency.data_sampling.batch_size]
+min_value = 128
+max_value = 512
+schedule_type = "fixed_linear"
+schedule_config = { total_curriculum_step = 73_000_000, difficulty_step = 128 }
+"""
+IN_STAGES = """
+[data_efficiency.data_sampling.batch_size]
+min_value = 128
+max_value = 512
+counter = "tokens"
+schedule_type = "fixed_discrete"
+schedule_config = { difficulty = [128, 256, 512], max_step = [75_000_000_000, 150_000_000_000] }
+"""
+STAGED = "[[stages]]\nshare = 0.5\nglobal_batch_size = 128\n[[stages]]\nshare = 0.5\n"
+RAMP = "[training]\nrampup_batch_size = [128, 128, 73_000_000]\n"
+
+
+@pytest.mark.parametrize("content", [LINEAR, IN_STAGES, STAGED, RAMP])
+def test_batches_shrink_in_proportion(tmp_path, content):
+    file = tmp_path / "batches.toml"
+    file.write_text('base = ["gpt_baseline_300b"]\n' + content)
+    words = ("--token-counter", "corpus", "--data-path", "corpus")
+    found = batches_of(read(str(file), "--scale-down", *words))
+    assert (found[0], found[-1]) == (1, 4)
+    assert found == sorted(found)
+    assert 20 < len(found) < 60
+    growing = sum(samples for samples in found if samples < 4) / sum(found)
+    assert growing == pytest.approx(0.5, abs=0.15)
+
+
+def test_lists_of_steps_shrink_and_rise(tmp_path):
+    file = tmp_path / "lists.toml"
+    file.write_text(
+        'base = ["gpt_baseline_300b"]\n'
+        "[data_efficiency.data_sampling.curriculum_learning.curriculum_metrics.seqlen_truncate]\n"
+        'schedule_type = "fixed_discrete"\nmin_difficulty = 64\nmax_difficulty = 2048\n'
+        "schedule_config = { difficulty = [64, 96, 2048], max_step = [10, 143_000] }\n"
+    )
+    small = read(str(file), "--scale-down", "--data-path", "corpus").data_efficiency
+    schedule = value_at(small, f"{METRICS}.seqlen_truncate")["schedule_config"]
+    assert schedule == {"difficulty": [2, 3, 64], "max_step": [1, 10]}
 
 
 def test_lengths_of_stages_shrink_and_shares_stay(tmp_path):
