@@ -29,9 +29,9 @@ ROUTES = {
 }
 
 
-def write(path, **changes):
+def write(path, sections=(), **changes):
     routing = {**ROUTES, **changes}
-    path.write_text(json.dumps({"data_efficiency": {"data_routing": routing}}))
+    path.write_text(json.dumps({"data_efficiency": {"data_routing": routing}, **dict(sections)}))
     return path
 
 
@@ -106,12 +106,55 @@ def test_killed_on_two_processes_it_ends_in_the_same_bytes(workspace, tmp_path, 
         assert found.read_bytes() == expected.read_bytes(), name
 
 
-def test_a_bert_goes_on_in_each_phase(tmp_path):
+def write_for_a_bert(path, sections=()):
     """Spans that keep the masked tokens, rows that skip layers, and at last neither."""
-    workspace = write_workspace(tmp_path / "bert")
     span = {"random_ltd_layer_id": [[1, 2]], "always_keep": [0], "always_keep_labelled": True}
     random_ltd = random_ltd_section(mask_name="attention_mask") | span | {"model_type": "encoder"}
-    config = write(tmp_path / "routes.json", random_ltd=random_ltd, token_superposition={})
+    return write(path, sections, random_ltd=random_ltd, token_superposition={})
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2", "fsdp3", "zero2"])
+@pytest.mark.parametrize("model", ["learned", "rotary", "bert"])
+def test_two_processes_are_one_on_every_route(workspace, bert_workspace, tmp_path, model, engine):
+    zero = {"zero_optimization": {"stage": 2}} if engine == "zero2" else {}
+    sharding = {"fsdp": int(engine[-1])} if engine.startswith("fsdp") else {}
+    flags_of_engine = {"deepspeed": True} if zero else sharding
+
+    def train(name, num_processes, sections, **flags):
+        config = tmp_path / f"{name}.json"
+        flags |= {
+            "random_ltd": True,
+            "save": tmp_path / name,
+            "micro_batch_size": 4,
+            "num_layers": 4,
+        }
+        if model == "bert":
+            write_for_a_bert(config, sections)
+            script, plain = "pretrain_bert.py", {"data_efficiency_curriculum_learning": None}
+            words = bert_flags(bert_workspace, config, **plain, **flags)
+        else:
+            write(config, sections)
+            script, is_rotary = "pretrain_gpt.py", True if model == "rotary" else None
+            kind = {"use_rotary_position_embeddings": is_rotary, "deepspeed_config": config}
+            words = training_flags(workspace, **kind, **flags)
+        finish(engine_runs.start(words, num_processes, script))
+        return [line for line in lines_of(tmp_path / name) if line["kind"] == "train"]
+
+    one = train("one", 1, {})
+    two = train("two", 2, zero, **flags_of_engine)
+    assert len(one) == len(two)
+    for alone, shared in zip(one, two, strict=True):
+        assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+        for key in ("kept_length", "actual_seq_length", "layer_tokens", "corpus_tokens", "flops"):
+            assert shared[key] == alone[key], key
+    kept = [line["actual_seq_length"] for line in one]
+    assert kept[0] < kept[-1]
+
+
+def test_a_bert_goes_on_in_each_phase(tmp_path):
+    workspace = write_workspace(tmp_path / "bert")
+    config = write_for_a_bert(tmp_path / "routes.json")
 
     def train(name, **settings):
         given = {

@@ -19,7 +19,7 @@ OTHERS = ("fsdp2", "zero0", "zero1", "zero3")
 SHARDED = [*QUICK, *(pytest.param(engine, marks=pytest.mark.full) for engine in OTHERS)]
 MICRO_BATCH_SIZES = [2, *(pytest.param(size, marks=pytest.mark.full) for size in (8, 1))]
 # Shapes of the other modes depend on how the rows are split into micro-batches.
-SPLIT_FREE = ("truncate", "none", "bags", "causal", "feedback", "routes")
+SPLIT_FREE = ("truncate", "none", "bags", "causal", "feedback", "routes", "images")
 
 
 def run(folder, num_processes, micro, *engines):

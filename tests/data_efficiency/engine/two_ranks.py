@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTForImageClassification
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.vit.modeling_vit import ViTLayer
 
 import data_efficiency
 from data_efficiency import (
@@ -26,9 +27,11 @@ from data_efficiency import (
 )
 
 ROWS, LENGTH, VOCABULARY, STEPS = 16, 12, 32, 6
-MODES = ("truncate", "reshape", "trim_padding", "none", "bags", "feedback", "causal", "routes")
-WHOLE_GROUPS = ("causal", "routes")
+WHOLE_GROUPS = ("causal", "routes", "images")
 """A row alone is no group of rows."""
+MODES = ("truncate", "reshape", "trim_padding", "none", "bags", "feedback", *WHOLE_GROUPS)
+PATCHES = 17
+"""Of an image of 8 x 8, with the class token."""
 
 
 class Layer(nn.Module):
@@ -76,6 +79,13 @@ def causal_model():
     )
 
 
+def image_model():
+    """A vision transformer of Hugging Face."""
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4}
+    images = {"image_size": 8, "patch_size": 2, "num_labels": 5, "num_attention_heads": 4}
+    return ViTForImageClassification(ViTConfig(**sizes, **images, initializer_range=0.3))
+
+
 class Rows(torch.utils.data.Dataset):
     """Rows of different lengths with different numbers of labels, padded at the end."""
 
@@ -104,6 +114,23 @@ class PlainRows(Rows):
             1, VOCABULARY, (LENGTH + 1,), generator=torch.Generator().manual_seed(number)
         )
         return {"input_ids": ids[:-1], "labels": ids[1:]}
+
+
+class Images(Rows):
+    """Images of noise with a class each."""
+
+    def __getitem__(self, number):
+        generator = torch.Generator().manual_seed(number)
+        return {
+            "pixel_values": torch.randn(3, 8, 8, generator=generator),
+            "labels": torch.tensor([number % 5]),
+        }
+
+
+DATA = {"bags": PlainRows, "causal": PlainRows, "images": Images}
+"""Rows of the modes that do not take `Rows`."""
+HOSTS = {"causal": (causal_model, LlamaDecoderLayer), "images": (image_model, ViTLayer)}
+"""Model and class of its layers, where they are not the user's own."""
 
 
 def settings(mode, micro, stage):
@@ -173,6 +200,8 @@ def settings(mode, micro, stage):
         routing["token_superposition"] = bags
         if mode == "causal":
             routing["random_ltd"]["model_mask_name"] = "attention_mask"
+    elif mode == "images":
+        routing["random_ltd"]["model_mask_name"] = None
     elif mode not in ("none", "routes"):
         sampling["curriculum_learning"] = {"enabled": True, "curriculum_metrics": {"shape": plan}}
     if stage is not None:
@@ -185,20 +214,20 @@ def make_engine(mode, micro, name, **sections):
     """An engine on a fresh model that drops tokens."""
     torch.manual_seed(0)
     stage = None if name == "torch" else int(name[-1])
-    is_causal = mode == "causal"
+    make_model, layer = HOSTS.get(mode, (Model, Layer))
     engine, _, loader, _ = data_efficiency.initialize(
-        model=causal_model() if is_causal else Model(),
+        model=make_model(),
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5),
-        training_data=PlainRows() if mode in ("bags", "causal") else Rows(),
+        training_data=DATA.get(mode, Rows)(),
         config=settings(mode, micro, stage) | sections,
         engine="deepspeed" if name.startswith("zero") else "torch",
     )
-    if is_causal:
-        return convert_to_random_ltd(accept_bags(engine), LlamaDecoderLayer), loader
-    return convert_to_random_ltd(engine, Layer), loader
+    return convert_to_random_ltd(accept_bags(engine) if mode == "causal" else engine, layer), loader
 
 
 def scores_of(engine, batch):
+    if isinstance(engine.module, ViTForImageClassification):
+        return engine(pixel_values=batch["pixel_values"]).logits[:, None]
     if isinstance(engine.module, LlamaForCausalLM):
         return engine(input_ids=batch["input_ids"]).logits
     mask = batch.get("attention_mask", torch.ones(batch["input_ids"].shape[:2]).long())
@@ -211,18 +240,23 @@ def train(engine, loader, rehearse=False):
     def losses(batch):
         scores = scores_of(engine, batch)
         summed = bag_loss_sum(scores, batch["labels"], batch.get("label_weights"))
-        engine.note_rows(scores.square().mean((1, 2)))
-        return {"token": summed, "size": 0.1 * scores.square().mean((1, 2)).sum()}
+        sizes = scores.square().flatten(1).mean(1)
+        engine.note_rows(sizes)
+        return {"token": summed, "size": 0.1 * sizes.sum()}
 
     def terms(batch):
         return {"token": num_loss_positions(batch["labels"]), "size": len(batch["labels"])}
 
+    def shape(batch):
+        return len(batch["labels"]), PATCHES
+
+    is_of_images = isinstance(engine.module, ViTForImageClassification)
     steps = []
     for batches in loader.steps():
         if rehearse:
             engine.rehearse(batches, losses, terms, engine.counters.steps + 1)
             engine.rehearse(batches, losses, terms, engine.counters.steps + 1)
-        step = engine.train_step(batches, losses, terms)
+        step = engine.train_step(batches, losses, terms, shape=shape if is_of_images else None)
         steps.append(
             {
                 "losses": step.losses,

@@ -1,7 +1,5 @@
 """Orders through the sampler: each sample once a pass, by rank, and exactly resumable."""
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,9 +8,9 @@ from hypothesis import strategies as st
 from data_efficiency.config import load_config
 from data_efficiency.dataset_identity import describe_dataset
 from data_efficiency.difficulty_index import DifficultyIndex
-from data_efficiency.sampling.loader import CurriculumDataLoader
 from data_efficiency.sampling.random_rank import random_rank
 from data_efficiency.sampling.sampler import CurriculumSampler
+from tests.data_efficiency.sampling.resumed_batches import resumed_batches
 from tests.json_sections import curriculum_config, sorting_metric
 
 NUM_SAMPLES = 960
@@ -217,29 +215,13 @@ def test_a_resume_is_as_no_interruption_with_other_ranks_and_workers(
     setting = {**setting, "mix": MIX if mixed else None}
     straight = sampler(paths, ORDERS[name], **setting)
     expected = [straight.next_global_batch() for _ in range(90)]
-    state, found = None, []
-    for ranks, rows, workers, steps in ((1, 16, 0, 13), (2, 8, num_workers, 40), (4, 4, 0, 37)):
-        loaders = [
-            CurriculumDataLoader(
-                range(NUM_SAMPLES),
-                sampler(
-                    paths,
-                    ORDERS[name],
-                    rows=rows,
-                    data_parallel_rank=rank,
-                    data_parallel_size=ranks,
-                    **setting,
-                ),
-                num_workers=workers,
-            )
-            for rank in range(ranks)
-        ]
-        for loader in loaders if state else ():
-            loader.load_state_dict(state)
-        done = 0 if state is None else state["step"]
-        parts = [[batch.numpy() for batch in one.until(done + steps)] for one in loaders]
-        found += [np.concatenate(rows) for rows in zip(*parts, strict=True)]
-        state = json.loads(json.dumps(loaders[0].state_dict()))
+
+    def sampler_of(rank, ranks):
+        place = {"data_parallel_rank": rank, "data_parallel_size": ranks}
+        return sampler(paths, ORDERS[name], rows=16 // ranks, **place, **setting)
+
+    parts = [(1, 0, 13), (2, num_workers, 40), (4, 0, 37)]
+    found = resumed_batches(sampler_of, NUM_SAMPLES, parts)
     for batch, samples in zip(expected, found, strict=True):
         np.testing.assert_array_equal(batch.samples, samples)
 

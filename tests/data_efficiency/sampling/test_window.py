@@ -11,10 +11,10 @@ from data_efficiency.config import load_config
 from data_efficiency.dataset_identity import describe_dataset
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.json_section import ConfigError
-from data_efficiency.sampling.loader import CurriculumDataLoader
 from data_efficiency.sampling.random_rank import random_rank
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.schedule import growth
+from tests.data_efficiency.sampling.resumed_batches import resumed_batches
 from tests.json_sections import curriculum_config, metric
 
 NUM_SAMPLES = 1000
@@ -149,20 +149,9 @@ def test_the_control_has_the_same_pacing(index, blended):
 def test_a_resume_on_other_ranks_and_workers_is_as_no_interruption(index, control, workers):
     straight = sampler(index, control=control)
     expected = [straight.next_global_batch().samples for _ in range(60)]
-    state, found = None, []
-    for ranks, rows, steps in ((1, 8, 13), (2, 4, 30), (4, 2, 17)):
-        loaders = [
-            CurriculumDataLoader(
-                range(NUM_SAMPLES),
-                sampler(index, control=control, rows=rows, ranks=(rank, ranks)),
-                num_workers=workers,
-            )
-            for rank in range(ranks)
-        ]
-        for loader in loaders if state else ():
-            loader.load_state_dict(state)
-        done = 0 if state is None else state["step"]
-        parts = [[batch.numpy() for batch in one.until(done + steps)] for one in loaders]
-        found += [np.concatenate(rows) for rows in zip(*parts, strict=True)]
-        state = json.loads(json.dumps(loaders[0].state_dict()))
+    found = resumed_batches(
+        lambda rank, ranks: sampler(index, control=control, rows=8 // ranks, ranks=(rank, ranks)),
+        NUM_SAMPLES,
+        [(1, workers, 13), (2, workers, 30), (4, workers, 17)],
+    )
     np.testing.assert_array_equal(found, expected)
