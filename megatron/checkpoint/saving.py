@@ -173,8 +173,9 @@ class Save:
     def _write_beside_training(self, own: Mapping[str, list[WholeTensor]]) -> None:
         """Write on what the steps leave of the cores: they wait for their slowest thread."""
         if sys.platform == "linux":
-            # There it is the thread's own; elsewhere it would be the process's.
-            os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICENESS)
+            # There it is the thread's own; elsewhere it would be the process's. Where it is forbidden, saves go on without.
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICENESS)
         self._write(own)
 
     def _write(self, own: Mapping[str, list[WholeTensor]]) -> None:

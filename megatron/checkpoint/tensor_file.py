@@ -48,9 +48,7 @@ def in_file_order(tensors: Iterable[WholeTensor]) -> list[WholeTensor]:
 def write_tensor_file(path: Path, tensors: Iterable[WholeTensor]) -> dict[str, Any]:
     """Size in bytes and SHA-256 of the file, for a manifest; computed from what is written.
 
-    Takes one core for about a second a GB, whatever number of threads PyTorch has: training may go on beside it.
-
-    Processes that do not write gather the same tensors `in_file_order`.
+    Takes one core, whatever number of threads PyTorch has: training may go on beside it. Processes that do not write gather the same tensors `in_file_order`.
 
     Raises:
         OSError: if the file cannot be written.
