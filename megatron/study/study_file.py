@@ -46,9 +46,10 @@ RUN_AMOUNTS = (
     *("lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens"),
     *("lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens"),
     *("total_curriculum_step", "require_steps", "full_from_step", "num_steps", "pass_samples"),
+    *("max_step", "at_samples", "at_tokens"),
     *("eval_interval", "epochs"),
 )
-"""Keys, wherever they stand, that a budget scales: so each run's rate and schedules come to their end."""
+"""Keys, wherever they stand, that a budget scales, a number or a list: so each run's rate and schedules come to their end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,6 +376,14 @@ def filled(value: Any, values: Mapping[str, str]) -> Any:
     return value
 
 
+def _part_of(value: Any, share: float, has_parts: bool) -> Any:
+    if isinstance(value, list):
+        return [_part_of(each, share, has_parts) for each in value]
+    if not value or not _is_number(value):
+        return value
+    return value * share if has_parts and isinstance(value, float) else max(1, round(value * share))
+
+
 def scaled_by(settings: Settings, share: float, keys: Sequence[str]) -> dict[str, Any]:
     """The settings with the numbers of some keys multiplied, to whole numbers of 1 at least; epochs may be parts.
 
@@ -382,16 +391,10 @@ def scaled_by(settings: Settings, share: float, keys: Sequence[str]) -> dict[str
         >>> scaled_by({"training": {"train_tokens": 1000, "lr": 1.0}}, 0.25, ["train_tokens"])
         {'training': {'train_tokens': 250, 'lr': 1.0}}
     """
-    if share == 1:
-        return dict(settings)
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
+    found = dict(settings)
+    for key, value in settings.items() if share != 1 else ():
         if isinstance(value, Mapping):
             found[key] = scaled_by(value, share, keys)
-        elif key in keys and _is_number(value):
-            found[key] = max(1, round(value * share)) if value else value
-            if key == "epochs" and isinstance(value, float):
-                found[key] = value * share
-        else:
-            found[key] = value
+        elif key in keys:
+            found[key] = _part_of(value, share, key == "epochs")
     return found

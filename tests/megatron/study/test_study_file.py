@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from data_efficiency import ConfigError
-from megatron.study.study_file import filled, read_study, scaled_by
+from megatron.study.study_file import RUN_AMOUNTS, filled, read_study, scaled_by
 from tests.megatron.study.studies import STUDY, a_study
 
 
@@ -76,6 +76,12 @@ def test_a_budget_scales_amounts_to_whole_numbers_of_one_at_least():
     assert scaled_by(settings, 1, ["steps"]) == settings
     assert scaled_by({"epochs": 3.0}, 0.5, ["epochs"]) == {"epochs": 1.5}
     assert scaled_by({"epochs": 3}, 0.5, ["epochs"]) == {"epochs": 2}
+    stages = {"max_step": [1, 40, 80], "difficulty": [8, 16, 24, 32]}
+    mix = {"at_samples": [0, 64], "weights": [[1, 0], [0, 1]]}
+    assert scaled_by({"a": stages, "mix": mix}, 0.25, RUN_AMOUNTS) == {
+        "a": {"max_step": [1, 10, 20], "difficulty": [8, 16, 24, 32]},
+        "mix": {"at_samples": [0, 16], "weights": [[1, 0], [0, 1]]},
+    }
 
 
 PILOT = '[study]\nlike = "my_study.toml"\nseeds = [9]\n[each.training]\nlr = [1e-3, 2e-3]\n'
