@@ -129,6 +129,7 @@ def test_plain_pytorch_goes_on_as_deepspeed(workspace, write_config, whole, tmp_
     assert state_of(found) == state_of(expected)
 
 
+@pytest.mark.full
 def test_muon_on_two_processes_trains_as_on_one(workspace, write_config, tmp_path):
     """Its iteration is in bfloat16, which makes more of a rounding than AdamW."""
     losses = []

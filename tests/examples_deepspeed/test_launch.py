@@ -127,6 +127,7 @@ def tasks(tmp_path_factory):
     return folder, [*words, "runs/a", "--tokenizer-file", str(folder / "tokenizer.json")]
 
 
+@pytest.mark.full
 def test_a_chain_ends_with_the_tasks_and_their_table(tasks):
     folder, words = tasks
     settings = {

@@ -11,7 +11,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from tests.data_efficiency.engine.two_ranks import MODES, STEPS, WHOLE_GROUPS
+from tests.data_efficiency.engine.two_ranks import IMAGES, MODES, STEPS, WHOLE_GROUPS
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = ("torch", "fsdp3", "zero2")
@@ -19,10 +19,18 @@ OTHERS = ("fsdp2", "zero0", "zero1", "zero3")
 SHARDED = [*QUICK, *(pytest.param(engine, marks=pytest.mark.full) for engine in OTHERS)]
 MICRO_BATCH_SIZES = [2, *(pytest.param(size, marks=pytest.mark.full) for size in (8, 1))]
 # Shapes of the other modes depend on how the rows are split into micro-batches.
-SPLIT_FREE = ("truncate", "none", "bags", "causal", "feedback", "routes", "images")
+SPLIT_FREE = ("truncate", "none", "bags", "causal", "feedback", "routes")
 
 
-def run(folder, num_processes, micro, *engines):
+def with_images(modes):
+    """The modes, and that of images in the full suite."""
+    return [
+        *(mode for mode in modes if mode != IMAGES),
+        pytest.param(IMAGES, marks=pytest.mark.full),
+    ]
+
+
+def run(folder, num_processes, micro, what, *engines):
     """The folder with what the processes found; of several test processes one starts them."""
     with FileLock(f"{folder}.lock"):
         if folder.is_dir():
@@ -35,7 +43,14 @@ def run(folder, num_processes, micro, *engines):
             command += ["--standalone"]
         environment = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
-            [*command, Path(__file__).with_name("two_ranks.py"), partial, str(micro), *engines],
+            [
+                *command,
+                Path(__file__).with_name("two_ranks.py"),
+                partial,
+                str(micro),
+                what,
+                *engines,
+            ],
             env=os.environ | environment,
             capture_output=True,
             text=True,
@@ -55,24 +70,25 @@ def found(tmp_path_factory, worker_id):
 @pytest.fixture(scope="module")
 def alone(found):
     """Micro-batch size -> what one process finds."""
-    return lambda micro, _: run(found / f"two_ranks_alone_{micro}", 1, micro, "torch")
+    return lambda micro, _, what: run(
+        found / f"two_ranks_alone_{what}_{micro}", 1, micro, what, "torch"
+    )
 
 
 @pytest.fixture(scope="module")
 def pair(found):
     """Micro-batch size, engine -> what two processes find, with it and others."""
 
-    def folder(micro, engine):
+    def folder(micro, engine, what):
         name, engines = ("quick", QUICK) if engine in QUICK else ("others", OTHERS)
-        return run(found / f"two_ranks_{name}_{micro}", 2, micro, *engines)
+        return run(found / f"two_ranks_{name}_{what}_{micro}", 2, micro, what, *engines)
 
     return folder
 
 
 def read(folder_of, engine, mode, micro, rank=0):
-    return json.loads(
-        (folder_of(micro, engine) / f"{engine}.{mode}.{micro}.{rank}.json").read_text()
-    )
+    folder = folder_of(micro, engine, IMAGES if mode == IMAGES else "others")
+    return json.loads((folder / f"{engine}.{mode}.{micro}.{rank}.json").read_text())
 
 
 def assert_equal(found, expected):
@@ -94,7 +110,7 @@ def assert_equal(found, expected):
 
 
 @pytest.mark.parametrize("engine", SHARDED)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", with_images(MODES))
 @pytest.mark.parametrize("micro", MICRO_BATCH_SIZES)
 def test_two_processes_train_as_one(alone, pair, engine, mode, micro):
     if mode in WHOLE_GROUPS and micro == 1:
@@ -103,7 +119,7 @@ def test_two_processes_train_as_one(alone, pair, engine, mode, micro):
     assert read(pair, engine, mode, micro)[:-1] == read(pair, engine, mode, micro, rank=1)[:-1]
 
 
-@pytest.mark.parametrize("mode", SPLIT_FREE)
+@pytest.mark.parametrize("mode", with_images(SPLIT_FREE))
 @pytest.mark.parametrize("micro", [2, 1])
 def test_micro_batches_are_only_a_split(alone, mode, micro):
     if mode in WHOLE_GROUPS and micro == 1:

@@ -1,7 +1,7 @@
 """A user's own model, data and loop on one or several processes, by each engine.
 
-Started as a command by test_two_ranks.py: `two_ranks.py FOLDER MICRO ENGINE...`; MICRO is the micro-batch
-size, an engine is "torch", "fsdp2", "fsdp3", or "zero0" to "zero3". Writes FOLDER/ENGINE.MODE.MICRO.RANK.json, one list of steps each.
+Started as a command by test_two_ranks.py: `two_ranks.py FOLDER MICRO WHAT ENGINE...`; MICRO is the micro-batch
+size, WHAT is "images" or "others", an engine is "torch", "fsdp2", "fsdp3", or "zero0" to "zero3". Writes FOLDER/ENGINE.MODE.MICRO.RANK.json, one list of steps each.
 """
 
 import json
@@ -30,6 +30,8 @@ ROWS, LENGTH, VOCABULARY, STEPS = 16, 12, 32, 6
 WHOLE_GROUPS = ("causal", "routes", "images")
 """A row alone is no group of rows."""
 MODES = ("truncate", "reshape", "trim_padding", "none", "bags", "feedback", *WHOLE_GROUPS)
+IMAGES = "images"
+"""The mode that is run by itself."""
 PATCHES = 17
 """Of an image of 8 x 8, with the class token."""
 
@@ -319,15 +321,17 @@ def write(folder, engine, name, mode, micro, content):
 
 def main():
     """Every engine in every mode."""
-    folder, micro = Path(sys.argv[1]), int(sys.argv[2])
-    for name in sys.argv[3:]:
-        for mode in MODES[: -len(WHOLE_GROUPS)] if micro == 1 else MODES:
+    folder, micro, is_of_images = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == IMAGES
+    for name in sys.argv[4:]:
+        for mode in MODES:
+            if (mode == IMAGES) != is_of_images or (micro == 1 and mode in WHOLE_GROUPS):
+                continue
             engine, loader = make_engine(mode, micro, name)
             steps = train(engine, loader)
             weights = [tensor.gather().flatten() for tensor in engine.whole_weights()]
             steps.append({"weights": torch.cat(weights).tolist()})
             write(folder, engine, name, mode, micro, steps)
-        if micro == 2:
+        if micro == 2 and not is_of_images:
             steps = train(*make_engine("truncate", micro, name), rehearse=True)
             write(folder, engine, name, "rehearsed", micro, steps)
             engine, loader = make_engine("trim_padding", micro, name)

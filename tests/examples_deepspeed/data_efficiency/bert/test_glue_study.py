@@ -52,6 +52,7 @@ def glue(tmp_path):
     return path
 
 
+@pytest.mark.full
 def test_glue_is_a_study_with_a_report_a_task(glue, capsys):
     assert main(["run", str(glue), "--parallel", "2"]) == 0
     printed = capsys.readouterr().out
