@@ -179,7 +179,8 @@ class Run:
         if self.is_first_process:
             # Nobody may be left to read it: that is no reason to lose the run.
             with contextlib.suppress(OSError):
-                print(text, flush=True)
+                # In one piece, or what a signal raises comes between a line and its end.
+                print(text + "\n", end="", flush=True)
 
     def tokens(self) -> float:
         """Tokens so far by the counter that budgets and learning rate follow."""

@@ -1,3 +1,4 @@
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -47,3 +48,12 @@ def test_flops_without_attention_are_six_for_each_weight_of_a_matrix(settings):
     attention = 12 * config.num_layers * length**2 * config.hidden_size
     found = training_flops(StepShape(num_rows=1, sequence_length=length), model_shape(config))
     assert found == 6 * weights * length + attention
+
+
+def test_a_line_is_said_in_one_piece(monkeypatch):
+    """What a signal raises between two pieces would be printed behind the line, on the same one."""
+    pieces = []
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=pieces.append, flush=lambda: None))
+    Run.say(SimpleNamespace(is_first_process=True), "step 1")
+    assert pieces[0] == "step 1\n"
+    assert not any(pieces[1:])

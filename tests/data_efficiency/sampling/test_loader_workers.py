@@ -47,6 +47,10 @@ def test_a_killed_worker_is_named(batches):
     assert_named(first, iterator)
 
 
+# PyTorch opens files to see whether there are too many, and its own signal handler may interrupt it there.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.parametrize("seconds", [0, 0.1, 0.2])
 def test_a_stopped_worker_is_named(batches, caplog, seconds):
     iterator, [first, _] = batches
