@@ -32,6 +32,7 @@ from megatron.checkpoint.files import (
     set_aside,
     steps_on_disk,
 )
+from megatron.checkpoint.pace import UNPACED, Pace
 from megatron.checkpoint.shares import Turns, divide, held_on_host, index_name
 from megatron.checkpoint.tensor_file import write_tensor_file
 
@@ -57,7 +58,7 @@ class Save:
         state: plain JSON data; process 0's is written.
         average: of the weights, by their plain names, which process 0 has where the run keeps one.
         ranks: this process among all.
-        in_background: whether a thread writes while training goes on.
+        in_background: whether a thread writes while training goes on, slowly until `finish` waits for it.
 
     Raises:
         OSError: if it cannot be begun; what was there before is untouched.
@@ -82,6 +83,7 @@ class Save:
         self._entries: dict[str, dict[str, Any]] = {}
         self._error: Exception | None = None
         self._thread: Thread | None = None
+        self._pace = Pace() if in_background else UNPACED
         self._stack = contextlib.ExitStack()
         try:
             self._folder = self._agreed_folder()
@@ -111,6 +113,7 @@ class Save:
         """
         try:
             if self._thread is not None:
+                self._pace.hurry()
                 self._thread.join()
             table = self._ranks.table(self._report())
             failed = [rank for rank, row in enumerate(table) if not row[0]]
@@ -171,7 +174,7 @@ class Save:
         self._thread.start()
 
     def _write_beside_training(self, own: Mapping[str, list[WholeTensor]]) -> None:
-        """Write on what the steps leave of the cores: they wait for their slowest thread."""
+        """Write on a small part of one core, and the steps first: they wait for their slowest thread."""
         if sys.platform == "linux":
             # There it is the thread's own; elsewhere it would be the process's. Where it is forbidden, saves go on without.
             with contextlib.suppress(OSError):
@@ -182,7 +185,7 @@ class Save:
         """Write this process's files, and keep what goes wrong for the end."""
         try:
             for name, tensors in own.items():
-                self._entries[name] = write_tensor_file(self._folder / name, tensors)
+                self._entries[name] = write_tensor_file(self._folder / name, tensors, self._pace)
                 files.sync_to_disk(self._folder / name)
             if self._ranks.is_first:
                 (self._folder / STATE_FILE).write_text(self._state)
