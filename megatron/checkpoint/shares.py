@@ -90,11 +90,11 @@ def num_bytes(tensor: WholeTensor) -> int:
 
 
 class Turns:
-    """Gathers all tensors in one order, whichever of them this process wants, since all processes take part.
+    """Puts all tensors together in one order, each on the process that writes it, since all processes take part.
 
     Args:
         shares: all kinds, in order.
-        number: of this process; what it does not own it gathers and forgets.
+        number: of this process; what it does not own goes to others.
     """
 
     def __init__(self, shares: Sequence[Shares], number: int) -> None:
@@ -104,7 +104,7 @@ class Turns:
     def own(self, shares: Shares) -> list[WholeTensor]:
         """The tensors of this process's file, to be gathered in their order; none if it has no file."""
         return [
-            replace(tensor, gather=partial(self._until, tensor))
+            replace(tensor, gather=partial(self._until, tensor), send=None)
             for tensor in shares.tensors
             if shares.owners[tensor.name] == self._number
         ]
@@ -112,13 +112,17 @@ class Turns:
     def finish(self) -> None:
         """Take part in what is left."""
         while self._left:
-            self._left.popleft()[1].gather()
+            self._take_part()
+
+    def _take_part(self) -> tuple[WholeTensor, torch.Tensor | None]:
+        """The next tensor, and what this process gets of it."""
+        shares, tensor = self._left.popleft()
+        return tensor, tensor.on(shares.owners[tensor.name])
 
     def _until(self, wanted: WholeTensor) -> torch.Tensor:
         while self._left:
-            _, tensor = self._left.popleft()
-            found = tensor.gather()
-            if tensor is wanted:
+            tensor, found = self._take_part()
+            if tensor is wanted and found is not None:
                 return found
         raise LookupError(f"{wanted.name} was gathered before")
 
@@ -128,7 +132,7 @@ def held_on_host(tensors: Iterable[WholeTensor]) -> list[WholeTensor]:
     copies = []
     for tensor in tensors:
         copy = tensor.gather().detach().to("cpu", copy=True)
-        copies.append(replace(tensor, gather=partial(_same, copy)))
+        copies.append(replace(tensor, gather=partial(_same, copy), send=None))
     return copies
 
 
