@@ -52,23 +52,22 @@ def test_a_model_that_is_called_in_parts_or_copies_is_refused():
     refuse_wrapper(nn.Linear(2, 2))
 
 
-@pytest.mark.parametrize(
-    ("part", "message"),
-    [
-        (nn.LSTM(2, 2), "has a LSTM, for which the token before is the one before"),
-        (nn.Conv1d(2, 2, 3), "has a Conv1d"),
-        (nn.Conv1d(2, 2, 1), None),
-    ],
-)
-def test_layers_in_which_tokens_see_their_neighbours_are_refused(part, message):
-    layer = Layer()
-    layer.part = part
-    model = Stack([layer])
-    if message is None:
-        convert_to_random_ltd(model, Layer, one_layer())
-        return
-    with pytest.raises(ValueError, match=message):
-        convert_to_random_ltd(model, Layer, one_layer())
+@pytest.mark.parametrize("part", [nn.GRU(2, 2), nn.LSTMCell(2, 2), nn.Conv1d(1, 1, 3)])
+def test_layers_in_which_tokens_see_the_one_before_are_refused(part):
+    model = Stack([Layer(), Layer()])
+    model.layers[1].mixer = part
+    both = dropping(total_layer_num=2, random_ltd_layer_id=(0, 1))
+    named = f"Layer 1 has a {type(part).__name__}, .* leave it out of random_ltd_layer_id"
+    with pytest.raises(ValueError, match=named):
+        convert_to_random_ltd(model, Layer, both)
+    first = dropping(total_layer_num=2, random_ltd_layer_num=1, random_ltd_layer_id=(0,))
+    convert_to_random_ltd(model, Layer, first)
+
+
+def test_a_convolution_over_single_tokens_is_none():
+    model = Stack([Layer()])
+    model.layers[0].mixer = nn.Conv1d(2, 2, 1)
+    convert_to_random_ltd(model, Layer, one_layer())
 
 
 def test_a_layer_that_stands_twice_is_refused():
