@@ -13,7 +13,7 @@ from data_efficiency.engine.loss_terms import LossTerms
 from data_efficiency.engine.overflows import Overflows
 from data_efficiency.engine.protocol import Named
 from data_efficiency.engine.ranks import Ranks
-from data_efficiency.engine.row_values import checked_values, tell_sampler
+from data_efficiency.engine.row_values import Values, checked_values, tell_sampler
 from data_efficiency.engine.step import NonFiniteError, StepResult, StepTotals, named, reduce_step
 from data_efficiency.json_section import Section
 from data_efficiency.sampling.sequence_length import map_tensors
@@ -106,21 +106,7 @@ class Stepping(Forwards):
             raise
         skipped = self._finish_step(totals)
         tell_sampler(self.training_dataloader, values)
-        return StepResult(
-            losses=losses,
-            num_terms=terms.total,
-            counters=self.counters,
-            num_rows=totals.num_rows,
-            sequence_length=totals.sequence_length,
-            kept_length=totals.kept_length(self._num_dropping),
-            actual_seq_length=totals.actual_seq_length(self.num_layers),
-            learning_rate=rate,
-            grad_norm=self.get_global_grad_norm(),
-            skipped=skipped,
-            row_values=values,
-            attended_share=totals.attended_share,
-            agreed=totals.agreed,
-        )
+        return self._result(totals, terms, losses, values, rate=rate, skipped=skipped)
 
     def rehearse(
         self,
@@ -252,6 +238,33 @@ class Stepping(Forwards):
         self.optimizer.zero_grad()
         self._forget_forwards()
         self._go_to_step_begin()
+
+    def _result(
+        self,
+        totals: StepTotals,
+        terms: LossTerms,
+        losses: Named,
+        row_values: Values | None,
+        *,
+        rate: float,
+        skipped: bool,
+    ) -> StepResult:
+        """What a finished step tells."""
+        return StepResult(
+            losses=losses,
+            num_terms=terms.total,
+            counters=self.counters,
+            num_rows=totals.num_rows,
+            sequence_length=totals.sequence_length,
+            kept_length=totals.kept_length(self._num_dropping),
+            actual_seq_length=totals.actual_seq_length(self.num_layers),
+            learning_rate=rate,
+            grad_norm=self.get_global_grad_norm(),
+            skipped=skipped,
+            row_values=row_values,
+            attended_share=totals.attended_share,
+            agreed=totals.agreed,
+        )
 
     def _set_rates(self) -> None:
         """Give the optimizer the rate of the coming step, where a learning rate is followed."""
