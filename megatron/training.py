@@ -43,7 +43,7 @@ from megatron.checkpoint.run import (
     save_when_due,
 )
 from megatron.config import RUN_KINDS, AnyRunConfig, CheckpointConfig, RunConfig, TrainingConfig
-from megatron.engine_json import engine_json
+from megatron.engine_json import engine_json, with_buckets_of
 from megatron.evaluation.samples import Samples
 from megatron.model.compilation import MOST_LENGTHS, compile_model
 from megatron.model.muon import MuonWithAdamW
@@ -88,7 +88,8 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
         stack.enter_context(watching_processes(ranks))
         still_held = stack.enter_context(held_folder(config.checkpoint, ranks))
         train_dataset, valid_dataset = task.make_datasets(config)
-        run = setup_model_and_optimizer(config, task, train_dataset, valid_dataset)
+        known = with_buckets_of(config, train_dataset)
+        run = setup_model_and_optimizer(known, task, train_dataset, valid_dataset)
         run.before_save = still_held
         run.say(
             f"{num_parameters(run):,} parameters | {len(train_dataset):,} training and "
@@ -97,6 +98,11 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
             f"{ranks.world} x {ranks.device.type}"
             + (f", {share} to a layer" if (share := ranks.tensor_parallel_size) > 1 else "")
         )
+        if pieces := getattr(train_dataset, "pieces_record", None):
+            run.say(
+                f"pieces of {min(map(int, pieces['sizes']))} to {config.data.seq_length} tokens; "
+                f"{pieces['left_out_share']:.2%} of the documents' tokens are in no piece (--shortest-piece)"
+            )
         resumed = resume(run)
         if run.is_first_process:
             keep_run_file(config)
@@ -105,7 +111,7 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
             logger = stack.enter_context(
                 RunLogger(
                     str(config.checkpoint.save),
-                    _start_record(run, len(train_dataset)),
+                    _start_record(run, train_dataset),
                     trackers=config.logging.trackers,
                     project=config.logging.tracker_project,
                     resumed=counter_record(run) if resumed else None,
@@ -402,7 +408,8 @@ def num_parameters(run: Run) -> int:
     return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
 
 
-def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
+def _start_record(run: Run, train_dataset: Any) -> dict[str, Any]:
+    pieces = getattr(train_dataset, "pieces_record", None)
     dropping = run.engine.data_efficiency_config.closed_random_ltd
     return {
         "kind": "start",
@@ -415,7 +422,8 @@ def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
         "num_processes": run.engine.ranks.world,
         "losses": run.task.losses,
         "is_averaged": run.average is not None,
-        "train_samples_in_dataset": num_samples,
+        "train_samples_in_dataset": len(train_dataset),
+        **({"pieces": pieces} if pieces else {}),
         **({"stage_starts": list(run.stage_starts)} if run.stage_starts else {}),
         "data_efficiency": run.engine.json_config.data_efficiency_json,
         "environment": made_by(run),
