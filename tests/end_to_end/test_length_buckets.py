@@ -71,9 +71,8 @@ def test_plan_and_log_say_the_same(workspace, config, whole):
     assert sum(plan.bucket_shares(10)) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    ("processes", "workers"), [(1, 0), pytest.param(2, 2, marks=pytest.mark.full)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (2, 2)])
 def test_a_resume_goes_on_with_the_bucket_of_its_step(
     workspace, config, whole, tmp_path, processes, workers
 ):

@@ -51,7 +51,7 @@ def sampler_of(config, rows=None, *, base=4, ranks=1, rank=0, micro=None):
     )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     st.lists(st.integers(1, 90), min_size=3, max_size=3),
     st.integers(1, 4),

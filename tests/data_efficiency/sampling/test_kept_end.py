@@ -29,7 +29,7 @@ def cut_by_hand(row, labels, length, *, are_next):
     return kept, asked
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(
         st.tuples(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(0, 2)),

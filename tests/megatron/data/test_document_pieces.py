@@ -46,7 +46,7 @@ def pieces_of(prefix, longest=8, shortest=2, split="1", **more):
     return DocumentPieces(prefix, split=split, lengths=lengths, **more)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.integers(1, 2))
 def test_pieces_are_those_of_a_slow_cut(tmp_path_factory, lengths, shortest):
     lengths = [*lengths, 9]
