@@ -8,7 +8,6 @@ optimizer steps at the end of an accumulation.
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -335,11 +334,7 @@ class TorchEngine(EngineBase):
         sharding = self._sharding
         if sharding is None:
             return tensors
-
-        def gathered(tensor: WholeTensor) -> torch.Tensor:
-            return sharding.restored(weight_of(tensor.name), tensor.gather())
-
-        return [replace(tensor, gather=partial(gathered, tensor)) for tensor in tensors]
+        return [one.then(partial(sharding.restored, weight_of(one.name))) for one in tensors]
 
 
 def _make_optimizer(
