@@ -132,6 +132,11 @@ class RunPlan:
         first = max(0, last - width)
         return tuple((self._bucket_steps(last) - self._bucket_steps(first)) / (last - first))
 
+    @property
+    def steps_of_buckets(self) -> NDArray[np.float64]:
+        """[buckets]: the run's steps of each."""
+        return self._bucket_steps(self.num_steps)
+
     def _bucket_steps(self, step: int) -> NDArray[np.float64]:
         """[buckets]: steps of each up to the end of `step`."""
         number = max(0, self._number_at(step))

@@ -250,7 +250,15 @@ def _cut_for(model: Any, num_processes: int) -> Any:
 
 
 def _refuse_many_lengths(engine: Engine, longest: int) -> None:
-    """Raise ValueError if a length plan has more lengths than are worth code of their own."""
+    """Raise ValueError if there are more lengths than are worth code of their own."""
+    buckets = engine.data_efficiency_config.length_buckets
+    require(
+        buckets is None or len(buckets.lengths) <= MOST_LENGTHS,
+        "compile_lengths",
+        "static",
+        f"pieces have {len(buckets.lengths) if buckets else 0} lengths and each is compiled, at most {MOST_LENGTHS}: take dynamic, or "
+        "a longer --shortest-piece",
+    )
     for plan in engine.data_efficiency_config.length_plans:
         step: int | None = 1
         lengths: set[int] = set()

@@ -69,8 +69,10 @@ class HostedTraining:
                 "engine.train_step, or remove it"
             )
         if self.config.data_efficiency.has_constant_tokens:
+            buckets = self.config.data_efficiency.length_buckets
+            name = "constant_tokens" if buckets is None else "data_sampling.length_buckets"
             raise ConfigError(
-                f"constant_tokens changes the rows of a batch, which {settings.host} counts as always alike: train by "
+                f"{name} changes the rows of a batch, which {settings.host} counts as always alike: train by "
                 "engine.train_step, or remove it"
             )
         if self.config.data_efficiency.batch_size is not None:
