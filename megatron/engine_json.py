@@ -257,12 +257,15 @@ def _put_accumulation(content: dict[str, Any], config: AnyRunConfig, num_process
 
 def _refuse_unknown_pass(content: Mapping[str, Any]) -> None:
     metrics = (value_at(content, METRICS) or {}).values()
-    varies = any(value_at(metric, "constant_tokens") is True for metric in metrics)
-    varies = varies or value_at(content, BUCKETS) is not None
-    has_batches = value_at(content, BATCH_SIZE) is not None
-    if (varies or has_batches) and value_at(content, PASS_SAMPLES) == "auto":
+    changing = {
+        "constant_tokens": any(value_at(metric, "constant_tokens") is True for metric in metrics),
+        "length_buckets": value_at(content, BUCKETS) is not None,
+        "batch_size": value_at(content, BATCH_SIZE) is not None,
+    }
+    found = [name for name, changes in changing.items() if changes]
+    if found and value_at(content, PASS_SAMPLES) == "auto":
         raise ConfigError(
-            f"{PASS_SAMPLES} is 'auto', and {'batch_size' if has_batches else 'constant_tokens (or length_buckets)'} changes how many samples a step draws: give the number that the "
+            f"{PASS_SAMPLES} is 'auto', and {found[-1]} changes how many samples a step draws: give the number that the "
             "run draws (tools/plan.py shows it)"
         )
 
