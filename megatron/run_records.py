@@ -128,7 +128,8 @@ def step_record(run: Run, result: StepResult) -> dict[str, Any]:
 
 def _batch_record(run: Run, samples: Any) -> dict[str, int]:
     """How many samples a step has, where that changes."""
-    changes = run.engine.data_efficiency_config.batch_size is not None
+    settings = run.engine.data_efficiency_config
+    changes = settings.batch_size is not None or settings.length_buckets is not None
     return {"step_samples": len(samples)} if changes else {}
 
 

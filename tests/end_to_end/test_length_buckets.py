@@ -66,7 +66,9 @@ def test_plan_and_log_say_the_same(workspace, config, whole):
     assert lines[-1]["part_epochs"] == pytest.approx(
         [each / size for each, size in zip(drawn, sizes, strict=True)]
     )
-    assert sum(drawn) == lines[-1]["consumed_samples"]
+    assert (
+        sum(drawn) == lines[-1]["consumed_samples"] == sum(line["step_samples"] for line in lines)
+    )
     assert 0 < first["pieces"]["left_out_share"] < 0.1
     assert sum(plan.bucket_shares(10)) == pytest.approx(1)
 
