@@ -12,8 +12,6 @@ import argparse
 import contextlib
 import io
 import json
-import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -27,20 +25,13 @@ import numpy as np
 import torch.distributed
 from tqdm import tqdm
 
+from benchmarks.deepspeed_sampler import make_deepspeed_sampler
+from benchmarks.targets import Target, missed
 from data_efficiency import CurriculumSampler, DifficultyIndex, load_config
 
 BATCH_SIZE = 512
 LONGEST = 2048
 FOLDING = ("folded", "saw", "interleaved")
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a figure must be, and why."""
-
-    limit: float
-    at_least: bool
-    reason: str
 
 
 TARGETS = {
@@ -133,6 +124,17 @@ class Blended(Numbered):
         self.part_weights = 3.0, 1.0
 
 
+class Bucketed(Numbered):
+    """The same as rows of six lengths, half as many of each as of the one before."""
+
+    part_lengths = tuple(LONGEST >> place for place in range(5, -1, -1))
+
+    def __init__(self, num_samples: int) -> None:
+        super().__init__(num_samples)
+        sizes = [num_samples >> place for place in range(1, 6)]
+        self.part_sizes = *sizes, num_samples - sum(sizes)
+
+
 def make_sampler(
     folder: Path,
     num_samples: int,
@@ -144,19 +146,24 @@ def make_sampler(
     """Our sampler over the indexes in a folder.
 
     Args:
-        blend: None: one part. A mapping: the mix of two; else their sizes are.
+        blend: None: one part. A mapping: the mix of two; "buckets": rows of six lengths; else the sizes of two parts are.
         learning: more keys of the curriculum.
     """
     learning |= {
-        "enabled": True,
+        "enabled": bool(described),
         "curriculum_metrics": {
             name: metric | {"index_path": str(folder / name)} for name, metric in described.items()
         },
     }
-    mix = {"mix": blend} if isinstance(blend, Mapping) else {}
-    section = {"data_sampling": {"curriculum_learning": learning, **mix}}
+    more: dict[str, Any] = {"mix": blend} if isinstance(blend, Mapping) else {}
+    if blend == "buckets":
+        more = {"length_buckets": {"odds": "grow_p2", "num_cycles": 8}}
+    section = {"data_sampling": {"curriculum_learning": learning, **more}}
     config = load_config({"data_efficiency": section}).data_efficiency
     dataset = Numbered(num_samples) if blend is None else Blended(num_samples)
+    if blend == "buckets":
+        # Of the shortest rows, which come first, a step has as many as of others.
+        return CurriculumSampler(Bucketed(num_samples), config, micro_batch_size=BATCH_SIZE // 32)
     return CurriculumSampler(dataset, config, micro_batch_size=BATCH_SIZE)
 
 
@@ -173,56 +180,6 @@ def anonymous_mb() -> float:
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
 
-def write_deepspeed_index(folder: Path, name: str, values: np.ndarray) -> dict[str, str]:
-    """DeepSpeed's index files of a metric; the JSON keys that name them."""
-    from deepspeed.runtime.data_pipeline.data_sampling import (  # noqa: PLC0415, TID251
-        utils as deepspeed_index,
-    )
-
-    order = np.argsort(values, kind="stable")
-    in_order = values[order].astype(np.int64)
-    starts = np.flatnonzero(np.append(True, in_order[1:] != in_order[:-1]))
-    contents = {
-        "index_to_sample": np.split(order, starts[1:]),
-        "index_to_metric": np.split(in_order[starts], len(starts)),
-    }
-    paths = {}
-    for part, rows in contents.items():
-        path = paths[f"{part}_path"] = str(folder / f"{name}_{part}")
-        builder = deepspeed_index.create_mmap_dataset_builder(path, np.int64)
-        for row in rows:
-            builder.add_item_numpy(row)
-        deepspeed_index.close_mmap_dataset_builder(builder, path)
-    return paths
-
-
-def make_deepspeed_sampler(folder: Path, num_samples: int, described: Mapping[str, Any]) -> Any:
-    """DeepSpeed's sampler over the same values, in its own index files."""
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    torch.distributed.init_process_group(
-        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
-    )
-    # Imported late: DeepSpeed chooses its device when it is imported.
-    import deepspeed.comm  # noqa: PLC0415, TID251
-    from deepspeed.runtime.data_pipeline.data_sampling.data_sampler import (  # noqa: PLC0415, TID251
-        DeepSpeedDataSampler,
-    )
-
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    deepspeed.comm.init_distributed("gloo")
-    learning = {
-        "enabled": True,
-        "data_cluster_path": str(folder / "deepspeed_clusters"),
-        "curriculum_metrics": {
-            name: described[name] | write_deepspeed_index(folder, name, values)
-            for name, values in make_values(num_samples).items()
-        },
-    }
-    config = {"seed": 1, "data_sampling": {"num_epochs": 1000, "curriculum_learning": learning}}
-    group = deepspeed.comm.get_world_group()
-    return DeepSpeedDataSampler(config, num_samples, BATCH_SIZE, 0, 1, group, 1, 0)
-
-
 def compare(folder: Path, sizes: Sizes) -> dict[str, float]:
     """Our steps beside DeepSpeed's, in turns, through a curriculum of two dozen clusters."""
     num_samples, num_steps = sizes.compared_samples, sizes.compared_steps
@@ -232,7 +189,7 @@ def compare(folder: Path, sizes: Sizes) -> dict[str, float]:
     times, own = np.zeros(num_steps), np.zeros((sizes.num_repeats, num_steps))
     num_clusters = np.zeros(num_steps, int)
     with contextlib.redirect_stdout(io.StringIO()):
-        theirs = make_deepspeed_sampler(folder, num_samples, described)
+        theirs = make_deepspeed_sampler(folder, make_values(num_samples), described, BATCH_SIZE)
         for step in tqdm(range(num_steps), desc="beside DeepSpeed", disable=None):
             times[step] = cpu_seconds(theirs.get_next_global_batch)
             num_clusters[step] = len(theirs.data_clusters)
@@ -341,6 +298,8 @@ def played(num_steps: int) -> dict[str, tuple[dict[str, Any], dict[str, Any], An
         "window": ({"rarity": window}, {}, None),
         "rank_buckets": (one, {"order": {"num_buckets": 376}}, "blend"),
         "mix": (one, {"order": {"num_buckets": 376, "pass_samples": drawn}}, mix),
+        "length_buckets": ({}, {}, "buckets"),
+        "sorted_in_buckets": (one, {}, "buckets"),
     }
 
 
@@ -375,16 +334,6 @@ def play_orders(folder: Path, sizes: Sizes) -> dict[str, float]:
     }
 
 
-def missed(figures: Mapping[str, float]) -> list[str]:
-    """One text for each target that a figure misses."""
-    return [
-        f"{name} is {figures[name]:.3g}, must be at {'least' if target.at_least else 'most'} "
-        f"{target.limit}: {target.reason}"
-        for name, target in TARGETS.items()
-        if (figures[name] < target.limit) == target.at_least and figures[name] != target.limit
-    ]
-
-
 def main() -> int:
     """Measures, prints one JSON line, and checks it where asked."""
     parser = argparse.ArgumentParser(
@@ -403,7 +352,7 @@ def main() -> int:
             folder.mkdir()
             figures |= part(folder, sizes)
             shutil.rmtree(folder)
-    failures = missed(figures) if arguments.check else []
+    failures = missed(TARGETS, figures) if arguments.check else []
     for text in failures:
         print(f"missed: {text}", file=sys.stderr)
     print(json.dumps({name: round(float(figure), 4) for name, figure in figures.items()}))

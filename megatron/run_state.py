@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from megatron.command import STARTED
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -185,50 +183,3 @@ class Run:
     def tokens(self) -> float:
         """Tokens so far by the counter that budgets and learning rate follow."""
         return self.counters.at(self.config.training.token_counter, self.num_layers)
-
-
-class Counted(Protocol):
-    """A run that counts, whatever its loop."""
-
-    @property
-    def counters(self) -> Counters:
-        """Of all finished steps."""
-
-    @property
-    def num_layers(self) -> int:
-        """Layers of the model."""
-
-    @property
-    def seconds(self) -> float:
-        """Training time so far, without evaluation and checkpoints."""
-
-
-def counter_record(run: Counted) -> dict[str, Any]:
-    """The cumulative counters as the log writes them."""
-    counters = run.counters
-    return {
-        "step": counters.steps,
-        "consumed_samples": counters.consumed_samples,
-        "corpus_tokens": counters.corpus_tokens,
-        "loss_tokens": counters.loss_tokens,
-        "layer_tokens": counters.layer_tokens,
-        "effective_tokens": counters.at("effective", run.num_layers),
-        "flops": counters.flops,
-        "seconds": run.seconds,
-    }
-
-
-def spent_record(run: Run) -> dict[str, Any]:
-    """What this process's time went into beside steps, which is printed too.
-
-    Start-up is all from the command to the end of the first step, the first compilation among it.
-    """
-    seconds = time.monotonic() - STARTED
-    parts = {name: run.spent.get(name, 0.0) for name in ("start_up", "evaluation", "checkpoints")}
-    shares = ", ".join(f"{name} {part / seconds:.1%}" for name, part in parts.items())
-    run.say(f"{seconds:.0f} s in all: {shares}; {run.num_compilations} pieces of code compiled")
-    return {
-        "process_seconds": seconds,
-        **{f"{name}_seconds": part for name, part in parts.items()},
-        "num_compilations": run.num_compilations,
-    }

@@ -8,7 +8,8 @@ from types import FrameType
 from typing import Any
 
 from megatron.reporting.progress_line import fraction_used
-from megatron.run_state import Run, StopRequest, counter_record
+from megatron.run_records import counter_record
+from megatron.run_state import Run, StopRequest
 
 SECONDS_OF_ONE_REQUEST = 2.0
 AGAIN = 75

@@ -7,10 +7,8 @@ Budgets and stops use only the counters of finished steps; checkpoints are writt
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from megatron.command import STARTED
 
@@ -19,12 +17,10 @@ import torch.distributed
 
 from data_efficiency import (
     Counters,
-    Engine,
     NonFiniteError,
     Ranks,
     StepResult,
     convert_to_random_ltd,
-    files,
     initialize,
     leave_ranks,
     start_ranks,
@@ -35,31 +31,35 @@ from megatron import garbage
 from megatron.checkpoint.files import has_checkpoints
 from megatron.checkpoint.run import (
     finish_save,
-    guarded_facts,
     held_folder,
     made_by,
     resume,
     save,
     save_when_due,
 )
-from megatron.config import RUN_KINDS, AnyRunConfig, CheckpointConfig, RunConfig, TrainingConfig
-from megatron.engine_json import engine_json
+from megatron.config import CheckpointConfig, RunConfig
+from megatron.engine_json import engine_json, with_buckets_of
 from megatron.evaluation.samples import Samples
-from megatron.model.compilation import MOST_LENGTHS, compile_model
-from megatron.model.muon import MuonWithAdamW
-from megatron.model.optional_kernels import choose_attention, make_adamw, weight_decay_groups
+from megatron.model.compilation import compile_model
+from megatron.model.optional_kernels import choose_attention
+from megatron.optimizer import make_optimizer
 from megatron.optimizer_param_scheduler import make_learning_rate
-from megatron.recipes import write_run_file
-from megatron.reporting import RUN_FILE, RunLogger, progress_line, weights_checksum
-from megatron.run_state import Run, StopRequest, Task, counter_record, spent_record
-from megatron.setting_rules import require
+from megatron.reporting import RunLogger, progress_line, weights_checksum
+from megatron.run_records import (
+    counter_record,
+    num_parameters,
+    progress_record,
+    spent_record,
+    start_record,
+    step_record,
+)
+from megatron.run_settings import keep_run_file, with_batch_size, with_folder
+from megatron.run_state import Run, StopRequest, Task
 from megatron.stages import stage_starts
 from megatron.stopping import StopSignals, exit_status, fraction_done, stop_reason
-from megatron.validation import losses_record, validate
-from megatron.warming import compiles_each_length, is_rehearsed, rehearse_shapes
+from megatron.validation import validation_record
+from megatron.warming import is_rehearsed, refuse_many_lengths, rehearse_shapes
 from megatron.weight_average import WeightAverage
-
-AnyRun = TypeVar("AnyRun", bound=AnyRunConfig)
 
 
 @naming_lost_processes()
@@ -88,15 +88,22 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
         stack.enter_context(watching_processes(ranks))
         still_held = stack.enter_context(held_folder(config.checkpoint, ranks))
         train_dataset, valid_dataset = task.make_datasets(config)
-        run = setup_model_and_optimizer(config, task, train_dataset, valid_dataset)
+        known = with_buckets_of(config, train_dataset)
+        run = setup_model_and_optimizer(known, task, train_dataset, valid_dataset)
         run.before_save = still_held
+        pieces = getattr(train_dataset, "pieces_record", None)
         run.say(
-            f"{num_parameters(run):,} parameters | {len(train_dataset):,} training and "
-            f"{len(valid_dataset or ()):,} validation samples of {config.data.seq_length} tokens | "
+            f"{num_parameters(run.engine.module):,} parameters | {len(train_dataset):,} training and "
+            f"{len(valid_dataset or ()):,} validation samples of {'up to ' if pieces else ''}{config.data.seq_length} tokens | "
             f"{run.engine.train_batch_size()} samples a step | "
             f"{ranks.world} x {ranks.device.type}"
             + (f", {share} to a layer" if (share := ranks.tensor_parallel_size) > 1 else "")
         )
+        if pieces:
+            run.say(
+                f"pieces of {min(map(int, pieces['sizes']))} to {config.data.seq_length} tokens; "
+                f"{pieces['left_out_share']:.2%} of the documents' tokens are in no piece (--shortest-piece)"
+            )
         resumed = resume(run)
         if run.is_first_process:
             keep_run_file(config)
@@ -105,7 +112,7 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
             logger = stack.enter_context(
                 RunLogger(
                     str(config.checkpoint.save),
-                    _start_record(run, len(train_dataset)),
+                    start_record(run, len(train_dataset), pieces),
                     trackers=config.logging.trackers,
                     project=config.logging.tracker_project,
                     resumed=counter_record(run) if resumed else None,
@@ -126,57 +133,6 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
             finish_save(run)
             raise NonFiniteError(f"{error}; {_way_back(config.checkpoint)}") from error
     return exit_status(run)
-
-
-def with_batch_size(config: AnyRun, num_processes: int) -> AnyRun:
-    """The settings with the global batch size written out, and no larger micro-batches than a process gets.
-
-    Raises:
-        ValueError: if the processes cannot share it evenly.
-    """
-    training = config.training
-    batch_size, micro = training.global_batch_size, training.micro_batch_size
-    if batch_size is None:
-        accumulation = config.engine.get("gradient_accumulation_steps", "auto")
-        batch_size = micro * num_processes * (1 if accumulation == "auto" else accumulation)
-    micro = min(micro, max(1, batch_size // num_processes))
-    require(
-        batch_size % (micro * num_processes) == 0,
-        "global_batch_size",
-        batch_size,
-        f"must be a multiple of --micro-batch-size ({micro}) x processes ({num_processes})",
-    )
-    training = replace(training, global_batch_size=batch_size, micro_batch_size=micro)
-    return replace(config, training=training)
-
-
-def with_folder(config: AnyRun, ranks: Ranks) -> AnyRun:
-    """The settings with a folder for the run: the first below runs/ that is free, unless one is given."""
-    if config.checkpoint.save is not None:
-        return config
-    number = 1
-    while ranks.is_first:
-        try:
-            # Made at once, so that another run that starts now takes the next one.
-            Path(_folder(config, number)).mkdir(parents=True)
-            break
-        except FileExistsError:
-            number += 1
-    save = _folder(config, ranks.first_of(number))
-    if ranks.is_first:
-        print(f"no --save is given: the run is kept in {save}")
-    return replace(config, checkpoint=replace(config.checkpoint, save=save))
-
-
-def _folder(config: AnyRunConfig, number: int) -> str:
-    return f"runs/{config.architecture}" + (f"_{number}" if number > 1 else "")
-
-
-def keep_run_file(config: AnyRunConfig) -> None:
-    """Write the file that repeats the run into its folder."""
-    path = Path(str(config.checkpoint.save)) / RUN_FILE
-    command = f"python {RUN_KINDS[config.architecture].script} --config {path}"
-    files.write_file(path, write_run_file(config, command).encode())
 
 
 def setup_model_and_optimizer(
@@ -202,8 +158,7 @@ def setup_model_and_optimizer(
         bf16_weights=training.bf16_weights,
         tensor_parallel=_cut_for(model, share),
     )
-    if compiles_each_length(training):
-        _refuse_many_lengths(engine, config.data.seq_length)
+    refuse_many_lengths(engine, config)
     engine.follow_learning_rate(make_learning_rate(config, shape, num_processes))
     dropping = engine.data_efficiency_config.closed_random_ltd
     if dropping is not None and dropping.layer_token_lr is not None:
@@ -243,24 +198,6 @@ def _cut_for(model: Any, num_processes: int) -> Any:
     return tensor_parallel(model)
 
 
-def _refuse_many_lengths(engine: Engine, longest: int) -> None:
-    """Raise ValueError if a length plan has more lengths than are worth code of their own."""
-    for plan in engine.data_efficiency_config.length_plans:
-        step: int | None = 1
-        lengths: set[int] = set()
-        while step is not None and plan.follows_schedule and max(lengths, default=0) < longest:
-            length = plan.length_at(plan.schedule.difficulty(step))
-            lengths.add(min(longest, length or longest))
-            step = plan.schedule.next_change(step)
-        require(
-            len(lengths) <= MOST_LENGTHS,
-            "compile_lengths",
-            "static",
-            f"{plan.name} has {len(lengths)} lengths and each is compiled, at most {MOST_LENGTHS}: give the metric "
-            f'"length_multiple": {-(-longest // MOST_LENGTHS)}, or take dynamic',
-        )
-
-
 def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
     """Run steps until `stop_reason` says why not to."""
     config = run.config
@@ -296,7 +233,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
         paused = time.monotonic()
         if config.training.evaluate and step % config.training.eval_interval == 0:
             with run.timed("evaluation"):
-                _validate(run, logger)
+                _log(logger, validation_record(run))
             last_evaluated = step
         if samples is not None and step % config.logging.sample_interval == 0:
             with run.timed("evaluation"):
@@ -310,7 +247,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
     finished = not run.stop_request.signal
     if finished and config.training.evaluate and last_evaluated != run.counters.steps:
         with run.timed("evaluation"):
-            _validate(run, logger)
+            _log(logger, validation_record(run))
     if finished and samples is not None and run.counters.steps % config.logging.sample_interval:
         _log(logger, samples.record(run))
     with run.timed("checkpoints"):
@@ -324,56 +261,10 @@ def _say_step(
     run: Run, logger: RunLogger | None, result: StepResult, last: Counters, *, seconds: float
 ) -> None:
     """Log and print a step, and how fast those since `last` were."""
-    record = step_record(run, result) | _progress(run, last, seconds=seconds)
+    record = step_record(run, result) | progress_record(run, last, seconds)
     _log(logger, record)
     total_steps = run.config.training.train_iters
     run.say(progress_line(record, fraction_done=fraction_done(run), total_steps=total_steps))
-
-
-def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The settings' optimizer, with their rates."""
-    make = partial(
-        make_adamw,
-        implementation=config.optimizer_implementation,
-        lr=config.lr,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_eps,
-    )
-    groups = weight_decay_groups(model, config.weight_decay)
-    return (
-        MuonWithAdamW(model, groups, make, config.lr)
-        if config.optimizer == "muon"
-        else make(groups)
-    )
-
-
-def step_record(run: Run, result: StepResult) -> dict[str, Any]:
-    """What the log says of one step."""
-    plan = run.loader.plan
-    assert plan is not None
-    return {
-        "kind": "train",
-        "step": result.counters.steps,
-        **({"stage": run.stage} if run.stage_starts else {}),
-        **losses_record(result.losses),
-        "learning_rate": result.learning_rate,
-        "grad_norm": result.grad_norm,
-        "skipped_steps": run.engine.skipped_steps,
-        "sequence_length": result.sequence_length,
-        "kept_length": result.kept_length,
-        "actual_seq_length": result.actual_seq_length,
-        "difficulties": dict(plan.batch.difficulties),
-        "pool_size": plan.batch.pool_size,
-        **_batch_record(run, plan.batch.samples),
-        **({} if result.attended_share is None else {"attended_share": result.attended_share}),
-        **({} if plan.batch.part_epochs is None else {"part_epochs": plan.batch.part_epochs}),
-    }
-
-
-def _batch_record(run: Run, samples: Any) -> dict[str, int]:
-    """How many samples a step has, where that changes."""
-    changes = run.engine.data_efficiency_config.batch_size is not None
-    return {"step_samples": len(samples)} if changes else {}
 
 
 def _way_back(config: CheckpointConfig) -> str:
@@ -383,59 +274,6 @@ def _way_back(config: CheckpointConfig) -> str:
     return f"continue from the last checkpoint: --load {config.save} with a lower --lr"
 
 
-def _progress(run: Run, last: Counters, seconds: float) -> dict[str, Any]:
-    """Counters, and rates since the last logged step."""
-    counters = run.counters
-    return {
-        **counter_record(run),
-        "step_seconds": seconds / (counters.steps - last.steps),
-        "tokens_per_second": (counters.corpus_tokens - last.corpus_tokens) / seconds,
-        "flops_per_second": (counters.flops - last.flops) / seconds,
-        "num_compilations": run.num_compilations,
-    }
-
-
-def num_parameters(run: Run) -> int:
-    """Numbers in all weights of the model."""
-    # Where ZeRO keeps parts, `ds_numel` is the whole.
-    parameters = run.engine.module.parameters()
-    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
-
-
-def _start_record(run: Run, num_samples: int) -> dict[str, Any]:
-    dropping = run.engine.data_efficiency_config.closed_random_ltd
-    return {
-        "kind": "start",
-        "settings": asdict(run.config),
-        "num_parameters": num_parameters(run),
-        "num_layers": run.num_layers,
-        "num_random_ltd_layers": 0 if dropping is None else dropping.random_ltd_layer_num,
-        "sequence_length": run.config.data.seq_length,
-        "global_batch_size": run.engine.train_batch_size(),
-        "num_processes": run.engine.ranks.world,
-        "losses": run.task.losses,
-        "is_averaged": run.average is not None,
-        "train_samples_in_dataset": num_samples,
-        **({"stage_starts": list(run.stage_starts)} if run.stage_starts else {}),
-        "data_efficiency": run.engine.json_config.data_efficiency_json,
-        "environment": made_by(run),
-        "weights": run.first_weights,
-        "data": guarded_facts(run)["data"],
-    }
-
-
-def _validate(run: Run, logger: RunLogger | None) -> None:
-    if run.valid_dataset is None:
-        return
-    record = validate(run)
-    if run.average is not None:
-        with run.average.in_place(run.engine):
-            averaged = validate(run, of=" of the average of the weights")
-        known = {"kind", *counter_record(run)}
-        record |= {f"average_{name}": averaged[name] for name in averaged.keys() - known}
-    _log(logger, {**record, "waited": run.waiting.share()})
-
-
-def _log(logger: RunLogger | None, record: Mapping[str, Any]) -> None:
-    if logger is not None:
+def _log(logger: RunLogger | None, record: Mapping[str, Any] | None) -> None:
+    if logger is not None and record is not None:
         logger.write(record)

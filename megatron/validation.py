@@ -1,7 +1,6 @@
-"""What the log says of the validation split, and of losses by their names."""
+"""How a run does on the validation split."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,8 @@ import torch
 from data_efficiency import IGNORED_LABEL, NonFiniteError
 from data_efficiency.engine.step import mean_losses_over
 from megatron.reporting import format_losses
-from megatron.run_state import Run, counter_record
+from megatron.run_records import counter_record, losses_record
+from megatron.run_state import Run
 
 
 @torch.no_grad()
@@ -70,6 +70,14 @@ def validate(run: Run, *, of: str = "") -> dict[str, Any]:
     return {"kind": "valid", **record, **more, **counter_record(run)}
 
 
-def losses_record(losses: Mapping[str, float]) -> dict[str, float]:
-    """What is minimized, and each loss by its name."""
-    return {"loss": sum(losses.values())} | {f"{name}_loss": loss for name, loss in losses.items()}
+def validation_record(run: Run) -> dict[str, Any] | None:
+    """The log's line on the validation split, that of the averaged weights in it; None where nothing is validated."""
+    if run.valid_dataset is None:
+        return None
+    record = validate(run)
+    if run.average is not None:
+        with run.average.in_place(run.engine):
+            averaged = validate(run, of=" of the average of the weights")
+        known = {"kind", *counter_record(run)}
+        record |= {f"average_{name}": averaged[name] for name in averaged.keys() - known}
+    return {**record, "waited": run.waiting.share()}

@@ -9,15 +9,45 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from data_efficiency import RunPlan, plan_run
+from data_efficiency import Engine, RunPlan, plan_run
 from megatron.config import RunConfig, TrainingConfig
+from megatron.model.compilation import MOST_LENGTHS
 from megatron.recipes import planned_cost
 from megatron.run_state import Run
+from megatron.setting_rules import require
 
 
 def compiles_each_length(training: TrainingConfig) -> bool:
     """Whether each length has code of its own."""
     return training.compile != "none" and training.compile_lengths == "static"
+
+
+def refuse_many_lengths(engine: Engine, config: RunConfig) -> None:
+    """Raise ValueError if each length has code of its own, and there are more of them than are worth it."""
+    if not compiles_each_length(config.training):
+        return
+    longest = config.data.seq_length
+    require(
+        len(config.data.piece_lengths) <= MOST_LENGTHS,
+        "compile_lengths",
+        "static",
+        f"pieces have {len(config.data.piece_lengths)} lengths and each is compiled, at most {MOST_LENGTHS}: take dynamic, or a "
+        "longer --shortest-piece",
+    )
+    for plan in engine.data_efficiency_config.length_plans:
+        step: int | None = 1
+        lengths: set[int] = set()
+        while step is not None and plan.follows_schedule and max(lengths, default=0) < longest:
+            length = plan.length_at(plan.schedule.difficulty(step))
+            lengths.add(min(longest, length or longest))
+            step = plan.schedule.next_change(step)
+        require(
+            len(lengths) <= MOST_LENGTHS,
+            "compile_lengths",
+            "static",
+            f"{plan.name} has {len(lengths)} lengths and each is compiled, at most {MOST_LENGTHS}: give the metric "
+            f'"length_multiple": {-(-longest // MOST_LENGTHS)}, or take dynamic',
+        )
 
 
 def is_rehearsed(config: RunConfig) -> bool:

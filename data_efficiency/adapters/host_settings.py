@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
-from data_efficiency.config import Config
+from data_efficiency.config import Config, DataEfficiencyConfig
 from data_efficiency.engine.sections import HARMLESS, is_off
 from data_efficiency.json_section import ConfigError
 
@@ -85,6 +85,28 @@ def refuse_disagreement(config: Config, settings: HostSettings, data_parallel_si
         raise ConfigError(
             f"{'; '.join(wrong)}: make them equal, or leave to {settings.host} what is its own"
         )
+
+
+def refuse_what_needs_our_step(config: DataEfficiencyConfig, host: str) -> None:
+    """Raise ConfigError for what cannot be carried out where a host takes the steps."""
+    alike = f"which {host} counts as always alike"
+    for is_on, reason in (
+        (
+            config.feedback is not None,
+            f"data_sampling.feedback follows the losses of rows, which {host} does not tell",
+        ),
+        (
+            config.length_buckets is not None,
+            f"data_sampling.length_buckets changes the rows of a batch, {alike}",
+        ),
+        (config.has_constant_tokens, f"constant_tokens changes the rows of a batch, {alike}"),
+        (
+            config.batch_size is not None,
+            f"data_sampling.batch_size changes the samples of a step, {alike}",
+        ),
+    ):
+        if is_on:
+            raise ConfigError(f"{reason}: train by engine.train_step, or remove it")
 
 
 def _different_values(

@@ -13,7 +13,11 @@ from typing import Any
 import torch
 
 from data_efficiency.accounting import Counters, StepShape
-from data_efficiency.adapters.host_settings import HostSettings, refuse_disagreement
+from data_efficiency.adapters.host_settings import (
+    HostSettings,
+    refuse_disagreement,
+    refuse_what_needs_our_step,
+)
 from data_efficiency.config import DataEfficiencyConfig, OpenRandomLTD, RoutingConfig, load_config
 from data_efficiency.engine.carried_out import refuse_ignored_windows
 from data_efficiency.engine.ranks import Ranks
@@ -63,21 +67,7 @@ class HostedTraining:
         self.config, self.settings, self.ranks = load_config(config), settings, ranks
         _refuse_processes_apart(settings, ranks)
         refuse_disagreement(self.config, settings, ranks.data_parallel_size)
-        if self.config.data_efficiency.feedback is not None:
-            raise ConfigError(
-                f"data_sampling.feedback follows the losses of rows, which {settings.host} does not tell: train by "
-                "engine.train_step, or remove it"
-            )
-        if self.config.data_efficiency.has_constant_tokens:
-            raise ConfigError(
-                f"constant_tokens changes the rows of a batch, which {settings.host} counts as always alike: train by "
-                "engine.train_step, or remove it"
-            )
-        if self.config.data_efficiency.batch_size is not None:
-            raise ConfigError(
-                f"data_sampling.batch_size changes the samples of a step, which {settings.host} counts as always alike: "
-                "train by engine.train_step, or remove it"
-            )
+        refuse_what_needs_our_step(self.config.data_efficiency, settings.host)
         self.sampler = CurriculumSampler(
             dataset,
             self.config.data_efficiency,

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from data_efficiency.analysis.accumulated_value import AccumulatedValue
@@ -13,6 +14,7 @@ from data_efficiency.analysis.dataset_reader import (
     TokenSpanReader,
 )
 from data_efficiency.analysis.diversity_metrics import compression_ratio, lexical_diversity
+from data_efficiency.analysis.executors import Executor
 from data_efficiency.analysis.map_reduce import MapReduce, Result, executor_for
 from data_efficiency.analysis.metrics import (
     Metric,
@@ -122,6 +124,7 @@ def analyze(
         AnalysisError: if a part of the work fails.
     """
     settings = settings or MetricSettings()
+    workers = partial(executor_for, num_processes, executor)
     if settings.reads == "token_spans" and not hasattr(dataset, "token_spans"):
         dataset = token_rows(
             dataset,
@@ -129,13 +132,29 @@ def analyze(
             column=settings.column,
             tokenizer=settings.tokenizer,
             made_from=settings.made_from,
-            executor=executor_for(num_processes, executor),
+            executor=workers(),
             overwrite=overwrite,
         )
     if name in NEEDS_FREQUENCY:
-        work: dict[str, Any] = {"num_processes": num_processes, "executor": executor}
-        work["overwrite"] = overwrite
-        analyze(dataset, FREQUENCY, save_path, settings, **work)
+        _computed(FREQUENCY, dataset, save_path, settings, workers, overwrite=overwrite)
+    return _computed(
+        *(name, dataset, save_path, settings, workers),
+        overwrite=overwrite,
+        max_distinct_values=max_distinct_values,
+    )
+
+
+def _computed(
+    name: str,
+    dataset: Any,
+    save_path: Place,
+    settings: MetricSettings,
+    workers: Callable[[], Executor],
+    *,
+    overwrite: bool,
+    max_distinct_values: int | None = None,
+) -> Result:
+    """The result of a metric whose dataset can be read as it is, computed unless it is there."""
     metric = metric_named(name, dataset, save_path, settings)
     folder = location(save_path) / metric.name
     if overwrite or not is_result(folder):
@@ -146,7 +165,7 @@ def analyze(
             max_distinct_values=max_distinct_values,
             overwrite=overwrite,
         )
-        job.run_map(executor_for(num_processes, executor))
+        job.run_map(workers())
         return job.run_reduce()[metric.name]
     logger.info("%s is there already", folder)
     if name == FREQUENCY:

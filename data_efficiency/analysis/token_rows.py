@@ -6,7 +6,7 @@ worker process, memory-mapped, and holds the tokenizer where texts were read.
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,34 +132,26 @@ def token_rows(
     reads_text = None if tokenizer is None else TextTokenizer(tokenizer)
     if made_from is None and (fingerprint := getattr(dataset, "_fingerprint", None)) is not None:
         made_from = {"fingerprint": fingerprint}
-    source = (
-        None
-        if made_from is None
-        else {
-            **made_from,
-            "column": column,
-            "tokenizer": None if reads_text is None else reads_text.fingerprint,
-        }
-    )
-    with file_lock(target.with_name(f".{target.name}.lock"), wait=True):
-        if is_result(target):
-            if source is not None and _source_of(target, overwrite) == source:
-                return TokenRows(target)
-            _refuse_other_rows(target, source, overwrite)
+    source: dict[str, Any] | None = None
+    if made_from is not None:
+        fingerprint = None if reads_text is None else reads_text.fingerprint
+        source = {**made_from, "column": column, "tokenizer": fingerprint}
+
+    def write() -> None:
         shards = [dataset] if executor is None else shards_of(dataset)
         facts = _Facts(dataset_class or type(dataset).__name__, order_of_view(dataset), source)
         if executor is None or len(shards) == 1:
             rows = rows_of(dataset, column, reads_text)
             blocks = (Block(row, np.array([len(row)])) for row in rows)
             _write(target, blocks, reads_text, facts)
-        else:
-            parts = parts_beside(target, source)
-            task = _ShardTask(parts, shards, column_read(dataset, column), reads_text)
-            task.run(executor, is_resumed=source is not None)
-            _write(target, task.blocks(), reads_text, facts)
-            task.parts.remove_all()
-        remove_leftovers(target)
-    return TokenRows(target)
+            return
+        parts = parts_beside(target, source)
+        task = _ShardTask(parts, shards, column_read(dataset, column), reads_text)
+        task.run(executor, is_resumed=source is not None)
+        _write(target, task.blocks(), reads_text, facts)
+        task.parts.remove_all()
+
+    return _kept(target, source, overwrite, write)
 
 
 def join_parts(
@@ -177,13 +169,30 @@ def join_parts(
     Raises:
         FileExistsError, FileNotFoundError, ValueError: as `token_rows`, and as `TokenParts.blocks`.
     """
-    target = location(folder)
+    target, facts = location(folder), _Facts("Dataset", {}, made_from)
+    return _kept(
+        *(target, made_from, overwrite),
+        lambda: _write(target, parts.blocks(stretches), tokenizer, facts),
+    )
+
+
+def _kept(
+    target: Location,
+    source: Mapping[str, Any] | None,
+    overwrite: bool,
+    write: Callable[[], None],
+) -> TokenRows:
+    """The rows of a folder, written by one process unless they are there.
+
+    Args:
+        source: which rows these are; None: that cannot be told.
+    """
     with file_lock(target.with_name(f".{target.name}.lock"), wait=True):
         if is_result(target):
-            if _source_of(target, overwrite) == made_from:
+            if source is not None and _source_of(target, overwrite) == source:
                 return TokenRows(target)
-            _refuse_other_rows(target, made_from, overwrite)
-        _write(target, parts.blocks(stretches), tokenizer, _Facts("Dataset", {}, made_from))
+            _refuse_other_rows(target, source, overwrite)
+        write()
         remove_leftovers(target)
     return TokenRows(target)
 

@@ -25,8 +25,14 @@ from data_efficiency.analysis.map_reduce import MapReduce, Result, executor_for
 from data_efficiency.analysis.named_metrics import MetricSettings
 from data_efficiency.command.data_flags import Examples, NamedData
 from data_efficiency.command.index_flags import (
+    add_difference_flags,
+    add_export_flags,
     add_import_flags,
+    add_index_flag,
+    add_judge_flags,
     add_metric_flags,
+    add_rank_flags,
+    add_show_flags,
     add_work_flags,
     add_worker_flags,
 )
@@ -38,6 +44,8 @@ from data_efficiency.launcher import worker_of_launcher
 
 EXAMPLE_PERCENTILES = (1, 10, 50, 90, 99)
 EXAMPLE_CHARACTERS = 300
+READ_DATA = ("show", "judge", "rank", "import")
+"""Commands of an index that read its dataset, too, where it is named."""
 _LENGTHS_AT_ONCE = 65536
 
 Action = Callable[[Namespace, NamedData], None]
@@ -67,48 +75,41 @@ def add_to(commands: Any, data: NamedData, *, analyze: str = "analyze") -> None:
         add_work_flags(parser, maps=action is not run_reduce, reduces=action is not run_map)
         if action is run_map:
             add_worker_flags(parser)
-    parser = add("show", show, "print percentiles, and example texts where the data are known")
-    parser.add_argument("index", metavar="INDEX", help="folder or URL of a difficulty index")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--histogram", metavar="FILE.png", help="write a picture")
-    data.add_flags(parser, is_required=False)
-    parser = add("judge", judge, "say whether a metric separates the samples, and by what")
-    parser.add_argument("index", metavar="INDEX", help="folder or URL of a difficulty index")
-    parser.add_argument(
-        "--beside", nargs="+", default=[], metavar="INDEX", help="indexes to compare it with"
-    )
-    data.add_flags(parser, is_required=False)
-    parser = add(
-        "difference",
-        subtract,
-        "make an index of how much harder samples are by one than by another",
-    )
-    parser.add_argument(
-        "first", metavar="INDEX", help="as of the losses of a weak or an early model"
-    )
-    parser.add_argument("second", metavar="INDEX", help="as of those of a strong or a late one")
-    parser.add_argument("--metric", required=True, metavar="NAME", help="name of the metric")
-    parser.add_argument("--save", required=True, metavar="DIR", help="the index becomes DIR/NAME")
-    parser.add_argument("--overwrite", action="store_true", help="replace an index that is there")
-    parser = add("rank", rank, "make an index of each sample's rank inside its source, for mixes")
-    parser.add_argument("index", metavar="INDEX", help="folder or URL of a difficulty index")
-    parser.add_argument("--metric", required=True, metavar="NAME", help="name of the metric")
-    parser.add_argument("--save", required=True, metavar="DIR", help="the index becomes DIR/NAME")
-    parser.add_argument("--overwrite", action="store_true", help="replace an index that is there")
-    data.add_flags(parser, is_required=False)
-    data.add_source_flags(parser)
-    parser = add("verify", verify_index, "check checksums, order and permutation")
-    parser.add_argument("index", metavar="INDEX", help="folder or URL of a difficulty index")
-    parser = add("import", import_, "make an index of others' difficulties")
-    add_import_flags(parser)
-    data.add_flags(parser, is_required=False)
-    parser = add("export", export_index_files, "write an index in DeepSpeed's format")
-    parser.add_argument("index", metavar="INDEX", help="folder or URL of a difficulty index")
-    parser.add_argument("--format", choices=["deepspeed"], default="deepspeed")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
-    parser.add_argument(
-        "--legacy-codes", action="store_true", help="for DeepSpeed before 0.13.3: its type codes"
-    )
+    for name, add_flags, action, text in (
+        (
+            "show",
+            add_show_flags,
+            show,
+            "print percentiles, and example texts where the data are known",
+        ),
+        (
+            "judge",
+            add_judge_flags,
+            judge,
+            "say whether a metric separates the samples, and by what",
+        ),
+        (
+            "difference",
+            add_difference_flags,
+            subtract,
+            "make an index of how much harder samples are by one than by another",
+        ),
+        (
+            "rank",
+            add_rank_flags,
+            rank,
+            "make an index of each sample's rank inside its source, for mixes",
+        ),
+        ("verify", add_index_flag, verify_index, "check checksums, order and permutation"),
+        ("import", add_import_flags, import_, "make an index of others' difficulties"),
+        ("export", add_export_flags, export_index_files, "write an index in DeepSpeed's format"),
+    ):
+        parser = add(name, action, text)
+        add_flags(parser)
+        if name in READ_DATA:
+            data.add_flags(parser, is_required=False)
+        if action is rank:
+            data.add_source_flags(parser)
 
 
 def _carry_out(action: Action, data: NamedData, arguments: Namespace) -> None:

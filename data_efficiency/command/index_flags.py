@@ -82,6 +82,58 @@ def add_worker_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--worker-id", type=int, metavar="I", help="which one this is, from 0")
 
 
+def add_index_flag(parser: ArgumentParser) -> None:
+    """Add the argument that names an index."""
+    parser.add_argument("index", metavar="INDEX", help="folder or URL of a difficulty index")
+
+
+def add_show_flags(parser: ArgumentParser) -> None:
+    """Add the flags of `show`."""
+    add_index_flag(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--histogram", metavar="FILE.png", help="write a picture")
+
+
+def add_judge_flags(parser: ArgumentParser) -> None:
+    """Add the flags of `judge`."""
+    add_index_flag(parser)
+    parser.add_argument(
+        "--beside", nargs="+", default=[], metavar="INDEX", help="indexes to compare it with"
+    )
+
+
+def add_difference_flags(parser: ArgumentParser) -> None:
+    """Add the flags of `difference`."""
+    parser.add_argument(
+        "first", metavar="INDEX", help="as of the losses of a weak or an early model"
+    )
+    parser.add_argument("second", metavar="INDEX", help="as of those of a strong or a late one")
+    _add_new_index_flags(parser)
+
+
+def add_rank_flags(parser: ArgumentParser) -> None:
+    """Add the flags of `rank`."""
+    add_index_flag(parser)
+    _add_new_index_flags(parser)
+
+
+def add_export_flags(parser: ArgumentParser) -> None:
+    """Add the flags of `export`."""
+    add_index_flag(parser)
+    parser.add_argument("--format", choices=["deepspeed"], default="deepspeed")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
+    parser.add_argument(
+        "--legacy-codes", action="store_true", help="for DeepSpeed before 0.13.3: its type codes"
+    )
+
+
+def _add_new_index_flags(parser: ArgumentParser) -> None:
+    """Add the flags that say what an index that is made is called, and where it goes."""
+    parser.add_argument("--metric", required=True, metavar="NAME", help="name of the metric")
+    parser.add_argument("--save", required=True, metavar="DIR", help="the index becomes DIR/NAME")
+    parser.add_argument("--overwrite", action="store_true", help="replace an index that is there")
+
+
 def add_import_flags(parser: ArgumentParser) -> None:
     """Add the flags of `import`."""
     add = parser.add_argument
@@ -93,9 +145,7 @@ def add_import_flags(parser: ArgumentParser) -> None:
         metavar="PATH",
         help="deepspeed: the metric's folder; scores: .npy, .parquet, .jsonl, .jsonl.gz, folders",
     )
-    add("--metric", required=True, metavar="NAME", help="name of the metric")
-    add("--save", required=True, metavar="DIR", help="the index becomes DIR/NAME")
-    add("--overwrite", action="store_true", help="replace an index that is there")
+    _add_new_index_flags(parser)
     add("--field", metavar="KEY.KEY", help="scores: column or JSON keys, such as metadata.score")
     add(
         "--scores-of",

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from data_efficiency.accounting import ModelShape
-from data_efficiency.config import ConfigSource, load_config
+from data_efficiency.config import Config, ConfigSource, load_config
 from data_efficiency.engine.ranks import start_ranks
 from data_efficiency.engine.torch_engine import TorchEngine
 from data_efficiency.json_section import ConfigError
@@ -62,37 +63,37 @@ def initialize(  # noqa: PLR0913 - the published signature
     """
     if model is None:
         raise ValueError("model is None: initialize needs the module to train")
-    if mpu is not None or mesh_param is not None:
-        raise ValueError(
-            "mpu and mesh_param are refused: the mesh is made here; give tensor_parallel for a model that is cut"
-        )
-    source = load_config(
-        _first_given(config, config_params, getattr(args, "deepspeed_config", None))
-    )
-    if training_data is not None:
-        section = closed_by_rows(source.data_efficiency, training_data)
-        source = replace(source, data_efficiency=section)
+    _refuse_mesh(mpu, mesh_param)
+    given = _first_given(config, config_params, getattr(args, "deepspeed_config", None))
+    source = _closed(load_config(given), training_data)
     if engine is None:
         engine = "deepspeed" if getattr(args, "deepspeed", False) else "torch"
-    size = source.data_efficiency.row_shares
-    _refuse_uncut(size, tensor_parallel, engine)
-    more: dict[str, Any] = {}
-    if engine == "torch":
-        cut = tensor_parallel if size > 1 else None
-        more = {"bf16_weights": bf16_weights, "tensor_parallel": cut}
-    made: Any = _maker(engine)(
+    made = _maker(engine, source, bf16_weights, tensor_parallel)(
         module=model,
-        config=source,
-        ranks=start_ranks(always_join=engine == "deepspeed", tensor_parallel_size=size),
         optimizer=optimizer,
         parameters=model_parameters,
         training_data=training_data,
         lr_scheduler=lr_scheduler,
         collate_fn=collate_fn,
-        **more,
     )
     made.model_shape = model_shape
     return made, made.optimizer, made.training_dataloader, made.lr_scheduler
+
+
+def _refuse_mesh(mpu: Any, mesh_param: Any) -> None:
+    """Raise ValueError for a mesh of processes that somebody else made."""
+    if mpu is not None or mesh_param is not None:
+        raise ValueError(
+            "mpu and mesh_param are refused: the mesh is made here; give tensor_parallel for a model that is cut"
+        )
+
+
+def _closed(source: Config, training_data: Any) -> Config:
+    """The configuration, its lengths closed by the rows that there are."""
+    if training_data is None:
+        return source
+    section = closed_by_rows(source.data_efficiency, training_data)
+    return replace(source, data_efficiency=section)
 
 
 def _refuse_uncut(size: int, tensor_parallel: object, engine: str) -> None:
@@ -117,7 +118,22 @@ def _first_given(*sources: Any) -> Any:
     raise ConfigError("no configuration: give config= or args.deepspeed_config")
 
 
-def _maker(engine: str) -> Callable[..., Any]:
+def _maker(
+    engine: str, config: Config, bf16_weights: bool, tensor_parallel: "TensorParallel | None"
+) -> Callable[..., Any]:
+    """What makes the engine of a name for a configuration, on the processes that there are."""
+    size = config.data_efficiency.row_shares
+    _refuse_uncut(size, tensor_parallel, engine)
+    make = _class_of(engine)
+    more: dict[str, Any] = {}
+    if engine == "torch":
+        cut = tensor_parallel if size > 1 else None
+        more = {"bf16_weights": bf16_weights, "tensor_parallel": cut}
+    ranks = start_ranks(always_join=engine == "deepspeed", tensor_parallel_size=size)
+    return partial(make, config=config, ranks=ranks, **more)
+
+
+def _class_of(engine: str) -> Callable[..., Any]:
     if engine not in ("torch", "deepspeed"):
         raise ValueError(f'engine is {engine!r}: must be "torch" or "deepspeed"')
     if engine == "torch":

@@ -64,7 +64,7 @@ class DeepSpeedEngine(EngineBase, deepspeed.DeepSpeedEngine):
         counters = self.counters
         super().step(self._lr_kwargs)
         skipped = self.skipped_steps > num_skipped
-        if skipped and not self._is_float16:
+        if skipped and not self._overflows.may_happen:
             self.skipped_steps, self.global_samples = num_skipped, num_samples
             self.counters = counters
             self._refuse_non_finite({}, float("inf"))

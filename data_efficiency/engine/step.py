@@ -137,24 +137,8 @@ def reduce_step(  # noqa: PLR0913 - one collective carries all
         agree: integers of which every process gets the largest.
         row_values: of this process's rows; as many on every process.
     """
-    in_dropping = [
-        shape.num_rows * shape.num_dropping_layers * shape.dropped_sequence_length
-        for shape in shapes
-    ]
-    counts = [
-        sum(shape.num_rows for shape in shapes),
-        sum(shape.num_rows * shape.sequence_length for shape in shapes),
-        sum(shape.num_rows * shape.sequence_length * shape.tokens_per_position for shape in shapes),
-        sum(layer_tokens(shape, num_layers) for shape in shapes),
-        sum(in_dropping),
-        sum(training_flops(shape, model_shape) for shape in shapes) if model_shape else 0,
-        sum(shape.document_pairs or 0 for shape in shapes),
-        sum(
-            shape.num_rows * shape.attended_pairs
-            for shape in shapes
-            if shape.document_pairs is not None
-        ),
-    ]
+    of_forwards = [_counts(shape, num_layers, model_shape) for shape in shapes]
+    counts = [sum(column) for column in zip(*of_forwards, strict=True)] or [0] * _NUM_COUNTS
     # Rows of processes; columns of counts, then wishes, then losses, then rows' values.
     table = ranks.table([*counts, *agree, *map(float_bits, [*loss_sums, *row_values])])
     first_loss = len(counts) + len(agree)
@@ -179,6 +163,26 @@ def reduce_step(  # noqa: PLR0913 - one collective carries all
         document_pairs=pairs[0],
         row_pairs=pairs[1],
         agreed=tuple(table[:, len(counts) : first_loss].max(axis=0, initial=0).tolist()),
+    )
+
+
+_NUM_COUNTS = 8
+
+
+def _counts(shape: StepShape, num_layers: int, model_shape: ModelShape | None) -> tuple[int, ...]:
+    """What a forward adds to a step: rows, positions, corpus tokens, layer tokens and those of the layers that drop,
+    FLOPs, pairs inside documents and pairs of the rows as one document each.
+    """
+    rows, positions = shape.num_rows, shape.num_rows * shape.sequence_length
+    return (
+        rows,
+        positions,
+        positions * shape.tokens_per_position,
+        layer_tokens(shape, num_layers),
+        rows * shape.num_dropping_layers * shape.dropped_sequence_length,
+        0 if model_shape is None else training_flops(shape, model_shape),
+        shape.document_pairs or 0,
+        0 if shape.document_pairs is None else rows * shape.attended_pairs,
     )
 
 

@@ -8,7 +8,6 @@ optimizer steps at the end of an accumulation.
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from data_efficiency.config import Config
 from data_efficiency.engine.base import Collate, EngineBase, make_loader
 from data_efficiency.engine.masters import Masters
 from data_efficiency.engine.ranks import Ranks
-from data_efficiency.engine.sections import check_torch_sections
+from data_efficiency.engine.sections import ZeroSettings, check_torch_sections
 from data_efficiency.engine.whole_tensor import WholeTensor, whole_of, whole_tensors
 from data_efficiency.json_section import ConfigError, Section
 from data_efficiency.routing.random_ltd import save_without_random_ltd
@@ -61,30 +60,9 @@ class TorchEngine(EngineBase):
             raise ConfigError("bf16_weights is true, but bf16.enabled is not: switch it on")
         chosen = list(parameters) if parameters is not None else None
         self.module = module
-        self._sharding: sharding.Sharding | None = None
-        self._masters: Masters | None = None
-        self._parallel: torch.nn.Module = self.module
-        self.row_shares: RowGroup | None = None
-        """Of the processes that share each row; None where each process has whole ones."""
-        if (sections.zero.stage and ranks.data_parallel_size > 1) or tensor_parallel is not None:
-            # Imported here: it takes longer than all the rest, and only who shards needs it.
-            from data_efficiency.engine.sharding import Sharding  # noqa: PLC0415
-
-            self._sharding = Sharding(
-                *(module, ranks, sections.zero),
-                bf16_weights=bf16_weights,
-                tensor_parallel=tensor_parallel,
-            )
-            self.row_shares = self._sharding.row_group
-            chosen = None if chosen is None else self._sharding.parts_of(chosen)
-        else:
-            module.to(self.device)
-            if bf16_weights:
-                # The masters are made before DistributedDataParallel would share the weights.
-                ranks.share(module.parameters())
-            self._masters = Masters(self.module) if bf16_weights else None
-            if ranks.data_parallel_size > 1:
-                self._parallel = DistributedDataParallel(self.module, gradient_as_bucket_view=True)
+        self._hold_weights(sections.zero, bf16_weights, tensor_parallel)
+        if self._sharding is not None and chosen is not None:
+            chosen = self._sharding.parts_of(chosen)
         self._autocast = torch.bfloat16 if sections.bf16 else None
         self.loss_scale = sections.loss_scale
         """For float16; None in other precisions."""
@@ -100,6 +78,35 @@ class TorchEngine(EngineBase):
             self.training_dataloader = make_loader(training_data, config, ranks, collate_fn)
         self.micro_steps = 0
         self._grad_norm: float | None = None
+
+    def _hold_weights(
+        self, zero: ZeroSettings, bf16_weights: bool, tensor_parallel: "TensorParallel | None"
+    ) -> None:
+        """Put the module's weights on the device, whole or this process's part of them."""
+        self._sharding: sharding.Sharding | None = None
+        self._masters: Masters | None = None
+        self._parallel: torch.nn.Module = self.module
+        self.row_shares: RowGroup | None = None
+        """Of the processes that share each row; None where each process has whole ones."""
+        ranks = self.ranks
+        if (zero.stage and ranks.data_parallel_size > 1) or tensor_parallel is not None:
+            # Imported here: it takes longer than all the rest, and only who shards needs it.
+            from data_efficiency.engine.sharding import Sharding  # noqa: PLC0415
+
+            self._sharding = Sharding(
+                *(self.module, ranks, zero),
+                bf16_weights=bf16_weights,
+                tensor_parallel=tensor_parallel,
+            )
+            self.row_shares = self._sharding.row_group
+            return
+        self.module.to(self.device)
+        if bf16_weights:
+            # The masters are made before DistributedDataParallel would share the weights.
+            ranks.share(self.module.parameters())
+            self._masters = Masters(self.module)
+        if ranks.data_parallel_size > 1:
+            self._parallel = DistributedDataParallel(self.module, gradient_as_bucket_view=True)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's result; in training, token dropping is told where this micro-batch stands."""
@@ -335,11 +342,7 @@ class TorchEngine(EngineBase):
         sharding = self._sharding
         if sharding is None:
             return tensors
-
-        def gathered(tensor: WholeTensor) -> torch.Tensor:
-            return sharding.restored(weight_of(tensor.name), tensor.gather())
-
-        return [replace(tensor, gather=partial(gathered, tensor)) for tensor in tensors]
+        return [one.then(partial(sharding.restored, weight_of(one.name))) for one in tensors]
 
 
 def _make_optimizer(

@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from data_efficiency.routing.draw_memory import KeptDraw
-from data_efficiency.routing.kept_only import KeptOnly
 from data_efficiency.routing.layer_interface import LayerInterface, tensors_in
 from data_efficiency.routing.proof import form_of
+from data_efficiency.routing.refused_result import RefusedResult
 from data_efficiency.routing.router import Router
 from data_efficiency.routing.row_shares import RowShares
 from data_efficiency.routing.span import Span
@@ -370,7 +370,7 @@ def _with_hidden_states(result: Any, hidden: torch.Tensor, name: str, kept_size:
         return hidden
     rest = result[1:]
     if any(kept_size in tensor.shape for tensor in tensors_in(rest)):
-        unusable = KeptOnly(name)
+        unusable = RefusedResult(name)
         rest = tree_map_only(torch.Tensor, lambda t: unusable if kept_size in t.shape else t, rest)
     parts = (hidden, *rest)
     return type(result)(*parts) if hasattr(result, "_fields") else type(result)(parts)

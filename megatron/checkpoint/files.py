@@ -15,7 +15,7 @@ Source: the folder and pointer names are DeepSpeed's.
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,18 +98,31 @@ def find_checkpoint(run: Path) -> FoundCheckpoint:
     """The checkpoint that `latest` names if it is whole, or else the nearest one before it.
 
     Where `latest` itself is torn or missing, the newest that is whole. Later checkpoints than the one
-    named, which a run that was set back has, come last.
+    named, which a run that was set back has, come last. A run that saves meanwhile may remove what is being looked
+    at: then the search begins again.
 
     Raises:
         ValueError: if there are checkpoints and none is whole, naming what is wrong with each.
         data_efficiency.files.result_folder.OtherVersionError: for one of another format version: no damage,
             so nothing older takes its place.
     """
+    while True:
+        # It is replaced before anything is removed.
+        named = _step_named_by_latest(run)
+        found = _checked(run, *named)
+        if not found.problems or _step_named_by_latest(run) == named:
+            break
+    if found.step is None and found.problems:
+        raise ValueError(f"no checkpoint in {run} is whole: {'; '.join(found.problems)}")
+    return found
+
+
+def _checked(run: Path, named: int | None, why_none: Sequence[str]) -> FoundCheckpoint:
+    """As `find_checkpoint`, with the step that `latest` names, if it does; problems without a step where none is whole."""
     if not has_checkpoints(run):
         return FoundCheckpoint(step=None)
-    named, problems = _step_named_by_latest(run)
+    problems, damaged = [*why_none], []
     steps = {*steps_on_disk(run), *(() if named is None else (named,))}
-    damaged = []
     for step in sorted(steps, key=lambda step: (named is not None and step > named, -step)):
         checkpoint = checkpoint_folder(run, step)
         if not checkpoint.is_dir():
@@ -124,7 +137,7 @@ def find_checkpoint(run: Path) -> FoundCheckpoint:
             damaged.append(checkpoint)
         else:
             return FoundCheckpoint(step=step, problems=(*problems,), damaged=(*damaged,))
-    raise ValueError(f"no checkpoint in {run} is whole: {'; '.join(problems)}")
+    return FoundCheckpoint(step=None, problems=(*problems,), damaged=(*damaged,))
 
 
 def set_aside(checkpoint: Path) -> Path:

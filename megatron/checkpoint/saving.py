@@ -1,6 +1,7 @@
 """Writing a checkpoint: every process its share of the tensors, process 0 the rest and the name of it all.
 
-Begun between two steps, finished at once or, where a thread writes from copies on the host, after some more. Until
+Begun between two steps: tensors are gathered in turns, and a thread writes this process's while others get theirs. It is
+finished at once or, where the thread writes from copies on the host, after some more steps. Until
 process 0 has renamed the folder and replaced the pointer, the run's last checkpoint is the one before.
 """
 
@@ -9,11 +10,14 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Thread, get_native_id
 from typing import Any
 
 import numpy as np
+import torch
 
 from data_efficiency import Ranks, files
 from data_efficiency.engine.whole_tensor import WholeTensor
@@ -32,7 +36,9 @@ from megatron.checkpoint.files import (
     set_aside,
     steps_on_disk,
 )
-from megatron.checkpoint.shares import Turns, divide, held_on_host, index_name
+from megatron.checkpoint.handover import Handover
+from megatron.checkpoint.pace import UNPACED, Pace
+from megatron.checkpoint.shares import divide, held_on_host, in_turns, index_name
 from megatron.checkpoint.tensor_file import write_tensor_file
 
 _DIGEST_NUMBERS = 4
@@ -40,6 +46,8 @@ _DIGEST_NUMBERS = 4
 _NOTHING: Mapping[str, Any] = {"num_bytes": 0, "sha256": "00" * 8 * _DIGEST_NUMBERS}
 """Entry of a process without a file."""
 _NO_FOLDER = -1
+_LOOK_AHEAD = 1
+"""Tensors that wait to be written, beside the one that is and the one that is gathered."""
 _NICENESS = 19
 """Of a thread that writes in the background: it takes what training leaves of the cores."""
 
@@ -47,7 +55,7 @@ _NICENESS = 19
 class Save:
     """A checkpoint on its way to disk. All processes of a run make one, and finish it before the next.
 
-    What killed saves left behind is removed first. Memory holds one tensor at a time, or with `in_background` a
+    What killed saves left behind is removed first. Memory holds three tensors at a time at most, or with `in_background` a
     copy of this process's share.
 
     Args:
@@ -57,7 +65,7 @@ class Save:
         state: plain JSON data; process 0's is written.
         average: of the weights, by their plain names, which process 0 has where the run keeps one.
         ranks: this process among all.
-        in_background: whether a thread writes while training goes on.
+        in_background: whether a thread writes while training goes on, slowly until `finish` waits for it.
 
     Raises:
         OSError: if it cannot be begun; what was there before is untouched.
@@ -81,7 +89,7 @@ class Save:
         self._state = json.dumps(state, indent=1) + "\n"
         self._entries: dict[str, dict[str, Any]] = {}
         self._error: Exception | None = None
-        self._thread: Thread | None = None
+        self._pace = Pace() if in_background else UNPACED
         self._stack = contextlib.ExitStack()
         try:
             self._folder = self._agreed_folder()
@@ -97,7 +105,7 @@ class Save:
     @property
     def is_written(self) -> bool:
         """Whether this process's share is on disk, or has failed."""
-        return self._thread is None or not self._thread.is_alive()
+        return not self._thread.is_alive()
 
     def finish(self, *, keep_last: int) -> Path:
         """The folder of the checkpoint, complete and on disk; waits for what is written in the background.
@@ -110,8 +118,8 @@ class Save:
             NonFiniteError: for a number that is not finite: what cannot be trained on is not saved.
         """
         try:
-            if self._thread is not None:
-                self._thread.join()
+            self._pace.hurry()
+            self._thread.join()
             table = self._ranks.table(self._report())
             failed = [rank for rank, row in enumerate(table) if not row[0]]
             if failed:
@@ -152,42 +160,62 @@ class Save:
         return result_folder.numbered(self._target, number)
 
     def _begin(self, average: list[WholeTensor], in_background: bool) -> None:
-        turns, rank = Turns(self._shares, self._ranks.rank), self._ranks.rank
+        """Gather all tensors with all processes, and have this one's written."""
+        handover = Handover(None if in_background else _LOOK_AHEAD)
+        rank = self._ranks.rank
         own = {
-            shares.names[rank]: turns.own(shares)
+            shares.names[rank]: [
+                replace(tensor, gather=handover.take, send=None)
+                for tensor in shares.tensors
+                if shares.owners[tensor.name] == rank
+            ]
             for shares in self._shares
             if rank < shares.num_files
         }
         if average:
-            own[AVERAGE_FILE] = average
-        if not in_background:
-            self._write(own)
-            turns.finish()
-            return
-        own = {name: held_on_host(tensors) for name, tensors in own.items()}
-        turns.finish()
+            whole = [tensor.gather() for tensor in average]
+            if in_background:
+                whole = [held_on_host(one) for one in whole]
+            own[AVERAGE_FILE] = [
+                replace(tensor, gather=partial(_same, one), send=None)
+                for tensor, one in zip(average, whole, strict=True)
+            ]
         # It must not keep a process alive that has lost the others.
-        self._thread = Thread(target=self._write_beside_training, args=(own,), daemon=True)
+        self._thread = Thread(target=self._write, args=(own, handover, in_background), daemon=True)
         self._thread.start()
+        try:
+            for shares in self._shares:
+                for owner, tensor in in_turns(shares):
+                    found = tensor.on(owner)
+                    if owner == rank:
+                        assert found is not None
+                        handover.give(held_on_host(found) if in_background else found)
+        except BaseException:
+            handover.close()
+            self._thread.join()
+            raise
+        if not in_background:
+            self._thread.join()
 
-    def _write_beside_training(self, own: Mapping[str, list[WholeTensor]]) -> None:
-        """Write on what the steps leave of the cores: they wait for their slowest thread."""
-        if sys.platform == "linux":
-            # There it is the thread's own; elsewhere it would be the process's. Where it is forbidden, saves go on without.
+    def _write(
+        self, own: Mapping[str, list[WholeTensor]], handover: Handover, in_background: bool
+    ) -> None:
+        """Write this process's files, and keep what goes wrong for the end."""
+        # A thread's niceness is its own on Linux; elsewhere it would be the process's.
+        if in_background and sys.platform == "linux":
+            # Where it is forbidden, saves go on without.
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICENESS)
-        self._write(own)
-
-    def _write(self, own: Mapping[str, list[WholeTensor]]) -> None:
-        """Write this process's files, and keep what goes wrong for the end."""
         try:
             for name, tensors in own.items():
-                self._entries[name] = write_tensor_file(self._folder / name, tensors)
+                self._entries[name] = write_tensor_file(self._folder / name, tensors, self._pace)
                 files.sync_to_disk(self._folder / name)
             if self._ranks.is_first:
                 (self._folder / STATE_FILE).write_text(self._state)
         except (OSError, ValueError) as error:
             self._error = error
+        finally:
+            handover.close()
 
     def _report(self) -> list[int]:
         """Whether all is written, and of each share its bytes and its SHA-256."""
@@ -251,6 +279,10 @@ class Save:
                 f"process {rank} wrote {size} bytes to {path}, which process 0 does not see: --save must be a "
                 "folder that all processes share"
             )
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 def save_checkpoint(run: Path, step: int, *, keep_last: int, **content: Any) -> Path:

@@ -7,8 +7,7 @@ files than processes, for a small model one. Source: names and index are those o
 import heapq
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 
@@ -50,7 +49,7 @@ class Shares:
 
     stem: str
     tensors: Sequence[WholeTensor]
-    """All of them, in the order in which all processes gather them."""
+    """All of them, in the order of their files."""
     owners: Mapping[str, int]
     """Tensor -> number of its file, and of the process that writes it."""
     num_files: int
@@ -89,48 +88,21 @@ def num_bytes(tensor: WholeTensor) -> int:
     return torch.Size(tensor.shape).numel() * tensor.dtype.itemsize
 
 
-class Turns:
-    """Gathers all tensors in one order, whichever of them this process wants, since all processes take part.
+def in_turns(shares: Shares) -> list[tuple[int, WholeTensor]]:
+    """All tensors, each with the process that writes it, in an order that all processes gather them in.
 
-    Args:
-        shares: all kinds, in order.
-        number: of this process; what it does not own it gathers and forgets.
+    Each process's own come in the order of its file. The processes take turns, so that each writes what it has while the
+    others get theirs.
     """
-
-    def __init__(self, shares: Sequence[Shares], number: int) -> None:
-        self._left = deque((one, tensor) for one in shares for tensor in one.tensors)
-        self._number = number
-
-    def own(self, shares: Shares) -> list[WholeTensor]:
-        """The tensors of this process's file, to be gathered in their order; none if it has no file."""
-        return [
-            replace(tensor, gather=partial(self._until, tensor))
-            for tensor in shares.tensors
-            if shares.owners[tensor.name] == self._number
-        ]
-
-    def finish(self) -> None:
-        """Take part in what is left."""
-        while self._left:
-            self._left.popleft()[1].gather()
-
-    def _until(self, wanted: WholeTensor) -> torch.Tensor:
-        while self._left:
-            _, tensor = self._left.popleft()
-            found = tensor.gather()
-            if tensor is wanted:
-                return found
-        raise LookupError(f"{wanted.name} was gathered before")
+    own: list[deque[WholeTensor]] = [deque() for _ in range(shares.num_files)]
+    for tensor in shares.tensors:
+        own[shares.owners[tensor.name]].append(tensor)
+    turns = []
+    while any(own):
+        turns += [(number, left.popleft()) for number, left in enumerate(own) if left]
+    return turns
 
 
-def held_on_host(tensors: Iterable[WholeTensor]) -> list[WholeTensor]:
-    """The tensors gathered now, copies that nothing changes any more."""
-    copies = []
-    for tensor in tensors:
-        copy = tensor.gather().detach().to("cpu", copy=True)
-        copies.append(replace(tensor, gather=partial(_same, copy)))
-    return copies
-
-
-def _same(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor
+def held_on_host(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy that nothing changes any more."""
+    return tensor.detach().to("cpu", copy=True)

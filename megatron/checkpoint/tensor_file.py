@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 
 from data_efficiency import NonFiniteError
 from data_efficiency.engine.whole_tensor import WholeTensor
+from megatron.checkpoint.pace import UNPACED, Pace
 
 DTYPE_NAMES = {
     torch.float64: "F64",
@@ -45,10 +47,13 @@ def in_file_order(tensors: Iterable[WholeTensor]) -> list[WholeTensor]:
     return sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.name))
 
 
-def write_tensor_file(path: Path, tensors: Iterable[WholeTensor]) -> dict[str, Any]:
+def write_tensor_file(
+    path: Path, tensors: Iterable[WholeTensor], pace: Pace = UNPACED
+) -> dict[str, Any]:
     """Size in bytes and SHA-256 of the file, for a manifest; computed from what is written.
 
-    Takes one core, whatever number of threads PyTorch has: training may go on beside it. Processes that do not write gather the same tensors `in_file_order`.
+    Takes one core at most, whatever number of threads PyTorch has, and of it what the pace allows: training may go on
+    beside it. Processes that do not write gather the same tensors `in_file_order`.
 
     Raises:
         OSError: if the file cannot be written.
@@ -59,9 +64,13 @@ def write_tensor_file(path: Path, tensors: Iterable[WholeTensor]) -> dict[str, A
     ordered = in_file_order(tensors)
     digest = hashlib.sha256()
     with path.open("xb", buffering=0) as file:
+        started = time.thread_time()
         for block in _blocks(ordered):
             _write(file, block)
             digest.update(block)
+            # Computing time, not the clock's: a busy neighbour or a slow disk is no work of this thread.
+            pace.after(time.thread_time() - started)
+            started = time.thread_time()
         num_bytes = file.tell()
     return {"num_bytes": num_bytes, "sha256": digest.hexdigest()}
 

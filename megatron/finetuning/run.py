@@ -25,9 +25,10 @@ from megatron.config import AnyRunConfig
 from megatron.finetuning.run_folder import saved_run
 from megatron.finetuning.section import RunSize
 from megatron.reporting import RunLogger, WaitingTime
-from megatron.run_state import StopRequest, counter_record
+from megatron.run_records import begin_record, counter_record
+from megatron.run_settings import AnyRun, keep_run_file, with_batch_size, with_folder
+from megatron.run_state import StopRequest
 from megatron.stopping import StopSignals, status_after
-from megatron.training import AnyRun, keep_run_file, with_batch_size, with_folder
 
 Scores = Mapping[str, float]
 """Measure -> value."""
@@ -286,24 +287,18 @@ class FinetuningRun:
         self.engine.ranks.wait()
 
     def _start_record(self) -> dict[str, Any]:
-        engine = self.engine
-        return {
-            "kind": "start",
-            "settings": asdict(self.config),
-            "num_parameters": sum(
-                getattr(each, "ds_numel", each.numel()) for each in engine.module.parameters()
-            ),
-            "num_layers": self.num_layers,
-            "sequence_length": self.task.size.length,
-            "global_batch_size": engine.train_batch_size(),
-            "num_processes": engine.ranks.world,
-            "measures": list(self.task.measures),
-            "train_samples_in_dataset": self.task.size.num_samples,
-            "data_efficiency": engine.json_config.data_efficiency_json,
-            "environment": self._environment(),
-            "weights": self._first_weights,
-            "data": self.task.identity,
-        }
+        size = self.task.size
+        begin = begin_record(
+            self.engine,
+            self.config,
+            num_layers=self.num_layers,
+            sequence_length=size.length,
+            num_samples=size.num_samples,
+            environment=self._environment(),
+            first_weights=self._first_weights,
+            data=self.task.identity,
+        )
+        return {**begin, "measures": list(self.task.measures)}
 
     def _environment(self) -> dict[str, Any]:
         return provenance(

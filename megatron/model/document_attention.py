@@ -31,7 +31,6 @@ class _Layout(NamedTuple):
     """int64 [tokens]: the place of each token."""
 
 
-@torch.compiler.disable
 def attend_in_documents(
     attend: Attend,
     query: torch.Tensor,

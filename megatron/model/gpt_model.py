@@ -96,12 +96,7 @@ class GPTModel(nn.Module):
                 id lies outside the vocabulary, a window is below 1 or beside a mask, or documents do not fit.
         """
         if labels is not None:
-            if labels.shape[:2] != tokens.shape[:2] or labels.dim() not in (2, 3):
-                raise ValueError(
-                    f"labels have shape {tuple(labels.shape)}, tokens {tuple(tokens.shape)}: "
-                    "must be equal"
-                )
-            check_ids(labels, self.config.vocab_size, "label")
+            self._check_labels(labels, tokens)
         window = make_window(attention_window, sliding_window, tokens.shape[-1])
         if window is not None and attention_mask is not None:
             raise ValueError(
@@ -117,6 +112,29 @@ class GPTModel(nn.Module):
         )
         if labels is None:
             return output_logits(hidden_states, self.output_weight)
+        return self._loss(hidden_states, labels, label_weights, by_row=by_row)
+
+    def _check_labels(self, labels: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Raise ValueError unless there is an id of the vocabulary, or a bag of them, for each token."""
+        if labels.shape[:2] != tokens.shape[:2] or labels.dim() not in (2, 3):
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)}, tokens {tuple(tokens.shape)}: must be equal"
+            )
+        check_ids(labels, self.config.vocab_size, "label")
+
+    def _loss(
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.Tensor,
+        label_weights: torch.Tensor | None,
+        *,
+        by_row: bool,
+    ) -> Any:
+        """The sum of the token losses, `by_row` with the rows' means; see `forward`.
+
+        Args:
+            hidden_states: [batch, sequence, hidden].
+        """
         loss_sum = linear_cross_entropy_sum
         if torch.compiler.is_compiling():
             # Its loop over chunks would be compiled anew for each number of tokens.

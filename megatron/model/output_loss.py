@@ -71,7 +71,26 @@ def linear_cross_entropy_sum(
             told,
         )
         return total
-    with torch.autocast(device, enabled=False):
+    return _sum_without_gradient(hidden_states, weight, labels, bias, dtype, told)
+
+
+def _sum_without_gradient(
+    hidden_states: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+    told: torch.Tensor | None,
+) -> torch.Tensor:
+    """`linear_cross_entropy_sum` chunk by chunk, by plain operators.
+
+    Args:
+        hidden_states: [tokens, hidden].
+        labels: int64 [tokens].
+        dtype: of the matrix products.
+        told: [tokens], where each label's own loss goes.
+    """
+    with torch.autocast(hidden_states.device.type, enabled=False):
         size = _chunk_tokens(weight, dtype)
         chunks = zip(hidden_states.to(dtype).split(size), labels.split(size), strict=True)
         cast_weight = weight.to(dtype)

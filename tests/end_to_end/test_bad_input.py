@@ -12,7 +12,7 @@ import pretrain_gpt
 from data_efficiency.files import result_folder
 from megatron.arguments import parse_run_config
 from megatron.checkpoint.saving import save_checkpoint
-from megatron.training import with_batch_size
+from megatron.run_settings import with_batch_size
 from tests.end_to_end.bert_runs import bert_flags
 from tests.end_to_end.tiny_runs import composed_flags, training_flags, write_text
 from tests.processes import run_python

@@ -15,7 +15,7 @@ from megatron.config import ModelConfig, TrainingConfig
 from megatron.model.bert_model import BertModel
 from megatron.model.gpt_model import GPTModel
 from megatron.model.tensor_parallel import tensor_parallel
-from megatron.training import make_optimizer
+from megatron.optimizer import make_optimizer
 from tests.end_to_end import bert_runs
 from tests.end_to_end.engine_runs import (
     NUM_STEPS,

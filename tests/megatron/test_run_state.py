@@ -3,22 +3,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from data_efficiency import Counters, StepShape, training_flops
-from megatron.config import ModelConfig, TrainingConfig
+from data_efficiency import StepShape, training_flops
+from megatron.config import ModelConfig
 from megatron.model.gpt_model import GPTModel
-from megatron.run_state import Run, counter_record, model_shape
-
-
-def test_the_record_of_counters():
-    run = Run(
-        config=SimpleNamespace(model=ModelConfig(), training=TrainingConfig(train_iters=1)),
-        task=None,
-        engine=SimpleNamespace(counters=Counters(steps=2, corpus_tokens=640, layer_tokens=6000)),
-        valid_dataset=None,
-    )
-    record = counter_record(run)
-    assert record["step"] == 2
-    assert record["effective_tokens"] == run.tokens() == 6000 / 12
+from megatron.run_state import Run, model_shape
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import torch
 import pretrain_gpt
 from megatron import training
 from megatron.model.compilation import compile_model
-from megatron.training import make_optimizer
 from tests.megatron.tiny_pretraining import SEQ_LENGTH, flags_of, make_run, settings, write_corpus
 
 
@@ -40,17 +39,6 @@ def test_training_learns_and_logs(prefix, tmp_path, capsys):
     assert output.startswith(f"{lines[0]['num_parameters']:,} parameters | 149 training and ")
     assert "stopped after step 30: --train-iters (30)" in output
     assert "validation at step 30" in output
-
-
-def test_the_end_says_what_the_time_went_into(prefix, tmp_path, capsys):
-    flags = ("--eval-interval", "3", "--save-interval", "3", "--save", str(tmp_path / "run"))
-    assert pretrain_gpt.main(flags_of(prefix, *flags)) == 0
-    end = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
-    parts = [end[f"{name}_seconds"] for name in ("start_up", "evaluation", "checkpoints")]
-    assert min(parts) > 0
-    assert sum(parts) < end["process_seconds"]
-    assert end["seconds"] > 0 == end["num_compilations"]
-    assert f"evaluation {parts[1] / end['process_seconds']:.1%}, check" in capsys.readouterr().out
 
 
 def length_curriculum(path, step):
@@ -106,30 +94,6 @@ def test_labels_of_our_samples_are_the_next_tokens(prefix, tmp_path):
     path.write_text(json.dumps({"data_efficiency": routing}))
     with pytest.raises(ValueError, match="labels_are_next is false, but labels of this trainer"):
         make_run(settings(prefix, "--deepspeed_config", str(path)))
-
-
-def test_weight_decay_is_for_matrices_only(prefix):
-    run = make_run(settings(prefix))
-    optimizer = make_optimizer(run.engine.module, run.config.training)
-    decayed, others = optimizer.param_groups
-    assert all(p.ndim >= 2 for p in decayed["params"])
-    assert all(p.ndim < 2 for p in others["params"])
-    assert (decayed["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
-    count = sum(len(group["params"]) for group in optimizer.param_groups)
-    assert count == len(list(run.engine.module.parameters()))
-
-
-def test_a_run_without_a_folder_gets_one(prefix, tmp_path, monkeypatch, capsys):
-    """Its model was thrown away."""
-    monkeypatch.chdir(tmp_path)
-    flags = flags_of(prefix, "--train-iters", "1", "--no-evaluate")
-    assert pretrain_gpt.main(flags) == 0
-    assert pretrain_gpt.main(flags) == 0
-    assert (tmp_path / "runs" / "gpt" / "global_step1" / "model.safetensors").is_file()
-    assert (tmp_path / "runs" / "gpt_2" / "log.jsonl").is_file()
-    output = capsys.readouterr().out
-    assert "the run is kept in runs/gpt_2\n" in output
-    assert "validation at" not in output
 
 
 def test_a_finished_run_is_measured_again(prefix, tmp_path, capsys):

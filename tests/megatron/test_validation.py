@@ -9,8 +9,8 @@ from torch.nn import functional
 import pretrain_gpt
 from data_efficiency import IGNORED_LABEL
 from megatron.data.indexed_dataset import IndexedDatasetWriter
+from megatron.run_records import step_record
 from megatron.tokenizer import NO_CHARACTER
-from megatron.training import step_record
 from megatron.validation import validate
 from tests.megatron.small_models import make_tokenizer
 from tests.megatron.tiny_pretraining import SEQ_LENGTH, make_run, settings, write_corpus

@@ -1,6 +1,11 @@
 import pytest
 
-from data_efficiency.adapters.host_settings import HostSettings, refuse_disagreement
+from data_efficiency import ConfigError
+from data_efficiency.adapters.host_settings import (
+    HostSettings,
+    refuse_disagreement,
+    refuse_what_needs_our_step,
+)
 from data_efficiency.config import load_config
 
 HOST = HostSettings(
@@ -46,3 +51,29 @@ def test_all_differences_are_named_at_once():
 def test_clipping_that_the_host_does_not_tell_is_not_compared():
     settings = HostSettings(host="a loop", train_micro_batch_size_per_gpu=2)
     refuse_disagreement(load_config({"gradient_clipping": 0.5}), settings, 1)
+
+
+GROWING = {
+    "min_value": 4,
+    "max_value": 8,
+    "schedule_type": "fixed_discrete",
+    "schedule_config": {"difficulty": [4, 8], "max_step": [7]},
+}
+FEEDBACK = {"policy": "high_loss", "kept_share": 0.5, "refresh_steps": 2, "delay_steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [
+        ({}, None),
+        ({"batch_size": GROWING}, "batch_size changes the samples of a step, which the host"),
+        ({"feedback": FEEDBACK}, "feedback follows the losses of rows, which the host does not"),
+    ],
+)
+def test_what_only_our_step_carries_out_is_refused(sampling, message):
+    config = load_config({"data_efficiency": {"data_sampling": sampling}}).data_efficiency
+    if message is None:
+        refuse_what_needs_our_step(config, "the host")
+        return
+    with pytest.raises(ConfigError, match=message):
+        refuse_what_needs_our_step(config, "the host")

@@ -157,7 +157,7 @@ def main():
         "counters": counters,
         "evaluation_lengths": sorted(set(evaluation)),
         "flags": [engine.random_ltd_enabled(), engine.curriculum_learning_enabled()],
-        "is_deepspeed": type(engine).__mro__[3].__module__,
+        "is_deepspeed": isinstance(engine, sys.modules["deepspeed"].DeepSpeedEngine),
         "training_dataloader": type(engine.training_dataloader).__name__,
         "refusals": {
             "zero": refusal(zero_optimization={"stage": 1, "stge": 2}),

@@ -3,20 +3,9 @@ import torch
 from torch import nn
 
 from data_efficiency.accounting import Counters
-from data_efficiency.config import RoutingConfig, load_config
+from data_efficiency.config import load_config
 from data_efficiency.engine.base import EngineBase, make_loader
 from data_efficiency.engine.ranks import Ranks
-
-
-class Router:
-    settings = RoutingConfig(num_layers=1)
-
-    def __init__(self):
-        self.calls = []
-
-    def set_position(self, step, first_row, num_samples):
-        assert num_samples == 4
-        self.calls.append((step, first_row))
 
 
 class Side(EngineBase):
@@ -30,22 +19,7 @@ class Side(EngineBase):
         self._begin(load_config(content), Ranks(data_parallel_rank=rank, data_parallel_size=size))
         self.module = nn.Linear(3, 1)
         self.optimizer = self.lr_scheduler = None
-        self.random_ltd_scheduler = Router()
         self.micro_steps = 0
-
-
-def test_forwards_of_all_ranks_share_no_row():
-    """Two ranks with two micro-batches cover the rows that one rank with four covers."""
-    starts = []
-    for rank, accumulation in ((0, 2), (1, 2)):
-        side = Side(rank=rank, size=2, accumulation=accumulation)
-        for side.micro_steps in range(accumulation):
-            side._place_forward()
-        starts += side.random_ltd_scheduler.calls
-    alone = Side(accumulation=4)
-    for alone.micro_steps in range(4):
-        alone._place_forward()
-    assert starts == alone.random_ltd_scheduler.calls == [(0, 0), (0, 4), (0, 8), (0, 12)]
 
 
 def test_loaders_of_all_ranks_share_the_global_batch():

@@ -4,76 +4,18 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
 
-from data_efficiency import (
-    ConfigError,
-    Curriculum,
-    LearningRate,
-    ModelShape,
-    NonFiniteError,
-    convert_to_random_ltd,
-    initialize,
-)
-from data_efficiency.config.short_form import section_of_parts
+from data_efficiency import ConfigError, LearningRate, ModelShape, NonFiniteError
 from data_efficiency.engine.step import MAX_SKIPPED_UPDATES
 from data_efficiency.engine.whole_tensor import gather_all
-
-LENGTH = 6
-
-
-class Layer(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.dense = nn.Linear(8, 8)
-
-    def forward(self, hidden):
-        return hidden + self.dense(hidden).tanh()
-
-
-class Model(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.tokens = nn.Embedding(16, 8)
-        self.layers = nn.ModuleList(Layer() for _ in range(3))
-        self.scores = nn.Linear(8, 16)
-        self.dropout = nn.Dropout(0.5)
-
-    def forward(self, input_ids):
-        hidden = self.dropout(self.tokens(input_ids))
-        for layer in self.layers:
-            hidden = layer(hidden)
-        return self.scores(hidden)
-
-
-def make_engine(*, accumulation=2, optimizer=torch.optim.AdamW, **sections):
-    torch.manual_seed(0)
-    sizes = {"train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": accumulation}
-    dataset = sections.pop("training_data", None)
-    shape = sections.pop("model_shape", None)
-    return initialize(
-        model=Model(),
-        optimizer=lambda parameters: optimizer(parameters, lr=0.01),
-        config=sizes | sections,
-        training_data=dataset,
-        model_shape=shape,
-    )[0]
-
-
-def batches(seed=0, count=2):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(0, 16, (4, LENGTH), generator=generator) for _ in range(count)]
-
-
-def loss_sums(engine):
-    return lambda tokens: functional.cross_entropy(
-        engine(tokens).flatten(0, 1), tokens.flatten(), reduction="sum"
-    )
-
-
-def take_step(engine, seed=0, **settings):
-    return engine.train_step(batches(seed), loss_sums(engine), torch.numel, **settings)
+from tests.data_efficiency.engine.tiny_engine import (
+    LENGTH,
+    batches,
+    loss_sums,
+    make_engine,
+    take_step,
+)
 
 
 def weights(engine):
@@ -120,15 +62,6 @@ def test_layers_and_operations_are_counted_where_the_shape_is_told():
     counters = take_step(make_engine(model_shape=shape)).counters
     assert counters.layer_tokens == 3 * 8 * LENGTH
     assert counters.flops == 3 * 8 * LENGTH * (3 * 2 * 8 * 8 + 2 * 8 * 16)
-
-
-def test_dropout_depends_on_seed_and_step_alone():
-    first, second = make_engine(), make_engine()
-    torch.rand(7)
-    left = take_step(first).loss
-    torch.rand(3)
-    assert take_step(second).loss == left
-    assert take_step(first).loss != take_step(make_engine()).loss
 
 
 def test_the_rate_follows_the_counter_and_survives_a_resume():
@@ -203,81 +136,6 @@ def test_a_constant_float16_scale_that_never_fits_ends_the_training():
         take_step(engine)
 
 
-RANDOM_LTD = {
-    "enabled": True,
-    "total_layer_num": 3,
-    "random_ltd_layer_num": 1,
-    "random_ltd_layer_id": [1],
-    "model_mask_name": None,
-    "model_type": "decoder",
-    "hidden_state_order": "batch_seq_dim",
-    "random_ltd_schedule": {"min_value": 2, "max_value": 2, "schedule_type": "constant"},
-}
-CURRICULUM = {
-    "enabled": True,
-    "curriculum_metrics": {
-        "seqlen_truncate": {
-            "difficulty_type": "value",
-            "clustering_type": "single_cluster",
-            "min_difficulty": 4,
-            "max_difficulty": LENGTH,
-            "schedule_type": "fixed_linear",
-            "schedule_config": {"total_curriculum_step": 4, "difficulty_step": 2},
-        }
-    },
-}
-WITH_DROPPING = {"data_routing": {"random_ltd": RANDOM_LTD}}
-WITH_CURRICULUM = {"data_sampling": {"curriculum_learning": CURRICULUM}}
-# How long rows become, only these say.
-OPEN_LENGTHS = section_of_parts([Curriculum("seqlen", start=4, steps=4)])
-LEGACY = {
-    "enabled": True,
-    "curriculum_type": "seqlen",
-    "min_difficulty": 4,
-    "max_difficulty": LENGTH,
-    "schedule_type": "fixed_linear",
-    "schedule_config": {"total_curriculum_step": 4, "difficulty_step": 2},
-}
-
-
-@pytest.mark.parametrize(
-    ("sections", "message"),
-    [
-        ({"data_efficiency": WITH_DROPPING}, "random_ltd is enabled, but no layer drops tokens"),
-        ({"data_efficiency": WITH_CURRICULUM}, "is enabled, but there is no loader"),
-        ({"curriculum_learning": LEGACY}, "is enabled, but there is no loader"),
-        ({"data_efficiency": OPEN_LENGTHS}, "is enabled, but there is no loader"),
-    ],
-)
-@pytest.mark.parametrize("call", ["train_step", "forward"])
-def test_what_is_switched_on_and_not_carried_out_is_refused(sections, message, call):
-    engine = make_engine(**sections)
-    with pytest.raises(ConfigError, match=message):
-        take_step(engine) if call == "train_step" else engine(batches()[0])
-    engine.eval()
-    engine(batches()[0])
-
-
-def test_batches_from_elsewhere_do_not_pass_for_the_curriculums():
-    rows = torch.randint(0, 16, (64, LENGTH))
-    engine = make_engine(training_data=rows, data_efficiency=WITH_CURRICULUM)
-    with pytest.raises(ConfigError, match="step 1 was not read from the loader"):
-        take_step(engine)
-    steps = engine.training_dataloader.steps()
-    result = engine.train_step(next(steps), loss_sums(engine), torch.numel)
-    assert result.sequence_length == 4
-    with pytest.raises(ConfigError, match="step 2 was not read from the loader"):
-        take_step(engine)
-
-
-def test_lengths_are_those_that_the_layers_saw():
-    engine = convert_to_random_ltd(make_engine(data_efficiency=WITH_DROPPING), Layer)
-    result = take_step(engine)
-    assert (result.sequence_length, result.kept_length) == (LENGTH, 2)
-    assert result.actual_seq_length == (2 * LENGTH + 2) // 3
-    assert result.counters.layer_tokens == 8 * (2 * LENGTH + 2)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -294,28 +152,6 @@ def test_calls_that_do_not_fit_together(change, message):
     call = {"micro_batches": batches(), "loss_sums": loss_sums(engine), "num_terms": torch.numel}
     with pytest.raises(ValueError, match=message):
         engine.train_step(**call | change)
-
-
-class Images(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.map = nn.Conv2d(3, 8, 4, 4)
-
-    def forward(self, pixel_values):
-        return self.map(pixel_values).flatten(2).mean((1, 2))
-
-
-def test_lengths_that_the_arguments_do_not_tell_are_asked_for():
-    engine = initialize(
-        model=Images(),
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
-        config={"train_micro_batch_size_per_gpu": 2},
-    )[0]
-    images = [torch.randn(2, 3, 8, 8)]
-    call = (images, lambda batch: engine(pixel_values=batch).square().sum(), len)
-    with pytest.raises(ValueError, match="give train_step shape="):
-        engine.train_step(*call)
-    assert engine.train_step(*call, shape=lambda batch: (2, 4)).counters.corpus_tokens == 8
 
 
 class Numbered:

@@ -191,14 +191,7 @@ def test_a_forward_that_no_hook_saw_is_named():
         model.forward(batch(0))
 
 
-def test_wrappers_that_hide_the_forward_are_refused():
-    class PipelineModule(Model):
-        pass
-
-    with pytest.raises(ValueError, match="cannot be composed with pipeline parallelism"):
-        convert_to_random_ltd(PipelineModule(no_recomputation), Layer, SETTINGS)
-    with pytest.raises(ValueError, match=r"nn\.DataParallel runs copies"):
-        convert_to_random_ltd(nn.DataParallel(Model(no_recomputation)), Layer, SETTINGS)
+def test_a_replica_of_a_converted_model_is_refused():
     replica = convert_to_random_ltd(Model(no_recomputation), Layer, SETTINGS)
     replica._is_replica = True
     with pytest.raises(ValueError, match=r"nn\.DataParallel runs copies"):

@@ -240,30 +240,7 @@ def test_layers_that_would_be_wrong_are_refused_by_name(kind):
         run(model)
 
 
-@pytest.mark.parametrize(
-    ("part", "named"),
-    [
-        (nn.GRU(SIZE, SIZE), "GRU"),
-        (nn.LSTMCell(SIZE, SIZE), "LSTMCell"),
-        (nn.Conv1d(1, 1, 3), "Conv1d"),
-    ],
-)
-def test_recurrent_and_convolutional_layers_are_refused_at_conversion(part, named):
-    model = Stack(Plain)
-    model.layers[2].mixer = part
-    with pytest.raises(
-        ValueError, match=f"Plain 2 has a {named}, .* leave it out of random_ltd_layer"
-    ):
-        convert_to_random_ltd(model, Plain, dropping())
-    convert_to_random_ltd(model, Plain, dropping(random_ltd_layer_id=(0, 1)))
-
-
-def test_a_shared_layer_is_refused():
-    model = Stack(Plain)
-    model.again = model.layers[1]
-    with pytest.raises(ValueError, match="Plain 1 stands at 2 places of the model"):
-        convert_to_random_ltd(model, Plain, dropping())
-
+def test_a_layer_that_is_called_twice_is_refused():
     class Twice(Stack):
         def forward(self, hidden):
             return super().forward(super().forward(hidden))

@@ -14,6 +14,7 @@ from data_efficiency.routing.random_ltd import (
     remove_random_ltd_state_dict,
 )
 from data_efficiency.schedule import CustomSchedule
+from tests.data_efficiency.routing.recorded_layers import Layer, Stack, one_layer, run
 from tests.data_efficiency.small_models import KEPT, LENGTH, ROWS, Block, SmallModel, dropping
 from tests.json_sections import random_ltd
 
@@ -49,30 +50,6 @@ def test_the_split_into_micro_batches_changes_nothing():
     whole = loss_of(slice(0, 3))
     parts = loss_of(slice(0, 1)) + loss_of(slice(1, 3))
     torch.testing.assert_close(whole, parts, rtol=1e-12, atol=0)
-
-
-def test_evaluation_drops_nothing_and_needs_no_position():
-    model = converted()
-    tokens, _ = batch()
-    model.random_ltd_scheduler.set_position(0, 0)
-    dropped = model(tokens)
-    model.eval()
-    assert torch.equal(model(tokens), make_model()(tokens))
-    assert not torch.equal(dropped, model(tokens))
-    model.train()
-    with pytest.raises(RuntimeError, match="set_position"):
-        model(tokens)
-
-
-@pytest.mark.parametrize("part", ["layers", "model"])
-def test_a_part_in_evaluation_mode_drops_nothing_though_the_other_trains(part):
-    model, (tokens, _) = converted(), batch()
-    model.random_ltd_scheduler.set_position(0, 0)
-    model(tokens)
-    model.random_ltd_scheduler.set_position(1, 0)
-    for module in model.layers if part == "layers" else [model]:
-        module.training = False
-    assert torch.equal(model(tokens), make_model()(tokens))
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
@@ -130,46 +107,6 @@ def test_a_deep_copy_is_a_converted_model_of_its_own():
     assert torch.equal(model(tokens), dropped)
     twin.random_ltd_scheduler.set_position(3, 0)
     assert not torch.equal(twin(tokens), dropped)
-
-
-class Layer(nn.Module):
-    """A layer as users write them, its call recorded."""
-
-    def __init__(self, result=lambda hidden: hidden * 2):
-        super().__init__()
-        self.result = result
-        self.calls: list[dict] = []
-
-    def forward(self, hidden, mask=None, scale=1.0, **others):
-        self.calls.append({"hidden": hidden, "mask": mask, "scale": scale, **others})
-        return self.result(hidden)
-
-
-class Stack(nn.Module):
-    def __init__(self, layers, **arguments):
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.arguments = arguments
-        self.positional: tuple = ()
-
-    def forward(self, hidden):
-        for layer in self.layers:
-            output = layer(self.enter(hidden), *self.positional, **self.arguments)
-            hidden = output[0] if isinstance(output, tuple) else output
-        return hidden
-
-    def enter(self, hidden):
-        return hidden
-
-
-def one_layer(**changes):
-    only = {"total_layer_num": 1, "random_ltd_layer_num": 1, "random_ltd_layer_id": (0,)}
-    return dropping(**(only | changes))
-
-
-def run(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    model.random_ltd_scheduler.set_position(0, 0)
-    return model(hidden)
 
 
 def test_layers_are_chosen_by_their_order_not_by_their_name():
@@ -237,12 +174,6 @@ def test_layers_may_return_tuples():
         assert outputs[0][1] == "extra"
 
 
-def test_the_batch_may_come_by_keyword():
-    model = convert_to_random_ltd(Stack([Layer()]), Layer, one_layer())
-    model.random_ltd_scheduler.set_position(0, 0)
-    assert model(hidden=torch.ones(ROWS, LENGTH, 2)).sum() == (LENGTH + KEPT) * ROWS * 2
-
-
 def test_configuration_in_every_form(tmp_path):
     only = {"total_layer_num": 1, "random_ltd_layer_num": 1, "random_ltd_layer_id": [0]}
     section = {"data_routing": {"random_ltd": random_ltd(3, KEPT, KEPT, 1, 1, **only)}}
@@ -295,29 +226,11 @@ def test_an_engine_brings_its_configuration_and_gets_the_router():
     [
         (None, "config is missing: a bare SmallModel"),
         (DataEfficiencyConfig(), "random_ltd is missing or not enabled"),
-        (dropping(total_layer_num=5), "total_layer_num is 5, but the model has 4 layers of class"),
-        (dropping(random_ltd_layer_num=3), "random_ltd_layer_num is 3, but .* has 2 entries"),
-        (dropping(random_ltd_layer_id=(1, 1)), r"\[1, 1\]: names a layer twice"),
-        (dropping(random_ltd_layer_id=(1, 4)), r"\[1, 4\]: each must be at least 0 and below 4"),
-        (dropping(random_ltd_layer_id=(-1, 2)), r"\[-1, 2\]: each must be"),
-        (
-            dropping(model_mask_name="mask"),
-            "model_mask_name is 'mask', but Block.forward",
-        ),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(config, message):
-    model = make_model()
+def test_settings_without_a_route_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
-        convert_to_random_ltd(model, Block, config)
-    assert model(batch()[0]).shape == (ROWS, LENGTH, 50)
-
-
-def test_converting_twice_is_refused():
-    model = converted()
-    for again in (model, copy.deepcopy(model)):
-        with pytest.raises(ValueError, match="converted to random-LTD already"):
-            convert_to_random_ltd(again, Block, dropping())
+        convert_to_random_ltd(make_model(), Block, config)
 
 
 def test_only_modules_can_be_converted():
@@ -379,17 +292,6 @@ def test_interchanged_axes_are_refused():
     convert_to_random_ltd(model, Layer, one_layer(hidden_state_order="seq_batch_dim"))
     with pytest.raises(ValueError, match="got hidden states of 12 rows of 3 tokens, but .* 3 rows"):
         run(model, torch.ones(ROWS, LENGTH, 2))
-
-
-@pytest.mark.parametrize("images", [torch.ones(ROWS, 2, 3, 4), [{"pixels": torch.ones(ROWS, 24)}]])
-def test_where_the_models_arguments_do_not_tell_the_length_the_first_layer_does(images):
-    class Patches(Stack):
-        def forward(self, images):
-            pixels = images if isinstance(images, torch.Tensor) else images[0]["pixels"]
-            return super().forward(pixels.reshape(ROWS, LENGTH, 2))
-
-    model = convert_to_random_ltd(Patches([Layer()]), Layer, one_layer())
-    assert run(model, images).sum() == (LENGTH + KEPT) * ROWS * 2
 
 
 def test_wrapped_names_become_plain_in_the_same_order():

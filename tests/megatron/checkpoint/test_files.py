@@ -7,7 +7,11 @@ import torch
 
 from data_efficiency.engine.whole_tensor import whole_tensors
 from data_efficiency.files.result_folder import OtherVersionError, write_manifest
+from megatron.checkpoint import files
 from megatron.checkpoint.files import (
+    LATEST_FILE,
+    FoundCheckpoint,
+    checkpoint_folder,
     find_checkpoint,
     has_checkpoints,
     latest_checkpoint,
@@ -274,6 +278,25 @@ def test_a_damaged_checkpoint_is_passed_over(run_of_three, problem):
     flip_a_byte(run_of_three / "global_step10" / "model.safetensors")
     with pytest.raises(ValueError, match=r"no checkpoint in .* is whole: .*;.*;.*global_step10"):
         find_checkpoint(run_of_three)
+
+
+def test_a_run_that_saves_meanwhile_is_looked_at_again(run_of_three, monkeypatch):
+    """What was listed is gone when it is looked at, since later checkpoints have taken its place."""
+    verify, looked_at = files.verify, []
+
+    def saved_meanwhile(checkpoint):
+        looked_at.append(checkpoint.name)
+        if len(looked_at) == 1:
+            for step in (10, 20, 30):
+                checkpoint_folder(run_of_three, step).rename(
+                    checkpoint_folder(run_of_three, step + 100)
+                )
+            (run_of_three / LATEST_FILE).write_text("global_step130\n")
+        return verify(checkpoint)
+
+    monkeypatch.setattr(files, "verify", saved_meanwhile)
+    assert find_checkpoint(run_of_three) == FoundCheckpoint(step=130)
+    assert looked_at == ["global_step30", "global_step130"]
 
 
 @pytest.mark.parametrize("content", [b"", b"global_st", b"\0" * 20, b"\xff\xfe", b"global_step\n"])

@@ -9,8 +9,8 @@ from accelerate import load_checkpoint_in_model
 from safetensors.torch import load_file
 from torch import nn
 
-from data_efficiency.engine.whole_tensor import whole_tensors
-from megatron.checkpoint import shares
+from data_efficiency.engine.whole_tensor import WholeTensor, whole_tensors
+from megatron.checkpoint import saving, shares
 from megatron.checkpoint.files import find_checkpoint, read_tensors, read_weights
 from megatron.checkpoint.model import identity_of_checkpoint
 from megatron.checkpoint.saving import Save, save_checkpoint
@@ -175,3 +175,46 @@ def test_a_thread_writes_what_one_process_saves(tmp_path, monkeypatch):
     )
     for path in again.iterdir():
         assert (tmp_path / "global_step1" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_tensor_that_cannot_be_gathered_ends_the_save_and_leaves_nothing(tmp_path):
+    def lost():
+        raise ConnectionError("a process is gone")
+
+    tensors = [
+        *whole_tensors({"a": torch.ones(3)}),
+        WholeTensor(name="b", shape=(3,), dtype=torch.float32, gather=lost),
+    ]
+    for in_background in (False, True):
+        with pytest.raises(ConnectionError, match="a process is gone"):
+            Save(
+                *(tmp_path, 1),
+                weights=tensors,
+                optimizer_state=[],
+                state={},
+                in_background=in_background,
+            )
+        assert [*tmp_path.iterdir()] == []
+
+
+def test_a_full_disk_stops_no_process_in_the_middle_of_gathering(tmp_path, monkeypatch):
+    gathered = []
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saving, "write_tensor_file", full)
+    tensors = [
+        WholeTensor(
+            name=f"t{number}",
+            shape=(1,),
+            dtype=torch.float32,
+            gather=lambda number=number: gathered.append(number) or torch.ones(1),
+        )
+        for number in range(9)
+    ]
+    save = Save(tmp_path, 1, weights=tensors, optimizer_state=[], state={})
+    assert gathered == [*range(9)]
+    with pytest.raises(OSError, match="No space left on device"):
+        save.finish(keep_last=1)
+    assert [*tmp_path.iterdir()] == []

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pretrain_gpt
-from megatron.training import make_optimizer
+from megatron.optimizer import make_optimizer
 from tests.megatron.tiny_pretraining import flags_of, make_run, settings, write_corpus
 
 

@@ -7,7 +7,7 @@ from data_efficiency import ConfigError, load_config
 from megatron.arguments import parse_run_config
 from megatron.engine_json import engine_json
 from megatron.recipes import SHIPPED, read_toml, write_run_file
-from megatron.training import with_batch_size
+from megatron.run_settings import with_batch_size
 from tests.megatron.recipes.recipe_files import BASE, RUN, read, write_run
 
 
@@ -69,14 +69,6 @@ def test_other_sizes_change_what_follows_from_them(small):
     ).data_efficiency
     assert section.length_plans[0].max_difficulty == 32
     assert section.random_ltd.random_ltd_layer_id == (1, 2, 3, 4)
-
-
-def test_processes_share_the_batch(small):
-    assert with_batch_size(read(small), 16).training.micro_batch_size == 1
-    with pytest.raises(
-        ValueError, match=r"is 16: must be a multiple of .* \(4\) x processes \(3\)"
-    ):
-        with_batch_size(read(small), 3)
 
 
 @pytest.mark.parametrize("name", ["small", *SHIPPED.recipes])

@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 from torch.utils._pytree import tree_leaves
 
 
-class KeptOnly:
+class RefusedResult:
     """Stands for attention weights and the like of a routed layer: an error as soon as it is used."""
 
     def __init__(self, name: str) -> None:
@@ -18,7 +18,7 @@ class KeptOnly:
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        next(one for one in tree_leaves((args, kwargs)) if isinstance(one, KeptOnly))._refuse()
+        next(one for one in tree_leaves((args, kwargs)) if isinstance(one, RefusedResult))._refuse()
 
     def _refuse(self, *_: Any) -> NoReturn:
         raise ValueError(

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from data_efficiency.routing.kept_only import KeptOnly
+from data_efficiency.routing.refused_result import RefusedResult
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,8 @@ from data_efficiency.routing.kept_only import KeptOnly
 )
 def test_every_use_is_refused_by_name(use):
     with pytest.raises(ValueError, match="Block returned, beside the hidden states, a tensor"):
-        use(KeptOnly("Block"))
+        use(RefusedResult("Block"))
 
 
 def test_it_may_be_copied_unused():
-    assert isinstance(copy.deepcopy(KeptOnly("Block")), KeptOnly)
+    assert isinstance(copy.deepcopy(RefusedResult("Block")), RefusedResult)
