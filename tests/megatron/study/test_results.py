@@ -3,7 +3,7 @@ import json
 import pytest
 
 from megatron.evaluation import results as evaluation
-from megatron.study.results import Measure, read_arm, read_result
+from megatron.study.results import Measure, read_arm, read_result, read_results, results_as_json
 from tests.megatron.study.made_up_runs import write_made_up_run
 
 
@@ -81,6 +81,10 @@ def test_evaluations_of_the_last_checkpoint_are_further_measures(tmp_path, monke
     monkeypatch.setattr(evaluation, "identity_of_checkpoint", lambda _: "now")
     [found] = read_arm(folder, "base")
     assert found.others == {"validation perplexity": 9.0, "copa (0-shot)": 50.0}
+    # A page is the same from a run and from what is kept of it.
+    kept = tmp_path / "results.jsonl"
+    kept.write_text(results_as_json([found]))
+    assert [*found.others] == [*read_results(kept)[0].others]
 
 
 def test_a_pretraining_run_of_two_losses_is_judged_by_the_first(tmp_path):
