@@ -1,5 +1,6 @@
 """Pretrains a GPT: model, data and loss for `megatron.training.pretrain`."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from data_efficiency.config import WINDOWS, load_config
 from megatron.arguments import parse_run_config
 from megatron.config import RunConfig
 from megatron.data.blended_dataset import Dataset, open_dataset, open_validation
+from megatron.data.document_pieces import open_pieces
 from megatron.data.documents import Documents
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.data.vocabulary_check import check_vocabulary
@@ -40,7 +42,11 @@ def make_datasets(config: RunConfig) -> tuple[Dataset, Dataset | None]:
         "sequence_length": data.seq_length,
         "documents": documents,
     }
-    training = open_dataset(GPTDataset, data.data_path, split_name="train", **options)
+    training: Dataset
+    if data.shortest_piece is None:
+        training = open_dataset(GPTDataset, data.data_path, split_name="train", **options)
+    else:
+        training = open_pieces(data)
     check_vocabulary(training, data, config.model.vocab_size, tokenizer)
     return training, open_validation(GPTDataset, data.data_path, **options)
 
@@ -57,6 +63,9 @@ def documents_of(config: RunConfig, tokenizer: Tokenizer | None) -> Documents:
         reset_position_ids=data.reset_position_ids,
         eod_mask_loss=data.eod_mask_loss,
     )
+    if tokenizer is not None:
+        with contextlib.nullcontext() if documents.flags else contextlib.suppress(ValueError):
+            documents = replace(documents, end_of_text=tokenizer.eod)
     if not documents.flags:
         return documents
     section = load_config(engine_json(config)).data_efficiency
@@ -74,7 +83,7 @@ def documents_of(config: RunConfig, tokenizer: Tokenizer | None) -> Documents:
         True,
         "token_superposition makes one position of tokens of two documents: remove one of the two",
     )
-    return documents if tokenizer is None else replace(documents, end_of_text=tokenizer.eod)
+    return documents
 
 
 def forward_step(engine: Engine, batch: Batch) -> tuple[torch.Tensor]:

@@ -124,6 +124,17 @@ class Blended(Numbered):
         self.part_weights = 3.0, 1.0
 
 
+class Bucketed(Numbered):
+    """The same as rows of six lengths, half as many of each as of the one before."""
+
+    part_lengths = tuple(LONGEST >> place for place in range(5, -1, -1))
+
+    def __init__(self, num_samples: int) -> None:
+        super().__init__(num_samples)
+        sizes = [num_samples >> place for place in range(1, 6)]
+        self.part_sizes = *sizes, num_samples - sum(sizes)
+
+
 def make_sampler(
     folder: Path,
     num_samples: int,
@@ -135,19 +146,24 @@ def make_sampler(
     """Our sampler over the indexes in a folder.
 
     Args:
-        blend: None: one part. A mapping: the mix of two; else their sizes are.
+        blend: None: one part. A mapping: the mix of two; "buckets": rows of six lengths; else the sizes of two parts are.
         learning: more keys of the curriculum.
     """
     learning |= {
-        "enabled": True,
+        "enabled": bool(described),
         "curriculum_metrics": {
             name: metric | {"index_path": str(folder / name)} for name, metric in described.items()
         },
     }
-    mix = {"mix": blend} if isinstance(blend, Mapping) else {}
-    section = {"data_sampling": {"curriculum_learning": learning, **mix}}
+    more: dict[str, Any] = {"mix": blend} if isinstance(blend, Mapping) else {}
+    if blend == "buckets":
+        more = {"length_buckets": {"odds": "grow_p2", "num_cycles": 8}}
+    section = {"data_sampling": {"curriculum_learning": learning, **more}}
     config = load_config({"data_efficiency": section}).data_efficiency
     dataset = Numbered(num_samples) if blend is None else Blended(num_samples)
+    if blend == "buckets":
+        # Of the shortest rows, which come first, a step has as many as of others.
+        return CurriculumSampler(Bucketed(num_samples), config, micro_batch_size=BATCH_SIZE // 32)
     return CurriculumSampler(dataset, config, micro_batch_size=BATCH_SIZE)
 
 
@@ -282,6 +298,8 @@ def played(num_steps: int) -> dict[str, tuple[dict[str, Any], dict[str, Any], An
         "window": ({"rarity": window}, {}, None),
         "rank_buckets": (one, {"order": {"num_buckets": 376}}, "blend"),
         "mix": (one, {"order": {"num_buckets": 376, "pass_samples": drawn}}, mix),
+        "length_buckets": ({}, {}, "buckets"),
+        "sorted_in_buckets": (one, {}, "buckets"),
     }
 
 

@@ -9,11 +9,11 @@ samples' content (padding) cannot be planned.
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,6 +118,42 @@ class RunPlan:
         return stretch.first_step - 1 + math.ceil(missing / getattr(stretch.counts, counter))
 
     @property
+    def bucket_lengths(self) -> tuple[int, ...]:
+        """Tokens of a row of each bucket; nothing where rows have one length."""
+        buckets = self.config.data_efficiency.length_buckets
+        return () if buckets is None else buckets.lengths
+
+    def bucket_shares(self, step: int) -> tuple[float, ...]:
+        """What part of the steps around a step draws from each bucket: of a fiftieth of the run, or two steps a bucket."""
+        if not self.bucket_lengths:
+            return ()
+        width = max(self.num_steps // 50, 2 * len(self.bucket_lengths))
+        last = min(self.num_steps, step + width // 2)
+        first = max(0, last - width)
+        return tuple((self._bucket_steps(last) - self._bucket_steps(first)) / (last - first))
+
+    @property
+    def steps_of_buckets(self) -> NDArray[np.float64]:
+        """[buckets]: the run's steps of each."""
+        return self._bucket_steps(self.num_steps)
+
+    def _bucket_steps(self, step: int) -> NDArray[np.float64]:
+        """[buckets]: steps of each up to the end of `step`."""
+        number = max(0, self._number_at(step))
+        stretch, found = self.stretches[number], self._bucket_steps_before[number].copy()
+        bucket = self.bucket_lengths.index(stretch.shape.sequence_length)
+        found[bucket] += step - stretch.first_step + 1
+        return found
+
+    @cached_property
+    def _bucket_steps_before(self) -> NDArray[np.float64]:
+        """[stretches, buckets]."""
+        lengths = np.array([stretch.shape.sequence_length for stretch in self.stretches])
+        steps = np.array([stretch.num_steps for stretch in self.stretches])
+        of_buckets = steps[:, None] * (lengths[:, None] == self.bucket_lengths)
+        return np.cumsum(of_buckets, 0) - of_buckets
+
+    @property
     def last_change(self) -> int:
         """The last step at which pool or shape differ from those of the step before; 1 if none."""
         steps, sizes = self.pools
@@ -144,24 +180,25 @@ def plan_run(
     model: ModelShape,
     sequence_length: int,
     num_steps: int,
-    num_samples: int | None = None,
+    num_samples: int | Sequence[int] | None = None,
     data_parallel_size: int = 1,
 ) -> RunPlan:
     """The plan of a run.
 
     Args:
         sequence_length: positions of a sample, at least 1.
-        num_samples: samples of the dataset; None reads their number, and the pools, from the
+        num_samples: samples of the dataset, or rows of each of its buckets; None reads their number, and the pools, from the
             difficulty indexes that the configuration names.
 
     Raises:
         ConfigError: for a configuration that is not understood or does not fit the model.
         ValueError: if the pools do not follow from what is given, or there is no step or sample.
     """
+    config, num_samples = with_bucket_sizes(load_config(config), num_samples)
     for name, number in (("num_steps", num_steps), ("num_samples", num_samples)):
         if number is not None and number < 1:
             raise ValueError(f"{name} is {number}: must be at least 1")
-    walk = _Walk(load_config(config), model, sequence_length, data_parallel_size)
+    walk = _Walk(config, model, sequence_length, data_parallel_size)
     stretches: list[Stretch] = []
     for stretch in walk.stretches(num_steps):
         if stretches and stretches[-1].shape == stretch.shape:
@@ -178,6 +215,37 @@ def plan_run(
         played=played,
         pools=pools,
     )
+
+
+def with_bucket_sizes(
+    config: Config, num_samples: int | Sequence[int] | None
+) -> tuple[Config, int | None]:
+    """The configuration with the rows of each bucket where so many samples are told, and how many samples there are.
+
+    Raises:
+        ConfigError: for several numbers where there are no buckets, or not one for each.
+    """
+    section = config.data_efficiency
+    buckets = section.length_buckets
+    sizes = tuple(num_samples) if isinstance(num_samples, Sequence) else ()
+    if len(sizes) == 1 and (buckets is None or len(buckets.lengths) > 1):
+        return config, sizes[0]
+    if buckets is None:
+        if sizes:
+            raise ConfigError(
+                f"num_samples is {list(sizes)}: rows have one length (no data_sampling.length_buckets), so give one number"
+            )
+        return config, None if isinstance(num_samples, Sequence) else num_samples
+    if sizes and len(sizes) != len(buckets.lengths):
+        raise ConfigError(
+            f"num_samples is {list(sizes)}: must be one number, or one for each bucket, whose lengths are {list(buckets.lengths)}"
+        )
+    if sizes:
+        section = section.with_buckets(buckets.lengths, sizes)
+        config = replace(config, data_efficiency=section)
+    elif num_samples is None and buckets.sizes:
+        num_samples = sum(buckets.sizes)
+    return config, sum(sizes) if sizes else cast("int | None", num_samples)
 
 
 def planned_totals(  # noqa: PLR0913 - an argument for each end
@@ -242,6 +310,15 @@ class _Walk:
             sequence_length=sequence_length,
         )
         together = self._micro_batch_size * data_parallel_size
+        buckets = config.data_efficiency.length_buckets
+        if buckets is not None and buckets.lengths[-1:] != (sequence_length,):
+            raise ConfigError(
+                f"data_sampling.length_buckets.lengths is {list(buckets.lengths)}, but samples have up to {sequence_length} "
+                "tokens: the last one must be that"
+            )
+        self._has_buckets = buckets is not None
+        self._found: dict[Hashable, tuple[StepShape, Counters]] = {}
+        """What steps of a kind give and add: in a run with buckets the same few come again and again."""
         self._sizes = StepSizes.of(config.data_efficiency, self.full_batch.num_rows, together)
 
     def stretches(self, num_steps: int | None) -> Iterator[Stretch]:
@@ -251,22 +328,38 @@ class _Walk:
         while step is not None and step <= last:
             following = self._next_change(step)
             end = last + 1 if following is None else min(following, last + 1)
-            shape = self._shape_at(step)
-            batch = replace(self.full_batch, num_rows=self._sizes.samples(step))
+            shape, counts = self._step_at(step)
             yield Stretch(
                 first_step=step,
                 num_steps=end - step,
                 shape=shape,
-                counts=count_step(shape, batch, self._model),
+                counts=counts,
                 num_micro_batches=self._num_micro_batches(step),
             )
             step = following
 
+    def _step_at(self, step: int) -> tuple[StepShape, Counters]:
+        """What a step gives the model, and what it adds."""
+        # Of routes nobody asks what makes two steps alike.
+        kind: Hashable = step
+        if self._routing is None and self._superposition is None:
+            accepted = (plan.schedule.difficulty(step) for plan in self._plans)
+            kind = (*accepted, None, self._sizes.rows(step), self._sizes.per_row(step))
+        if kind not in self._found:
+            shape = self._shape_at(step)
+            batch = replace(self.full_batch, num_rows=self._sizes.samples(step))
+            found = shape, count_step(shape, batch, self._model)
+            if kind == step:
+                return found
+            self._found[kind] = found
+        return self._found[kind]
+
     def _shape_at(self, step: int) -> StepShape:
         accepted = {plan.name: plan.schedule.difficulty(step) for plan in self._plans}
-        rows, length = shape_after(
-            self._plans, accepted, self._micro_batch_size, self.full_batch.sequence_length
-        )
+        whole = self.full_batch.sequence_length
+        if self._has_buckets:
+            whole //= self._sizes.per_row(step)
+        rows, length = shape_after(self._plans, accepted, self._micro_batch_size, whole)
         windows = windows_of(self._plans, accepted)
         window = min(windows.values(), default=length)
         rows *= 1 if self._superposition else self._sizes.per_row(step)

@@ -45,6 +45,7 @@ def format_plan(plan: RunPlan, num_rows: int = 20, stage_starts: Sequence[int] =
         "all tokens",
     ]
     parts = [f"part {number} %" for number in range(len(plan.part_shares(1)))]
+    parts += [f"{length} long %" for length in plan.bucket_lengths]
     staged = ["stage"] if stage_starts else []
     rows = [["step", *staged, *plan.difficulties(1), *parts, *titles]]
     for step in sorted({*_spread_steps(plan, num_rows), *stage_starts}):
@@ -55,6 +56,7 @@ def format_plan(plan: RunPlan, num_rows: int = 20, stage_starts: Sequence[int] =
                 *(str(bisect_right(stage_starts, step)) for _ in staged),
                 *map(str, plan.difficulties(step).values()),
                 *(f"{100 * share:.1f}" for share in plan.part_shares(step)),
+                *(f"{100 * share:.0f}" for share in plan.bucket_shares(step)),
                 format_count(pool),
                 f"{100 * pool / plan.num_samples:.1f}",
                 *(format_count(stretch.counts.consumed_samples) for _ in samples),
@@ -70,7 +72,8 @@ def format_plan(plan: RunPlan, num_rows: int = 20, stage_starts: Sequence[int] =
 
 
 def _has_batches(plan: RunPlan) -> bool:
-    return plan.config.data_efficiency.batch_size is not None
+    section = plan.config.data_efficiency
+    return section.batch_size is not None or section.length_buckets is not None
 
 
 def _has_window(plan: RunPlan) -> bool:
@@ -134,14 +137,24 @@ def plot_plan(plan: RunPlan, path: str | Path, stage_starts: Sequence[int] = ())
         },
     )
     pools = np.array([plan.pool_size(step) for step in steps.tolist()])
-    shares = np.array([plan.part_shares(step) for step in steps.tolist()])  # [steps, parts]
-    drawn = {f"part {number}": 100 * share for number, share in enumerate(shares.T)}
+    shares = np.array(
+        [plan.part_shares(step) or plan.bucket_shares(step) for step in steps.tolist()]
+    )  # [steps, parts]
+    named = [f"{length} tokens" for length in plan.bucket_lengths]
+    drawn = {
+        name: 100 * share
+        for name, share in zip(
+            named or [f"part {n}" for n in range(len(shares.T))], shares.T, strict=True
+        )
+    }
     title = "Pool, % of the samples" + (", and drawn from each part, %" if drawn else "")
+    if named:
+        title = "Drawn from rows of a length, % of the steps"
     _draw(
         panels[1],
         title,
         steps,
-        {"pool" if drawn else "": 100 * pools / plan.num_samples, **drawn},
+        {**({} if named else {"pool" if drawn else "": 100 * pools / plan.num_samples}), **drawn},
     )
     lengths = {"length": [stretch.shape.sequence_length for stretch in stretches]}
     if _has_window(plan):
@@ -180,7 +193,9 @@ def _draw(
     if baseline is not None:
         axes.axhline(baseline, color=GREY, linestyle=":", linewidth=1.2)
     if any(lines):
-        axes.legend(frameon=False)
+        # Where the lines leave most room is looked for at each of their corners.
+        corners = sum(np.count_nonzero(np.diff(values)) for values in lines.values())
+        axes.legend(frameon=False, loc="best" if corners < MAX_POINTS // 10 else "upper right")
     tidy_axes(axes)
     axes.yaxis.set_major_formatter(axes.xaxis.get_major_formatter())
     axes.set(title=title, xlabel="step")

@@ -28,6 +28,7 @@ def plan_warnings(plan: RunPlan, decay_end: DecayEnd | None = None) -> list[str]
         *_about_pools(plan),
         *_about_feedback(plan),
         *_about_the_order(plan),
+        *_about_the_buckets(plan),
         *_about_the_curriculum(plan),
         *_about_token_dropping(plan),
         *_about_layer_dropout(plan),
@@ -94,6 +95,29 @@ def _about_the_order(plan: RunPlan) -> list[str]:
         f"the order is longer than training: a pass through it draws {in_pass} samples, and {plan.num_steps} steps "
         f"draw {wanted}; what comes last is never trained on: say pass_samples {wanted} in its order"
     ]
+
+
+def _about_the_buckets(plan: RunPlan) -> list[str]:
+    """Cycles that are not come to the end of, and rows that come again while others wait."""
+    buckets, found = plan.config.data_efficiency.length_buckets, []
+    if buckets is None:
+        return []
+    if buckets.pass_steps is not None and buckets.pass_steps > plan.num_steps:
+        found.append(
+            f"the pass of the length buckets is longer than training: it has {buckets.pass_steps} steps, of which "
+            f"{plan.num_steps} are taken; what comes last in it is never trained on: say pass_steps {plan.num_steps}"
+        )
+    if buckets.sizes:
+        per_row = [buckets.rows_in_place_of_one(one) for one in range(len(buckets.lengths))]
+        drawn = plan.steps_of_buckets * per_row * plan.full_batch.num_rows
+        passes = drawn / np.maximum(1, buckets.sizes)
+        most, least = int(passes.argmax()), int(passes.argmin())
+        if passes[most] >= 2 and passes[least] < 1:
+            found.append(
+                f"rows of {buckets.lengths[most]} tokens come {passes[most]:.1f} times, and of those of {buckets.lengths[least]} only "
+                f"{passes[least]:.0%} are used: shares nearer to those of the data (token_shares natural) repeat less"
+            )
+    return found
 
 
 def _about_the_curriculum(plan: RunPlan) -> list[str]:

@@ -7,12 +7,13 @@ from typing import Any
 from megatron.config import DataConfig
 from megatron.data.bert_dataset import BertDataset, BertSettings, BertVocabulary
 from megatron.data.blended_dataset import BlendedDataset, open_dataset
+from megatron.data.document_pieces import DocumentPieces, open_pieces
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.tokenizer import Tokenizer, add_tokenizer_flags, build_tokenizer, named_tokenizer
 
 logger = logging.getLogger(__name__)
 
-AnyDataset = GPTDataset | BertDataset | BlendedDataset
+AnyDataset = GPTDataset | DocumentPieces | BertDataset | BlendedDataset
 
 
 def add_corpus_flags(parser: Any, *, is_required: bool) -> None:
@@ -35,6 +36,12 @@ def add_corpus_flags(parser: Any, *, is_required: bool) -> None:
     add("--split", default=DataConfig.split, metavar="A,B,C", help="train, valid, test")
     add("--seq-length", type=int, required=is_required, metavar="N")
     add(
+        "--shortest-piece",
+        type=int,
+        metavar="N",
+        help="gpt: pieces of documents, as in training, instead of windows of running text",
+    )
+    add(
         "--short-seq-prob",
         type=float,
         metavar="P",
@@ -55,6 +62,15 @@ def open_corpus(arguments: Any) -> AnyDataset:
         for name in ("short_seq_prob", "sample_seed"):
             if getattr(arguments, name) is not None:
                 raise ValueError(f"--{name.replace('_', '-')} belongs to --data-type bert")
+        if arguments.shortest_piece is not None:
+            return open_pieces(
+                DataConfig(
+                    data_path=tuple(arguments.data_path),
+                    split=arguments.split,
+                    seq_length=arguments.seq_length,
+                    shortest_piece=arguments.shortest_piece,
+                )
+            )
         return open_dataset(
             GPTDataset,
             arguments.data_path,
@@ -62,6 +78,8 @@ def open_corpus(arguments: Any) -> AnyDataset:
             split=arguments.split,
             sequence_length=arguments.seq_length,
         )
+    if arguments.shortest_piece is not None:
+        raise ValueError("--shortest-piece belongs to --data-type gpt")
     given = {"seed": arguments.sample_seed, "short_seq_prob": arguments.short_seq_prob}
     tokenizer = named_tokenizer(arguments)
     dataset = open_dataset(

@@ -5,6 +5,7 @@ A key that is a setting lives in the setting alone: `settings_of` takes it out o
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from data_efficiency import ConfigError
@@ -28,6 +29,7 @@ SETTINGS_OF_KEYS = {
 _SAMPLING, _ROUTING = "data_efficiency.data_sampling", "data_efficiency.data_routing"
 METRICS = f"{_SAMPLING}.curriculum_learning.curriculum_metrics"
 BATCH_SIZE = f"{_SAMPLING}.batch_size"
+BUCKETS = f"{_SAMPLING}.length_buckets"
 PASS_SAMPLES = f"{_SAMPLING}.curriculum_learning.order.pass_samples"
 DROPPING = f"{_ROUTING}.random_ltd"
 BAGS = f"{_ROUTING}.token_superposition"
@@ -91,6 +93,7 @@ def engine_json(
     if training.fsdp:
         _put_stage(content, training.fsdp)
     _put_tensor_size(content, getattr(training, "tensor_model_parallel_size", 1))
+    _put_buckets(content, config)
     _put_ramp(content, getattr(training, "rampup_batch_size", ()), training.batch_size)
     for precision in ("fp16", "bf16"):
         if not getattr(training, precision):
@@ -115,6 +118,7 @@ def _put_autos(
     if isinstance(config, RunConfig):
         _refuse_unknown_pass(content)
         autos[PASS_SAMPLES] = _samples_of(config, value_at(content, BAGS) or {})
+        autos[f"{BUCKETS}.pass_steps"] = config.num_whole_steps
     for key, value in autos.items():
         if value is not None and value_at(content, key) == "auto":
             put(content, key, value)
@@ -185,6 +189,44 @@ def _put_ramp(content: dict[str, Any], ramp: Sequence[int], end: int) -> None:
     )
 
 
+def _put_buckets(content: dict[str, Any], config: AnyRunConfig) -> None:
+    """Write the lengths of the pieces that documents are cut into.
+
+    Raises:
+        ConfigError: if others are written.
+    """
+    if not isinstance(config, RunConfig) or config.data.shortest_piece is None:
+        return
+    lengths, written = list(config.data.piece_lengths), value_at(content, f"{BUCKETS}.lengths")
+    if written not in (None, lengths):
+        raise ConfigError(
+            f"{BUCKETS}.lengths is {written}, but --shortest-piece and --seq-length make {lengths}: remove the key"
+        )
+    put(content, f"{BUCKETS}.lengths", lengths)
+
+
+def with_rows_of_buckets(config: RunConfig, sizes: Sequence[int]) -> RunConfig:
+    """The run with the number of rows of each bucket, where it has some, for what is planned of it.
+
+    Raises:
+        ConfigError: if it has none.
+    """
+    if config.data.shortest_piece is None:
+        raise ConfigError(
+            f"{len(sizes)} numbers of samples are given, and rows have one length: give one, or --shortest-piece"
+        )
+    section = copied(config.data_efficiency)
+    put(section, "data_sampling.length_buckets.sizes", list(sizes))
+    return replace(config, data_efficiency=section)
+
+
+def with_buckets_of(config: RunConfig, dataset: Any) -> RunConfig:
+    """The run with the number of rows of each bucket that its training data have; as it is where they have none."""
+    if getattr(dataset, "part_lengths", None) is None:
+        return config
+    return with_rows_of_buckets(config, dataset.part_sizes)
+
+
 def _put_tensor_size(content: dict[str, Any], size: int) -> None:
     """Write how many processes share each layer, which a flag says."""
     written = value_at(content, "tensor_parallel.autotp_size")
@@ -215,11 +257,15 @@ def _put_accumulation(content: dict[str, Any], config: AnyRunConfig, num_process
 
 def _refuse_unknown_pass(content: Mapping[str, Any]) -> None:
     metrics = (value_at(content, METRICS) or {}).values()
-    varies = any(value_at(metric, "constant_tokens") is True for metric in metrics)
-    has_batches = value_at(content, BATCH_SIZE) is not None
-    if (varies or has_batches) and value_at(content, PASS_SAMPLES) == "auto":
+    changing = {
+        "constant_tokens": any(value_at(metric, "constant_tokens") is True for metric in metrics),
+        "length_buckets": value_at(content, BUCKETS) is not None,
+        "batch_size": value_at(content, BATCH_SIZE) is not None,
+    }
+    found = [name for name, changes in changing.items() if changes]
+    if found and value_at(content, PASS_SAMPLES) == "auto":
         raise ConfigError(
-            f"{PASS_SAMPLES} is 'auto', and {'batch_size' if has_batches else 'constant_tokens'} changes how many samples a step draws: give the number that the "
+            f"{PASS_SAMPLES} is 'auto', and {found[-1]} changes how many samples a step draws: give the number that the "
             "run draws (tools/plan.py shows it)"
         )
 
@@ -258,7 +304,7 @@ def _put_outer_switches(content: dict[str, Any]) -> None:
     curriculum = value_at(content, f"{_SAMPLING}.curriculum_learning.enabled")
     sampling = section["data_sampling"]
     samples = curriculum or any(
-        sampling.get(key) is not None for key in ("mix", "feedback", "batch_size")
+        sampling.get(key) is not None for key in ("mix", "feedback", "batch_size", "length_buckets")
     )
     routes = [value_at(route, "enabled") is True for route in section["data_routing"].values()]
     section.setdefault("enabled", samples or any(routes))

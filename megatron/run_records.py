@@ -67,11 +67,14 @@ def begin_record(
     }
 
 
-def start_record(run: Run, num_samples: int) -> dict[str, Any]:
+def start_record(
+    run: Run, num_samples: int, pieces: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The first line of a pretraining's log.
 
     Args:
         num_samples: of the training dataset.
+        pieces: what these are, where documents were cut into some.
     """
     dropping = run.engine.data_efficiency_config.closed_random_ltd
     begin = begin_record(
@@ -90,6 +93,7 @@ def start_record(run: Run, num_samples: int) -> dict[str, Any]:
         "losses": run.task.losses,
         "is_averaged": run.average is not None,
         **({"stage_starts": list(run.stage_starts)} if run.stage_starts else {}),
+        **({"pieces": pieces} if pieces else {}),
     }
 
 
@@ -124,7 +128,8 @@ def step_record(run: Run, result: StepResult) -> dict[str, Any]:
 
 def _batch_record(run: Run, samples: Any) -> dict[str, int]:
     """How many samples a step has, where that changes."""
-    changes = run.engine.data_efficiency_config.batch_size is not None
+    settings = run.engine.data_efficiency_config
+    changes = settings.batch_size is not None or settings.length_buckets is not None
     return {"step_samples": len(samples)} if changes else {}
 
 

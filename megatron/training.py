@@ -38,7 +38,7 @@ from megatron.checkpoint.run import (
     save_when_due,
 )
 from megatron.config import CheckpointConfig, RunConfig
-from megatron.engine_json import engine_json
+from megatron.engine_json import engine_json, with_buckets_of
 from megatron.evaluation.samples import Samples
 from megatron.model.compilation import compile_model
 from megatron.model.optional_kernels import choose_attention
@@ -88,15 +88,22 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
         stack.enter_context(watching_processes(ranks))
         still_held = stack.enter_context(held_folder(config.checkpoint, ranks))
         train_dataset, valid_dataset = task.make_datasets(config)
-        run = setup_model_and_optimizer(config, task, train_dataset, valid_dataset)
+        known = with_buckets_of(config, train_dataset)
+        run = setup_model_and_optimizer(known, task, train_dataset, valid_dataset)
         run.before_save = still_held
+        pieces = getattr(train_dataset, "pieces_record", None)
         run.say(
             f"{num_parameters(run.engine.module):,} parameters | {len(train_dataset):,} training and "
-            f"{len(valid_dataset or ()):,} validation samples of {config.data.seq_length} tokens | "
+            f"{len(valid_dataset or ()):,} validation samples of {'up to ' if pieces else ''}{config.data.seq_length} tokens | "
             f"{run.engine.train_batch_size()} samples a step | "
             f"{ranks.world} x {ranks.device.type}"
             + (f", {share} to a layer" if (share := ranks.tensor_parallel_size) > 1 else "")
         )
+        if pieces:
+            run.say(
+                f"pieces of {min(map(int, pieces['sizes']))} to {config.data.seq_length} tokens; "
+                f"{pieces['left_out_share']:.2%} of the documents' tokens are in no piece (--shortest-piece)"
+            )
         resumed = resume(run)
         if run.is_first_process:
             keep_run_file(config)
@@ -105,7 +112,7 @@ def _pretrain(config: RunConfig, task: Task, ranks: Ranks) -> int:
             logger = stack.enter_context(
                 RunLogger(
                     str(config.checkpoint.save),
-                    start_record(run, len(train_dataset)),
+                    start_record(run, len(train_dataset), pieces),
                     trackers=config.logging.trackers,
                     project=config.logging.tracker_project,
                     resumed=counter_record(run) if resumed else None,

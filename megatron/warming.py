@@ -27,6 +27,13 @@ def refuse_many_lengths(engine: Engine, config: RunConfig) -> None:
     if not compiles_each_length(config.training):
         return
     longest = config.data.seq_length
+    require(
+        len(config.data.piece_lengths) <= MOST_LENGTHS,
+        "compile_lengths",
+        "static",
+        f"pieces have {len(config.data.piece_lengths)} lengths and each is compiled, at most {MOST_LENGTHS}: take dynamic, or a "
+        "longer --shortest-piece",
+    )
     for plan in engine.data_efficiency_config.length_plans:
         step: int | None = 1
         lengths: set[int] = set()

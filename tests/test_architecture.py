@@ -148,6 +148,7 @@ OUTSIDE_PACKAGES = {
         "data_efficiency.routing",
         "data_efficiency.sampling.loader",
         "data_efficiency.sampling.loader_workers",
+        "data_efficiency.sampling.kept_end",
         "data_efficiency.sampling.sequence_length",
         "data_efficiency.sampling.superposition",
         "data_efficiency.analysis.dataset_reader",

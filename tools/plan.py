@@ -23,7 +23,7 @@ from data_efficiency.command.plan_command import add_plan_flags, refuse_picture_
 from data_efficiency.short_numbers import format_count
 from megatron.arguments import make_parser, parse_run_config
 from megatron.config import RUN_KINDS, GlueRunConfig, ModelConfig, RunConfig
-from megatron.engine_json import engine_json
+from megatron.engine_json import engine_json, with_rows_of_buckets
 from megatron.finetuning.plan import format_finetuning_plan
 from megatron.recipes import SHIPPED, counted_shape, planned_cost, read_run_file
 from megatron.run_state import model_shape, numbers_outside_layers
@@ -59,7 +59,7 @@ def plan_of_run(name: str, words: Sequence[str]) -> None:
     # Of pretraining, a plan alone does not need to know where the data lie.
     more = {} if "data_path" not in RUN_KINDS[architecture].table_of else {"data_path": ("data",)}
     if not more and arguments.num_samples is not None:
-        of_run += ["--num-samples", str(arguments.num_samples)]
+        of_run += ["--num-samples", *map(str, arguments.num_samples)]
     config = parse_run_config(
         __doc__ or "", ["--config", name, *of_run], architecture=architecture, **more
     )
@@ -68,6 +68,8 @@ def plan_of_run(name: str, words: Sequence[str]) -> None:
     if not isinstance(config, RunConfig):
         print(format_finetuning_plan(config))
         return
+    if len(arguments.num_samples or ()) > 1:
+        config = with_rows_of_buckets(config, arguments.num_samples)
     total = planned_cost(config, arguments.data_parallel_size)
     plan = plan_run(
         with_indexes(engine_json(config), arguments.index),

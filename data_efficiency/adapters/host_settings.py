@@ -95,6 +95,10 @@ def refuse_what_needs_our_step(config: DataEfficiencyConfig, host: str) -> None:
             config.feedback is not None,
             f"data_sampling.feedback follows the losses of rows, which {host} does not tell",
         ),
+        (
+            config.length_buckets is not None,
+            f"data_sampling.length_buckets changes the rows of a batch, {alike}",
+        ),
         (config.has_constant_tokens, f"constant_tokens changes the rows of a batch, {alike}"),
         (
             config.batch_size is not None,

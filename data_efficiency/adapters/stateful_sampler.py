@@ -113,11 +113,12 @@ class StatefulCurriculumSampler(Sampler[int]):
 
 def refuse_more_than_samples(settings: DataEfficiencyConfig) -> None:
     """Raise ConfigError if a section switches on more than a choice of samples."""
-    if settings.batch_size is not None:
-        raise ConfigError(
-            "data_sampling.batch_size changes the samples of a step, and who takes numbers from a sampler does not see "
-            "where steps end: train by engine.train_step, or remove it"
-        )
+    for name in ("batch_size", "length_buckets"):
+        if getattr(settings, name) is not None:
+            raise ConfigError(
+                f"data_sampling.{name} changes the samples of a step, and who takes numbers from a sampler does not see "
+                "where steps end: train by engine.train_step, or remove it"
+            )
     plans: list[Any] = [*settings.length_plans, *settings.open_length_plans]
     other = [plan.name for plan in plans]
     other += settings.routes

@@ -72,8 +72,9 @@ def add_plan_flags(parser: ArgumentParser) -> None:
     either(
         "--num-samples",
         type=int,
+        nargs="+",
         metavar="N",
-        help="samples of the dataset, if no index is at hand",
+        help="samples of the dataset, if no index is at hand; of length buckets one number for each",
     )
     either(
         "--index",

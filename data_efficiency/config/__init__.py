@@ -6,6 +6,7 @@ from data_efficiency.config.data_efficiency import DataEfficiencyConfig
 from data_efficiency.config.feedback import Feedback
 from data_efficiency.config.file import Config, ConfigSource, load_config, read_json
 from data_efficiency.config.layer_dropout import LayerDropoutConfig
+from data_efficiency.config.length_buckets import LengthBuckets
 from data_efficiency.config.metrics import WINDOWS, LengthPlan, Selection
 from data_efficiency.config.mix import Mix, normalised
 from data_efficiency.config.order import Order
@@ -30,6 +31,7 @@ __all__ = [
     "Feedback",
     "LayerDropout",
     "LayerDropoutConfig",
+    "LengthBuckets",
     "LengthPlan",
     "Mix",
     "OpenRandomLTD",

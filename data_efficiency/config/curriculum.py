@@ -6,6 +6,7 @@ once, and then go by the same name.
 """
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -111,6 +112,9 @@ class MetricKeys(PacedKeys):
     constant_tokens: bool = False
     """truncate: while rows are shorter than max_difficulty, read as many more of them, whole numbers of times, so that the
     tokens of an update stay nearly what they are at the end. Not given: a step has one number of rows, as published."""
+    keep_end_token: Any = None
+    """truncate: id of the token that ends texts, or "auto" for the dataset's `end_of_text`: a row that ends with it ends with it
+    when it is cut, too. Not given: what is cut off is cut off."""
     difficulty_type: DifficultyType
     """value: samples up to the difficulty. percentile: the easiest difficulty / max_difficulty of the
     samples."""
@@ -279,6 +283,8 @@ def _read_metric(name: str, entry: object, path: str, *, is_quiet: bool = False)
             action=action,
             length_multiple=keys.length_multiple,
             constant_tokens=keys.constant_tokens,
+            keep_end_token=None if keys.keep_end_token == AUTO else keys.keep_end_token,
+            finds_end_token=keys.keep_end_token == AUTO,
             **paced,
         )
         _refuse_unknown_sizes(section.path, plan)
@@ -316,10 +322,7 @@ def _refuse_unfit(
             f"{section.path}.length_multiple is {keys.length_multiple}, but this metric changes no "
             'length: remove it, or say what it does by "sequence_length"'
         )
-    if keys.constant_tokens and action != "truncate":
-        raise ConfigError(
-            f"{section.path}.constant_tokens is true, but belongs to a metric that truncates rows: remove it"
-        )
+    _refuse_untruncated(section, keys, action)
     kind = keys.clustering_type
     for key, wanted in (("window_size", "schedule_based"), ("num_bands", SORTED)):
         if getattr(keys, key) is not None and kind != wanted:
@@ -343,6 +346,21 @@ def _refuse_unfit(
     if selects and index_path is None:
         path = f"{section.path}.index_path"
         raise ConfigError(missing={path: f"{path} is missing: name the difficulty index folder"})
+
+
+def _refuse_untruncated(section: Section, keys: MetricKeys, action: LengthAction | None) -> None:
+    """Raise ConfigError for keys of truncation that are wrong, or of another metric's."""
+    for key in ("constant_tokens", "keep_end_token"):
+        value = getattr(keys, key)
+        if value not in (None, False) and action != "truncate":
+            raise ConfigError(
+                f"{section.path}.{key} is {json.dumps(value)}, but belongs to a metric that truncates rows: remove it"
+            )
+    end = keys.keep_end_token
+    if end not in (None, AUTO) and (type(end) is not int or end < 0):
+        raise ConfigError(
+            f'{section.path}.keep_end_token is {end!r}: must be the id of a token, or "auto"'
+        )
 
 
 def paces_length(name: str, entry: Mapping[str, Any]) -> bool:

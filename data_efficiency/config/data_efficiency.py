@@ -15,7 +15,8 @@ from data_efficiency.config.batch_size import BatchSize, read_batch_size
 from data_efficiency.config.curriculum import OpenLengthPlan, read_curriculum
 from data_efficiency.config.feedback import Feedback, read_feedback
 from data_efficiency.config.layer_dropout import LayerDropoutConfig
-from data_efficiency.config.metrics import LengthPlan, PacedMetric, Selection
+from data_efficiency.config.length_buckets import LengthBuckets, read_length_buckets
+from data_efficiency.config.metrics import WINDOWS, LengthPlan, PacedMetric, Selection
 from data_efficiency.config.mix import Mix, read_mix
 from data_efficiency.config.order import Order
 from data_efficiency.config.random_ltd import OpenRandomLTD, RandomLTDConfig
@@ -57,6 +58,8 @@ class DataEfficiencyConfig:
     """How samples follow the run's losses on them; None: they do not."""
     batch_size: BatchSize | None = None
     """Samples of a step, as the run goes on; None: always those of the engine's settings."""
+    length_buckets: LengthBuckets | None = None
+    """How rows of several lengths are drawn, one length a step; None: rows have one length."""
     length_plans: tuple[LengthPlan, ...] = ()
     """Empty: rows stay as they are read."""
     sequence_axes: Mapping[str, tuple[int, ...]] | None = None
@@ -207,13 +210,46 @@ class DataEfficiencyConfig:
     @property
     def reshapes_sampling(self) -> bool:
         """Whether something beside the metrics says which samples a step has, or how many."""
-        return bool(self.mix or self.feedback or self.batch_size)
+        return bool(self.mix or self.feedback or self.batch_size or self.length_buckets)
 
     @property
     def has_constant_tokens(self) -> bool:
         """Whether steps have more rows while these are shorter."""
         plans: tuple[LengthPlan | OpenLengthPlan, ...] = self.length_plans + self.open_length_plans
-        return any(plan.constant_tokens for plan in plans)
+        return self.length_buckets is not None or any(plan.constant_tokens for plan in plans)
+
+    def with_end_token(self, end: int | None) -> "DataEfficiencyConfig":
+        """The same for a dataset whose texts end with a token.
+
+        Raises:
+            ConfigError: if it is needed and not known.
+        """
+        finding = [plan.name for plan in self.length_plans if plan.finds_end_token]
+        if not finding:
+            return self
+        if end is None:
+            raise ConfigError(
+                f'metric {finding[0]!r} keeps the token that ends texts (keep_end_token is "auto"), but the dataset does not say '
+                "which it is (end_of_text): give its id, or remove the key"
+            )
+        plans = (
+            replace(plan, keep_end_token=end, finds_end_token=False)
+            if plan.finds_end_token
+            else plan
+            for plan in self.length_plans
+        )
+        return replace(self, length_plans=tuple(plans))
+
+    def with_buckets(
+        self, lengths: tuple[int, ...], sizes: tuple[int, ...]
+    ) -> "DataEfficiencyConfig":
+        """The same for rows of several lengths, in tokens, of which there are so many each.
+
+        Raises:
+            ConfigError: if other ones are written.
+        """
+        assert self.length_buckets is not None
+        return replace(self, length_buckets=self.length_buckets.of_rows(lengths, sizes))
 
     def with_custom_schedules(
         self, functions: Mapping[str, Callable[[int], int]]
@@ -271,6 +307,8 @@ class DataSamplingKeys:
     """Batches in page-locked memory, for copies to a GPU."""
     batch_size: Section
     """How many samples a step has, as the run goes on, see below. Not given: train_batch_size."""
+    length_buckets: Section
+    """Rows of several lengths, one length a step, equally many tokens in each, see below. Not given: rows have one length."""
     dynamic_batching: Section
     """Refused when enabled: its batches follow from the samples' lengths alone. `batch_size` and a metric's
     `constant_tokens` are what composes with a curriculum."""
@@ -314,6 +352,9 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     feedback = None
     if sampling is not None and sampling_section.content.get("feedback") is not None:
         feedback = faults.ask(partial(read_feedback, sampling.feedback))
+    length_buckets = None
+    if sampling is not None and sampling_section.content.get("length_buckets") is not None:
+        length_buckets = faults.ask(partial(read_length_buckets, sampling.length_buckets))
     for part in (section, sampling_section, routing_section):
         faults.ask(part.close)
     faults.refuse()
@@ -322,12 +363,22 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     assert curriculum is not None
     found, metrics = curriculum
     has_curriculum = bool(metrics.selections or metrics.length_plans or metrics.open_plans)
-    samples = has_curriculum or any(one is not None for one in (mix, feedback, batch_size))
+    samples = has_curriculum or any(
+        one is not None for one in (mix, feedback, batch_size, length_buckets)
+    )
     paced: tuple[LengthPlan | OpenLengthPlan, ...] = (*metrics.length_plans, *metrics.open_plans)
     _refuse_sliding_beside(routes["random_ltd"], paced)
     if feedback is not None:
         _refuse_beside_feedback(metrics.selections, paced, routes["token_superposition"])
     _refuse_lengths_beside(routes["token_superposition"], paced)
+    if length_buckets is not None:
+        others = {
+            "mix": mix,
+            "feedback": feedback,
+            "batch_size": batch_size,
+            "token_superposition": routes["token_superposition"],
+        }
+        _refuse_beside_buckets(others, paced)
     routes_on = [name for name, route in routes.items() if route is not None]
     if routing.full_from_step is not None and not any(ROUTES[name].in_layers for name in routes_on):
         routing_section.warn(
@@ -350,6 +401,7 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
         mix=mix,
         feedback=feedback,
         batch_size=batch_size,
+        length_buckets=length_buckets,
         length_plans=metrics.length_plans,
         open_length_plans=metrics.open_plans,
         metric_names=tuple(found.curriculum_metrics) if has_curriculum else (),
@@ -375,6 +427,19 @@ def _refuse_beside_feedback(
             raise ConfigError(
                 f"data_sampling.feedback chooses samples by the loss of their rows, and {what}: remove one of the two"
             )
+
+
+def _refuse_beside_buckets(
+    others: Mapping[str, object], paced: Sequence[LengthPlan | OpenLengthPlan]
+) -> None:
+    """Raise ConfigError for what says the lengths or the numbers of rows too."""
+    found = [name for name, one in others.items() if one is not None]
+    found += [f"metric {plan.name!r}" for plan in paced if plan.action not in (*WINDOWS, "user")]
+    if found:
+        raise ConfigError(
+            "data_sampling.length_buckets says which rows a step has, how long and how many they are, and so does "
+            f"{found[0]}: remove one of the two"
+        )
 
 
 def _refuse_lengths_beside(

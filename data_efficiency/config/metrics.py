@@ -61,6 +61,10 @@ class LengthPlan(PacedMetric):
     """Lengths are rounded up to a multiple of this."""
     constant_tokens: bool = False
     """Whether a step has more rows while they are shorter, so that it has as many tokens."""
+    keep_end_token: int | None = None
+    """Token that a row which ends with it keeps at its end when it is cut; None: it is cut off."""
+    finds_end_token: bool = False
+    """Whether the dataset says which token that is, and has not yet."""
 
     def rows_in_place_of_one(self, difficulty: int) -> int:
         """Rows that a step reads for each of its batch size's, at a difficulty."""

@@ -87,6 +87,8 @@ class Curriculum:
     """With an order: bands that the metric tells apart, inside which the next metric sorts."""
     constant_tokens: bool = False
     """Of `seqlen`: a step has more rows while they are shorter, so that it has as many tokens."""
+    keep_end_token: int | Literal["auto"] | None = None
+    """Of `seqlen`: id of the token that ends texts, or "auto" for the dataset's: rows that end with it do so when they are cut."""
 
     def __post_init__(self) -> None:
         if self.order is not None:
@@ -112,10 +114,11 @@ class Curriculum:
                 f"Curriculum({self.metric!r}) has no index: name the folder of its difficulty index (index=), "
                 f"or pace a length: {', '.join(LENGTH_METRICS)}"
             )
-        if self.constant_tokens and not self.is_length:
-            raise ConfigError(
-                f"Curriculum({self.metric!r}): constant_tokens belongs to a length of rows"
-            )
+        for name in ("constant_tokens", "keep_end_token"):
+            if getattr(self, name) not in (None, False) and not self.is_length:
+                raise ConfigError(
+                    f"Curriculum({self.metric!r}): {name} belongs to a length of rows"
+                )
         if self.is_length and self.by is not None:
             raise ConfigError(f"Curriculum({self.metric!r}): by belongs to a metric with an index")
         if self.by == "value" and self.end is None:
@@ -165,8 +168,10 @@ class Curriculum:
         }
         if self.is_length:
             constant = {"constant_tokens": True} if self.constant_tokens else {}
+            kept = {} if self.keep_end_token is None else {"keep_end_token": self.keep_end_token}
             return paced | {
                 **constant,
+                **kept,
                 "difficulty_type": "value",
                 "clustering_type": "single_cluster",
                 "max_difficulty": self.end or AUTO,

@@ -10,7 +10,7 @@ from data_efficiency.config.metrics import LengthPlan, PacedMetric, Selection
 from data_efficiency.config.order import SORTED
 from data_efficiency.config.random_ltd import KEPT_LENGTH_NAMES, OpenRandomLTD, RandomLTDConfig
 from data_efficiency.config.routing import ROUTES
-from data_efficiency.json_section import GIVEN, own_copy, written_key
+from data_efficiency.json_section import AUTO, GIVEN, own_copy, written_key
 from data_efficiency.schedule.protocol import Schedule
 from data_efficiency.schedule.registry import kind_of
 
@@ -52,6 +52,11 @@ def section_of(config: DataEfficiencyConfig) -> dict[str, Any]:
             "num_workers": config.num_workers,
             "pin_memory": config.pin_memory,
             **({} if config.mix is None else {"mix": config.mix.section()}),
+            **(
+                {}
+                if config.length_buckets is None
+                else {"length_buckets": config.length_buckets.section()}
+            ),
             **({} if config.feedback is None else {"feedback": config.feedback.section()}),
             **(
                 {} if batch is None else {"batch_size": batch.section() | _schedule(batch.schedule)}
@@ -111,7 +116,11 @@ def _lengthening(plan: LengthPlan | None) -> dict[str, Any]:
         return {}
     multiple = {} if plan.length_multiple == 1 else {"length_multiple": plan.length_multiple}
     constant = {"constant_tokens": True} if plan.constant_tokens else {}
-    return {"sequence_length": plan.action, **multiple, **constant}
+    kept: dict[str, Any] = (
+        {} if plan.keep_end_token is None else {"keep_end_token": plan.keep_end_token}
+    )
+    kept = {"keep_end_token": AUTO} if plan.finds_end_token else kept
+    return {"sequence_length": plan.action, **multiple, **constant, **kept}
 
 
 def _schedule(schedule: Schedule, names: Mapping[str, str] | None = None) -> dict[str, Any]:

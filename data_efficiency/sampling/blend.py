@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ class Blend:
     sizes: tuple[int, ...]
     mix: Mix
     """The weights, by samples drawn."""
+    title: str = "the blend"
+    """In an error."""
 
     @cached_property
     def course(self) -> MixCourse:
@@ -50,15 +52,64 @@ class Blend:
         is_constant = len(self.mix.points) == 1
         return list(self.mix.weights[0]) if is_constant else self.mix.section()
 
-    def choose_parts(
+    def targets(self, num_drawn: float) -> NDArray[np.float64]:
+        """float64 [parts]: how many samples of each part there are among the first `num_drawn`."""
+        return self.course.targets(num_drawn)
+
+    def parts_of(self, _step: int, drawn: Int64Array, num_rows: int) -> Int64Array:
+        """The part that each row of a step is drawn from, as `next_parts`."""
+        return next_parts(self.course, drawn, num_rows)
+
+    def chooser(self, _step: int) -> ClusterChoice:
+        """What chooses the part of each row, where every part is a cluster."""
+        return self._choose_parts
+
+    @property
+    def drawn_parts(self) -> set[int]:
+        """All of them."""
+        return set(range(len(self.sizes)))
+
+    def _choose_parts(
         self,
         _generator: np.random.Generator,
         _starts: Int64Array,
         positions: Int64Array,
         num_rows: int,
     ) -> Int64Array:
-        """The part that each row is drawn from, where every part is a cluster."""
         return next_parts(self.course, positions, num_rows)
+
+
+class Parts(Protocol):
+    """Parts of a dataset: of a blend, or buckets of rows."""
+
+    @property
+    def title(self) -> str:
+        """What they are parts of, in an error."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Samples of each."""
+
+    @property
+    def ends(self) -> Int64Array:
+        """int64 [parts]: the number after each part's last sample."""
+
+    @property
+    def drawn_parts(self) -> set[int]:
+        """Those that are drawn from."""
+
+    def targets(self, num_drawn: float, /) -> NDArray[Any]:
+        """[parts]: how many samples of each there are among the first `num_drawn`."""
+
+    def parts_of(self, step: int, drawn: Int64Array, num_rows: int, /) -> Int64Array:
+        """The part that each row of a step is drawn from, int64 [num_rows].
+
+        Args:
+            drawn: int64 [parts], samples taken from each part before.
+        """
+
+    def chooser(self, step: int, /) -> ClusterChoice:
+        """What chooses the part of each row, where every part is a cluster."""
 
 
 def blend_of(dataset: Any, mix: Mix | None = None) -> Blend | None:
@@ -142,7 +193,7 @@ class BlendedClusters:
     selecting metrics. A pool that was not looked at yet is split when it is, one cluster at a time.
     """
 
-    def __init__(self, clusters: Clusters, blend: Blend, *, is_in_order: bool) -> None:
+    def __init__(self, clusters: Clusters, blend: Parts, *, is_in_order: bool) -> None:
         self._clusters, self._blend = clusters, blend
         self._num_split = 0
         """Clusters of the whole dataset that are split."""
@@ -167,10 +218,10 @@ class BlendedClusters:
             self._split(first, last)
         count = self._num_after[len(starts) - 1]
         drawn_from = self.parts[self.num_retired(step) : count]
-        missing = set(range(len(self._blend.sizes))) - set(drawn_from.tolist())
+        missing = self._blend.drawn_parts - set(drawn_from.tolist())
         if missing:
             raise ValueError(
-                f"no sample of part {min(missing)} of the blend is admitted at step {step}, so it "
+                f"no sample of part {min(missing)} of {self._blend.title} is admitted at step {step}, so it "
                 "cannot be drawn by its weight: start the curriculum at a higher difficulty"
             )
         return self._starts[: count + 1]
@@ -189,7 +240,7 @@ class BlendedClusters:
 
     def chooser(self, step: int) -> ClusterChoice:
         """What chooses the clusters of a step's rows: parts by weight, clusters within them by size."""
-        return partial(self._choose, self.num_retired(step))
+        return partial(self._choose, step)
 
     def arranger(self, _step: int) -> Arrange:
         """Passes through each cluster, each in another random order."""
@@ -197,17 +248,17 @@ class BlendedClusters:
 
     def _choose(
         self,
-        num_retired: int,
+        step: int,
         generator: np.random.Generator,
         starts: Int64Array,
         positions: Int64Array,
         num_rows: int,
     ) -> Int64Array:
         sizes, parts = np.diff(starts), self.parts[: len(starts) - 1]
-        sizes[:num_retired] = 0
+        sizes[: self.num_retired(step)] = 0
         num_parts = len(self._blend.sizes)
         drawn = np.bincount(parts, positions, num_parts).astype(np.int64)
-        chosen = next_parts(self._blend.course, drawn, num_rows)
+        chosen = self._blend.parts_of(step, drawn, num_rows)
         by_part = np.argsort(parts, kind="stable")
         ends = np.cumsum(sizes[by_part])
         pools = np.bincount(parts, sizes, num_parts).astype(np.int64)
@@ -216,11 +267,18 @@ class BlendedClusters:
 
     def _split(self, first: int, last: int) -> None:
         """Adds the clusters of the parts that a cluster of the whole dataset holds samples of."""
-        samples = self._clusters.samples_at(np.arange(first, last))
-        parts = np.searchsorted(self._blend.ends, samples, side="right")
-        if self._order is not None:
+        ends = self._blend.ends
+        if self._order is None:
+            # Samples in their own order: a part's lie together, and nothing need be looked at.
+            edges = np.clip(np.append(0, ends), first, last)
+            counts = np.diff(edges)
+            present = np.flatnonzero(counts)
+            counts = counts[present]
+        else:
+            samples = self._clusters.samples_at(np.arange(first, last))
+            parts = np.searchsorted(ends, samples, side="right")
             self._order[first:last] = samples[np.argsort(parts, kind="stable")]
-        present, counts = np.unique(parts, return_counts=True)
+            present, counts = np.unique(parts, return_counts=True)
         self.parts = np.append(self.parts, present)
         self._starts = np.append(self._starts, first + np.cumsum(counts))
         self._num_split += 1

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data_efficiency.config import DataEfficiencyConfig, Feedback, Order
 from data_efficiency.sampling.admission import MetricPool
-from data_efficiency.sampling.blend import Blend, BlendedClusters
+from data_efficiency.sampling.blend import BlendedClusters, Parts
 from data_efficiency.sampling.clusters import Clusters
 from data_efficiency.sampling.draw import Arrange, ClusterChoice
 from data_efficiency.sampling.feedback import FeedbackClusters
@@ -52,7 +52,7 @@ def make_clusters(
     *,
     order: Order | None,
     feedback: Feedback | None,
-    blend: Blend | None,
+    blend: Parts | None,
     folder: Path | None,
 ) -> DrawnClusters:
     """The clusters of feedback, or of metrics that select or sort samples; none draws from all samples alike.
@@ -74,13 +74,13 @@ def _played(
     num_samples: int,
     pools: Sequence[MetricPool],
     order: Order,
-    blend: Blend | None,
+    blend: Parts | None,
     folder: Path | None,
 ) -> PlayedOrder:
     if blend is None:
         draws = [order.pass_samples or num_samples]
         sizes: Sequence[int] = [num_samples]
-        return PlayedOrder(sorted_by(pools, sizes, folder), order, sizes, draws, _only_part)
+        return PlayedOrder(sorted_by(pools, sizes, folder), order, sizes, draws, _choose_only_part)
     sizes = blend.sizes
     if not all(sizes):
         raise ValueError(
@@ -88,10 +88,10 @@ def _played(
         )
     draws = list(sizes)
     if order.pass_samples is not None:
-        targets = blend.course.targets(order.pass_samples).tolist()
+        targets = blend.targets(order.pass_samples).tolist()
         draws = [max(1, round(target)) for target in targets]
     ranking = sorted_by(pools, sizes, folder)
-    return PlayedOrder(ranking, order, sizes, draws, blend.choose_parts)
+    return PlayedOrder(ranking, order, sizes, draws, blend.chooser)
 
 
 def order_without_index(settings: DataEfficiencyConfig, num_samples: int) -> PlayedOrder:
@@ -108,8 +108,12 @@ def order_without_index(settings: DataEfficiencyConfig, num_samples: int) -> Pla
         groups = np.diff(edges)[np.newaxis]
     ranking = Ranking(np.zeros(0, np.int64), groups)
     return PlayedOrder(
-        ranking, order, [num_samples], [order.pass_samples or num_samples], _only_part
+        ranking, order, [num_samples], [order.pass_samples or num_samples], _choose_only_part
     )
+
+
+def _choose_only_part(_step: int) -> ClusterChoice:
+    return _only_part
 
 
 def _only_part(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data_efficiency.config import Feedback
 from data_efficiency.hashing import hash_numbers
-from data_efficiency.sampling.blend import Blend
+from data_efficiency.sampling.blend import Parts
 from data_efficiency.sampling.draw import (
     Arrange,
     Arranged,
@@ -46,7 +46,7 @@ class FeedbackClusters:
     """
 
     def __init__(
-        self, settings: Feedback, part_sizes: Sequence[int], blend: Blend | None = None
+        self, settings: Feedback, part_sizes: Sequence[int], blend: Parts | None = None
     ) -> None:
         num_samples = sum(part_sizes)
         if num_samples > MOST_SAMPLES:
@@ -109,10 +109,11 @@ class FeedbackClusters:
         """What chooses the part of each row."""
         if self._blend is None:
             return partial(choose_by_size, num_retired=self.num_retired(step))
-        return self._choose_parts
+        return partial(self._choose_parts, step)
 
     def _choose_parts(
         self,
+        step: int,
         generator: np.random.Generator,
         starts: Int64Array,
         positions: Int64Array,
@@ -121,7 +122,7 @@ class FeedbackClusters:
         assert self._blend is not None
         num_parts = self.num_retired(0)
         drawn = positions[:num_parts] + positions[num_parts:]
-        return num_parts + self._blend.choose_parts(generator, starts, drawn, num_rows)
+        return num_parts + self._blend.chooser(step)(generator, starts, drawn, num_rows)
 
     def samples_at(self, places: Int64Array) -> Int64Array:
         """Places are sample numbers."""

@@ -5,7 +5,7 @@ comes next, follows from the position alone. A bucket is passed through in a key
 again in another one where a pass draws more samples than there are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ class PlayedOrder:
     Args:
         part_sizes: of a blend; else the number of samples alone.
         pass_draws: samples that a pass draws from each part.
-        choose: the part that each row is drawn from.
+        chooser: step -> what chooses the part of each of its rows.
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class PlayedOrder:
         order: Order,
         part_sizes: Sequence[int],
         pass_draws: Sequence[int],
-        choose: ClusterChoice,
+        chooser: Callable[[int], ClusterChoice],
     ) -> None:
-        self._ranking, self._choose = ranking, choose
+        self._ranking, self._chooser = ranking, chooser
         self.parts: Int64Array = np.arange(len(part_sizes))
         self._starts = np.append(0, np.cumsum(part_sizes)).astype(np.int64)
         self._pass_draws = np.array(pass_draws, np.int64)
@@ -73,9 +73,9 @@ class PlayedOrder:
         """The sample numbers at some places of the order, int64 like `places`."""
         return self._ranking.order[places].astype(np.int64)
 
-    def chooser(self, _step: int) -> ClusterChoice:
-        """The part that each row is drawn from."""
-        return self._choose
+    def chooser(self, step: int) -> ClusterChoice:
+        """What chooses the part of each row."""
+        return self._chooser(step)
 
     def arranger(self, _step: int) -> Arrange:
         """Bucket after bucket, in every step."""

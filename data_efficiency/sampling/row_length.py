@@ -7,6 +7,7 @@ import numpy as np
 
 from data_efficiency.config import DataEfficiencyConfig
 from data_efficiency.json_section import ConfigError
+from data_efficiency.sampling.bucketed_rows import with_buckets_of
 from data_efficiency.token_names import TOKEN_NAMES
 
 _PROBES = 16
@@ -14,16 +15,19 @@ _ROWS_AT_ONCE = 10_000
 
 
 def closed_by_rows(config: DataEfficiencyConfig, dataset: Any) -> DataEfficiencyConfig:
-    """The configuration with the length of the dataset's rows where it goes up to that.
+    """The configuration with the length of the dataset's rows where it goes up to that, its buckets and end of texts.
 
     Raises:
-        ConfigError: if the rows have no one length.
+        ConfigError: if the rows have no one length, or buckets or an end of texts that the configuration does not agree with.
     """
-    return config.with_length(row_length(dataset)) if config.needs_length else config
+    config = with_buckets_of(config, dataset)
+    if config.needs_length:
+        config = config.with_length(row_length(dataset))
+    return config.with_end_token(getattr(dataset, "end_of_text", None))
 
 
 def row_length(dataset: Any) -> int:
-    """Tokens of a row: the dataset's `sequence_length`, or those of its rows.
+    """Tokens of a row: the dataset's `sequence_length`, the longest of its `part_lengths`, or those of its rows.
 
     All rows are looked at where that costs little, in lists and columns of a `datasets.Dataset`; else some, all over it.
 
@@ -37,6 +41,8 @@ def row_length(dataset: Any) -> int:
     known = getattr(dataset, "sequence_length", None)
     if isinstance(known, int):
         return known
+    if getattr(dataset, "part_lengths", None) is not None:
+        return max(dataset.part_lengths)
     if not len(dataset):
         raise ConfigError("the dataset is empty: it has no rows, whose length something goes up to")
     lengths = _lengths_of_column(dataset)

@@ -21,7 +21,8 @@ from data_efficiency.dataset_identity import describe_dataset, fingerprint_of
 from data_efficiency.differences import differing_fields
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.admission import MetricPool
-from data_efficiency.sampling.blend import blend_of
+from data_efficiency.sampling.blend import Blend, Parts, blend_of
+from data_efficiency.sampling.bucketed_rows import BucketedRows
 from data_efficiency.sampling.clusters import describe_pool
 from data_efficiency.sampling.draw import draw_places
 from data_efficiency.sampling.drawn_clusters import DrawnClusters, make_clusters
@@ -44,7 +45,7 @@ class CurriculumSampler:
 
     Args:
         dataset: anything with a length; its identity is checked against the difficulty indexes. Its
-            parts are drawn by weight if it has `part_sizes` and `part_weights`.
+            parts are drawn by weight if it has `part_sizes` and `part_weights`, one a step if `part_lengths`.
         config: the `data_efficiency` section; None samples uniformly.
         micro_batch_size: rows of one forward pass on one rank.
         gradient_accumulation_steps: micro-batches of a step on one rank, where `batch_size` does not say it.
@@ -99,7 +100,7 @@ class CurriculumSampler:
                 f"({config.num_epochs}) are fewer than a global batch ({self.global_batch_size})"
             )
         self.steps_per_pass = num_samples // self.global_batch_size
-        """Steps of one pass over as many samples as the dataset has."""
+        """Steps of one pass over as many samples as the dataset has, each of one row."""
         if not drop_last and num_samples % self.global_batch_size:
             self.steps_per_pass += 1
         self.num_samples = num_samples
@@ -110,7 +111,9 @@ class CurriculumSampler:
             selection.name: open_index(selection, dataset) for selection in config.selections
         }
         self._schedules = config.schedules
-        self._blend = blend_of(dataset, config.mix)
+        self._parts: Parts | None = blend_of(dataset, config.mix)
+        if config.length_buckets is not None:
+            self._parts = BucketedRows(buckets=config.length_buckets, step_sizes=self._sizes)
         self._clusters = self._make_clusters()
         self.state = SamplerState()
         self._has_drawn = False
@@ -192,8 +195,10 @@ class CurriculumSampler:
         Where an order is played, of a run whose batches were all as large as those of now.
         """
         found = {name: schedule.difficulty(step) for name, schedule in self._schedules.items()}
+        if self.played_order is None:
+            return found
         drawn = self.samples_before(step)
-        parts = [drawn] if self._blend is None else self._blend.course.targets(drawn)
+        parts = [drawn] if self._parts is None else self._parts.targets(drawn)
         return found | self._played_rank(np.array(parts).astype(np.int64))
 
     def pool_size(self, step: int) -> int:
@@ -272,17 +277,17 @@ class CurriculumSampler:
         return {self.config.selections[0].name: played.percent_at(positions)}
 
     def _part_epochs(self, positions: Int64Array) -> tuple[float, ...] | None:
-        if self._blend is None:
+        if self._parts is None:
             return None
-        sizes = np.array(self._blend.sizes)
+        sizes = np.array(self._parts.sizes)
         drawn = np.bincount(self._clusters.parts[: len(positions)], positions, len(sizes))
-        return tuple((drawn / sizes).tolist())
+        return tuple((drawn / np.maximum(1, sizes)).tolist())
 
     def _samples_at(self, places: Int64Array) -> Int64Array:
         samples: Int64Array = self._clusters.samples_at(places)
         if not self.config.random_rank:
             return samples
-        sizes = (self.num_samples,) if self._blend is None else self._blend.sizes
+        sizes = (self.num_samples,) if self._parts is None else self._parts.sizes
         return random_rank(samples, self.seed, sizes)
 
     def set_custom_schedules(self, functions: Mapping[str, Callable[[int], int]]) -> None:
@@ -338,7 +343,10 @@ class CurriculumSampler:
             metrics={
                 pool.metric.name: {**describe_pool(pool), **control} for pool in self._pools()
             },
-            part_weights=None if self._blend is None else self._blend.identity(),
+            part_weights=self._parts.identity() if isinstance(self._parts, Blend) else None,
+            length_buckets=None
+            if self.config.length_buckets is None
+            else self.config.length_buckets.section(),
             feedback=None if self.config.feedback is None else self.config.feedback.section(),
         )
 
@@ -388,7 +396,7 @@ class CurriculumSampler:
             self._pools(),
             order=self.config.order,
             feedback=self.config.feedback,
-            blend=self._blend,
+            blend=self._parts,
             folder=self._cluster_folder,
         )
 

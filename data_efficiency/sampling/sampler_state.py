@@ -25,7 +25,7 @@ class GlobalBatch:
     pool_size: int
     """Samples that could have been drawn."""
     part_epochs: tuple[float, ...] | None = None
-    """How often each part of a blend was passed through at the end of the step; None without a blend."""
+    """How often each part of a blend, or bucket of rows, was passed through at the end of the step; None without parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,9 @@ class SamplerIdentity:
     """Of a blend's parts, or the mix that they follow; None without a blend."""
     feedback: Mapping[str, Any] | None = None
     """How samples follow what is observed; None: they do not."""
+
+    length_buckets: Mapping[str, Any] | None = None
+    """How rows of several lengths are drawn; None: they have one."""
 
     @property
     def index_checksums(self) -> dict[str, str]:

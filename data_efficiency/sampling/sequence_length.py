@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from data_efficiency.config import WINDOWS, LengthPlan
+from data_efficiency.sampling.kept_end import kept_end_changes
 from data_efficiency.token_names import (
     MASK_NAMES,
     NOT_TRAINED,
@@ -71,8 +72,11 @@ def apply_actions(
         batch = trim_padding(batch, max(trimming), declared)
     target = _target_length(plans, difficulties)
     if target is not None:
-        change = reshape if _reshapes(plans) else truncate
-        batch = change(batch, target, declared)
+        ends = [plan.keep_end_token for plan in plans if plan.keep_end_token is not None]
+        if _reshapes(plans):
+            batch = reshape(batch, target, declared)
+        else:
+            batch = truncate(batch, target, declared, keep_end=next(iter(ends), None))
     windows = windows_of(plans, difficulties)
     return _with_windows(batch, windows) if windows else batch
 
@@ -206,7 +210,9 @@ def trim_padding(batch: Any, multiple: int = 1, declared: Declared = None) -> An
     return truncate(batch, -(-longest // multiple) * multiple, declared)
 
 
-def truncate(batch: Any, length: int, declared: Declared = None) -> Any:
+def truncate(
+    batch: Any, length: int, declared: Declared = None, *, keep_end: int | None = None
+) -> Any:
     """The first `length` positions of every row, of rows padded at the front the first real ones.
 
     Which tensors have a sequence is told by their names, see `token_names`, or declared. Padding at the
@@ -216,15 +222,22 @@ def truncate(batch: Any, length: int, declared: Declared = None) -> Any:
     Args:
         batch: a tensor, or any nesting of mappings, dataclasses, lists and tuples of them.
         length: positions to keep, at least 1; a longer one changes nothing.
+        keep_end: a token that rows which end with it end with afterwards, too, see `kept_end_changes`.
 
     Raises:
-        ValueError: if names and shapes do not tell, or padding at the front cannot be moved.
+        ValueError: if names and shapes do not tell, padding at the front cannot be moved, or the end cannot be kept.
     """
     arrays = arrays_of(batch)
     axes = sequence_axes(arrays, declared)
     if all(length >= arrays[name].shape[axis] for name in axes for axis in axes[name]):
         return batch
     padding = _leading_padding(arrays, axes, declared)
+    if keep_end is not None:
+        if padding is not None:
+            whole = max(arrays[name].shape[axis] for name in axes for axis in axes[name])
+            batch = _replaced(batch, {name: _cut(axes[name], whole, padding) for name in axes})
+            padding = None
+        batch = _replaced(batch, kept_end_changes(batch, axes, length, keep_end))
     return _replaced(batch, {name: _cut(axes[name], length, padding) for name in axes})
 
 

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from data_efficiency.config import BatchSize, DataEfficiencyConfig, LengthPlan
+from data_efficiency.config import BatchSize, DataEfficiencyConfig, LengthBuckets, LengthPlan
 from data_efficiency.json_section import ConfigError
+from data_efficiency.sampling.length_buckets import bucket_table
 
 Int64Array = NDArray[np.int64]
+_NO_END = 2**62
 
 
 class StepSizes:
@@ -18,6 +20,7 @@ class StepSizes:
         starts: the steps, counted from 1, from which each number holds; ascending, the first is 1.
         rows: rows of the global batch, before several samples take the place of one.
         per_row: samples in the place of a row.
+        period: the steps after which all begins anew; None: never.
 
     Example:
         >>> sizes = StepSizes([1, 3], rows=[2, 2], per_row=[4, 1])
@@ -25,11 +28,18 @@ class StepSizes:
         ([8, 8, 2, 2], 18, 6)
     """
 
-    def __init__(self, starts: Sequence[int], rows: Sequence[int], per_row: Sequence[int]) -> None:
+    def __init__(
+        self,
+        starts: Sequence[int] | Int64Array,
+        rows: Sequence[int] | Int64Array,
+        per_row: Sequence[int] | Int64Array,
+        period: int | None = None,
+    ) -> None:
         self._starts = np.array(starts, np.int64)
         self._rows = np.array(rows, np.int64)
         self._per_row = np.array(per_row, np.int64)
         self._samples = self._rows * self._per_row
+        self._period = period or _NO_END
         num_steps = np.diff(self._starts)
         self._rows_before = _sums_before(num_steps * self._rows[:-1])
         self._samples_before = _sums_before(num_steps * self._samples[:-1])
@@ -45,11 +55,21 @@ class StepSizes:
         Raises:
             ConfigError: for a batch that is no whole number of such forwards.
         """
+        if config.length_buckets is not None:
+            return cls._of_buckets(config.length_buckets, base, config.seed)
         starts, per_row = _samples_for_rows(config)
         batch = config.batch_size
         if batch is None:
             return cls(starts, [base] * len(starts), per_row)
         return cls(*_with_batches(batch, starts, per_row, multiple))
+
+    @classmethod
+    def _of_buckets(cls, buckets: LengthBuckets, base: int, seed: int) -> "StepSizes":
+        table = bucket_table(buckets, base, seed)
+        starts = np.flatnonzero(np.diff(table, prepend=255))
+        per_bucket = [buckets.rows_in_place_of_one(one) for one in range(len(buckets.lengths))]
+        per_row = np.array(per_bucket)[table[starts]]
+        return cls(starts + 1, np.full(len(starts), base), per_row, len(table))
 
     def rows(self, step: int) -> int:
         """Rows of the global batch at `step`, counted from 1."""
@@ -65,26 +85,48 @@ class StepSizes:
 
     def rows_before(self, step: int) -> int:
         """The sum of `rows` over the steps before `step`."""
-        number = self._number_at(step)
-        done = step - int(self._starts[number])
-        return int(self._rows_before[number]) + done * int(self._rows[number])
+        return self._sum_before(step, self._rows, self._rows_before)
 
-    def samples_before(self, step: int) -> int:
-        """Samples of all steps before `step`, counted from 1."""
-        number = self._number_at(step)
-        done = step - int(self._starts[number])
-        return int(self._samples_before[number]) + done * int(self._samples[number])
+    def samples_before(self, step: int, per_row: int | None = None) -> int:
+        """Samples of all steps before `step`, counted from 1.
+
+        Args:
+            per_row: of the steps alone that have so many samples in the place of a row.
+        """
+        if per_row is None:
+            return self._sum_before(step, self._samples, self._samples_before)
+        samples = np.where(self._per_row == per_row, self._samples, 0)
+        before = _sums_before(np.diff(self._starts) * samples[:-1])
+        return self._sum_before(step, samples, before)
+
+    def _sum_before(self, step: int, each: Int64Array, before: Int64Array) -> int:
+        """The sum of what each step has over the steps before `step`."""
+        periods, place = divmod(step - 1, self._period)
+        number = int(np.searchsorted(self._starts, place + 1, "right")) - 1
+        done = place + 1 - int(self._starts[number])
+        whole = periods * self._of_a_period(each, before) if periods else 0
+        return whole + int(before[number]) + done * int(each[number])
+
+    def _of_a_period(self, each: Int64Array, before: Int64Array) -> int:
+        last = self._period - int(self._starts[-1]) + 1
+        return int(before[-1]) + last * int(each[-1])
 
     def steps_in(self, num_samples: int) -> int:
         """The most steps that have no more than `num_samples` together."""
-        number = int(np.searchsorted(self._samples_before, num_samples, "right")) - 1
-        left = num_samples - int(self._samples_before[number])
-        return int(self._starts[number]) - 1 + left // int(self._samples[number])
+        periods, left = divmod(num_samples, self._of_a_period(self._samples, self._samples_before))
+        number = int(np.searchsorted(self._samples_before, left, "right")) - 1
+        left -= int(self._samples_before[number])
+        in_period = int(self._starts[number]) - 1 + left // int(self._samples[number])
+        return periods * self._period + in_period
 
     def next_change(self, step: int) -> int | None:
         """The first step after `step` that may be of another size; None: all are alike."""
         number = self._number_at(step) + 1
-        return int(self._starts[number]) if number < len(self._starts) else None
+        if number < len(self._starts):
+            return step - (step - 1) % self._period - 1 + int(self._starts[number])
+        if self._period == _NO_END or len(self._starts) == 1:
+            return None
+        return step - (step - 1) % self._period + self._period
 
     @property
     def fewest_rows(self) -> int:
@@ -92,7 +134,8 @@ class StepSizes:
         return int(self._rows.min())
 
     def _number_at(self, step: int) -> int:
-        return int(np.searchsorted(self._starts, step, "right")) - 1
+        place = (step - 1) % self._period + 1
+        return int(np.searchsorted(self._starts, place, "right")) - 1
 
 
 def _sums_before(numbers: Int64Array) -> Int64Array:

@@ -85,6 +85,9 @@ def guarded_record(
         "batch_size": None
         if data_efficiency.batch_size is None
         else _plain(data_efficiency.batch_size, leave_out=("row_length",)),
+        "length_buckets": None
+        if data_efficiency.length_buckets is None
+        else _plain(data_efficiency.length_buckets, leave_out=("sizes",)),
         "selective_backprop": config.training.selective_backprop,
         "stages": {
             str(number): {"first_step": start, **vars(stage)}
@@ -154,6 +157,11 @@ def _curriculum(settings: DataEfficiencyConfig) -> dict[str, Any]:
             "sequence_length": None if plan is None else plan.action,
             "length_multiple": 1 if plan is None else plan.length_multiple,
             **({"constant_tokens": True} if plan is not None and plan.constant_tokens else {}),
+            **(
+                {}
+                if plan is None or plan.keep_end_token is None
+                else {"keep_end_token": plan.keep_end_token}
+            ),
             **_only_where_used(settings, selections.get(name)),
         }
     return record

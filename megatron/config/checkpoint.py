@@ -22,6 +22,7 @@ GuardedSetting = Literal[
     "token_superposition",
     "feedback",
     "batch_size",
+    "length_buckets",
     "selective_backprop",
     "stages",
     "clock",

@@ -12,6 +12,7 @@ from megatron.setting_rules import (
     SEED,
     SHARE,
     Settings,
+    require,
 )
 
 
@@ -26,6 +27,10 @@ class DataConfig(Settings):
     """Proportions of training, validation and test documents."""
     seq_length: Annotated[int, POSITIVE] = 1024
     """Tokens of a sample."""
+    shortest_piece: Annotated[int | None, POSITIVE, GPT_ONLY] = None
+    """GPT: instead of rows of running text, train on pieces of documents, whose lengths are --seq-length halved again and again down
+    to this one; each step has pieces of one length, as many tokens as --seq-length long ones (data_sampling.length_buckets).
+    Validation has rows of --seq-length."""
     tokenizer_file: str | None = None
     """tokenizer.json of the corpus."""
     vocab_file: str | None = None
@@ -54,3 +59,21 @@ class DataConfig(Settings):
     name below it."""
     num_workers: Annotated[int, NOT_NEGATIVE] = 0
     """Processes that read training batches ahead."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shortest_piece is not None:
+            require(
+                self.piece_lengths[0] == self.shortest_piece,
+                "shortest_piece",
+                self.shortest_piece,
+                f"must be --seq-length ({self.seq_length}) halved some times, such as {self.piece_lengths[0]}",
+            )
+
+    @property
+    def piece_lengths(self) -> tuple[int, ...]:
+        """Tokens of the pieces that documents are cut into, ascending; one length where they are not."""
+        lengths = [self.seq_length]
+        while lengths[0] > (self.shortest_piece or self.seq_length) and lengths[0] % 2 == 0:
+            lengths.insert(0, lengths[0] // 2)
+        return tuple(lengths)

@@ -70,6 +70,9 @@ class BlendedDataset:
         self._ends = np.cumsum(self.part_sizes)
         sizes = [part.vocab_size for part in parts]
         self.vocab_size = None if None in sizes else max(size for size in sizes if size)
+        ends = {getattr(part, "end_of_text", None) for part in parts}
+        self.end_of_text = ends.pop() if len(ends) == 1 else None
+        """Token that ends documents; None where it is not known, or not one."""
         self.sequence_length = max(part.sequence_length for part in parts)
         self.num_skipped_documents = sum(
             getattr(part, "num_skipped_documents", 0) for part in parts

@@ -37,6 +37,11 @@ class Documents:
         names = ("reset_attention_mask", "reset_position_ids", "eod_mask_loss")
         return tuple(name for name in names if getattr(self, name))
 
+    def known_end(self, metadata: Mapping[str, Any] | None) -> int | None:
+        """Id of the token that ends the documents of a corpus; None where there is none, or nobody says it."""
+        end = (metadata or {}).get("eod", self.end_of_text)
+        return None if end is None else int(end)
+
     def end_in(self, prefix: str, metadata: Mapping[str, Any] | None) -> int:
         """Id of the token that ends the documents of a corpus.
 
@@ -44,7 +49,7 @@ class Documents:
             ValueError: if there is none, or it is not known.
         """
         flag = f"--{self.flags[0].replace('_', '-')}"
-        end = (metadata or {}).get("eod", self.end_of_text)
+        end = self.known_end(metadata)
         if metadata is not None and "eod" in metadata and end is None:
             raise ValueError(
                 f"{flag}: no token ends the documents of {prefix}: make it with tools/preprocess_data.py --append-eod"
@@ -53,7 +58,7 @@ class Documents:
             raise ValueError(
                 f"{flag}: {prefix} does not say which token ends its documents: give its tokenizer (--tokenizer-file)"
             )
-        return int(end)
+        return end
 
     def entries(self, tokens: Int64Array, labels: Int64Array, end: int) -> dict[str, Int64Array]:
         """The labels of some rows, and what is told of their documents, [rows, length] each.

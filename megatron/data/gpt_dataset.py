@@ -22,6 +22,8 @@ class GPTDataset(TokenWindows):
     def __init__(self, prefix: str, *, documents: Documents | None = None, **options: Any) -> None:
         super().__init__(prefix, **options)
         self.documents_in_rows = documents or Documents()
+        self.end_of_text = self.documents_in_rows.known_end(self._corpus.metadata)
+        """Token that ends documents; None where it is not known."""
         self._end = None
         if self.documents_in_rows.flags:
             self._end = self.documents_in_rows.end_in(prefix, self._corpus.metadata)

@@ -18,6 +18,8 @@ def analysis_commands(config: RunConfig) -> list[list[str]]:
     data = config.data
     dataset = ["--data-path", *data.data_path, "--split", data.split]
     dataset += ["--seq-length", str(data.seq_length), "--data-type", config.architecture]
+    if data.shortest_piece is not None:
+        dataset += ["--shortest-piece", str(data.shortest_piece)]
     for name in ("tokenizer_file", "vocab_file", "merge_file"):
         if getattr(data, name) is not None:
             dataset += [f"--{name.replace('_', '-')}", getattr(data, name)]

@@ -59,6 +59,8 @@ def scale_down(config: RunConfig) -> Layer:
     if training.lr_warmup_iters:
         settings["lr_warmup_iters"] = _scaled(training.lr_warmup_iters, steps)
     lengths = Fraction(SEQ_LENGTH, config.data.seq_length)
+    if config.data.shortest_piece is not None:
+        settings["shortest_piece"] = _scaled(config.data.shortest_piece, lengths)
     batches = Fraction(GLOBAL_BATCH_SIZE, training.batch_size)
     if training.rampup_batch_size:
         start, _, samples = training.rampup_batch_size

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_efficiency import ModelShape, RunPlan, load_config, plan_run
+from data_efficiency.plan import planned_totals
 from megatron.config import ModelConfig
 from megatron.reporting.run_log import Record
 from megatron.run_page.columns import Columns, is_number
@@ -16,8 +17,6 @@ from megatron.run_state import model_shape
 
 MOST_STEPS = 400
 """Of a plan that are drawn."""
-SHORTEST_SHARE = 64
-"""Steps of whole samples that fill a budget of tokens, times this: as far as a plan is walked."""
 COMPARED = {
     "consumed_samples": "samples",
     "corpus_tokens": "corpus tokens",
@@ -130,9 +129,15 @@ def _plan(
     least = start["global_batch_size"] if batch is None else batch.least
     ends = [*_ends_by_steps(training, least)]
     tokens, samples = training.get("train_tokens"), training.get("train_samples")
+    counter = training.get("token_counter", "effective")
     if tokens is not None:
-        whole = -(-tokens // (start["sequence_length"] * least))
-        ends.append(SHORTEST_SHARE * whole)
+        filling = planned_totals(
+            config,
+            model=shape,
+            sequence_length=start["sequence_length"],
+            **{f"{counter}_tokens": tokens},
+        )
+        ends.append(filling.steps)
     plan = plan_run(
         config,
         model=shape,
@@ -145,7 +150,6 @@ def _plan(
         last = min(last, plan.step_that_fills("consumed_samples", samples))
     if tokens is None:
         return Planned(plan, last)
-    counter = training.get("token_counter", "effective")
     if counter == "effective":
         filled = plan.step_that_fills("layer_tokens", tokens * shape.num_layers)
     else:

@@ -245,6 +245,8 @@ def _facts(log: RunLog) -> dict[str, Any]:
     first = start.get("environment")
     others = [record["environment"] for record in log.resumed]
     tokens = start["train_samples_in_dataset"] * start["sequence_length"]
+    if "pieces" in start:
+        tokens = sum(int(length) * size for length, size in start["pieces"]["sizes"].items())
     return {
         "settings": settings,
         "environment": first if all(one == first for one in others) else [first, *others],

@@ -373,3 +373,60 @@ def test_a_multiple_is_the_way_out_that_is_named():
         ConfigError, match="token_superposition is enabled, and processes share each row"
     ):
         plan(content | {"tensor_parallel": {"autotp_size": 2}})
+
+
+BUCKETS = {"lengths": [8, 16, 32], "odds": "grow_p2"}
+
+
+def test_buckets_are_drawn_as_the_sampler_draws_them():
+    """Lengths, samples and shares of every step, over more than a pass."""
+    content = config(dropping=random_ltd(), length_buckets=BUCKETS | {"num_cycles": 2})
+    made = plan(content, num_steps=50, num_samples=[256, 128, 64])
+    section = load_config(content).data_efficiency.with_buckets((8, 16, 32), (256, 128, 64))
+
+    class Rows:
+        part_lengths, part_sizes = (8, 16, 32), (256, 128, 64)
+
+        def __len__(self):
+            return 448
+
+    sampler = CurriculumSampler(Rows(), section, micro_batch_size=4, gradient_accumulation_steps=4)
+    counts = np.zeros(3)
+    for step in steps_of(made):
+        batch, shape = sampler.next_global_batch(), made.stretch_at(step).shape
+        assert shape.sequence_length * len(batch.samples) == 16 * LENGTH
+        assert shape.num_rows == len(batch.samples)
+        assert (shape.kept_length or LENGTH) <= LENGTH
+        assert made.counters(step).consumed_samples == sampler.samples_before(step + 1)
+        assert made.counters(step).corpus_tokens == step * 16 * LENGTH
+        counts[made.bucket_lengths.index(shape.sequence_length)] += 1
+        assert sum(made.bucket_shares(step)) == pytest.approx(1)
+    assert made.steps_of_buckets.tolist() == counts.tolist()
+    assert made.num_samples == 448
+    assert made.counters(50).flops < made.baseline.flops
+    totals = planned_totals(
+        replace(load_config(content), data_efficiency=section),
+        model=MODEL,
+        sequence_length=LENGTH,
+        num_steps=50,
+    )
+    assert totals == made.counters(50)
+
+
+def test_buckets_that_cannot_be_planned_are_told():
+    with pytest.raises(
+        ConfigError, match="known without the data: give its sizes .* --num-samples N N"
+    ):
+        plan(config(length_buckets=BUCKETS))
+    with pytest.raises(
+        ConfigError, match=r"num_samples is \[1, 2\]: must be one number, or one for each"
+    ):
+        plan(config(length_buckets=BUCKETS), num_samples=[1, 2])
+    with pytest.raises(ConfigError, match=r"num_samples is \[1, 2\]: rows have one length"):
+        plan(config(), num_samples=[1, 2])
+    with pytest.raises(ConfigError, match="but samples have up to 32 tokens"):
+        plan(config(length_buckets=BUCKETS | {"lengths": [8, 16, 64]}), num_samples=[9, 9, 9])
+    known = BUCKETS | {"token_shares": [1, 1, 1], "pass_steps": 20}
+    assert plan(config(length_buckets=known), num_samples=[77]).num_samples == 77
+    sizes = BUCKETS | {"sizes": [256, 128, 64]}
+    assert plan(config(length_buckets=sizes), num_samples=None).num_samples == 448

@@ -61,10 +61,27 @@ def test_a_batch_that_grows_has_a_column():
     )
 
 
+BUCKETS = {
+    "lengths": [8, 16, 32],
+    "token_shares": [2, 1, 1],
+    "pass_steps": 20,
+    "odds": [40, 1, 1],
+}
+
+
+def test_each_length_of_rows_has_a_column():
+    lines = format_plan(plan(config(length_buckets=BUCKETS)), num_rows=2).splitlines()
+    assert lines[0].split()[1:10] == ["8", "long", "%", "16", "long", "%", "32", "long", "%"]
+    first, last = (list(map(float, line.split()[1:4])) for line in lines[1:3])
+    assert first[0] == 100
+    assert last == [0, 50, 50]
+
+
 @pytest.mark.parametrize(
     "content",
     [
         config(),
+        config(length_buckets=BUCKETS),
         config(mix=MIX),
         config(batch_size=BATCHES),
         sorted_config(order={"kind": "descending"}),

@@ -111,3 +111,14 @@ def test_a_learning_rate_that_outruns_the_curriculum(unit, share):
     assert warnings(content, DecayEnd(amount=12 * share, unit=unit)) == []
     found = the_warning(content, DecayEnd(amount=11 * share, unit=unit))
     assert "from step 11 on, but what is trained on changes until step 12" in found
+
+
+def test_length_buckets_whose_pass_never_ends_or_that_repeat():
+    buckets = {"lengths": [8, 16, 32], "pass_steps": 20, "token_shares": [1, 1, 2]}
+    assert warnings(config(length_buckets=buckets)) == []
+    longer = the_warning(config(length_buckets=buckets | {"pass_steps": 30}))
+    assert (
+        "has 30 steps, of which 20 are taken; what comes last in it is never trained on" in longer
+    )
+    repeated = warnings(config(length_buckets=buckets), num_samples=[10000, 160, 64])[-1]
+    assert "rows of 32 tokens come 2.5 times, and of those of 8 only 3% are used" in repeated

@@ -69,6 +69,9 @@ def learning_of(name, index):
         "constant_tokens": {
             "curriculum_metrics": {"seqlen_truncate": window | {"constant_tokens": True}}
         },
+        "keep_end": {
+            "curriculum_metrics": {"seqlen_truncate": window | {"keep_end_token": "auto"}}
+        },
     }.get(name)
 
 
@@ -84,6 +87,9 @@ def section_of(name, index, *, drops):
             **{"min_value": 4, "max_value": 8, "counter": "steps", "lr_exponent": 0.5},
             **{"schedule_type": "fixed_discrete", "schedule_config": stages},
         }
+    if name == "length_buckets":
+        shares = {"token_shares": "uniform", "pass_steps": NUM_STEPS, "num_cycles": 2}
+        sampling["length_buckets"] = {"odds": "grow_p2", **shares}
     if name == "feedback":
         policy = {"policy": "high_loss", "kept_share": 0.5, "refresh_steps": 2, "delay_steps": 1}
         sampling["feedback"] = policy
@@ -115,6 +121,7 @@ def flags_of(model, name, folder, workspace, *, drops=False, stage=None, **engin
         "ema_decay": 0.9 if name == "average" else None,
         "selective_backprop": 0.5 if name == "selective_backprop" else None,
         "reset_attention_mask": True if name == "documents" else None,
+        "shortest_piece": 8 if name == "length_buckets" else None,
         "config": folder / "stages.toml" if name == "stages" else None,
     }
     own = training_flags(workspace, **of_model, **flags, **engine)

@@ -73,10 +73,11 @@ def samples_read(monkeypatch):
     return found
 
 
-def run(name, blend, save, *flags):
+def run(name, blend, save, *flags, data_path=None):
     """Lines of the log of a recipe's small run."""
     folder, words, _ = blend
-    places = ["--data-path", *words, "--difficulty", folder / "difficulty", "--save", save]
+    places = ["--data-path", *(data_path or words), "--difficulty", folder / "difficulty"]
+    places += ["--save", save]
     flags = ["--config", name, "--scale-down", *places, "--vocab-size", 400, *flags]
     assert pretrain_gpt.main(list(map(str, flags))) == 0
     lines = [json.loads(line) for line in (save / "log.jsonl").read_text().splitlines()]
@@ -162,3 +163,56 @@ def test_windows_grow_for_64_percent_of_the_tokens(blend, tmp_path):
         pairs[-1] - pairs[0]
     )
     assert np.abs(slope).max() <= 1
+
+
+def test_short_pieces_come_first_in_each_of_eight_cycles(blend, tmp_path, samples_read):
+    """Dataset Decomposition (arXiv 2405.13226): odds 32:16:8:4:2:1, the published tokens of each length, equal tokens a step."""
+    folder, _, _ = blend
+    words = [str(folder / "long")]
+    lengths = np.random.default_rng(0).integers(1, 300, 400).astype(np.int32)
+    tokens = np.arange(lengths.sum()).astype(np.uint16) % 400
+    with IndexedDatasetWriter(folder / "long", np.dtype("uint16")) as writer:
+        writer.add_documents(tokens, lengths)
+        writer.finish({"vocab_size": 400})
+    num_steps, per_step = 480, 4 * SEQ_LENGTH
+    more = ("--train-tokens", num_steps * per_step)
+    steps = run("gpt_pieces_29b", blend, tmp_path / "run", *more, data_path=words)
+    assert [step["corpus_tokens"] for step in steps] == [
+        per_step * number for number in range(1, num_steps + 1)
+    ]
+    played = np.array([step["sequence_length"] for step in steps])
+    published = np.array([3.73, 6.29, 7.77, 6.62, 5.41, 4.73])
+    kinds = 2 ** np.arange(1, 7)
+    counts = (played[:, None] == kinds).sum(0)
+    assert np.abs(counts - num_steps * published / published.sum()).max() < 1
+    cycles, odds = played.reshape(8, -1), 2.0 ** np.arange(5, -1, -1)
+    means = [part.mean() for part in np.array_split(cycles, 4, axis=1)]
+    assert means == sorted(means)
+    # A cycle begins a step or two before or behind an eighth of the run; the shortest are all drawn after a quarter of it.
+    early = (cycles[:, 2:12].flatten()[:, None] == kinds).sum(0)
+    expected = 80 * published * odds / (published * odds).sum()
+    assert np.abs(early - expected).max() <= 6
+    assert set(played[-6:]) <= {32, 64}
+    start = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
+    read, drawn, place = np.array(samples_read), {}, 0
+    for length in played.tolist():
+        drawn.setdefault(length, []).extend(read[place : place + per_step // length])
+        place += per_step // length
+    for length, size in start["pieces"]["sizes"].items():
+        # Every piece comes once before one comes again.
+        one_pass = drawn[int(length)][:size]
+        assert len(set(one_pass)) == len(one_pass)
+
+
+def test_two_stages_of_rows_have_three_quarters_and_a_quarter_of_the_tokens(blend, tmp_path):
+    """BTLM (arXiv 2309.11568): 470B tokens at 2,048, 157B at 8,192, as many tokens in each step."""
+    steps = run("gpt_cl_stages_627b", blend, tmp_path / "run")
+    tokens = np.diff([0, *(step["corpus_tokens"] for step in steps)])
+    assert set(tokens) == {4 * SEQ_LENGTH}
+    stages = np.array([step["stage"] for step in steps])
+    lengths = np.array([step["sequence_length"] for step in steps])
+    assert (stages == np.sort(stages)).all()
+    assert set(zip(stages.tolist(), lengths.tolist(), strict=True)) == {(1, 16), (2, 64)}
+    assert (stages == 1).mean() == pytest.approx(0.75)
+    assert steps[0]["consumed_samples"] == 16
+    assert steps[-1]["consumed_samples"] - steps[-2]["consumed_samples"] == 4

@@ -6,6 +6,7 @@ import pytest
 from megatron.corpus_flags import add_corpus_flags, open_corpus, tokenizer_of_corpus
 from megatron.data.bert_dataset import BertDataset
 from megatron.data.blended_dataset import BlendedDataset
+from megatron.data.document_pieces import DocumentPieces
 from megatron.data.gpt_dataset import GPTDataset
 from megatron.tokenizer import train_wordpiece
 from tests.megatron.data.sentence_corpus import write_sentences
@@ -35,6 +36,15 @@ def test_each_type_opens_its_dataset(prefix):
     assert isinstance(blend, BlendedDataset)
     assert [part["seed"] for part in blend.identity["parts"].values()] == [0, 0]
     assert [part["short_seq_prob"] for part in blend.identity["parts"].values()] == [0, 0]
+
+
+def test_pieces_of_documents_are_those_of_the_training(prefix):
+    pieces = open_corpus(parse("--data-path", prefix, "--shortest-piece", "4", "--split", "1"))
+    assert isinstance(pieces, DocumentPieces)
+    assert pieces.part_lengths == (4, 8, 16)
+    flags = ("--data-path", prefix, "--shortest-piece", "4", "--data-type", "bert")
+    with pytest.raises(ValueError, match="--shortest-piece belongs to --data-type gpt"):
+        open_corpus(parse(*flags))
 
 
 def test_documents_that_are_not_used_are_counted(tmp_path, prefix, caplog):

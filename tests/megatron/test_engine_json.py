@@ -4,7 +4,13 @@ from hypothesis import strategies as st
 
 from data_efficiency import ConfigError, load_config
 from megatron.arguments import parse_run_config
-from megatron.engine_json import PASS_SAMPLES, engine_json
+from megatron.engine_json import (
+    BUCKETS,
+    PASS_SAMPLES,
+    engine_json,
+    with_buckets_of,
+    with_rows_of_buckets,
+)
 from megatron.nested_keys import value_at
 from tests.json_sections import length_metric, sorting_metric
 from tests.megatron.test_arguments import NEEDED, PUBLISHED, write_json
@@ -148,3 +154,35 @@ def test_a_ramp_beside_the_files_own(tmp_path):
         engine_json(config)
     level = parse_run_config("", [*NEEDED, *flags[2:], "--rampup-batch-size", "8", "4", "9"])
     assert load_config(engine_json(level)).data_efficiency.batch_size is None
+
+
+PIECES = ["--seq-length", "32", "--max-position-embeddings", "32", "--shortest-piece", "8"]
+
+
+def test_lengths_of_pieces_and_the_steps_of_a_run_are_written(tmp_path):
+    section = {"data_efficiency": {"data_sampling": {"length_buckets": {"pass_steps": "auto"}}}}
+    words = [*NEEDED, *PIECES, *write_json(tmp_path / "a.json", section)]
+    config = parse_run_config("", words)
+    sampling = engine_json(config)["data_efficiency"]["data_sampling"]
+    assert sampling["length_buckets"] == {"pass_steps": 10, "lengths": [8, 16, 32]}
+    assert sampling["enabled"]
+    plain = engine_json(parse_run_config("", [*NEEDED, *PIECES]))
+    assert value_at(plain, f"{BUCKETS}.lengths") == [8, 16, 32]
+
+    class Rows:
+        part_lengths, part_sizes = (8, 16, 32), (5, 4, 3)
+
+    known = engine_json(with_buckets_of(config, Rows()))
+    assert value_at(known, f"{BUCKETS}.sizes") == [5, 4, 3]
+    assert with_buckets_of(config, object()) is config
+
+
+def test_other_lengths_and_numbers_of_pieces_are_refused(tmp_path):
+    section = {"data_efficiency": {"data_sampling": {"length_buckets": {"lengths": [16, 32]}}}}
+    words = [*NEEDED, *PIECES, *write_json(tmp_path / "a.json", section)]
+    with pytest.raises(ConfigError, match=r"make \[8, 16, 32\]: remove the key"):
+        engine_json(parse_run_config("", words))
+    with pytest.raises(
+        ConfigError, match="2 numbers of samples are given, and rows have one length"
+    ):
+        with_rows_of_buckets(parse_run_config("", NEEDED), [1, 2])

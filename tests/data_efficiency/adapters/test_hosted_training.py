@@ -173,6 +173,10 @@ def test_batches_that_a_host_would_count_wrong():
         ConfigError, match="constant_tokens changes the rows of a batch, which the host"
     ):
         hosted({"data_efficiency": DataEfficiencyConfig.of(ramp)})
+    with pytest.raises(
+        ConfigError, match="length_buckets changes the rows of a batch, which the host"
+    ):
+        hosted({"data_efficiency": {"data_sampling": {"length_buckets": {}}}})
 
 
 def test_batches_that_grow_are_for_our_step():
@@ -186,6 +190,8 @@ def test_batches_that_grow_are_for_our_step():
         hosted({"data_efficiency": {"data_sampling": {"batch_size": batches}}})
     with pytest.raises(ConfigError, match="does not see where steps end"):
         refuse_more_than_samples(DataEfficiencyConfig.of(batch_size=batches))
+    with pytest.raises(ConfigError, match="length_buckets changes the samples of a step"):
+        refuse_more_than_samples(DataEfficiencyConfig.of(length_buckets={}))
 
 
 def test_losses_that_a_host_does_not_tell():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_efficiency import ConfigError
@@ -71,6 +71,35 @@ def test_sums_are_those_of_a_slow_count(stretches, budget):
         seen.append(step)
         step = sizes.next_change(step)
     assert set(changes) <= set(seen) == set(starts[1:])
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 9)), min_size=1, max_size=5),
+    st.integers(0, 900),
+)
+def test_sums_over_periods_are_those_of_a_slow_count(stretches, budget):
+    """What a pass has comes again after it."""
+    lengths, per_row = zip(*stretches, strict=True)
+    period = sum(lengths)
+    starts = np.cumsum([1, *lengths[:-1]]).tolist()
+    sizes = StepSizes(starts, [2] * len(starts), per_row, period)
+    slow = np.resize(np.repeat(per_row, lengths), 1000)
+    assert [sizes.per_row(step) for step in range(1, 60)] == slow[:59].tolist()
+    assert [sizes.samples(step) for step in range(1, 60)] == (2 * slow[:59]).tolist()
+    before = [0, *np.cumsum(2 * slow).tolist()]
+    assert [sizes.samples_before(step) for step in range(1, 60)] == before[:59]
+    assert [sizes.rows_before(step) for step in range(1, 60)] == list(range(0, 118, 2))
+    for kind in set(per_row):
+        own = [0, *np.cumsum(np.where(slow == kind, 2 * slow, 0)).tolist()]
+        assert [sizes.samples_before(step, per_row=kind) for step in range(1, 60)] == own[:59]
+    found = sizes.steps_in(budget)
+    assert before[found] <= budget < before[found + 1]
+    seen, step = [], sizes.next_change(1)
+    while step is not None and step < 60:
+        seen.append(step)
+        step = sizes.next_change(step)
+    assert {n + 1 for n in range(1, 59) if slow[n] != slow[n - 1]} <= set(seen)
 
 
 def batches(counter, *, low=4, high=16, total=12, unit=4, **more):

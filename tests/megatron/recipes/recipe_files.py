@@ -25,7 +25,9 @@ LATER = (
     "gpt_cl_buckets_1400b",
     "gpt_cl_quality_cdma_30b",
     "gpt_cl_quality_cma_30b",
+    "gpt_cl_stages_627b",
     "gpt_cl_window_107b",
+    "gpt_pieces_29b",
 )
 """Recipes of what was published since."""
 BASE = """\

@@ -20,6 +20,12 @@ def test_an_index_that_is_not_there_is_to_be_made(tmp_path):
     assert analysis_commands(read("gpt_cl_truncate_300b")) == []
 
 
+def test_pieces_are_those_of_the_training(tmp_path):
+    flags = ("--difficulty", str(tmp_path), "--shortest-piece", "8")
+    (command,) = analysis_commands(read("gpt_cl_voc_300b", "--scale-down", *flags))
+    assert "--data-type gpt --shortest-piece 8 --metric" in " ".join(command)
+
+
 def test_samples_of_bert_are_those_of_the_training():
     (command,) = analysis_commands(read("bert_cl_voc_reorder_1049b", "--sample-seed", "5"))
     words = " ".join(command)

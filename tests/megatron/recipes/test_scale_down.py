@@ -6,6 +6,7 @@ from megatron.engine_json import engine_json
 from megatron.nested_keys import value_at
 from megatron.recipes import SHIPPED
 from megatron.run_state import model_shape
+from megatron.stages import stage_ends
 from tests.megatron.recipes.recipe_files import read
 
 METRICS = "data_sampling.curriculum_learning.curriculum_metrics"
@@ -36,6 +37,20 @@ def test_the_shape_is_kept(name):
         assert settings.order.pass_samples == small.num_whole_steps * small.training.batch_size
         assert before.order.pass_samples == whole.num_whole_steps * whole.training.batch_size
     paced = [one for one in settings.selections if not one.sorts]
+    if settings.length_buckets is not None:
+        assert settings.length_buckets.pass_steps == small.num_whole_steps
+        assert before.length_buckets.pass_steps == whole.num_whole_steps
+        small_lengths, lengths = (one.length_buckets.lengths for one in (settings, before))
+        assert [length * 128 for length in small_lengths] == list(lengths)
+    if small.stages:
+        # The last step of each but the last, in the same place of the run.
+        places = [
+            end.corpus_tokens / config.training.train_tokens
+            for config in (small, whole)
+            for end in stage_ends(config, engine_json)[:-1]
+        ]
+        assert places == pytest.approx([0.75, 0.75], abs=0.05)
+        return
     for metric in (*paced, *settings.length_plans):
         shares = [
             each.schedules[metric.name].total_curriculum_step / config.num_whole_steps
