@@ -22,13 +22,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.targets import Target, missed
 from megatron.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,19 +36,6 @@ PEERS = ("published", "vectorised")
 SIDES = ("ours", *PEERS)
 SAMPLE_TOKENS = (2049, 129)
 PROCESSES = (1, 2)
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a figure must be, and why."""
-
-    limit: float
-    at_least: bool
-    reason: str
-
-    def is_missed(self, figure: float) -> bool:
-        """Whether a figure is on the wrong side of the limit."""
-        return figure < self.limit if self.at_least else figure > self.limit
 
 
 # What users would run instead has to be far slower, and the machine's own limit near. For short samples most of the
@@ -266,15 +253,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         figures = compare(arguments, Path(folder))
     print_tables(figures)
-    missed = [
-        f"{name} is {figures[name]:.2f}, must be at {'least' if target.at_least else 'most'} "
-        f"{target.limit}: {target.reason}"
-        for name, target in TARGETS.items()
-        if name in figures and target.is_missed(figures[name])
-    ]
-    print("\n".join(missed), end="\n" if missed else "")
+    failures = missed(TARGETS, figures)
+    print("\n".join(failures), end="\n" if failures else "")
     print(json.dumps(figures))
-    return int(arguments.check and bool(missed))
+    return int(arguments.check and bool(failures))
 
 
 if __name__ == "__main__":

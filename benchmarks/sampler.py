@@ -12,8 +12,6 @@ import argparse
 import contextlib
 import io
 import json
-import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -27,20 +25,13 @@ import numpy as np
 import torch.distributed
 from tqdm import tqdm
 
+from benchmarks.deepspeed_sampler import make_deepspeed_sampler
+from benchmarks.targets import Target, missed
 from data_efficiency import CurriculumSampler, DifficultyIndex, load_config
 
 BATCH_SIZE = 512
 LONGEST = 2048
 FOLDING = ("folded", "saw", "interleaved")
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a figure must be, and why."""
-
-    limit: float
-    at_least: bool
-    reason: str
 
 
 TARGETS = {
@@ -189,56 +180,6 @@ def anonymous_mb() -> float:
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
 
-def write_deepspeed_index(folder: Path, name: str, values: np.ndarray) -> dict[str, str]:
-    """DeepSpeed's index files of a metric; the JSON keys that name them."""
-    from deepspeed.runtime.data_pipeline.data_sampling import (  # noqa: PLC0415, TID251
-        utils as deepspeed_index,
-    )
-
-    order = np.argsort(values, kind="stable")
-    in_order = values[order].astype(np.int64)
-    starts = np.flatnonzero(np.append(True, in_order[1:] != in_order[:-1]))
-    contents = {
-        "index_to_sample": np.split(order, starts[1:]),
-        "index_to_metric": np.split(in_order[starts], len(starts)),
-    }
-    paths = {}
-    for part, rows in contents.items():
-        path = paths[f"{part}_path"] = str(folder / f"{name}_{part}")
-        builder = deepspeed_index.create_mmap_dataset_builder(path, np.int64)
-        for row in rows:
-            builder.add_item_numpy(row)
-        deepspeed_index.close_mmap_dataset_builder(builder, path)
-    return paths
-
-
-def make_deepspeed_sampler(folder: Path, num_samples: int, described: Mapping[str, Any]) -> Any:
-    """DeepSpeed's sampler over the same values, in its own index files."""
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    torch.distributed.init_process_group(
-        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
-    )
-    # Imported late: DeepSpeed chooses its device when it is imported.
-    import deepspeed.comm  # noqa: PLC0415, TID251
-    from deepspeed.runtime.data_pipeline.data_sampling.data_sampler import (  # noqa: PLC0415, TID251
-        DeepSpeedDataSampler,
-    )
-
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    deepspeed.comm.init_distributed("gloo")
-    learning = {
-        "enabled": True,
-        "data_cluster_path": str(folder / "deepspeed_clusters"),
-        "curriculum_metrics": {
-            name: described[name] | write_deepspeed_index(folder, name, values)
-            for name, values in make_values(num_samples).items()
-        },
-    }
-    config = {"seed": 1, "data_sampling": {"num_epochs": 1000, "curriculum_learning": learning}}
-    group = deepspeed.comm.get_world_group()
-    return DeepSpeedDataSampler(config, num_samples, BATCH_SIZE, 0, 1, group, 1, 0)
-
-
 def compare(folder: Path, sizes: Sizes) -> dict[str, float]:
     """Our steps beside DeepSpeed's, in turns, through a curriculum of two dozen clusters."""
     num_samples, num_steps = sizes.compared_samples, sizes.compared_steps
@@ -248,7 +189,7 @@ def compare(folder: Path, sizes: Sizes) -> dict[str, float]:
     times, own = np.zeros(num_steps), np.zeros((sizes.num_repeats, num_steps))
     num_clusters = np.zeros(num_steps, int)
     with contextlib.redirect_stdout(io.StringIO()):
-        theirs = make_deepspeed_sampler(folder, num_samples, described)
+        theirs = make_deepspeed_sampler(folder, make_values(num_samples), described, BATCH_SIZE)
         for step in tqdm(range(num_steps), desc="beside DeepSpeed", disable=None):
             times[step] = cpu_seconds(theirs.get_next_global_batch)
             num_clusters[step] = len(theirs.data_clusters)
@@ -393,16 +334,6 @@ def play_orders(folder: Path, sizes: Sizes) -> dict[str, float]:
     }
 
 
-def missed(figures: Mapping[str, float]) -> list[str]:
-    """One text for each target that a figure misses."""
-    return [
-        f"{name} is {figures[name]:.3g}, must be at {'least' if target.at_least else 'most'} "
-        f"{target.limit}: {target.reason}"
-        for name, target in TARGETS.items()
-        if (figures[name] < target.limit) == target.at_least and figures[name] != target.limit
-    ]
-
-
 def main() -> int:
     """Measures, prints one JSON line, and checks it where asked."""
     parser = argparse.ArgumentParser(
@@ -421,7 +352,7 @@ def main() -> int:
             folder.mkdir()
             figures |= part(folder, sizes)
             shutil.rmtree(folder)
-    failures = missed(figures) if arguments.check else []
+    failures = missed(TARGETS, figures) if arguments.check else []
     for text in failures:
         print(f"missed: {text}", file=sys.stderr)
     print(json.dumps({name: round(float(figure), 4) for name, figure in figures.items()}))

@@ -1,5 +1,6 @@
-"""What the tree must look like: mirrored tests, telling file names, no machine's paths, true README."""
+"""What the tree must look like: mirrored tests, telling file names, small rooms, no machine's paths, true README."""
 
+import ast
 import re
 import subprocess
 import tomllib
@@ -17,6 +18,10 @@ PAGES = [
     "CONTRIBUTING.md",
     *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
 ]
+
+MOST_LINES_OF_A_FILE = 400
+MOST_LINES_OF_A_FUNCTION = 60
+TWO_THINGS = "is two things: find the second one and give it a room of its own"
 
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "misc", "common"}
 # Written in halves, so that this file does not accuse itself.
@@ -59,6 +64,19 @@ def vague_names(files: Iterable[str]) -> Iterator[str]:
                 yield f"{path}: {part} says nothing; name the one idea in it"
 
 
+def long_rooms(path: str, text: str) -> Iterator[str]:
+    """A source with more lines, signature and docstring among them, than a reader takes in, and each such function."""
+    num_lines = len(text.splitlines())
+    if num_lines > MOST_LINES_OF_A_FILE:
+        yield f"{path}: what has {num_lines} lines {TWO_THINGS}"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            num_lines = node.end_lineno - node.lineno + 1
+            if num_lines > MOST_LINES_OF_A_FUNCTION:
+                yield f"{path}:{node.lineno}: {node.name} has {num_lines} lines: it {TWO_THINGS}"
+
+
 def machine_paths(path: str, text: str) -> Iterator[str]:
     """Absolute paths that exist on one machine only."""
     for number, line in enumerate(text.splitlines(), start=1):
@@ -78,6 +96,25 @@ def test_every_source_has_its_test() -> None:
 
 def test_every_name_says_something() -> None:
     assert list(vague_names(tracked_files())) == []
+
+
+# They wait for the work that goes on in them.
+STILL_LONG = {
+    "data_efficiency/config/curriculum.py",
+    "data_efficiency/config/data_efficiency.py",
+    "data_efficiency/sampling/sampler.py",
+}
+
+
+def test_every_room_is_small() -> None:
+    sources = [path for path in tracked_files() if path.endswith(".py")]
+    found = {
+        path: list(long_rooms(path, (ROOT / path).read_text()))
+        for path in sources
+        if not path.startswith("tests/")
+    }
+    assert [line for path, lines in found.items() if path not in STILL_LONG for line in lines] == []
+    assert [path for path in STILL_LONG if not found[path]] == []
 
 
 def test_no_tracked_file_holds_a_machine_path() -> None:
@@ -130,6 +167,18 @@ def test_missing_test_is_caught() -> None:
 @pytest.mark.parametrize("path", ["a/utils.py", "helpers/b.py", "tests/test_misc.py", "Common.sh"])
 def test_vague_name_is_caught(path: str) -> None:
     assert len(list(vague_names([path]))) == 1
+
+
+def test_long_rooms_are_caught() -> None:
+    lines = "".join(f"    a = {number}\n" for number in range(MOST_LINES_OF_A_FUNCTION - 1))
+    assert list(long_rooms("a.py", f"def f():\n{lines}")) == []
+    methods = f"class A:\n    def f(self):\n        def g():\n{lines.replace('    ', ' ' * 12)}            b = 1\n"
+    (outer, inner) = sorted(long_rooms("a.py", methods))
+    assert outer.startswith("a.py:2: f has 62 lines")
+    assert inner.startswith("a.py:3: g has 61 lines")
+    assert list(long_rooms("a.py", "a = 1\n" * MOST_LINES_OF_A_FILE)) == []
+    (found,) = long_rooms("a.py", "a = 1\n" * (MOST_LINES_OF_A_FILE + 1))
+    assert found.startswith("a.py: what has 401 lines is two things")
 
 
 @pytest.mark.parametrize("folder", ["home/someone", "Users/someone", "root/x", "work/x"])
