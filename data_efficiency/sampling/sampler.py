@@ -144,12 +144,15 @@ class CurriculumSampler(RankRows):
 
         Where an order is played, of a run whose batches were all as large as those of now.
         """
-        found = {name: schedule.difficulty(step) for name, schedule in self._schedules.items()}
+        found = self._scheduled(step)
         if self.played_order is None:
             return found
         drawn = self.samples_before(step)
         parts = [drawn] if self._parts is None else self._parts.targets(drawn)
         return found | self._played_rank(np.array(parts).astype(np.int64))
+
+    def _scheduled(self, step: int) -> dict[str, int]:
+        return {name: schedule.difficulty(step) for name, schedule in self._schedules.items()}
 
     def pool_size(self, step: int) -> int:
         """Samples that may be drawn at `step`, counted from 1."""
@@ -183,7 +186,7 @@ class CurriculumSampler(RankRows):
             self._clusters.chooser(step),
             self._clusters.arranger(step),
         )
-        difficulties = self.difficulties(step) | self._played_rank(self.state.positions)
+        difficulties = self._scheduled(step) | self._played_rank(self.state.positions)
         self.state = SamplerState(step=step, positions=draw.positions)
         return GlobalBatch(
             step=step,

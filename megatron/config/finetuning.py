@@ -91,6 +91,8 @@ class ImageDataConfig(SampledDataConfig):
     """CIFAR by torchvision, or a folder."""
     folder: str = "data"
     """Of the images: train/CLASS and test/CLASS or val/CLASS, or CLASS alone. CIFAR is loaded into it."""
+    classes: tuple[str, ...] = ()
+    """Only these of the classes; all of them if none is named."""
     validation_share: Annotated[float, SHARE_BELOW_ONE] = 0.1
     """Part of the training images; 0 validates on the test images, as published."""
     resize: Annotated[int | None, POSITIVE] = None

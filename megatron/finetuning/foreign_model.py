@@ -1,6 +1,6 @@
 """Finetuning of models that are not ours: run, engine, optimizer, rate, and what is measured and exported."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,23 +29,29 @@ def task_of(
     *,
     higher_is_better: bool,
     quality: str,
+    losses: Sequence[str] = (),
 ) -> FinetuningTask:
     """The task of a run that is measured on a validation and, at its end, on a test part.
 
     Args:
         measure: its name, as "perplexity".
         quality: what the published lines call it.
+        losses: names of further measures, in nats.
     """
-    both = {"unit": "", "higher_is_better": higher_is_better}
-    validation = f"validation {measure}"
+    kinds = {measure: {"unit": "", "higher_is_better": higher_is_better}}
+    kinds |= {name: {"unit": "nats", "higher_is_better": False} for name in losses}
     return FinetuningTask(
         size=size,
         identity=identity,
         budget=budget_of(config.training, size),
-        measures=(
-            {"name": f"test {measure}", "curve": validation, **both},
-            {"name": validation, **both},
-        ),
+        measures=[
+            part
+            for name, kind in kinds.items()
+            for part in (
+                {"name": f"test {name}", "curve": f"validation {name}", **kind},
+                {"name": f"validation {name}", **kind},
+            )
+        ],
         quality=quality,
         eval_interval=config.training.eval_interval,
     )
@@ -119,14 +125,14 @@ def switch_dropout_off(model: torch.nn.Module) -> None:
 
 
 @torch.no_grad()
-def mean_over(
+def means_over(
     engine: Any,
     dataset: Any,
     batch_size: int,
-    sums: Callable[[Any], torch.Tensor],
+    sums: Callable[[Any], Sequence[torch.Tensor]],
     num_terms: Callable[[Any], torch.Tensor] | None = None,
-) -> float:
-    """The mean of a score over a whole data set; every process calls it, and computes its share.
+) -> list[float]:
+    """The means of scores over a whole data set; every process calls it, and computes its share.
 
     All processes compute as many batches: what fills up the last ones does not count.
 
@@ -134,22 +140,23 @@ def mean_over(
         engine: in training.
         dataset: has a length and `get_batch(samples, visits)`.
         batch_size: rows of a forward.
-        sums: batch -> each row's sum of what the mean is taken of.
-        num_terms: batch -> over how many terms each row's sum is; None: one.
+        sums: batch -> each row's sums of what the means are taken of.
+        num_terms: batch -> over how many terms each row's sums are; None: one.
     """
     engine.eval()
     ranks = engine.ranks
     size = ranks.data_parallel_size
     share = np.arange(ranks.data_parallel_rank, -(-len(dataset) // size) * size, size)
-    total, terms = 0.0, 0
+    totals, terms = np.zeros(1), 0
     for start in range(0, len(share), batch_size):
         numbers = share[start : start + batch_size]
         batch = dataset.get_batch(numbers % len(dataset), np.zeros_like(numbers))
         counts = torch.from_numpy(numbers < len(dataset))
         batch = {name: part.to(ranks.device) for name, part in batch.items()}
-        total += float((sums(batch).double().cpu() * counts).sum())
+        scores = torch.stack([score.double().cpu() for score in sums(batch)])
+        totals = totals + (scores * counts).sum(1).numpy()
         terms += int(((1 if num_terms is None else num_terms(batch).cpu()) * counts).sum())
-    return mean_losses_over(ranks, [total], [terms])[0]
+    return mean_losses_over(ranks, totals.tolist(), [terms] * len(totals))
 
 
 def whole_copies(engine: Any) -> dict[str, torch.Tensor]:

@@ -154,7 +154,8 @@ def _result(
         budget=budget,
         measure=main.measure,
         value=last[main.field],
-        others={**others, **_evaluations(folder)},
+        # By name, as they stand in the lines that are kept: a page is the same from both.
+        others=dict(sorted({**others, **_evaluations(folder)}.items())),
         costs={axis: curve[-1][axis] for axis in AXES if axis in curve[-1]},
         curve=curve,
         pacing=_pacing(log),

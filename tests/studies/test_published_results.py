@@ -80,6 +80,7 @@ def test_pages_follow_from_the_results(path, tmp_path, monkeypatch):
 
 
 MAIN_ARMS = ("baseline", "baseline_batch4", "curriculum", "random_ltd", "curriculum_random_ltd")
+BERT_ARMS = ("baseline", "baseline_batch8", "curriculum", "random_ltd", "curriculum_random_ltd")
 ROUTES = ("random_ltd", "random_ltd_scaled", "spans", "spans_scaled", "layer_dropout")
 BAGS = ("superposition", "superposition_output")
 SHAPES = ("cosine", "wsd", "constant")
@@ -114,9 +115,20 @@ FINETUNED = ("baseline", "random_ltd", "gentle")
             ("baseline", "uniform_wsd", "uniform_constant", *ORDERS, "window"),
             ("baseline", "uniform_wsd", "uniform_constant"),
         ),
+        (
+            "BERT's masked-LM loss",
+            "bert_cpu/results",
+            1.0,
+            BERT_ARMS,
+            ("baseline", "baseline_batch8"),
+        ),
         *[
             (f"Finetuned in {steps} steps", "finetuning_length/results", budget, FINETUNED, BATCHES)
             for steps, budget in ((20, 0.0625), (80, 0.25), (320, 1.0))
+        ],
+        *[
+            (f"Images, in {steps} steps", "vit_length/results", budget, FINETUNED, BATCHES)
+            for steps, budget in ((50, 0.0625), (200, 0.25), (800, 1.0))
         ],
     ],
 )
@@ -125,8 +137,9 @@ def test_the_page_over_all_says_what_the_reports_say(heading, page, budget, arms
     report = json.loads((FOLDER / page / "report.json").read_text())
     found = figures_of(FOLDER.parent / "docs" / "evidence.md", heading)
     has_bits = page == "gpt_cpu/results"
-    has_worth = page not in ("orders/results", "finetuning_length/results")
-    wanted = [figures(report, arm, budget, beside, has_bits, has_worth) for arm in arms]
+    has_worth = page not in ("orders/results", "finetuning_length/results", "vit_length/results")
+    further = ("test loss",) if page == "vit_length/results" else ()
+    wanted = [figures(report, arm, budget, beside, has_bits, has_worth, further) for arm in arms]
     assert list(found.values()) == wanted
 
 
@@ -140,7 +153,7 @@ def figures_of(page, heading):
     return found
 
 
-def figures(report, arm, budget, bases, has_bits, has_worth):
+def figures(report, arm, budget, bases, has_bits, has_worth, further):
     """What the page says of an arm: loss, bits per byte, differences, and the worth in baseline's tokens."""
     (row,) = [one for one in report["rows"] if (one["arm"], one["budget"]) == (arm, budget)]
     beside = {
@@ -157,6 +170,8 @@ def figures(report, arm, budget, bases, has_bits, has_worth):
             difference = beside[base]["difference"]
             width = half_width(difference)
             wanted.append(f"{difference['mean']:+.3f} ± {width:.3f}, {beside[base]['verdict']}")
+            others = [beside[base]["others"][name] for name in further]
+            wanted += [f"{one['mean']:+.3f} ± {half_width(one):.3f}" for one in others]
     if has_worth and arm != "baseline":
         saving = beside["baseline"]["saving_factors"]["effective_tokens"]
         wanted.append(f"{saving['factor']:.2f}x")

@@ -4,12 +4,14 @@ import json
 import tarfile
 
 import pytest
+import torch
 
 pytest.importorskip("transformers")
 
 from PIL import Image
 
 from examples_deepspeed.data_efficiency.vit_finetuning.images import read_images
+from examples_deepspeed.data_efficiency.vit_finetuning.models import load_model
 from tools import prepare_demo_models
 
 
@@ -46,6 +48,19 @@ def test_names_of_weights():
         "encoder.layer.3.mlp.fc1.weight": "encoder.layer.3.mlp.fc1.weight",
     }
     assert {name: prepare_demo_models._present_name(name) for name in names} == names
+
+
+def test_the_untrained_vit_is_the_same_each_time(tmp_path):
+    folders = [tmp_path / name for name in ("one", "again")]
+    for folder in folders:
+        torch.rand(3)
+        folder.mkdir()
+        prepare_demo_models.make_vit(folder, tmp_path)
+    weights = [(folder / "model.safetensors").read_bytes() for folder in folders]
+    assert weights[0] == weights[1]
+    model = load_model(str(folders[0]), class_names=["a", "b"], image_size=32)
+    assert (model.num_layers, model.num_positions) == (6, 65)
+    assert model.mean == (0.485, 0.456, 0.406)
 
 
 def test_images_lie_by_part_and_class(tmp_path, monkeypatch):

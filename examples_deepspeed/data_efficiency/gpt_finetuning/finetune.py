@@ -20,7 +20,7 @@ from data_efficiency import IGNORED_LABEL, known_layer_class
 from examples_deepspeed.data_efficiency.gpt_finetuning.text_blocks import split_blocks
 from megatron.arguments import parse_run_config
 from megatron.config import TextRunConfig
-from megatron.finetuning.foreign_model import mean_over, set_up_run, task_of, whole_copies
+from megatron.finetuning.foreign_model import means_over, set_up_run, task_of, whole_copies
 from megatron.finetuning.run import process_group, ready
 from megatron.finetuning.run_folder import is_finished
 from megatron.finetuning.section import RunSize, planned_json
@@ -59,7 +59,7 @@ def finetune_gpt(config: TextRunConfig) -> int:
 
     def perplexity(part: str) -> dict[str, float]:
         rows = config.training.eval_batch_size
-        mean = mean_over(engine, blocks[part], rows, losses, num_labels)
+        (mean,) = means_over(engine, blocks[part], rows, lambda batch: [losses(batch)], num_labels)
         return {f"{part} perplexity": math.exp(mean)}
 
     def export(folder: Path) -> None:

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         __doc__ or "", argv, architecture="vit_finetuning", json_of=planned_json
     )
     data = config.data
-    images = read_images(data.dataset, Path(data.folder), data.validation_share).train
+    images = read_images(data.dataset, Path(data.folder), data.validation_share, data.classes).train
     DataAnalyzer(
         CompressedSizes(images.images, images.labels),
         num_threads=max(1, data.num_workers),

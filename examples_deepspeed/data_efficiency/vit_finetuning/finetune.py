@@ -2,7 +2,7 @@ r"""Finetunes a vision transformer of timm or Hugging Face with random-LTD and a
 
 python examples_deepspeed/data_efficiency/vit_finetuning/finetune.py --config cifar --seed 1
 
-Prints accuracy, kept length and layer tokens, and beside them samples and seconds. `tools/plan.py --config
+Prints accuracy, loss, kept length and layer tokens, and beside them samples and seconds. `tools/plan.py --config
 cifar` prints the accounting alone.
 """
 
@@ -23,7 +23,7 @@ from examples_deepspeed.data_efficiency.vit_finetuning.images import (
 from examples_deepspeed.data_efficiency.vit_finetuning.models import load_model
 from megatron.arguments import parse_run_config
 from megatron.config import ImageRunConfig
-from megatron.finetuning.foreign_model import mean_over, set_up_run, task_of, whole_copies
+from megatron.finetuning.foreign_model import means_over, set_up_run, task_of, whole_copies
 from megatron.finetuning.run import process_group, ready
 from megatron.finetuning.run_folder import is_finished
 from megatron.finetuning.section import RunSize, planned_json
@@ -32,7 +32,7 @@ from megatron.finetuning.section import RunSize, planned_json
 def finetune_vit(config: ImageRunConfig) -> int:
     """Train to the end of the budget, from the beginning or from where it was stopped; the exit status."""
     data, pixels, seed = config.data, config.model.image_size, config.training.seed
-    splits = read_images(data.dataset, Path(data.folder), data.validation_share)
+    splits = read_images(data.dataset, Path(data.folder), data.validation_share, data.classes)
     if is_finished(config, splits.identity):
         return 0
     torch.manual_seed(seed)
@@ -40,7 +40,13 @@ def finetune_vit(config: ImageRunConfig) -> int:
     length = model.num_positions
     size = RunSize(num_layers=model.num_layers, length=length, num_samples=len(splits.train))
     task = task_of(
-        config, size, splits.identity, "accuracy", higher_is_better=True, quality="val_acc"
+        config,
+        size,
+        splits.identity,
+        "accuracy",
+        higher_is_better=True,
+        quality="val_acc",
+        losses=["loss"],
     )
     transform = Transform(
         size=pixels,
@@ -53,16 +59,14 @@ def finetune_vit(config: ImageRunConfig) -> int:
     run = set_up_run(config, task, model.module, images, model.layer_class)
     engine = run.engine
 
-    def loss_sum(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        logits = model.logits(engine, batch["pixel_values"])
-        return cross_entropy(logits.float(), batch["labels"], reduction="sum")
+    def hits_and_losses(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, labels = model.logits(engine, batch["pixel_values"]).float(), batch["labels"]
+        return logits.argmax(-1) == labels, cross_entropy(logits, labels, reduction="none")
 
-    def is_right(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return model.logits(engine, batch["pixel_values"]).argmax(-1) == batch["labels"]
-
-    def accuracy(name: str, part: LabelledImages) -> dict[str, float]:
+    def scores(name: str, part: LabelledImages) -> dict[str, float]:
         batches, rows = ImageBatches(part, transform, None), config.training.eval_batch_size
-        return {f"{name} accuracy": 100 * mean_over(engine, batches, rows, is_right)}
+        accuracy, loss = means_over(engine, batches, rows, hits_and_losses)
+        return {f"{name} accuracy": 100 * accuracy, f"{name} loss": loss}
 
     def export(folder: Path) -> None:
         weights = whole_copies(engine)
@@ -70,10 +74,10 @@ def finetune_vit(config: ImageRunConfig) -> int:
             model.export(weights, folder)
 
     return run.train(
-        loss_sum,
+        lambda batch: hits_and_losses(batch)[1].sum(),
         lambda batch: len(batch["labels"]),
-        lambda: accuracy("validation", splits.validation),
-        at_end=lambda: accuracy("test", splits.test),
+        lambda: scores("validation", splits.validation),
+        at_end=lambda: scores("test", splits.test),
         # Pixels do not tell how many positions a layer sees.
         shape=lambda batch: (len(batch["labels"]), length),
         export=export if config.checkpoint.export else None,

@@ -90,6 +90,11 @@ class LabelledImages:
         """Some of the images by number."""
         return LabelledImages([self.images[number] for number in chosen], self.labels[chosen])
 
+    def of_classes(self, labels: Sequence[int]) -> "LabelledImages":
+        """Those of some classes, which are numbered anew in this order."""
+        own = self.part(np.flatnonzero(np.isin(self.labels, labels)))
+        return LabelledImages(own.images, np.searchsorted(labels, own.labels))
+
     def open(self, number: int) -> Image.Image:
         """One image."""
         image = self.images[number]
@@ -150,7 +155,9 @@ class ImageBatches:
         return self._transform.random(image, numbers)
 
 
-def read_images(source: str, folder: Path, validation_share: float) -> ImageSplits:
+def read_images(
+    source: str, folder: Path, validation_share: float, classes: Sequence[str] = ()
+) -> ImageSplits:
     """The images of a source in three parts.
 
     Args:
@@ -158,15 +165,20 @@ def read_images(source: str, folder: Path, validation_share: float) -> ImageSpli
         folder: with train/CLASS and test/CLASS or val/CLASS, as ImageNet has them, or with CLASS alone,
             of which a tenth becomes the test part.
         validation_share: of the training images; 0 validates on the test images, as published.
+        classes: only these; all if none is named.
 
     Raises:
-        ValueError: if there are not two classes of images.
+        ValueError: if there are not two classes of images, or not the named ones.
         ModuleNotFoundError: if CIFAR is asked for and torchvision is not installed.
     """
     if source == "folder":
         train, test, names = _from_folder(folder)
     else:
         train, test, names = _from_torchvision(source, folder)
+    if classes:
+        chosen = _chosen(names, classes, folder)
+        train, test = (part.of_classes(chosen) for part in (train, test))
+        names = [names[label] for label in chosen]
     if not validation_share:
         return ImageSplits(train=train, validation=test, test=test, class_names=names)
     held_out = _held_out(train, validation_share)
@@ -176,6 +188,21 @@ def read_images(source: str, folder: Path, validation_share: float) -> ImageSpli
         test=test,
         class_names=names,
     )
+
+
+def _chosen(names: Sequence[str], classes: Sequence[str], folder: Path) -> list[int]:
+    """Numbers of the classes that are asked for, ascending.
+
+    Raises:
+        ValueError: if one is not there, or they are not two.
+    """
+    unknown = [name for name in classes if name not in names]
+    if unknown or len({*classes}) < 2:
+        raise ValueError(
+            f"--classes is {' '.join(classes)}: must be two at least of those in {folder}, which are "
+            f"{', '.join(names)}"
+        )
+    return [number for number, name in enumerate(names) if name in classes]
 
 
 def _held_out(images: LabelledImages, share: float) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data_efficiency.engine.whole_tensor import whole_tensors
-from megatron.checkpoint import saving, tensor_file
+from megatron.checkpoint import pace, saving, tensor_file
 from megatron.checkpoint.pace import REST, UNPACED, Pace, own_cores
 
 FOREVER = 1e9
@@ -26,34 +26,32 @@ def test_a_writer_rests_for_what_it_worked():
 
 
 def test_whoever_waits_ends_the_rest_and_all_later_ones():
-    pace = Pace(FOREVER, NONE_FREE)
-    threading.Timer(0.05, pace.hurry).start()
-    assert 0.03 < seconds_of(pace.after, 1.0) < 10
-    assert seconds_of(pace.after, 1.0) < 1.0
+    writer = Pace(FOREVER, NONE_FREE)
+    threading.Timer(0.05, writer.hurry).start()
+    assert 0.03 < seconds_of(writer.after, 1.0) < 10
+    assert seconds_of(writer.after, 1.0) < 1.0
 
 
-@pytest.mark.parametrize(("cores", "rests"), [(1, True), (3, False)])
-def test_a_writer_rests_only_where_training_needs_its_core(cores, rests):
-    stop = threading.Event()
-
-    def compute():
-        while not stop.is_set():
-            torch.ones(2**20).sum()
-
-    training = threading.Thread(target=compute)
-    pace = Pace(1e3, cores)
-    training.start()
-    time.sleep(0.2)
-    taken = seconds_of(pace.after, 1e-4)
-    stop.set()
-    training.join()
-    assert (taken >= 0.1) is rests
+@pytest.mark.parametrize(
+    ("cores", "others", "rests"),
+    [(1, 1.0, True), (1, 0.05, False), (2, 1.95, True), (2, 1.0, False), (0.5, 0.5, True)],
+)
+def test_a_writer_rests_only_where_training_needs_its_core(monkeypatch, cores, others, rests):
+    """In a second, of which the other threads computed so long."""
+    clocks, own = [10.0, 20.0], 1e-3
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: clocks[0])
+    monkeypatch.setattr(pace.time, "process_time", lambda: clocks[1])
+    writer = Pace(50, cores)
+    clocks[:] = [11.0, 20.0 + others + own]
+    started = time.monotonic()
+    writer.after(own)
+    assert (time.monotonic() - started >= 0.04) is rests
 
 
 def test_a_sleeping_process_leaves_its_only_core_free():
-    pace = Pace(FOREVER, cores=1)
+    writer = Pace(FOREVER, cores=1)
     time.sleep(0.3)
-    assert seconds_of(pace.after, 1e-4) < 1.0
+    assert seconds_of(writer.after, 1e-4) < 1.0
 
 
 def test_processes_of_a_machine_share_its_cores(monkeypatch):

@@ -14,7 +14,7 @@ from megatron.config import (
 from megatron.finetuning.foreign_model import (
     learning_rate_of,
     make_optimizer,
-    mean_over,
+    means_over,
     task_of,
 )
 from megatron.finetuning.run import FinetuningRun
@@ -74,7 +74,8 @@ def train(run, **more):
 
     def quality(part):
         ones = lambda batch: torch.ones(len(batch["rows"]))  # noqa: E731
-        return {f"{part} square": mean_over(run.engine, Points(), 5, squares, ones)}
+        (mean,) = means_over(run.engine, Points(), 5, lambda batch: [squares(batch)], ones)
+        return {f"{part} square": mean}
 
     return run.train(
         lambda batch: squares(batch).sum(),

@@ -4,7 +4,7 @@ import torch
 
 from data_efficiency import Ranks
 from megatron.finetuning import foreign_model
-from megatron.finetuning.foreign_model import mean_over
+from megatron.finetuning.foreign_model import means_over
 from tests.megatron.finetuning.points import SIZE, Points, config_of, run_of
 
 
@@ -24,8 +24,8 @@ def test_every_row_counts_once(num_rows, size, monkeypatch):
     parts, batches = [], []
 
     def gathered(_ranks, sums, terms):
-        parts.append((sums[0], terms[0]))
-        return [0.0]
+        parts.append((*sums, *terms))
+        return [0.0, 0.0]
 
     monkeypatch.setattr(foreign_model, "mean_losses_over", gathered)
     for rank in range(size):
@@ -37,13 +37,14 @@ def test_every_row_counts_once(num_rows, size, monkeypatch):
                 """Nothing is trained here."""
 
         points = Points(num_rows)
-        mean_over(
+        means_over(
             OneOfSeveral(),
             points,
             2,
-            lambda batch: batch["rows"][:, 0] * SIZE.num_samples,
+            lambda batch: [batch["rows"][:, 0] * SIZE.num_samples, batch["rows"][:, 0] * 0 + 1],
             lambda batch: torch.ones(len(batch["rows"])),
         )
         batches.append(points.seen)
-    assert np.sum(parts, axis=0) == pytest.approx([sum(range(num_rows)), num_rows], rel=1e-6)
+    wanted = [sum(range(num_rows)), num_rows, num_rows, num_rows]
+    assert np.sum(parts, axis=0) == pytest.approx(wanted, rel=1e-6)
     assert all(batch == batches[0] for batch in batches)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.nn.functional import cross_entropy
 
 from data_efficiency import DifficultyIndex
 from examples_deepspeed.data_efficiency.vit_finetuning import analyze_images, finetune
@@ -115,7 +117,7 @@ from transformers import AutoModelForImageClassification
 model = AutoModelForImageClassification.from_pretrained(sys.argv[1]).eval()
 with torch.no_grad():
     logits = model(pixel_values=torch.from_numpy(numpy.load(sys.argv[2]))).logits
-print(json.dumps({"found": logits.argmax(-1).tolist(), "names": model.config.id2label}))
+print(json.dumps({"logits": logits.tolist(), "names": model.config.id2label}))
 """
 
 
@@ -128,8 +130,12 @@ def test_exported_model_loads_without_this_library(flags, tmp_path, image_folder
     np.save(tmp_path / "pixels.npy", batch["pixel_values"].numpy())
     answer = alone(ALONE, folder, tmp_path / "pixels.npy")
     assert answer["names"] == {"0": "blue", "1": "red"}
-    accuracy = 100 * np.mean(np.array(answer["found"]) == batch["labels"].numpy())
-    assert accuracy == pytest.approx(results_of(tmp_path)[-1]["test accuracy"])
+    logits, last = torch.tensor(answer["logits"]), results_of(tmp_path)[-1]
+    accuracy = 100 * (logits.argmax(-1) == batch["labels"]).double().mean()
+    assert last["test accuracy"] == pytest.approx(float(accuracy))
+    assert last["test loss"] == pytest.approx(
+        float(cross_entropy(logits, batch["labels"])), rel=1e-4
+    )
 
 
 def test_other_images_are_refused(flags, tmp_path, image_folder):

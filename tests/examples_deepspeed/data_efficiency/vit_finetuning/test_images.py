@@ -91,6 +91,21 @@ def test_folder_of_classes_alone_is_divided(image_folder):
     assert not {*splits.train.images} & {*splits.test.images}
 
 
+def test_some_of_the_classes(tmp_path):
+    for number, place in enumerate(("train/a", "train/b", "train/c", "val/a", "val/b", "val/c")):
+        (tmp_path / place).mkdir(parents=True)
+        for name in range(number + 1):
+            Image.new("RGB", (4, 4)).save(tmp_path / place / f"{name}.png")
+    splits = read_images("folder", tmp_path, 0, ("c", "a"))
+    assert splits.class_names == ["a", "c"]
+    for part, labels in ((splits.train, [0, 1, 1, 1]), (splits.test, 4 * [0] + 6 * [1])):
+        assert part.labels.tolist() == labels
+        assert [path.parent.name for path in part.images] == ["ac"[label] for label in labels]
+    for classes in (("a",), ("a", "d")):
+        with pytest.raises(ValueError, match=f"--classes is {' '.join(classes)}: .* are a, b, c"):
+            read_images("folder", tmp_path, 0, classes)
+
+
 def test_folder_without_classes_is_refused(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="0 subfolders with images.* one subfolder a class"):
