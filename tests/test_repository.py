@@ -99,7 +99,7 @@ def test_every_name_says_something() -> None:
 
 
 # Still two things each: the walk of a run beside its plan, and the data of a picture beside its drawing.
-STILL_LONG = {"data_efficiency/plan.py", "data_efficiency/plan_report.py", "benchmarks/sampler.py"}
+STILL_LONG = {"data_efficiency/plan.py", "data_efficiency/plan_report.py"}
 
 
 def test_every_room_is_small() -> None:

@@ -114,9 +114,10 @@ def read_data_sampling(section: Section, faults: Faults) -> DataSampling | None:
     parts: dict[str, Any] = {}
     if keys is not None:
         faults.ask(partial(_refuse_dynamic_batching, keys.dynamic_batching))
-        for name, read in READERS.items():
-            if section.content.get(name) is not None:
-                parts[name] = faults.ask(partial(read, getattr(keys, name)))
+    for name, read in READERS.items():
+        if section.content.get(name) is not None:
+            own = section.section(name) if keys is None else getattr(keys, name)
+            parts[name] = faults.ask(partial(read, own))
     faults.ask(section.close)
     if keys is None or curriculum is None:
         return None
