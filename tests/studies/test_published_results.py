@@ -92,7 +92,13 @@ FINETUNED = ("baseline", "random_ltd", "gentle")
 @pytest.mark.parametrize(
     ("heading", "page", "budget", "arms", "beside"),
     [
-        ("At 1 of the budget", "gpt_cpu/results", 1.0, (*MAIN_ARMS, "random_rank"), BATCHES),
+        (
+            "At 1 of the budget",
+            "gpt_cpu/results",
+            1.0,
+            (*MAIN_ARMS, "random_rank", "smaller_model"),
+            BATCHES,
+        ),
         ("At 0.25 of the budget", "gpt_cpu/results", 0.25, MAIN_ARMS, BATCHES),
         (
             "Routes at equal effective tokens",
