@@ -9,8 +9,8 @@ samples' content (padding) cannot be planned.
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, cast
@@ -18,35 +18,19 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from data_efficiency.accounting import Counters, ModelShape, StepShape, layer_tokens, training_flops
-from data_efficiency.config import Config, DataEfficiencyConfig, OpenRandomLTD, load_config
+from data_efficiency.accounting import Counters, ModelShape, StepShape
+from data_efficiency.config import Config, DataEfficiencyConfig, load_config
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.json_section import ConfigError
+from data_efficiency.plan_walk import Stretch, Walk, count_step, times
 from data_efficiency.sampling.drawn_clusters import order_without_index
 from data_efficiency.sampling.mix_course import MixCourse
 from data_efficiency.sampling.played_order import PlayedOrder
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.sampling.selection_index import open_index
-from data_efficiency.sampling.sequence_length import shape_after, windows_of
-from data_efficiency.sampling.step_sizes import StepSizes
 from data_efficiency.schedule import growth
 
 Int64Array = NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """Steps that are alike."""
-
-    first_step: int
-    """Counted from 1."""
-    num_steps: int
-    shape: StepShape
-    """What one step gives the model."""
-    counts: Counters
-    """What one step adds to the counters."""
-    num_micro_batches: int
-    """Of one step, of all processes together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +85,7 @@ class RunPlan:
         number = max(0, self._number_at(step))
         stretch = self.stretches[number]
         done = step - stretch.first_step + 1
-        return self._totals_before[number].plus(_times(stretch.counts, done))
+        return self._totals_before[number].plus(times(stretch.counts, done))
 
     def step_that_fills(self, counter: str, amount: float) -> int:
         """The first step whose totals of a field of `Counters` are `amount` or more.
@@ -163,14 +147,14 @@ class RunPlan:
     @property
     def baseline(self) -> Counters:
         """Totals of as many steps on full samples, without dropping."""
-        return _times(count_step(self.full_batch, self.full_batch, self.model), self.num_steps)
+        return times(count_step(self.full_batch, self.full_batch, self.model), self.num_steps)
 
     def _number_at(self, step: int) -> int:
         return bisect_right(self.stretches, step, key=lambda stretch: stretch.first_step) - 1
 
     @cached_property
     def _totals_before(self) -> list[Counters]:
-        added = (_times(stretch.counts, stretch.num_steps) for stretch in self.stretches)
+        added = (times(stretch.counts, stretch.num_steps) for stretch in self.stretches)
         return [*accumulate(added, Counters.plus, initial=Counters())]
 
 
@@ -198,7 +182,7 @@ def plan_run(
     for name, number in (("num_steps", num_steps), ("num_samples", num_samples)):
         if number is not None and number < 1:
             raise ValueError(f"{name} is {number}: must be at least 1")
-    walk = _Walk(config, model, sequence_length, data_parallel_size)
+    walk = Walk(config, model, sequence_length, data_parallel_size)
     stretches: list[Stretch] = []
     for stretch in walk.stretches(num_steps):
         if stretches and stretches[-1].shape == stretch.shape:
@@ -279,148 +263,17 @@ def planned_totals(  # noqa: PLR0913 - an argument for each end
     ends = {name: amount for name, amount in budgets.items() if amount is not None}
     if len(ends) + (num_steps is not None) != 1:
         raise ValueError("give num_steps or a budget, one of them")
-    walk = _Walk(load_config(config), model, sequence_length, data_parallel_size)
+    walk = Walk(load_config(config), model, sequence_length, data_parallel_size)
     total = Counters()
     for stretch in walk.stretches(num_steps):
         steps = stretch.num_steps
         for name, amount in ends.items():
             missing = max(0, amount - getattr(total, name))
             steps = min(steps, -(-missing // getattr(stretch.counts, name)))
-        total = total.plus(_times(stretch.counts, steps))
+        total = total.plus(times(stretch.counts, steps))
         if steps < stretch.num_steps:
             break
     return total
-
-
-class _Walk:
-    """A run's steps from change to change."""
-
-    def __init__(
-        self, config: Config, model: ModelShape, sequence_length: int, data_parallel_size: int
-    ) -> None:
-        config = _closed(config, model, sequence_length)
-        self.config, self._model = config, model
-        self._routing = config.data_efficiency.routing(model.num_layers)
-        self._superposition = config.data_efficiency.token_superposition
-        plans = config.data_efficiency.length_plans
-        self._plans = [plan for plan in plans if plan.follows_schedule]
-        self._micro_batch_size, accumulation = config.batch_sizes(data_parallel_size)
-        self.full_batch = StepShape(
-            num_rows=self._micro_batch_size * accumulation * data_parallel_size,
-            sequence_length=sequence_length,
-        )
-        together = self._micro_batch_size * data_parallel_size
-        buckets = config.data_efficiency.length_buckets
-        if buckets is not None and buckets.lengths[-1:] != (sequence_length,):
-            raise ConfigError(
-                f"data_sampling.length_buckets.lengths is {list(buckets.lengths)}, but samples have up to {sequence_length} "
-                "tokens: the last one must be that"
-            )
-        self._has_buckets = buckets is not None
-        self._found: dict[Hashable, tuple[StepShape, Counters]] = {}
-        """What steps of a kind give and add: in a run with buckets the same few come again and again."""
-        self._sizes = StepSizes.of(config.data_efficiency, self.full_batch.num_rows, together)
-
-    def stretches(self, num_steps: int | None) -> Iterator[Stretch]:
-        """Stretches up to a step; neighbours may be alike. None: the last one has no end."""
-        last = 2**62 if num_steps is None else num_steps
-        step: int | None = 1
-        while step is not None and step <= last:
-            following = self._next_change(step)
-            end = last + 1 if following is None else min(following, last + 1)
-            shape, counts = self._step_at(step)
-            yield Stretch(
-                first_step=step,
-                num_steps=end - step,
-                shape=shape,
-                counts=counts,
-                num_micro_batches=self._num_micro_batches(step),
-            )
-            step = following
-
-    def _step_at(self, step: int) -> tuple[StepShape, Counters]:
-        """What a step gives the model, and what it adds."""
-        # Of routes nobody asks what makes two steps alike.
-        kind: Hashable = step
-        if self._routing is None and self._superposition is None:
-            accepted = (plan.schedule.difficulty(step) for plan in self._plans)
-            kind = (*accepted, None, self._sizes.rows(step), self._sizes.per_row(step))
-        if kind not in self._found:
-            shape = self._shape_at(step)
-            batch = replace(self.full_batch, num_rows=self._sizes.samples(step))
-            found = shape, count_step(shape, batch, self._model)
-            if kind == step:
-                return found
-            self._found[kind] = found
-        return self._found[kind]
-
-    def _shape_at(self, step: int) -> StepShape:
-        accepted = {plan.name: plan.schedule.difficulty(step) for plan in self._plans}
-        whole = self.full_batch.sequence_length
-        if self._has_buckets:
-            whole //= self._sizes.per_row(step)
-        rows, length = shape_after(self._plans, accepted, self._micro_batch_size, whole)
-        windows = windows_of(self._plans, accepted)
-        window = min(windows.values(), default=length)
-        rows *= 1 if self._superposition else self._sizes.per_row(step)
-        num_rows = rows * self._num_micro_batches(step)
-        shape = StepShape(num_rows=num_rows, sequence_length=length, kept_length=length)
-        if self._routing is not None:
-            # Routes go by the steps finished, the curriculum by the step at hand.
-            self._routing.refuse_part_of_a_group(step - 1, rows)
-            shape = self._routing.shape(step - 1, num_rows, length)
-        return replace(
-            shape,
-            attention_window=window if window < length else None,
-            window_slides="sliding_window" in windows and window < length,
-            tokens_per_position=1
-            if self._superposition is None
-            else self._superposition.tokens_per_position(step - 1),
-        )
-
-    def _num_micro_batches(self, step: int) -> int:
-        return self._sizes.rows(step) // self._micro_batch_size
-
-    def _next_change(self, step: int) -> int | None:
-        """The first step after `step` whose shape can be another one."""
-        changes = [plan.schedule.next_change(step) for plan in self._plans]
-        changes.append(self._sizes.next_change(step))
-        if self._routing is not None:
-            finished = self._routing.next_change(step - 1)
-            changes.append(None if finished is None else finished + 1)
-        return min((change for change in changes if change is not None), default=None)
-
-
-def _closed(config: Config, model: ModelShape, sequence_length: int) -> Config:
-    """The configuration with what model and rows say of it."""
-    section = config.data_efficiency.with_length(sequence_length)
-    if sequence_length % section.row_shares:
-        raise ConfigError(
-            f"samples have {sequence_length} tokens: {section.row_shares} processes cannot share them evenly "
-            "(tensor_parallel.autotp_size)"
-        )
-    dropping = section.random_ltd
-    if isinstance(dropping, OpenRandomLTD):
-        dropping = dropping.closed(num_layers=model.num_layers, mask_name=None)
-    return replace(config, data_efficiency=replace(section, random_ltd=dropping))
-
-
-def count_step(shape: StepShape, full_batch: StepShape, model: ModelShape) -> Counters:
-    """What a step of one shape adds, `full_batch` being the shape of its samples as they are read."""
-    num_positions = shape.num_rows * shape.sequence_length
-    return Counters(
-        steps=1,
-        consumed_samples=full_batch.num_rows,
-        corpus_tokens=num_positions * shape.tokens_per_position,
-        # However rows are cut, no label of a sample is in the loss twice.
-        loss_tokens=min(num_positions, full_batch.num_rows * full_batch.sequence_length),
-        layer_tokens=layer_tokens(shape, model.num_layers),
-        flops=training_flops(shape, model),
-    )
-
-
-def _times(counters: Counters, number: int) -> Counters:
-    return Counters(**{f.name: getattr(counters, f.name) * number for f in fields(counters)})
 
 
 def _pools(

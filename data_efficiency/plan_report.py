@@ -136,26 +136,7 @@ def plot_plan(plan: RunPlan, path: str | Path, stage_starts: Sequence[int] = ())
             for name, largest in highest.items()
         },
     )
-    pools = np.array([plan.pool_size(step) for step in steps.tolist()])
-    shares = np.array(
-        [plan.part_shares(step) or plan.bucket_shares(step) for step in steps.tolist()]
-    )  # [steps, parts]
-    named = [f"{length} tokens" for length in plan.bucket_lengths]
-    drawn = {
-        name: 100 * share
-        for name, share in zip(
-            named or [f"part {n}" for n in range(len(shares.T))], shares.T, strict=True
-        )
-    }
-    title = "Pool, % of the samples" + (", and drawn from each part, %" if drawn else "")
-    if named:
-        title = "Drawn from rows of a length, % of the steps"
-    _draw(
-        panels[1],
-        title,
-        steps,
-        {**({} if named else {"pool" if drawn else "": 100 * pools / plan.num_samples}), **drawn},
-    )
+    _draw(panels[1], *_drawn_from(plan, steps))
     lengths = {"length": [stretch.shape.sequence_length for stretch in stretches]}
     if _has_window(plan):
         lengths["window"] = [_window(stretch.shape) for stretch in stretches]
@@ -173,6 +154,20 @@ def plot_plan(plan: RunPlan, path: str | Path, stage_starts: Sequence[int] = ())
     for panel in panels:
         _mark_stages(panel, stage_starts)
     figure.savefig(path, dpi=120)
+
+
+def _drawn_from(plan: RunPlan, steps: Any) -> tuple[str, Any, dict[str, Any]]:
+    """Title, steps and lines of what is drawn from: the pool, and parts of a blend; or rows of each length."""
+    if plan.bucket_lengths:
+        shares = np.array([plan.bucket_shares(step) for step in steps.tolist()])  # [steps, lengths]
+        named = (f"{length} tokens" for length in plan.bucket_lengths)
+        lines = dict(zip(named, 100 * shares.T, strict=True))
+        return "Drawn from rows of a length, % of the steps", steps, lines
+    pools = np.array([plan.pool_size(step) for step in steps.tolist()])
+    shares = np.array([plan.part_shares(step) for step in steps.tolist()])  # [steps, parts]
+    parts = {f"part {number}": 100 * share for number, share in enumerate(shares.T)}
+    title = "Pool, % of the samples" + (", and drawn from each part, %" if parts else "")
+    return title, steps, {"pool" if parts else "": 100 * pools / plan.num_samples, **parts}
 
 
 def _mark_stages(axes: Any, starts: Sequence[int]) -> None:

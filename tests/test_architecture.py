@@ -42,6 +42,7 @@ LEVELS = {
     "data_efficiency.routing": 1,
     "data_efficiency.engine": 2,
     "data_efficiency.plan": 2,
+    "data_efficiency.plan_walk": 2,
     "data_efficiency.plan_warnings": 2,
     "data_efficiency.command": 3,
     "data_efficiency": 2,

@@ -6,18 +6,20 @@ new.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from data_efficiency.config.batch_size import BatchSize, read_batch_size
-from data_efficiency.config.curriculum import OpenLengthPlan, read_curriculum
-from data_efficiency.config.feedback import Feedback, read_feedback
+from data_efficiency.config.batch_size import BatchSize
+from data_efficiency.config.contradictions import refuse_contradictions
+from data_efficiency.config.data_sampling import read_data_sampling
+from data_efficiency.config.feedback import Feedback
 from data_efficiency.config.layer_dropout import LayerDropoutConfig
-from data_efficiency.config.length_buckets import LengthBuckets, read_length_buckets
-from data_efficiency.config.metrics import WINDOWS, LengthPlan, PacedMetric, Selection
-from data_efficiency.config.mix import Mix, read_mix
+from data_efficiency.config.length_buckets import LengthBuckets
+from data_efficiency.config.metric_keys import OpenLengthPlan
+from data_efficiency.config.metrics import LengthPlan, PacedMetric, Selection
+from data_efficiency.config.mix import Mix
 from data_efficiency.config.order import Order
 from data_efficiency.config.random_ltd import OpenRandomLTD, RandomLTDConfig
 from data_efficiency.config.routing import ROUTES, DataRoutingKeys, RoutingConfig
@@ -27,7 +29,6 @@ from data_efficiency.json_section import (
     ConfigError,
     Faults,
     NotNegative,
-    Positive,
     Section,
 )
 from data_efficiency.schedule.custom import CustomSchedule
@@ -293,33 +294,6 @@ class DataEfficiencyKeys:
     """Token dropping and other routes, see below."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataSamplingKeys:
-    """`data_efficiency.data_sampling`."""
-
-    enabled: bool = False
-    """Must agree with curriculum_learning.enabled; alone it has no effect."""
-    num_epochs: Positive = 1000
-    """Upper bound on the samples drawn, in multiples of the dataset."""
-    num_workers: NotNegative = 0
-    """Processes that read batches ahead; 0: the main process reads."""
-    pin_memory: bool = False
-    """Batches in page-locked memory, for copies to a GPU."""
-    batch_size: Section
-    """How many samples a step has, as the run goes on, see below. Not given: train_batch_size."""
-    length_buckets: Section
-    """Rows of several lengths, one length a step, equally many tokens in each, see below. Not given: rows have one length."""
-    dynamic_batching: Section
-    """Refused when enabled: its batches follow from the samples' lengths alone. `batch_size` and a metric's
-    `constant_tokens` are what composes with a curriculum."""
-    feedback: Section
-    """Draw samples by the losses that the run has on them, see below. Not given: losses choose nothing."""
-    mix: Section
-    """Weights of a blend's parts as functions of the tokens drawn, see below. Not given: the dataset's weights."""
-    curriculum_learning: Section
-    """Metrics, see below."""
-
-
 def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     """The parsed section.
 
@@ -327,156 +301,36 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
         ConfigError: with all that is missing or wrong in it.
     """
     faults = Faults()
-    sampling_section, routing_section = (
-        section.section("data_sampling"),
-        section.section("data_routing"),
-    )
-    curriculum_section = sampling_section.section("curriculum_learning")
+    sampling_section = section.section("data_sampling")
+    routing_section = section.section("data_routing")
     keys = faults.ask(lambda: section.read(DataEfficiencyKeys))
-    sampling = faults.ask(lambda: sampling_section.read(DataSamplingKeys))
+    sampling = read_data_sampling(sampling_section, faults)
     routing = faults.ask(lambda: routing_section.read(DataRoutingKeys))
-    curriculum = faults.ask(lambda: read_curriculum(curriculum_section))
     seed = 0 if keys is None else keys.seed
     routes: dict[str, Any] = {
         name: faults.ask(partial(route.read, routing_section.section(name), seed))
         for name, route in ROUTES.items()
     }
-    if sampling is not None:
-        faults.ask(partial(_refuse_dynamic_batching, sampling.dynamic_batching))
-    mix = None
-    if sampling is not None and sampling_section.content.get("mix") is not None:
-        mix = faults.ask(partial(read_mix, sampling.mix))
-    batch_size = None
-    if sampling is not None and sampling_section.content.get("batch_size") is not None:
-        batch_size = faults.ask(partial(read_batch_size, sampling.batch_size))
-    feedback = None
-    if sampling is not None and sampling_section.content.get("feedback") is not None:
-        feedback = faults.ask(partial(read_feedback, sampling.feedback))
-    length_buckets = None
-    if sampling is not None and sampling_section.content.get("length_buckets") is not None:
-        length_buckets = faults.ask(partial(read_length_buckets, sampling.length_buckets))
-    for part in (section, sampling_section, routing_section):
+    for part in (section, routing_section):
         faults.ask(part.close)
     faults.refuse()
     assert sampling is not None
     assert routing is not None
-    assert curriculum is not None
-    found, metrics = curriculum
-    has_curriculum = bool(metrics.selections or metrics.length_plans or metrics.open_plans)
-    samples = has_curriculum or any(
-        one is not None for one in (mix, feedback, batch_size, length_buckets)
-    )
-    paced: tuple[LengthPlan | OpenLengthPlan, ...] = (*metrics.length_plans, *metrics.open_plans)
-    _refuse_sliding_beside(routes["random_ltd"], paced)
-    if feedback is not None:
-        _refuse_beside_feedback(metrics.selections, paced, routes["token_superposition"])
-    _refuse_lengths_beside(routes["token_superposition"], paced)
-    if length_buckets is not None:
-        others = {
-            "mix": mix,
-            "feedback": feedback,
-            "batch_size": batch_size,
-            "token_superposition": routes["token_superposition"],
-        }
-        _refuse_beside_buckets(others, paced)
+    refuse_contradictions(sampling, routes)
     routes_on = [name for name, route in routes.items() if route is not None]
     if routing.full_from_step is not None and not any(ROUTES[name].in_layers for name in routes_on):
         routing_section.warn(
             f"full_from_step is {routing.full_from_step}, but no route through layers is on: it changes nothing"
         )
-    is_on = samples or bool(routes_on)
-    _check_switch(section, on=is_on, inner="any technique in it")
+    samples = sampling.is_on
+    _check_switch(section, on=samples or bool(routes_on), inner="any technique in it")
     _check_switch(sampling_section, on=samples, inner="curriculum_learning")
     _check_switch(
         routing_section, on=bool(routes_on), inner=" and ".join(routes_on) or "random_ltd"
     )
     return DataEfficiencyConfig(
-        seed=seed,
-        num_epochs=sampling.num_epochs,
-        num_workers=sampling.num_workers,
-        pin_memory=sampling.pin_memory,
-        selections=metrics.selections,
-        order=metrics.order,
-        random_rank=found.random_rank and has_curriculum,
-        mix=mix,
-        feedback=feedback,
-        batch_size=batch_size,
-        length_buckets=length_buckets,
-        length_plans=metrics.length_plans,
-        open_length_plans=metrics.open_plans,
-        metric_names=tuple(found.curriculum_metrics) if has_curriculum else (),
-        sequence_axes=found.axes(curriculum_section.path),
-        data_cluster_path=found.data_cluster_path,
-        full_from_step=routing.full_from_step,
-        **routes,
+        seed=seed, full_from_step=routing.full_from_step, **sampling.fields(), **routes
     )
-
-
-def _refuse_beside_feedback(
-    selections: Sequence[Selection],
-    paced: Sequence[LengthPlan | OpenLengthPlan],
-    superposition: object,
-) -> None:
-    reshaping = [plan.name for plan in paced if plan.action == "reshape"]
-    for is_there, what in (
-        (bool(selections), f"metric {selections[0].name!r} chooses samples" if selections else ""),
-        (bool(reshaping), f"metric {reshaping[0]!r} mixes samples in rows" if reshaping else ""),
-        (superposition is not None, "token_superposition makes rows of several samples"),
-    ):
-        if is_there:
-            raise ConfigError(
-                f"data_sampling.feedback chooses samples by the loss of their rows, and {what}: remove one of the two"
-            )
-
-
-def _refuse_beside_buckets(
-    others: Mapping[str, object], paced: Sequence[LengthPlan | OpenLengthPlan]
-) -> None:
-    """Raise ConfigError for what says the lengths or the numbers of rows too."""
-    found = [name for name, one in others.items() if one is not None]
-    found += [f"metric {plan.name!r}" for plan in paced if plan.action not in (*WINDOWS, "user")]
-    if found:
-        raise ConfigError(
-            "data_sampling.length_buckets says which rows a step has, how long and how many they are, and so does "
-            f"{found[0]}: remove one of the two"
-        )
-
-
-def _refuse_lengths_beside(
-    superposition: object, paced: Sequence[LengthPlan | OpenLengthPlan]
-) -> None:
-    if superposition is not None and paced:
-        raise ConfigError(
-            "token_superposition and a metric that paces the length of rows are both enabled: bags are of whole "
-            "samples; switch one of them off"
-        )
-
-
-def _refuse_dynamic_batching(section: Section) -> None:
-    """Raise ConfigError where it is on, naming what does here what its keys ask for."""
-    if not section.boolean("enabled", False):
-        return
-    method = section.content.get("lr_scaling_method", "linear")
-    exponent = {"linear": 1, "sqrt": 0.5, "none": 0}.get(str(method))
-    if exponent is None:
-        raise ConfigError(
-            f"{section.path}.lr_scaling_method is {method!r}: must be one of linear, sqrt, none"
-        )
-    raise ConfigError(
-        f"{section.path}.enabled is true: it packs samples by their lengths and leaves out those above max_tokens, so that "
-        "neither a seed nor a metric chooses what a batch holds; remove the section. For steps whose size changes take "
-        f'data_sampling.batch_size with "lr_exponent": {exponent} (its lr_scaling_method {method}), for one number of tokens '
-        "along a ramp of lengths constant_tokens, for rows without padding trim_padding"
-    )
-
-
-def _refuse_sliding_beside(dropping: object, plans: Sequence[LengthPlan | OpenLengthPlan]) -> None:
-    sliding = [plan.name for plan in plans if plan.action == "sliding_window"]
-    if dropping is not None and sliding:
-        raise ConfigError(
-            f"metric {sliding[0]!r} slides a window over the tokens of a row, and random_ltd drops some of them: "
-            "windows that are blocks (attention_window) go with it; use those, or disable random_ltd"
-        )
 
 
 def _check_switch(section: Section, *, on: bool, inner: str) -> None:

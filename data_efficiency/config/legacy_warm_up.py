@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from data_efficiency.config.curriculum import PacedKeys
+from data_efficiency.config.metric_keys import PacedKeys
 from data_efficiency.config.metrics import LengthPlan
 from data_efficiency.json_section import Section
 

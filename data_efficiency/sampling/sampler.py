@@ -2,8 +2,6 @@
 
 Every rank computes the same global batch and takes its own rows. The state is the number of steps
 done and one position for each cluster admitted so far, plain integers; nothing is shuffled in memory.
-
-Row layout: rank r's micro-batch m of a step holds the rows from (r * micro-batches of the step + m) * micro batch.
 """
 
 import sys
@@ -29,15 +27,15 @@ from data_efficiency.sampling.drawn_clusters import DrawnClusters, make_clusters
 from data_efficiency.sampling.feedback import FeedbackClusters
 from data_efficiency.sampling.played_order import PlayedOrder
 from data_efficiency.sampling.random_rank import random_rank
+from data_efficiency.sampling.rank_rows import RankRows
 from data_efficiency.sampling.row_length import closed_by_rows
 from data_efficiency.sampling.sampler_state import GlobalBatch, SamplerIdentity, SamplerState
 from data_efficiency.sampling.selection_index import open_index
-from data_efficiency.sampling.step_sizes import StepSizes
 
 Int64Array = NDArray[np.int64]
 
 
-class CurriculumSampler:
+class CurriculumSampler(RankRows):
     """Draws the samples of each step; also a `batch_sampler` for a plain PyTorch DataLoader.
 
     As a batch sampler it yields this rank's micro-batches as lists of sample numbers. For accelerate,
@@ -70,18 +68,13 @@ class CurriculumSampler:
         drop_last: bool = False,
     ) -> None:
         config = closed_by_rows(config or DataEfficiencyConfig(), dataset)
-        if not 0 <= data_parallel_rank < data_parallel_size:
-            raise ValueError(
-                f"data_parallel_rank is {data_parallel_rank}: must be at least 0 and below "
-                f"data_parallel_size ({data_parallel_size})"
-            )
-        self.micro_batch_size = self.batch_size = micro_batch_size
-        self.data_parallel_size = data_parallel_size
-        self.gradient_accumulation_steps = gradient_accumulation_steps
-        self.data_parallel_rank = data_parallel_rank
-        self.rows_per_rank = micro_batch_size * gradient_accumulation_steps
-        self.global_batch_size = data_parallel_size * self.rows_per_rank
-        """Rows of a step where `batch_size` does not say it."""
+        super().__init__(
+            config,
+            micro_batch_size=micro_batch_size,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            data_parallel_rank=data_parallel_rank,
+            data_parallel_size=data_parallel_size,
+        )
         self.config = config
         """Closed by the length of the rows, and with the custom schedules, once they are set."""
         self.seed = config.seed
@@ -91,9 +84,7 @@ class CurriculumSampler:
         if num_samples == 0:
             raise ValueError("the dataset is empty: there is nothing to sample")
         total = num_samples * config.num_epochs
-        together = micro_batch_size * data_parallel_size
-        self._sizes = StepSizes.of(config, self.global_batch_size, together)
-        self.num_steps = self._steps_in(total, drop_last=drop_last)
+        self.num_steps = self.steps_in(total, drop_last=drop_last)
         if self.num_steps == 0:
             raise ValueError(
                 f"drop_last leaves no batch: {num_samples} samples x num_epochs "
@@ -123,7 +114,7 @@ class CurriculumSampler:
 
     def __len__(self) -> int:
         """Micro-batches of this rank from the beginning to the end."""
-        return self._sizes.rows_before(self.num_steps + 1) // self._rows_together
+        return self.micro_batches_before(self.num_steps + 1)
 
     def __iter__(self) -> Iterator[list[int]]:
         """This rank's micro-batches from the present state on, as lists of sample numbers.
@@ -148,58 +139,20 @@ class CurriculumSampler:
             for number in range(self.num_micro_batches(batch.step)):
                 yield batch.samples[self.micro_batch_samples(number, batch.step)].tolist()
 
-    def num_micro_batches(self, step: int) -> int:
-        """Of `step`, counted from 1, on each rank."""
-        return self._sizes.rows(step) // self._rows_together
-
-    @property
-    def fewest_micro_batches(self) -> int:
-        """Of the smallest step, on each rank."""
-        return self._sizes.fewest_rows // self._rows_together
-
-    @property
-    def _rows_together(self) -> int:
-        """Rows of one micro-batch of all ranks."""
-        return self.micro_batch_size * self.data_parallel_size
-
-    def micro_batch_rows(self, number: int, step: int) -> slice:
-        """The rows of the step's global batch that make this rank's micro-batch `number`."""
-        place = self.data_parallel_rank * self.num_micro_batches(step) + number
-        return slice(place * self.micro_batch_size, (place + 1) * self.micro_batch_size)
-
-    def micro_batch_samples(self, number: int, step: int) -> slice:
-        """Their samples, among those of the step's global batch."""
-        rows, per_row = self.micro_batch_rows(number, step), self.samples_per_row(step)
-        return slice(rows.start * per_row, rows.stop * per_row)
-
-    def samples_per_row(self, step: int) -> int:
-        """Samples in the place of one row at `step`, counted from 1: of bags, or of shorter rows."""
-        return self._sizes.per_row(step)
-
-    def batch_rows(self, step: int) -> int:
-        """Rows of the global batch at `step`, counted from 1, before several samples take the place of one."""
-        return self._sizes.rows(step)
-
-    def samples_before(self, step: int) -> int:
-        """Samples of all steps before `step`, counted from 1."""
-        return self._sizes.samples_before(step)
-
-    def _steps_in(self, num_samples: int, *, drop_last: bool) -> int:
-        """Steps that so many samples are enough for; without drop_last the last one may want more."""
-        steps = self._sizes.steps_in(num_samples)
-        return steps + (not drop_last and self.samples_before(steps + 1) < num_samples)
-
     def difficulties(self, step: int) -> dict[str, int]:
         """What each metric accepts at `step`, counted from 1, as `GlobalBatch.difficulties`.
 
         Where an order is played, of a run whose batches were all as large as those of now.
         """
-        found = {name: schedule.difficulty(step) for name, schedule in self._schedules.items()}
+        found = self._scheduled(step)
         if self.played_order is None:
             return found
         drawn = self.samples_before(step)
         parts = [drawn] if self._parts is None else self._parts.targets(drawn)
         return found | self._played_rank(np.array(parts).astype(np.int64))
+
+    def _scheduled(self, step: int) -> dict[str, int]:
+        return {name: schedule.difficulty(step) for name, schedule in self._schedules.items()}
 
     def pool_size(self, step: int) -> int:
         """Samples that may be drawn at `step`, counted from 1."""
@@ -233,7 +186,7 @@ class CurriculumSampler:
             self._clusters.chooser(step),
             self._clusters.arranger(step),
         )
-        difficulties = self.difficulties(step) | self._played_rank(self.state.positions)
+        difficulties = self._scheduled(step) | self._played_rank(self.state.positions)
         self.state = SamplerState(step=step, positions=draw.positions)
         return GlobalBatch(
             step=step,

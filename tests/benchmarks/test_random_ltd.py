@@ -5,14 +5,8 @@ import pytest
 from benchmarks import random_ltd
 
 
-@pytest.mark.parametrize(
-    "route",
-    [
-        "random_ltd",
-        pytest.param("span", marks=pytest.mark.full),
-        pytest.param("layer_dropout", marks=pytest.mark.full),
-    ],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("route", ["random_ltd", "span", "layer_dropout"])
 def test_the_small_size_ends_with_one_line_of_figures(capfd, route):
     assert random_ltd.main(["--small", "--route", route]) == 0
     figures = json.loads(capfd.readouterr().out.splitlines()[-1])

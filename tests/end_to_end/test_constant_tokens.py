@@ -59,7 +59,7 @@ def test_plan_and_log_say_the_same(config, whole):
     assert corpus[0] == corpus[-1] - corpus[-2] == 8 * SEQ_LENGTH
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_a_resume_goes_on_with_the_rows_of_its_step(workspace, config, whole, tmp_path, processes):
     run = tmp_path / "run"
     first = flags_of(workspace, config, run, train_iters=5, lr_decay_iters=20)

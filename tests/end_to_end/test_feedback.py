@@ -67,7 +67,8 @@ def test_rows_that_are_more_while_they_are_short_are_all_followed(workspace, tmp
 
 
 @pytest.mark.parametrize(
-    ("processes", "share"), [(1, 1), (2, 1), pytest.param(2, 2, marks=pytest.mark.full)]
+    ("processes", "share"),
+    [(1, 1), *(pytest.param(2, share, marks=pytest.mark.full) for share in (1, 2))],
 )
 def test_a_resume_goes_on_on_other_processes_too(
     workspace, config, whole, tmp_path, processes, share

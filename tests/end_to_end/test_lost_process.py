@@ -100,7 +100,9 @@ def children_of(process):
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.full)]
+)
 def test_a_lost_loader_worker_is_named_within_a_minute(
     workspace, composed_config, tmp_path, started, number
 ):

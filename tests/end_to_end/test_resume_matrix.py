@@ -141,6 +141,7 @@ def test_muon_on_two_processes_trains_as_on_one(workspace, write_config, tmp_pat
     assert losses[1] == pytest.approx(losses[0], abs=2e-4)
 
 
+@pytest.mark.full
 def test_bf16_weights_go_on_from_their_masters_and_on_two_processes(
     workspace, write_config, tmp_path
 ):

@@ -15,8 +15,8 @@ from tests.end_to_end.engine_runs import (
 @pytest.mark.parametrize(
     ("num_processes", "stage"),
     [
-        (2, None),
-        pytest.param(1, None, marks=pytest.mark.full),
+        (1, None),
+        pytest.param(2, None, marks=pytest.mark.full),
         pytest.param(2, 3, marks=pytest.mark.full),
     ],
 )

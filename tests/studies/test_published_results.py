@@ -80,6 +80,7 @@ def test_pages_follow_from_the_results(path, tmp_path, monkeypatch):
 
 
 MAIN_ARMS = ("baseline", "baseline_batch4", "curriculum", "random_ltd", "curriculum_random_ltd")
+BERT_ARMS = ("baseline", "baseline_batch8", "curriculum", "random_ltd", "curriculum_random_ltd")
 ROUTES = ("random_ltd", "random_ltd_scaled", "spans", "spans_scaled", "layer_dropout")
 BAGS = ("superposition", "superposition_output")
 SHAPES = ("cosine", "wsd", "constant")
@@ -91,7 +92,13 @@ FINETUNED = ("baseline", "random_ltd", "gentle")
 @pytest.mark.parametrize(
     ("heading", "page", "budget", "arms", "beside"),
     [
-        ("At 1 of the budget", "gpt_cpu/results", 1.0, (*MAIN_ARMS, "random_rank"), BATCHES),
+        (
+            "At 1 of the budget",
+            "gpt_cpu/results",
+            1.0,
+            (*MAIN_ARMS, "random_rank", "smaller_model"),
+            BATCHES,
+        ),
         ("At 0.25 of the budget", "gpt_cpu/results", 0.25, MAIN_ARMS, BATCHES),
         (
             "Routes at equal effective tokens",
@@ -113,6 +120,13 @@ FINETUNED = ("baseline", "random_ltd", "gentle")
             1.0,
             ("baseline", "uniform_wsd", "uniform_constant", *ORDERS, "window"),
             ("baseline", "uniform_wsd", "uniform_constant"),
+        ),
+        (
+            "BERT's masked-LM loss",
+            "bert_cpu/results",
+            1.0,
+            BERT_ARMS,
+            ("baseline", "baseline_batch8"),
         ),
         *[
             (f"Finetuned in {steps} steps", "finetuning_length/results", budget, FINETUNED, BATCHES)

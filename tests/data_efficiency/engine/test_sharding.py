@@ -16,7 +16,7 @@ from tests.data_efficiency.small_models import SmallModel
 
 ROOT = Path(__file__).resolve().parents[3]
 SIZES = [2, pytest.param(4, marks=pytest.mark.full)]
-WAYS = ["fsdp3", *(pytest.param(way, marks=pytest.mark.full) for way in ("fsdp2", "whole"))]
+WAYS = [pytest.param(way, marks=pytest.mark.full) for way in ("fsdp3", "fsdp2", "whole")]
 EXACT = ("plain", "recomputed_outside", "recomputed_inside", "compiled", "huggingface")
 
 

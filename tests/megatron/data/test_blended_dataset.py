@@ -6,6 +6,7 @@ from megatron.data.blended_dataset import (
     in_proportion,
     open_dataset,
 )
+from megatron.data.documents import Documents
 from megatron.data.gpt_dataset import GPTDataset
 from tests.megatron.data.test_gpt_dataset import write_corpus
 
@@ -40,6 +41,17 @@ def test_samples_are_those_of_the_parts_one_after_the_other(paths):
     assert batch["tokens"].tolist() == [rows[number]["tokens"].tolist() for number in order]
     with pytest.raises(IndexError, match="sample 14 of a dataset of 14"):
         blend[14]
+
+
+def test_a_blend_ends_texts_as_all_of_its_parts_do(paths):
+    told = [
+        GPTDataset(path, split="1,0,0", sequence_length=10, documents=Documents(end_of_text=end))
+        for path, end in zip(paths, (7, 8), strict=True)
+    ]
+    assert [part.end_of_text for part in told] == [7, 8]
+    assert BlendedDataset(told, [1, 1]).end_of_text is None
+    assert BlendedDataset([told[0], told[0]], [1, 1]).end_of_text == 7
+    assert open_blend(paths).end_of_text is None
 
 
 def test_visits_reach_the_parts():

@@ -78,3 +78,12 @@ def test_what_tells_no_documents(tmp_path, metadata, message):
             documents=Documents(eod_mask_loss=True, end_of_text=END if metadata else None),
             **options,
         )
+
+
+@pytest.mark.parametrize(
+    ("metadata", "end"),
+    [(None, 5), ({"vocab_size": 9}, 5), ({"eod": END}, END), ({"eod": None}, None)],
+)
+def test_the_corpus_says_what_ends_its_texts_before_the_tokenizer_does(metadata, end):
+    assert Documents(end_of_text=5).known_end(metadata) == end
+    assert Documents().known_end({"vocab_size": 9}) is None

@@ -49,7 +49,8 @@ def result(folder, name, rank=0):
 
 
 @pytest.mark.parametrize(
-    "engine", ["torch", "zero2", pytest.param("fsdp3", marks=pytest.mark.full)]
+    "engine",
+    ["torch", *(pytest.param(name, marks=pytest.mark.full) for name in ("zero2", "fsdp3"))],
 )
 def test_two_processes_are_as_one(folder, engine):
     """With dropped tokens, and a last batch of the epoch whose fill-up makes a whole process idle."""

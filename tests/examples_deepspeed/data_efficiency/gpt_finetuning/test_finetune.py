@@ -204,7 +204,8 @@ def test_dropout_can_be_switched_off(language_model):
 EXACT = ("steps", "corpus_tokens", "layer_tokens", "consumed_token")
 
 
-@pytest.mark.parametrize("deepspeed", [pytest.param(False, marks=pytest.mark.full), True])
+@pytest.mark.full
+@pytest.mark.parametrize("deepspeed", [False, True])
 def test_two_processes_compute_what_one_does(flags, tmp_path, deepspeed):
     check_two_processes(finetune, flags, tmp_path, deepspeed, exact=EXACT, dropout=False)
 
