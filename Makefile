@@ -20,7 +20,7 @@ help:
 	@echo "make demo-bert  the same with BERT"
 	@echo "make watch      the demo's runs, live in a browser; RUNS names others"
 	@echo "make demo-eval  the demo's models on LAMBADA, PIQA, ... and one table; EVAL_DATA names the files"
-	@echo "make test       the tests of every push (8 minutes at most on 2 cores)"
+	@echo "make test       the tests of every push (about 12 minutes on 2 cores)"
 	@echo "make test-full  all matrices, all kills, all recipes; with Ray, datatrove and an S3 server"
 	@echo "make test-gpu   the tests that need a GPU"
 	@echo "make vit-test   the timm tests, in an environment of their own ($(VIT_VENV))"

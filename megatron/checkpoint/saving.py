@@ -190,12 +190,12 @@ class Save:
                     if owner == rank:
                         assert found is not None
                         handover.give(held_on_host(found) if in_background else found)
+            if not in_background:
+                self._thread.join()
         except BaseException:
             handover.close()
             self._thread.join()
             raise
-        if not in_background:
-            self._thread.join()
 
     def _write(
         self, own: Mapping[str, list[WholeTensor]], handover: Handover, in_background: bool
@@ -212,7 +212,7 @@ class Save:
                 files.sync_to_disk(self._folder / name)
             if self._ranks.is_first:
                 (self._folder / STATE_FILE).write_text(self._state)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, `finish` raises it on the caller's thread
             self._error = error
         finally:
             handover.close()

@@ -218,3 +218,18 @@ def test_a_full_disk_stops_no_process_in_the_middle_of_gathering(tmp_path, monke
     with pytest.raises(OSError, match="No space left on device"):
         save.finish(keep_last=1)
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+def test_whatever_ends_the_thread_is_raised_and_nothing_is_published(
+    tmp_path, monkeypatch, in_background
+):
+    def failed(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(saving, "write_tensor_file", failed)
+    content = {"weights": whole_tensors({"w": torch.ones(3)}), "optimizer_state": [], "state": {}}
+    save = Save(tmp_path, 1, **content, in_background=in_background)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        save.finish(keep_last=1)
+    assert [*tmp_path.iterdir()] == []
