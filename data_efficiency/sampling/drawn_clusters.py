@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from data_efficiency.config import DataEfficiencyConfig, Feedback, Order
 from data_efficiency.sampling.admission import MetricPool
-from data_efficiency.sampling.blend import BlendedClusters, Parts
 from data_efficiency.sampling.clusters import Clusters
 from data_efficiency.sampling.draw import Arrange, ClusterChoice
 from data_efficiency.sampling.feedback import FeedbackClusters
+from data_efficiency.sampling.parts import PartedClusters, Parts
 from data_efficiency.sampling.played_order import PlayedOrder
 from data_efficiency.sampling.ranking import Ranking, sorted_by
 
@@ -52,7 +52,7 @@ def make_clusters(
     *,
     order: Order | None,
     feedback: Feedback | None,
-    blend: Parts | None,
+    parts: Parts | None,
     folder: Path | None,
 ) -> DrawnClusters:
     """The clusters of feedback, or of metrics that select or sort samples; none draws from all samples alike.
@@ -61,37 +61,37 @@ def make_clusters(
         folder: where they are kept if they are prepared; None: beside the first metric's index.
     """
     if feedback is not None:
-        return FeedbackClusters(feedback, (num_samples,) if blend is None else blend.sizes, blend)
+        return FeedbackClusters(feedback, (num_samples,) if parts is None else parts.sizes, parts)
     if order is not None:
-        return _played(num_samples, pools, order, blend, folder)
+        return _played(num_samples, pools, order, parts, folder)
     clusters = Clusters(num_samples, pools, folder)
-    if blend is None:
+    if parts is None:
         return clusters
-    return BlendedClusters(clusters, blend, is_in_order=not pools)
+    return PartedClusters(clusters, parts, is_in_order=not pools)
 
 
 def _played(
     num_samples: int,
     pools: Sequence[MetricPool],
     order: Order,
-    blend: Parts | None,
+    parts: Parts | None,
     folder: Path | None,
 ) -> PlayedOrder:
-    if blend is None:
+    if parts is None:
         draws = [order.pass_samples or num_samples]
         sizes: Sequence[int] = [num_samples]
         return PlayedOrder(sorted_by(pools, sizes, folder), order, sizes, draws, _choose_only_part)
-    sizes = blend.sizes
+    sizes = parts.sizes
     if not all(sizes):
         raise ValueError(
             f"part {sizes.index(0)} of the blend has no sample: leave it out of the blend"
         )
     draws = list(sizes)
     if order.pass_samples is not None:
-        targets = blend.targets(order.pass_samples).tolist()
+        targets = parts.targets(order.pass_samples).tolist()
         draws = [max(1, round(target)) for target in targets]
     ranking = sorted_by(pools, sizes, folder)
-    return PlayedOrder(ranking, order, sizes, draws, blend.chooser)
+    return PlayedOrder(ranking, order, sizes, draws, parts.chooser)
 
 
 def order_without_index(settings: DataEfficiencyConfig, num_samples: int) -> PlayedOrder:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from data_efficiency.config import Feedback
 from data_efficiency.hashing import hash_numbers
-from data_efficiency.sampling.blend import Parts
 from data_efficiency.sampling.draw import (
     Arrange,
     Arranged,
@@ -24,6 +23,7 @@ from data_efficiency.sampling.draw import (
     choose_by_size,
     shuffled_passes,
 )
+from data_efficiency.sampling.parts import Parts
 
 Int64Array = NDArray[np.int64]
 Values = NDArray[np.float32]
@@ -39,14 +39,14 @@ class FeedbackClusters:
 
     Args:
         part_sizes: of a blend; else the number of samples alone.
-        blend: chooses the part of each row; None: there is one part.
+        whole: chooses the part of each row; None: there is one part.
 
     Raises:
         ValueError: for more samples than values are kept of.
     """
 
     def __init__(
-        self, settings: Feedback, part_sizes: Sequence[int], blend: Parts | None = None
+        self, settings: Feedback, part_sizes: Sequence[int], whole: Parts | None = None
     ) -> None:
         num_samples = sum(part_sizes)
         if num_samples > MOST_SAMPLES:
@@ -54,7 +54,7 @@ class FeedbackClusters:
                 f"data_sampling.feedback keeps values of at most {MOST_SAMPLES} samples, and the dataset has {num_samples}: "
                 "train on a part of it, or remove the section"
             )
-        self._settings, self._blend = settings, blend
+        self._settings, self._whole = settings, whole
         self._edges = np.append(0, np.cumsum(part_sizes)).astype(np.int64)
         self.parts: Int64Array = np.arange(2 * len(part_sizes)) % len(part_sizes)
         self._observed = 0
@@ -107,7 +107,7 @@ class FeedbackClusters:
 
     def chooser(self, step: int) -> ClusterChoice:
         """What chooses the part of each row."""
-        if self._blend is None:
+        if self._whole is None:
             return partial(choose_by_size, num_retired=self.num_retired(step))
         return partial(self._choose_parts, step)
 
@@ -119,10 +119,10 @@ class FeedbackClusters:
         positions: Int64Array,
         num_rows: int,
     ) -> Int64Array:
-        assert self._blend is not None
+        assert self._whole is not None
         num_parts = self.num_retired(0)
         drawn = positions[:num_parts] + positions[num_parts:]
-        return num_parts + self._blend.chooser(step)(generator, starts, drawn, num_rows)
+        return num_parts + self._whole.chooser(step)(generator, starts, drawn, num_rows)
 
     def samples_at(self, places: Int64Array) -> Int64Array:
         """Places are sample numbers."""

@@ -19,12 +19,13 @@ from data_efficiency.dataset_identity import describe_dataset, fingerprint_of
 from data_efficiency.differences import differing_fields
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.admission import MetricPool
-from data_efficiency.sampling.blend import Blend, Parts, blend_of
+from data_efficiency.sampling.blend import Blend, blend_of
 from data_efficiency.sampling.bucketed_rows import BucketedRows
 from data_efficiency.sampling.clusters import describe_pool
 from data_efficiency.sampling.draw import draw_places
 from data_efficiency.sampling.drawn_clusters import DrawnClusters, make_clusters
 from data_efficiency.sampling.feedback import FeedbackClusters
+from data_efficiency.sampling.parts import Parts
 from data_efficiency.sampling.played_order import PlayedOrder
 from data_efficiency.sampling.random_rank import random_rank
 from data_efficiency.sampling.rank_rows import RankRows
@@ -349,7 +350,7 @@ class CurriculumSampler(RankRows):
             self._pools(),
             order=self.config.order,
             feedback=self.config.feedback,
-            blend=self._parts,
+            parts=self._parts,
             folder=self._cluster_folder,
         )
 
