@@ -16,6 +16,7 @@ from data_efficiency import files, hashing
 from data_efficiency.analysis.token_windows import EmptySplitError, split_boundaries
 from megatron.config import DataConfig
 from megatron.data.indexed_dataset import IndexedDataset
+from megatron.data.row_dataset import RowDataset
 from megatron.data.sentence_pairs import Segments, SentencePairs
 from megatron.data.token_masking import mask_tokens
 from megatron.tokenizer import Tokenizer
@@ -99,7 +100,7 @@ class BertVocabulary:
             return cls(**ids, size=metadata["vocab_size"])
 
 
-class BertDataset:
+class BertDataset(RowDataset):
     """The samples of one split of a corpus of sentences.
 
     Args:
@@ -167,12 +168,6 @@ class BertDataset:
 
     def __len__(self) -> int:
         return len(self._pairs)
-
-    def __getitem__(self, sample: int) -> dict[str, Any]:
-        """The entries of `get_batch` for one sample at its first visit, [sequence_length] each."""
-        if not 0 <= sample < len(self):
-            raise IndexError(f"sample {sample} of a dataset of {len(self)}")
-        return {name: rows[0] for name, rows in self.get_batch(np.array([sample])).items()}
 
     def get_batch(
         self, samples: Int64Array, visits: Int64Array | None = None

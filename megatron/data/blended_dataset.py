@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_efficiency.analysis.token_windows import EmptySplitError
+from megatron.data.row_dataset import RowDataset
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Dataset(Protocol):
         """Some samples, each entry [batch, ...]."""
 
 
-class BlendedDataset:
+class BlendedDataset(RowDataset):
     """Several datasets as one.
 
     Args:
@@ -86,12 +87,6 @@ class BlendedDataset:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
-
-    def __getitem__(self, sample: int) -> dict[str, Any]:
-        """The entries of one sample."""
-        if not 0 <= sample < len(self):
-            raise IndexError(f"sample {sample} of a dataset of {len(self)}")
-        return {name: rows[0] for name, rows in self.get_batch(np.array([sample])).items()}
 
     def get_batch(
         self, samples: Int64Array, visits: Int64Array | None = None

@@ -27,6 +27,7 @@ from data_efficiency.analysis.token_windows import (
 )
 from megatron.config import DataConfig
 from megatron.data.indexed_dataset import IndexedDataset
+from megatron.data.row_dataset import RowDataset
 from megatron.setting_rules import require
 
 Int64Array = NDArray[np.int64]
@@ -51,7 +52,7 @@ def open_pieces(data: DataConfig) -> "DocumentPieces":
     return DocumentPieces(data.data_path[0], split=data.split, lengths=data.piece_lengths)
 
 
-class DocumentPieces:
+class DocumentPieces(RowDataset):
     """The pieces of one split of a corpus.
 
     Args:
@@ -125,12 +126,6 @@ class DocumentPieces:
             "left_out_tokens": self.num_left_out,
             "left_out_share": self.num_left_out / self.num_places,
         }
-
-    def __getitem__(self, sample: int) -> dict[str, Int64Array]:
-        """As `get_batch`, [length of the piece] each."""
-        if not 0 <= sample < len(self):
-            raise IndexError(f"sample {sample} of a dataset of {len(self)}")
-        return {name: rows[0] for name, rows in self.get_batch(np.array([sample])).items()}
 
     def get_batch(
         self, samples: Int64Array, visits: Int64Array | None = None

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from data_efficiency.analysis.token_windows import TokenWindows
 from megatron.data.documents import Documents
+from megatron.data.row_dataset import RowDataset
 
 
-class GPTDataset(TokenWindows):
+class GPTDataset(TokenWindows, RowDataset):
     """The samples of one split of a corpus, as `TokenWindows`.
 
     Args:
@@ -27,12 +28,6 @@ class GPTDataset(TokenWindows):
         self._end = None
         if self.documents_in_rows.flags:
             self._end = self.documents_in_rows.end_in(prefix, self._corpus.metadata)
-
-    def __getitem__(self, sample: int) -> dict[str, NDArray[np.int64]]:
-        """As `get_batch`, [sequence_length] each."""
-        if not 0 <= sample < len(self):
-            raise IndexError(f"sample {sample} of a dataset of {len(self)}")
-        return {name: rows[0] for name, rows in self.get_batch(np.array([sample])).items()}
 
     def get_batch(
         self, samples: NDArray[np.int64], visits: NDArray[np.int64] | None = None
