@@ -29,7 +29,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.may_be_empty = ("--prompt",)
     add = parser.add_argument
-    add = parser.add_argument
     add("--model", required=True, type=Path, metavar="FOLDER", help="what writes")
     add("--prompt", metavar="TEXT", help="its beginning; else standard input")
     add("--max-new-tokens", type=int, default=100, metavar="N", help="default: 100")
