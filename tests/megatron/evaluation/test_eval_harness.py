@@ -8,7 +8,7 @@ import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager, get_task_dict
+from lm_eval.tasks import TaskManager
 
 from megatron.conversion.model import read_any, save_as_hugging_face, save_as_ours
 from megatron.evaluation.checkpoint_tokenizer import tokenizer_of
@@ -125,7 +125,7 @@ def test_a_question_is_not_among_its_own_examples(name, text, tmp_path):
     task = f"local_{name}"
     write_task_files(write_task_data(tmp_path / "data"), tmp_path / "tasks", [task])
     manager = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)
-    found = get_task_dict([task], manager)[task]
+    found = manager.load(task)["tasks"][task]
     found.set_fewshot_seed(1234)
     questions = [*found.test_docs()]
     for question in questions:
