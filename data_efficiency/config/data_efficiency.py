@@ -159,7 +159,7 @@ class DataEfficiencyConfig:
 
     def refuse_contradictions(self) -> None:
         """Raise ConfigError for two techniques of which each changes what the other relies on."""
-        paced = (*self.length_plans, *self.open_length_plans)
+        paced: tuple[LengthPlan | OpenLengthPlan, ...] = self.length_plans + self.open_length_plans
         techniques = {name: getattr(self, name) for name in (*READERS, *ROUTES)}
         refuse_contradictions(self.selections, paced, techniques)
 
