@@ -33,6 +33,7 @@ def provenance(*, engine: str, num_processes: int, device: torch.device) -> dict
         "num_processes": num_processes,
         "device": device.type,
         "device_name": name,
+        "num_threads": torch.get_num_threads(),
     }
 
 

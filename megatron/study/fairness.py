@@ -6,28 +6,26 @@ from types import MappingProxyType
 from typing import Any
 
 from megatron.nested_keys import merged
-from megatron.study.results import RunResult
+from megatron.study.results import RunKey, RunResult
 from megatron.study.study_file import Settings
 
 FREE = (
     *("settings.checkpoint", "settings.logging", "settings.training.micro_batch_size"),
-    *("environment.git_commit", "size"),
+    *("environment.git_commit", "environment.num_threads", "size"),
 )
 """Fields that make no other run: where it is saved, how it is watched, how a batch is cut, what follows from
 others. The code counts by its checksum, not by its commit."""
 SEED = "settings.training.seed"
 FOLLOWS = {"model": "weights", "data": "data"}
 """Group of settings -> the fact that differs where it does."""
-Key = tuple[str, int, float]
-"""Arm, seed and budget."""
 
 
 def hidden_differences(
     results: Sequence[RunResult],
-    expected: Mapping[Key, Settings],
+    expected: Mapping[RunKey, Settings],
     baseline: str,
     may_differ: Mapping[str, Sequence[str]],
-    defaults: Mapping[Key, Settings] = MappingProxyType({}),
+    defaults: Mapping[RunKey, Settings] = MappingProxyType({}),
 ) -> dict[str, list[str]]:
     """Arm -> a sentence for each field in which its runs are not what the study file says.
 
@@ -42,10 +40,9 @@ def hidden_differences(
     """
     found: dict[str, list[str]] = defaultdict(list)
     for one in results:
-        key = (one.arm, one.seed, one.budget)
-        found[one.arm] += unlike(expected[key], one, defaults.get(key, {}))
+        found[one.arm] += unlike(expected[one.key], one, defaults.get(one.key, {}))
     for pair, one in _pairs(results, baseline):
-        own, base = (expected[each.arm, each.seed, each.budget] for each in (one, pair))
+        own, base = (expected[each.key] for each in (one, pair))
         follow = [fact for group, fact in FOLLOWS.items() if own.get(group) != base.get(group)]
         allowed = [*FREE, *follow, *may_differ.get(one.arm, ())]
         found[one.arm] += _sentences(_facts(pair), _facts(one), allowed, "the baseline's")

@@ -9,7 +9,8 @@ from data_efficiency import files
 from megatron.study.fairness import changes, hidden_differences
 from megatron.study.jobs import Job
 from megatron.study.picture import plot_report
-from megatron.study.report import Comparison, format_cases, format_report, make_report
+from megatron.study.report import Comparison, make_report
+from megatron.study.report_tables import format_cases, format_report
 from megatron.study.results import RESULT_LINES, RunResult, results_as_json
 from megatron.study.study_file import Study
 

@@ -67,8 +67,8 @@ def plot_report(report: Report, results: Sequence[RunResult], path: str | Path) 
         tidy_axes(axes)
         axes.set(xlabel=AXES[axis], ylim=_limits(arms))
         axes.set_xlim(left=0)
-        if axis == "seconds" and not all(row["times_count"] for row in report["rows"]):
-            axes.set_title("taken beside other work, or not known: no measure", fontsize=9)
+        if axis == "seconds" and any(row["timed_seeds"] != row["seeds"] for row in report["rows"]):
+            axes.set_title("some taken beside other work, or not known: no measure", fontsize=9)
     measure = report["measure"]
     panels[0].set_ylabel(
         f"{measure['name']} ({measure['unit']})" if measure["unit"] else measure["name"]

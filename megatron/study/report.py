@@ -1,18 +1,18 @@
-"""What runs show beside each other: one report as JSON data, and the same as Markdown.
+"""What runs show beside each other, as JSON data: `report_tables` writes it out.
 
 A report says "better" only where an interval leaves out zero, compares no arms that differ in more than
 they declare, and lists every run that was started.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from data_efficiency.short_numbers import format_count
-from megatron.study.data_saving import Saving, saving_factor, seeds_in_common
-from megatron.study.results import AXES, RunResult
-from megatron.study.statistics import LEVEL, Estimate, estimate, verdict
+from megatron.study.data_saving import saving_factor, seeds_in_common
+from megatron.study.results import AXES, RunKey, RunResult, comparable_times
+from megatron.study.statistics import LEVEL, estimate, verdict
 
 Report = dict[str, Any]
 Groups = Mapping[tuple[str, float], Mapping[int, RunResult]]
@@ -61,9 +61,10 @@ def make_report(
     for one in results:
         groups[one.arm, one.budget][one.seed] = one
     order = sorted(groups, key=lambda key: (-key[1], comparison.arms.index(key[0])))
-    rows = [_row(arm, budget, groups[arm, budget]) for arm, budget in order]
+    timed = {one.key for one in comparable_times(results)}
+    rows = [_row(arm, budget, groups[arm, budget], timed) for arm, budget in order]
     comparisons = [
-        _compared(groups, base, arm, budget)
+        _compared(groups, base, arm, budget, timed)
         for base in (comparison.baseline, *comparison.beside)
         for arm, budget in order
         if arm not in (base, comparison.baseline)
@@ -83,9 +84,12 @@ def make_report(
     }
 
 
-def _row(arm: str, budget: float, found: Mapping[int, RunResult]) -> dict[str, Any]:
-    """One arm's figures at one budget."""
+def _row(
+    arm: str, budget: float, found: Mapping[int, RunResult], timed: Set[RunKey]
+) -> dict[str, Any]:
+    """One arm's figures at one budget; its seconds are those of the runs whose seconds count, if there are any."""
     results = [*found.values()]
+    with_times = [one for one in results if one.key in timed]
     return {
         "arm": arm,
         "budget": budget,
@@ -96,11 +100,17 @@ def _row(arm: str, budget: float, found: Mapping[int, RunResult]) -> dict[str, A
             for name in _in_common(results)
         },
         "costs": {
-            axis: asdict(estimate([one.costs[axis] for one in results]))
+            axis: asdict(estimate([one.costs[axis] for one in _counted(axis, results, with_times)]))
             for axis in results[0].costs
         },
-        "times_count": all(one.times_count for one in results),
+        "timed_seeds": sorted(one.seed for one in with_times),
     }
+
+
+def _counted(
+    axis: str, results: Sequence[RunResult], with_times: Sequence[RunResult]
+) -> Sequence[RunResult]:
+    return with_times or results if axis == "seconds" else results
 
 
 def _in_common(results: Sequence[RunResult]) -> list[str]:
@@ -108,17 +118,23 @@ def _in_common(results: Sequence[RunResult]) -> list[str]:
     return [name for name in results[0].others if all(name in one.others for one in results)]
 
 
-def _compared(groups: Groups, base_arm: str, arm: str, budget: float) -> dict[str, Any]:
-    """An arm beside another at one budget, over the seeds that both have."""
+def _compared(
+    groups: Groups, base_arm: str, arm: str, budget: float, timed: Set[RunKey]
+) -> dict[str, Any]:
+    """An arm beside another at one budget, over the seeds that both have; seconds over those of them that count."""
     own, base = groups[arm, budget], groups[base_arm, budget]
     seeds = sorted({*own} & {*base})
     difference = estimate([own[seed].value - base[seed].value for seed in seeds])
-    times_count = all(one.times_count for part in (own, base) for one in part.values())
+    over = {
+        axis: [
+            seed for seed in seeds if axis != "seconds" or {own[seed].key, base[seed].key} <= timed
+        ]
+        for axis in AXES
+    }
     axes = [
         axis
-        for axis in AXES
-        if (axis != "seconds" or times_count)
-        and all(part[seed].costs.get(axis) for part in (own, base) for seed in seeds)
+        for axis, used in over.items()
+        if used and all(part[seed].costs.get(axis) for part in (own, base) for seed in used)
     ]
     return {
         "arm": arm,
@@ -135,24 +151,35 @@ def _compared(groups: Groups, base_arm: str, arm: str, budget: float) -> dict[st
         },
         "cost_ratios": {
             axis: asdict(
-                estimate([own[seed].costs[axis] / base[seed].costs[axis] for seed in seeds])
+                estimate([own[seed].costs[axis] / base[seed].costs[axis] for seed in over[axis]])
             )
             for axis in axes
         },
-        "saving_factors": {axis: _saving(groups, base_arm, arm, budget, axis) for axis in axes},
+        "saving_factors": {
+            axis: _saving(groups, base_arm, arm, budget, axis, timed) for axis in axes
+        },
     }
 
 
-def _saving(groups: Groups, base_arm: str, arm: str, budget: float, axis: str) -> Any:
+def _saving(
+    groups: Groups, base_arm: str, arm: str, budget: float, axis: str, timed: Set[RunKey]
+) -> Any:
     """The saving factor on an axis as JSON data; where there is none, why."""
+
+    def counts(one: RunResult) -> bool:
+        return axis != "seconds" or one.key in timed
+
     results = groups[arm, budget]
     sign = -1 if next(iter(results.values())).measure.higher_is_better else 1
     curve: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for (name, _), found in groups.items():
         if name == base_arm:
             for seed, one in found.items():
-                curve[seed].append((one.costs[axis], sign * one.value))
-    own = {seed: (one.costs[axis], sign * one.value) for seed, one in results.items()}
+                if counts(one):
+                    curve[seed].append((one.costs[axis], sign * one.value))
+    own = {
+        seed: (one.costs[axis], sign * one.value) for seed, one in results.items() if counts(one)
+    }
     try:
         return asdict(saving_factor(seeds_in_common(curve, own)))
     except ValueError as error:
@@ -185,10 +212,15 @@ def _notes(
             f"{len(comparisons)} comparisons at {100 * LEVEL:.0f} % each: where nothing is true, one in "
             f"{round(1 / (1 - LEVEL))} is called better or worse by chance."
         )
-    if not all(row["times_count"] for row in rows):
+    if any(not row["timed_seeds"] for row in rows):
         notes.append(
             "Seconds marked * were taken while other work had the cores, or where nobody measured "
-            "that: they measure no method and are not compared."
+            "that, or on another machine: they measure no method and are not compared."
+        )
+    if any(0 < len(row["timed_seeds"]) < len(row["seeds"]) for row in rows):
+        notes.append(
+            "Seconds with a number of seeds behind them are of the runs that had their cores for themselves, "
+            "on one machine; they are compared where both runs of a pair had."
         )
     missing = [run for run in runs if run["state"] != "finished"]
     if missing:
@@ -196,174 +228,3 @@ def _notes(
     found = {row["arm"] for row in rows}
     notes += [f"Arm {arm} has no finished run." for arm in comparison.arms if arm not in found]
     return notes
-
-
-def format_report(report: Report) -> str:
-    """The report as Markdown."""
-    lines = [f"# {report['title']}", ""]
-    lines += [text for part in (report["question"], report["size"]) if part for text in (part, "")]
-    lines += [*_row_table(report), "", *_comparison_table(report)]
-    for arm, sentences in report["refused"].items():
-        lines += ["", f"**{arm} is not compared**: it differs in more than is declared.", ""]
-        lines += [f"- {sentence}" for sentence in sentences]
-    if report["changes"]:
-        lines += ["", "What each arm changes:", ""]
-        lines += [f"- {arm}: {'; '.join(of) or 'nothing'}" for arm, of in report["changes"].items()]
-    lines += ["", *(f"> {note}\n" for note in report["notes"])]
-    lines += [f"Runs: {_count(report['runs'])}."]
-    lines += [
-        f"- {run['arm']}, seed {run['seed']}, budget {run['budget']:g}: {run['state']}"
-        + (f" ({run['reason']})" if "reason" in run else "")
-        for run in report["runs"]
-        if run["state"] != "finished"
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _count(runs: Sequence[Mapping[str, Any]]) -> str:
-    counts: dict[str, int] = defaultdict(int)
-    for run in runs:
-        counts[run["state"]] += 1
-    return ", ".join(f"{number} {state}" for state, number in sorted(counts.items())) or "none"
-
-
-def _row_table(report: Report) -> list[str]:
-    rows = report["rows"]
-    if not rows:
-        return ["No run has finished."]
-    others = list(dict.fromkeys(name for row in rows for name in row["others"]))
-    axes = [axis for axis in AXES if axis in rows[0]["costs"]]
-    better = "higher" if report["measure"]["higher_is_better"] else "lower"
-    heads = ["arm", "budget", "seeds", f"{report['measure']['name']} ({better} is better)", *others]
-    lines = _table_head([*heads, *(AXES[axis] for axis in axes)])
-    for row in rows:
-        cells = [row["arm"], f"{row['budget']:g}", str(len(row["seeds"]))]
-        cells += [_cell(each) for each in (row["value"], *map(row["others"].get, others))]
-        for axis in axes:
-            mark = "*" if axis == "seconds" and not row["times_count"] else ""
-            cells.append(format_count(row["costs"][axis]["mean"]) + mark)
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def _comparison_table(report: Report) -> list[str]:
-    if not report["comparisons"]:
-        return ["No arm can be compared with the baseline yet."]
-    lines: list[str] = []
-    for base in (report["baseline"], *report["beside"]):
-        comparisons = [one for one in report["comparisons"] if one["beside"] == base]
-        if comparisons:
-            lines += ["", *_tables_beside(base, comparisons, report["level"])]
-    return lines[1:]
-
-
-def _tables_beside(base: str, comparisons: Sequence[Mapping[str, Any]], level: float) -> list[str]:
-    """Differences to one arm, and saving factors by its budgets."""
-    axes = [axis for axis in AXES if any(axis in one["cost_ratios"] for one in comparisons)]
-    saves = any(
-        isinstance(each, dict) for one in comparisons for each in one["saving_factors"].values()
-    )
-    lines = [
-        f"Beside {base}, paired by seed, with {100 * level:.0f} % intervals; costs as parts of its own.",
-        "",
-        *_table_head(["arm", "budget", "difference", "verdict", *(AXES[axis] for axis in axes)]),
-    ]
-    for one in comparisons:
-        decided = one["verdict"] != "undecided"
-        cells = [one["arm"], f"{one['budget']:g}"]
-        cells.append(format_estimate(Estimate(**one["difference"]), signed=True))
-        cells.append(f"**{one['verdict']}**" if decided else "undecided")
-        ratios = [one["cost_ratios"].get(axis) for axis in axes]
-        cells += ["–" if ratio is None else f"{ratio['mean']:.3f}x" for ratio in ratios]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += _others_table(comparisons)
-    if saves:
-        lines += [
-            "",
-            f"Saving factors: 1.3 says that {base} needs 1.3 times the arm's cost for the arm's result, from "
-            "its own budgets.",
-            "",
-            *_table_head(["arm", "budget", *(AXES[axis] for axis in axes)]),
-        ]
-        for one in comparisons:
-            cells = [_saving_cell(one["saving_factors"].get(axis)) for axis in axes]
-            lines.append(f"| {' | '.join([one['arm'], format(one['budget'], 'g'), *cells])} |")
-    return lines
-
-
-def _others_table(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Differences in further measures, of which none is called better."""
-    names = list(dict.fromkeys(name for one in comparisons for name in one["others"]))
-    if not names:
-        return []
-    lines = ["", "Differences in further measures, likewise:", ""]
-    lines += _table_head(["arm", "budget", *names])
-    for one in comparisons:
-        cells = [_cell(one["others"].get(name), signed=True) for name in names]
-        lines.append(f"| {' | '.join([one['arm'], format(one['budget'], 'g'), *cells])} |")
-    return lines
-
-
-def _cell(found: Mapping[str, Any] | None, *, signed: bool = False) -> str:
-    return "–" if found is None else format_estimate(Estimate(**found), signed=signed)
-
-
-def format_cases(reports: Mapping[str, Report], setting: str) -> str:
-    """What the reports of several cases show beside each other: a row an arm at the full budget.
-
-    Args:
-        reports: case -> its report.
-        setting: whose values the cases are.
-    """
-    best: dict[str, Any] = {}
-    found: dict[str, dict[str, Any]] = defaultdict(dict)
-    for case, report in reports.items():
-        for row in report["rows"]:
-            if row["budget"] == 1:
-                found[row["arm"]][case] = row["value"]
-        values = [values[case] for values in found.values() if case in values]
-        if values:
-            better = max if report["measure"]["higher_is_better"] else min
-            best[case] = better(values, key=lambda value: value["mean"])
-    columns = [
-        case if report["measure"] is None else f"{case} ({report['measure']['name']})"
-        for case, report in reports.items()
-    ]
-    lines = _table_head([f"arm, by {setting}", *columns, "mean"])
-    for arm, by_case in {**found, "best of each": best}.items():
-        means = [value["mean"] for value in by_case.values()]
-        mean = f"{sum(means) / len(means):.4f}" if len(means) == len(reports) else "–"
-        cells = [_cell(by_case.get(case)) for case in reports]
-        lines.append(f"| {' | '.join([arm, *cells, mean])} |")
-    lines += [
-        "",
-        '"best of each" was chosen by the numbers that it shows, which are therefore too good.',
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _table_head(cells: Sequence[str]) -> list[str]:
-    return [f"| {' | '.join(cells)} |", "|---" * len(cells) + "|"]
-
-
-def _saving_cell(found: Any) -> str:
-    if not isinstance(found, Mapping):
-        return "–"
-    saving = Saving(**found)
-    if saving.bound:
-        return f"{saving.bound} {saving.factor:.2f}x"
-    text = f"{saving.factor:.2f}x"
-    if saving.low is not None:
-        text += f" [{saving.low:.2f}, {saving.high:.2f}]"
-    return f"{text} (beyond the budgets)" if saving.extrapolated else text
-
-
-def format_estimate(found: Estimate, *, signed: bool = False) -> str:
-    """A mean with its interval.
-
-    Example:
-        >>> format_estimate(estimate([1.0, 2.0, 3.0])), format_estimate(estimate([0.5]), signed=True)
-        ('2.0000 ± 2.4841', '+0.5000')
-    """
-    mean = f"{found.mean:+.4f}" if signed else f"{found.mean:.4f}"
-    return mean if found.half_width is None else f"{mean} ± {found.half_width:.4f}"

@@ -5,6 +5,7 @@ on tasks whose results lie in the run's folder are further measures.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,6 +34,11 @@ RESULT_LINES = "results.jsonl"
 """Of a report: its runs, one a line."""
 STARVED_SHARE = 0.05
 """From this part of a run's time spent waiting for a core its seconds are no measure of the method."""
+_TIMED_BY = ("device", "device_name", "num_processes", "num_threads")
+"""What a machine's seconds depend on, of a run's `environment`."""
+
+RunKey = tuple[str, int, float]
+"""Arm, seed and budget of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +93,18 @@ class RunResult:
     """What stands for the commands that made what the study's runs share."""
 
     @property
-    def times_count(self) -> bool:
-        """Whether the seconds were taken on cores that the run had for itself."""
-        return self.waited is not None and self.waited < STARVED_SHARE
+    def key(self) -> RunKey:
+        """What it is among the runs of a study."""
+        return self.arm, self.seed, self.budget
+
+    @property
+    def timed_on(self) -> tuple[Any, ...] | None:
+        """The machine that the seconds are of; None where they are no measure: cores were shared, or nobody knows."""
+        if self.waited is None or self.waited >= STARVED_SHARE:
+            return None
+        known = self.facts.get("environment") or {}
+        place = tuple(known.get(name) for name in _TIMED_BY)
+        return None if any(isinstance(each, list) for each in place) else place
 
 
 def read_result(
@@ -250,11 +265,33 @@ def _facts(log: RunLog) -> dict[str, Any]:
         tokens = sum(int(length) * size for length, size in start["pieces"]["sizes"].items())
     return {
         "settings": settings,
-        "environment": first if all(one == first for one in others) else [first, *others],
+        "environment": _over_resumes([first, *others]) if first else first,
         "weights": start.get("weights"),
         "data": start.get("data"),
         "size": {"parameters": start["num_parameters"], "tokens of training data": tokens},
     }
+
+
+def _over_resumes(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a run says of its machine; a list of the values of each field that changed where it went on."""
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys(name for one in environments for name in one):
+        values = [one.get(name) for one in environments]
+        differ = [one for place, one in enumerate(values) if one not in values[:place]]
+        found[name] = differ if len(differ) > 1 else differ[0]
+    return found
+
+
+def comparable_times(results: Sequence[RunResult]) -> list[RunResult]:
+    """The runs whose seconds can be set beside each other: those that had cores for themselves, on one machine.
+
+    Of several machines it is the one with most of such runs, of as many the first.
+    """
+    places = Counter(one.timed_on for one in results if one.timed_on is not None)
+    if not places:
+        return []
+    [(machine, _)] = places.most_common(1)
+    return [one for one in results if one.timed_on == machine]
 
 
 def _pacing(log: RunLog) -> list[dict[str, float]]:

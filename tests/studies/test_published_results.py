@@ -1,6 +1,7 @@
 """Every published page follows from the results beside it and from its study's file."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,22 @@ import torch
 import pretrain_bert
 import pretrain_gpt
 from megatron.study import jobs_of, read_study, write_study_report
+from megatron.study.results import read_results
+from megatron.study.statistics import estimate
 
 FOLDER = Path(__file__).parents[2] / "studies"
 STUDIES = [path for path in sorted(FOLDER.glob("*/*.toml")) if "[study]" in path.read_text()]
 PUBLISHED = [
-    path for path in STUDIES if (read_study(path).results_folder / "report.json").is_file()
+    (path, case)
+    for path in STUDIES
+    for case in read_study(path).cases
+    if (read_study(path).results_folder / case / "report.json").is_file()
 ]
+"""Study file and value of its `[each]`, which is empty where it has none."""
+REPORTS = {
+    path.parent: json.loads(path.read_text())
+    for path in sorted(FOLDER.glob("*/*results/**/report.json"))
+}
 
 MODELS = {"gpt": pretrain_gpt.make_model, "bert": pretrain_bert.make_model}
 """What pretraining makes of a run's settings, or refuses."""
@@ -55,26 +66,36 @@ def test_a_study_can_be_planned(path, tmp_path, monkeypatch):
                 MODELS[job.config.architecture](job.config)
 
 
-@pytest.mark.parametrize("path", PUBLISHED, ids=name_of)
-def test_pages_follow_from_the_results(path, tmp_path, monkeypatch):
+def test_every_page_is_of_a_study():
+    assert {*REPORTS} == {read_study(path).results_folder / case for path, case in PUBLISHED}
+
+
+@pytest.mark.parametrize(
+    ("path", "case"),
+    PUBLISHED,
+    ids=[f"{name_of(path)}{case and '-'}{case}" for path, case in PUBLISHED],
+)
+def test_pages_follow_from_the_results(path, case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where no run of the study lies
     study = read_study(path)
+    study = replace(study, cases={case: study.cases[case]})
     jobs = jobs_of(study)
-    kept = study.results_folder
+    kept = study.results_folder / case
     published = json.loads((kept / "report.json").read_text())
     lines = (kept / "results.jsonl").read_text().splitlines()
     assert sum(job.kept is not None for job in jobs) == len(lines), "of other settings"
     write_study_report(replace(study, output=tmp_path / "again", results=None), jobs)
-    again = json.loads((tmp_path / "again" / "report.json").read_text())
+    made = tmp_path / "again" / case
+    again = json.loads((made / "report.json").read_text())
     finished = [
         [run for run in report.pop("runs") if run["state"] == "finished"]
         for report in (published, again)
     ]
     assert rounded(finished[0]) == rounded(finished[1])
     assert rounded(again) == rounded(published)
-    tables = [tables_of(folder / "report.md") for folder in (kept, tmp_path / "again")]
+    tables = [tables_of(folder / "report.md") for folder in (kept, made)]
     assert tables[0] == tables[1] != []
-    pictures = [matplotlib.image.imread(f / "report.png") for f in (kept, tmp_path / "again")]
+    pictures = [matplotlib.image.imread(f / "report.png") for f in (kept, made)]
     assert pictures[0].shape == pictures[1].shape
     assert np.abs(pictures[0] - pictures[1]).mean() < 0.01
 
@@ -188,16 +209,68 @@ def half_width(found):
     return (found["high"] - found["low"]) / 2
 
 
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/evidence.md", "docs/routes.md", "docs/which_technique.md"]
+)
+def test_every_interval_that_is_written_stands_in_a_report(page):
+    """Also in sentences; but for the README's table, which is the demo's."""
+    text = (FOLDER.parent / page).read_text()
+    if page == "README.md":
+        text = "\n".join(line for line in text.splitlines() if not line.startswith("|"))
+    written = re.findall(r"(\d+(?:\.\d+)?) ± (\d+(?:\.\d+)?)", text)
+    assert written, "nothing is said"
+    known = {*intervals_of(REPORTS.values()), *further_intervals()}
+    unknown = [
+        f"{mean} ± {width}"
+        for mean, width in written
+        if not any(
+            f"{abs(found[0]):.{digits_of(mean)}f}" == mean
+            and f"{found[1]:.{digits_of(width)}f}" == width
+            for found in known
+        )
+    ]
+    assert unknown == []
+
+
+def digits_of(number):
+    return len(number.partition(".")[2])
+
+
+def intervals_of(content):
+    """(mean, half of the interval) of every estimate, wherever it stands."""
+    if isinstance(content, dict):
+        if content.get("high") is not None and "mean" in content:
+            yield content["mean"], half_width(content)
+        content = content.values()
+    elif not isinstance(content, list) and isinstance(content, (str, int, float, type(None))):
+        return
+    for below in content:
+        yield from intervals_of(below)
+
+
+def further_intervals():
+    """Differences of two differences that the pages speak of: none is a report's own."""
+    kept = read_results(FOLDER / "orders/results/results.jsonl")
+    losses = {(one.arm, one.seed): one.value for one in kept}
+    costs_of_order = [
+        [losses[f"ascending_{shape}", seed] - losses[uniform, seed] for seed in range(1, 6)]
+        for shape, uniform in (("constant", "uniform_constant"), ("cosine", "baseline"))
+    ]
+    found = estimate(np.subtract(*costs_of_order).tolist())
+    yield found.mean, found.half_width
+
+
 def test_another_number_is_noticed(tmp_path, monkeypatch):
     """The test above can fail: one result that is changed gives another page."""
     if not PUBLISHED:
         pytest.skip("nothing is published yet")
-    folder = shutil.copytree(PUBLISHED[0].parent, tmp_path / "study")
-    path = folder / PUBLISHED[0].name
-    file = read_study(path).results_folder / "results.jsonl"
+    published, case = PUBLISHED[0]
+    folder = shutil.copytree(published.parent, tmp_path / "study")
+    path = folder / published.name
+    file = read_study(path).results_folder / case / "results.jsonl"
     lines = file.read_text().splitlines()
     record = json.loads(lines[0])
     record["value"] += 0.01
     file.write_text("\n".join([json.dumps(record), *lines[1:]]))
     with pytest.raises(AssertionError):
-        test_pages_follow_from_the_results(path, tmp_path, monkeypatch)
+        test_pages_follow_from_the_results(path, case, tmp_path, monkeypatch)

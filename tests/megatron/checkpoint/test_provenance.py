@@ -19,6 +19,7 @@ def test_what_is_said():
     assert set(said["versions"]) >= {"python", "numpy", "safetensors", "data-efficiency"}
     assert "deepspeed" not in said["versions"]
     assert (said["engine"], said["num_processes"], said["device"]) == ("torch", 2, "cpu")
+    assert said["num_threads"] == torch.get_num_threads()
     with_deepspeed = provenance(engine="deepspeed", num_processes=1, device=torch.device("cpu"))
     assert with_deepspeed["versions"]["deepspeed"]
 

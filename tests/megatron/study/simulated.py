@@ -61,8 +61,8 @@ def drawn(study, rng, effects, *, noise=0.01, shared=0.05):
     return results
 
 
-def report_of(study, results, runs=None):
-    """As tools/study.py makes it."""
+def report_of(study, results, runs=None, may_differ=()):
+    """As tools/study.py makes it; any arm may differ in these facts."""
     expected = {
         (one.arm, one.seed, one.budget): {
             "training": {"seed": one.seed},
@@ -75,7 +75,9 @@ def report_of(study, results, runs=None):
         arms=list(study.arms),
         baseline=study.baseline,
         beside=study.beside,
-        refused=hidden_differences(results, expected, study.baseline, {}),
+        refused=hidden_differences(
+            results, expected, study.baseline, dict.fromkeys(study.arms, may_differ)
+        ),
     )
     return make_report(comparison, results, listed(results) if runs is None else runs)
 

@@ -55,6 +55,15 @@ def test_an_arm_may_differ_in_what_it_declares():
     assert found(base, other, may_differ={"a": ["environment.device"]}) == {}
 
 
+@pytest.mark.parametrize("fact", ["git_commit", "num_threads"])
+def test_a_run_may_go_on_at_another_commit_of_the_same_code_and_with_other_threads(fact):
+    base = a_result("baseline", 1, 4.0, environment={"code": "x", fact: 1})
+    other = a_result("a", 1, 4.0, environment={"code": "x", fact: [1, 2]})
+    assert found(base, other) == {}
+    other = a_result("a", 1, 4.0, environment={"code": ["x", "y"], fact: 1})
+    assert list(found(base, other)) == ["a"]
+
+
 def test_seeds_of_one_arm_run_on_one_machine():
     seeds = [
         a_result("baseline", 1, 4.0),

@@ -3,8 +3,16 @@ import json
 import pytest
 
 from megatron.evaluation import results as evaluation
-from megatron.study.results import Measure, read_arm, read_result, read_results, results_as_json
+from megatron.study.results import (
+    Measure,
+    comparable_times,
+    read_arm,
+    read_result,
+    read_results,
+    results_as_json,
+)
 from tests.megatron.study.made_up_runs import write_made_up_run
+from tests.megatron.study.simulated import a_result
 
 
 def write_finetuning_run(folder, seed, test, name="perplexity"):
@@ -85,6 +93,40 @@ def test_evaluations_of_the_last_checkpoint_are_further_measures(tmp_path, monke
     kept = tmp_path / "results.jsonl"
     kept.write_text(results_as_json([found]))
     assert [*found.others] == [*read_results(kept)[0].others]
+
+
+def test_what_changed_where_a_run_went_on_is_a_list_and_the_rest_is_not(tmp_path):
+    folder = write_finetuning_run(tmp_path, 1, 10.0)
+    log = folder / "log.jsonl"
+    first, *others = log.read_text().splitlines()
+    environment = {"device": "cpu", "git_commit": "a", "num_threads": 2, "versions": {"torch": "2"}}
+    first = json.dumps({**json.loads(first), "environment": environment})
+    again = [
+        json.dumps(
+            {"kind": "resume", "step": step, "environment": {**environment, "git_commit": one}}
+        )
+        for step, one in enumerate(("a", "b", "b"))
+    ]
+    log.write_text("\n".join([first, *again, *others]) + "\n")
+    [found] = read_arm(folder, "a")
+    assert found.facts["environment"] == {**environment, "git_commit": ["a", "b"]}
+    assert found.timed_on == ("cpu", None, None, 2)
+    elsewhere = json.dumps(
+        {"kind": "resume", "step": 1, "environment": {**environment, "num_threads": 1}}
+    )
+    log.write_text("\n".join([first, elsewhere, *others]) + "\n")
+    [found] = read_arm(folder, "a")
+    assert found.timed_on is None
+    assert comparable_times([found]) == []
+
+
+def test_the_machine_with_most_undisturbed_runs_gives_the_seconds():
+    places = [("a", 0.0), ("b", 0.0), ("b", 0.0), ("a", 0.9), ("a", 0.5), ("a", None)]
+    runs = [
+        a_result("baseline", seed, 4.0, waited=waited, environment={"device_name": place})
+        for seed, (place, waited) in enumerate(places)
+    ]
+    assert [one.seed for one in comparable_times(runs)] == [1, 2]
 
 
 def test_a_pretraining_run_of_two_losses_is_judged_by_the_first(tmp_path):
