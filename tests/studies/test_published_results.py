@@ -117,7 +117,14 @@ FINETUNED = ("baseline", "random_ltd", "gentle")
             "At 1 of the budget",
             "gpt_cpu/results",
             1.0,
-            (*MAIN_ARMS, "random_rank", "smaller_model"),
+            (*MAIN_ARMS, "random_rank", "length_alone", "rarity_alone", "smaller_model"),
+            BATCHES,
+        ),
+        (
+            "At 0.5 of the budget",
+            "gpt_cpu/results",
+            0.5,
+            [arm for arm in MAIN_ARMS if arm != "baseline_batch4"],
             BATCHES,
         ),
         ("At 0.25 of the budget", "gpt_cpu/results", 0.25, MAIN_ARMS, BATCHES),
@@ -167,6 +174,29 @@ def test_the_page_over_all_says_what_the_reports_say(heading, page, budget, arms
     has_worth = page not in ("orders/results", "finetuning_length/results", "vit_length/results")
     further = ("test loss",) if page == "vit_length/results" else ()
     wanted = [figures(report, arm, budget, beside, has_bits, has_worth, further) for arm in arms]
+    assert list(found.values()) == wanted
+
+
+def test_the_seconds_of_the_page_over_all_are_the_reports():
+    """Beside the baseline's, half and whole budget, and the FLOPs."""
+    report = json.loads((FOLDER / "gpt_cpu/results/report.json").read_text())
+    found = figures_of(FOLDER.parent / "docs" / "evidence.md", "Seconds")
+    ratios = {
+        (one["arm"], one["budget"]): one["cost_ratios"]
+        for one in report["comparisons"]
+        if one["beside"] == "baseline"
+    }
+    wanted = []
+    for arm in ("curriculum", "random_ltd", "curriculum_random_ltd", "baseline_batch4"):
+        seconds = [ratios.get((arm, budget), {}).get("seconds") for budget in (0.5, 1.0)]
+        texts = [
+            f"{one['mean']:.3f}"
+            + ("" if one["high"] is None else f" ± {half_width(one):.3f}")
+            + f" ({one['num_seeds']})"
+            for one in seconds
+            if one is not None
+        ]
+        wanted.append([*texts, f"{ratios[arm, 1.0]['flops']['mean']:.3f}"])
     assert list(found.values()) == wanted
 
 
