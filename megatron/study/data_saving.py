@@ -101,9 +101,12 @@ class LossCurve:
         shape = np.polynomial.Polynomial.fit(logs, losses, min(2, len(costs) - 1))
         reach = math.log(FARTHEST)
         grid = np.linspace(logs[0] - reach, logs[-1] + reach, 4001)
-        # Where the parabola turns upwards, its lowest point is the end. np.interp wants rising losses.
-        self._losses, first = np.unique(np.minimum.accumulate(shape(grid)), return_index=True)
-        self._logs = grid[first]
+        found = shape(grid)
+        # A parabola falls on one side of its vertex alone: from its highest point on, to the lowest behind that.
+        start = int(found[grid <= logs[-1]].argmax())
+        falling = slice(start, start + int(found[start:].argmin()) + 1)
+        # np.interp wants rising losses.
+        self._losses, self._logs = found[falling][::-1], grid[falling][::-1]
 
     def cost_of(self, loss: float) -> float:
         """The cost at which the curve has this loss, at most `FARTHEST` beyond the budgets."""

@@ -66,3 +66,12 @@ def test_seeds_that_lack_a_budget_do_not_count():
     baseline = {1: [(2.0, 4.0), (1.0, 5.0)], 2: [(1.0, 5.0)], 3: [(1.0, 5.0), (2.0, 4.0)]}
     [found] = seeds_in_common(baseline, {1: (1.0, 4.5), 2: (1.0, 4.5)})
     assert found == SeedCosts(baseline=[(1.0, 5.0), (2.0, 4.0)], arm=(1.0, 4.5))
+
+
+def test_a_curve_that_falls_late_is_read_off_where_it_falls():
+    """Its parabola has its highest point near the smallest budget, and falls to the left of that too."""
+    baseline = list(zip(BUDGETS, (5.0, 4.98, 4.5), strict=True))
+    found = saving_factor([SeedCosts(baseline=baseline, arm=(2e6, 4.98))])
+    assert found.factor == pytest.approx(1.0, rel=1e-3)
+    assert (found.bound, found.extrapolated) == ("", False)
+    assert saving_factor([SeedCosts(baseline=baseline, arm=(2e6, 6.0))]).bound == "at most"
