@@ -40,7 +40,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--data-folder", type=Path, metavar="FOLDER", help="files of the tasks named local_...")
     add_tokenizer_flags(parser, otherwise="else the one found with the model")
     add("--batch-size", type=int, default=8, metavar="N", help="default: 8")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the weights; default: float32",
+    )
     add("--device", metavar="NAME", help="cpu, cuda:0, ...; else the GPU where there is one")
     add("--limit", type=int, metavar="N", help="only the first N items of each task")
     add("--log-samples", action="store_true", help="write each question and answer as well")

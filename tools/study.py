@@ -58,7 +58,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         of_command.may_be_negative = ("--difference",)
         of_command.may_be_empty = ("--sbatch",)
         add = of_command.add_argument
-        add("study", type=Path, metavar="STUDY.toml")
+        add("study", type=Path, metavar="STUDY.toml", help="docs/studies.md has its form")
         add("--output", type=Path, metavar="FOLDER", help="of the runs, instead of the file's")
         add("--seeds", type=_numbers, metavar="N,N,...", help="instead of the file's")
         add(
