@@ -6,8 +6,9 @@ arm's own cost, is the saving factor: 1.3 says that the baseline needs 1.3 times
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -101,9 +102,12 @@ class LossCurve:
         shape = np.polynomial.Polynomial.fit(logs, losses, min(2, len(costs) - 1))
         reach = math.log(FARTHEST)
         grid = np.linspace(logs[0] - reach, logs[-1] + reach, 4001)
-        # Where the parabola turns upwards, its lowest point is the end. np.interp wants rising losses.
-        self._losses, first = np.unique(np.minimum.accumulate(shape(grid)), return_index=True)
-        self._logs = grid[first]
+        found = shape(grid)
+        # A parabola falls on one side of its vertex alone: from its highest point on, to the lowest behind that.
+        start = int(found[grid <= logs[-1]].argmax())
+        falling = slice(start, start + int(found[start:].argmin()) + 1)
+        # np.interp wants rising losses.
+        self._losses, self._logs = found[falling][::-1], grid[falling][::-1]
 
     def cost_of(self, loss: float) -> float:
         """The cost at which the curve has this loss, at most `FARTHEST` beyond the budgets."""
@@ -133,17 +137,27 @@ def _log_factor(seeds: Sequence[SeedCosts]) -> float:
 
 
 def seeds_in_common(
-    baseline: Mapping[int, Sequence[tuple[float, float]]], arm: Mapping[int, tuple[float, float]]
+    baseline: Mapping[int, Mapping[float, tuple[float, float]]],
+    arm: Mapping[int, tuple[float, float]],
 ) -> list[SeedCosts]:
-    """The seeds that both have; the baseline's costs sorted.
+    """The seeds that both have; the baseline at the same budgets in all of them, its costs sorted.
+
+    In a study that is not finished some seeds lack a budget: as many seeds count as have two budgets in common,
+    and all the budgets that these have.
 
     Args:
-        baseline: seed -> (cost, loss) at each budget.
+        baseline: seed -> budget -> (cost, loss).
         arm: seed -> (cost, loss).
     """
-    most = max(map(len, baseline.values()), default=0)
+    budgets = sorted({budget for seed in arm for budget in baseline.get(seed, ())})
+    # The first of those with equally many seeds has the most budgets.
+    sets = [s for size in range(len(budgets), 1, -1) for s in combinations(budgets, size)]
+
+    def seeds_with(some: Iterable[float]) -> list[int]:
+        return [seed for seed in sorted(arm) if {*some} <= {*baseline.get(seed, ())}]
+
+    chosen = max(sets, key=lambda some: len(seeds_with(some)), default=tuple(budgets))
     return [
-        SeedCosts(baseline=sorted(baseline[seed]), arm=arm[seed])
-        for seed in sorted(arm)
-        if len(baseline.get(seed, ())) == most
+        SeedCosts(baseline=sorted(baseline[seed][one] for one in chosen), arm=arm[seed])
+        for seed in (seeds_with(chosen) if chosen else ())
     ]

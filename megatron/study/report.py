@@ -171,12 +171,12 @@ def _saving(
 
     results = groups[arm, budget]
     sign = -1 if next(iter(results.values())).measure.higher_is_better else 1
-    curve: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for (name, _), found in groups.items():
+    curve: dict[int, dict[float, tuple[float, float]]] = defaultdict(dict)
+    for (name, share), found in groups.items():
         if name == base_arm:
             for seed, one in found.items():
                 if counts(one):
-                    curve[seed].append((one.costs[axis], sign * one.value))
+                    curve[seed][share] = (one.costs[axis], sign * one.value)
     own = {
         seed: (one.costs[axis], sign * one.value) for seed, one in results.items() if counts(one)
     }

@@ -62,7 +62,27 @@ def test_a_curve_that_rises_or_has_one_point_is_refused():
         saving_factor([])
 
 
-def test_seeds_that_lack_a_budget_do_not_count():
-    baseline = {1: [(2.0, 4.0), (1.0, 5.0)], 2: [(1.0, 5.0)], 3: [(1.0, 5.0), (2.0, 4.0)]}
-    [found] = seeds_in_common(baseline, {1: (1.0, 4.5), 2: (1.0, 4.5)})
-    assert found == SeedCosts(baseline=[(1.0, 5.0), (2.0, 4.0)], arm=(1.0, 4.5))
+def test_seeds_count_with_the_budgets_that_they_have_in_common():
+    """One seed with a budget more than the others was all that counted."""
+    whole = {0.25: (1.0, 5.0), 0.5: (2.0, 4.5), 1.0: (4.0, 4.0)}
+    part = {budget: whole[budget] for budget in (0.25, 1.0)}
+    arm = dict.fromkeys((1, 2, 3, 4), (4.0, 4.2))
+    found = seeds_in_common({1: whole, 2: part, 3: part, 4: {1.0: (4.0, 4.0)}}, arm)
+    assert found == [SeedCosts(baseline=[(1.0, 5.0), (4.0, 4.0)], arm=(4.0, 4.2))] * 3
+    found = seeds_in_common({1: whole, 2: whole}, arm)
+    assert [len(one.baseline) for one in found] == [3, 3]
+    # The same number of budgets, but not the same ones.
+    lower = {budget: whole[budget] for budget in (0.25, 0.5)}
+    assert len(seeds_in_common({1: part, 2: lower}, arm)) == 1
+    assert seeds_in_common({}, arm) == []
+    [one] = seeds_in_common({1: {1.0: (4.0, 4.0)}}, arm)
+    assert one.baseline == [(4.0, 4.0)]
+
+
+def test_a_curve_that_falls_late_is_read_off_where_it_falls():
+    """Its parabola has its highest point near the smallest budget, and falls to the left of that too."""
+    baseline = list(zip(BUDGETS, (5.0, 4.98, 4.5), strict=True))
+    found = saving_factor([SeedCosts(baseline=baseline, arm=(2e6, 4.98))])
+    assert found.factor == pytest.approx(1.0, rel=1e-3)
+    assert (found.bound, found.extrapolated) == ("", False)
+    assert saving_factor([SeedCosts(baseline=baseline, arm=(2e6, 6.0))]).bound == "at most"
