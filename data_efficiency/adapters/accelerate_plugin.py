@@ -99,6 +99,7 @@ class CurriculumLoader:
         for batch in self.training:
             yield send_to_device(batch, self._accelerator.device)
             self._settle()
+            self.training.refuse_passed_over()
 
     def figures(self) -> dict[str, float]:
         """For `accelerator.log` after a step: counts of the run, lengths, pool and difficulties."""

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -34,6 +35,9 @@ from data_efficiency.sampling.loader import CurriculumDataLoader, MicroBatchPlan
 from data_efficiency.sampling.sampler import CurriculumSampler
 from data_efficiency.sampling.sampler_state import GlobalBatch
 from data_efficiency.sampling.sequence_length import windows_of
+
+_FOLLOWING: WeakKeyDictionary[torch.nn.Module, "HostedTraining"] = WeakKeyDictionary()
+"""Model -> the training that follows its forwards, one at a time: a script may train it twice, one after the other."""
 
 
 class HostedTraining:
@@ -179,7 +183,10 @@ class HostedTraining:
                 )
         settings = None if self.router is None else self.router.settings
         self._num_layers = _num_layers(model, layer_class, settings)
-        self.leave_model()
+        for training in (self, _FOLLOWING.get(model)):
+            if training is not None:
+                training.leave_model()
+        _FOLLOWING[model] = self
         begin = torch.compiler.disable(self._begin_forward)
         end = torch.compiler.disable(self._end_forward)
         self._hooks = [
@@ -202,11 +209,8 @@ class HostedTraining:
             ConfigError: if the host did not read it here, or did not call the model for it.
         """
         plan = self._present()
-        if self._shape is None:
-            raise ConfigError(
-                f"{self.settings.host} did not call the model for a micro-batch of step {plan.batch.step}: "
-                "give the adapter the module whose forward it calls"
-            )
+        self.refuse_passed_over()
+        assert self._shape is not None
         self._pending.popleft()
         if not plan.is_last:
             self._shapes.append(self._shape)
@@ -218,6 +222,14 @@ class HostedTraining:
         self._last = plan.batch, totals
         self._shapes, self._shape, self._totals = [], None, None
         return True
+
+    def refuse_passed_over(self) -> None:
+        """Raise ConfigError if the host works on a micro-batch, and has not called the model for it."""
+        if self._pending and not self.called_model:
+            raise ConfigError(
+                f"{self.settings.host} did not call the model for a micro-batch of step {self._pending[0].batch.step}: "
+                "train on each, and give the adapter the module whose forward is called"
+            )
 
     @property
     def called_model(self) -> bool:
@@ -235,19 +247,23 @@ class HostedTraining:
         return self._num_layers or 1
 
     def figures(self) -> dict[str, float]:
-        """What a host may log after a step: counts of the run, lengths, pool and difficulties of the step."""
+        """What a host may log after a step: counts of the run, lengths, pool and difficulties of the step.
+
+        Nothing of tokens where neither a name nor a layer tells how many there are, as with images.
+        """
         if self._last is None:
             return {}
         batch, totals = self._last
         routing = None if self.router is None else self.router.settings
         found: dict[str, float] = {
             "consumed_samples": self.counters.consumed_samples,
-            "corpus_tokens": self.counters.corpus_tokens,
-            "effective_tokens": self.counters.at("effective", self.num_layers),
-            "sequence_length": totals.sequence_length,
             "pool_size": batch.pool_size,
         }
-        if self._num_layers is not None:
+        if totals.num_positions:
+            found["corpus_tokens"] = self.counters.corpus_tokens
+            found["effective_tokens"] = self.counters.at("effective", self.num_layers)
+            found["sequence_length"] = totals.sequence_length
+        if totals.num_positions and self._num_layers is not None:
             found["layer_tokens"] = self.counters.layer_tokens
         if routing is not None and routing.random_ltd is not None:
             num_dropping = routing.random_ltd.random_ltd_layer_num

@@ -183,6 +183,12 @@ class DataEfficiencyCallback(TrainerCallback, ExportableState):
         # The Trainer counts its epoch's micro-batches from where this process began.
         state.epoch = state.global_step / training.sampler.steps_per_pass
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Follow the model no longer, which others may train from here on."""
+        self._running().leave_model()
+
     def state(self) -> dict[str, Any]:
         """What the Trainer keeps of us in its checkpoints, plain JSON data."""
         return {

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities import GradClipAlgorithmType
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from data_efficiency.adapters.host_settings import settings_of_loader
 from data_efficiency.adapters.hosted_training import HostedTraining
@@ -84,7 +86,7 @@ class DataEfficiencyCallback(Callback):
             self._config,
             loader.dataset,
             settings_of_loader(
-                loader, "Lightning", accumulation, gradient_clipping=trainer.gradient_clip_val
+                loader, "Lightning", accumulation, gradient_clipping=_clipping(trainer, pl_module)
             ),
             ranks=Ranks(
                 rank=trainer.global_rank,
@@ -216,6 +218,14 @@ def _only_child(module: LightningModule) -> torch.nn.Module:
             "training_step calls, as in DataEfficiencyCallback(config, model=lambda module: module.net)"
         )
     return next(iter(children.values()))
+
+
+def _clipping(trainer: Any, module: LightningModule) -> float | None:
+    """The largest norm of the whole gradient, 0 where nobody clips by it; None where the module clips by itself."""
+    if is_overridden("configure_gradient_clipping", module):
+        return None
+    by_value = trainer.gradient_clip_algorithm == GradClipAlgorithmType.VALUE
+    return 0.0 if by_value else float(trainer.gradient_clip_val or 0.0)
 
 
 def _refuse_settings(trainer: Any, module: LightningModule) -> None:

@@ -119,6 +119,11 @@ def refuse_more_than_samples(settings: DataEfficiencyConfig) -> None:
                 f"data_sampling.{name} changes the samples of a step, and who takes numbers from a sampler does not see "
                 "where steps end: train by engine.train_step, or remove it"
             )
+    if settings.feedback is not None:
+        raise ConfigError(
+            "data_sampling.feedback follows the losses of rows, which a sampler is not told: train by engine.train_step, or "
+            "remove it"
+        )
     plans: list[Any] = [*settings.length_plans, *settings.open_length_plans]
     other = [plan.name for plan in plans]
     other += settings.routes

@@ -71,14 +71,33 @@ class EngineBase(Stepping):
             self.lr_scheduler.load_state_dict(scheduler["state"])
             for group, rate in zip(self.optimizer.param_groups, scheduler["rates"], strict=True):
                 group["lr"] = rate
+            for group, cycled in zip(
+                self.optimizer.param_groups, scheduler.get("cycled", ()), strict=False
+            ):
+                # JSON has no tuples.
+                group.update(
+                    {
+                        name: tuple(one) if isinstance(one, list) else one
+                        for name, one in cycled.items()
+                    }
+                )
         self._set_rates()
 
     def _scheduler_state(self) -> dict[str, Any] | None:
-        """The scheduler's own state, and the rates that its next step starts from."""
+        """The scheduler's own state, and what of the optimizer's groups its next step starts from."""
         if not hasattr(self.lr_scheduler, "state_dict"):
             return None
-        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        return {"state": self.lr_scheduler.state_dict(), "rates": rates}
+        groups = self.optimizer.param_groups
+        found: dict[str, Any] = {
+            "state": self.lr_scheduler.state_dict(),
+            "rates": [float(group["lr"]) for group in groups],
+        }
+        if getattr(self.lr_scheduler, "cycle_momentum", False):
+            found["cycled"] = [
+                {name: group[name] for name in ("momentum", "betas") if name in group}
+                for group in groups
+            ]
+        return found
 
     def _check_fit(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Raise ValueError unless names and shapes of weights are those of the module."""

@@ -32,6 +32,8 @@ class Forwards(Position):
         self.learning_rate = None
         self._shapes: list[StepShape] = []
         """Of this process's forwards in the present step."""
+        self._num_filling = 0
+        """Rows of these that only filled micro-batches up."""
         self._row_values = RowValues()
 
     def note_rows(self, values: torch.Tensor) -> None:
@@ -97,5 +99,5 @@ class Forwards(Position):
 
     def _forget_forwards(self) -> None:
         """Begin another step."""
-        self._shapes = []
+        self._shapes, self._num_filling = [], 0
         self._row_values.clear()

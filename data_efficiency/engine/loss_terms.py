@@ -31,10 +31,10 @@ class LossTerms:
         """Those of a step of which this process has some micro-batches; one collective.
 
         Raises:
-            ValueError: for micro-batches with other losses than the first.
+            ValueError: for micro-batches with other losses than the first, or what is no number of terms.
         """
         counts = [named(num_terms(batch)) for batch in micro_batches]
-        own = [{name: int(count) for name, count in counted.items()} for counted in counts]
+        own = [{name: _whole(name, count) for name, count in counted.items()} for counted in counts]
         names = tuple(own[0])
         for counted in own:
             if set(counted) != set(names):
@@ -54,12 +54,18 @@ class LossTerms:
         """The losses in the order of their terms.
 
         Raises:
-            ValueError: for other names.
+            ValueError: for other names, or what is no sum in single precision at least.
         """
         if set(losses) != set(self.total):
             raise ValueError(
                 f"loss_sums gives {sorted(losses)}, num_terms {sorted(self.total)}: the names must be equal"
             )
+        for name, loss in losses.items():
+            if loss.dim() or loss.dtype not in (torch.float32, torch.float64):
+                raise ValueError(
+                    f"the loss {name!r} is a {loss.dtype} of shape {tuple(loss.shape)}: must be a float32 scalar, the sum "
+                    "over the micro-batch, which half precision would round or overflow; form it of logits.float()"
+                )
         return [losses[name] for name in self.total]
 
     def share(self, losses: Sequence[torch.Tensor], num_processes: int) -> torch.Tensor:
@@ -77,3 +83,18 @@ class LossTerms:
     def means(self, sums: Sequence[float]) -> dict[str, float]:
         """The losses of the step, given their sums over the global batch."""
         return dict(zip(self.total, mean_losses(sums, list(self.total.values())), strict=True))
+
+
+def _whole(name: str, count: Any) -> int:
+    """A number of terms.
+
+    Raises:
+        ValueError: for a fraction, such as a sum of weights, or less than 0.
+    """
+    number = int(count)
+    if number != count or number < 0:
+        raise ValueError(
+            f"num_terms gives {float(count):g} for {name!r}: must be a whole number of at least 0; weigh the terms in the "
+            "sum, and count them here"
+        )
+    return number

@@ -5,9 +5,33 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from data_efficiency.json_section import ConfigError
+
+
+def is_half(weight: torch.Tensor) -> bool:
+    """Whether a weight has so few digits that small updates of it would be rounded away."""
+    return weight.dtype in (torch.bfloat16, torch.float16)
+
+
+def refuse_half_weights(module: nn.Module, precision: str) -> None:
+    """Raise ConfigError if an optimizer would update half-precision weights themselves.
+
+    Args:
+        precision: the JSON section that is on, "bf16" or "fp16".
+    """
+    for name, weight in module.named_parameters():
+        if weight.requires_grad and is_half(weight):
+            keep = "initialize(..., bf16_weights=True), which keeps float32 originals"
+            others = f", or take {keep}" if precision == "bf16" else ""
+            raise ConfigError(
+                f"{precision}.enabled is true, and {name} is {weight.dtype}: computation is in half precision then, but of "
+                "the weights themselves small updates would be rounded away; load the model in float32 "
+                f"(from_pretrained(..., dtype=torch.float32)){others}"
+            )
+
 
 class Masters:
-    """The originals of a module's trained float32 weights, which become bfloat16 in it.
+    """The float32 originals of a module's trained weights, which become bfloat16 in it, if they are not yet.
 
     Layers then read, and the residual stream is, bfloat16; a weight is the master rounded to the nearest.
     A gradient goes to the master's, in float32, as soon as a micro-batch has made it.
@@ -18,9 +42,13 @@ class Masters:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._weights = [
-            p for p in module.parameters() if p.requires_grad and p.dtype == torch.float32
+            p
+            for p in module.parameters()
+            if p.requires_grad and (p.dtype == torch.float32 or is_half(p))
         ]
-        self._masters = [nn.Parameter(weight.detach().clone()) for weight in self._weights]
+        self._masters = [
+            nn.Parameter(weight.detach().to(torch.float32, copy=True)) for weight in self._weights
+        ]
         self._of = dict(zip(map(id, self._weights), self._masters, strict=True))
         for weight in self._weights:
             weight.data = weight.data.to(torch.bfloat16)

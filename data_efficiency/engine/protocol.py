@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import torch
 
-from data_efficiency.accounting import Counters, LearningRate, ModelShape, StepShape
+from data_efficiency.accounting import Counters, LearningRate, ModelShape, SkippedRows, StepShape
 from data_efficiency.config import Config, DataEfficiencyConfig, RoutingConfig
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.step import StepResult
@@ -27,6 +27,9 @@ class TokenRouter(Protocol):
 
     def last_shape(self) -> StepShape | None:
         """Rows and lengths of the last training forward, as the layers saw them."""
+
+    def skipping_rows(self, num_rows: int) -> tuple[SkippedRows, ...]:
+        """What of so many first rows of the last training forward skipped layers."""
 
 
 class Engine(Protocol):

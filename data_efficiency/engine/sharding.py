@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from data_efficiency.engine.masters import is_half
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.sections import ZeroSettings
 from data_efficiency.engine.tensor_parallel import (
@@ -81,6 +82,8 @@ class Sharding:
         for unit in (*units, module):
             # One after the other, so that a device never holds more than a unit beside the parts.
             unit.to(ranks.device)
+            if bf16_weights:
+                _widen(unit)
             own = (*unit.parameters(), *unit.buffers())
             ranks.share(one for one in own if not isinstance(one, DTensor))
             if tensor_parallel is not None:
@@ -168,6 +171,13 @@ class Sharding:
         root = self._units[0] if self._units else None
         if root is not None and root._get_fsdp_state()._is_root is not None:
             root.reset_iter_state()
+
+
+def _widen(unit: nn.Module) -> None:
+    """Have trained weights be float32, of which bfloat16 ones are made where a layer reads them."""
+    for weight in unit.parameters():
+        if weight.requires_grad and is_half(weight):
+            weight.data = weight.data.float()
 
 
 def find_units(module: nn.Module, settings: ZeroSettings) -> list[nn.Module]:

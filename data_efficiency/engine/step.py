@@ -119,6 +119,7 @@ def reduce_step(  # noqa: PLR0913 - one collective carries all
     num_layers: int,
     model_shape: ModelShape | None,
     num_samples: int,
+    num_filling: int = 0,
     loss_tokens: int = 0,
     loss_sums: Sequence[float] = (),
     agree: Sequence[int] = (),
@@ -132,6 +133,7 @@ def reduce_step(  # noqa: PLR0913 - one collective carries all
         num_layers: of the model.
         model_shape: what FLOPs are counted by; None counts none.
         num_samples: of the global batch, the same on every process.
+        num_filling: of this process's, those that only fill it up.
         loss_tokens: of the global batch, the same on every process.
         loss_sums: this process's sum of each loss.
         agree: integers of which every process gets the largest.
@@ -139,13 +141,15 @@ def reduce_step(  # noqa: PLR0913 - one collective carries all
     """
     of_forwards = [_counts(shape, num_layers, model_shape) for shape in shapes]
     counts = [sum(column) for column in zip(*of_forwards, strict=True)] or [0] * _NUM_COUNTS
+    counts.append(num_filling)
     # Rows of processes; columns of counts, then wishes, then losses, then rows' values.
     table = ranks.table([*counts, *agree, *map(float_bits, [*loss_sums, *row_values])])
     first_loss = len(counts) + len(agree)
     first_value = first_loss + len(loss_sums)
     trained = ranks.data_parallel(table)
-    summed = trained[:, : len(counts)].sum(axis=0).tolist()
-    num_rows, num_positions, corpus, layer, dropping_tokens, flops, *pairs = summed
+    # As Python's integers: the operations of a step on thousands of processes have more than 63 bits.
+    summed = [sum(column) for column in zip(*trained[:, : len(counts)].tolist(), strict=True)]
+    num_rows, num_positions, corpus, layer, dropping_tokens, flops, *pairs, filling = summed
     return StepTotals(
         loss_sums=tuple(floats_of(trained[:, first_loss:first_value]).sum(axis=0).tolist()),
         row_values=floats_of(trained[:, first_value:]).flatten(),
@@ -153,7 +157,7 @@ def reduce_step(  # noqa: PLR0913 - one collective carries all
         num_positions=num_positions,
         added=Counters(
             steps=1,
-            consumed_samples=num_samples,
+            consumed_samples=num_samples - filling,
             corpus_tokens=corpus,
             loss_tokens=loss_tokens,
             layer_tokens=layer,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from data_efficiency.accounting import LearningRate
+from data_efficiency.accounting import LearningRate, StepShape
 from data_efficiency.config import Config
 from data_efficiency.engine.forwards import Forwards
 from data_efficiency.engine.loss_terms import LossTerms
@@ -83,7 +83,8 @@ class Stepping(Forwards):
             num_terms: micro-batch -> the number of terms of each sum; those of the first loss are
                 the loss tokens.
             shape: micro-batch -> its rows, and positions of a row in a layer that drops nothing; needed
-                where the engine's arguments do not tell, as with images.
+                where the engine's arguments do not tell, as with images, or where only the first rows count, and the others
+                fill a micro-batch up.
             agree: integers from 0 of which every process gets the largest, such as the wish to stop.
 
         Raises:
@@ -132,9 +133,15 @@ class Stepping(Forwards):
 
     def _begin_step(self) -> float:
         """Go to training at the step's rate, which is returned (of the first parameter group)."""
+        self._require_optimizer()
         self.module.train()
         self._set_rates()
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def _require_optimizer(self) -> None:
+        """Raise ValueError unless there is one."""
+        if self.optimizer is None:
+            raise ValueError("a step needs an optimizer: give one to initialize, or in the JSON")
 
     def _terms(self, micro_batches: Sequence[Any], num_terms: NumTerms) -> LossTerms:
         """Over how many terms the losses are sums; one collective."""
@@ -187,13 +194,22 @@ class Stepping(Forwards):
             )
         seen = self._shapes[-1]
         if told is not None:
-            seen = replace(seen, num_rows=told[0], sequence_length=told[1])
+            seen = self._as_told(seen, *told)
         if not seen.sequence_length:
             raise ValueError(
                 "the engine's arguments do not tell how many positions a row has: give train_step "
                 "shape=, a function of the micro-batch that returns (rows, positions)"
             )
         self._shapes[-1] = replace(seen, num_labels=num_labels)
+
+    def _as_told(self, seen: StepShape, num_rows: int, length: int) -> StepShape:
+        """The shape of a forward of which the first rows count; others filled a micro-batch up."""
+        num_filling = seen.num_rows - num_rows
+        if num_filling > 0 and seen.num_rows == self._micro_batch_size:
+            self._num_filling += num_filling
+        if num_filling > 0 and seen.skipped and self.random_ltd_scheduler is not None:
+            seen = replace(seen, skipped=self.random_ltd_scheduler.skipping_rows(num_rows))
+        return replace(seen, num_rows=num_rows, sequence_length=length)
 
     def _reduce(
         self, loss_sums: Sequence[float] = (), loss_tokens: int = 0, agree: Sequence[int] = ()
@@ -205,6 +221,7 @@ class Stepping(Forwards):
             num_layers=self.num_layers,
             model_shape=self.model_shape,
             num_samples=self._num_samples,
+            num_filling=self._num_filling * self._tokens_per_position,
             loss_tokens=loss_tokens,
             loss_sums=loss_sums,
             agree=agree,

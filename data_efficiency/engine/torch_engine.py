@@ -16,11 +16,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data_efficiency.config import Config
 from data_efficiency.engine.base import Collate, EngineBase, make_loader
-from data_efficiency.engine.masters import Masters
+from data_efficiency.engine.masters import Masters, refuse_half_weights
+from data_efficiency.engine.optimizer import (
+    make_optimizer,
+    refuse_foreign_weights,
+    refuse_unreached_weights,
+    updated_by,
+)
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.sections import ZeroSettings, check_torch_sections
 from data_efficiency.engine.whole_tensor import WholeTensor, whole_of, whole_tensors
-from data_efficiency.json_section import ConfigError, Section
+from data_efficiency.json_section import ConfigError
 from data_efficiency.routing.random_ltd import save_without_random_ltd
 
 if TYPE_CHECKING:
@@ -58,6 +64,9 @@ class TorchEngine(EngineBase):
         self.device = ranks.device
         if bf16_weights and not sections.bf16:
             raise ConfigError("bf16_weights is true, but bf16.enabled is not: switch it on")
+        precision = "bf16" if sections.bf16 else "fp16" if sections.loss_scale else None
+        if precision is not None and not bf16_weights:
+            refuse_half_weights(module, precision)
         chosen = list(parameters) if parameters is not None else None
         self.module = module
         self._hold_weights(sections.zero, bf16_weights, tensor_parallel)
@@ -68,11 +77,14 @@ class TorchEngine(EngineBase):
         """For float16; None in other precisions."""
         if self.loss_scale is not None:
             self._autocast = torch.float16
-        self.optimizer = _make_optimizer(module, optimizer, chosen, sections.optimizer)
+        self.optimizer = make_optimizer(module, optimizer, chosen, sections.optimizer)
         # Who makes the optimizer may have listed the weights before they became others.
         owner = self._masters or self._sharding
         if owner is not None and self.optimizer is not None:
             owner.put_into(self.optimizer)
+        if self.optimizer is not None:
+            name = type(module).__name__
+            refuse_foreign_weights(self.optimizer, self._updated_parameters(), name)
         self.lr_scheduler = lr_scheduler(self.optimizer) if callable(lr_scheduler) else lr_scheduler
         if training_data is not None:
             self.training_dataloader = make_loader(training_data, config, ranks, collate_fn)
@@ -171,11 +183,12 @@ class TorchEngine(EngineBase):
             self.micro_steps += 1
 
     def _update(self) -> bool:
-        if self.optimizer is None:
-            raise ValueError("step() needs an optimizer: give one to initialize, or in the JSON")
+        self._require_optimizer()
         self._set_rates()
         if self._sharding is not None:
             self._sharding.finish_gradients(self.parameters())
+        if isinstance(self._parallel, DistributedDataParallel):
+            refuse_unreached_weights(self._updated_parameters())
         self._grad_norm = self._unscale_and_clip()
         self._refuse_non_finite({}, self._grad_norm)
         overflow = not math.isfinite(self._grad_norm)
@@ -185,7 +198,7 @@ class TorchEngine(EngineBase):
             self.optimizer.step()
             if self._masters is not None:
                 self._masters.give_weights()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         if self.loss_scale is not None:
             self.loss_scale.update(overflow)
         if self.lr_scheduler is not None and not overflow:
@@ -194,8 +207,14 @@ class TorchEngine(EngineBase):
         return overflow
 
     def _unscale_and_clip(self) -> float:
-        """The norm of the whole gradient before clipping."""
-        parameters = [p for p in self._updated_parameters().values() if p.grad is not None]
+        """The norm before clipping of the whole gradient of what the optimizer updates."""
+        updated = set(map(id, updated_by(self.optimizer)))
+        # In the module's order, which the sum of their squares is rounded in.
+        parameters = [
+            p
+            for p in self._updated_parameters().values()
+            if p.grad is not None and id(p) in updated
+        ]
         if self.loss_scale is not None:
             gradients = [p.grad for p in parameters if p.grad is not None]
             torch._foreach_mul_(gradients, 1.0 / self.loss_scale.value)
@@ -206,7 +225,13 @@ class TorchEngine(EngineBase):
         if self._sharding is not None:
             self._sharding.forget_step()
         super()._give_up_step()
+        self._forget_gradients()
         self.module.zero_grad()
+
+    def _forget_gradients(self) -> None:
+        """Free all of them, those of weights that have one and no optimizer updates among them."""
+        for parameter in self._updated_parameters().values():
+            parameter.grad = None
 
     def _updated_parameters(self) -> dict[str, torch.Tensor]:
         self._rest()
@@ -343,40 +368,3 @@ class TorchEngine(EngineBase):
         if sharding is None:
             return tensors
         return [one.then(partial(sharding.restored, weight_of(one.name))) for one in tensors]
-
-
-def _make_optimizer(
-    module: torch.nn.Module,
-    optimizer: Any,
-    chosen: list[Any] | None,
-    description: Mapping[str, Any] | None,
-) -> torch.optim.Optimizer | None:
-    """The client's optimizer, or the AdamW that the JSON describes.
-
-    "Adam" means decoupled weight decay too, as DeepSpeed's Adam does by default.
-    """
-    if optimizer is not None and description:
-        raise ConfigError("an optimizer is given to initialize and in the JSON: remove one of them")
-    if chosen is None:
-        chosen = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if optimizer is not None:
-        if isinstance(optimizer, torch.optim.Optimizer):
-            return optimizer
-        made: torch.optim.Optimizer = optimizer(chosen)
-        return made
-    if not description:
-        return None
-    section = Section(description, "optimizer")
-    section.choice("type", ("Adam", "AdamW"))
-    params = section.section("params")
-    made = torch.optim.AdamW(
-        chosen,
-        lr=params.number("lr", 1e-3, at_least=0.0),
-        betas=tuple(params.take("betas", (0.9, 0.999))),
-        eps=params.number("eps", 1e-8, at_least=0.0),
-        weight_decay=params.number("weight_decay", 0.0, at_least=0.0),
-        fused=True,
-    )
-    params.close()
-    section.close()
-    return made

@@ -32,6 +32,10 @@ class KeptDraw:
     passing: dict[int, ReferenceType[torch.Tensor]] = field(default_factory=dict)
     """Number of a subset -> hidden states at the beginning of its span, while the forward's graph lives."""
 
+    def __getstate__(self) -> dict[str, object]:
+        # A copy has no forward under way.
+        return {**vars(self), "passing": {}}
+
     @property
     def is_whole(self) -> bool:
         """Whether every layer processes all tokens of all rows."""

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -78,6 +79,16 @@ class LayerForward:
             for parameter in parameters
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy asks the class for the layer's own method: the copied layer may have this forward in its place by then.
+        is_own = getattr(self.original, "__func__", None) is type(self.layer).forward
+        return {**vars(self), "original": None if is_own else self.original}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if state["original"] is None:
+            self.original = MethodType(type(self.layer).forward, self.layer)
 
     @property
     def is_routed(self) -> bool:

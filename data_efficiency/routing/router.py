@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_efficiency.accounting import IGNORED_LABEL, StepShape
+from data_efficiency.accounting import IGNORED_LABEL, SkippedRows, StepShape
 from data_efficiency.compat import PublishedRouterNames
 from data_efficiency.config import RoutingConfig
 from data_efficiency.routing.draw_memory import DrawMemory, KeptDraw
@@ -223,6 +223,16 @@ class Router(PublishedRouterNames):
         if not self.is_dropping or not draw.sequence_length or draw.place is None:
             return None
         return self.settings.shape(draw.place[0], draw.num_rows, draw.sequence_length)
+
+    def skipping_rows(self, num_rows: int) -> tuple[SkippedRows, ...]:
+        """What of so many first rows of the last training forward skipped layers."""
+        dropping = self.settings.random_ltd
+        drops = () if dropping is None else dropping.random_ltd_layer_id
+        return tuple(
+            SkippedRows(num_layers=1, num_rows=skipping, drops_tokens=layer in drops)
+            for layer, kept in enumerate(self.draw.rows)
+            if kept is not None and (skipping := num_rows - int((kept < num_rows).sum()))
+        )
 
     def _draw(self, num_rows: int, sequence_length: int, device: torch.device | None) -> None:
         assert self._drawing_place is not None

@@ -99,6 +99,13 @@ def test_skipping_batches_is_refused(accelerator):
         loop.accelerator.skip_first_batches(loop.loader, 3)
 
 
+def test_a_batch_that_the_loop_passes_over_is_noticed(accelerator):
+    loop = Loop(accelerator(gradient_accumulation_steps=1))
+    assert len(loop.train(2)) == 2
+    with pytest.raises(ConfigError, match="did not call the model for a micro-batch of step 3"):
+        list(loop.loader)
+
+
 def test_steps_that_end_at_different_places_are_refused(accelerator):
     loop = Loop(accelerator())
     with pytest.raises(ConfigError, match="accumulate"):

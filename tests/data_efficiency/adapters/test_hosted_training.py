@@ -151,6 +151,16 @@ def test_a_second_forward_of_a_micro_batch_is_the_same_and_counted_once():
     assert training.counters.corpus_tokens == 4 * 8
 
 
+def test_of_images_no_tokens_are_told_that_nobody_counted():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 4))
+    training = hosted(configuration(length=False, dropping=False), model=model)
+    for _ in training:
+        model(torch.zeros(2, 3, 8, 8))
+        if training.finish_micro_batch():
+            break
+    assert training.figures() == {"consumed_samples": 4, "pool_size": NUM_SAMPLES}
+
+
 def test_evaluation_passes_by():
     model = make_model().eval()
     hosted(model=model)
@@ -198,6 +208,8 @@ def test_losses_that_a_host_does_not_tell():
     feedback = {"policy": "high_loss", "kept_share": 0.5, "refresh_steps": 8, "delay_steps": 2}
     with pytest.raises(ConfigError, match="losses of rows, which the host does not tell"):
         hosted({"data_efficiency": {"data_sampling": {"feedback": feedback}}})
+    with pytest.raises(ConfigError, match="losses of rows, which a sampler is not told"):
+        refuse_more_than_samples(DataEfficiencyConfig.of(feedback=feedback))
 
 
 def test_a_state_of_another_step_or_another_run_is_refused():
@@ -250,9 +262,10 @@ def test_processes_that_the_host_does_not_know_of_are_refused(monkeypatch):
 def test_only_the_last_training_follows_a_model():
     model = make_model()
     first = hosted(model=model)
-    first.leave_model()
+    assert len(train(first, model, 2)) == 2
     second = hosted(model=model)
     assert len(train(second, model, 4)) == 4
+    assert (first.counters.steps, second.counters.steps) == (1, 2)
 
 
 def test_a_dataset_below_one_step_that_is_dropped():

@@ -62,6 +62,16 @@ def test_the_log_tells_counts_lengths_and_difficulties(tmp_path):
     assert any("pool_size" in line for line in told)
 
 
+def test_a_model_is_free_once_its_training_is_over(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=1)
+    callback = attach(trainer, configuration(dropping=False))
+    for _ in range(2):
+        trainer.train()
+        assert callback.training.counters.steps == 1
+        tokens = Rows()[3]["input_ids"][None]
+        assert trainer.model.train()(input_ids=tokens).logits.isfinite().all()
+
+
 @pytest.mark.parametrize("by_path", [False, True])
 def test_resume_goes_on_with_the_data_in_a_second_epoch(tmp_path, by_path):
     settings = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 4}

@@ -117,6 +117,11 @@ def test_a_checkpoint_without_a_place_is_refused(tmp_path):
         ({"limit_train_batches": 4}, "limit_train_batches is 4"),
         ({"overfit_batches": 2}, "overfit_batches"),
         ({"gradient_clip_val": 0.5}, "gradient_clipping is 1.0 in the file and 0.5 for Lightning"),
+        ({}, "gradient_clipping is 1.0 in the file and 0.0 for Lightning"),
+        (
+            {"gradient_clip_val": 1.0, "gradient_clip_algorithm": "value"},
+            "gradient_clipping is 1.0 in the file and 0.0 for Lightning",
+        ),
     ],
 )
 def test_settings_that_would_be_ignored_are_refused(tmp_path, settings, message):
@@ -125,6 +130,17 @@ def test_settings_that_would_be_ignored_are_refused(tmp_path, settings, message)
         make_trainer(tmp_path, efficiency, **settings).fit(
             Module(), efficiency.loader(plain_loader())
         )
+
+
+def test_clipping_that_the_module_does_by_itself_is_not_compared(tmp_path):
+    class Clipping(Module):
+        def configure_gradient_clipping(self, *settings, **more):
+            torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+
+    efficiency = DataEfficiencyCallback(configuration(gradient_clipping=1.0))
+    trainer = make_trainer(tmp_path, efficiency, max_steps=1)
+    trainer.fit(Clipping(), efficiency.loader(plain_loader()))
+    assert efficiency.training.counters.steps == 1
 
 
 def test_manual_optimization_is_refused(tmp_path):

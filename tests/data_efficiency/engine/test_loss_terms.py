@@ -64,3 +64,17 @@ def test_other_names_are_refused():
         terms.ordered({"sop": torch.ones(())})
     with pytest.raises(ValueError, match=r"\['lm'\] for one micro-batch and \['lm', 'sop'\]"):
         LossTerms.count(Ranks(), [0, 1], lambda batch: {"lm": 4} | ({"sop": 1} if batch else {}))
+
+
+@pytest.mark.parametrize("count", [2.5, torch.tensor(0.5), -1])
+def test_terms_that_are_no_number_of_them_are_refused(count):
+    with pytest.raises(ValueError, match="for 'lm': must be a whole number of at least 0"):
+        LossTerms.count(Ranks(), [0], lambda _: {"lm": count})
+    assert LossTerms.count(Ranks(), [0], lambda _: torch.tensor(3.0)).total == {"loss": 3}
+
+
+@pytest.mark.parametrize("loss", [torch.ones((), dtype=torch.bfloat16), torch.ones(2)])
+def test_what_is_no_sum_in_single_precision_is_refused(loss):
+    terms = LossTerms.count(Ranks(), [1], lambda _: 4)
+    with pytest.raises(ValueError, match="'loss' is a .* must be a float32 scalar"):
+        terms.ordered({"loss": loss})

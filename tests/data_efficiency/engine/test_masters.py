@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -112,3 +114,27 @@ def test_what_cannot_be():
     optimizer.step()
     with pytest.raises(ValueError, match="has a state already"):
         Masters(module).put_into(optimizer)
+
+
+def test_weights_that_come_in_half_precision_have_originals_or_are_refused():
+    sizes = {"train_micro_batch_size_per_gpu": 8}
+    sgd = partial(torch.optim.SGD, lr=2.0**-12)
+
+    def engine_of(kind, **settings):
+        model = nn.Linear(4, 1, bias=False).to(kind)
+        nn.init.ones_(model.weight)
+        config = sizes | {"bf16": {"enabled": True}}
+        return initialize(model=model, config=config, optimizer=sgd, **settings)[0]
+
+    for kind in (torch.bfloat16, torch.float16):
+        engine = engine_of(kind, bf16_weights=True)
+        for _ in range(4):
+            engine.backward(engine(torch.ones(8, 4)).float().mean())
+            engine.step()
+        found = gather_all(engine.whole_weights())["weight"]
+        assert torch.equal(found, torch.full((1, 4), 1 - 2.0**-10))
+        with pytest.raises(ConfigError, match="weight is torch.*float16: .* dtype=torch.float32"):
+            engine_of(kind)
+    config = sizes | {"fp16": {"enabled": True}}
+    with pytest.raises(ConfigError, match=r"fp16.enabled is true, and weight is torch.float16"):
+        initialize(model=nn.Linear(4, 1).half(), config=config, optimizer=sgd)

@@ -141,6 +141,35 @@ def test_counters_are_what_the_layers_processed_and_the_plan_said(case):
     assert len(plan.stretches) > 1 or case == "output bags"
 
 
+@pytest.mark.parametrize("case", ["rows", "both"])
+def test_rows_that_fill_a_micro_batch_up_are_counted_nowhere(case):
+    """Of four rows two count, none of the next four."""
+    engine, loader = make_engine(case)
+    seen = []
+    numbers = iter([2, 0])
+    batches = next(loader.steps())
+    result = engine.train_step(
+        batches,
+        lambda batch: engine(batch["tokens"], labels=batch["labels"]),
+        lambda batch: num_loss_positions(batch["labels"]),
+        shape=lambda batch: (
+            seen.append(engine.random_ltd_scheduler.draw) or next(numbers),
+            LENGTH,
+        ),
+    )
+    draw = seen[0]
+    kept = 0
+    for layer in range(NUM_LAYERS):
+        rows = draw.rows[layer] if draw.rows else None
+        counted = 2 if rows is None else int((rows < 2).sum())
+        drops = case == "both" and layer in (1, 2)
+        kept += counted * (draw.positions.shape[2] if drops else LENGTH)
+    assert result.num_rows == 2
+    assert (result.counters.consumed_samples, result.counters.corpus_tokens) == (2, 2 * LENGTH)
+    assert result.counters.layer_tokens == kept
+    assert any(rows is not None for rows in draw.rows)
+
+
 @pytest.mark.parametrize("case", ["both", "final", "bags in layers"])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(case):
     whole, loader = make_engine(case)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_efficiency.accounting import StepShape, layer_tokens
+from data_efficiency.accounting import ModelShape, StepShape, layer_tokens, training_flops
 from data_efficiency.engine.ranks import Ranks
 from data_efficiency.engine.step import (
     NonFiniteError,
@@ -59,6 +59,35 @@ def test_numbers_travel_bit_by_bit(losses, agree):
     assert totals.agreed == tuple(agree)
 
 
+class OfManyWithoutSums(Ranks):
+    """Stands for a thousand processes that all computed the same."""
+
+    def table(self, row):
+        return np.array([row] * 1000)
+
+
+def test_operations_of_large_models_on_many_processes_do_not_wrap_around():
+    shape = StepShape(num_rows=1, sequence_length=2**13)
+    model = ModelShape(
+        num_layers=100,
+        hidden_size=2**15,
+        query_size=2**15,
+        key_value_size=2**15,
+        ffn_size=2**17,
+        num_ffn_matrices=2,
+        vocab_size=2**17,
+    )
+    totals = reduce_step(
+        OfManyWithoutSums(), [shape], num_layers=100, model_shape=model, num_samples=1000
+    )
+    assert totals.added.flops == 1000 * training_flops(shape, model) > 2**63
+
+
+def test_rows_that_fill_a_batch_up_are_no_samples():
+    totals = reduce_step(Ranks(), [], num_layers=1, model_shape=None, num_samples=8, num_filling=3)
+    assert totals.added.consumed_samples == 5
+
+
 def test_means_are_over_terms_and_none_of_them_is_no_loss():
     assert mean_losses([6.0, 0.0], [3, 0]) == [2.0, 0.0]
     assert mean_losses_over(Ranks(), [6.0, 0.0], [3, 0]) == [2.0, 0.0]
@@ -85,7 +114,7 @@ class OfFour(Ranks):
         return rows
 
 
-NUM_COUNTS = 8
+NUM_COUNTS = 9
 
 
 def test_of_processes_that_share_rows_one_is_counted_and_all_are_heard():

@@ -82,8 +82,9 @@ def test_optimizer_from_the_json():
     assert isinstance(engine.optimizer, torch.optim.AdamW)
     assert engine.optimizer.defaults["lr"] == 0.01
     assert engine.optimizer.defaults["weight_decay"] == 0.1
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    assert make_engine(optimizer=optimizer).optimizer is optimizer
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    assert make_engine(model=model, optimizer=optimizer).optimizer is optimizer
 
 
 def test_scheduler_of_the_client_steps_with_the_optimizer():
@@ -115,6 +116,28 @@ def test_a_resumed_scheduler_goes_on_where_it_stood():
     resumed = make_engine(lr_scheduler=make)
     resumed.load_progress_state(json.loads(json.dumps(engine.progress_state())))
     assert take_steps(resumed, 3) == take_steps(engine, 3) == [0.025, 0.025, 0.0125]
+
+
+def test_a_scheduler_that_cycles_the_momentum_goes_on_where_it_stood():
+    def make(optimizer):
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.5, total_steps=9)
+
+    def take_step(engine, seed):
+        for half in rows(seed=seed).split(4):
+            engine.backward(engine(half).square().mean())
+            engine.step()
+
+    engine = make_engine(lr_scheduler=make)
+    resumed = make_engine(lr_scheduler=make)
+    for seed in range(3):
+        take_step(engine, seed)
+    resumed.load_whole_weights(gather_all(engine.whole_weights()))
+    resumed.load_whole_optimizer_state(gather_all(engine.whole_optimizer_state()))
+    resumed.load_progress_state(json.loads(json.dumps(engine.progress_state())))
+    for each in (engine, resumed):
+        take_step(each, 3)
+    for left, right in zip(engine.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(left, right)
 
 
 class Position:

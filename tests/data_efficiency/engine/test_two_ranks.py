@@ -187,3 +187,12 @@ def test_one_number_that_is_not_finite_on_one_rank_leaves_everything_as_it_was(
         assert found["error"] is not None, rank
         assert found["error"].startswith("step 3: the gradient's norm is ")
         assert found["same"]
+
+
+def test_a_weight_that_no_loss_reaches_is_named_before_the_others_go_apart(alone, pair):
+    """DistributedDataParallel would let each process update by its own gradients, and speak at the next step."""
+    for rank in (0, 1):
+        found = read(pair, "torch", "broken", 2, rank)["aside"]
+        assert found["error"].startswith("no gradient reached pooler.weight and 1 more")
+        assert found["same"]
+    assert read(alone, "torch", "broken", 2)["aside"] == {"error": None}

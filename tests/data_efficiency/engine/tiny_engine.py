@@ -54,7 +54,7 @@ def batches(seed=0, count=2):
 
 def loss_sums(engine):
     return lambda tokens: functional.cross_entropy(
-        engine(tokens).flatten(0, 1), tokens.flatten(), reduction="sum"
+        engine(tokens).float().flatten(0, 1), tokens.flatten(), reduction="sum"
     )
 
 

@@ -314,6 +314,37 @@ def broken_step(engine, loader):
     return {"error": None}
 
 
+class Aside(torch.nn.Module):
+    """A model of which no loss reaches a part."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.pooler = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+    def forward(self, rows):
+        return self.used(rows)
+
+
+def step_past_a_weight():
+    """What a step of such a model says on several processes."""
+    engine = data_efficiency.initialize(
+        model=Aside(),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5),
+        config={"train_micro_batch_size_per_gpu": 2},
+    )[0]
+    before = engine.module.used.weight.detach().clone()
+    try:
+        engine.train_step(
+            [torch.full((2, 4), 1.0 + engine.ranks.rank)],
+            lambda rows: engine(rows).sum(),
+            len,
+            shape=lambda rows: (len(rows), 1),
+        )
+    except ValueError as error:
+        return {"error": str(error), "same": torch.equal(before, engine.module.used.weight)}
+    return {"error": None}
+
+
 def write(folder, engine, name, mode, micro, content):
     path = folder / f"{name}.{mode}.{micro}.{engine.ranks.rank}.json"
     path.write_text(json.dumps(content))
@@ -340,6 +371,8 @@ def main():
             for precision in ("fp32", "bf16"):
                 sections = {} if precision == "fp32" else {"bf16": {"enabled": True}}
                 found[precision] = broken_step(*make_engine("truncate", micro, name, **sections))
+            if name == "torch":
+                found["aside"] = step_past_a_weight()
             write(folder, engine, name, "broken", micro, found)
     if torch.distributed.is_initialized():
         # Who leaves first must not break a connection that the other still uses.

@@ -1,4 +1,5 @@
 import copy
+import io
 import json
 from collections import namedtuple
 from types import SimpleNamespace
@@ -107,6 +108,27 @@ def test_a_deep_copy_is_a_converted_model_of_its_own():
     assert torch.equal(model(tokens), dropped)
     twin.random_ltd_scheduler.set_position(3, 0)
     assert not torch.equal(twin(tokens), dropped)
+
+
+@pytest.mark.parametrize("layers", [[1, 2], [[1, 2]]], ids=["random-LTD", "span"])
+def test_a_model_read_from_a_file_is_a_converted_model_of_its_own(layers):
+    dropped = RandomLTD(start=4, end=LENGTH, steps=8, layers=layers)
+    model = convert_to_random_ltd(SmallModel(), Block, DataEfficiencyConfig.of(dropped))
+    tokens, labels = batch()
+    model.random_ltd_scheduler.set_position(0, 0)
+    model(tokens, labels=labels).backward()
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    twin = torch.load(file, weights_only=False)
+    for mode in (True, False):
+        results = []
+        for one in (model, twin):
+            one.train(mode).random_ltd_scheduler.set_position(1, 0)
+            results.append(one(tokens))
+        assert torch.equal(*results)
+    assert all(layer.forward.layer is layer for layer in twin.layers)
+    assert twin.layers[1].forward.router is twin.random_ltd_scheduler
 
 
 def test_layers_are_chosen_by_their_order_not_by_their_name():

@@ -77,7 +77,8 @@ def test_a_last_batch_with_fewer_rows_is_exact_however_it_is_divided(prepared, t
     assert len(whole.train) == 4
     _, divided = finetuned(small, glue_config(tmp_path / "b", micro_batch_size=2, **more))
     assert losses_of(divided) == pytest.approx(losses_of(whole), abs=1e-6)
-    assert run.counters.loss_tokens == 2 * 11
+    assert run.counters.loss_tokens == run.counters.consumed_samples == 2 * 11
+    assert [record["epoch"] for record in whole.valid] == [2, 3]
     assert run.counters.corpus_tokens < 2 * 8 * max(map(len, fewer.ids)) * 2
 
 
