@@ -167,13 +167,15 @@ class DataEfficiencyConfig:
         """The same for rows of a length, in tokens.
 
         Raises:
-            ConfigError: if something starts above it.
+            ConfigError: if something starts above it, or would keep the tokens of longer rows.
         """
         dropping = self.random_ltd
         if isinstance(dropping, OpenRandomLTD):
             dropping = dropping.closed(length=length)
         more = (plan.closed(length) for plan in self.open_length_plans)
         plans = {plan.name: plan for plan in (*self.length_plans, *more)}
+        for plan in plans.values():
+            plan.refuse_shorter_rows(length)
         in_order = dict.fromkeys([*(name for name in self.metric_names if name in plans), *plans])
         closed = replace(
             self,

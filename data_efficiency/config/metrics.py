@@ -91,6 +91,14 @@ class LengthPlan(PacedMetric):
             )
         return -(-difficulty // self.length_multiple) * self.length_multiple
 
+    def refuse_shorter_rows(self, length: int) -> None:
+        """Raise ConfigError if tokens are to stay those of rows that the data, of rows of a length, do not have."""
+        if self.constant_tokens and self.max_difficulty > length:
+            raise ConfigError(
+                f"metric {self.name!r} goes up to {self.max_difficulty} tokens with constant_tokens, but rows have {length}: "
+                f"steps of shorter rows would have more tokens than the last ones; let it go up to {length}"
+            )
+
     def refuse_uneven_lengths(self, row_shares: int) -> None:
         """Raise ConfigError for rows that so many processes cannot share evenly."""
         if self.action in WINDOWS or self.action == "user":

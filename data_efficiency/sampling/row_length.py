@@ -22,8 +22,12 @@ def closed_by_rows(config: DataEfficiencyConfig, dataset: Any) -> DataEfficiency
         ConfigError: if the rows have no one length, or buckets or an end of texts that the configuration does not agree with.
     """
     config = with_buckets_of(config, dataset)
+    known = getattr(dataset, "sequence_length", None)
     if config.needs_length:
         config = config.with_length(row_length(dataset))
+    elif isinstance(known, Integral):
+        for plan in config.length_plans:
+            plan.refuse_shorter_rows(int(known))
     return config.with_end_token(getattr(dataset, "end_of_text", None))
 
 

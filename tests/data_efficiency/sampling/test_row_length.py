@@ -90,3 +90,17 @@ def test_the_sampler_closes_what_goes_up_to_the_rows():
 def test_nothing_is_read_where_nothing_is_open():
     config = DataEfficiencyConfig.of(Curriculum("seqlen", start=8, end=16, steps=4))
     assert closed_by_rows(config, SimpleNamespace()) is config
+
+
+def test_tokens_are_not_kept_those_of_longer_rows():
+    for end, longer in ((17, False), (34, True)):
+        part = Curriculum("seqlen", start=8, end=end, steps=4, constant_tokens=True)
+        config = DataEfficiencyConfig.of(part)
+        for close in (lambda config: closed_by_rows(config, Told()), lambda c: c.with_length(17)):
+            if not longer:
+                close(config)
+                continue
+            with pytest.raises(
+                ConfigError, match="goes up to 34 tokens with constant_tokens, but rows have 17"
+            ):
+                close(config)
