@@ -9,6 +9,7 @@ What the runs differ in is said, not judged: tools/study.py compares runs that d
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from megatron.command import run_command
 
@@ -59,13 +60,19 @@ def report_on(arguments: argparse.Namespace) -> None:
             f"the baseline {arguments.baseline!r} is not among the runs: {', '.join(folders)}"
         )
     results: list[RunResult] = []
+    runs: list[dict[str, Any]] = []
     for name, folder in folders.items():
         with files.reading(folder):
-            results += read_arm(folder, name)
-    runs = [
-        {"arm": one.arm, "seed": one.seed, "budget": one.budget, "state": "finished"}
-        for one in results
-    ]
+            found = read_arm(folder, name)
+        results += found.results
+        states = {one.seed: {"state": "finished"} for one in found.results} | {
+            seed: {"state": "unfinished", "reason": why} for seed, why in found.unfinished.items()
+        }
+        runs += [
+            {"arm": name, "seed": seed, "budget": 1.0, **state} for seed, state in states.items()
+        ]
+    if not results:
+        raise ValueError(f"no run has come to its end: {next(iter(found.unfinished.values()))}")
     with files.reading(f"one of the runs {', '.join(arguments.run)}"):
         comparison = Comparison(
             title="Runs beside each other",

@@ -22,6 +22,8 @@ Record = Mapping[str, Any]
 LOG_FILE = "log.jsonl"
 EARLIER_LOG_FILE = "log.earlier.jsonl"
 DAMAGED_LOG_FILE = "log.damaged.jsonl"
+ASKED_TO_STOP = ("signal", "--exit-duration-in-mins")
+"""What reasons begin with of runs that stopped before their end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,14 @@ class RunLog:
     end: Record | None
     resumed: tuple[Record, ...] = ()
     """A line for each start that went on from a checkpoint."""
+
+
+def why_unfinished(end: Record | None) -> str | None:
+    """Why a run has not come to its end, by its record of kind "end"; None where it has."""
+    if end is None:
+        return "its log has no end: it goes on, or was killed"
+    reason = str(end.get("reason", ""))
+    return f"stopped: {reason}" if reason.startswith(ASKED_TO_STOP) else None
 
 
 def losses_of(start: Record) -> tuple[str, ...]:

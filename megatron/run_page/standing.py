@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from data_efficiency import files
 from megatron.reporting.progress_line import fraction_used
-from megatron.reporting.run_log import Record
+from megatron.reporting.run_log import Record, why_unfinished
 from megatron.run_page.columns import is_number
 from megatron.run_page.log_tail import LogTail, setting
 
@@ -15,7 +15,6 @@ SILENT_AFTER_LINES = 20
 """Times the usual time between two lines of a log, after which one that does not go on is called silent."""
 NUM_RECENT = 200
 """Lines that the usual time is taken from."""
-_ASKED_TO_STOP = ("signal", "--exit-duration-in-mins")
 _JOB_FILE = "job.json"
 """A study's word on a run, in the run's folder."""
 
@@ -56,8 +55,7 @@ def _fraction(log: LogTail, record: Record) -> float | None:
 
 def _state(log: LogTail, train: list[Record], now: float) -> State:
     if log.end is not None:
-        asked = str(log.end.get("reason", "")).startswith(_ASKED_TO_STOP)
-        return "stopped" if asked else "finished"
+        return "stopped" if why_unfinished(log.end) else "finished"
     if _job(log).get("state") == "failed":
         return "failed"
     if log.start is None:

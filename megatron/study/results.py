@@ -14,7 +14,14 @@ from typing import Any
 from data_efficiency import files
 from megatron.evaluation.result_table import scores_of
 from megatron.evaluation.results import is_finished, read_record
-from megatron.reporting.run_log import LOG_FILE, Record, RunLog, losses_of, read_log
+from megatron.reporting.run_log import (
+    LOG_FILE,
+    Record,
+    RunLog,
+    losses_of,
+    read_log,
+    why_unfinished,
+)
 
 AXES = {
     "corpus_tokens": "corpus tokens",
@@ -217,15 +224,40 @@ def _evaluations(folder: Path) -> dict[str, float]:
     return found
 
 
-def read_arm(folder: Path, arm: str) -> list[RunResult]:
-    """The results of a run's folder, or of a folder with a run for each seed (`seed*`).
+@dataclass(frozen=True, kw_only=True)
+class ArmRuns:
+    """Runs of one arm that no study made."""
+
+    results: Sequence[RunResult]
+    """Of those that have come to their end."""
+    unfinished: Mapping[int, str]
+    """Seed -> why it has not."""
+
+
+def read_arm(folder: Path, arm: str) -> ArmRuns:
+    """The run of a folder, or those of a folder with one for each seed (`seed*`).
 
     Raises:
-        ValueError: if one has nothing to say.
-        FileNotFoundError: if there is no finished run.
+        ValueError: if a finished one has nothing to say, or two are of one seed.
+        FileNotFoundError: if there is no run.
     """
+    results, unfinished = [], {}
+    for place in _runs_in(folder):
+        with files.reading(place / LOG_FILE):
+            log = read_log(place)
+            seed, reason = _seed(log.start), why_unfinished(log.end)
+        if seed in unfinished or any(seed == one.seed for one in results):
+            raise ValueError(f"{folder} has two runs of seed {seed}: a run counts once")
+        if reason is None:
+            results.append(read_result(place, arm=arm))
+        else:
+            unfinished[seed] = reason
+    return ArmRuns(results=results, unfinished=unfinished)
+
+
+def _runs_in(folder: Path) -> list[Path]:
     if (folder / LOG_FILE).is_file():
-        return [read_result(folder, arm=arm)]
+        return [folder]
     seeds = [
         path
         for path in sorted(folder.glob("seed*"))
@@ -236,7 +268,7 @@ def read_arm(folder: Path, arm: str) -> list[RunResult]:
             f"{folder} holds no {LOG_FILE}, and no seed*/ with one: give a run's folder, or the folder of its "
             "seeds"
         )
-    return [read_result(path, arm=arm) for path in seeds]
+    return seeds
 
 
 def _costs(point: Record, scoring_flops: float) -> dict[str, float]:

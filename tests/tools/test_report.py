@@ -33,6 +33,19 @@ def test_several_seeds_give_intervals(tmp_path, capsys):
     assert not (tmp_path / "out" / "report.png").exists()
 
 
+def test_a_run_that_was_killed_is_listed_and_not_compared(tmp_path, capsys, refused):
+    whole = write_made_up_run(tmp_path / "whole")
+    part = write_made_up_run(tmp_path / "part", budget=600_000, finished=False)
+    runs = [f"--run=baseline={whole}", f"--run=cut={part}", "--output", str(tmp_path / "out")]
+    assert main([*runs, "--no-picture"]) == 0
+    printed = capsys.readouterr().out
+    assert "| cut |" not in printed
+    assert "- cut, seed 1, budget 1: unfinished (its log has no end" in printed
+    assert "Arm cut has no finished run." in printed
+    message = refused(main, ["--run", f"baseline={part}", "--output", tmp_path / "none"])
+    assert "no run has come to its end" in message
+
+
 def test_runs_of_two_kinds_are_refused(tmp_path, refused):
     gpt, bert = (
         write_made_up_run(tmp_path / "gpt"),

@@ -43,7 +43,7 @@ def write_finetuning_run(folder, seed, test, name="perplexity"):
 def test_a_finetuning_run_is_judged_on_its_test_part(tmp_path):
     write_finetuning_run(tmp_path, 1, 10.0)
     write_finetuning_run(tmp_path, 2, 14.0)
-    first, second = read_arm(tmp_path, "base")
+    first, second = read_arm(tmp_path, "base").results
     assert (first.seed, first.value, second.value) == (1, 10.0, 14.0)
     assert first.measure == Measure(name="test perplexity", unit="", higher_is_better=False)
     assert first.others == {"validation perplexity": 9.0}
@@ -58,7 +58,7 @@ def test_a_finetuning_run_is_judged_on_its_test_part(tmp_path):
 
 def test_of_an_accuracy_more_is_better(tmp_path):
     write_finetuning_run(tmp_path, 1, 90.0, "accuracy")
-    [found] = read_arm(tmp_path, "base")
+    [found] = read_arm(tmp_path, "base").results
     assert found.measure.higher_is_better
 
 
@@ -87,7 +87,7 @@ def test_evaluations_of_the_last_checkpoint_are_further_measures(tmp_path, monke
         (folder / shots / "copa.json").write_text(json.dumps(changed))
     monkeypatch.setattr(evaluation, "checkpoint_in", lambda _: folder)
     monkeypatch.setattr(evaluation, "identity_of_checkpoint", lambda _: "now")
-    [found] = read_arm(folder, "base")
+    [found] = read_arm(folder, "base").results
     assert found.others == {"validation perplexity": 9.0, "copa (0-shot)": 50.0}
     # A page is the same from a run and from what is kept of it.
     kept = tmp_path / "results.jsonl"
@@ -108,14 +108,14 @@ def test_what_changed_where_a_run_went_on_is_a_list_and_the_rest_is_not(tmp_path
         for step, one in enumerate(("a", "b", "b"))
     ]
     log.write_text("\n".join([first, *again, *others]) + "\n")
-    [found] = read_arm(folder, "a")
+    [found] = read_arm(folder, "a").results
     assert found.facts["environment"] == {**environment, "git_commit": ["a", "b"]}
     assert found.timed_on == ("cpu", None, None, 2)
     elsewhere = json.dumps(
         {"kind": "resume", "step": 1, "environment": {**environment, "num_threads": 1}}
     )
     log.write_text("\n".join([first, elsewhere, *others]) + "\n")
-    [found] = read_arm(folder, "a")
+    [found] = read_arm(folder, "a").results
     assert found.timed_on is None
     assert comparable_times([found]) == []
 
@@ -130,7 +130,9 @@ def test_the_machine_with_most_undisturbed_runs_gives_the_seconds():
 
 
 def test_a_pretraining_run_of_two_losses_is_judged_by_the_first(tmp_path):
-    [found] = read_arm(write_made_up_run(tmp_path / "bert", sentence_loss=0.6, seed=7), "bert")
+    [found] = read_arm(
+        write_made_up_run(tmp_path / "bert", sentence_loss=0.6, seed=7), "bert"
+    ).results
     assert found.measure.name == "validation masked_lm loss"
     assert found.seed == 7
     assert found.others == {"validation sentence loss": 0.6}
@@ -140,18 +142,43 @@ def test_a_pretraining_run_of_two_losses_is_judged_by_the_first(tmp_path):
 
 def test_pacing_is_thinned_out_and_says_what_layers_see(tmp_path):
     folder = write_made_up_run(tmp_path / "a", curriculum=True, random_ltd=True)
-    [found] = read_arm(folder, "a")
+    [found] = read_arm(folder, "a").results
     assert 50 <= len(found.pacing) <= 100
     assert all(point["kept_length"] <= point["sequence_length"] for point in found.pacing)
     assert found.pacing[0]["pool_percent"] < 50
 
 
 def test_a_run_without_evaluation_has_nothing_to_say(tmp_path):
-    folder = write_made_up_run(tmp_path / "a", budget=10_000, finished=False)
+    folder = write_made_up_run(tmp_path / "a", budget=10_000)
     log = folder / "log.jsonl"
     lines = [line for line in log.read_text().splitlines() if '"kind": "valid"' not in line]
     log.write_text("\n".join(lines) + "\n")
     with pytest.raises(ValueError, match="has no evaluation"):
         read_arm(folder, "a")
     with pytest.raises(FileNotFoundError, match=r"holds no log\.jsonl"):
+        read_arm(tmp_path, "a")
+
+
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [
+        (None, "its log has no end: it goes on, or was killed"),
+        ({"kind": "end", "reason": "signal SIGTERM"}, "stopped: signal SIGTERM"),
+        ({"kind": "end", "reason": "--train-iters (9)"}, None),
+        ({"kind": "end"}, None),
+    ],
+)
+def test_a_run_counts_when_it_has_come_to_its_end(end, why, tmp_path):
+    folder = write_made_up_run(tmp_path / "a", seed=4, finished=False)
+    with (folder / "log.jsonl").open("a") as log:
+        log.write("" if end is None else json.dumps(end) + "\n")
+    found = read_arm(folder, "a")
+    assert found.unfinished == ({} if why is None else {4: why})
+    assert len(found.results) == (why is None)
+
+
+def test_a_seed_counts_once(tmp_path):
+    for name in ("seed1", "seed1_again"):
+        write_made_up_run(tmp_path / name, seed=1)
+    with pytest.raises(ValueError, match="two runs of seed 1: a run counts once"):
         read_arm(tmp_path, "a")
