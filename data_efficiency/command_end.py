@@ -50,6 +50,7 @@ def run_command(
             that context managers clean up. Without it SIGTERM does what it always does.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_closed_streams()
     try:
         with nullcontext() if when_stopped is None else _sigterm_raised():
             code = action([word for word in words if word != TRACEBACK_FLAG]) or 0
@@ -89,6 +90,16 @@ def line_about(error: BaseException) -> str:
         f"{named}{place}; this is a fault of the program: please report it as CONTRIBUTING.md says, "
         f"with what {TRACEBACK_FLAG} shows"
     )
+
+
+def _open_closed_streams() -> None:
+    """Give a process that was started without input, output or error (`>&-`) ones that lead nowhere.
+
+    Python has None for them, and the next file that is opened would have their number, by which libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  it stays open
 
 
 def _end_output() -> None:

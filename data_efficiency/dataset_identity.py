@@ -40,21 +40,25 @@ def describe_dataset(dataset: Any) -> dict[str, Any]:
 def order_of_view(dataset: Any) -> dict[str, str]:
     """`order` -> SHA-256 of which rows a dataset takes of another, in their order; nothing where it is no view.
 
-    Views are a `datasets.Dataset` after `shuffle`, `select`, `sort`, `filter`, ..., and torch's `Subset`. One that
-    takes the first rows as they come has the rows of what it was made of.
+    Views are a `datasets.Dataset` after `shuffle`, `select`, `sort`, `filter`, ..., and torch's `Subset`, also of
+    another view. One that takes the first rows as they come has the rows of what it was made of.
     """
-    classes = {(one.__module__, one.__name__) for one in type(dataset).__mro__}
-    taken: Any = None
-    if ("torch.utils.data.dataset", "Subset") in classes:
-        taken = dataset.indices
-    elif ("datasets.arrow_dataset", "Dataset") in classes and dataset._indices is not None:
-        taken = dataset._indices.column(0).to_numpy()  # an Arrow table of one column
-    if taken is None:
-        return {}
-    rows = np.asarray(taken, "<i8")
-    if np.array_equal(rows, np.arange(len(rows))):
+    rows = _rows_taken(dataset)
+    if rows is None or np.array_equal(rows, np.arange(len(rows))):
         return {}
     return {"order": hashlib.sha256(rows.tobytes()).hexdigest()}
+
+
+def _rows_taken(dataset: Any) -> Any:
+    """Which rows a view takes of what all views are made of, int64 [rows]; None where it is no view."""
+    classes = {(one.__module__, one.__name__) for one in type(dataset).__mro__}
+    if ("torch.utils.data.dataset", "Subset") in classes:
+        rows, inner = np.asarray(dataset.indices, "<i8"), _rows_taken(dataset.dataset)
+        return rows if inner is None else inner[rows]
+    if ("datasets.arrow_dataset", "Dataset") in classes and dataset._indices is not None:
+        taken: Any = dataset._indices.column(0).to_numpy()  # an Arrow table of one column
+        return np.asarray(taken, "<i8")
+    return None
 
 
 def fingerprint_of(identity: Mapping[str, Any]) -> str:

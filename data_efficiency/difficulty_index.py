@@ -262,6 +262,11 @@ class DifficultyIndex:
         return self.manifest["num_distinct_values"]
 
     @property
+    def is_quantised(self) -> bool:
+        """Whether difficulties may be coarser than the order, which then is not by sample number where they are equal."""
+        return self.manifest.get("max_distinct_values") is not None
+
+    @property
     def min_value(self) -> int | float:
         """Difficulty of the easiest sample."""
         return self.manifest["min_value"]
@@ -361,7 +366,7 @@ class DifficultyIndex:
             raise ValueError(f"{self.path / 'order.npy'} does not hold every sample number once")
         values = self.values[self.order]
         is_next = (values[1:] > values[:-1]) | (self.order[1:] > self.order[:-1])
-        if self.manifest.get("max_distinct_values") is not None:
+        if self.is_quantised:
             is_next[:] = True
         is_next &= values[1:] >= values[:-1]
         if not is_next.all():

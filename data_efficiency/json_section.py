@@ -233,10 +233,10 @@ class Section:
             return None
         return self.integer(key, at_least=1)
 
-    def number(self, key: str, default: float, *, at_least: float) -> float:
-        """A number; "auto" is the default."""
+    def number(self, key: str, default: Any = MISSING, *, at_least: float) -> float:
+        """A number; "auto" is the default, where there is one."""
         value = self.take(key, default)
-        if value == "auto":
+        if value == "auto" and default is not MISSING:
             return default
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not at_least <= value <= sys.float_info.max:

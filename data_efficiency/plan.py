@@ -179,7 +179,12 @@ def plan_run(
         ValueError: if the pools do not follow from what is given, or there is no step or sample.
     """
     config, num_samples = with_bucket_sizes(load_config(config), num_samples)
-    for name, number in (("num_steps", num_steps), ("num_samples", num_samples)):
+    for name, number in (
+        ("num_steps", num_steps),
+        ("num_samples", num_samples),
+        ("sequence_length", sequence_length),
+        ("the model's num_layers", model.num_layers),
+    ):
         if number is not None and number < 1:
             raise ValueError(f"{name} is {number}: must be at least 1")
     walk = Walk(config, model, sequence_length, data_parallel_size)
@@ -227,7 +232,7 @@ def with_bucket_sizes(
     if sizes:
         section = section.with_buckets(buckets.lengths, sizes)
         config = replace(config, data_efficiency=section)
-    elif num_samples is None and buckets.sizes:
+    elif num_samples is None and buckets.sizes and not _needs_indexes(section):
         num_samples = sum(buckets.sizes)
     return config, sum(sizes) if sizes else cast("int | None", num_samples)
 
@@ -287,7 +292,9 @@ def _pools(
                 "no metric selects samples, so no index tells how many there are: give num_samples"
             )
         dataset = _IndexedSamples(open_index(selections[0]))
-        sampler = CurriculumSampler(dataset, settings, micro_batch_size=1)
+        # What only the dataset itself can say changes no pool.
+        choosing = replace(settings, mix=None, length_buckets=None, length_plans=())
+        sampler = CurriculumSampler(dataset, choosing, micro_batch_size=1)
         return len(dataset), sampler.pool_growth(num_steps), sampler.played_order
     whole = np.ones(1, np.int64), np.array([num_samples], np.int64)
     if not selections:
@@ -295,11 +302,7 @@ def _pools(
     if settings.order is not None:
         return num_samples, whole, order_without_index(settings, num_samples)
     selection = selections[0]
-    if (
-        len(selections) > 1
-        or selection.difficulty_type == "value"
-        or selection.window_size is not None
-    ):
+    if _needs_indexes(settings):
         names = ", ".join(selection.name for selection in selections)
         raise ValueError(
             f"which samples {names} select is known from their indexes: leave num_samples out to "
@@ -310,6 +313,16 @@ def _pools(
     per_part = num_samples // selection.max_difficulty
     sizes = np.where(highest >= selection.max_difficulty, num_samples, per_part * highest)
     return num_samples, (steps, sizes), None
+
+
+def _needs_indexes(settings: DataEfficiencyConfig) -> bool:
+    """Whether pools follow from difficulties, and not from the number of samples alone."""
+    selections = settings.selections
+    if not selections or settings.order is not None:
+        return False
+    first = selections[0]
+    is_by_value = first.difficulty_type == "value"
+    return len(selections) > 1 or is_by_value or first.window_size is not None
 
 
 class _IndexedSamples:

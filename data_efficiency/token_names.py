@@ -12,7 +12,8 @@ from typing import Any
 
 from data_efficiency.accounting import IGNORED_LABEL
 
-TOKEN_NAMES = ("input_ids", "tokens", "decoder_input_ids", "inputs_embeds", "decoder_inputs_embeds")
+EMBEDDING_NAMES = ("inputs_embeds", "decoder_inputs_embeds")
+TOKEN_NAMES = ("input_ids", "tokens", "decoder_input_ids", *EMBEDDING_NAMES)
 """Arguments with one position a token, ours and Hugging Face's; the first that is there counts. Numbers
 of tokens end with the sequence's axis, [batch, (choices,) sequence], embeddings with one more."""
 MASK_NAMES = ("padding_mask", "attention_mask")

@@ -60,7 +60,9 @@ if [[ "$LAUNCHER" == single ]]; then exec "${command[@]}"; fi
 # The exit status of several processes is their launcher's: process 0 leaves a file instead of 75.
 AGAIN_FILE="$(mktemp -u)"
 export AGAIN_FILE
-"${command[@]}" &
+# What runs in the background would be deaf to Ctrl-C, which a terminal sends to all: this shell waits for what they save.
+(trap - INT && exec "${command[@]}") &
+trap ':' INT
 trap 'kill -TERM $!' TERM
 trap 'kill -USR1 $!' USR1
 while status=0 && { wait $! || status=$?; } && kill -0 $! 2>/dev/null; do :; done

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from data_efficiency import ConfigError, load_config
+from data_efficiency.command_end import TRACEBACK_HELP
 from data_efficiency.field_docs import field_docs
 from megatron.config import (
     RUN_KINDS,
@@ -58,7 +59,12 @@ def make_parser(
         groups: title -> dataclass.
         defaults: of some fields, instead of the dataclasses' own, for the help.
     """
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=TRACEBACK_HELP,
+        allow_abbrev=False,
+    )
     for name, config_class in groups.items():
         group = parser.add_argument_group(name, inspect.getdoc(config_class))
         hints = get_type_hints(config_class)

@@ -34,7 +34,13 @@ def add_corpus_flags(parser: Any, *, is_required: bool) -> None:
         help="how samples are made of it: windows of running text, or pairs of segments (gpt)",
     )
     add("--split", default=DataConfig.split, metavar="A,B,C", help="train, valid, test")
-    add("--seq-length", type=int, required=is_required, metavar="N")
+    add(
+        "--seq-length",
+        type=int,
+        required=is_required,
+        metavar="N",
+        help="tokens of a sample, as in training",
+    )
     add(
         "--shortest-piece",
         type=int,

@@ -22,7 +22,7 @@ from megatron.command import run_command
 
 from data_efficiency import files, leave_ranks
 from data_efficiency.command.parser import command_parser
-from megatron.evaluation.local_tasks import LOCAL_TASKS, write_task_files
+from megatron.evaluation.local_tasks import LOCAL_TASKS, VERSION, write_task_files
 from megatron.evaluation.published_tasks import NEEDS_HARNESS, ROWS, expand
 from megatron.evaluation.results import evaluation_record, is_finished, write_record
 from megatron.migration import EVALUATION, own_words
@@ -33,7 +33,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser(__doc__)
     add = parser.add_argument
-    add = parser.add_argument
     add("--checkpoint", type=Path, metavar="FOLDER", help="a run or a checkpoint")
     add("--tasks", metavar="NAME,NAME", help="tasks or sets of tasks, with commas between them")
     add("--output", type=Path, metavar="FILE", help="JSON file of the results")
@@ -41,7 +40,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--data-folder", type=Path, metavar="FOLDER", help="files of the tasks named local_...")
     add_tokenizer_flags(parser, otherwise="else the one found with the model")
     add("--batch-size", type=int, default=8, metavar="N", help="default: 8")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the weights; default: float32",
+    )
     add("--device", metavar="NAME", help="cpu, cuda:0, ...; else the GPU where there is one")
     add("--limit", type=int, metavar="N", help="only the first N items of each task")
     add("--log-samples", action="store_true", help="write each question and answer as well")
@@ -90,10 +94,12 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> None:
         "dtype": arguments.dtype,
         "log_samples": arguments.log_samples,
     }
+    local = [task for task in tasks if task in LOCAL_TASKS]
+    if local and arguments.num_fewshot:
+        settings["local_tasks_version"] = VERSION
     if arguments.keep_finished and is_finished(output, checkpoint, settings):
         print(f"{output} was finished before")
         return
-    local = [task for task in tasks if task in LOCAL_TASKS]
     if len(local) == len(tasks):
         # Read when lm-eval is imported; nothing of these tasks is anywhere but here.
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"

@@ -142,8 +142,15 @@ def evaluate_missing(
 
 
 def write_table(output: Path, found: Sequence[Evaluation], *, dry_run: bool) -> None:
-    """Print the table, and write it to table.md and table.json."""
-    runs = dict.fromkeys(f"{one.model}={one.folder}" for one in found)
+    """Print the table, and write it to table.md and table.json.
+
+    Raises:
+        FileNotFoundError: if nothing is finished.
+    """
+    begun = [one for one in found if dry_run or any(one.folder.glob("*shot/*.json"))]
+    if not begun:
+        raise FileNotFoundError(f"--output is {output}: no evaluation in it is finished yet")
+    runs = dict.fromkeys(f"{one.model}={one.folder}" for one in begun)
     command = [sys.executable, str(TOOLS / "gather_results.py")]
     command += [word for run in runs for word in ("--run", run)]
     command += ["--output", str(output / "table.json")]

@@ -3,7 +3,7 @@
 python tools/gather_results.py --run baseline=results/baseline --run both=results/both
 python tools/gather_results.py --run baseline=results/seed1 --run baseline=results/seed2   mean ± spread
 
-A run is a JSON file of tools/evaluate_gpt.py, or a folder with such files in it or below it.
+A run is a JSON file of tools/evaluate_gpt.py, or a folder with such files, among others, in it or below it.
 """
 
 import argparse
@@ -18,13 +18,12 @@ from megatron.command import run_command
 from data_efficiency import files
 from data_efficiency.command.parser import command_parser
 from megatron.evaluation.result_table import format_table, gather
-from megatron.evaluation.results import read_record
+from megatron.evaluation.results import is_record, read_record
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser(__doc__)
-    add = parser.add_argument
     add = parser.add_argument
     add(
         "--run",
@@ -45,17 +44,27 @@ def named_records(runs: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any
         FileNotFoundError: if there is nothing at a path.
     """
     for text in runs:
-        name, equals, file_or_folder = text.partition("=")
-        if not (name and equals and file_or_folder):
-            raise ValueError(f"--run is {text!r}: write NAME=PATH")
-        path = Path(file_or_folder)
-        found = sorted(path.rglob("*.json")) if path.is_dir() else [path]
-        if not found or not found[0].is_file():
-            raise FileNotFoundError(
-                f"--run {name}: no result of tools/evaluate_gpt.py in {file_or_folder}"
-            )
-        for file in found:
-            yield name, file_or_folder, read_record(file)
+        name, place = _name_and_path(text)
+        path = Path(place)
+        found: list[dict[str, Any]] = []
+        if path.is_dir():
+            found = [read_record(file) for file in sorted(path.rglob("*.json")) if is_record(file)]
+        elif path.is_file():
+            found = [read_record(path)]
+        if not found:
+            raise FileNotFoundError(f"--run {name}: no result of tools/evaluate_gpt.py in {place}")
+        for record in found:
+            yield name, place, record
+
+
+def _name_and_path(text: str) -> tuple[str, str]:
+    """NAME and PATH of NAME=PATH; where either has such a sign too, the first division whose path is there."""
+    parts = text.split("=")
+    both = [("=".join(parts[:n]), "=".join(parts[n:])) for n in range(1, len(parts))]
+    both = [(name, path) for name, path in both if name and path]
+    if not both:
+        raise ValueError(f"--run is {text!r}: write NAME=PATH")
+    return next((one for one in both if Path(one[1]).exists()), both[0])
 
 
 def show_table(arguments: argparse.Namespace) -> None:

@@ -29,7 +29,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.may_be_empty = ("--prompt",)
     add = parser.add_argument
-    add = parser.add_argument
     add("--model", required=True, type=Path, metavar="FOLDER", help="what writes")
     add("--prompt", metavar="TEXT", help="its beginning; else standard input")
     add("--max-new-tokens", type=int, default=100, metavar="N", help="default: 100")
@@ -50,7 +49,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="draw among the likeliest that together have probability P; default: 1",
     )
     add("--seed", type=int, default=1234, metavar="N", help="default: 1234")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the weights; default: float32",
+    )
     add("--device", metavar="NAME", help="cpu, cuda:0, ...; else the GPU where there is one")
     add_tokenizer_flags(parser, otherwise="else the one found with the model")
     return parser.parse_args(argv)

@@ -26,7 +26,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="PATH",
         help="prefixes of corpora, and folders, of which all corpora are taken in order of name",
     )
-    add("--output-prefix", required=True, metavar="PREFIX")
+    add(
+        "--output-prefix",
+        required=True,
+        metavar="PREFIX",
+        help="makes PREFIX.bin, .idx, .meta.json",
+    )
     add(
         "--without-metadata",
         action="store_true",

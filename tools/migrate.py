@@ -40,7 +40,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a variable of the script's environment, of which it sees nothing else",
     )
     add("--output", type=Path, metavar="FILE", help="of the run file; else it is printed")
-    add("script", type=Path, metavar="SCRIPT.sh")
+    add("script", type=Path, metavar="SCRIPT.sh", help="starts the training")
     add("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="of the script")
     return parser.parse_args(argv)
 

@@ -36,7 +36,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="PATH", help="files and folders")
     add("--json-keys", nargs="+", default=["text"], metavar="KEY", help="one corpus a key (text)")
-    add("--output-prefix", required=True, metavar="PREFIX")
+    add(
+        "--output-prefix",
+        required=True,
+        metavar="PREFIX",
+        help="makes PREFIX_{key}_document.bin, .idx, .meta.json",
+    )
     add_tokenizer_flags(parser)
     add("--append-eod", action="store_true", help="close each document with <|endoftext|>")
     sentences = parser.add_argument_group("sentences").add_argument

@@ -13,16 +13,13 @@ from pathlib import Path
 from megatron.command import run_command
 
 from data_efficiency import files
+from data_efficiency.command.parser import command_parser
 from megatron.study import Comparison, RunResult, read_arm, undeclared_differences, write_pages
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser(__doc__)
     add = parser.add_argument
     add(
         "--run",

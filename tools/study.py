@@ -11,6 +11,7 @@ runs at once; `work` is one worker.
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from megatron.command import run_command
 import torch
 
 from data_efficiency import ConfigError
+from data_efficiency.command.parser import command_parser
 from megatron.stopping import AGAIN
 from megatron.study import (
     Job,
@@ -42,11 +44,7 @@ from megatron.study import (
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("plan", "print what the study will cost, and how many seeds a difference needs"),
@@ -56,12 +54,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         ("prepare", "make what all runs share: corpus, tokens, index"),
         ("work", "be one worker of the queue"),
     ):
-        add = commands.add_parser(name, help=text, allow_abbrev=False).add_argument
-        add("study", type=Path, metavar="STUDY.toml")
+        of_command = commands.add_parser(name, help=text, description=text)
+        of_command.may_be_negative = ("--difference",)
+        of_command.may_be_empty = ("--sbatch",)
+        add = of_command.add_argument
+        add("study", type=Path, metavar="STUDY.toml", help="docs/studies.md has its form")
         add("--output", type=Path, metavar="FOLDER", help="of the runs, instead of the file's")
         add("--seeds", type=_numbers, metavar="N,N,...", help="instead of the file's")
         add(
             "--set",
+            type=_pair,
             action="append",
             default=[],
             metavar="NAME=VALUE",
@@ -92,11 +94,32 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             add("--slurm", action="store_true", help="queue a SLURM array of workers")
             add("--workers", type=int, metavar="N", help="--slurm: at most; else one a run")
             add("--sbatch", default="", metavar="FLAGS", help='--slurm: "--partition=x --gpus=1"')
-    return parser.parse_args(argv)
+    return parser.parse_args(_joined(sys.argv[1:] if argv is None else argv, "--sbatch"))
+
+
+def _joined(words: Sequence[str], flag: str) -> list[str]:
+    """The words with a flag and its value as one: the value begins with a dash, which argparse takes for a flag."""
+    found: list[str] = []
+    for word in words:
+        if found and found[-1] == flag:
+            found[-1] = f"{flag}={word}"
+        else:
+            found.append(word)
+    return found
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list such as 1,2,3") from None
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=VALUE")
+    return name, value
 
 
 def work(study: Study, jobs: Sequence[Job], parallel: int) -> int:
@@ -130,7 +153,7 @@ def submit(arguments: argparse.Namespace, study: Study, jobs: Sequence[Job]) -> 
     ]
     if arguments.seeds:
         words += ["--seeds", ",".join(map(str, arguments.seeds))]
-    words += [word for pair in arguments.set for word in ("--set", pair)]
+    words += [word for name, value in arguments.set for word in ("--set", f"{name}={value}")]
     queued = submit_study(
         words,
         num_workers=max(1, min(left, arguments.workers or left)),
@@ -154,10 +177,11 @@ def print_plan(arguments: argparse.Namespace, study: Study, jobs: Sequence[Job])
 
 def carry_out(arguments: argparse.Namespace) -> int:
     """Do what the subcommand says; its exit code."""
-    pairs = [pair.partition("=") for pair in arguments.set]
-    values = {name: value for name, _, value in pairs}
     study = read_study(
-        arguments.study, seeds=arguments.seeds, output=arguments.output, values=values
+        arguments.study,
+        seeds=arguments.seeds,
+        output=arguments.output,
+        values=dict(arguments.set),
     )
     jobs = jobs_of(study)
     if arguments.command == "plan":

@@ -16,16 +16,13 @@ from pathlib import Path
 from megatron.command import run_command
 
 from data_efficiency import files
+from data_efficiency.command.parser import command_parser
 from megatron.run_page import LOCAL_NAMES, PageServer, Runs, live_assets, static_page
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser(__doc__)
     add = parser.add_argument
     add(
         "runs", type=Path, nargs="+", metavar="RUNS", help="folders of runs, or that runs lie below"

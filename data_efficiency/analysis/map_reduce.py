@@ -54,16 +54,16 @@ def executor_for(num_processes: int | None, engine: str = "processes") -> Execut
         engine: one of `ENGINES`.
 
     Raises:
-        ValueError: if there is no such engine.
+        ValueError: if there is no such engine, or no process.
         ModuleNotFoundError: if its package is not installed.
     """
     if engine not in ENGINES:
         raise ValueError(f"executor is {engine!r}: one of {', '.join(ENGINES)}")
     if engine == "ray":
         return RayExecutor(num_processes)
-    if num_processes in (None, 1):
+    if num_processes is None or num_processes == 1:
         return InProcessExecutor()
-    return LocalProcessExecutor(num_processes or 1)
+    return LocalProcessExecutor(num_processes)
 
 
 class MapReduce:

@@ -118,9 +118,17 @@ def _parquet_column(path: Path, field: str) -> np.ndarray:
         names = [file.schema.column(place).path for place in range(len(file.schema))]
         if field not in names:
             raise ValueError(f"{path} has no column {field}; it has {', '.join(names)}")
-        column: Any = file.read(columns=[field]).column(0).combine_chunks()
-    for key in field.split(".")[1:]:
-        column = column.field(key)
+        table = file.read(columns=[field])
+    name, column = table.column_names[0], table.column(0).combine_chunks()
+    # Names may have dots themselves; of a struct only what leads to the field was read.
+    rest = field.removeprefix(name).removeprefix(".")
+    while rest:
+        if not hasattr(column, "field"):
+            raise ValueError(
+                f"{path}: column {field} has lists: one number for each record is needed"
+            )
+        name, column = column.type[0].name, column.field(0)
+        rest = rest.removeprefix(name).removeprefix(".")
     if column.null_count:
         place = column.is_null().index(True).as_py()
         raise ValueError(f"{path}: column {field} has no value in row {place}")

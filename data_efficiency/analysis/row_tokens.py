@@ -93,9 +93,11 @@ def _checked(value: Any, mask: Any, column: str, number: int) -> NDArray[np.int6
         raise ValueError(
             f"column {column!r} of row {number} is a {type(value).__name__}: must be text, or a list of tokens"
         )
-    if row.min() < 0 or row.max() > np.iinfo(TOKEN_DTYPE).max:
+    largest = np.iinfo(TOKEN_DTYPE).max
+    if row.min() < 0 or row.max() > largest:
+        wrong = row.min() if row.min() < 0 else row.max()
         raise ValueError(
-            f"column {column!r} of row {number} holds {row.min()}: no token is negative"
+            f"column {column!r} of row {number} holds {wrong}: tokens are numbers from 0 to {largest}"
         )
     if mask is None:
         return row.astype(np.int64)

@@ -254,7 +254,9 @@ def _name(shard: int) -> str:
 def _source_of(target: Location, overwrite: bool) -> Any:
     """What rows the folder holds; None where that is not known, or they are damaged and replaced anyway."""
     try:
-        return TokenRows(target).manifest["made_from"]
+        rows = TokenRows(target)
+        rows.verify()
+        return rows.manifest["made_from"]
     except (ValueError, OSError):
         if overwrite:
             return None

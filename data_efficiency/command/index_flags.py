@@ -32,7 +32,12 @@ def add_metric_flags(parser: ArgumentParser) -> None:
         help="reference_loss: a Hugging Face model's folder, or a run or checkpoint of this project's trainer",
     )
     add("--device", default="cpu", help="reference_loss: where the model runs")
-    add("--model-dtype", choices=["float32", "bfloat16"], default="float32")
+    add(
+        "--model-dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="reference_loss: precision that the model computes in (float32)",
+    )
     add("--kind", choices=KINDS, default=KINDS[0], help="own function: what it gives")
     add("--dtype", default="float64", help="own function: type of its numbers")
     add(
@@ -120,7 +125,9 @@ def add_rank_flags(parser: ArgumentParser) -> None:
 def add_export_flags(parser: ArgumentParser) -> None:
     """Add the flags of `export`."""
     add_index_flag(parser)
-    parser.add_argument("--format", choices=["deepspeed"], default="deepspeed")
+    parser.add_argument(
+        "--format", choices=["deepspeed"], default="deepspeed", help="whose files are written"
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
     parser.add_argument(
         "--legacy-codes", action="store_true", help="for DeepSpeed before 0.13.3: its type codes"
@@ -137,7 +144,12 @@ def _add_new_index_flags(parser: ArgumentParser) -> None:
 def add_import_flags(parser: ArgumentParser) -> None:
     """Add the flags of `import`."""
     add = parser.add_argument
-    add("--format", choices=["deepspeed", "scores"], required=True)
+    add(
+        "--format",
+        choices=["deepspeed", "scores"],
+        required=True,
+        help="files of DeepSpeed's analyzer, or scores in .npy, Parquet or JSON lines",
+    )
     add(
         "--input",
         nargs="+",

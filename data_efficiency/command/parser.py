@@ -8,6 +8,9 @@ from typing import Any
 
 from data_efficiency.command_end import TRACEBACK_HELP
 
+AT_LEAST_ONE = ("--limit", "--parallel", "--workers")
+"""Flags of which 0 is nothing to do, beside sizes, lengths and numbers of processes."""
+
 
 class CommandParser(argparse.ArgumentParser):
     """A parser without abbreviations that takes no empty text, no negative number but a seed, and no NaN.
@@ -17,6 +20,8 @@ class CommandParser(argparse.ArgumentParser):
 
     may_be_empty: tuple[str, ...] = ()
     """Flags whose empty text means something."""
+    may_be_negative: tuple[str, ...] = ()
+    """Flags of numbers below zero, beside seeds."""
 
     def __init__(self, **settings: Any) -> None:
         shape: dict[str, Any] = {
@@ -51,16 +56,18 @@ class CommandParser(argparse.ArgumentParser):
             for number in values:
                 if isinstance(number, bool) or not isinstance(number, int | float):
                     continue
-                _refuse_outside(flag, number)
+                _refuse_outside(flag, number, may_be_negative=flag in self.may_be_negative)
         return found, rest
 
 
-def _refuse_outside(flag: str, number: float) -> None:
+def _refuse_outside(flag: str, number: float, *, may_be_negative: bool) -> None:
     """Raise ValueError unless a flag may have a number."""
-    if flag.endswith("seed"):
+    if flag.endswith(("seed", "seeds")):
         fine, rule = -(2**63) <= number < 2**63, "must be from -2^63 to 2^63 - 1"
+    elif may_be_negative:
+        fine, rule = math.isfinite(number), "must be a finite number"
     else:
-        least = int(flag.endswith(("-size", "-length", "-processes")))
+        least = int(flag in AT_LEAST_ONE or flag.endswith(("-size", "-length", "-processes")))
         fine, rule = number >= least and math.isfinite(number), f"must be at least {least}"
     if not fine:
         raise ValueError(f"{flag} is {number!r}: {rule}")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from data_efficiency.config.data_sampling import DataSampling
 from data_efficiency.config.metric_keys import OpenLengthPlan
 from data_efficiency.config.metrics import WINDOWS, LengthPlan, Selection
 from data_efficiency.json_section import ConfigError
@@ -10,25 +9,23 @@ from data_efficiency.json_section import ConfigError
 Paced = Sequence[LengthPlan | OpenLengthPlan]
 
 
-def refuse_contradictions(sampling: DataSampling, routes: Mapping[str, object]) -> None:
+def refuse_contradictions(
+    selections: Sequence[Selection], paced: Paced, techniques: Mapping[str, object]
+) -> None:
     """Raise ConfigError for two techniques of which each changes what the other relies on.
 
     Args:
-        routes: name -> settings of `data_routing`; None where it is off.
+        paced: what happens to the lengths of rows, wherever in the file it stands.
+        techniques: name -> settings of `data_sampling` and `data_routing`; None where it is off.
     """
-    paced, superposition = sampling.paced, routes["token_superposition"]
-    _refuse_sliding_beside(routes["random_ltd"], paced)
-    if sampling.feedback is not None:
-        _refuse_beside_feedback(sampling.metrics.selections, paced, superposition)
+    superposition = techniques["token_superposition"]
+    _refuse_sliding_beside(techniques["random_ltd"], paced)
+    if techniques["feedback"] is not None:
+        _refuse_beside_feedback(selections, paced, superposition)
     _refuse_lengths_beside(superposition, paced)
-    if sampling.length_buckets is not None:
-        others = {
-            "mix": sampling.mix,
-            "feedback": sampling.feedback,
-            "batch_size": sampling.batch_size,
-            "token_superposition": superposition,
-        }
-        _refuse_beside_buckets(others, paced)
+    if techniques["length_buckets"] is not None:
+        names = ("mix", "feedback", "batch_size", "token_superposition")
+        _refuse_beside_buckets({name: techniques[name] for name in names}, paced)
 
 
 def _refuse_sliding_beside(dropping: object, plans: Paced) -> None:

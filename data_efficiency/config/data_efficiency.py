@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from data_efficiency.config.batch_size import BatchSize
 from data_efficiency.config.contradictions import refuse_contradictions
-from data_efficiency.config.data_sampling import read_data_sampling
+from data_efficiency.config.data_sampling import READERS, read_data_sampling
 from data_efficiency.config.feedback import Feedback
 from data_efficiency.config.layer_dropout import LayerDropoutConfig
 from data_efficiency.config.length_buckets import LengthBuckets
@@ -156,6 +156,12 @@ class DataEfficiencyConfig:
             or (mix is not None and mix.unit == "tokens")
             or (self.batch_size is not None and self.batch_size.needs_length)
         )
+
+    def refuse_contradictions(self) -> None:
+        """Raise ConfigError for two techniques of which each changes what the other relies on."""
+        paced: tuple[LengthPlan | OpenLengthPlan, ...] = self.length_plans + self.open_length_plans
+        techniques = {name: getattr(self, name) for name in (*READERS, *ROUTES)}
+        refuse_contradictions(self.selections, paced, techniques)
 
     def with_length(self, length: int) -> "DataEfficiencyConfig":
         """The same for rows of a length, in tokens.
@@ -316,7 +322,6 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     faults.refuse()
     assert sampling is not None
     assert routing is not None
-    refuse_contradictions(sampling, routes)
     routes_on = [name for name, route in routes.items() if route is not None]
     if routing.full_from_step is not None and not any(ROUTES[name].in_layers for name in routes_on):
         routing_section.warn(
@@ -328,9 +333,11 @@ def read_data_efficiency(section: Section) -> DataEfficiencyConfig:
     _check_switch(
         routing_section, on=bool(routes_on), inner=" and ".join(routes_on) or "random_ltd"
     )
-    return DataEfficiencyConfig(
+    config = DataEfficiencyConfig(
         seed=seed, full_from_step=routing.full_from_step, **sampling.fields(), **routes
     )
+    config.refuse_contradictions()
+    return config
 
 
 def _check_switch(section: Section, *, on: bool, inner: str) -> None:

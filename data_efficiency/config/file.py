@@ -116,6 +116,7 @@ def load_config(source: ConfigSource) -> Config:
         data_efficiency = replace(
             data_efficiency, length_plans=(warm_up,), metric_names=(warm_up.name,)
         )
+        data_efficiency.refuse_contradictions()
         raw = {**raw, "curriculum_learning": legacy}
     data_efficiency = data_efficiency.with_row_shares(_row_shares(engine_sections))
     return replace(

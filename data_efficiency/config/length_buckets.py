@@ -1,5 +1,7 @@
 """The `length_buckets` of data_sampling: rows of several lengths, one length a step, equally many tokens in each."""
 
+import math
+import sys
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -142,8 +144,8 @@ def _named_or_numbers(path: str, given: object, names: tuple[str, ...], *, above
     if isinstance(given, str) and given in names:
         return given
     numbers = given if isinstance(given, (list, tuple)) else []
-    fit = all(type(one) in (int, float) and 0 <= one < float("inf") for one in numbers)
-    if not numbers or not fit or not any(numbers) or (above and not all(numbers)):
+    fit = all(type(one) in (int, float) and 0 <= one <= sys.float_info.max for one in numbers)
+    if not numbers or not fit or not 0 < sum(numbers) < math.inf or (above and not all(numbers)):
         rule = "above 0" if above else "of at least 0, not all 0"
         raise ConfigError(
             f"{path} is {given!r}: must be one of {', '.join(names)}, or a list of numbers {rule}, one for each bucket"

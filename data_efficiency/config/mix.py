@@ -1,6 +1,7 @@
 """The `mix` of data_sampling: in which proportions the parts of a blend are drawn, as the run goes on."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -77,7 +78,11 @@ def read_mix(section: Section) -> Mix:
     given = keys.weights if isinstance(keys.weights, list) else []
     weights = [_numbers(one) or [] for one in given]
     lengths = {len(one) for one in weights}
-    if len(weights) != len(points) or len(lengths) != 1 or not all(map(sum, weights)):
+    if (
+        len(weights) != len(points)
+        or len(lengths) != 1
+        or not all(0 < sum(one) < math.inf for one in weights)
+    ):
         raise ConfigError(
             f"{path}.weights is {keys.weights!r}: must be a list of {len(points)} lists, one for each point, each "
             "with a number of at least 0 for each part, not all 0"
@@ -94,5 +99,5 @@ def _numbers(content: object) -> list[float] | None:
     """A list of finite numbers of at least 0; None where it is something else."""
     if not isinstance(content, list):
         return None
-    is_number = all(type(one) in (int, float) and 0 <= one < math.inf for one in content)
+    is_number = all(type(one) in (int, float) and 0 <= one <= sys.float_info.max for one in content)
     return [float(one) for one in content] if is_number else None

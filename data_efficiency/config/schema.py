@@ -118,7 +118,7 @@ def _value(place: str, key: JsonKey) -> dict[str, Any]:
     if least is not None:
         schema["minimum"] = least
     may_be_auto = FOUND in key.rules or key.key in _MAY_BE_AUTO.get(place, ())
-    if may_be_auto or key.hint in (int | None, float):
+    if may_be_auto or key.hint == int | None or (key.hint is float and key.default is not MISSING):
         schema = {"anyOf": [schema, {"const": AUTO}]}
     if key.default not in (MISSING, None) and isinstance(key.default, bool | int | float | str):
         schema["default"] = key.default

@@ -228,7 +228,7 @@ class RandomLTD:
         if self.layers is not None:
             spans: list[Any] = list(self.layers)
             named["random_ltd_layer_id"] = [
-                one if isinstance(one, int) else list(one) for one in spans
+                list(one) if hasattr(one, "__iter__") else one for one in spans
             ]
         return {
             "enabled": True,
@@ -381,6 +381,10 @@ def section_of_parts(parts: Iterable[Part], **settings: Any) -> dict[str, Any]:
         routing["full_from_step"] = settings.pop("full_from_step")
     control = {key: settings.pop(key) for key in ("random_rank",) if key in settings}
     curriculum: dict[str, Any] = {"curriculum_metrics": metrics, **orders, **control}
+    if control.get("random_rank") and not metrics:
+        raise ConfigError(
+            "random_rank is true, but there is no Curriculum(...) whose order it replaces: give one, or remove it"
+        )
     curriculum = {"enabled": True, **curriculum} if metrics else {}
     return {
         **seed,

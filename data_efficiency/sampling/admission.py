@@ -9,6 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,11 +47,14 @@ class MetricPool:
     ) -> NDArray[np.bool_]:
         """Whether each sample is one of the first `sizes[which]` of the order, bool like `samples`.
 
-        The order is sorted by (difficulty, sample number), so the first sample outside decides.
+        The order is sorted by (difficulty, sample number), so the first sample outside decides; that of quantised
+        difficulties is that of the exact ones, and there places decide.
 
         Args:
             which: place in `sizes` for each sample, or one for all.
         """
+        if self.index.is_quantised:
+            return self._places[samples] < sizes[which]
         outside = self.order[np.minimum(sizes, self.index.num_samples - 1)]
         limits, is_everything = self._values[outside], sizes >= self.index.num_samples
         values, limit = self._values[samples], limits[which]
@@ -89,6 +93,13 @@ class MetricPool:
         maximum = self.metric.max_difficulty
         per_part = self.index.num_samples // maximum
         return min(place // per_part + 1, maximum) if per_part else maximum
+
+    @cached_property
+    def _places(self) -> NDArray[np.unsignedinteger]:
+        """Where in the order each sample stands, [num_samples] in the order's dtype."""
+        places = np.empty_like(self.order)
+        places[self.order] = np.arange(len(places), dtype=places.dtype)
+        return places
 
     def _value(self, place: int) -> Any:
         """The difficulty of the sample at a place of the order, as a number that compares exactly."""

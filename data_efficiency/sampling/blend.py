@@ -84,7 +84,7 @@ def blend_of(dataset: Any, mix: Mix | None = None) -> Blend | None:
         mix: of the configuration, its points in samples; None: the dataset's weights, all the time.
 
     Raises:
-        ValueError: if weights are not positive, or sizes are not those of the dataset.
+        ValueError: if weights are not positive, sizes are not those of the dataset, or a part is empty.
         ConfigError: if the mix is of other parts, or does not begin with the dataset's weights.
     """
     weights = getattr(dataset, "part_weights", None)
@@ -104,6 +104,10 @@ def blend_of(dataset: Any, mix: Mix | None = None) -> Blend | None:
         raise ValueError(
             f"part_sizes is {sizes} and part_weights {tuple(weights)} for {len(dataset)} samples: "
             "each part needs a weight above 0, and the sizes must add up"
+        )
+    if not all(sizes):
+        raise ValueError(
+            f"part {sizes.index(0)} of the blend has no sample: leave it out of the blend"
         )
     shares = normalised(weights)
     if mix is not None:

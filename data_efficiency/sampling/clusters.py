@@ -142,7 +142,7 @@ class Clusters:
 
     def _prepared(self, folder: Path) -> ClusterArrays:
         """The clusters of several metrics whose schedules end, from disk if they are there."""
-        made_from = {"metrics": [describe_pool(pool) for pool in self._pools]}
+        made_from = {"metrics": [describe_pool(pool) | exact_order(pool) for pool in self._pools]}
         return open_or_prepare(folder, made_from, self._dtype, self._begin)
 
     def _check_files(self) -> None:
@@ -178,6 +178,12 @@ def describe_pool(pool: MetricPool) -> dict[str, Any]:
         **({} if metric.window_size is None else {"window_size": metric.window_size}),
         **({"num_bands": metric.num_bands} if metric.sorts else {}),
     }
+
+
+def exact_order(pool: MetricPool) -> dict[str, Any]:
+    """What says the order of samples whose difficulties are quantised, plain JSON data; others follow from the values."""
+    files = pool.index.manifest["files"]
+    return {"order": files["order.npy"]["sha256"]} if pool.index.is_quantised else {}
 
 
 def _fill(

@@ -84,7 +84,7 @@ def _played(
     sizes = parts.sizes
     if not all(sizes):
         raise ValueError(
-            f"part {sizes.index(0)} of the blend has no sample: leave it out of the blend"
+            f"part {sizes.index(0)} of {parts.title} has no sample, and an order goes through each: leave it out"
         )
     draws = list(sizes)
     if order.pass_samples is not None:

@@ -29,14 +29,24 @@ def kept_end_changes(batch: Any, axes: Axes, length: int, end: int) -> dict[str,
         Name of an entry -> what changes it.
 
     Raises:
-        ValueError: for labels that are neither the tokens nor those that follow.
+        ValueError: if no entry is known to hold ids of tokens, or for labels that are neither the tokens nor those that follow.
     """
     arrays = {name: torch.as_tensor(array) for name, array in arrays_of(batch).items()}
+    is_alone = list(arrays) == ["0"]
+    ids = [
+        name
+        for name in axes
+        if (is_alone or last_name(name) in _IDS) and axes[name] == (arrays[name].ndim - 1,)
+    ]
+    if not ids:
+        raise ValueError(
+            f"keep_end_token: none of {', '.join(map(repr, axes))} is known to hold the ids of tokens, so that nothing tells how "
+            f"rows end: give batches with {' or '.join(_IDS)}, or remove the key"
+        )
     changes: dict[str, Change] = {}
-    for name in axes:
+    for name in ids:
         tokens = arrays[name]
-        is_ids = last_name(name) in _IDS or list(arrays) == ["0"]
-        if not is_ids or axes[name] != (tokens.ndim - 1,) or length >= tokens.shape[-1]:
+        if length >= tokens.shape[-1]:
             continue
         prefix = name.removesuffix(last_name(name)) if last_name(name) in _IDS else ""
         beside = {

@@ -17,7 +17,7 @@ class RankRows:
 
     Raises:
         ConfigError: if a step is no whole number of micro-batches.
-        ValueError: for a rank that there is not.
+        ValueError: for a rank that there is not, or micro-batches without rows.
     """
 
     def __init__(
@@ -34,6 +34,12 @@ class RankRows:
                 f"data_parallel_rank is {data_parallel_rank}: must be at least 0 and below "
                 f"data_parallel_size ({data_parallel_size})"
             )
+        for name, number in (
+            ("micro_batch_size", micro_batch_size),
+            ("gradient_accumulation_steps", gradient_accumulation_steps),
+        ):
+            if number < 1:
+                raise ValueError(f"{name} is {number}: must be at least 1")
         self.micro_batch_size = self.batch_size = micro_batch_size
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.data_parallel_rank, self.data_parallel_size = data_parallel_rank, data_parallel_size

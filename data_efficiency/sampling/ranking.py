@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_efficiency.sampling.admission import MetricPool
-from data_efficiency.sampling.clusters import describe_pool
+from data_efficiency.sampling.clusters import describe_pool, exact_order
 from data_efficiency.sampling.prepared_clusters import Fill, open_or_prepare
 
 Int64Array = NDArray[np.int64]
@@ -42,7 +42,11 @@ def sorted_by(
         return Ranking(pools[0].order, None)
     made_from = {
         "sorted_by": [
-            {"values": describe_pool(pool)["values"], "num_bands": pool.metric.num_bands}
+            {
+                "values": describe_pool(pool)["values"],
+                "num_bands": pool.metric.num_bands,
+                **exact_order(pool),
+            }
             for pool in pools
         ],
         "part_sizes": list(part_sizes),

@@ -1,6 +1,7 @@
 """How long the rows of a dataset are, where they all are equally long."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from data_efficiency.config import DataEfficiencyConfig
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.bucketed_rows import with_buckets_of
-from data_efficiency.token_names import TOKEN_NAMES
+from data_efficiency.token_names import EMBEDDING_NAMES, TOKEN_NAMES
 
 _PROBES = 16
 _ROWS_AT_ONCE = 10_000
@@ -39,8 +40,8 @@ def row_length(dataset: Any) -> int:
         3
     """
     known = getattr(dataset, "sequence_length", None)
-    if isinstance(known, int):
-        return known
+    if isinstance(known, Integral):
+        return int(known)
     if getattr(dataset, "part_lengths", None) is not None:
         return max(dataset.part_lengths)
     if not len(dataset):
@@ -82,8 +83,11 @@ def _lengths_of_column(dataset: Any) -> set[int | None] | None:
 
 
 def _value_lengths(chunks: Any) -> set[int | None] | None:
-    """The lengths of the lists in Arrow arrays; None where they hold something else."""
-    if not all(hasattr(chunk, "value_lengths") for chunk in chunks):
+    """The lengths of the lists of numbers in Arrow arrays; None where they hold something else."""
+    if not all(
+        hasattr(chunk, "value_lengths") and not hasattr(chunk.values, "value_lengths")
+        for chunk in chunks
+    ):
         return None
     return {length for chunk in chunks for length in chunk.value_lengths().unique().to_pylist()}
 
@@ -91,12 +95,24 @@ def _value_lengths(chunks: Any) -> set[int | None] | None:
 def _length_of(item: Any) -> int | None:
     """Tokens of an item; None where nothing tells."""
     if isinstance(item, Mapping):
-        tokens = next((item[name] for name in TOKEN_NAMES if name in item), None)
-    elif isinstance(item, (tuple, list)) and item and hasattr(item[0], "shape"):
-        tokens = item[0]
-    else:
-        tokens = item if getattr(item, "ndim", 0) == 1 else None
-    shape = getattr(tokens, "shape", None)
+        name = next((name for name in TOKEN_NAMES if name in item), None)
+        shape = () if name is None else _shape(item[name])
+        # Numbers of tokens end with the sequence, [(choices,) sequence], embeddings with one axis more.
+        axis = len(shape) - 1 - (name in EMBEDDING_NAMES)
+        return shape[axis] if axis >= 0 else None
+    is_tuple = isinstance(item, (tuple, list)) and item and hasattr(item[0], "shape")
+    tokens = item[0] if is_tuple else item
+    # Of what has no name only a row of numbers is one of tokens: pictures have axes, too.
+    return int(tokens.shape[0]) if getattr(tokens, "ndim", 0) == 1 else None
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """The sizes of an array, or of lists in lists as the first ones tell them."""
+    shape = getattr(value, "shape", None)
     if shape is not None:
-        return int(shape[0]) if len(shape) else None
-    return None if tokens is None else len(tokens)
+        return tuple(map(int, shape))
+    sizes: tuple[int, ...] = ()
+    while isinstance(value, (list, tuple)):
+        sizes = (*sizes, len(value))
+        value = value[0] if value else None
+    return sizes

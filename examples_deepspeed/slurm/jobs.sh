@@ -3,7 +3,7 @@
 #
 #   LAUNCHER=local|slurm   where to run
 #   SBATCH_FLAGS="..."     more flags for sbatch: account, partition, time, memory, GPUs
-#   LOGS=                  SLURM: folder of the jobs' output
+#   LOGS=                  SLURM: folder of the jobs' output; by default logs in the folder of the results
 #   AFTER=                 SLURM: the job to wait for
 #   NUM_WORKERS=1          SLURM: tasks of an array
 #   NUM_PROCESSES=1        of each analysis
@@ -23,11 +23,12 @@ fail() {
     exit 1
 }
 
-# value_of FLAG WORD...: what stands behind the flag, its last time
+# value_of FLAG WORD...: what stands behind the flag, as a word of its own or behind an equals sign, its last time
 value_of() {
-    local flag="$1" previous="" found=""
+    local flag="$1" previous="" found="" word
     for word in "${@:2}"; do
         if [[ "$previous" == "$flag" ]]; then found="$word"; fi
+        if [[ "$word" == "$flag="* ]]; then found="${word#*=}"; fi
         previous="$word"
     done
     if [[ -z "$found" ]]; then fail "$flag is not given"; fi
@@ -45,6 +46,12 @@ from data_efficiency.files import location
 sys.exit(not (location(sys.argv[1]) / "manifest.json").exists())
 END
     fi
+}
+
+# logs_in PLACE: where the jobs' output goes if nothing is said
+logs_in() {
+    if [[ -z "${LOGS:-}" && "$1" == *://* ]]; then fail "LOGS is not set: name a folder on a disk for the jobs' output"; fi
+    LOGS="${LOGS:-$1/logs}"
 }
 
 # make_logs: the folder of the jobs' output, once
@@ -83,11 +90,13 @@ submit() {
 
 # analysis STEP FLAG...: tools/analyze_data.py here, or as a job: a map step is an array of NUM_WORKERS tasks
 analysis() {
-    local step="$1" name flags=() command
+    local step="$1" name place flags=() command
     command=(env "PYTHONPATH=$PYTHONPATH" "$PYTHON" "$REPOSITORY/tools/analyze_data.py" "$@")
     if [[ "$step" == map ]]; then command+=(--num-processes "$NUM_PROCESSES"); fi
     name="$step-$(value_of --metric "$@")"
     if [[ "$LAUNCHER" == slurm ]]; then
+        place="$(value_of --save "$@")"
+        logs_in "$place"
         if [[ "$step" == map ]]; then flags=("--array=0-$((NUM_WORKERS - 1))" "--cpus-per-task=$NUM_PROCESSES"); fi
         submit "$name" "exec $(printf '%q ' "${command[@]}")" ${flags[@]+"${flags[@]}"}
     else
@@ -102,7 +111,7 @@ run() {
 
 # sweep NAME TOOL FLAG...: a tool whose programs share its work: one here, or an array, and then its table
 sweep() {
-    local name="$1" command more
+    local name="$1" place command more
     command=(env "PYTHONPATH=$PYTHONPATH" "$PYTHON" "$REPOSITORY/tools/$2" "${@:3}")
     if [[ "$LAUNCHER" != slurm ]]; then
         if [[ -z "$DRY_RUN" ]]; then exec "${command[@]}"; fi
@@ -110,7 +119,8 @@ sweep() {
         return
     fi
     read -r -a more <<<"${EVALUATE_FLAGS:-}"
-    LOGS="${LOGS:-$(value_of --output "$@")/logs}"
+    place="$(value_of --output "$@")"
+    logs_in "$place"
     submit "$name" "exec $(printf '%q ' "${command[@]}")" "--array=0-$((NUM_WORKERS - 1))" ${more[@]+"${more[@]}"}
     submit table "exec $(printf '%q ' "${command[@]}" --table)"
 }

@@ -21,7 +21,14 @@ LAUNCHER=slurm
 source "$(dirname "${BASH_SOURCE[0]}")/jobs.sh"
 if [[ ! -e "$REPOSITORY/${1:-none}" ]]; then fail "name a script and its flags: pretrain_gpt.py --config ..."; fi
 save="$(value_of --save "$@")"
-LOGS="${LOGS:-${save%/*\{seed\}*}/logs}"
+# The folder above those of the seeds; without seeds that of the run.
+runs="$save"
+if [[ "$save" == *"{seed}"* ]]; then
+    runs="${save%%"{seed}"*}"
+    if [[ "$runs" != */* ]]; then fail "--save is $save: must have a folder above {seed}, as in runs/a/seed_{seed}"; fi
+    runs="${runs%/*}"
+fi
+LOGS="${LOGS:-$runs/logs}"
 read -r -a for_training <<<"${PRETRAIN_FLAGS:-}"
 for_training+=(--requeue --open-mode=append --signal=USR1@300)
 if [[ -n "${SEEDS:-}" ]]; then
@@ -32,7 +39,6 @@ fi
 tasks=()
 if [[ -n "${TASKS_DATA:-}" ]]; then
     read -r -a tasks <<<"${TASKS_FLAGS:-}"
-    runs="${save%/*\{seed\}*}"
     tasks=(--checkpoints "$runs" --output "${runs}_evaluation" --latest ${tasks[@]+"${tasks[@]}"})
     if [[ "$TASKS_DATA" != hub ]]; then tasks+=(--data-folder "$TASKS_DATA"); fi
     "$PYTHON" "$REPOSITORY/tools/evaluate_runs.py" "${tasks[@]}" --before-training "$@"

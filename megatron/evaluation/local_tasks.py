@@ -18,6 +18,8 @@ from typing import Any
 from data_efficiency import files
 from megatron.corpus.text_sources import find_sources, read_blocks, records_of
 
+VERSION = 2.0
+"""1.0 could have the question itself among the examples before it."""
 WIKITEXT_FILE = "wikitext-2.test.txt"
 _PAGES_FILE = "wikitext-2.test.jsonl"
 # lm-eval's own undoing of the word-level spacing, and its count of words.
@@ -117,8 +119,10 @@ def write_task_files(data_folder: Path, target: Path, tasks: Iterable[str] = LOC
             "dataset_path": "json",
             "dataset_kwargs": {"data_files": {"test": str(file)}},
             "test_split": "test",
+            # Said, lm-eval leaves a question out of its own examples; of a task that says nothing it does not.
+            "fewshot_split": "test",
             **settings,
-            "metadata": {"version": 1.0},
+            "metadata": {"version": VERSION},
         }
         # JSON is YAML, but for functions: they are tags without quotes.
         text = re.sub(r'"(!function [\w.]+)"', r"\1", json.dumps(description, indent=1))

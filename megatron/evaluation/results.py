@@ -61,23 +61,40 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     files.write_file(path, json.dumps(record, indent=1) + "\n")
 
 
+def is_record(path: Path) -> bool:
+    """Whether a JSON file is a record, and not one of the others that lie in the folders of runs and results.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    return _is_record(_content(path))
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """A record.
 
     Raises:
         ValueError: if the file is something else.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error})") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    record: dict[str, Any] = _content(path)
+    if not _is_record(record):
         raise ValueError(f"{path} is not a result of tools/evaluate_gpt.py")
     if record["version"] != VERSION:
         raise ValueError(
             f"{path} has version {record['version']}, this program reads {VERSION}: evaluate again"
         )
     return record
+
+
+def _content(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error})") from error
+
+
+def _is_record(content: Any) -> bool:
+    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

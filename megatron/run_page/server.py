@@ -6,6 +6,8 @@ Paths are looked up in a table: nothing that a browser sends names a file.
 import gzip
 import hashlib
 import json
+import re
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from megatron.run_page.page import SECURITY_POLICY, Asset
 SNAPSHOT = "/snapshot.json"
 SHORTEST_PAUSE_SECONDS = 1.0
 """Between two looks at the logs, however many browsers ask."""
+LARGEST_PORT = 65535
 LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
 
 
@@ -109,6 +112,7 @@ class PageServer(ThreadingHTTPServer):
 
     Raises:
         OSError: if the address cannot be had.
+        ValueError: for a port that there is not.
     """
 
     daemon_threads = True
@@ -118,6 +122,10 @@ class PageServer(ThreadingHTTPServer):
     ) -> None:
         self.assets, self.snapshots = assets, Snapshots(look)
         self._is_local = host in LOCAL_NAMES
+        if ":" in host:
+            self.address_family = socket.AF_INET6
+        if port > LARGEST_PORT:
+            raise ValueError(f"--port is {port}: must be at most {LARGEST_PORT}")
         try:
             super().__init__((host, port), _Handler)
         except OSError as error:
@@ -130,11 +138,11 @@ class PageServer(ThreadingHTTPServer):
     def address(self) -> str:
         """Where a browser finds the page."""
         host, port = self.server_address[:2]
-        return f"http://{host!s}:{port}/"
+        return f"http://[{host!s}]:{port}/" if ":" in str(host) else f"http://{host!s}:{port}/"
 
     def is_named(self, host: str) -> bool:
         """Whether a request is meant for this server: a page elsewhere must not read it by a name of its own."""
-        return not self._is_local or host.rpartition(":")[0].strip("[]") in LOCAL_NAMES
+        return not self._is_local or re.sub(r":\d+$", "", host).strip("[]") in LOCAL_NAMES
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Nothing: a browser that leaves in the middle of an answer is no fault."""

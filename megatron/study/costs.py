@@ -1,5 +1,6 @@
 """What a study will cost before anything runs, and how many seeds a difference needs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -112,8 +113,10 @@ def seeds_advice(study: Study, jobs: Sequence[Job], difference: float) -> str:
     """How many seeds show a difference, from the spread over the seeds that have finished.
 
     Raises:
-        ValueError: if no arm has two finished seeds in common with the baseline.
+        ValueError: for a difference of zero; if no arm has two finished seeds in common with the baseline.
     """
+    if not difference or not math.isfinite(difference):
+        raise ValueError(f"--difference is {difference:g}: give a difference other than zero")
     values = {(job.case, *job.key): job.result().value for job in jobs if job.state == "finished"}
     lines = []
     for label, case, arm, budget in dict.fromkeys(

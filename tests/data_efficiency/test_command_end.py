@@ -88,6 +88,23 @@ def test_exit_code_is_what_the_action_gives():
     assert run_command(lambda _: 75, []) == 75
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_is_one_that_leads_nowhere(closed, tmp_path):
+    script = "import sys\nfrom data_efficiency.command_end import run_command\n"
+    script += "def action(_):\n    print(sys.stdin.read(), sys.stderr.isatty())\n"
+    script += "    open('a', 'w').write('kept')\n"
+    script += "raise SystemExit(run_command(action, []))"
+    ended = subprocess.run(
+        ["bash", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, script],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert (tmp_path / "a").read_text() == "kept"
+
+
 def test_a_reader_that_has_had_enough_is_no_error():
     script = "from data_efficiency.command_end import run_command\n"
     script += "raise SystemExit(run_command(lambda _: print('x\\n' * 100_000), []))"

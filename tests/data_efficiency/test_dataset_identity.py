@@ -28,6 +28,17 @@ def test_a_subset_says_which_rows_it_takes():
     assert describe_dataset(subset(1, 2)) != describe_dataset(subset(3, 4))
 
 
+def test_a_subset_of_a_subset_takes_the_rows_of_the_first_one():
+    subset = torch.utils.data.Subset
+    rows = range(9)
+    nested = subset(subset(rows, [3, 2, 1, 0]), [0, 1, 2])
+    assert describe_dataset(nested) == describe_dataset(subset(rows, [3, 2, 1]))
+    assert describe_dataset(nested) != describe_dataset(subset(rows, [0, 1, 2]))
+    assert describe_dataset(subset(subset(rows, [1, 0]), [1, 0])) == (
+        describe_dataset(subset(rows, [0, 1]))
+    )
+
+
 def test_an_index_is_not_taken_for_the_rows_in_another_order(tmp_path):
     datasets = pytest.importorskip("datasets")
     rows = datasets.Dataset.from_dict({"input_ids": [[1] * (1 + i % 7) for i in range(200)]})

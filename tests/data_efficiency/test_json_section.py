@@ -21,6 +21,12 @@ from data_efficiency.json_section import ConfigError, Section
         ({"a": 10**9999}, lambda s: s.integer("a"), "top.a is a number beyond all bounds: must be"),
         ({"a": math.nan}, lambda s: s.number("a", 0.0, at_least=0.0), "is nan: must be a finite"),
         ({"a": math.inf}, lambda s: s.number("a", 0.0, at_least=0.0), "is inf: must be a finite"),
+        (
+            {"a": "auto"},
+            lambda s: s.number("a", at_least=0.0),
+            "a is 'auto': must be a finite number",
+        ),
+        ({}, lambda s: s.number("a", at_least=0.0), "top.a is missing"),
         ({"a": [2**63]}, lambda s: s.integers("a"), "must be a list of whole numbers below 2"),
         ({"a": [1, "b"]}, lambda s: s.integers("a"), "must be a list of whole numbers"),
         ({"a": 1}, lambda s: s.optional_string("a"), "must be a text or null"),

@@ -115,6 +115,29 @@ def test_pools_by_percentile_need_only_the_number_of_samples(tmp_path):
     assert len(set(pools_of(by_index))) > 5
 
 
+def test_what_only_the_dataset_can_say_changes_no_pool(tmp_path):
+    values = np.random.default_rng(0).integers(0, 50, 950)
+    DifficultyIndex.write(tmp_path / "voc", values, metric="voc", dataset_identity={"name": "x"})
+    voc = metric(index_path=str(tmp_path / "voc"), difficulty_type="value")
+    pools = pools_of(plan(config({"voc": voc}), num_samples=None))
+    kept_end = length_metric(keep_end_token="auto")
+    mixed, bucketed = (config({"voc": voc}) for _ in range(2))
+    sampling = mixed["data_efficiency"]["data_sampling"]
+    sampling["mix"] = {"weights": [[1, 1], [0, 1]], "at_samples": [0, 9]}
+    sampling = bucketed["data_efficiency"]["data_sampling"]
+    sampling["length_buckets"] = {"lengths": [16, LENGTH], "sizes": [500, 450]}
+    for content in (config({"voc": voc, "seqlen_truncate": kept_end}), mixed, bucketed):
+        assert pools_of(plan(content, num_samples=None)) == pools
+
+
+def test_a_model_or_rows_of_nothing_are_refused():
+    of_nothing = {"model": replace(MODEL, num_layers=0)}, {"sequence_length": 0}
+    given_else = {"model": MODEL, "sequence_length": LENGTH, "num_steps": 2, "num_samples": 9}
+    for name, shape in zip(("num_layers", "sequence_length"), of_nothing, strict=True):
+        with pytest.raises(ValueError, match=f"{name} is 0: must be at least 1"):
+            plan_run(config(), **(given_else | shape))
+
+
 def test_pools_of_several_metrics_are_those_of_the_sampler(tmp_path):
     generator = np.random.default_rng(1)
     metrics = {}

@@ -2,11 +2,14 @@
 
 import ast
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
 
 import data_efficiency
+from megatron.study import read_study
+from tools import preprocess_data
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,3 +34,20 @@ def test_names_that_a_page_imports_are_there(page):
             if isinstance(node, ast.ImportFrom) and node.module == "data_efficiency":
                 unknown = [one.name for one in node.names if not hasattr(data_efficiency, one.name)]
                 assert unknown == [], block
+
+
+def test_the_example_of_a_study_is_one(tmp_path):
+    page = (ROOT / "docs" / "studies.md").read_text()
+    block = page.partition("## The file\n")[2].partition("\n| key")[0]
+    path = tmp_path / "study.toml"
+    path.write_text(textwrap.dedent(block))
+    study = read_study(path)
+    assert [*study.arms] == ["baseline", "random_ltd", "small_batch", "both"]
+    [stage] = study.prepare
+    script, *flags = stage.command
+    assert script == "tools/preprocess_data.py"
+    asked = preprocess_data.parse_arguments(flags)
+    assert asked.tokenizer_file is not None
+    corpus = f"{asked.output_prefix}_{asked.json_keys[0]}_document"
+    assert stage.makes == f"{corpus}.idx"
+    assert f'data_path = ["{corpus}"]' in block

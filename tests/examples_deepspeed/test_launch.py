@@ -1,9 +1,12 @@
 """The launch scripts without a cluster: what they choose, what they print, what they refuse."""
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,6 +70,32 @@ def test_the_exit_status_is_the_trainings(launcher, status, tmp_path):
     assert not list((tmp_path / "temporary").iterdir())
 
 
+def test_ctrl_c_reaches_several_processes_and_is_waited_for(tmp_path):
+    """The shell ended at once, and what it had started in the background was deaf to it and went on."""
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/bash\ntrap 'sleep 0.3; touch \"$AGAIN_FILE\"; exit 0' INT\necho ready\n"
+        "for ((i = 0; i < 400; i++)); do sleep 0.05; done\n"
+    )
+    python.chmod(0o755)
+    settings = {"PYTHON": str(python), "LAUNCHER": "torchrun", "NUM_PROCESSES": "2"}
+    running = subprocess.Popen(
+        ["bash", FOLDER / "launch.sh", "a.py"],
+        env={**os.environ, **settings, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert running.stdout.readline() == "ready\n"
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+        assert running.wait(timeout=15) == 75
+    finally:
+        running.stdout.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("settings", [{}, {"GLIBC_TUNABLES": "", "OMP_WAIT_POLICY": "ACTIVE"}])
 def test_a_cpu_gets_its_environment_where_none_is_set(settings, tmp_path):
     python = tmp_path / "python"
@@ -110,7 +139,7 @@ def test_jobs_wait_for_each_other():
     assert "--seq-length\\ 2048" in jobs[0]
     # Numbers of the list, whatever the seeds: a cluster's arrays end at 1000.
     assert all("--array=0-2" in job and "--nodes=2" in job for job in jobs[4:])
-    plain = ["pretrain_gpt.py", "--config", "gpt_ltd_300b", "--data-path", "c", "--save", "r"]
+    plain = ["pretrain_gpt.py", "--config", "gpt_ltd_300b", "--data-path", "c", "--save=r"]
     without = jobs_of(start(submit, *plain, DRY_RUN="1").stdout)
     assert len(without) == 2
     assert "analyze_data.py" not in without[0]
@@ -238,6 +267,7 @@ def test_a_task_of_an_array_requeues_only_itself(tmp_path):
         ("slurm/submit.sh", [], {}, "name a script and its flags"),
         ("slurm/submit.sh", GPT, {}, "--save is not given"),
         ("slurm/submit.sh", [*GPT, "--save", "r"], {"SEEDS": "1,2"}, "must have {seed} in it"),
+        ("slurm/submit.sh", [*GPT, "--save=r{seed}"], {"SEEDS": "1,2"}, "a folder above {seed}"),
         (
             "slurm/submit.sh",
             [*GPT[:2], "gpt_ltd_30b", "--save", "r"],

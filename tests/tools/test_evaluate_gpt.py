@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from megatron.evaluation.local_tasks import VERSION
 from tests.megatron.evaluation.task_data import write_task_data
 from tests.megatron.small_models import LLAMA, make_gpt, make_tokenizer, save_run
 from tests.processes import run_python
@@ -88,6 +89,9 @@ def test_examples_come_before_each_question(evaluate):
         asked = sample["arguments"][0][0]
         assert asked.count("Question:") == 3
         assert asked.endswith("Answer:")
+        assert asked.count(asked.rpartition("Question:")[2]) == 1
+    # Results of before, whose examples could hold the question, are not taken for finished.
+    assert record["local_tasks_version"] == VERSION
 
 
 def test_finished_results_are_kept(evaluate, folder, capsys):

@@ -1,5 +1,6 @@
 """Evaluations of all checkpoints of a folder: the commands, a real run, what is done again."""
 
+import json
 import shlex
 import sys
 
@@ -79,6 +80,19 @@ def test_it_evaluates_and_does_only_what_is_missing(evaluate, folder, capfd):
     assert capfd.readouterr().out.count("was finished before") == 3
     changed = {file for file, time in before.items() if file.stat().st_mtime_ns != time}
     assert changed == {file for file in files if "seed_1" in str(file)}
+
+
+def test_the_table_is_of_what_is_finished(evaluate, folder, capsys, refused):
+    more = ["--zero-shot", "local_copa", "--few-shot", "none", "--table"]
+    places = ["--checkpoints", "runs", "--data-folder", "data", "--output", "some"]
+    assert "some: no evaluation in it is finished yet" in refused(
+        evaluate_runs.main, [*places, *more]
+    )
+    record = {"format": "evaluation", "version": 1, "checkpoint": "c", "num_fewshot": 0}
+    file = folder / "some/one/0shot/local_copa.json"
+    files.write_file(file, json.dumps(record | {"tasks": {"local_copa": {"acc": 0.5}}}))
+    assert evaluate("--output", "some", *more) == 0
+    assert "| one | 50.0 | 50.0 |" in capsys.readouterr().out
 
 
 def test_one_that_fails_does_not_stop_the_others(evaluate, folder, capfd):

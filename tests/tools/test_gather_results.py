@@ -24,13 +24,29 @@ def test_table_and_numbers(tmp_path, capsys):
     assert numbers[0] == {"model": "base", "num_fewshot": 0, "seeds": [{"copa": 50.0, "rte": 70.0}]}
 
 
+def test_results_are_found_among_the_other_files_of_a_run(tmp_path, capsys):
+    """`evaluate_runs.py` may write into a study's folder, and leaves its table beside what it evaluated."""
+    run = tmp_path / "runs" / "lr=1e-3"
+    write(run / "0shot" / "copa.json", {"copa": 0.5})
+    (run / "job.json").write_text('{"state": "finished"}')
+    (run / "table.json").write_text("[]")
+    assert main(["--run", f"lr=1e-3={run}"]) == 0
+    assert "| lr=1e-3 | 50.0 | 50.0 |" in capsys.readouterr().out
+
+
 def test_bad_input_is_one_line(tmp_path, refused):
     (tmp_path / "empty").mkdir()
     (tmp_path / "other.json").write_text("[]")
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "other.json").write_text("[]")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "a.json").write_text('{"format": "evalu')
     for run, message in (
         ("nothing", "write NAME=PATH"),
         (f"a={tmp_path / 'gone'}", "no result of tools/evaluate_gpt.py in"),
         (f"a={tmp_path / 'empty'}", "no result of tools/evaluate_gpt.py in"),
+        (f"a={tmp_path / 'others'}", "no result of tools/evaluate_gpt.py in"),
         (f"a={tmp_path / 'other.json'}", "is not a result"),
+        (f"a={tmp_path / 'damaged'}", "a.json is not valid JSON"),
     ):
         assert message in refused(main, ["--run", run])

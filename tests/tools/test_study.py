@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from megatron.study import jobs_of, read_study
-from tools.study import main
+from tools.study import main, parse_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = ROOT / "tests" / "megatron" / "study" / "toy_program.py"
@@ -246,6 +246,35 @@ def test_a_study_that_cannot_be_is_one_line(change, message, study, refused):
     path = study()
     path.write_text(path.read_text().replace(*change, 1))
     assert message in refused(main, ["status", path])
+
+
+def test_flags_of_sbatch_begin_with_dashes():
+    """Argparse took a single one for a flag of its own: expected one argument."""
+    for words in (["--sbatch", "--gpus=1"], ["--sbatch=--gpus=1"]):
+        assert parse_arguments(["run", "study.toml", "--slurm", *words]).sbatch == "--gpus=1"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--flops-per-second", "1e9", "--parallel", "0"], "--parallel is 0: must be at least 1"),
+        (["--flops-per-second", "-1"], "--flops-per-second is -1.0: must be at least 0"),
+        (["--difference", "nan"], "--difference is nan: must be a finite number"),
+        (["--difference", "0"], "--difference is 0: give a difference other than zero"),
+    ],
+)
+def test_a_number_that_cannot_be_is_one_line(words, message, study, refused):
+    assert message in refused(main, ["plan", study(), *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--set", "corpus"], "write NAME=VALUE"), (["--seeds", "1,x"], "no list such as 1,2,3")],
+)
+def test_ill_formed_flags_are_told(words, message, study, capsys):
+    with pytest.raises(SystemExit):
+        main(["plan", str(study()), *words])
+    assert message in capsys.readouterr().err
 
 
 def test_plan_and_status_say_what_is_left(study, capsys):

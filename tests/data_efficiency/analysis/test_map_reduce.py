@@ -461,3 +461,8 @@ def test_shards_on_another_machine_s_disk_are_noticed(tmp_path, windows, monkeyp
     message = r"metric sums: 4 shards, such as shard 0 .*, were computed, but are not in .* share"
     with pytest.raises(AnalysisError, match=message):
         job.run_map(FarAwayExecutor())
+
+
+def test_no_process_at_all_is_refused():
+    with pytest.raises(ValueError, match="number of processes is 0: at least 1"):
+        executor_for(0)

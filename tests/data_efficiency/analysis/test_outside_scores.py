@@ -60,12 +60,19 @@ def test_parquet_columns(tmp_path):
             "id": ["a", "b", "c"],
             "score": [3.5, 1.0, 2.0],
             "metadata": [{"rank": 2, "n": 1}, {"rank": 0, "n": 1}, {"rank": 1, "n": None}],
+            "v1.2": [0.5, 0.25, 1.0],
+            "tags": [{"v1.2": 4, "all": [1]}, {"v1.2": 5, "all": [2]}, {"v1.2": 6, "all": []}],
         }
     )
     path = tmp_path / "x.parquet"
     parquet.write_table(table, path, row_group_size=2)
     assert read_scores([path], "score").tolist() == [3.5, 1.0, 2.0]
     assert read_scores([path], "metadata.rank").tolist() == [2, 0, 1]
+    # Names with dots, alone and inside others.
+    assert read_scores([path], "v1.2").tolist() == [0.5, 0.25, 1.0]
+    assert read_scores([path], "tags.v1.2").tolist() == [4, 5, 6]
+    with pytest.raises(ValueError, match=r"column tags.all.list.element has lists: one number"):
+        read_scores([path], "tags.all.list.element")
     with pytest.raises(ValueError, match="no column scores; it has id, score, metadata.rank"):
         read_scores([path], "scores")
     with pytest.raises(ValueError, match=r"column metadata.n has no value in row 2"):

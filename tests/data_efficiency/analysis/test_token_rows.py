@@ -188,7 +188,8 @@ def test_damaged_rows_are_replaced_where_that_is_asked_for(tmp_path):
     ("rows", "message"),
     [
         ([{"text": "a"}], "holds text: name the tokenizer"),
-        ([{"input_ids": [1]}, {"input_ids": [-1]}], "of row 1 holds -1: no token is negative"),
+        ([{"input_ids": [1]}, {"input_ids": [-1]}], "of row 1 holds -1: tokens are numbers"),
+        ([{"input_ids": [5, 2**32]}], "of row 0 holds 4294967296: tokens are numbers from 0 to"),
         ([{"input_ids": [[1]]}], "of row 0 is a list: must be text, or a list of tokens"),
         ([{"input_ids": [1]}, {"x": 1}], "of row 1 is a NoneType"),
         ([{"input_ids": [1]}] * 1000 + [{"x": 1}], "of row 1000 is a NoneType"),
@@ -210,12 +211,15 @@ def test_a_text_that_is_none(tmp_path, tokenizer):
 
 
 def test_a_changed_file_is_noticed(tmp_path):
-    found = token_rows([{"input_ids": [1, 2, 3]}], tmp_path / "t")
+    rows, source = [{"input_ids": [1, 2, 3]}], {"name": "a"}
+    found = token_rows(rows, tmp_path / "t", made_from=source)
     content = bytearray((found.folder / "tokens.bin").read_bytes())
     content[0] ^= 1
     (found.folder / "tokens.bin").write_bytes(content)
     with pytest.raises(ValueError, match="was changed after it was written"):
         TokenRows(found.folder).verify()
+    with pytest.raises(ValueError, match="was changed after it was written"):
+        token_rows(rows, tmp_path / "t", made_from=source)
 
 
 def test_rows_on_other_storage(storage, tmp_path):

@@ -8,6 +8,7 @@ from data_efficiency.command.parser import command_parser
 def tool_parser():
     parser = command_parser("A tool.")
     parser.may_be_empty = ("--prompt",)
+    parser.may_be_negative = ("--difference",)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--input", nargs="+")
     parser.add_argument("--limit", type=int)
@@ -15,6 +16,8 @@ def tool_parser():
     parser.add_argument("--device")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--share", type=float)
+    parser.add_argument("--top", type=int)
+    parser.add_argument("--difference", type=float)
     parser.add_argument("--by-length", action="store_true")
     parser.add_argument("--prompt")
     inner = parser.add_subparsers().add_parser("run")
@@ -30,7 +33,9 @@ def tool_parser():
         (["--output="], "--output has an empty value"),
         (["--input", "a", ""], "--input has an empty value"),
         (["--input", " "], "--input has an empty value"),
-        (["--limit", "-5"], "--limit is -5: must be at least 0"),
+        (["--top", "-5"], "--top is -5: must be at least 0"),
+        (["--limit", "0"], "--limit is 0: must be at least 1"),
+        (["--difference", "nan"], "--difference is nan: must be a finite number"),
         (["--share", "nan"], "--share is nan: must be at least 0"),
         (["--share", "inf"], "--share is inf: must be at least 0"),
         (["--device", "nope"], "--device is nope: this machine has none"),
@@ -38,7 +43,7 @@ def tool_parser():
         (["--seed", str(2**63)], "--seed is 9223372036854775808: must be from -2"),
         (["--seq-length", "0"], "--seq-length is 0: must be at least 1"),
         (["run", "--save", ""], "--save has an empty value"),
-        (["run", "--workers", "-1"], "--workers is -1: must be at least 0"),
+        (["run", "--workers", "0"], "--workers is 0: must be at least 1"),
     ],
 )
 def test_no_tool_takes_an_empty_text_or_a_number_that_cannot_be(words, message):
@@ -47,6 +52,7 @@ def test_no_tool_takes_an_empty_text_or_a_number_that_cannot_be(words, message):
 
 
 def test_what_a_tool_takes():
-    words = ["--output", ".", "--seed", "-1", "--prompt", "", "--limit", "0", "run", "--save", "x"]
-    found = tool_parser().parse_args(words)
-    assert (found.output, found.seed, found.prompt, found.limit) == (Path(), -1, "", 0)
+    words = ["--output", ".", "--seed", "-1", "--prompt", "", "--top", "0", "run", "--save", "x"]
+    found = tool_parser().parse_args(["--difference", "-0.5", *words])
+    assert (found.output, found.seed, found.prompt, found.top) == (Path(), -1, "", 0)
+    assert found.difference == -0.5

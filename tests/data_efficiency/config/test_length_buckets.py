@@ -55,6 +55,8 @@ def test_shares_are_of_the_rows_that_are_there(shares, expected):
         ),
         ({"odds": [1, 0]}, r"odds is \[1, 0\]: must be"),
         ({"odds": [1, float("inf")]}, "odds is"),
+        ({"odds": [1, 10**400]}, "odds is"),
+        ({"token_shares": [1e308, 1e308]}, "token_shares is"),
         ({"token_shares": [0, 0]}, "token_shares is .* of at least 0, not all 0"),
         ({"token_shares": [1, True]}, "token_shares is"),
         ({"lengths": [2, 3, 8]}, "lengths is .* each divide the last one"),

@@ -45,6 +45,8 @@ def test_the_same_in_python():
         ({"weights": [[1, 1], [1]], "at_tokens": [0, 1]}, r"weights is \[\[1, 1\], \[1\]\]"),
         ({"weights": [[1, 1], [0, 0]], "at_tokens": [0, 1]}, "not all 0"),
         ({"weights": [[1, -1], [1, 1]], "at_tokens": [0, 1]}, "at least 0"),
+        ({"weights": [[1, 10**400]], "at_tokens": [0]}, "weights is .* must be a list"),
+        ({"weights": [[1e308, 1e308]], "at_tokens": [0]}, "weights is .* must be a list"),
         ({"weights": [[1, 1]], "at_tokens": [0], "betwen": 1}, "nearest known key is 'between'"),
         ({"at_tokens": [0]}, "weights is missing"),
     ],

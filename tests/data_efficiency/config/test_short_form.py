@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from data_efficiency import ConfigError, DifficultyIndex
@@ -115,3 +116,15 @@ def test_percentiles_begin_with_the_first_unless_told():
     assert left_open.section() == spelled_out.section()
     with pytest.raises(ConfigError, match="has no start: give start= and steps="):
         Curriculum("a", index="i", steps=9, by="value", end=50)
+
+
+def test_layers_that_are_no_plain_numbers_are_told_by_their_key():
+    for layers in (np.arange(1, 3), [np.arange(1, 3)], ["1"], 3.0):
+        with pytest.raises(ConfigError, match=r"layers is|random_ltd_layer_id is"):
+            DataEfficiencyConfig.of(RandomLTD(start=8, steps=4, layers=layers))
+
+
+def test_a_control_of_nothing_is_refused():
+    with pytest.raises(ConfigError, match=r"random_rank is true, but there is no Curriculum"):
+        DataEfficiencyConfig.of(RandomLTD(start=8, steps=4), random_rank=True)
+    DataEfficiencyConfig.of(RandomLTD(start=8, steps=4), random_rank=False)

@@ -15,10 +15,16 @@ def make_pool(tmp_path_factory):
     """A function (values, schedule, ...) -> MetricPool, its index in a folder of its own."""
     folder = tmp_path_factory.mktemp("indexes")
 
-    def make(values, schedule, *, kind="value", maximum=100, name="rarity", below=None):
+    def make(
+        values, schedule, *, kind="value", maximum=100, name="rarity", below=None, distinct=None
+    ):
         path = (below or folder / secrets.token_hex(8)) / name
         index = DifficultyIndex.write(
-            path, np.asarray(values), metric=name, dataset_identity={"name": "test"}
+            path,
+            np.asarray(values),
+            metric=name,
+            dataset_identity={"name": "test"},
+            max_distinct_values=distinct,
         )
         metric = Selection(
             name=name,

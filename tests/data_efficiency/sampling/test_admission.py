@@ -33,7 +33,7 @@ def accepted(values, kind, difficulty, maximum):
 
 metrics = st.tuples(
     st.lists(st.integers(0, 9), min_size=NUM_SAMPLES, max_size=NUM_SAMPLES),
-    st.sampled_from(["value", "percentile"]),
+    st.sampled_from(["value", "percentile", "quantised"]),
     st.lists(st.integers(0, 9), min_size=5, max_size=5),
 )
 
@@ -42,7 +42,14 @@ metrics = st.tuples(
 @given(st.lists(metrics, min_size=1, max_size=3), st.lists(st.integers(1, 5), max_size=3))
 def test_each_sample_is_admitted_once_when_the_last_metric_accepts_it(make_pool, described, stops):
     pools = [
-        make_pool(values, stages(*difficulties), kind=kind, maximum=9, name=f"metric{number}")
+        make_pool(
+            values,
+            stages(*difficulties),
+            kind="percentile" if kind == "quantised" else kind,
+            maximum=9,
+            name=f"metric{number}",
+            distinct=3 if kind == "quantised" else None,
+        )
         for number, (values, kind, difficulties) in enumerate(described)
     ]
     growth = PoolGrowth(pools)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_efficiency.config import DataEfficiencyConfig, Mix, Selection
+from data_efficiency.config import DataEfficiencyConfig, Feedback, Mix, Selection
 from data_efficiency.difficulty_index import DifficultyIndex
 from data_efficiency.json_section import ConfigError
 from data_efficiency.sampling.blend import Blend, blend_of, next_parts
@@ -164,6 +164,13 @@ def test_a_state_of_other_weights_is_refused():
     make_sampler(Parts((10, 10), (5, 5))).load_state_dict(saved)
     with pytest.raises(ValueError, match="part_weights"):
         make_sampler(Parts((10, 10), (1, 2))).load_state_dict(saved)
+
+
+def test_a_part_without_samples_is_refused():
+    feedback = Feedback(policy="high_loss", kept_share=0.5, refresh_steps=4, delay_steps=1)
+    for config in (None, DataEfficiencyConfig(feedback=feedback)):
+        with pytest.raises(ValueError, match="part 1 of the blend has no sample: leave it out"):
+            make_sampler(Parts((20, 0), (1, 1)), config)
 
 
 @pytest.mark.parametrize(

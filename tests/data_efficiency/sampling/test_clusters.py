@@ -68,6 +68,21 @@ def test_clusters_of_another_index_are_not_taken_for_those_of_this_one(make_pool
     assert len(list(tmp_path.glob("clusters-*"))) == 2
 
 
+def test_clusters_of_another_exact_order_are_not_taken_for_those_of_this_one(make_pool, tmp_path):
+    first = np.random.default_rng(2).permutation(NUM_SAMPLES)
+    # Of the same two groups.
+    for values in (first, np.where(first < NUM_SAMPLES // 2, NUM_SAMPLES // 2 - 1 - first, first)):
+        pools = [
+            make_pool(values, LINE, kind="percentile", name="rarity", distinct=2),
+            make_pool(LENGTHS, LENGTH_LINE, name="length"),
+        ]
+        clusters = Clusters(NUM_SAMPLES, pools, tmp_path)
+        exact = make_pool(values, LINE, kind="percentile")
+        accepted = exact.order[: exact.size_at(LINE.difficulty(20))]
+        assert pool(clusters, 20) == set(accepted.tolist()) & set(np.flatnonzero(LENGTHS <= 48))
+    assert len(list(tmp_path.glob("clusters-*"))) == 2
+
+
 def test_prepared_clusters_stand_beside_the_first_index_unless_a_folder_is_named(
     make_pool, tmp_path
 ):

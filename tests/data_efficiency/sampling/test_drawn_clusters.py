@@ -26,7 +26,7 @@ def test_a_pool_and_a_blend(make_pool):
 
 def test_an_order_of_a_part_without_samples_is_refused(make_pool, tmp_path):
     pools, blend = [make_pool([1, 2], STAGES)], Blend(sizes=(2, 0), mix=HALVES)
-    with pytest.raises(ValueError, match="part 1 of the blend has no sample: leave it out"):
+    with pytest.raises(ValueError, match="part 1 of the blend has no sample, .* leave it out"):
         make_clusters(2, pools, order=Order(), feedback=None, parts=blend, folder=tmp_path)
 
 

@@ -167,3 +167,13 @@ def test_what_cannot_be_is_told():
         DataEfficiencyConfig.of(Curriculum("seqlen_reshape", start=4, steps=4, keep_end_token=9))
     with pytest.raises(ConfigError, match="keep_end_token belongs to a length of rows"):
         Curriculum("rarity", index="x", steps=4, keep_end_token=9)
+
+
+@pytest.mark.parametrize("names", [("0", "1"), ("src", "labels"), ("inputs_embeds", "labels")])
+def test_entries_of_which_none_holds_tokens_by_its_name_are_refused(names):
+    rows = torch.tensor([[1, 2, 3, 4, END]])
+    batch = (rows, rows) if names[0] == "0" else dict.fromkeys(names, rows)
+    with pytest.raises(
+        ValueError, match=f"none of '{names[0]}', '{names[1]}' is known to hold the ids"
+    ):
+        truncate(batch, 3, dict.fromkeys(names, (1,)), keep_end=END)

@@ -53,6 +53,14 @@ def test_steps_that_samples_are_enough_for():
     assert [rows.steps_in(8, drop_last=drop_last) for drop_last in (True, False)] == [2, 2]
 
 
+@pytest.mark.parametrize("number", [0, -2])
+def test_micro_batches_without_rows_are_refused(number):
+    with pytest.raises(ValueError, match=f"micro_batch_size is {number}: must be at least 1"):
+        RankRows(DataEfficiencyConfig.of(), micro_batch_size=number)
+    with pytest.raises(ValueError, match=f"gradient_accumulation_steps is {number}: must be"):
+        RankRows(DataEfficiencyConfig.of(), micro_batch_size=1, gradient_accumulation_steps=number)
+
+
 def test_a_rank_that_there_is_not():
     with pytest.raises(ValueError, match="data_parallel_rank is 2: must be at least 0 and below"):
         RankRows(DataEfficiencyConfig.of(), micro_batch_size=1, data_parallel_rank=2)

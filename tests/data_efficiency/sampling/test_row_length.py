@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,7 @@ ROW = {"labels": [1], "input_ids": [1, 2, 3]}
 
 
 class Told(list):
-    sequence_length = 17
+    sequence_length = np.int64(17)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,10 @@ class Told(list):
         ([{"tokens": torch.zeros(5)}], 5),
         ([(torch.zeros(4), torch.zeros(1))] * 3, 4),
         ([torch.zeros(6)] * 3, 6),
+        ([{"input_ids": torch.zeros(4, 16)}] * 3, 16),
+        ([{"input_ids": [[1] * 16] * 4}] * 3, 16),
+        ([{"inputs_embeds": torch.zeros(16, 8)}] * 3, 16),
+        ([{"inputs_embeds": [[0.5] * 8] * 16}] * 3, 16),
     ],
 )
 def test_a_length_that_all_rows_have(dataset, length):
@@ -34,6 +39,9 @@ def test_a_length_that_all_rows_have(dataset, length):
         ([{"pixel_values": [1]}], "no tokens"),
         ([7], "no tokens"),
         ([torch.zeros(2, 2)], "no tokens"),
+        ([(torch.zeros(3, 32, 32), 1)], "no tokens"),
+        ([{"input_ids": "text"}], "no tokens"),
+        ([{"inputs_embeds": [0.5]}], "no tokens"),
     ],
 )
 def test_rows_of_no_one_length(dataset, found):
@@ -63,6 +71,12 @@ def test_one_row_of_another_length_is_found(place):
     )
     longer = stored.with_transform(lambda batch: {"input_ids": [[0] * 9 for _ in batch["n"]]})
     assert row_length(longer) == 9
+
+
+def test_rows_of_several_choices_are_as_long_as_a_choice():
+    datasets = pytest.importorskip("datasets")
+    stored = datasets.Dataset.from_dict({"input_ids": [[[1] * 16] * 4] * 3})
+    assert row_length(stored) == row_length(stored.with_format("torch")) == 16
 
 
 def test_the_sampler_closes_what_goes_up_to_the_rows():

@@ -71,7 +71,7 @@ def test_a_sweep_is_a_study(script, tmp_path):
             for one in (job.config.training for job in jobs[:4])
         ]
         both = (True, True, 0.1)
-        assert switches == [(False, False, 0.7), (True, False, 0.7), (False, True, 0.7), both]
+        assert switches == [(False, False, 0.1), (True, False, 0.1), (False, True, 0.7), both]
     else:
         one = jobs[0].config
         assert (one.training.epochs, one.training.batch_size, one.data.max_length) == (3, 32, 512)

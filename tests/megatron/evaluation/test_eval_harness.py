@@ -8,6 +8,7 @@ import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
 from megatron.conversion.model import read_any, save_as_hugging_face, save_as_ours
 from megatron.evaluation.checkpoint_tokenizer import tokenizer_of
@@ -116,6 +117,20 @@ def test_registered_under_its_name(folders):
         f"checkpoint={folders[0]},max_length=16", {"batch_size": 2, "device": "cpu"}
     )
     assert (made.max_length, made.rank, made.world_size) == (16, 0, 1)
+
+
+@pytest.mark.parametrize(("name", "text"), [("copa", "query"), ("lambada_openai", "context")])
+def test_a_question_is_not_among_its_own_examples(name, text, tmp_path):
+    """Drawn from all questions, the answer stood before one in ten of COPA's hundred."""
+    task = f"local_{name}"
+    write_task_files(write_task_data(tmp_path / "data"), tmp_path / "tasks", [task])
+    manager = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)
+    found = manager.load(task)["tasks"][task]
+    found.set_fewshot_seed(1234)
+    questions = [*found.test_docs()]
+    for question in questions:
+        context = found.fewshot_context(question, len(questions) - 1)
+        assert all(context.count(one[text].strip()) == 1 for one in questions)
 
 
 def test_unknown_task(models, tmp_path):

@@ -11,8 +11,8 @@ from tools.study import main as study_main
 TECHNIQUES = {
     "baseline": ["--no-random-ltd", "--no-data-efficiency-curriculum-learning"],
     "random_ltd": ["--no-data-efficiency-curriculum-learning"],
-    "curriculum": ["--no-random-ltd"],
-    "both": ["--curriculum-share", "0.1"],
+    "curriculum": ["--no-random-ltd", "--curriculum-share", "0.7"],
+    "both": [],
 }
 
 
@@ -59,6 +59,14 @@ def test_the_shipped_imagenet_schedule_saves_little(tmp_path, capsys):
     )
     assert plan.main(["--config", str(over), "--num-samples", "1281167"]) == 0
     assert "2.0 % saved" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", ["reshape", "truncate", "rarity", "smollm2"])
+def test_a_recipe_of_both_drops_tokens(recipe):
+    """Rows grew so slowly that they were never longer than what the layers kept."""
+    config = parse_run_config("", ["--config", recipe], architecture="gpt_finetuning")
+    total = plan_finetuning(config)[1]
+    assert total.layer_tokens < 0.97 * config.model.num_layers * total.corpus_tokens
 
 
 def test_a_budget_without_end_is_refused(refused):

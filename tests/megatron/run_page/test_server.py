@@ -109,6 +109,7 @@ def test_a_page_elsewhere_cannot_read_it_by_a_name_of_its_own(look):
         port = server.server_address[1]
         for name in ("127.0.0.1", "localhost", "[::1]"):
             assert ask(server, "/", Host=f"{name}:{port}")[0] == 200
+            assert ask(server, "/", Host=name)[0] == 200  # as a browser says it of port 80
         for name in ("evil.example", "127.0.0.1.evil.example", ""):
             assert ask(server, "/snapshot.json", Host=f"{name}:{port}")[0] == 403
     assert look.times == 0
@@ -122,3 +123,20 @@ def test_a_server_for_others_has_any_name(look):
 def test_a_taken_port_is_refused_in_a_line(look):
     with serving(look) as server, pytest.raises(OSError, match="name another --port, or 0"):
         PageServer("127.0.0.1", server.server_address[1], ASSETS, look)
+
+
+def test_a_port_that_there_is_not_is_refused_by_its_name(look):
+    with pytest.raises(ValueError, match="--port is 99999: must be at most 65535"):
+        PageServer("127.0.0.1", 99999, ASSETS, look)
+
+
+def test_the_other_name_of_this_machine(look):
+    try:
+        with serving(look, host="::1") as server:
+            assert server.address == f"http://[::1]:{server.server_address[1]}/"
+            connection = http.client.HTTPConnection("::1", server.server_address[1], timeout=10)
+            connection.request("GET", "/")
+            assert connection.getresponse().status == 200
+            connection.close()
+    except OSError as error:
+        pytest.skip(f"this machine has no IPv6: {error}")

@@ -64,6 +64,11 @@ def test_jobs_wait_for_each_other(flags):
     assert ["--array=0-7" in job for job in jobs] == [True, False, True, False]
     # A task's number comes from SLURM, not from the command.
     assert "--worker-id" not in ended.stdout
+    *others, save = flags
+    joined = [*others[:-1], f"--save={save}"]
+    assert start(SCRIPTS / MAP, *joined, LOGS="a folder", **settings).returncode == 0
+    # Not set, it was an unbound variable.
+    assert start(SCRIPTS / MAP, *flags, **settings).stdout.startswith(f"mkdir -p {save}/logs\n")
 
 
 @pytest.mark.parametrize(
