@@ -95,6 +95,8 @@ class Run:
     """None where nothing is validated."""
     bytes_of_tokens: Int64Array | None = None
     """The task's."""
+    began: float = field(default_factory=time.monotonic)
+    """When this process had set it up, by the monotonic clock: what is loaded and compiled after that is its time, too."""
     seconds: float = 0.0
     """Training time so far, without evaluation and checkpoints."""
     spent: dict[str, float] = field(default_factory=dict)

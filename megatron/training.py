@@ -202,7 +202,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
     """Run steps until `stop_reason` says why not to."""
     config = run.config
     steps = run.loader.steps()
-    started = last_time = time.monotonic()
+    last_time = time.monotonic()
     limit = config.training.exit_duration_in_mins
     last, last_saved, last_evaluated = run.counters, run.counters.steps, None
     samples = Samples(config) if config.logging.sample_prompts else None
@@ -213,7 +213,7 @@ def train(run: Run, logger: RunLogger | None, stop: StopSignals) -> None:
         if batches is None:
             reason = reason or "the end of the data (num_epochs)"
             break
-        late = limit is not None and time.monotonic() - started >= 60 * limit
+        late = limit is not None and time.monotonic() - run.began >= 60 * limit
         result = run.engine.train_step(
             batches,
             run.loss_sums,

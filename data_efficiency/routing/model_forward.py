@@ -35,11 +35,14 @@ class _ForwardThatProves:
 
     def __init__(self, module: nn.Module, router: Router) -> None:
         update_wrapper(self, module.forward)
-        self.original = module.forward
+        self.module, self.original = module, module.forward
         self.router = router
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the model returns."""
+        if args and args[0] is self.module:
+            # Made a method of the model anew, as Accelerate does where it takes its own wrapper off.
+            args = args[1:]
         if not (self.router.in_forward and self.router.proof_is_due):
             return self.original(*args, **kwargs)
         forward = self._uncompiled

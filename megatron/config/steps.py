@@ -41,7 +41,7 @@ class StepConfig(Settings):
     random_ltd: bool | None = None
     """Drop tokens layerwise as the `data_efficiency` section says. Not given: if `enabled` there."""
     exit_duration_in_mins: Annotated[float | None, NOT_NEGATIVE] = None
-    """Save and stop after this many minutes."""
+    """Save and stop after this many minutes, what is loaded and compiled before the first step among them."""
     distributed_timeout_minutes: Annotated[float, POSITIVE] = 30.0
     """How long a process waits for one that does not answer before it stops with an error: longer
     than any save or evaluation. One that has ended is noticed at once, one that is stopped within a

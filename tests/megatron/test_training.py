@@ -7,6 +7,7 @@ import torch
 import pretrain_gpt
 from megatron import training
 from megatron.model.compilation import compile_model
+from megatron.stopping import StopSignals
 from tests.megatron.tiny_pretraining import SEQ_LENGTH, flags_of, make_run, settings, write_corpus
 
 
@@ -110,3 +111,12 @@ def test_a_run_out_of_time_asks_to_be_started_again(prefix, tmp_path):
     assert pretrain_gpt.main(flags) == 75
     again = ["--config", str(tmp_path / "run.toml"), "--exit-duration-in-mins", "9"]
     assert pretrain_gpt.main(again) == 0
+
+
+def test_what_is_compiled_and_loaded_before_the_first_step_takes_of_the_time(prefix, tmp_path):
+    """Else a job of an hour whose shapes take ten minutes to compile is killed before it saves."""
+    run = make_run(settings(prefix, "--save", str(tmp_path), "--exit-duration-in-mins", "1"))
+    run.began -= 60
+    with StopSignals() as stop:
+        training.train(run, None, stop)
+    assert (run.counters.steps, run.stop_request.out_of_time) == (1, True)

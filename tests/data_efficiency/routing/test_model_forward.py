@@ -1,3 +1,5 @@
+from types import MethodType
+
 import pytest
 import torch
 
@@ -31,6 +33,17 @@ def test_evaluation_drops_nothing_and_needs_no_position():
     model.train()
     with pytest.raises(RuntimeError, match="set_position"):
         model(tokens)
+
+
+def test_a_forward_that_is_made_a_method_of_the_model_anew_is_the_same():
+    """As accelerate.unwrap_model(model, keep_fp32_wrapper=False) does it."""
+    model, (tokens, labels) = converted(), batch()
+    losses = []
+    for _ in range(2):
+        model.random_ltd_scheduler.set_position(0, 0)
+        losses.append(model(tokens, labels=labels))
+        model.forward = MethodType(model.forward, model)
+    assert torch.equal(*losses)
 
 
 @pytest.mark.parametrize("part", ["layers", "model"])
