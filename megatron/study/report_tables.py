@@ -104,7 +104,7 @@ def _tables_beside(base: str, comparisons: Sequence[Mapping[str, Any]], level: f
             *_table_head(["arm", "budget", *(AXES[axis] for axis in axes)]),
         ]
         for one in comparisons:
-            cells = [_saving_cell(one["saving_factors"].get(axis)) for axis in axes]
+            cells = [_saving_cell(one, axis) for axis in axes]
             lines.append(f"| {' | '.join([one['arm'], format(one['budget'], 'g'), *cells])} |")
     return lines
 
@@ -176,22 +176,27 @@ def _table_head(cells: Sequence[str]) -> list[str]:
     return [f"| {' | '.join(cells)} |", "|---" * len(cells) + "|"]
 
 
-def _saving_cell(found: Any) -> str:
+def _saving_cell(one: Mapping[str, Any], axis: str) -> str:
+    """A saving factor, its interval, and of how many seeds it is where it is not of all of the comparison."""
+    found = one["saving_factors"].get(axis)
     if not isinstance(found, Mapping):
         return "–"
     saving = Saving(**found)
-    if saving.bound:
-        return f"{saving.bound} {saving.factor:.2f}x"
     text = f"{saving.factor:.2f}x"
-    if saving.low is not None:
+    if saving.bound:
+        text = f"{saving.bound} {text}"
+    elif saving.low is not None:
         text += f" [{saving.low:.2f}, {saving.high:.2f}]"
-    return f"{text} (beyond the budgets)" if saving.extrapolated else text
+    if saving.num_seeds != len(one["seeds"]):
+        text += f" ({saving.num_seeds} of {len(one['seeds'])})"
+    return f"{text} (beyond the budgets)" if saving.extrapolated and not saving.bound else text
 
 
 def format_estimate(found: Estimate, *, signed: bool = False) -> str:
     """A mean with its interval.
 
     Example:
+        >>> from megatron.study.statistics import estimate
         >>> format_estimate(estimate([1.0, 2.0, 3.0])), format_estimate(estimate([0.5]), signed=True)
         ('2.0000 ± 2.4841', '+0.5000')
     """

@@ -241,7 +241,8 @@ def read_arm(folder: Path, arm: str) -> ArmRuns:
         ValueError: if a finished one has nothing to say, or two are of one seed.
         FileNotFoundError: if there is no run.
     """
-    results, unfinished = [], {}
+    results: list[RunResult] = []
+    unfinished: dict[int, str] = {}
     for place in _runs_in(folder):
         with files.reading(place / LOG_FILE):
             log = read_log(place)

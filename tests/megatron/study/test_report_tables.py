@@ -52,3 +52,12 @@ def test_a_refused_arm_is_named():
     study = a_study(ARMS)
     results = [a_result("baseline", 1, 4.0), a_result("renamed", 1, 4.0, weights=9)]
     assert "renamed is not compared" in format_report(report_of(study, results))
+
+
+def test_a_saving_factor_says_of_how_many_seeds_it_is():
+    budgets = {1.0: 4.0, 0.5: 4.3}
+    results = [a_result("baseline", 1, loss, budget=part) for part, loss in budgets.items()]
+    results += [a_result("baseline", seed, 4.0) for seed in (2, 3)]
+    results += [a_result("renamed", seed, 4.3) for seed in (1, 2, 3)]
+    text = format_report(report_of(a_study(ARMS), results))
+    assert "| renamed | 1 | 0.50x (1 of 3) |" in text
